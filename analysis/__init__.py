@@ -1,0 +1,1 @@
+"""The science of corpora and of trained parameters: tables and arrays in, tables and arrays out."""
