@@ -9,9 +9,7 @@ import pytest
 
 def modules_after(statement: str) -> set[str]:
     """Top-level module names in `sys.modules` after running `statement` in a new interpreter."""
-    code = (
-        f"{statement}\nimport sys, json; print(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
-    )
+    code = f"{statement}\nimport sys, json; print(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(json.loads(result.stdout.splitlines()[-1]))
 
