@@ -1,0 +1,96 @@
+"""From an `Artifact` to what Dagster shows of it: data version, metadata, thumbnail, check results."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from pipelines.artifacts import Artifact
+
+THUMBNAIL = "thumbnail.png"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise about an artifact, looked at after it was built or reused."""
+
+    name: str
+    passed: bool
+    description: str
+    warning: bool = False
+
+    def result(self) -> dg.AssetCheckResult:
+        """As Dagster's check result; a warning never stops the run."""
+        severity = dg.AssetCheckSeverity.WARN if self.warning else dg.AssetCheckSeverity.ERROR
+        return dg.AssetCheckResult(
+            check_name=self.name, passed=self.passed, description=self.description, severity=severity
+        )
+
+
+def blocking(asset: str, *names: str) -> list[dg.AssetCheckSpec]:
+    """Specs of checks whose failure stops everything downstream."""
+    return [dg.AssetCheckSpec(name, asset=asset, blocking=True) for name in names]
+
+
+def warning(asset: str, *names: str) -> list[dg.AssetCheckSpec]:
+    """Specs of checks that only warn."""
+    return [dg.AssetCheckSpec(name, asset=asset) for name in names]
+
+
+def materialized(
+    artifact: Artifact,
+    *,
+    table: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    checks: Sequence[Check] = (),
+) -> dg.MaterializeResult[Artifact]:
+    """The result of an asset.
+
+    Args:
+        artifact: what was built or reused; its fingerprint is the data version.
+        table: the table whose schema and row count stand for the asset.
+        metadata: what else a reader of the UI should see.
+        checks: outcomes of the asset's checks.
+    """
+    shown: dict[str, Any] = {"folder": dg.MetadataValue.path(artifact.folder), "reused": artifact.reused}
+    if table is not None:
+        shown |= table_metadata(artifact.scan(table))
+    if (artifact.folder / THUMBNAIL).exists():
+        shown["preview"] = image_metadata(artifact.folder / THUMBNAIL)
+    return dg.MaterializeResult(
+        value=artifact,
+        data_version=dg.DataVersion(artifact.fingerprint),
+        metadata=shown | dict(metadata or {}),
+        check_results=[check.result() for check in checks],
+    )
+
+
+def table_metadata(frame: pl.LazyFrame) -> dict[str, Any]:
+    """Row count and column schema under the names that Dagster's UI knows."""
+    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in frame.collect_schema().items()]
+    rows = frame.select(pl.len()).collect().item()
+    return {
+        "dagster/row_count": dg.MetadataValue.int(rows),
+        "dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns)),
+    }
+
+
+def image_metadata(path: Path) -> dg.MarkdownMetadataValue:
+    """A PNG shown in the UI; browsers do not follow file links from there, so the bytes travel along."""
+    return dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})")
+
+
+def markdown_table(frame: pl.DataFrame, rows: int = 20) -> dg.MarkdownMetadataValue:
+    """The first rows of a table as Markdown; pipes in cells are escaped."""
+
+    def cell(value: object) -> str:
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        return text.replace("|", "\\|").replace("\n", " ")
+
+    lines = [" | ".join(frame.columns), " | ".join("---" for _ in frame.columns)]
+    lines += [" | ".join(cell(value) for value in row) for row in frame.head(rows).iter_rows()]
+    return dg.MetadataValue.md("\n".join(f"| {line} |" for line in lines))
