@@ -1,0 +1,117 @@
+"""Source kind `packages`: instruction pairs harvested from installed Python packages.
+
+A default corpus that needs no download and redistributes nothing: documentation, code, licences and tables that every
+installation of this project already has. One module harvests one kind of text; no harvested package is imported.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from analysis.sources.packages import (
+    code,
+    doctests,
+    errors,
+    geography,
+    headers,
+    licences,
+    parameters,
+    readmes,
+    translations,
+)
+from analysis.sources.packages.distributions import installed_packages
+from analysis.sources.packages.package import Package, Pair, stable_order
+from analysis.sources.records import RECORD_SCHEMA, SourceError
+
+Harvester = Callable[[Package], Iterator[Pair]]
+
+HARVESTERS: Mapping[str, Harvester] = {
+    "code": code.harvest_code,
+    "docstring": code.harvest_docstrings,
+    "doctest": doctests.harvest,
+    "error": errors.harvest,
+    "geography": geography.harvest,
+    "header": headers.harvest,
+    "licence": licences.harvest,
+    "parameter": parameters.harvest,
+    "readme": readmes.harvest,
+    "translation": translations.harvest,
+}
+
+MAX_PROMPT = 1_200
+MAX_COMPLETION = 500
+PACKAGE_SHARE = 0.25
+"""A distribution fills at most this share of a task, unless the task is found in few distributions."""
+
+
+@dataclass(frozen=True)
+class PackagesSource:
+    """Instruction pairs from installed packages.
+
+    Args:
+        distributions: names on the package index; empty: everything that this project's `pipelines` extra pulls in.
+        tasks: which of `HARVESTERS`; empty: all.
+        max_documents_per_task: what a task gives at most, chosen by a hash of the text.
+    """
+
+    distributions: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    max_documents_per_task: int = 1_200
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.tasks) - set(HARVESTERS))
+        if unknown:
+            raise SourceError(f"unknown tasks {unknown}; expected some of {list(HARVESTERS)}")
+        if self.max_documents_per_task < 1:
+            raise SourceError(f"max_documents_per_task must be at least 1, got {self.max_documents_per_task}")
+
+
+def read_packages(name: str, config: PackagesSource) -> pl.LazyFrame:
+    """Records with the sources `<name>/<task>`; the same for the same versions of the distributions.
+
+    Raises:
+        SourceError: none of the distributions is installed, or they hold nothing of the tasks.
+    """
+    found: dict[str, list[tuple[str, dict[str, str | None]]]] = defaultdict(list)
+    for package in installed_packages(config.distributions):
+        for task in config.tasks or HARVESTERS:
+            found[task].extend((package.name, record) for record in _records(name, task, package))
+    rows = [row for task in sorted(found) for row in _choose(found[task], config.max_documents_per_task)]
+    if not rows:
+        raise SourceError("the installed packages hold nothing of these tasks; name other distributions")
+    return pl.from_dicts(rows, schema=RECORD_SCHEMA).lazy()
+
+
+def _records(name: str, task: str, package: Package) -> Iterator[dict[str, str | None]]:
+    origin = f"{package.name} {package.version}"
+    for pair in HARVESTERS[task](package):
+        if 0 < len(pair.prompt) <= MAX_PROMPT and 0 < len(pair.completion) <= MAX_COMPLETION:
+            yield {
+                "source": f"{name}/{task}",
+                "task": pair.task,
+                "split": None,
+                "prompt": pair.prompt,
+                "completion": pair.completion,
+                "licence": package.licence,
+                "origin": f"{origin}: {pair.path}",
+            }
+
+
+def _choose(candidates: list[tuple[str, dict[str, str | None]]], limit: int) -> list[dict[str, str | None]]:
+    """At most `limit` different records in a stable shuffled order, with no distribution taking all of it."""
+    share = max(int(limit * PACKAGE_SHARE), limit // max(len({package for package, _ in candidates}), 1))
+    taken: dict[str, int] = defaultdict(int)
+    chosen: dict[str, dict[str, str | None]] = {}
+    for package, record in sorted(
+        candidates, key=lambda item: stable_order(f"{item[1]['prompt']}{item[1]['completion']}")
+    ):
+        text = f"{record['prompt']}\0{record['completion']}"
+        if text not in chosen and taken[package] < share and len(chosen) < limit:
+            taken[package] += 1
+            chosen[text] = record
+    return list(chosen.values())
+
+
+__all__ = ["HARVESTERS", "PackagesSource", "read_packages"]
