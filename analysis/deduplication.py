@@ -1,0 +1,130 @@
+"""Exact and near duplicates, within and across sources.
+
+Near duplicates: MinHash over word trigrams, bands of hashes as candidates, and the exact Jaccard similarity of each
+candidate pair as the verdict. Trigrams that stand in many documents are the template of a task (a fixed instruction),
+not its content, and are left out: two questions under one long instruction are not duplicates.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from analysis.shingles import Rows, jaccard, shingles
+
+Batches = Callable[[], Iterator[pl.DataFrame]]
+"""Each call starts a new pass over the documents in batches with the columns `row` and `text`."""
+
+SHINGLE_SIZE = 3
+NUM_PERMUTATIONS = 128
+SEED = 42
+TEMPLATE_DOCUMENTS = 20
+"""A shingle in more documents than this belongs to a template."""
+COUNTER_SLOTS = 1 << 24
+NEIGHBOURS = 8
+"""In a band, a document is compared with the first one and with this many before it."""
+
+PAIR_SCHEMA = pl.Schema({"row": pl.UInt32(), "kept_row": pl.UInt32()})
+
+
+def exact_duplicates(index: pl.DataFrame) -> pl.DataFrame:
+    """Rows whose `content` occurs earlier in `index`: columns `row` and `kept_row`."""
+    first = pl.col("row").first().over("content")
+    return index.select("row", kept_row=first).filter(pl.col("row") != pl.col("kept_row")).cast(PAIR_SCHEMA)
+
+
+def near_duplicates(batches: Batches, rank: NDArray[np.uint32], threshold: float) -> pl.DataFrame:
+    """Rows at least `threshold` similar to a row of lower rank that is kept: columns `row` and `kept_row`.
+
+    Args:
+        batches: the documents, see `Batches`; passed over three times.
+        rank: rank of every row number; of two duplicates the one of lower rank is kept.
+        threshold: Jaccard similarity in (0, 1].
+    """
+    counts = _shingle_counts(batches)
+    pairs = _candidates(*_bands(batches, counts, threshold), rank)
+    content = _content_of(batches, counts, np.unique(pairs))
+    duplicate_of: dict[int, int] = {}
+    for kept, row in pairs:
+        unsettled = kept not in duplicate_of and row not in duplicate_of
+        if unsettled and jaccard(content[kept], content[row]) >= threshold:
+            duplicate_of[int(row)] = int(kept)
+    return pl.DataFrame({"row": list(duplicate_of), "kept_row": list(duplicate_of.values())}, schema=PAIR_SCHEMA)
+
+
+def _shingle_counts(batches: Batches) -> NDArray[np.uint32]:
+    """In how many documents a shingle occurs, by its hash modulo the number of slots: never too few."""
+    counts = np.zeros(COUNTER_SLOTS, dtype=np.uint32)
+    for batch in batches():
+        found = shingles(batch["text"], SHINGLE_SIZE, punctuation=True)
+        slots, times = np.unique(found.values % COUNTER_SLOTS, return_counts=True)
+        counts[slots] += times.astype(np.uint32)
+    return counts
+
+
+def _content(texts: pl.Series, counts: NDArray[np.uint32]) -> Rows:
+    """Shingles without those of templates; a document with nothing else keeps them all."""
+    every = shingles(texts, SHINGLE_SIZE, punctuation=True)
+    own = counts[every.values % COUNTER_SLOTS] <= TEMPLATE_DOCUMENTS
+    rows = every.row_of_value()
+    only_template = np.bincount(rows, weights=own, minlength=len(every)) == 0
+    return every.where(own | only_template[rows])
+
+
+def _rows_per_band(threshold: float) -> int:
+    """The longest band whose even chance of a hit still lies below the threshold."""
+    for length in (16, 8, 4):
+        if (length / NUM_PERMUTATIONS) ** (1 / length) <= threshold - 0.05:
+            return length
+    return 2
+
+
+def _bands(
+    batches: Batches, counts: NDArray[np.uint32], threshold: float
+) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+    """(row numbers, [n, bands] keys): two documents with an equal key in a column are candidates."""
+    from rensa import RMinHash
+
+    length = _rows_per_band(threshold)
+    multipliers = np.cumprod(np.full(length, 0x9E3779B97F4A7C15, dtype=np.uint64))
+    rows, keys = [np.empty(0, np.uint32)], [np.empty((0, NUM_PERMUTATIONS // length), np.uint64)]
+    for batch in batches():
+        content = _content(batch["text"], counts)
+        offsets = content.offsets.astype(np.uint64)
+        digests = RMinHash.digest_matrix_from_flat_token_hashes(content.values, offsets, NUM_PERMUTATIONS, SEED)
+        matrix = np.array(digests.to_rows(), dtype=np.uint64).reshape(len(content), -1, length)
+        has_content = np.diff(content.offsets) > 0
+        rows.append(batch["row"].to_numpy()[has_content])
+        keys.append((matrix * multipliers).sum(axis=2)[has_content])
+    return np.concatenate(rows), np.concatenate(keys)
+
+
+def _candidates(rows: NDArray[np.uint32], keys: NDArray[np.uint64], rank: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """[n, 2] different pairs (lower rank, higher rank), ordered by the rank of the second, then of the first."""
+    found = [np.empty((0, 2), np.uint32)]
+    by_rank = np.argsort(rank[rows])
+    rows, keys = rows[by_rank], keys[by_rank]
+    for band in keys.T:
+        order = np.argsort(band, kind="stable")
+        key, row = band[order], rows[order]
+        for step in range(1, NEIGHBOURS + 1):
+            same = key[step:] == key[:-step]
+            found.append(np.column_stack([row[:-step][same], row[step:][same]]))
+        starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if len(key) else np.empty(0, np.int64)
+        first = row[np.repeat(starts, np.diff(np.append(starts, len(key))))]
+        found.append(np.column_stack([first, row])[first != row])
+    pairs = np.unique(np.concatenate(found), axis=0)
+    return pairs[np.lexsort((rank[pairs[:, 0]], rank[pairs[:, 1]]))]
+
+
+def _content_of(
+    batches: Batches, counts: NDArray[np.uint32], wanted: NDArray[np.uint32]
+) -> dict[int, NDArray[np.uint64]]:
+    contents: dict[int, NDArray[np.uint64]] = {}
+    for batch in batches():
+        chosen = batch.filter(pl.col("row").is_in(wanted))
+        content = _content(chosen["text"], counts) if len(chosen) else None
+        for position, row in enumerate(chosen["row"]):
+            contents[row] = content[position].copy() if content else np.empty(0, np.uint64)
+    return contents

@@ -1,0 +1,53 @@
+"""The documents table and the table of dropped records: schemas, and the identity of a document."""
+
+import hashlib
+
+import dataframely as dy
+import polars as pl
+
+DROP_REASONS = (
+    "empty_prompt",
+    "empty_completion",
+    "invalid_utf8",
+    "prompt_too_long",
+    "completion_too_long",
+    "exact_duplicate",
+    "near_duplicate",
+    "contaminated",
+    "over_source_limit",
+)
+"""Why a record is not in the documents; the first that holds, in this order."""
+
+
+class Documents(dy.Schema):
+    """One row for each instruction record that is kept."""
+
+    document_id = dy.String(primary_key=True, regex="^[0-9a-f]{16}$")
+    source = dy.String(nullable=False, min_length=1)
+    task = dy.String(nullable=True)
+    split = dy.String(nullable=False, regex="^(train|test)$")
+    prompt = dy.String(nullable=False, min_length=1)
+    completion = dy.String(nullable=False, min_length=1)
+    language = dy.String(nullable=True)
+    licence = dy.String(nullable=True)
+    origin = dy.String(nullable=True)
+
+
+class Dropped(dy.Schema):
+    """One row for each record that was read and is not in the documents."""
+
+    document_id = dy.String(nullable=False, regex="^[0-9a-f]{16}$")
+    source = dy.String(nullable=False)
+    reason = dy.Enum(list(DROP_REASONS), nullable=False)
+    detail = dy.String(nullable=True)
+
+
+def document_ids(source: pl.Series, prompt: pl.Series, completion: pl.Series) -> pl.Series:
+    """16 hex digits for each record: blake2b of source, prompt and completion."""
+    return pl.Series(
+        "document_id", [_digest("\0".join(texts)) for texts in zip(source, prompt, completion, strict=True)], pl.String
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
