@@ -1,0 +1,234 @@
+"""K-means for every number of clusters at once."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from analysis._kmeans_kernels import assign_rows, count_distinct_rows, greedy_kmeans_plusplus, squared_distances_to
+
+logger = logging.getLogger(__name__)
+
+Features = NDArray[np.float32]
+Labels = NDArray[np.int32]
+
+# Starts are compared on a sample of this many rows; only the best start of each K then sees all rows.
+START_SAMPLE_SIZE = 4096
+START_ITERATIONS = 12
+CANDIDATES = 4
+
+
+@dataclass(frozen=True)
+class ClusterSweep:
+    """K-means fits for a range of K; the i-th entries belong together.
+
+    Attributes:
+        n_clusters: the K that were fitted, ascending.
+        inertia: [len(n_clusters)], exact sum of squared distances (SSE) of `labels` to `centers`; never rises with K.
+        centers: for each K an array [K, d].
+        labels: [len(n_clusters), n], the nearest centre of each row.
+        n_iter: Lloyd iterations over all rows.
+    """
+
+    n_clusters: tuple[int, ...]
+    inertia: NDArray[np.float64]
+    centers: tuple[Features, ...]
+    labels: Labels
+    n_iter: tuple[int, ...]
+
+    def index(self, n_clusters: int) -> int:
+        """Position of a K in the sweep.
+
+        Raises:
+            ValueError: that K was not fitted.
+        """
+        if n_clusters not in self.n_clusters:
+            raise ValueError(f"expected one of the fitted n_clusters {list(self.n_clusters)}, got {n_clusters}")
+        return self.n_clusters.index(n_clusters)
+
+
+def sweep_kmeans(
+    X: ArrayLike,
+    n_clusters: Iterable[int] = range(1, 21),
+    *,
+    n_init: int = 5,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+    sample_weight: ArrayLike | None = None,
+    random_state: int = 0,
+) -> ClusterSweep:
+    """Fit K-means for every K in `n_clusters`, all K and starts in shared passes over the rows.
+
+    `n_init` nested greedy k-means++ starts are refined on a sample of rows; the best of each K is refined on all rows
+    until its centres move by less than `tol` times the variance of the features. Where more clusters ended with a
+    higher SSE, that K starts again from the solution below it with its worst row as the new centre.
+
+    Args:
+        X: [n, d].
+        n_clusters: K values; those above the number of distinct rows are left out, with a warning.
+        sample_weight: [n], positive; all one if absent.
+
+    Raises:
+        ValueError: X is not a finite matrix, a weight is not positive, or no K fits the number of distinct rows.
+    """
+    rows, weights = _validated(X, sample_weight)
+    ks = _feasible(rows, n_clusters)
+    mean = np.average(rows, axis=0, weights=weights).astype(np.float32)
+    rows = rows - mean  # distances by inner products lose digits far from the origin
+    tolerance = tol * float(np.average(np.square(rows).mean(axis=1), weights=weights))
+
+    starts = _best_starts(rows, weights, ks, n_init, tolerance, np.random.default_rng(random_state))
+    fits = _lloyd(rows, weights, starts, max_iter, tolerance)
+    for i in range(1, len(ks)):
+        if fits[i].inertia > fits[i - 1].inertia:
+            start = _split(rows, fits[i - 1], ks[i])
+            fits[i] = _lloyd(rows, weights, [start], max_iter, tolerance)[0]
+    return ClusterSweep(
+        n_clusters=tuple(ks),
+        inertia=np.array([fit.inertia for fit in fits]),
+        centers=tuple(fit.centers + mean for fit in fits),
+        labels=np.stack([fit.labels for fit in fits]),
+        n_iter=tuple(fit.n_iter for fit in fits),
+    )
+
+
+def assign(X: ArrayLike, centers: ArrayLike) -> tuple[Labels, NDArray[np.float64]]:
+    """Nearest centre of each row and the squared distance to it.
+
+    Args:
+        X: [n, d].
+        centers: [K, d].
+
+    Returns:
+        labels [n], squared distances [n] in float64.
+    """
+    rows, weights = _validated(X, None)
+    points = np.ascontiguousarray(centers, np.float32)
+    if points.ndim != 2 or points.shape[1] != rows.shape[1]:
+        raise ValueError(f"centers: expected shape [K, {rows.shape[1]}], got {list(points.shape)}")
+    mean = points.mean(axis=0)
+    rows, points = rows - mean, points - mean
+    labels, _, _ = _assignment(rows, weights, [points])
+    return labels[0], squared_distances_to(rows, points, labels[0])
+
+
+@dataclass
+class _Fit:
+    centers: Features
+    labels: Labels
+    inertia: float
+    n_iter: int
+
+
+def _validated(X: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Features, NDArray[np.float64]]:
+    rows = np.ascontiguousarray(X, np.float32)
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ValueError(f"X: expected a matrix [n, d] with n, d >= 1, got shape {list(rows.shape)}")
+    if not np.isfinite(rows).all():
+        bad = int((~np.isfinite(rows).all(axis=1)).sum())
+        raise ValueError(f"X: expected finite numbers, got NaN or infinity in {bad} of {len(rows)} rows")
+    if sample_weight is None:
+        return rows, np.ones(len(rows))
+    weights = np.ascontiguousarray(sample_weight, np.float64)
+    if weights.shape != (len(rows),) or not (np.isfinite(weights).all() and (weights > 0).all()):
+        raise ValueError(
+            f"sample_weight: expected {len(rows)} positive finite numbers, got shape {list(weights.shape)}"
+        )
+    return rows, weights
+
+
+def _feasible(rows: Features, n_clusters: Iterable[int]) -> list[int]:
+    ks = sorted(set(n_clusters))
+    if not ks or ks[0] < 1:
+        raise ValueError(f"n_clusters: expected whole numbers >= 1, got {ks}")
+    distinct = count_distinct_rows(rows, ks[-1])
+    feasible = [k for k in ks if k <= distinct]
+    if not feasible:
+        raise ValueError(f"n_clusters: X has {distinct} distinct rows, too few for {ks[0]} clusters; ask for fewer")
+    if len(feasible) < len(ks):
+        logger.warning("X has %d distinct rows: n_clusters above that are left out", distinct)
+    return feasible
+
+
+def _best_starts(
+    rows: Features,
+    weights: NDArray[np.float64],
+    ks: Sequence[int],
+    n_init: int,
+    tolerance: float,
+    random: np.random.Generator,
+) -> list[Features]:
+    if len(rows) > START_SAMPLE_SIZE:
+        sample = np.sort(random.choice(len(rows), START_SAMPLE_SIZE, replace=False))
+        if count_distinct_rows(rows[sample], ks[-1]) == ks[-1]:
+            rows, weights = rows[sample], weights[sample]
+    sequences = [
+        rows[greedy_kmeans_plusplus(rows, weights, random.random((ks[-1], CANDIDATES)))] for _ in range(n_init)
+    ]
+    starts = [sequence[:k] for sequence in sequences for k in ks]
+    fits = _lloyd(rows, weights, starts, START_ITERATIONS, tolerance)
+    return [min(fits[i :: len(ks)], key=lambda fit: fit.inertia).centers for i in range(len(ks))]
+
+
+def _lloyd(
+    rows: Features, weights: NDArray[np.float64], starts: Sequence[Features], max_iter: int, tolerance: float
+) -> list[_Fit]:
+    centers = list(starts)
+    n_iter = [0] * len(starts)
+    active = list(range(len(starts)))
+    for _ in range(max_iter):
+        labels, sums, counts = _assignment(rows, weights, [centers[f] for f in active])
+        moving = []
+        for position, f in enumerate(active):
+            moved = _means(rows, labels[position], sums[position], counts[position], centers[f])
+            shift = float(np.square(moved - centers[f], dtype=np.float64).sum())
+            centers[f] = moved
+            n_iter[f] += 1
+            if shift > tolerance:
+                moving.append(f)
+        active = moving
+        if not active:
+            break
+    labels, _, _ = _assignment(rows, weights, centers)
+    return [
+        _Fit(centers[f], labels[f], float(weights @ squared_distances_to(rows, centers[f], labels[f])), n_iter[f])
+        for f in range(len(centers))
+    ]
+
+
+def _assignment(
+    rows: Features, weights: NDArray[np.float64], centers: Sequence[Features]
+) -> tuple[Labels, list[NDArray[np.float64]], list[NDArray[np.float64]]]:
+    """Labels [fits, n]; for each fit the weighted sums [K, d] and weights [K] of its clusters."""
+    packed = np.concatenate(centers)
+    offsets = np.cumsum([0, *map(len, centers)])
+    labels = np.empty((len(centers), len(rows)), np.int32)
+    sums, counts = np.zeros(packed.shape), np.zeros(len(packed))
+    half_norms = (np.square(packed, dtype=np.float64).sum(axis=1) / 2).astype(np.float32)
+    assign_rows(rows, weights, np.ascontiguousarray(packed.T), half_norms, offsets, labels, sums, counts)
+    return labels, np.split(sums, offsets[1:-1]), np.split(counts, offsets[1:-1])
+
+
+def _means(
+    rows: Features, labels: Labels, sums: NDArray[np.float64], counts: NDArray[np.float64], centers: Features
+) -> Features:
+    """Centres of the clusters; an empty one moves to the row farthest from its centre."""
+    empty = np.flatnonzero(counts == 0)
+    means = (sums / np.where(counts == 0, 1, counts)[:, None]).astype(np.float32)
+    if len(empty):
+        distances = squared_distances_to(rows, centers, labels)
+        means[empty] = rows[np.argsort(-distances, kind="stable")[: len(empty)]]
+    return means
+
+
+def _split(rows: Features, fit: _Fit, n_clusters: int) -> Features:
+    """The centres of a fit and, as further ones, the rows farthest from their own centre."""
+    centers, labels = fit.centers, fit.labels
+    while len(centers) < n_clusters:
+        worst = int(np.argmax(squared_distances_to(rows, centers, labels)))
+        centers = np.vstack([centers, rows[worst]])
+        labels, _, _ = _assignment(rows, np.ones(len(rows)), [centers])
+        labels = labels[0]
+    return centers
