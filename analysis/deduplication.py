@@ -1,8 +1,9 @@
 """Exact and near duplicates, within and across sources.
 
 Near duplicates: MinHash over word trigrams, bands of hashes as candidates, and the exact Jaccard similarity of each
-candidate pair as the verdict. Trigrams that stand in many documents are the template of a task (a fixed instruction),
-not its content, and are left out: two questions under one long instruction are not duplicates.
+candidate pair as the verdict. It must hold twice: over all trigrams, and over those that are not the template of a
+task. Two questions under one long instruction, alike as wholes, differ in content; two tasks on one passage, alike in
+content once their instructions count as templates, differ as wholes. Neither are duplicates.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,12 +45,13 @@ def near_duplicates(batches: Batches, rank: NDArray[np.uint32], threshold: float
     """
     counts = _shingle_counts(batches)
     pairs = _candidates(*_bands(batches, counts, threshold), rank)
-    content = _content_of(batches, counts, np.unique(pairs))
+    compared = _compared(batches, counts, np.unique(pairs))
     duplicate_of: dict[int, int] = {}
-    for kept, row in pairs:
-        unsettled = kept not in duplicate_of and row not in duplicate_of
-        if unsettled and jaccard(content[kept], content[row]) >= threshold:
-            duplicate_of[int(row)] = int(kept)
+    for kept, row in pairs.tolist():
+        if kept in duplicate_of or row in duplicate_of:
+            continue
+        if all(jaccard(*sides) >= threshold for sides in zip(compared[kept], compared[row], strict=True)):
+            duplicate_of[row] = kept
     return pl.DataFrame({"row": list(duplicate_of), "kept_row": list(duplicate_of.values())}, schema=PAIR_SCHEMA)
 
 
@@ -63,9 +65,8 @@ def _shingle_counts(batches: Batches) -> NDArray[np.uint32]:
     return counts
 
 
-def _content(texts: pl.Series, counts: NDArray[np.uint32]) -> Rows:
+def _content(every: Rows, counts: NDArray[np.uint32]) -> Rows:
     """Shingles without those of templates; a document with nothing else keeps them all."""
-    every = shingles(texts, SHINGLE_SIZE, punctuation=True)
     own = counts[every.values % COUNTER_SLOTS] <= TEMPLATE_DOCUMENTS
     rows = every.row_of_value()
     only_template = np.bincount(rows, weights=own, minlength=len(every)) == 0
@@ -90,7 +91,7 @@ def _bands(
     multipliers = np.cumprod(np.full(length, 0x9E3779B97F4A7C15, dtype=np.uint64))
     rows, keys = [np.empty(0, np.uint32)], [np.empty((0, NUM_PERMUTATIONS // length), np.uint64)]
     for batch in batches():
-        content = _content(batch["text"], counts)
+        content = _content(shingles(batch["text"], SHINGLE_SIZE, punctuation=True), counts)
         offsets = content.offsets.astype(np.uint64)
         digests = RMinHash.digest_matrix_from_flat_token_hashes(content.values, offsets, NUM_PERMUTATIONS, SEED)
         matrix = np.array(digests.to_rows(), dtype=np.uint64).reshape(len(content), -1, length)
@@ -118,13 +119,18 @@ def _candidates(rows: NDArray[np.uint32], keys: NDArray[np.uint64], rank: NDArra
     return pairs[np.lexsort((rank[pairs[:, 0]], rank[pairs[:, 1]]))]
 
 
-def _content_of(
+def _compared(
     batches: Batches, counts: NDArray[np.uint32], wanted: NDArray[np.uint32]
-) -> dict[int, NDArray[np.uint64]]:
-    contents: dict[int, NDArray[np.uint64]] = {}
+) -> dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
+    """All shingles, and those of the content, of each wanted row."""
+    found: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]] = {}
+    is_wanted = pl.Series(wanted)
     for batch in batches():
-        chosen = batch.filter(pl.col("row").is_in(wanted))
-        content = _content(chosen["text"], counts) if len(chosen) else None
+        chosen = batch.filter(pl.col("row").is_in(is_wanted.implode()))
+        if chosen.is_empty():
+            continue
+        every = shingles(chosen["text"], SHINGLE_SIZE, punctuation=True)
+        content = _content(every, counts)
         for position, row in enumerate(chosen["row"]):
-            contents[row] = content[position].copy() if content else np.empty(0, np.uint64)
-    return contents
+            found[row] = (every[position].copy(), content[position].copy())
+    return found
