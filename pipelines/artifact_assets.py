@@ -1,7 +1,7 @@
-"""From an `Artifact` to what Dagster shows of it: data version, metadata, thumbnail, check results."""
+"""Assets whose value is an `Artifact`, and what Dagster shows of it: data version, metadata, thumbnail, checks."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ import polars as pl
 from pipelines.artifacts import Artifact
 
 THUMBNAIL = "thumbnail.png"
+
+ARTIFACT = dg.PythonObjectDagsterType(Artifact, name="Artifact", description="A finished folder, by its fingerprint.")
+dg.make_python_type_usable_as_dagster_type(Artifact, ARTIFACT)
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,45 @@ class Check:
         )
 
 
-def blocking(asset: str, *names: str) -> list[dg.AssetCheckSpec]:
-    """Specs of checks whose failure stops everything downstream."""
-    return [dg.AssetCheckSpec(name, asset=asset, blocking=True) for name in names]
+def artifact_asset(
+    *,
+    group: str,
+    version: str,
+    kinds: set[str],
+    blocking: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+    pool: str | None = None,
+    retry_policy: dg.RetryPolicy | None = None,
+) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
+    """An asset whose value is an `Artifact`; its name and description are those of the function.
 
+    Args:
+        group: group in the asset graph.
+        version: code version, see `pipelines.artifacts.source_version`.
+        kinds: what Dagster shows as its technology.
+        blocking: names of checks whose failure stops everything downstream.
+        warnings: names of checks that only warn.
+        pool: concurrency pool, such as `gpu`.
+        retry_policy: only where a second try can succeed.
+    """
 
-def warning(asset: str, *names: str) -> list[dg.AssetCheckSpec]:
-    """Specs of checks that only warn."""
-    return [dg.AssetCheckSpec(name, asset=asset) for name in names]
+    def decorate(function: Callable[..., dg.MaterializeResult]) -> dg.AssetsDefinition:
+        name = function.__name__
+        return dg.asset(
+            group_name=group,
+            code_version=version,
+            kinds=kinds,
+            check_specs=[
+                *(dg.AssetCheckSpec(check, asset=name, blocking=True) for check in blocking),
+                *(dg.AssetCheckSpec(check, asset=name) for check in warnings),
+            ],
+            pool=pool,
+            retry_policy=retry_policy,
+            io_manager_key="store",
+            dagster_type=ARTIFACT,
+        )(function)
+
+    return decorate
 
 
 def materialized(

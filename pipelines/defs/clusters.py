@@ -1,0 +1,208 @@
+"""From vectors to N: the sweep over K, the choice, and the clusters at the chosen K."""
+
+from dataclasses import asdict
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
+from pipelines.artifacts import Artifact, Draft, source_version
+from pipelines.resources import ArtifactStore
+
+SWEEP_VERSION = source_version("analysis.clustering")
+CHOICE_VERSION = source_version("analysis.clustering", "analysis.selection")
+LABELS_VERSION = source_version("analysis.clustering")
+
+
+class SweepConfig(dg.Config):
+    """The range of K and how hard to look for each K's best clustering."""
+
+    max_clusters: int = 20
+    n_init: int = 3
+    random_state: int = 0
+
+
+class ChoiceConfig(dg.Config):
+    """How N is read off the sweep."""
+
+    rule: str = "l_method"
+    value: int | None = None
+    """Your own N; the rule's answer is still recorded beside it."""
+    random_state: int = 0
+
+
+class LabelsConfig(dg.Config):
+    """What is said about each cluster."""
+
+    top_terms: int = 12
+    representatives: int = 5
+
+
+@artifact_asset(
+    group="clusters",
+    version=SWEEP_VERSION,
+    kinds={"numpy"},
+    blocking=("sse_does_not_rise",),
+)
+def cluster_sweep(
+    config: SweepConfig, store: dg.ResourceParam[ArtifactStore], corpus: Artifact, document_features: Artifact
+) -> dg.MaterializeResult:
+    """K-means of the training documents for every K from 1 up, with the sum of squared errors (SSE) of each."""
+
+    def build(draft: Draft) -> None:
+        from analysis.clustering import sweep_kmeans
+
+        features = training_rows(corpus, document_features)
+        largest = min(config.max_clusters, len(np.unique(features, axis=0)))
+        sweep = sweep_kmeans(features, range(1, largest + 1), n_init=config.n_init, random_state=config.random_state)
+        draft.write_table(
+            "sweep", pl.DataFrame({"n_clusters": sweep.n_clusters, "inertia": sweep.inertia, "n_iter": sweep.n_iter})
+        )
+        draft.write_array("labels", np.asarray(sweep.labels))
+        for k, centers in zip(sweep.n_clusters, sweep.centers, strict=True):
+            draft.write_array(f"centers/{k}", centers)
+
+    artifact = store.build(
+        "cluster_sweep",
+        build,
+        code_version=SWEEP_VERSION,
+        config=config.model_dump(),
+        inputs={"corpus": corpus, "document_features": document_features},
+    )
+    sweep = artifact.read("sweep")
+    falls = bool((sweep["inertia"].diff().drop_nulls() <= 1e-6 * sweep["inertia"][0]).all())
+    return materialized(
+        artifact,
+        table="sweep",
+        metadata={"curve": markdown_table(sweep, rows=len(sweep))},
+        checks=[Check("sse_does_not_rise", falls, "SSE does not rise with K")],
+    )
+
+
+def training_rows(corpus: Artifact, document_features: Artifact) -> np.ndarray:
+    """Features of the training documents, [n_train, n_components]; held-out documents never shape the clusters."""
+    is_train = corpus.scan("documents").select(pl.col("split") == "train").collect().to_series().to_numpy()
+    return np.ascontiguousarray(document_features.array("features")[is_train])
+
+
+@artifact_asset(
+    group="clusters",
+    version=CHOICE_VERSION,
+    kinds={"numpy"},
+    blocking=("within_range",),
+    warnings=("clear_structure",),
+)
+def num_experts(
+    config: ChoiceConfig,
+    store: dg.ResourceParam[ArtifactStore],
+    corpus: Artifact,
+    document_features: Artifact,
+    cluster_sweep: Artifact,
+) -> dg.MaterializeResult:
+    """N, the number of experts: the elbow of the SSE curve, how stable it is, and the reason in words."""
+
+    def build(draft: Draft) -> None:
+        from analysis.selection import select_num_clusters
+
+        sweep = load_sweep(cluster_sweep)
+        choice = select_num_clusters(
+            training_rows(corpus, document_features), sweep, rule=config.rule, random_state=config.random_state
+        )
+        answer = asdict(choice)
+        table = answer.pop("table")
+        answer["num_experts"] = choice.value
+        if config.value is not None:
+            answer["num_experts"] = config.value
+            answer["reason"] = (
+                f"You asked for {config.value} experts; the rule {choice.rule} says {choice.value}. "
+                + (answer["reason"])
+            )
+        draft.write_json("num_experts", answer)
+        draft.write_table("by_num_clusters", pl.DataFrame(table))
+
+    artifact = store.build(
+        "num_experts",
+        build,
+        code_version=CHOICE_VERSION,
+        config=config.model_dump(),
+        inputs={"document_features": document_features, "cluster_sweep": cluster_sweep},
+    )
+    answer = artifact.json("num_experts")
+    fitted = cluster_sweep.read("sweep")["n_clusters"].to_list()
+    return materialized(
+        artifact,
+        table="by_num_clusters",
+        metadata={"num_experts": answer["num_experts"], "reason": answer["reason"], "choice": answer},
+        checks=[
+            Check("within_range", answer["num_experts"] in fitted, f"{answer['num_experts']} is among K = {fitted}"),
+            Check("clear_structure", answer["structure"], answer["reason"], warning=True),
+        ],
+    )
+
+
+@artifact_asset(
+    group="clusters",
+    version=LABELS_VERSION,
+    kinds={"polars"},
+    blocking=("every_cluster_populated",),
+)
+def cluster_labels(
+    config: LabelsConfig,
+    store: dg.ResourceParam[ArtifactStore],
+    corpus: Artifact,
+    document_features: Artifact,
+    cluster_sweep: Artifact,
+    num_experts: Artifact,
+) -> dg.MaterializeResult:
+    """The cluster of every document at N, what each is about, and the corpus model that assigns new documents."""
+
+    def build(draft: Draft) -> None:
+        from analysis.clustering import assign
+
+        n_clusters = num_experts.json("num_experts")["num_experts"]
+        centers = cluster_sweep.array(f"centers/{n_clusters}")
+        labels, distances = assign(document_features.array("features"), centers)
+        documents = corpus.scan("documents").select("document_id").collect()
+        draft.write_table("labels", documents.with_columns(cluster=pl.Series(labels), distance=pl.Series(distances)))
+
+    artifact = store.build(
+        "cluster_labels",
+        build,
+        code_version=LABELS_VERSION,
+        config=config.model_dump(),
+        inputs={
+            "corpus": corpus,
+            "document_features": document_features,
+            "cluster_sweep": cluster_sweep,
+            "num_experts": num_experts,
+        },
+    )
+    n_clusters = num_experts.json("num_experts")["num_experts"]
+    sizes = artifact.scan("labels").group_by("cluster").len("documents").sort("cluster").collect()
+    return materialized(
+        artifact,
+        table="labels",
+        metadata={"sizes": markdown_table(sizes)},
+        checks=[
+            Check(
+                "every_cluster_populated",
+                sizes["cluster"].to_list() == list(range(n_clusters)),
+                f"{len(sizes)} of {n_clusters} clusters have documents",
+            )
+        ],
+    )
+
+
+def load_sweep(artifact: Artifact):
+    """The sweep as `analysis.clustering` returned it."""
+    from analysis.clustering import ClusterSweep
+
+    table = artifact.read("sweep")
+    return ClusterSweep(
+        n_clusters=tuple(table["n_clusters"].to_list()),
+        inertia=table["inertia"].to_numpy(),
+        centers=tuple(np.asarray(artifact.array(f"centers/{k}")) for k in table["n_clusters"]),
+        labels=np.asarray(artifact.array("labels")),
+        n_iter=tuple(table["n_iter"].to_list()),
+    )

@@ -1,0 +1,93 @@
+"""Documents as vectors."""
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from pipelines.artifact_assets import Check, artifact_asset, materialized
+from pipelines.artifacts import Artifact, Draft, source_version
+from pipelines.resources import ArtifactStore
+
+VERSION = source_version("analysis.features", "analysis.document_text")
+
+
+class FeaturesConfig(dg.Config):
+    """How documents become vectors."""
+
+    kind: str = "tfidf"
+    """`tfidf` (TF-IDF, truncated SVD, L2 norm) or `embeddings` (a sentence-transformers model)."""
+    text: str = "both"
+    """`prompt`, `completion` or `both`."""
+    n_components: int = 32
+    max_features: int = 20_000
+    sample_size: int = 10_000
+    embedding_model: str | None = None
+    """Hub id or folder; the packaged MiniLM when left out."""
+    random_state: int = 0
+
+
+@artifact_asset(
+    group="corpus",
+    version=VERSION,
+    kinds={"polars", "numpy"},
+    blocking=(
+        "one_row_per_document",
+        "finite",
+    ),
+    warnings=("no_zero_rows",),
+)
+def document_features(
+    config: FeaturesConfig, store: dg.ResourceParam[ArtifactStore], corpus: Artifact
+) -> dg.MaterializeResult:
+    """TF-IDF of every document, projected onto its leading singular directions (LSA), rows of length one.
+
+    The vectoriser is learnt from a sample of the training documents and saved, so that documents that arrive later
+    get the same vectors.
+    """
+    from analysis.document_text import document_text
+
+    def build(draft: Draft) -> None:
+        documents = corpus.scan("documents").select("split", text=document_text(config.text)).collect()
+        vectoriser = _vectoriser(config)
+        vectoriser.fit(documents.filter(pl.col("split") == "train")["text"])
+        vectoriser.save(draft.folder / "vectoriser")
+        draft.write_array("features", vectoriser.transform(documents["text"]))
+
+    artifact = store.build(
+        "document_features",
+        build,
+        code_version=VERSION,
+        config=config.model_dump(),
+        inputs={"corpus": corpus},
+    )
+    features = artifact.array("features")
+    documents = corpus.scan("documents").select(pl.len()).collect().item()
+    zero_rows = int((~features.any(axis=1)).sum())
+    return materialized(
+        artifact,
+        metadata={"documents": features.shape[0], "dimensions": features.shape[1], "zero_rows": zero_rows},
+        checks=[
+            Check("one_row_per_document", len(features) == documents, f"{len(features)} rows, {documents} documents"),
+            Check("finite", bool(np.isfinite(features).all()), "every value is finite"),
+            Check("no_zero_rows", zero_rows == 0, f"{zero_rows} documents have no known term", warning=True),
+        ],
+    )
+
+
+def _vectoriser(config: FeaturesConfig):
+    if config.kind == "tfidf":
+        from analysis.features import TfidfLsa
+
+        return TfidfLsa(
+            config.n_components,
+            max_features=config.max_features,
+            sample_size=config.sample_size,
+            random_state=config.random_state,
+        )
+    if config.kind == "embeddings":
+        from analysis.embeddings import SentenceEmbeddings
+
+        return SentenceEmbeddings(config.embedding_model)
+    raise dg.Failure(
+        f"document_features: expected kind `tfidf` or `embeddings`, got {config.kind!r}", allow_retries=False
+    )
