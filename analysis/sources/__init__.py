@@ -6,11 +6,13 @@ from typing import Literal
 
 import polars as pl
 
+from analysis.sources.catalog import CatalogEntry, CatalogSource, load_catalog, read_catalog
 from analysis.sources.files import FilesSource, read_files
+from analysis.sources.hub import HubSource, read_hub
 from analysis.sources.packages import PackagesSource, read_packages
 from analysis.sources.records import RECORD_SCHEMA, SourceError
 
-Source = FilesSource | PackagesSource
+Source = PackagesSource | FilesSource | HubSource | CatalogSource
 
 
 def read_source(name: str, config: Source) -> pl.LazyFrame:
@@ -25,12 +27,16 @@ def read_source(name: str, config: Source) -> pl.LazyFrame:
     """
     try:
         match config:
-            case FilesSource():
-                return read_files(name, config)
             case PackagesSource():
                 return read_packages(name, config)
+            case FilesSource():
+                return read_files(name, config)
+            case HubSource():
+                return read_hub(name, config)
+            case CatalogSource():
+                return read_catalog(name, config)
     except (SourceError, OSError) as error:
-        raise SourceError(f"source {name!r} ({type(config).__name__}): {error}") from error
+        raise SourceError(f"source {name!r}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -64,11 +70,15 @@ def read_sources(sources: Mapping[str, Source], *, on_error: Literal["raise", "s
 
 __all__ = [
     "RECORD_SCHEMA",
+    "CatalogEntry",
+    "CatalogSource",
     "FilesSource",
+    "HubSource",
     "PackagesSource",
     "Source",
     "SourceError",
     "SourcesRead",
+    "load_catalog",
     "read_source",
     "read_sources",
 ]

@@ -1,0 +1,116 @@
+"""Source kind `catalog`: corpora by name, from `data/catalog.yaml`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import polars as pl
+
+from analysis.sources.hub import HubSource, read_hub
+from analysis.sources.records import SourceError
+
+Purpose = Literal["train", "evaluation"]
+HUB_FIELDS = ("dataset", "revision", "split", "subset", "columns", "tasks", "licence")
+FIELDS = (*HUB_FIELDS, "permissive", "purpose", "domain", "notes")
+
+
+@dataclass(frozen=True)
+class CatalogSource:
+    """An entry of a catalog.
+
+    Args:
+        entry: its name.
+        file: the catalog; None: the one that comes with this project.
+        purpose: what it is read for; an entry for evaluation is refused as training data.
+    """
+
+    entry: str
+    file: str | None = None
+    purpose: Purpose = "train"
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """What a catalog says of a corpus."""
+
+    name: str
+    dataset: str
+    revision: str | None
+    split: str
+    subset: str | None
+    columns: dict[str, str]
+    tasks: tuple[str, ...]
+    licence: str
+    permissive: bool
+    purpose: Purpose
+    domain: str
+    notes: str
+
+
+def catalog_file() -> Path:
+    """The catalog of this project: `data/catalog.yaml` of the repository, or `analysis/data/` of a wheel."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "data" / "catalog.yaml"
+    return installed if installed.exists() else package.parent / "data" / "catalog.yaml"
+
+
+def load_catalog(file: str | Path | None = None) -> dict[str, CatalogEntry]:
+    """All entries by name.
+
+    Raises:
+        SourceError: no such file, or an entry with an unknown or missing field.
+    """
+    import yaml
+
+    path = Path(file) if file else catalog_file()
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SourceError(f"cannot read the catalog {path}: {error}") from error
+    if not isinstance(entries, dict):
+        raise SourceError(f"{path}: expected entries by name, got {type(entries).__name__}")
+    return {name: _entry(f"{path}, entry {name!r}", name, fields) for name, fields in entries.items()}
+
+
+def read_catalog(name: str, config: CatalogSource) -> pl.LazyFrame:
+    """Records of an entry.
+
+    Raises:
+        SourceError: no such entry, it is not pinned, it is for evaluation and wanted for training, or the hub cannot give it.
+    """
+    catalog = load_catalog(config.file)
+    entry = catalog.get(config.entry)
+    if entry is None:
+        raise SourceError(f"no entry {config.entry!r} in the catalog; expected one of {', '.join(catalog)}")
+    if entry.purpose == "evaluation" and config.purpose == "train":
+        raise SourceError(f"{config.entry} is for evaluation only: training on it would spoil every result on it")
+    if entry.revision is None and not Path(entry.dataset).is_dir():
+        raise SourceError(
+            f"{config.entry} is not pinned. Put the commit you want into a copy of the catalog and name it under "
+            f"`file`, or use `kind: hub` with dataset {entry.dataset!r} and that revision"
+        )
+    return read_hub(name, HubSource(**{field: getattr(entry, field) for field in HUB_FIELDS}))
+
+
+def _entry(where: str, name: str, fields: object) -> CatalogEntry:
+    if not isinstance(fields, dict):
+        raise SourceError(f"{where}: expected fields, got {fields!r}")
+    unknown, missing = sorted(set(fields) - set(FIELDS)), sorted({"dataset", "licence", "purpose"} - set(fields))
+    if unknown or missing:
+        raise SourceError(f"{where}: unknown fields {unknown}, missing fields {missing}; known: {list(FIELDS)}")
+    if fields["purpose"] not in get_args(Purpose):
+        raise SourceError(f"{where}: purpose must be one of {get_args(Purpose)}, got {fields['purpose']!r}")
+    return CatalogEntry(
+        name=name,
+        dataset=fields["dataset"],
+        revision=fields.get("revision"),
+        split=fields.get("split", "train"),
+        subset=fields.get("subset"),
+        columns=fields.get("columns") or {},
+        tasks=tuple(fields.get("tasks") or ()),
+        licence=fields["licence"],
+        permissive=bool(fields.get("permissive", False)),
+        purpose=fields["purpose"],
+        domain=fields.get("domain", ""),
+        notes=fields.get("notes", ""),
+    )
