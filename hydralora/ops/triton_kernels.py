@@ -1,0 +1,214 @@
+"""The small pieces of `small` as Triton kernels: one launch each, where PyTorch needs about eight.
+
+Ranks and experts are padded to powers of two inside the kernels only. Sums run in float32; what is stored is rounded to
+the input's dtype, as the plain pieces do. No atomics: the same input gives the same bits.
+"""
+
+import os
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_ROWS = 16  # tokens a program: 2048 tokens make 128 programs, one for each multiprocessor of an H100
+
+
+def supports(x: Tensor) -> bool:
+    """Half precision on CUDA, at least one row; float32 products stay with cuBLAS, which honours PyTorch's TF32 flags."""
+    return (x.is_cuda or _INTERPRETED) and x.dtype in (torch.float16, torch.bfloat16) and x.shape[0] > 0
+
+
+@triton.jit
+def _softmax_gates(logits, experts, ROUTED: tl.constexpr):
+    """[rows, EXPERTS_PAD] gates; 1 for experts the router does not know. Padding is masked where it is used."""
+    logits = tl.where(experts[None, :] < ROUTED, logits, -float("inf"))
+    powers = tl.exp(logits - tl.max(logits, axis=1)[:, None])
+    gates = powers / tl.sum(powers, axis=1)[:, None]
+    return tl.where(experts[None, :] < ROUTED, gates, 1.0)
+
+
+@triton.jit
+def _project_and_gate_kernel(
+    x_ptr,
+    a_ptr,
+    router_ptr,
+    low_ptr,
+    u_ptr,
+    tokens,
+    scaling,
+    IN: tl.constexpr,
+    RANK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ROUTED: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    RANK_PAD: tl.constexpr,
+    EXPERTS_PAD: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    ranks = tl.arange(0, RANK_PAD)
+    experts = tl.arange(0, EXPERTS_PAD)
+    row_mask = rows[:, None] < tokens
+    h = tl.zeros([ROWS, RANK_PAD], dtype=tl.float32)
+    logits = tl.zeros([ROWS, EXPERTS_PAD], dtype=tl.float32)
+    for start in range(0, IN, CHUNK):
+        columns = start + tl.arange(0, CHUNK)
+        x = tl.load(x_ptr + rows[:, None] * IN + columns[None, :], mask=row_mask & (columns[None, :] < IN), other=0.0)
+        a_mask = (ranks[None, :] < RANK) & (columns[:, None] < IN)
+        a = tl.load(a_ptr + ranks[None, :] * IN + columns[:, None], mask=a_mask, other=0.0)
+        h = tl.dot(x, a, h)
+        if HIDDEN:
+            w_mask = (experts[None, :] < ROUTED) & (columns[:, None] < IN)
+            w = tl.load(router_ptr + experts[None, :] * IN + columns[:, None], mask=w_mask, other=0.0)
+            logits = tl.dot(x, w, logits)
+
+    # What backward will read is rounded, so the forward pass rounds first: both see the same h and the same gates.
+    WIDTH: tl.constexpr = RANK + ROUTED if HIDDEN else RANK
+    low = h.to(low_ptr.dtype.element_ty)
+    tl.store(low_ptr + rows[:, None] * WIDTH + ranks[None, :], low, mask=row_mask & (ranks[None, :] < RANK))
+    h = low.to(tl.float32)
+    gates = tl.full([ROWS, EXPERTS_PAD], 1.0, dtype=tl.float32)
+    if ROUTED > 0:
+        if HIDDEN:
+            low_logits = logits.to(low_ptr.dtype.element_ty)
+            logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + experts[None, :]
+            tl.store(logit_ptrs, low_logits, mask=row_mask & (experts[None, :] < ROUTED))
+            logits = low_logits.to(tl.float32)
+        else:
+            w_mask = (experts[:, None] < ROUTED) & (ranks[None, :] < RANK)
+            w = tl.load(router_ptr + experts[:, None] * RANK + ranks[None, :], mask=w_mask, other=0.0).to(tl.float32)
+            logits = tl.sum(h[:, None, :] * w[None, :, :], axis=2)
+        gates = _softmax_gates(logits, experts, ROUTED)
+    u = gates[:, :, None] * h[:, None, :] * scaling
+    u_offsets = rows[:, None, None] * (BLOCKS * RANK) + experts[None, :, None] * RANK + ranks[None, None, :]
+    u_mask = (rows[:, None, None] < tokens) & (experts[None, :, None] < BLOCKS) & (ranks[None, None, :] < RANK)
+    tl.store(u_ptr + u_offsets, u.to(u_ptr.dtype.element_ty), mask=u_mask)
+
+
+@triton.jit
+def _gate_backward_kernel(
+    grad_u_ptr,
+    low_ptr,
+    router_ptr,
+    u_ptr,
+    grad_low_ptr,
+    grad_router_ptr,
+    tokens,
+    scaling,
+    RANK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ROUTED: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    RANK_PAD: tl.constexpr,
+    EXPERTS_PAD: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    ranks = tl.arange(0, RANK_PAD)
+    experts = tl.arange(0, EXPERTS_PAD)
+    row_mask = rows[:, None] < tokens
+    h_mask = row_mask & (ranks[None, :] < RANK)
+    logit_mask = row_mask & (experts[None, :] < ROUTED)
+    WIDTH: tl.constexpr = RANK + ROUTED if HIDDEN else RANK
+    h = tl.load(low_ptr + rows[:, None] * WIDTH + ranks[None, :], mask=h_mask, other=0.0).to(tl.float32)
+    w_mask = (experts[:, None] < ROUTED) & (ranks[None, :] < RANK)
+
+    gates = tl.full([ROWS, EXPERTS_PAD], 1.0, dtype=tl.float32)
+    if ROUTED > 0:
+        if HIDDEN:
+            logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + experts[None, :]
+            logits = tl.load(logit_ptrs, mask=logit_mask, other=0.0).to(tl.float32)
+        else:
+            w = tl.load(router_ptr + experts[:, None] * RANK + ranks[None, :], mask=w_mask, other=0.0).to(tl.float32)
+            logits = tl.sum(h[:, None, :] * w[None, :, :], axis=2)
+        gates = _softmax_gates(logits, experts, ROUTED)
+
+    u_offsets = rows[:, None, None] * (BLOCKS * RANK) + experts[None, :, None] * RANK + ranks[None, None, :]
+    u_mask = (rows[:, None, None] < tokens) & (experts[None, :, None] < BLOCKS) & (ranks[None, None, :] < RANK)
+    u = gates[:, :, None] * h[:, None, :] * scaling
+    tl.store(u_ptr + u_offsets, u.to(u_ptr.dtype.element_ty), mask=u_mask)
+
+    grad_copies = tl.load(grad_u_ptr + u_offsets, mask=u_mask, other=0.0).to(tl.float32) * scaling
+    grad_h = tl.sum(gates[:, :, None] * grad_copies, axis=1)
+    if ROUTED > 0:
+        grad_gates = tl.sum(h[:, None, :] * grad_copies, axis=2)
+        routed = tl.where(experts[None, :] < ROUTED, gates, 0.0)
+        grad_logits = routed * (grad_gates - tl.sum(routed * grad_gates, axis=1)[:, None])
+        if HIDDEN:
+            grad_logit_ptrs = grad_low_ptr + rows[:, None] * WIDTH + RANK + experts[None, :]
+            tl.store(grad_logit_ptrs, grad_logits.to(grad_low_ptr.dtype.element_ty), mask=logit_mask)
+        else:
+            grad_h += tl.sum(grad_logits[:, :, None] * w[None, :, :], axis=1)
+            grad_w = tl.sum(grad_logits[:, :, None] * h[:, None, :], axis=0)
+            partial_ptrs = grad_router_ptr + tl.program_id(0) * (ROUTED * RANK)
+            tl.store(partial_ptrs + experts[:, None] * RANK + ranks[None, :], grad_w, mask=w_mask)
+    tl.store(
+        grad_low_ptr + rows[:, None] * WIDTH + ranks[None, :], grad_h.to(grad_low_ptr.dtype.element_ty), mask=h_mask
+    )
+
+
+def project_and_gate(
+    x: Tensor, weight_a: Tensor, router: Tensor | None, blocks: int, scaling: float, hidden: bool
+) -> tuple[Tensor, Tensor]:
+    """As `small.project_and_gate`."""
+    tokens, in_features = x.shape
+    rank = weight_a.shape[0]
+    routed = 0 if router is None else router.shape[0]
+    low = x.new_empty(tokens, rank + routed if hidden else rank)
+    u = x.new_empty(tokens, blocks * rank)
+    _project_and_gate_kernel[(triton.cdiv(tokens, _ROWS),)](
+        x,
+        weight_a.contiguous(),
+        x if router is None else router.contiguous(),
+        low,
+        u,
+        tokens,
+        scaling,
+        IN=in_features,
+        RANK=rank,
+        BLOCKS=blocks,
+        ROUTED=routed,
+        HIDDEN=hidden,
+        RANK_PAD=triton.next_power_of_2(rank),
+        EXPERTS_PAD=triton.next_power_of_2(blocks),
+        ROWS=_ROWS,
+        CHUNK=256,
+        num_warps=4,
+        num_stages=4,
+    )
+    return low, u
+
+
+def gate_backward(
+    grad_u: Tensor, low: Tensor, router: Tensor | None, rank: int, scaling: float, hidden: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """As `small.gate_backward`."""
+    tokens, width = grad_u.shape
+    blocks = width // rank
+    routed = 0 if router is None else router.shape[0]
+    programs = triton.cdiv(tokens, _ROWS)
+    u, grad_low = torch.empty_like(grad_u), torch.empty_like(low)
+    # One partial sum a program, added up in a fixed order.
+    partial = None if router is None or hidden else low.new_empty(programs, routed, rank, dtype=torch.float32)
+    _gate_backward_kernel[(programs,)](
+        grad_u,
+        low,
+        low if router is None else router.contiguous(),
+        u,
+        grad_low,
+        low if partial is None else partial,
+        tokens,
+        scaling,
+        RANK=rank,
+        BLOCKS=blocks,
+        ROUTED=routed,
+        HIDDEN=hidden,
+        RANK_PAD=triton.next_power_of_2(rank),
+        EXPERTS_PAD=triton.next_power_of_2(blocks),
+        ROWS=_ROWS,
+        num_warps=4,
+    )
+    return u, grad_low, None if partial is None else partial.sum(0)
