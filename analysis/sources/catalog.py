@@ -76,7 +76,7 @@ def read_catalog(name: str, config: CatalogSource) -> pl.LazyFrame:
     """Records of an entry.
 
     Raises:
-        SourceError: no such entry, it is not pinned, it is for evaluation and wanted for training, or the hub cannot give it.
+        SourceError: no such entry, not pinned, for evaluation but wanted for training, or the hub cannot give it.
     """
     catalog = load_catalog(config.file)
     entry = catalog.get(config.entry)

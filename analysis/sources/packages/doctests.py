@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from analysis.sources.packages.package import Package, Pair, docstrings
 
-MAX_EXAMPLES_PER_DOCSTRING = 3
 UNPREDICTABLE = ("...", " at 0x", "Traceback", "<BLANKLINE>", "```")
 
 
@@ -20,20 +19,19 @@ def harvest(package: Package) -> Iterator[Pair]:
                 examples = parser.get_examples(docstring, name)
             except ValueError:  # inconsistent indentation in the docstring
                 continue
-            for prompt, printed in _sessions(examples):
+            if session := _session(examples):
+                prompt, printed = session
                 yield Pair("predict_output", prompt, printed, module.path)
 
 
-def _sessions(examples: list[doctest.Example]) -> Iterator[tuple[str, str]]:
-    session: list[str] = []
-    found = 0
+def _session(examples: list[doctest.Example]) -> tuple[str, str] | None:
+    """The session up to its first predictable output; one for each docstring, so that none contains another."""
+    lines: list[str] = []
     for example in examples:
         source = example.source.rstrip("\n").replace("\n", "\n... ")
-        session.append(f">>> {source}")
+        lines.append(f">>> {source}")
         printed = example.want.rstrip("\n")
-        if not printed:
-            continue
-        if found < MAX_EXAMPLES_PER_DOCSTRING and not any(mark in printed for mark in UNPREDICTABLE):
-            found += 1
-            yield "What does the last line of this session print?\n\n" + "\n".join(session), printed
-        session.append(printed)
+        if printed and not any(mark in printed for mark in UNPREDICTABLE):
+            return "What does the last line of this session print?\n\n" + "\n".join(lines), printed
+        lines += [printed] if printed else []
+    return None

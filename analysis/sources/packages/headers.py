@@ -12,7 +12,10 @@ COMMENTED = re.compile(
     r"(?P<declaration>[ \t]*[\w:~\[<][^\n]*\n(?:[^\n]*\n){0,5}?)(?<=[;{]\n)",
     re.MULTILINE | re.DOTALL,
 )
+# a type and a name before the first parenthesis; not a call, an assignment or a statement
+FUNCTION = re.compile(r"(?!return|throw|delete|else|using|if|for|while)[\w:<>,*&~\[\]\s]+[\s*&][\w:~]+\(")
 COMMENT_MARKS = re.compile(r"^[ \t]*(?:///?<?!?|/\*\*|\*/|\*)[ \t]?|\*/[ \t]*$", re.MULTILINE)
+NOT_PROSE = re.compile(r"[Cc]opyright|NOLINT|^aten::")
 MIN_COMMENT = 40
 MAX_COMMENT = 600
 
@@ -24,5 +27,6 @@ def harvest(package: Package) -> Iterator[Pair]:
         for match in COMMENTED.finditer(text):
             comment = " ".join(COMMENT_MARKS.sub("", match.group("comment")).split())
             declaration = match.group("declaration").rstrip(" \t\n{").strip()
-            if MIN_COMMENT <= len(comment) <= MAX_COMMENT and "opyright" not in comment and "(" in declaration:
+            usable = MIN_COMMENT <= len(comment) <= MAX_COMMENT and not NOT_PROSE.search(comment)
+            if usable and FUNCTION.match(declaration):
                 yield Pair("declare", f"Write the C++ declaration for this comment.\n\n// {comment}", declaration, path)

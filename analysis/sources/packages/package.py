@@ -9,7 +9,7 @@ from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
-MAX_SOURCE_BYTES = 160_000
+MAX_SOURCE_BYTES = 240_000
 """Python source parsed per distribution: what keeps a harvest within seconds, and big packages from filling it."""
 MAX_FILE_BYTES = 60_000
 SKIPPED_FOLDERS = frozenset({"tests", "test", "testing", "_vendor", "vendor", "vendored", "_vendored", "extern"})
