@@ -1,17 +1,21 @@
 """Documents as vectors: TF-IDF, projected onto its leading singular directions, each row scaled to length one."""
 
-import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
 
-Texts = pl.Series | pa.Array | pa.ChunkedArray | Sequence[str]
+from analysis import feature_blocks
+from analysis.feature_blocks import FeatureBlock, TextStatistics
+from analysis.sampling import sample_texts
+from analysis.storage import load_array, load_json, save_array, save_json
+from analysis.term_counts import TermCounter
+from analysis.text_blocks import TextBlock, Texts, map_threads, text_blocks
+from analysis.tfidf import Tfidf
+
 logger = logging.getLogger(__name__)
 
 
@@ -23,17 +27,18 @@ class TfidfLsa:
         max_features: terms kept, the most frequent ones.
         min_df: fewest sampled documents a term must occur in.
         sublinear_tf: weigh a term by 1 + log(count) instead of its count.
-        sample_size: documents the vocabulary, idf and projection are learnt from.
-        random_state: seed of the randomised SVD and of the sample.
+        sample_size: different documents that vocabulary, idf and projection are learnt from (see `sample_texts`).
+        random_state: seed of the sample and of the randomised SVD.
 
     Attributes:
-        vocabulary_: the terms, in alphabetical order.
-        idf_: [n_features].
-        components_: [n_components, n_features].
+        vocabulary_: the terms in alphabetical order.
+        idf_: float64 [n_features].
+        components_: float32 [n_components, n_features]; rows beyond the rank of the sample are zero.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
-    vocabulary_: list[str]
-    idf_: NDArray[np.float64]
     components_: NDArray[np.float32]
 
     def __init__(
@@ -46,73 +51,107 @@ class TfidfLsa:
         sample_size: int = 10_000,
         random_state: int = 0,
     ) -> None:
+        if n_components < 1:
+            raise ValueError(f"n_components: expected at least 1, got {n_components}")
         self.n_components = n_components
-        self.max_features = max_features
-        self.min_df = min_df
-        self.sublinear_tf = sublinear_tf
         self.sample_size = sample_size
         self.random_state = random_state
+        self._tfidf = Tfidf(max_features=max_features, min_df=min_df, sublinear_tf=sublinear_tf)
+
+    @property
+    def vocabulary_(self) -> list[str]:
+        return self._tfidf.vocabulary_
+
+    @property
+    def idf_(self) -> NDArray[np.float64]:
+        return self._tfidf.idf_
 
     def fit(self, texts: Texts) -> Self:
-        """Learn vocabulary, idf and projection from a sample of `texts`."""
-        from sklearn.utils.extmath import randomized_svd
+        """Learn vocabulary, idf and projection; the order of `texts` does not matter.
 
-        documents = np.asarray(_as_list(texts), dtype=object)
-        if len(documents) > self.sample_size:
-            rows = np.random.default_rng(self.random_state).choice(len(documents), self.sample_size, replace=False)
-            documents = documents[np.sort(rows)]
-        vectoriser = self._vectoriser()
-        tfidf = vectoriser.fit_transform(documents)
-        self.vocabulary_ = vectoriser.get_feature_names_out().tolist()
-        self.idf_ = vectoriser.idf_
+        Raises:
+            ValueError: if no text has a word of two characters.
+            TypeError: if `texts` does not hold text.
+        """
+        from sklearn.utils.extmath import randomized_svd
+        from threadpoolctl import threadpool_limits
+
+        tfidf = self._tfidf.fit_transform(sample_texts([texts], self.sample_size, self.random_state))
         rank = min(self.n_components, *tfidf.shape)
-        _, _, directions = randomized_svd(tfidf, rank, random_state=self.random_state)
+        if rank < self.n_components:
+            logger.warning(
+                "n_components is %d, but %d documents with %d terms have %d directions at most",
+                self.n_components,
+                *tfidf.shape,
+                rank,
+            )
+        with threadpool_limits(1):  # the number of threads would change the last bits
+            _, _, directions = randomized_svd(tfidf, rank, n_iter=4, random_state=self.random_state)
         self.components_ = np.zeros((self.n_components, tfidf.shape[1]), np.float32)
         self.components_[:rank] = directions
+        self._prepare()
         return self
 
     def transform(self, texts: Texts) -> NDArray[np.float32]:
         """Vectors [n, n_components] of length one; zero for documents without a known term (logged)."""
-        vectoriser = self._vectoriser(vocabulary=self.vocabulary_)
-        vectoriser.idf_ = self.idf_
-        features = np.asarray(vectoriser.transform(_as_list(texts)) @ self.components_.T, dtype=np.float32)
-        norms = np.linalg.norm(features, axis=1, keepdims=True)
-        if zero_rows := int((norms == 0).sum()):
-            logger.warning("%d of %d documents have no known term: their rows are zero", zero_rows, len(features))
-        return features / np.where(norms == 0, 1, norms)
+        return feature_blocks.transform(self, texts)
+
+    def stream(self, batches: Iterable[Texts]) -> Iterator[FeatureBlock]:
+        """Vectors of the documents of all batches, in order; only a few blocks are in memory."""
+        return map_threads(self._project, (block for batch in batches for block in text_blocks(batch)))
 
     def save(self, folder: Path) -> None:
-        """Write the vectoriser as JSON and npy into `folder`."""
+        """Write `features.json`, `vocabulary.json`, `idf.npy` and `components.npy` into `folder`."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "idf.npy", self.idf_, allow_pickle=False)
-        np.save(folder / "components.npy", self.components_, allow_pickle=False)
-        parameters = {name: getattr(self, name) for name in self.__init__.__kwdefaults__}  # type: ignore[misc]
-        settings = {"n_components": self.n_components, **parameters, "vocabulary": self.vocabulary_}
-        (folder / "features.json").write_text(json.dumps(settings), encoding="utf-8")
+        save_array(folder / "idf.npy", self.idf_)
+        save_array(folder / "components.npy", self.components_)
+        save_json(folder / "vocabulary.json", self.vocabulary_)
+        parameters = {
+            "n_components": self.n_components,
+            "max_features": self._tfidf.max_features,
+            "min_df": self._tfidf.min_df,
+            "sublinear_tf": self._tfidf.sublinear_tf,
+            "sample_size": self.sample_size,
+            "random_state": self.random_state,
+        }
+        save_json(folder / "features.json", {"kind": "tfidf_lsa", "parameters": parameters})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read a vectoriser written by `save`."""
-        settings = json.loads((Path(folder) / "features.json").read_text(encoding="utf-8"))
-        vocabulary = settings.pop("vocabulary")
-        features = cls(**settings)
-        features.vocabulary_ = vocabulary
-        features.idf_ = np.load(Path(folder) / "idf.npy", allow_pickle=False)
-        features.components_ = np.load(Path(folder) / "components.npy", allow_pickle=False)
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: if the files do not fit each other.
+        """
+        folder = Path(folder)
+        features = cls(**load_json(folder / "features.json")["parameters"])
+        features._tfidf.vocabulary_ = load_json(folder / "vocabulary.json")
+        features._tfidf.idf_ = load_array(folder / "idf.npy")
+        features.components_ = load_array(folder / "components.npy")
+        expected = (features.n_components, len(features.vocabulary_))
+        if features.components_.shape != expected or features.idf_.shape != expected[1:]:
+            shapes = f"{features.components_.shape} and {features.idf_.shape}"
+            raise ValueError(f"expected components {expected} and as many idf in {folder}, got {shapes}; fit again")
+        features._prepare()
         return features
 
-    def _vectoriser(self, vocabulary: list[str] | None = None):  # type: ignore[no-untyped-def]
-        from sklearn.feature_extraction.text import TfidfVectorizer
+    def _prepare(self) -> None:
+        self._counter = TermCounter(self.vocabulary_)
+        self._weights = np.ascontiguousarray((self.components_ * self.idf_).T, dtype=np.float32)
 
-        return TfidfVectorizer(
-            min_df=self.min_df,
-            max_features=self.max_features,
-            sublinear_tf=self.sublinear_tf,
-            vocabulary=vocabulary,
-            dtype=np.float32,
+    def _project(self, block: TextBlock) -> FeatureBlock:
+        from analysis._terms import project_rows
+
+        rows = self._counter.count(block)
+        count_weights = self._tfidf.count_weights(int(rows.counts.max(initial=0))).astype(np.float32)
+        has_no_terms = np.diff(rows.indptr) == 0
+        statistics = TextStatistics(
+            n_documents=len(block),
+            n_null=block.n_null,
+            n_invalid=block.n_invalid,
+            n_without_words=int((rows.n_tokens == 0).sum()),
+            n_without_known_terms=int((has_no_terms & (rows.n_tokens > 0)).sum()),
+            n_tokens=int(rows.n_tokens.sum()),
+            n_known_tokens=int(rows.counts.sum()),
         )
-
-
-def _as_list(texts: Texts) -> Sequence[str]:
-    return texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else list(texts)
+        return FeatureBlock(project_rows(*rows[:3], count_weights, self._weights), statistics)

@@ -1,0 +1,184 @@
+"""Kernels that count the terms of documents and turn the counts into TF-IDF rows or LSA features.
+
+All work on a block of documents, `data[offsets[i] : offsets[i + 1]]` being document i (see `analysis.text_blocks`),
+and release the GIL, so that threads can run them on several blocks. Counts are compressed rows: the different terms
+of document i are `indices[indptr[i] : indptr[i + 1]]`, in order of first occurrence, with `counts` beside them.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from analysis._tokens import MAX_TOKENS, read_tokens
+
+_MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
+
+
+@njit(cache=True)
+def _find(slots: Any, keys: Any, low: Any, high: Any) -> Any:
+    """Slot of a key, or the empty slot where it belongs (linear probing)."""
+    mask = slots.size - 1
+    slot = np.int64(((low * _MIX_1) ^ (high * _MIX_2)) >> np.uint64(32)) & mask
+    while True:
+        term = slots[slot]
+        if term < 0 or (keys[term, 0] == low and keys[term, 1] == high):
+            return slot
+        slot = (slot + 1) & mask
+
+
+@njit(cache=True)
+def build_slots(keys: Any, n_terms: Any) -> Any:
+    """Hash table int32 from key to its index in `keys[:n_terms]`, -1 where empty, with room for `keys`."""
+    size = 1024
+    while size < 4 * len(keys):
+        size *= 2
+    slots = np.empty(size, np.int32)
+    for slot in range(size):
+        slots[slot] = -1
+    for term in range(n_terms):
+        slots[_find(slots, keys, keys[term, 0], keys[term, 1])] = term
+    return slots
+
+
+class Lookup(NamedTuple):
+    """A hash table of terms.
+
+    Attributes:
+        slots: int32, index into `keys` or -1 (see `build_slots`).
+        keys: uint64 [capacity, 2].
+        places: int64 [capacity], where a term is in the current row; before the row's start if it is not there yet.
+        spans: int64 [capacity, 2], where in the block a new term was first seen.
+    """
+
+    slots: Any
+    keys: Any
+    places: Any
+    spans: Any
+
+
+class Progress(NamedTuple):
+    """How far `count_terms` has come: what it returns when the lookup is full, and takes to go on."""
+
+    document: int
+    position: int
+    nonzeros: int
+    n_terms: int
+
+
+@njit(nogil=True, cache=True)
+def count_terms(
+    data: Any, offsets: Any, unicode: Any, lookup: Any, progress: Any, learn: Any,
+    indptr: Any, indices: Any, counts: Any, n_tokens: Any,
+) -> Any:  # fmt: skip
+    """Count the terms of each document.
+
+    Args:
+        unicode: `analysis._tokens.unicode_table()`.
+        lookup: the known terms; `slots` and `keys` are written where `learn`.
+        progress: where to go on, at first `Progress(0, offsets[0], 0, n_terms)`.
+        learn: add unknown terms to the lookup; otherwise they are left out of the counts.
+        indptr: int64 [n_documents + 1], starting with 0; written, as are the following.
+        indices, counts: int32, with room for every token.
+        n_tokens: int64 [n_documents], zeros; receives the tokens of each document.
+
+    Returns:
+        Progress; the lookup is to be enlarged if `document` is not `n_documents`.
+    """
+    slots, keys, places, spans = lookup
+    document, position, nonzeros, n_terms = progress
+    token_keys = np.empty((MAX_TOKENS, 2), np.uint64)
+    token_spans = np.empty((MAX_TOKENS, 2), np.int64)
+    while document < len(n_tokens):
+        row_start, end = indptr[document], offsets[document + 1]
+        while position < end:
+            if learn and n_terms + MAX_TOKENS > len(keys):
+                return Progress(document, position, nonzeros, n_terms)
+            position, n_read = read_tokens(data, position, end, unicode, token_keys, token_spans)
+            n_tokens[document] += n_read
+            for i in range(n_read):
+                slot = _find(slots, keys, token_keys[i, 0], token_keys[i, 1])
+                term = slots[slot]
+                if term < 0:
+                    if not learn:
+                        continue
+                    term = np.int32(n_terms)
+                    n_terms += 1
+                    slots[slot] = term
+                    keys[term, 0], keys[term, 1] = token_keys[i, 0], token_keys[i, 1]
+                    spans[term, 0], spans[term, 1] = token_spans[i, 0], token_spans[i, 1]
+                place = places[term]
+                if place < row_start:
+                    places[term] = nonzeros
+                    indices[nonzeros] = term
+                    counts[nonzeros] = 1
+                    nonzeros += 1
+                else:
+                    counts[place] += 1
+        document += 1
+        indptr[document] = nonzeros
+        position = end
+    return Progress(document, position, nonzeros, n_terms)
+
+
+@njit(nogil=True, cache=True)
+def weigh_rows(indptr: Any, indices: Any, counts: Any, columns: Any, idf: Any, count_weights: Any) -> Any:
+    """Rows of counts to TF-IDF rows of length one.
+
+    Args:
+        columns: int32 [n_terms], where each term goes, -1 to leave it out.
+        idf: float64, of each column.
+        count_weights: float64, weight of each count.
+
+    Returns:
+        indptr, indices and float32 values.
+    """
+    n_rows = len(indptr) - 1
+    new_indptr = np.zeros(n_rows + 1, np.int64)
+    new_indices = np.empty(len(indices), np.int32)
+    values = np.empty(len(indices), np.float32)
+    nonzeros = 0
+    for row in range(n_rows):
+        first, squares = nonzeros, 0.0
+        for i in range(indptr[row], indptr[row + 1]):
+            column = columns[indices[i]]
+            if column >= 0:
+                weight = count_weights[counts[i]] * idf[column]
+                squares += weight * weight
+                new_indices[nonzeros] = column
+                values[nonzeros] = weight
+                nonzeros += 1
+        scale = 1 / np.sqrt(squares) if squares > 0 else 0.0
+        for i in range(first, nonzeros):
+            values[i] *= scale
+        new_indptr[row + 1] = nonzeros
+    return new_indptr, new_indices[:nonzeros], values[:nonzeros]
+
+
+@njit(nogil=True, cache=True)
+def project_rows(indptr: Any, indices: Any, counts: Any, count_weights: Any, weights: Any) -> Any:
+    """LSA features of rows of counts, each row of length one; zero for rows without terms.
+
+    The L2 norm of TF-IDF is left out: it would only scale the row that is normalised at the end.
+
+    Args:
+        count_weights: float32, weight of each count.
+        weights: float32 [n_terms, n_components], idf times direction.
+
+    Returns:
+        float32 [n_rows, n_components].
+    """
+    n_rows, n_components = len(indptr) - 1, weights.shape[1]
+    features = np.zeros((n_rows, n_components), np.float32)
+    for row in range(n_rows):
+        for i in range(indptr[row], indptr[row + 1]):
+            term, weight = indices[i], count_weights[counts[i]]
+            for j in range(n_components):
+                features[row, j] += weight * weights[term, j]
+        squares = np.float32(0)
+        for j in range(n_components):
+            squares += features[row, j] * features[row, j]
+        scale = np.float32(1) / np.sqrt(squares) if squares > 0 else np.float32(0)
+        for j in range(n_components):
+            features[row, j] *= scale
+    return features

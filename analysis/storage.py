@@ -1,0 +1,42 @@
+"""Arrays and values in a folder, as npy and JSON; a file is there completely or not at all."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an npy file, with its folder if need be."""
+    _replace(path, lambda file: np.save(file, array, allow_pickle=False))
+
+
+def load_array(path: Path) -> NDArray[Any]:
+    """Read an npy file; refuses pickled objects."""
+    array: NDArray[Any] = np.load(path, allow_pickle=False)
+    return array
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Write a JSON file, with its folder if need be."""
+    _replace(path, lambda file: file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()))
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

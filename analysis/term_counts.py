@@ -1,0 +1,104 @@
+"""How often each document has each term."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.text_blocks import TextBlock, text_blocks
+
+
+class TermCounts(NamedTuple):
+    """Counts of terms, one row a document.
+
+    Attributes:
+        indptr: int64 [n_documents + 1]; document i has the different terms `indices[indptr[i] : indptr[i + 1]]`, in
+            order of first occurrence.
+        indices: int32, numbers of terms.
+        counts: int32, how often the document has the term.
+        n_tokens: int64 [n_documents], all tokens of each document, known or not.
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    counts: NDArray[np.int32]
+    n_tokens: NDArray[np.int64]
+
+
+class TermCounter:
+    """Counts terms; knows those of `vocabulary` and those it has learnt, by number.
+
+    Attributes:
+        terms: the known terms; a term's number is its place here.
+
+    Raises:
+        ValueError: if `vocabulary` does not consist of different lower-case words.
+    """
+
+    terms: list[str]
+
+    def __init__(self, vocabulary: Sequence[str] = ()) -> None:
+        from analysis._terms import build_slots
+        from analysis._tokens import unicode_table
+
+        self.terms = []
+        self._unicode = unicode_table()
+        self._keys = np.zeros((1 << 14, 2), np.uint64)
+        self._slots = build_slots(self._keys, 0)
+        for block in text_blocks(vocabulary):
+            self.learn(block)
+        if self.terms != list(vocabulary):
+            raise ValueError("expected a vocabulary of different lower-case words; fit or load the vectoriser again")
+
+    def count(self, block: TextBlock) -> TermCounts:
+        """Count the known terms of each document (may run in several threads)."""
+        return self._count(block, learn=False)
+
+    def learn(self, block: TextBlock) -> TermCounts:
+        """Count all terms of each document; unknown ones become known."""
+        return self._count(block, learn=True)
+
+    def _count(self, block: TextBlock, learn: bool) -> TermCounts:
+        from analysis._terms import Lookup, Progress, count_terms
+
+        n_documents, n_old = len(block), len(self.terms)
+        room = int(block.offsets[-1] - block.offsets[0]) // 3 + n_documents  # a term has two bytes and a separator
+        indices, counts = np.empty(room, np.int32), np.empty(room, np.int32)
+        indptr, n_tokens = np.zeros(n_documents + 1, np.int64), np.zeros(n_documents, np.int64)
+        places = np.full(len(self._keys), -1)
+        spans = np.empty((len(self._keys) if learn else 0, 2), np.int64)
+        progress = Progress(0, block.offsets[0], 0, n_old)
+        while True:
+            lookup = Lookup(self._slots, self._keys, places, spans)
+            progress = count_terms(
+                block.data, block.offsets, self._unicode, lookup, progress, learn, indptr, indices, counts, n_tokens
+            )
+            if progress.document == n_documents:
+                break
+            self._enlarge(progress.n_terms)
+            places = np.concatenate([places, np.full_like(places, -1)])
+            spans = np.concatenate([spans, np.empty_like(spans)])
+        text = block.data.tobytes()
+        starts, ends = spans[n_old : progress.n_terms].T.tolist()
+        self.terms += [text[start:end].decode().lower() for start, end in zip(starts, ends, strict=True)]
+        return TermCounts(indptr, indices[: progress.nonzeros], counts[: progress.nonzeros], n_tokens)
+
+    def _enlarge(self, n_terms: int) -> None:
+        from analysis._terms import build_slots
+
+        self._keys = np.concatenate([self._keys, np.zeros_like(self._keys)])
+        self._slots = build_slots(self._keys, n_terms)
+
+
+def stack(blocks: Sequence[TermCounts]) -> TermCounts:
+    """The counts of one block of documents below those of the other."""
+    indptr, indices, counts, n_tokens = zip(*blocks, strict=True)
+    nonzeros = np.cumsum([0, *(rows[-1] for rows in indptr)])
+    shifted = [rows[1:] + before for rows, before in zip(indptr, nonzeros, strict=False)]
+    return TermCounts(
+        np.concatenate([np.zeros(1, np.int64), *shifted]),
+        np.concatenate(indices),
+        np.concatenate(counts),
+        np.concatenate(n_tokens),
+    )
