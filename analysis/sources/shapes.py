@@ -10,17 +10,17 @@ from analysis.sources.records import RECORD_SCHEMA, SourceError, split_expressio
 TEXT_ROLES = ("prompt", "input", "completion")
 ROLES = (*TEXT_ROLES, "messages", "task", "split", "licence", "origin")
 
-# prompt, input (optional: appended to the prompt after a blank line), completion
-PAIR_SHAPES = (
-    ("prompt", "input", "completion"),
-    ("prompt", "input", "response"),
-    ("instruction", "input", "output"),
-    ("instruction", "input", "response"),
-    ("instruction", "context", "response"),
-    ("question", "context", "answer"),
-    ("input", None, "output"),
-    ("input", None, "target"),
+PAIR_SHAPES = (  # prompt, completion
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("question", "answer"),
+    ("input", "output"),
+    ("input", "target"),
 )
+INPUT_COLUMNS = ("input", "context")
+"""Appended to the prompt after a blank line, where a table has one beside its prompt."""
 CHAT_COLUMNS = ("messages", "conversations")
 LABEL_COLUMNS = {
     "task": ("task", "category"),
@@ -61,11 +61,12 @@ def detect_columns(found: Sequence[str]) -> Columns:
     for chat in CHAT_COLUMNS:
         if chat in found:
             return Columns({"messages": chat, **by_role})
-    for prompt, extra, completion in PAIR_SHAPES:
+    for prompt, completion in PAIR_SHAPES:
         if prompt in found and completion in found:
-            pair = {"prompt": prompt, "completion": completion} | ({"input": extra} if extra in found and extra else {})
-            return Columns({**pair, **by_role})
-    shapes = ", ".join(f"{prompt}/{completion}" for prompt, _, completion in PAIR_SHAPES)
+            extra = next((name for name in INPUT_COLUMNS if name in found and name != prompt), None)
+            pair = {"prompt": prompt, "completion": completion} | ({"input": extra} if extra else {})
+            return Columns(pair | by_role)
+    shapes = ", ".join(f"{prompt}/{completion}" for prompt, completion in PAIR_SHAPES)
     raise SourceError(
         f"no known shape in the columns {list(found)}. Known: {shapes}, {', '.join(CHAT_COLUMNS)}. Map them yourself, "
         f"for example columns: {{prompt: <column>, completion: <column>}}"
