@@ -57,7 +57,7 @@ def corpus(
         from analysis.sources import read_source
 
         settings = {name: value for name, value in config.model_dump().items() if name != "evaluation_sets"}
-        evaluation = {s.name: read_source(s.name, to_source(s.read)) for s in config.evaluation_sets}
+        evaluation = {s.name: read_source(s.name, to_source(s.read, "evaluation")) for s in config.evaluation_sets}
         try:
             cleaned = clean(raw_documents.scan("records"), CleanConfig(**settings), evaluation=evaluation)
         except ValueError as error:

@@ -39,16 +39,17 @@ class FilesConfig(dg.Config):
 
 
 class HubConfig(dg.Config):
-    """A data set on a model hub, pinned to a revision."""
+    """A data set on the Hugging Face hub, pinned to a commit; `dataset` may be a local folder of the same layout."""
 
     kind: Literal["hub"] = "hub"
     dataset: str
-    revision: str
+    revision: str | None = None
     split: str = "train"
     subset: str | None = None
     columns: dict[str, str] = {}
     task: str | None = None
     licence: str | None = None
+    tasks: list[str] = []
 
 
 class CatalogConfig(dg.Config):
@@ -56,7 +57,8 @@ class CatalogConfig(dg.Config):
 
     kind: Literal["catalog"] = "catalog"
     entry: str
-    file: str = "data/catalog.yaml"
+    file: str | None = None
+    """The catalog; left out: the one that comes with this project."""
 
 
 class SourceConfig(dg.Config):
@@ -74,7 +76,9 @@ class RawDocumentsConfig(dg.Config):
     """`skip` goes on with the other sources; the failure is shown and kept."""
 
 
-def to_source(config: PackagesConfig | FilesConfig | HubConfig | CatalogConfig):
+def to_source(
+    config: PackagesConfig | FilesConfig | HubConfig | CatalogConfig, purpose: Literal["train", "evaluation"] = "train"
+):
     """The frozen configuration that `analysis.sources` reads."""
     from analysis import sources
 
@@ -86,7 +90,11 @@ def to_source(config: PackagesConfig | FilesConfig | HubConfig | CatalogConfig):
         case FilesConfig():
             paths = tuple(expanded(path) for path in config.paths)
             return sources.FilesSource(paths, config.columns, config.task, config.split, config.licence)
-    raise dg.Failure(f"source kind {config.kind!r} is not supported yet", allow_retries=False)
+        case HubConfig():
+            settings = config.model_dump(exclude={"kind"})
+            return sources.HubSource(**settings | {"tasks": tuple(config.tasks)})
+        case CatalogConfig():
+            return sources.CatalogSource(config.entry, config.file, purpose)
 
 
 def expanded(path: str) -> str:
