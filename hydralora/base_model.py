@@ -166,9 +166,7 @@ def _adapter_parameter_names(base: torch.nn.Module) -> set[str]:
             original = "original_module."
         else:
             continue
-        names |= {
-            f"{module_name}.{name}" for name, _ in module.named_parameters() if not name.startswith(original)
-        }
+        names |= {f"{module_name}.{name}" for name, _ in module.named_parameters() if not name.startswith(original)}
     return names
 
 

@@ -137,6 +137,12 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> Batch:
     return batch
 
 
+def pad_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """What fills batches: the padding token, or the end token of tokenizers that have none (it is masked anyway)."""
+    token = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return int(token)
+
+
 @dataclasses.dataclass(frozen=True)
 class Frame:
     """What a template puts around a prompt and after an answer."""
