@@ -64,7 +64,8 @@ def hydra_linear(
     """
     hidden = router_input == "hidden" and weight_router is not None
     if torch.is_grad_enabled():
-        return _HydraLinear.apply(x, base_weight, base_bias, weight_a, weight_b, weight_router, scaling, hidden)
+        y: Tensor = _HydraLinear.apply(x, base_weight, base_bias, weight_a, weight_b, weight_router, scaling, hidden)
+        return y
     dtype = _compute_dtype(x, weight_a)
     y, _ = _forward(_rows(x, dtype), base_weight, base_bias, weight_a, weight_b, weight_router, scaling, hidden)
     return y.view(*x.shape[:-1], y.shape[-1])
@@ -114,7 +115,7 @@ class _HydraLinear(torch.autograd.Function):
         grad_x = None
         if ctx.needs_input_grad[0]:
             rows = weight_a.to(dtype)
-            if ctx.hidden:
+            if router is not None and ctx.hidden:
                 rows = torch.cat((rows, router))
             grad_x = (grad @ base_weight.to(dtype)).addmm_(grad_low, rows).view(ctx.x_shape).to(ctx.x_dtype)
         return (

@@ -3,6 +3,8 @@
 Ranks and experts are padded to powers of two inside the kernels only. Sums run in float32; what is stored is rounded to
 the input's dtype, as the plain pieces do. No atomics: the same input gives the same bits.
 """
+# mypy: disable-error-code="no-untyped-def"
+# (Triton reads the annotations of a kernel's arguments: only tl.constexpr may stand there.)
 
 import os
 
@@ -16,7 +18,7 @@ _ROWS = 16  # tokens a program: 2048 tokens make 128 programs, one for each mult
 
 
 def supports(x: Tensor) -> bool:
-    """Half precision on CUDA, at least one row; float32 products stay with cuBLAS, which honours PyTorch's TF32 flags."""
+    """Half precision on CUDA, at least one row. Products in float32 stay with cuBLAS and PyTorch's TF32 switch."""
     return (x.is_cuda or _INTERPRETED) and x.dtype in (torch.float16, torch.bfloat16) and x.shape[0] > 0
 
 
@@ -29,7 +31,7 @@ def _softmax_gates(logits, experts, ROUTED: tl.constexpr):
     return tl.where(experts[None, :] < ROUTED, gates, 1.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _project_and_gate_kernel(
     x_ptr,
     a_ptr,
@@ -88,7 +90,7 @@ def _project_and_gate_kernel(
     tl.store(u_ptr + u_offsets, u.to(u_ptr.dtype.element_ty), mask=u_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _gate_backward_kernel(
     grad_u_ptr,
     low_ptr,
