@@ -1,7 +1,8 @@
 """From records to documents: normalise, drop with a reason, split, and describe what was done.
 
-The records are passed over several times and never held as a whole: what stays in memory is the index, about a
-hundred bytes for each record, and the band keys of the near-duplicate search (128 bytes at the default threshold).
+The records are passed over several times. Up to `CACHE_BYTES` of normalised text stay in memory between the passes;
+of a larger corpus only the index (some hundred bytes for each record) and the band keys of the near-duplicate search
+(128 bytes at the default threshold) do, and its sources are read and normalised again for each pass.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from analysis.normalisation import normalised
 from analysis.sources.records import RECORD_SCHEMA
 
 BATCH_ROWS = 8_192
+CACHE_BYTES = 256_000_000
 HELD_OUT = "held_out"
 """Name of the corpus's own test documents among the evaluation sets."""
 TEXT = pl.concat_str("prompt", "completion", separator="\n").alias("text")
@@ -108,10 +110,7 @@ class _Run:
             prompt=normalised(pl.col("prompt")),
             completion=normalised(pl.col("completion")),
         ).with_row_index("row")
-        blocks = [self._index(batch) for batch in self.records.collect_batches(chunk_size=BATCH_ROWS)]
-        if not blocks:
-            raise ValueError("the corpus is empty: no source gave a record")
-        self.index = pl.concat(blocks)
+        self.index = self._first_pass()
         # held-out documents first: they are the ones kept of two duplicates
         ordered = self.index.select("row", pl.col("split") != "test").sort("split", "row")["row"]
         self.rank = np.empty(len(self.index), dtype=np.uint32)
@@ -123,6 +122,24 @@ class _Run:
         found = records.collect_schema()
         if dict(found) != dict(RECORD_SCHEMA):
             raise ValueError(f"expected records with the columns {dict(RECORD_SCHEMA)}, got {dict(found)}")
+
+    def _first_pass(self) -> pl.DataFrame:
+        """The index; the records become a table in memory if they are small enough."""
+        blocks: list[pl.DataFrame] = []
+        cache: list[pl.DataFrame] | None = []
+        n_bytes = 0
+        for batch in self.records.collect_batches(chunk_size=BATCH_ROWS):
+            blocks.append(self._index(batch))
+            n_bytes += batch.estimated_size()
+            if cache is not None and n_bytes <= CACHE_BYTES:
+                cache.append(batch)
+            else:
+                cache = None
+        if not blocks:
+            raise ValueError("the corpus is empty: no source gave a record")
+        if cache is not None:
+            self.records = pl.concat(cache).lazy()
+        return pl.concat(blocks)
 
     def _index(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Everything about a batch that is decided row by row."""

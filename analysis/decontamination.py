@@ -17,6 +17,8 @@ from analysis.shingles import shingles
 NGRAM_WORDS = 13
 MAX_DOCUMENTS = 10
 """An n-gram in more training documents than this does not count."""
+FILTER_SLOTS = 1 << 24
+"""A bitmap in front of the sorted n-grams: most n-grams of a corpus stand in no evaluation text."""
 
 
 def contaminated(batches: Batches, evaluation: Mapping[str, Iterable[pl.Series]]) -> pl.DataFrame:
@@ -26,36 +28,35 @@ def contaminated(batches: Batches, evaluation: Mapping[str, Iterable[pl.Series]]
         batches: the training documents; passed over once.
         evaluation: texts of each set, in blocks.
     """
-    names = list(evaluation)
     ngrams, owners = _ngrams_of(evaluation)
-    seen = np.zeros(len(ngrams), dtype=np.int64)  # training documents in which an n-gram was found
-    rows, hits = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]
+    is_slot_used = np.zeros(FILTER_SLOTS, dtype=bool)
+    is_slot_used[ngrams % FILTER_SLOTS] = True
+    documents_with = np.zeros(len(ngrams), dtype=np.int64)
+    rows, places = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]
     for batch in batches():
         found = shingles(batch["text"], NGRAM_WORDS, punctuation=False)
-        places = np.searchsorted(ngrams, found.values)
-        match = np.zeros(len(places), dtype=bool)
-        inside = places < len(ngrams)
-        match[inside] = ngrams[places[inside]] == found.values[inside]
-        match[match] = seen[places[match]] <= MAX_DOCUMENTS  # a known template need not be remembered
-        np.add.at(seen, places[match], 1)
-        rows.append(batch["row"].to_numpy()[found.row_of_value()[match]])
-        hits.append(places[match])
-    row, hit = np.concatenate(rows), np.concatenate(hits)
-    counts = seen[hit] <= MAX_DOCUMENTS
-    table = pl.DataFrame(
-        {"row": row[counts], "owner": owners[hit[counts]]}, schema={"row": pl.UInt32, "owner": pl.Int64}
-    )
-    first = table.group_by("row").agg(pl.col("owner").min()).sort("row")
-    return first.select("row", evaluation_set=pl.Series(names, dtype=pl.String).gather(first["owner"]))
+        likely = np.flatnonzero(is_slot_used[found.values % FILTER_SLOTS])
+        place = np.searchsorted(ngrams, found.values[likely]).clip(max=len(ngrams) - 1)
+        # a template, once known as one, need not be remembered
+        hit = (ngrams[place] == found.values[likely]) & (documents_with[place] <= MAX_DOCUMENTS)
+        np.add.at(documents_with, place[hit], 1)
+        rows.append(batch["row"].to_numpy()[found.row_of_value()[likely[hit]]])
+        places.append(place[hit])
+    row, place = np.concatenate(rows), np.concatenate(places)
+    counts = documents_with[place] <= MAX_DOCUMENTS
+    matches = pl.DataFrame({"row": row[counts], "owner": owners[place[counts]]})
+    first = matches.group_by("row").agg(pl.col("owner").min()).sort("row")
+    names = pl.Series(list(evaluation), dtype=pl.String)
+    return first.select("row", evaluation_set=names.gather(first["owner"]))
 
 
-def _ngrams_of(evaluation: Mapping[str, Iterable[pl.Series]]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def _ngrams_of(evaluation: Mapping[str, Iterable[pl.Series]]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
     """(sorted different n-grams, for each the position of the first set that has it)."""
-    ngrams, owners = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    ngrams, owners = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)]
     for owner, blocks in enumerate(evaluation.values()):
         for texts in blocks:
             found = np.unique(shingles(texts, NGRAM_WORDS, punctuation=False).values)
             ngrams.append(found)
-            owners.append(np.full(len(found), owner))
+            owners.append(np.full(len(found), owner, dtype=np.uint32))
     values, first = np.unique(np.concatenate(ngrams), return_index=True)
     return values, np.concatenate(owners)[first]

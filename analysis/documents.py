@@ -38,7 +38,7 @@ class Dropped(dy.Schema):
 
     document_id = dy.String(nullable=False, regex="^[0-9a-f]{16}$")
     source = dy.String(nullable=False)
-    reason = dy.Enum(list(DROP_REASONS), nullable=False)
+    reason = dy.String(nullable=False, regex=f"^({'|'.join(DROP_REASONS)})$")
     detail = dy.String(nullable=True)
 
 

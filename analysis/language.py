@@ -5,8 +5,8 @@ from typing import Any
 
 import polars as pl
 
-MAX_CHARACTERS = 400
-"""The start of a text is enough, and keeps the cost of a long one at 20 microseconds."""
+MAX_CHARACTERS = 250
+"""The start of a text is enough, and keeps the cost of a long one below 20 microseconds."""
 
 
 def languages(texts: pl.Series) -> pl.Series:

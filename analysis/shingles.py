@@ -116,12 +116,17 @@ def _sorted_windows(
         width = min(size, end - start)
         first = found
         if width > 0:
-            for i in range(start, end - width + 1):
-                state = np.uint64(width)
-                for j in range(i, i + width):
-                    state = _mix(state * WINDOW_PRIME + tokens[j])
-                windows[found] = state
-                found += 1
+            # rolling: each window follows from the one before it by one step in and one step out
+            leaving, state = np.uint64(1), np.uint64(0)
+            for _ in range(width):
+                leaving *= WINDOW_PRIME
+            for i in range(start, end):
+                state = state * WINDOW_PRIME + tokens[i]
+                if i - start >= width:
+                    state -= leaving * tokens[i - width]
+                if i - start >= width - 1:
+                    windows[found] = _mix(state)
+                    found += 1
             windows[first:found].sort()
             kept = first + 1
             for i in range(first + 1, found):

@@ -1,0 +1,185 @@
+"""Shingles, near duplicates and decontamination against slow, obvious twins on real text."""
+
+import itertools
+import random
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis.decontamination import MAX_DOCUMENTS, NGRAM_WORDS, contaminated
+from analysis.deduplication import TEMPLATE_DOCUMENTS, near_duplicates
+from analysis.language import languages
+from analysis.shingles import jaccard, shingles
+
+WORD = re.compile(r"(?:[^\W_]|_|[^\x00-\x7f])+", re.ASCII)
+TOKEN = re.compile(r"(?:\w|[^\x00-\x7f])+|[!-~]", re.ASCII)
+
+
+def reference_shingles(text: str, size: int, punctuation: bool) -> set[tuple[str, ...]]:
+    """Sets of tuples of words: what the hashes stand for."""
+    lowered = "".join(letter.lower() if letter.isascii() else letter for letter in text)
+    tokens = (TOKEN if punctuation else WORD).findall(lowered)
+    size = min(size, len(tokens))
+    return {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)} if size else set()
+
+
+def reference_jaccard(left: set[tuple[str, ...]], right: set[tuple[str, ...]]) -> float:
+    return len(left & right) / len(left | right) if left | right else 0.0
+
+
+def in_batches(texts: list[str], size: int = 64) -> Callable[[], Iterator[pl.DataFrame]]:
+    table = pl.DataFrame({"row": range(len(texts)), "text": texts}, schema={"row": pl.UInt32, "text": pl.String})
+    return lambda: iter(table.iter_slices(size))
+
+
+def ranks(n: int) -> np.ndarray:
+    return np.arange(n, dtype=np.uint32)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.text(alphabet="aB1_ .,+é日\n\t", max_size=30), min_size=1, max_size=5), st.integers(1, 4), st.booleans()
+)
+def test_shingles_are_the_sets_of_token_windows(texts: list[str], size: int, punctuation: bool) -> None:
+    found = shingles(pl.Series(texts), size, punctuation=punctuation)
+    expected = [reference_shingles(text, size, punctuation) for text in texts]
+    assert [len(found[i]) for i in range(len(texts))] == [len(windows) for windows in expected]
+    for (i, left), (j, right) in itertools.combinations(enumerate(expected), 2):
+        assert jaccard(found[i], found[j]) == pytest.approx(reference_jaccard(left, right))
+
+
+def test_operators_tell_code_apart_only_with_punctuation() -> None:
+    codes = pl.Series(["a + b", "a - b"])
+    with_marks, words = (shingles(codes, 3, punctuation=marks) for marks in (True, False))
+    assert jaccard(with_marks[0], with_marks[1]) == 0
+    assert jaccard(words[0], words[1]) == 1
+
+
+def reference_near_duplicates(texts: list[str], threshold: float) -> set[int]:
+    """All pairs, in order; a shingle of more than TEMPLATE_DOCUMENTS documents is no content."""
+    every = [reference_shingles(text, 3, True) for text in texts]
+    counts: dict[tuple[str, ...], int] = {}
+    for windows in every:
+        for window in windows:
+            counts[window] = counts.get(window, 0) + 1
+    content = [{w for w in windows if counts[w] <= TEMPLATE_DOCUMENTS} or windows for windows in every]
+    dropped: set[int] = set()
+    for row in range(len(texts)):
+        for kept in range(row):
+            alike = reference_jaccard(every[kept], every[row]) >= threshold
+            if kept not in dropped and alike and reference_jaccard(content[kept], content[row]) >= threshold:
+                dropped.add(row)
+                break
+    return dropped
+
+
+@pytest.fixture(scope="module")
+def real_texts(shared_corpora: Path) -> list[str]:
+    """Real documents, a third of them with a few words changed."""
+    table = pl.read_parquet(shared_corpora / "medquad_test.parquet")
+    texts = (table["instruction"] + "\n" + table["output"]).to_list()[:300]
+    draw = random.Random(0)
+    for text in texts[:100]:
+        words = text.split(" ")
+        for _ in range(max(1, len(words) * draw.choice((1, 3, 8)) // 100)):
+            words[draw.randrange(len(words))] = draw.choice(("other", "new", "words"))
+        texts.append(" ".join(words))
+    return texts
+
+
+@pytest.mark.parametrize("threshold", [0.6, 0.8, 0.9])
+def test_near_duplicates_equal_all_pairs(real_texts: list[str], threshold: float) -> None:
+    expected = reference_near_duplicates(real_texts, threshold)
+    found = near_duplicates(in_batches(real_texts), ranks(len(real_texts)), threshold)
+    rows = set(found["row"].to_list())
+    assert len(expected) > 20
+    assert rows <= expected  # every verdict is exact
+    assert len(rows) >= 0.95 * len(expected)  # MinHash may miss a pair near the threshold
+    assert (found["kept_row"] < found["row"]).all()
+    assert not set(found["kept_row"]) & rows
+
+
+def test_rank_decides_which_one_is_kept(real_texts: list[str]) -> None:
+    texts = [real_texts[0], real_texts[50], real_texts[0] + " more"]
+    assert near_duplicates(in_batches(texts), np.array([0, 1, 2], np.uint32), 0.8).rows() == [(2, 0)]
+    assert near_duplicates(in_batches(texts), np.array([2, 1, 0], np.uint32), 0.8).rows() == [(0, 2)]
+
+
+def test_questions_under_one_long_instruction_are_no_duplicates() -> None:
+    instruction = " ".join(f"instruction{i}" for i in range(60))
+    texts = [f"{instruction} question{i} about{i} thing{i} number{i}" for i in range(TEMPLATE_DOCUMENTS + 5)]
+    assert near_duplicates(in_batches(texts), ranks(len(texts)), 0.8).is_empty()
+    # in a corpus too small to tell a template from content, they are
+    assert len(near_duplicates(in_batches(texts[:3]), ranks(3), 0.8)) == 2
+
+
+def test_two_tasks_on_one_passage_are_no_duplicates() -> None:
+    tasks = [" ".join(f"task{t}word{i}" for i in range(20)) for t in range(2)]
+    texts = [f"{task} " + " ".join(f"p{j}w{i}" for i in range(30)) for j in range(25) for task in tasks]
+    assert near_duplicates(in_batches(texts), ranks(len(texts)), 0.8).is_empty()
+
+
+def test_texts_without_tokens_are_no_duplicates_of_each_other() -> None:
+    assert near_duplicates(in_batches(["", " ", "\n"]), ranks(3), 0.8).is_empty()
+    assert near_duplicates(in_batches([]), ranks(0), 0.8).is_empty()
+
+
+def reference_contaminated(training: list[str], evaluation: dict[str, list[str]]) -> dict[int, str]:
+    windows = [reference_shingles(text, NGRAM_WORDS, False) for text in training]
+    counts: dict[tuple[str, ...], int] = {}
+    for found in windows:
+        for window in found:
+            counts[window] = counts.get(window, 0) + 1
+    result: dict[int, str] = {}
+    for name, texts in evaluation.items():
+        wanted = set().union(*(reference_shingles(text, NGRAM_WORDS, False) for text in texts))
+        for row, found in enumerate(windows):
+            if row not in result and any(counts[window] <= MAX_DOCUMENTS for window in found & wanted):
+                result[row] = name
+    return result
+
+
+def test_decontamination_equals_sets_of_thirteen_words(shared_corpora: Path) -> None:
+    def texts(name: str) -> list[str]:
+        table = pl.read_parquet(shared_corpora / f"{name}.parquet")
+        return (table["instruction"] + "\n" + table["input"] + "\n" + table["output"]).to_list()
+
+    training = texts("mbxp_train")[:1_500] + texts("gsm8k_train")[:500]
+    evaluation = {"mbpp": texts("mbpp_test"), "mbxp": texts("mbxp_test"), "gsm8k": texts("gsm8k_test")}
+    expected = reference_contaminated(training, evaluation)
+    blocks = {name: iter([pl.Series(block)]) for name, block in evaluation.items()}
+    found = contaminated(in_batches(training, 100), blocks)
+    assert dict(found.iter_rows()) == expected
+    assert set(expected.values()) >= {"mbpp", "mbxp"}
+
+
+def test_a_template_in_many_documents_does_not_count() -> None:
+    template = " ".join(f"w{i}" for i in range(20))
+    exam = {"exam": [pl.Series([template])]}
+    few, many = ([f"{template} and {i}" for i in range(n)] for n in (MAX_DOCUMENTS, MAX_DOCUMENTS + 1))
+    assert len(contaminated(in_batches(few, 3), exam)) == MAX_DOCUMENTS
+    assert contaminated(in_batches(many, 3), exam).is_empty()
+
+
+def test_a_short_evaluation_text_is_compared_as_a_whole() -> None:
+    exam = {"exam": [pl.Series(["What is two plus two?", ""])]}
+    training = ["what is TWO plus two", "what is two plus two and three", ""]
+    assert contaminated(in_batches(training), exam).rows() == [(0, "exam")]
+    assert contaminated(in_batches(training), {}).is_empty()
+
+
+def test_languages_of_plain_sentences() -> None:
+    texts = [
+        "The weather is nice today and we are going to the market.",
+        "Das Wetter ist heute schön und wir gehen auf den Markt.",
+        "Il fait beau aujourd'hui et nous allons au marché.",
+        "今日は天気がいいので、市場に行きます。",
+        "",
+    ]
+    assert languages(pl.Series(texts)).to_list()[:4] == ["en", "de", "fr", "ja"]
