@@ -130,7 +130,7 @@ class _Run:
         n_bytes = 0
         for batch in self.records.collect_batches(chunk_size=BATCH_ROWS):
             blocks.append(self._index(batch))
-            n_bytes += batch.estimated_size()
+            n_bytes += int(batch.estimated_size())
             if cache is not None and n_bytes <= CACHE_BYTES:
                 cache.append(batch)
             else:
