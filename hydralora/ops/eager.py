@@ -19,7 +19,11 @@ def router_gates(z: Tensor, weight_router: Tensor) -> Tensor:
     Returns:
         Gates [..., N] that sum to 1, in float32 (float64 for float64 logits).
     """
-    logits = F.linear(z, weight_router)
+    return softmax_gates(F.linear(z, weight_router))
+
+
+def softmax_gates(logits: Tensor) -> Tensor:
+    """Router logits [..., N] -> gates [..., N], in float32 (float64 for float64 logits)."""
     return torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -42,7 +46,20 @@ def add_experts(result: Tensor, h: Tensor, gates: Tensor | None, weight_b: Tenso
     Returns:
         [..., out] in the promoted dtype of ``result`` and ``h``; the caller casts to the base layer's dtype.
     """
-    scaled = h * scaling  # r columns, where PEFT's LoRA scales all `out` columns
-    if gates is not None:
-        scaled = (gates.to(h.dtype).unsqueeze(-1) * scaled.unsqueeze(-2)).flatten(-2)  # [..., E * r]
-    return result + F.linear(scaled, weight_b)
+    # Scaling r columns is cheaper than all `out` columns, as PEFT's LoRA does.
+    return result + F.linear(gate_low_rank(h * scaling, gates, h.shape[-1]), weight_b)
+
+
+def gate_low_rank(h: Tensor, gates: Tensor | None, r: int) -> Tensor:
+    """The experts' common input: a copy of h for each expert, times its gate.
+
+    Args:
+        h: A x [..., r], or [..., E * r] where each expert has its own A_i.
+        gates: [..., E], broadcast over h's leading dimensions; None stands for a single expert with gate 1.
+
+    Returns:
+        [..., E * r].
+    """
+    if gates is None:
+        return h
+    return (gates.to(h.dtype).unsqueeze(-1) * h.unflatten(-1, (-1, r))).flatten(-2)

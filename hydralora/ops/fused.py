@@ -66,8 +66,13 @@ def hydra_linear(
     if torch.is_grad_enabled():
         y: Tensor = _HydraLinear.apply(x, base_weight, base_bias, weight_a, weight_b, weight_router, scaling, hidden)
         return y
-    dtype = _compute_dtype(x, weight_a)
-    y, _ = _forward(_rows(x, dtype), base_weight, base_bias, weight_a, weight_b, weight_router, scaling, hidden)
+    rows = _rows(x, _compute_dtype(x, weight_a))
+    pieces = _pieces(rows)
+    if pieces is triton_kernels and rows.shape[0] <= triton_kernels.FEW_TOKENS:  # decoding: bound by launches
+        y = _base(rows, base_weight, base_bias)
+        triton_kernels.add_experts_few(y, rows, weight_a, weight_router, weight_b, scaling, hidden)
+    else:
+        y, _ = _forward(rows, base_weight, base_bias, weight_a, weight_b, weight_router, scaling, hidden)
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
@@ -117,7 +122,7 @@ class _HydraLinear(torch.autograd.Function):
             rows = weight_a.to(dtype)
             if router is not None and ctx.hidden:
                 rows = torch.cat((rows, router))
-            grad_x = (grad @ base_weight.to(dtype)).addmm_(grad_low, rows).view(ctx.x_shape).to(ctx.x_dtype)
+            grad_x = pieces.accumulate(grad @ base_weight.to(dtype), grad_low, rows).view(ctx.x_shape).to(ctx.x_dtype)
         return (
             grad_x,
             None,
@@ -142,11 +147,16 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """(y, low) of x [T, in], in x's dtype."""
     dtype = x.dtype
-    y = F.linear(x, base_weight.to(dtype), None if base_bias is None else base_bias.to(dtype))
+    y = _base(x, base_weight, base_bias)
     blocks = weight_b.shape[1] // weight_a.shape[0]
     router = None if weight_router is None else weight_router.to(dtype)
-    low, u = _pieces(x).project_and_gate(x, weight_a.to(dtype), router, blocks, scaling, hidden)
-    return y.addmm_(u, weight_b.to(dtype).t()), low
+    pieces = _pieces(x)
+    low, u = pieces.project_and_gate(x, weight_a.to(dtype), router, blocks, scaling, hidden)
+    return pieces.accumulate(y, u, weight_b.to(dtype).t()), low
+
+
+def _base(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def _pieces(x: Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""The small pieces between the large matrix products: plain PyTorch here, Triton on CUDA (`triton_kernels`).
+"""The small pieces around the large matrix products: plain PyTorch here, Triton on CUDA (`triton_kernels`).
 
 Shapes: T tokens, r rank, N routed experts, E column blocks of B (N, or N + 1 with an always-on expert whose gate is 1;
 without a router every gate is 1). ``low`` is all that the adapter saves for backward besides its input: A x, [T, r], or
@@ -67,3 +67,8 @@ def gate_backward(
     grad_logits = grad_logits.to(low.dtype)
     grad_h = grad_h.to(low.dtype).addmm_(grad_logits, router)
     return u, grad_h, grad_logits.t() @ h
+
+
+def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """y += u v in place: [T, d] += [T, k] [k, d], k small."""
+    return y.addmm_(u, v)

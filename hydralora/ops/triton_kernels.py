@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+FEW_TOKENS = 32  # up to here one launch that computes A x many times beats two that compute it once
 _ROWS = 16  # tokens a program: 2048 tokens make 128 programs, one for each multiprocessor of an H100
 
 
@@ -152,6 +153,99 @@ def _gate_backward_kernel(
     )
 
 
+@triton.jit(do_not_specialize=["tokens"])
+def _accumulate_kernel(
+    y_ptr,
+    u_ptr,
+    v_ptr,
+    tokens,
+    WIDTH: tl.constexpr,
+    INNER: tl.constexpr,
+    V_INNER_STRIDE: tl.constexpr,
+    V_WIDTH_STRIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    INNER_CHUNK: tl.constexpr,
+):
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    row_mask = rows[:, None] < tokens
+    column_mask = columns[None, :] < WIDTH
+    y_ptrs = y_ptr + rows[:, None] * WIDTH + columns[None, :]
+    y = tl.load(y_ptrs, mask=row_mask & column_mask, other=0.0)
+    sums = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
+    for start in tl.static_range(0, INNER, INNER_CHUNK):
+        inner = start + tl.arange(0, INNER_CHUNK)
+        u_ptrs = u_ptr + rows[:, None] * INNER + inner[None, :]
+        u = tl.load(u_ptrs, mask=row_mask & (inner[None, :] < INNER), other=0.0)
+        v_ptrs = v_ptr + inner[:, None] * V_INNER_STRIDE + columns[None, :] * V_WIDTH_STRIDE
+        v = tl.load(v_ptrs, mask=(inner[:, None] < INNER) & column_mask, other=0.0)
+        sums = tl.dot(u, v, sums)
+    tl.store(y_ptrs, (y.to(tl.float32) + sums).to(y_ptr.dtype.element_ty), mask=row_mask & column_mask)
+
+
+@triton.jit
+def _add_experts_few_kernel(
+    y_ptr,
+    x_ptr,
+    a_ptr,
+    router_ptr,
+    b_ptr,
+    scaling,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
+    RANK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ROUTED: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    RANK_PAD: tl.constexpr,
+    EXPERTS_PAD: tl.constexpr,
+    CHUNK: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """One token and COLUMNS outputs a program. Each program computes A x again: cheaper than a launch of its own."""
+    token = tl.program_id(0).to(tl.int64)
+    ranks = tl.arange(0, RANK_PAD)
+    experts = tl.arange(0, EXPERTS_PAD)
+    dtype = y_ptr.dtype.element_ty
+    h_parts = tl.zeros([RANK_PAD, CHUNK], dtype=tl.float32)
+    logit_parts = tl.zeros([EXPERTS_PAD, CHUNK if HIDDEN else 1], dtype=tl.float32)
+    for start in range(0, IN, CHUNK):
+        columns = start + tl.arange(0, CHUNK)
+        x = tl.load(x_ptr + token * IN + columns, mask=columns < IN, other=0.0).to(tl.float32)
+        a_mask = (ranks[:, None] < RANK) & (columns[None, :] < IN)
+        h_parts += tl.load(a_ptr + ranks[:, None] * IN + columns[None, :], mask=a_mask, other=0.0) * x[None, :]
+        if HIDDEN:
+            w_mask = (experts[:, None] < ROUTED) & (columns[None, :] < IN)
+            w = tl.load(router_ptr + experts[:, None] * IN + columns[None, :], mask=w_mask, other=0.0)
+            logit_parts += w * x[None, :]
+    h = tl.sum(h_parts, axis=1).to(dtype).to(tl.float32)  # rounded where the other kernel rounds
+
+    gates = tl.full([EXPERTS_PAD], 1.0, dtype=tl.float32)
+    if ROUTED > 0:
+        if HIDDEN:
+            logits = tl.sum(logit_parts, axis=1).to(dtype).to(tl.float32)
+        else:
+            w_mask = (experts[:, None] < ROUTED) & (ranks[None, :] < RANK)
+            w = tl.load(router_ptr + experts[:, None] * RANK + ranks[None, :], mask=w_mask, other=0.0)
+            logits = tl.sum(w.to(tl.float32) * h[None, :], axis=1)
+        logits = tl.where(experts < ROUTED, logits, -float("inf"))
+        powers = tl.exp(logits - tl.max(logits, axis=0))
+        gates = tl.where(experts < ROUTED, powers / tl.sum(powers, axis=0), 1.0)
+    u = (gates[:, None] * h[None, :] * scaling).to(dtype).to(tl.float32)
+
+    block_mask = (experts[None, :, None] < BLOCKS) & (ranks[None, None, :] < RANK)
+    for start in range(0, COLUMNS, TILE):
+        outputs = tl.program_id(1) * COLUMNS + start + tl.arange(0, TILE)
+        b_offsets = outputs[:, None, None] * (BLOCKS * RANK) + experts[None, :, None] * RANK + ranks[None, None, :]
+        b = tl.load(b_ptr + b_offsets, mask=(outputs[:, None, None] < OUT) & block_mask, other=0.0).to(tl.float32)
+        update = tl.sum(tl.sum(b * u[None, :, :], axis=2), axis=1)
+        y_ptrs = y_ptr + token * OUT + outputs
+        y = tl.load(y_ptrs, mask=outputs < OUT, other=0.0).to(tl.float32)
+        tl.store(y_ptrs, (y + update).to(dtype), mask=outputs < OUT)
+
+
 def project_and_gate(
     x: Tensor, weight_a: Tensor, router: Tensor | None, blocks: int, scaling: float, hidden: bool
 ) -> tuple[Tensor, Tensor]:
@@ -177,7 +271,7 @@ def project_and_gate(
         RANK_PAD=triton.next_power_of_2(rank),
         EXPERTS_PAD=triton.next_power_of_2(blocks),
         ROWS=_ROWS,
-        CHUNK=256,
+        CHUNK=256,  # 4 stages of 256 columns: within 10% of cuBLAS's A x alone on an H100
         num_warps=4,
         num_stages=4,
     )
@@ -214,3 +308,56 @@ def gate_backward(
         num_warps=4,
     )
     return u, grad_low, None if partial is None else partial.sum(0)
+
+
+def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """As `small.accumulate`: bound by reading and writing y once, which cuBLAS takes twice as long for (k is small)."""
+    tokens, width = y.shape
+    inner = u.shape[1]
+    _accumulate_kernel[(triton.cdiv(tokens, 64), triton.cdiv(width, 128))](
+        y,
+        u,
+        v,
+        tokens,
+        WIDTH=width,
+        INNER=inner,
+        V_INNER_STRIDE=v.stride(0),
+        V_WIDTH_STRIDE=v.stride(1),
+        ROWS=64,
+        COLUMNS=128,
+        INNER_CHUNK=min(128, max(16, triton.next_power_of_2(inner))),
+        num_warps=4,
+    )
+    return y
+
+
+def add_experts_few(
+    y: Tensor, x: Tensor, weight_a: Tensor, router: Tensor | None, weight_b: Tensor, scaling: float, hidden: bool
+) -> None:
+    """y += scaling * sum_i g_i B_i A x in one launch, for a few tokens and no gradients: y [T, out], x [T, in]."""
+    tokens, in_features = x.shape
+    out_features = y.shape[1]
+    rank = weight_a.shape[0]
+    blocks = weight_b.shape[1] // rank
+    rank_pad, experts_pad = triton.next_power_of_2(rank), triton.next_power_of_2(blocks)
+    columns = 128 if tokens <= 4 else 512  # few programs would leave the chip idle, many would read A too often
+    _add_experts_few_kernel[(tokens, triton.cdiv(out_features, columns))](
+        y,
+        x,
+        weight_a.contiguous(),
+        x if router is None else router.contiguous(),
+        weight_b.contiguous(),
+        scaling,
+        IN=in_features,
+        OUT=out_features,
+        RANK=rank,
+        BLOCKS=blocks,
+        ROUTED=0 if router is None else router.shape[0],
+        HIDDEN=hidden,
+        RANK_PAD=rank_pad,
+        EXPERTS_PAD=experts_pad,
+        CHUNK=max(64, 8192 // max(rank_pad, experts_pad if hidden else 1)),
+        COLUMNS=columns,
+        TILE=min(columns, max(8, 8192 // (rank_pad * experts_pad))),
+        num_warps=8,
+    )
