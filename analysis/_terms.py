@@ -156,29 +156,36 @@ def weigh_rows(indptr: Any, indices: Any, counts: Any, columns: Any, idf: Any, c
 
 
 @njit(nogil=True, cache=True)
-def project_rows(indptr: Any, indices: Any, counts: Any, count_weights: Any, weights: Any) -> Any:
+def project_rows(indptr: Any, indices: Any, counts: Any, count_weights: Any, idf: Any, directions: Any) -> Any:
     """LSA features of rows of counts, each row of length one; zero for rows without terms.
 
     The L2 norm of TF-IDF is left out: it would only scale the row that is normalised at the end.
 
     Args:
         count_weights: float32, weight of each count.
-        weights: float32 [n_terms, n_components], idf times direction.
+        idf: float32 [n_terms].
+        directions: float32 [n_terms, n_components].
 
     Returns:
-        float32 [n_rows, n_components].
+        Features float32 [n_rows, n_components], and float32 [n_rows], the share of the squared length of the TF-IDF row
+        that the projection keeps.
     """
-    n_rows, n_components = len(indptr) - 1, weights.shape[1]
+    n_rows, n_components = len(indptr) - 1, directions.shape[1]
     features = np.zeros((n_rows, n_components), np.float32)
+    explained = np.zeros(n_rows, np.float32)
     for row in range(n_rows):
+        total = squares = np.float32(0)
         for i in range(indptr[row], indptr[row + 1]):
-            term, weight = indices[i], count_weights[counts[i]]
+            term = indices[i]
+            weight = count_weights[counts[i]] * idf[term]
+            total += weight * weight
             for j in range(n_components):
-                features[row, j] += weight * weights[term, j]
-        squares = np.float32(0)
+                features[row, j] += weight * directions[term, j]
         for j in range(n_components):
             squares += features[row, j] * features[row, j]
-        scale = np.float32(1) / np.sqrt(squares) if squares > 0 else np.float32(0)
-        for j in range(n_components):
-            features[row, j] *= scale
-    return features
+        if squares > 0:
+            explained[row] = squares / total
+            scale = np.float32(1) / np.sqrt(squares)
+            for j in range(n_components):
+                features[row, j] *= scale
+    return features, explained

@@ -73,7 +73,7 @@ class SentenceEmbeddings:
             )
         n_without = int((~has_text).sum())
         statistics = TextStatistics(len(block), block.n_null, block.n_invalid, n_without)
-        return FeatureBlock(features, statistics)
+        return FeatureBlock(features, np.zeros(len(block), np.float32), statistics)
 
 
 def _load_encoder(model: str | None) -> "SentenceTransformer":

@@ -60,9 +60,17 @@ class TextStatistics:
 
 @dataclass(frozen=True)
 class FeatureBlock:
-    """Features of consecutive documents, float32 [n_documents, n_components], and statistics of their texts."""
+    """Consecutive documents.
+
+    Attributes:
+        features: float32 [n_documents, n_components].
+        explained: float32 [n_documents], the share of a document that its features keep: low for documents unlike
+            those the features were fitted on. Zero where that is not known: no word, or features that are not fitted.
+        statistics: of the texts.
+    """
 
     features: NDArray[np.float32]
+    explained: NDArray[np.float32]
     statistics: TextStatistics
 
 

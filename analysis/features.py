@@ -137,7 +137,7 @@ class TfidfLsa:
 
     def _prepare(self) -> None:
         self._counter = TermCounter(self.vocabulary_)
-        self._weights = np.ascontiguousarray((self.components_ * self.idf_).T, dtype=np.float32)
+        self._directions = np.ascontiguousarray(self.components_.T)
 
     def _project(self, block: TextBlock) -> FeatureBlock:
         from analysis._terms import project_rows
@@ -154,4 +154,6 @@ class TfidfLsa:
             n_tokens=int(rows.n_tokens.sum()),
             n_known_tokens=int(rows.counts.sum()),
         )
-        return FeatureBlock(project_rows(*rows[:3], count_weights, self._weights), statistics)
+        idf = self.idf_.astype(np.float32)
+        features, explained = project_rows(*rows[:3], count_weights, idf, self._directions)
+        return FeatureBlock(features, explained, statistics)

@@ -79,9 +79,11 @@ class TermCounter:
             self._enlarge(progress.n_terms)
             places = np.concatenate([places, np.full_like(places, -1)])
             spans = np.concatenate([spans, np.empty_like(spans)])
-        text = block.data.tobytes()
-        starts, ends = spans[n_old : progress.n_terms].T.tolist()
-        self.terms += [text[start:end].decode().lower() for start, end in zip(starts, ends, strict=True)]
+        if progress.n_terms > n_old:
+            first, last = block.offsets[0], block.offsets[-1]
+            text = block.data[first:last].tobytes()
+            starts, ends = (spans[n_old : progress.n_terms] - first).T.tolist()
+            self.terms += [text[start:end].decode().lower() for start, end in zip(starts, ends, strict=True)]
         return TermCounts(indptr, indices[: progress.nonzeros], counts[: progress.nonzeros], n_tokens)
 
     def _enlarge(self, n_terms: int) -> None:
