@@ -1,0 +1,95 @@
+"""Configuration of a HydraLoRA adapter, in PEFT's field names plus what the experts and their router need."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import PeftConfig
+from peft.utils import PeftType
+
+ROUTER_INPUTS = ("low_rank", "hidden", "uniform", "sequence")
+
+# Written as `peft_type` into adapter_config.json. PEFT looks this text up as a key, so a process that has not imported
+# this package fails with KeyError('HYDRALORA: ...'), which is the best place there is to say what to do.
+SAVED_PEFT_TYPE = "HYDRALORA: to load this adapter, install the package hydralora and run `import hydralora` first"
+
+
+@dataclass
+class HydraLoraConfig(PeftConfig):
+    """Configuration of HydraLoRA (Tian et al., arXiv 2404.19245).
+
+    Fields that LoRA has too mean what they mean in `peft.LoraConfig`.
+
+    Args:
+        r: rank of A and of each expert B_i.
+        num_experts: N, the experts that gates weigh. One expert is plain LoRA and has no router.
+        router_input: where gates come from. "low_rank": softmax(W_g A x), the paper; "hidden": softmax(W_g x), the
+            authors' code; "uniform": 1 / N; "sequence": given from outside, one vector for each sequence, see
+            `hydralora.expert_gates`. The last two have no router parameters.
+        shared_expert: one more expert beside the N, always on with gate 1.
+        shared_a: one A for all experts, the paper's asymmetry; False gives each expert its own A_i.
+        target_modules: names or a regular expression of the layers to adapt, or "all-linear".
+        exclude_modules: names or a regular expression of layers to leave alone.
+        lora_alpha: the update is scaled by lora_alpha / r.
+        lora_dropout: on the input of A; one mask for all experts.
+        fan_in_fan_out: the base layer's weight is [in, out]. Only for layer types of your own: `nn.Linear` and
+            transformers' `Conv1D` are recognised.
+        use_rslora: scale by lora_alpha / sqrt(r) instead.
+        modules_to_save: other modules to train whole and save with the adapter.
+        init_weights: A Kaiming-uniform, B zero, so that training starts from the base model. False initialises B like
+            A, away from the identity, as tests need.
+        layers_to_transform: indices of the layers to adapt.
+        layers_pattern: name of the `nn.ModuleList` of layers, with `layers_to_transform`.
+        rank_pattern: layer name or regular expression -> rank other than `r`.
+        alpha_pattern: layer name or regular expression -> alpha other than `lora_alpha`.
+
+    Raises:
+        ValueError: a value out of range, or fields that contradict each other.
+    """
+
+    r: int = 8
+    num_experts: int = 3
+    router_input: str = "low_rank"
+    shared_expert: bool = False
+    shared_a: bool = True
+    target_modules: list[str] | set[str] | str | None = None
+    exclude_modules: list[str] | set[str] | str | None = None
+    lora_alpha: float = 8
+    lora_dropout: float = 0.0
+    fan_in_fan_out: bool = False
+    use_rslora: bool = False
+    modules_to_save: list[str] | None = None
+    init_weights: bool = True
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType.HYDRALORA
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+        if isinstance(self.exclude_modules, list):
+            self.exclude_modules = set(self.exclude_modules)
+        self._check()
+
+    def _check(self) -> None:
+        if self.r < 1:
+            raise ValueError(f"Expected a rank `r` of at least 1, got {self.r}")
+        if self.num_experts < 1:
+            raise ValueError(f"Expected `num_experts` of at least 1, got {self.num_experts}")
+        if self.router_input not in ROUTER_INPUTS:
+            raise ValueError(f"Expected `router_input` to be one of {ROUTER_INPUTS}, got {self.router_input!r}")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"Expected `lora_dropout` from 0 to below 1, got {self.lora_dropout}")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("When `layers_pattern` is specified, `layers_to_transform` must also be specified.")
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise ValueError("`layers_to_transform` cannot be used when `target_modules` is a str.")
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """As PEFT does, with a `peft_type` that tells a process without this package what it needs."""
+        saved = copy.copy(self)
+        saved.peft_type = SAVED_PEFT_TYPE
+        super(HydraLoraConfig, saved).save_pretrained(save_directory, **kwargs)
