@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hydralora.config import HydraLoraConfig
-from hydralora.layer import HydraLoraLayer, HydraLoraLinear, merge_refusal
+from hydralora.layer import HydraLoraLayer, merge_refusal
+from hydralora.linear import HydraLoraLinear
 from hydralora.sequence_gates import expert_gates as given_gates
 
 

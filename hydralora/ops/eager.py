@@ -62,4 +62,5 @@ def gate_low_rank(h: Tensor, gates: Tensor | None, r: int) -> Tensor:
     """
     if gates is None:
         return h
-    return (gates.to(h.dtype).unsqueeze(-1) * h.unflatten(-1, (-1, r))).flatten(-2)
+    gated: Tensor = gates.to(h.dtype).unsqueeze(-1) * h.unflatten(-1, (-1, r))
+    return gated.flatten(-2)
