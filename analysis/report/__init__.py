@@ -1,0 +1,71 @@
+"""The report of a run: one self-contained HTML file, its figures as PNG, and summaries for CI and for machines.
+
+files = write_report(ReportInputs(title="six corpora", command="make run", sweep=sweep, choice=choice), folder)
+"""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.figures import png
+from analysis.report.inputs import ReportInputs, TokenGates
+from analysis.report.page import render
+from analysis.report.sections import sections
+from analysis.report.summary import compare_reports, summarise, summary_markdown
+
+__all__ = ["ReportFiles", "ReportInputs", "TokenGates", "compare_reports", "write_report"]
+
+MAP_POINTS = 15_000
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """What `write_report` wrote.
+
+    Attributes:
+        html: the report.
+        markdown: its summary for CI.
+        summary: the same for machines, as JSON; `compare_reports` reads it.
+        figures: PNG files by the figure's name.
+    """
+
+    html: Path
+    markdown: Path
+    summary: Path
+    figures: dict[str, Path]
+
+
+def write_report(inputs: ReportInputs, folder: Path) -> ReportFiles:
+    """Write the report of a run into a folder.
+
+    A map of more than 15,000 points is sampled, and the report says so. The same inputs give the same bytes.
+    """
+    inputs = _sampled(inputs)
+    found = sections(inputs)
+    summary = summarise(inputs)
+    pictures = [picture for section in found for picture in section.pictures]
+    return ReportFiles(
+        html=_write(folder / "report.html", render(inputs, found).encode()),
+        markdown=_write(folder / "summary.md", summary_markdown(summary).encode()),
+        summary=_write(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False).encode()),
+        figures={p.name: _write(folder / "figures" / f"{p.name}.png", png(p.figure)) for p in pictures},
+    )
+
+
+def _sampled(inputs: ReportInputs) -> ReportInputs:
+    points = inputs.cluster_map
+    if points is None or len(points) <= MAP_POINTS:
+        return inputs
+    total = inputs.n_documents or len(points)
+    sample = points.sample(MAP_POINTS, seed=0)
+    return dataclasses.replace(inputs, cluster_map=sample, n_documents=total)
+
+
+def _write(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+    return path

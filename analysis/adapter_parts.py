@@ -1,0 +1,101 @@
+"""What an adapter's state dict is made of: layer, module, matrix and head of every tensor."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float32]
+State = Mapping[str, NDArray[np.generic]]
+
+# `base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight`; the adapter's name may stand before `.weight`.
+_KEY = re.compile(
+    r"(?:^|\.)(?P<layer>\d+)\.(?P<module>[^\d.][\w.]*?)\.(?P<part>lora_[AB]|hydralora_(?:A|B|router))(?:\.\w+)?\.weight$"
+)
+
+
+@dataclass(frozen=True)
+class Submodule:
+    """One matrix of one head at one place of the model.
+
+    Attributes:
+        head: name of the adapter, or of the expert within it.
+        layer: number of the layer.
+        module: path of the adapted module within its layer, such as "self_attn.q_proj".
+        matrix: "A" or "B".
+        rows: [r, dim], the r directions that the matrix reads (A) or writes (B transposed).
+    """
+
+    head: str
+    layer: int
+    module: str
+    matrix: Literal["A", "B"]
+    rows: Matrix
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """Layer and module."""
+        return self.layer, self.module
+
+
+def submodules(state: State, name: str, *, shared_expert: bool = False) -> list[Submodule]:
+    """The matrices of an adapter, ordered by layer and module.
+
+    A LoRA has one head, `name`. In a HydraLoRA, A belongs to the head `name`, and block i of B's columns to the head
+    `expert i`; a shared expert is the last block.
+
+    Args:
+        state: parameters by name, as `safetensors.numpy.load_file` gives them.
+        shared_expert: the last block of B is the always-on expert, called `shared expert`.
+
+    Raises:
+        ValueError: no adapter parameters, a B without its A, or a B whose columns are not a multiple of A's rank.
+    """
+    parts = _parts(state)
+    found: list[Submodule] = []
+    for (layer, module), matrices in sorted(parts.items()):
+        a = matrices.get("lora_A", matrices.get("hydralora_A"))
+        b = matrices.get("lora_B", matrices.get("hydralora_B"))
+        if a is None or b is None:
+            raise ValueError(f"{name}, layer {layer} {module}: expected both A and B, got {', '.join(matrices)}")
+        found.append(Submodule(name, layer, module, "A", a))
+        if "lora_B" in matrices:
+            found.append(Submodule(name, layer, module, "B", b.T))
+            continue
+        for head, block in _expert_blocks(b, len(a), f"{name}, layer {layer} {module}", shared_expert):
+            found.append(Submodule(head, layer, module, "B", block.T))
+    if not found:
+        raise ValueError(
+            f"{name}: expected keys such as 'model.layers.0.self_attn.q_proj.lora_A.weight', got {list(state)[:3]}"
+        )
+    return found
+
+
+def parameter_counts(state: State) -> dict[str, int]:
+    """Number of parameters of an adapter by part: A, B, router (0 where there is none)."""
+    counts = {"A": 0, "B": 0, "router": 0}
+    for matrices in _parts(state).values():
+        for part, values in matrices.items():
+            counts[part.split("_")[1]] += values.size
+    return counts
+
+
+def _parts(state: State) -> dict[tuple[int, str], dict[str, Matrix]]:
+    parts: dict[tuple[int, str], dict[str, Matrix]] = {}
+    for key, values in state.items():
+        if match := _KEY.search(key):
+            place = int(match["layer"]), match["module"]
+            parts.setdefault(place, {})[match["part"]] = np.asarray(values, np.float32)
+    return parts
+
+
+def _expert_blocks(b: Matrix, rank: int, where: str, shared_expert: bool) -> Iterator[tuple[str, Matrix]]:
+    n_blocks, rest = divmod(b.shape[1], rank)
+    if rest:
+        raise ValueError(f"{where}: expected columns of B in blocks of r = {rank}, got {b.shape[1]} columns")
+    for i in range(n_blocks):
+        is_shared = shared_expert and i == n_blocks - 1
+        yield ("shared expert" if is_shared else f"expert {i}"), b[:, i * rank : (i + 1) * rank]

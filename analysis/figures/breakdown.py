@@ -1,0 +1,144 @@
+"""Figures of the parameter breakdown: the paper's Figures 3, 6 and 7, and the numbers beside them."""
+
+import numpy as np
+import polars as pl
+
+from analysis.figures.style import Picture, color, integer_ticks, marker, subplots
+from analysis.observation import EXPERTS, FROM_START, OTHER_SEED, SAME_SEED, SEED_CONTROL, UNTRAINED
+
+PANELS = {"all": "All submodules", "A": "A matrices", "B": "B matrices"}
+_RELATION_ORDER = (SAME_SEED, OTHER_SEED, SEED_CONTROL, UNTRAINED, FROM_START, EXPERTS)
+
+
+def submodule_map(embedding: pl.DataFrame, method: str) -> Picture:
+    """All submodules, A only and B only (the paper's Figure 3: left, centre, right).
+
+    Args:
+        embedding: of a `ParameterBreakdown`.
+        method: "t-SNE" or "UMAP".
+    """
+    table = embedding.filter(pl.col("method") == method)
+    heads = table["head"].unique(maintain_order=True).to_list()
+    figure, axes = subplots(1, 3, width=6.6, height=2.7)
+    for ax, (panel, title) in zip(axes, PANELS.items(), strict=True):
+        points = table.filter(pl.col("panel") == panel)
+        for i, head in enumerate(heads):
+            rows = points.filter(pl.col("head") == head)
+            # Hollow marks of different shapes and sizes: heads that coincide are all still seen.
+            ax.scatter(
+                rows["x"], rows["y"], s=16 + 14 * (len(heads) - 1 - i), marker=marker(i), facecolors="none",
+                edgecolors=color(i), linewidths=0.8, label=head if ax is axes[0] else None,
+            )  # fmt: skip
+        ax.set(title=f"{title} ({len(points)})", xticks=[], yticks=[])
+        ax.spines[:].set_visible(True)
+        ax.margins(0.08)
+    figure.legend(loc="outside lower center", ncols=min(len(heads), 4))
+    return Picture(
+        f"submodules_{method.lower().replace('-', '')}",
+        figure,
+        f"{method} of the directions of all submodules, of A and of B (the paper's Figure 3). Marks of heads that lie "
+        "on each other coincide. A picture, not evidence: see the similarities and their controls.",
+        f"Three scatter plots of {len(heads)} heads: {', '.join(heads)}.",
+    )
+
+
+def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int = 8) -> Picture:
+    """Submodules of single layers, in the coordinates of the whole (the paper's Figures 6 and 7).
+
+    Args:
+        embedding: of a `ParameterBreakdown`.
+        method: "t-SNE" or "UMAP".
+        matrix: "A" or "B".
+        most: layers shown, evenly spread from the first to the last.
+    """
+    points = embedding.filter((pl.col("method") == method) & (pl.col("panel") == matrix))
+    layers = points["layer"].unique().sort().to_list()
+    shown = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, min(most, len(layers))).round().astype(int))]
+    heads = points["head"].unique(maintain_order=True).to_list()
+    n_columns = min(4, len(shown))
+    n_rows = -(-len(shown) // n_columns)
+    figure, axes = subplots(n_rows, n_columns, width=6.6, height=1.65 * n_rows + 0.4)
+    for ax in axes[len(shown) :]:
+        ax.set_visible(False)
+    for ax, layer in zip(axes, shown, strict=False):
+        ax.scatter(points["x"], points["y"], s=3, color="#999999", alpha=0.35, linewidths=0)
+        for i, head in enumerate(heads):
+            rows = points.filter((pl.col("layer") == layer) & (pl.col("head") == head))
+            ax.scatter(
+                rows["x"], rows["y"], s=14 + 12 * (len(heads) - 1 - i), marker=marker(i), facecolors="none",
+                edgecolors=color(i), linewidths=0.9, label=head if ax is axes[0] else None,
+            )  # fmt: skip
+        ax.set(title=f"layer {layer}", xticks=[], yticks=[])
+        ax.spines[:].set_visible(True)
+    figure.legend(loc="outside lower center", ncols=min(len(heads), 4))
+    return Picture(
+        f"layers_{matrix.lower()}_{method.lower().replace('-', '')}",
+        figure,
+        f"{matrix} matrices of {len(shown)} of {len(layers)} layers, each against all layers (grey), in one {method} "
+        "of the whole (the paper's Figures 6 and 7).",
+        f"{len(shown)} scatter plots, one a layer, of {len(heads)} heads.",
+    )
+
+
+def similarity_by_relation(pairs: pl.DataFrame) -> Picture:
+    """Subspace similarity of A and of B for each relation of two heads: the seed controls in one picture."""
+    relations = [relation for relation in _RELATION_ORDER if (pairs["relation"] == relation).any()]
+    figure, axes = subplots(1, 2, width=6.6, height=1.0 + 0.36 * len(relations), share_y=True)
+    generator = np.random.default_rng(0)
+    words = []
+    for ax, matrix in zip(axes, ("A", "B"), strict=True):
+        for y, relation in enumerate(relations):
+            rows = pairs.filter((pl.col("relation") == relation) & (pl.col("matrix") == matrix))
+            values = rows["subspace_similarity"].to_numpy()
+            values = values[np.isfinite(values)]
+            if not len(values):
+                continue
+            jitter = y + generator.uniform(-0.2, 0.2, len(values))
+            ax.plot(values, jitter, ".", color=color(0 if matrix == "A" else 1), markersize=2.5, alpha=0.5)
+            ax.plot([values.mean()], [y], "D", color=color(5), markersize=5)
+            words.append(f"{matrix}, {relation}: {values.mean():.2f}")
+        chance = pairs.filter(pl.col("matrix") == matrix)["chance"].to_numpy().mean()
+        ax.axvline(float(chance), color="#777777", linestyle=":", linewidth=1.2)
+        ax.set(title=f"{matrix} matrices", xlabel="subspace similarity", xlim=(-0.02, 1.02))
+        ax.grid(axis="x")
+        ax.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(relations)), relations)
+    axes[0].set_ylim(len(relations) - 0.5, -0.5)
+    return Picture(
+        "similarity_by_relation",
+        figure,
+        "Subspace similarity of pairs of heads; a dot is one pair at one place, the diamond their mean, the dotted "
+        "line what random matrices have. A converge only if other seeds are right of the dotted line.",
+        f"Mean subspace similarity. {'; '.join(words)}.",
+    )
+
+
+def similarity_by_layer(pairs: pl.DataFrame) -> Picture:
+    """Mean subspace similarity and CKA of heads of one seed by layer, A against B."""
+    table = pairs.filter(pl.col("relation") == SAME_SEED)
+    modules = table["module"].unique().sort().to_list()
+    layers = table["layer"].unique().sort().to_list()
+    figure, axes = subplots(1, 2, width=6.6, height=2.6, share_y=True)
+    measures = {"subspace_similarity": "subspace similarity", "cka": "linear CKA"}
+    for ax, (column, label) in zip(axes, measures.items(), strict=True):
+        for i, matrix in enumerate(("A", "B")):
+            for m, module in enumerate(modules):
+                rows = table.filter((pl.col("matrix") == matrix) & (pl.col("module") == module))
+                rows = rows.group_by("layer").agg(pl.col(column).mean()).sort("layer")
+                name = f"{matrix} {module.rsplit('.', 1)[-1]}" if ax is axes[0] else None
+                style = ("-", "--", ":", "-.")[m % 4]
+                ax.plot(
+                    rows["layer"], rows[column], linestyle=style, color=color(i), marker=marker(m), markersize=3,
+                    label=name,
+                )  # fmt: skip
+        ax.set(xlabel="layer", ylabel=label, ylim=(-0.03, 1.03))
+        ax.tick_params(labelleft=True)
+        integer_ticks(ax, layers)
+        ax.grid(axis="y")
+    figure.legend(loc="outside right center")
+    return Picture(
+        "similarity_by_layer",
+        figure,
+        "Similarity of heads trained on different data from one seed, by layer: blue A, orange B; mean over pairs.",
+        "Lines over layers for A and B of each module; the numbers are in the table.",
+    )

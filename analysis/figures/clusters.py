@@ -1,0 +1,126 @@
+"""Figures of the corpus and its clusters."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from analysis.figures.style import HEAT_MAP, INK, Picture, color, integer_ticks, marker, subplots
+
+
+def elbow(sweep: pl.DataFrame, choice: Mapping[str, Any]) -> Picture:
+    """The SSE of K-means against K, with the chosen K and its interval.
+
+    Args:
+        sweep: n_clusters, inertia.
+        choice: `num_experts`, and `interval` where it is known.
+    """
+    n_experts = int(choice["num_experts"])
+    figure, (axes,) = subplots(width=5.2, height=2.6)
+    ks, inertia = sweep["n_clusters"].to_list(), sweep["inertia"].to_numpy()
+    relative = 100 * inertia / inertia[0]
+    low, high = choice.get("interval") or (n_experts, n_experts)
+    axes.axvspan(low - 0.4, high + 0.4, color=color(1), alpha=0.2, linewidth=0)
+    axes.plot(ks, relative, color=color(0), marker="o")
+    chosen = float(relative[ks.index(n_experts)]) if n_experts in ks else float("nan")
+    axes.plot([n_experts], [chosen], "o", markersize=9, markerfacecolor="none", markeredgecolor=color(5), linewidth=2)
+    axes.annotate(f"N = {n_experts}", (n_experts, chosen), xytext=(8, 8), textcoords="offset points", weight="bold")
+    axes.set(xlabel="clusters K", ylabel=f"SSE, % of K = {ks[0]}", ylim=(0, 105))
+    integer_ticks(axes, ks)
+    axes.grid(axis="y")
+    explained = f"{100 - chosen:.0f}% of the squared distance to the centre is explained at N = {n_experts}"
+    return Picture(
+        "elbow",
+        figure,
+        f"Sum of squared errors (SSE) of K-means against the number of clusters. Circle: the chosen N; band: numbers "
+        f"about as well supported ({low} to {high}). {explained}.",
+        f"Line falling from 100% at K = {ks[0]} to {relative[-1]:.0f}% at K = {ks[-1]}; {explained}.",
+    )
+
+
+def composition(table: pl.DataFrame) -> Picture:
+    """What share of each cluster comes from which source, as a heat map.
+
+    Args:
+        table: cluster, source, n_documents.
+    """
+    wide = table.pivot("source", index="cluster", values="n_documents", aggregate_function="sum", sort_columns=True)
+    wide = wide.sort("cluster").fill_null(0)
+    counts = wide.drop("cluster").to_numpy().astype(float)
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    clusters, sources = wide["cluster"].to_list(), wide.columns[1:]
+    size = max(2.0, 0.3 * len(clusters) + 1.3)
+    figure, (axes,) = subplots(width=min(6.6, 2.6 + 0.55 * len(sources)), height=size)
+    heat_map(figure, axes, shares, sources, [f"cluster {c}" for c in clusters], "documents, %", limits=(0, 100))
+    purest = int(shares.max(axis=1).argmax())
+    return Picture(
+        "composition",
+        figure,
+        "Where the documents of each cluster come from; each row adds up to 100%.",
+        f"Heat map of {len(clusters)} clusters by {len(sources)} sources. The purest is cluster {clusters[purest]}: "
+        f"{shares[purest].max():.0f}% {sources[int(shares[purest].argmax())]}.",
+    )
+
+
+def heat_map(
+    figure: Any,
+    axes: Any,
+    values: np.ndarray,
+    columns: list[str],
+    rows: list[str],
+    label: str,
+    *,
+    limits: tuple[float, float],
+) -> None:
+    """Draw a labelled heat map; up to 150 cells carry their number."""
+    image = axes.imshow(values, cmap=HEAT_MAP, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest")
+    slanted = max(map(len, columns)) > 3
+    axes.set_xticks(
+        range(len(columns)), columns, rotation=40 if slanted else 0, ha="right" if slanted else "center",
+        rotation_mode="anchor" if slanted else "default",
+    )  # fmt: skip
+    step = max(1, -(-len(rows) // 36))
+    axes.set_yticks(range(0, len(rows), step), rows[::step])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, label=label, pad=0.02, fraction=0.06)
+    bar.outline.set_visible(False)
+    if values.size <= 150:
+        middle = sum(limits) / 2
+        digits = 0 if limits[1] > 10 else 2
+        for (i, j), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                # Near-black on the light half, never the theme's ink: the cell keeps its colour in dark mode.
+                ink = "#101418" if value > middle else "white"
+                axes.text(j, i, f"{value:.{digits}f}", ha="center", va="center", color=ink, fontsize=7)
+
+
+def cluster_map(points: pl.DataFrame, projection: str) -> Picture:
+    """Documents in the plane, coloured by cluster.
+
+    Args:
+        points: x, y, cluster.
+        projection: what made x and y, in words: "PCA", "UMAP", "t-SNE".
+    """
+    figure, (axes,) = subplots(width=5.2, height=4.2)
+    clusters = points["cluster"].unique().sort().to_list()
+    for i, cluster in enumerate(clusters):
+        rows = points.filter(pl.col("cluster") == cluster)
+        axes.scatter(
+            rows["x"], rows["y"], s=5, color=color(i), marker=marker(i), linewidths=0, alpha=0.6, label=str(cluster),
+            rasterized=True,
+        )  # fmt: skip
+        axes.text(
+            float(rows["x"].median() or 0), float(rows["y"].median() or 0), str(cluster), weight="bold", color=INK,
+            ha="center", va="center", bbox={"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": INK},
+        )  # fmt: skip
+    axes.set(xticks=[], yticks=[], xlabel=f"{projection} 1", ylabel=f"{projection} 2")
+    axes.set_aspect("equal", adjustable="datalim")
+    return Picture(
+        "cluster_map",
+        figure,
+        f"{len(points):,} documents in two dimensions ({projection}), coloured by cluster; the number marks a "
+        "cluster's median. Distances between far groups mean little.",
+        f"Scatter of {len(points):,} documents in {len(clusters)} clusters.",
+    )

@@ -1,0 +1,141 @@
+"""Figures of the routing: who uses which expert, how sharply, and does it follow the corpus."""
+
+import numpy as np
+import polars as pl
+
+from analysis.figures.clusters import heat_map
+from analysis.figures.style import Picture, color, integer_ticks, marker, subplots
+
+
+def gates_by_layer(gates: pl.DataFrame, group_kind: str) -> Picture:
+    """Mean gates by layer (down), group and expert (across); modules of a layer are averaged.
+
+    Args:
+        gates: layer, module, expert, group_kind, group, gate.
+        group_kind: "all", "source", "task" or "cluster".
+    """
+    table = gates.filter(pl.col("group_kind") == group_kind)
+    groups, experts = _ordered(table["group"]), table["expert"].unique().sort().to_list()
+    layers = table["layer"].unique().sort().to_list()
+    means = table.group_by("layer", "group", "expert").agg(pl.col("gate").mean())
+    values = np.full((len(groups), len(layers), len(experts)), np.nan)
+    for layer, group, expert, gate in means.select("layer", "group", "expert", "gate").iter_rows():
+        values[groups.index(group), layers.index(layer), experts.index(expert)] = gate
+    n_columns = min(len(groups), 4)
+    n_rows = -(-len(groups) // n_columns)
+    height = n_rows * max(1.5, 0.075 * len(layers) + 0.8)
+    figure, axes = subplots(n_rows, n_columns, width=6.6, height=height, share_y=True)
+    limit = max(float(np.nanmax(values)), 1.5 / len(experts))
+    for ax in axes[len(groups) :]:
+        ax.set_visible(False)
+    for ax, group, matrix in zip(axes, groups, values, strict=False):
+        image = ax.imshow(matrix, cmap="cividis", vmin=0, vmax=limit, aspect="auto", interpolation="nearest")
+        ax.set_title(f"{group_kind} {group}" if group_kind == "cluster" else group.replace("all", "all tokens"))
+        ax.set_xticks(range(len(experts)), [str(e) for e in experts])
+        step = max(1, -(-len(layers) // 8))
+        ax.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+    for row in range(n_rows):
+        axes[row * n_columns].set_ylabel("layer")
+    figure.supxlabel("expert", fontsize=8)
+    bar = figure.colorbar(image, ax=axes, label="mean gate", fraction=0.03, pad=0.02)
+    bar.outline.set_visible(False)
+    return Picture(
+        f"gates_by_{group_kind}",
+        figure,
+        f"Mean gate of each expert in each layer, for each {group_kind}. Panels that look alike are routed alike; "
+        f"{1 / len(experts):.2f} everywhere would be an inert router.",
+        f"{len(groups)} heat maps of {len(layers)} layers by {len(experts)} experts; gates from "
+        f"{np.nanmin(values):.2f} to {np.nanmax(values):.2f}.",
+    )
+
+
+def _ordered(groups: pl.Series) -> list[str]:
+    """Distinct groups, numbers as numbers."""
+    return sorted(groups.unique().to_list(), key=lambda group: (not group.isdigit(), group.zfill(8)))
+
+
+def entropy_and_usage(entropy: pl.DataFrame, usage: pl.DataFrame) -> Picture:
+    """Normalised entropy by layer, and the use of every expert over modules."""
+    figure, axes = subplots(1, 2, width=6.6, height=2.5)
+    modules = entropy["module"].unique().sort().to_list()
+    for m, module in enumerate(modules):
+        rows = entropy.filter(pl.col("module") == module).sort("layer")
+        axes[0].plot(
+            rows["layer"], rows["entropy"], color=color(m), marker=marker(m), markersize=3,
+            label=module.rsplit(".", 1)[-1],
+        )  # fmt: skip
+    axes[0].set(xlabel="layer", ylabel="entropy / log N", ylim=(-0.03, 1.03))
+    integer_ticks(axes[0], entropy["layer"].unique().sort().to_list())
+    axes[0].grid(axis="y")
+    axes[0].legend(loc="lower left", ncols=min(len(modules), 3))
+    experts = usage["expert"].unique().sort().to_list()
+    per_expert = [usage.filter(pl.col("expert") == e)["usage"].to_numpy() for e in experts]
+    for i, values in enumerate(per_expert):
+        spread = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.zeros(1)
+        axes[1].plot(i + spread, values, ".", color=color(i), markersize=4, alpha=0.7)
+        axes[1].plot([i - 0.3, i + 0.3], [values.mean()] * 2, color=color(i), linewidth=2)
+    axes[1].axhline(1 / len(experts), color="#777777", linestyle=":", linewidth=1.2)
+    axes[1].set(xlabel="expert", ylabel="mean gate", ylim=(0, None))
+    axes[1].set_xticks(range(len(experts)), [str(e) for e in experts])
+    axes[1].grid(axis="y")
+    mean = float(entropy["entropy"].to_numpy().mean())
+    return Picture(
+        "entropy_and_usage",
+        figure,
+        "Left: entropy of a token's gates over its greatest value (1: all experts alike; 0: one expert). Right: use of "
+        "each expert, a dot a module, bar the mean; dotted: equal use.",
+        f"Mean normalised entropy {mean:.3f}; mean use of experts {', '.join(f'{v.mean():.2f}' for v in per_expert)}.",
+    )
+
+
+def association(table: pl.DataFrame) -> Picture:
+    """Variance of gates explained by each grouping, by layer.
+
+    Args:
+        table: of a `RoutingAnalysis`.
+    """
+    rows = table.drop_nulls("layer")
+    kinds = rows["group_kind"].unique(maintain_order=True).to_list()
+    figure, (axes,) = subplots(width=5.2, height=2.4)
+    for i, kind in enumerate(kinds):
+        by_layer = rows.filter(pl.col("group_kind") == kind).group_by("layer").agg(
+            pl.col("variance_explained", "variance_null").mean()
+        ).sort("layer")  # fmt: skip
+        axes.plot(by_layer["layer"], by_layer["variance_explained"], color=color(i), marker=marker(i), label=kind)
+        axes.plot(by_layer["layer"], by_layer["variance_null"], color=color(i), linestyle=":", linewidth=1)
+    axes.set(xlabel="layer", ylabel="variance of gates explained", ylim=(0, 1))
+    integer_ticks(axes, rows["layer"].unique().sort().to_list())
+    axes.grid(axis="y")
+    axes.legend(loc="upper left", ncols=len(kinds))
+    return Picture(
+        "gate_association",
+        figure,
+        "Share of the variance of documents' gates that their group explains, by layer; dotted: groups permuted.",
+        "Lines over layers; the numbers are in the table.",
+    )
+
+
+def expert_similarity(table: pl.DataFrame) -> Picture:
+    """Mean cosine of experts' B over modules, as a heat map.
+
+    Args:
+        table: `similarity` of a `RoutingAnalysis`, with B cosines.
+    """
+    means = table.group_by("expert_a", "expert_b").agg(pl.col("b_cosine").mean()).drop_nulls()
+    n_experts = int(means["expert_b"].to_numpy().max()) + 1
+    values = np.eye(n_experts)
+    for a, b, value in means.iter_rows():
+        values[a, b] = values[b, a] = value
+    names = [str(e) for e in range(n_experts)]
+    figure, (axes,) = subplots(width=3.6, height=2.6)
+    heat_map(figure, axes, values, names, names, "cosine of B", limits=(min(0.0, float(values.min())), 1.0))
+    axes.set(xlabel="expert", ylabel="expert")
+    off = values[~np.eye(n_experts, dtype=bool)]
+    return Picture(
+        "expert_similarity",
+        figure,
+        "Cosine between the B matrices of experts, mean over modules. Near 1: the experts are the same.",
+        f"Heat map of {n_experts} experts; cosines between different experts from {off.min():.2f} to {off.max():.2f}.",
+    )

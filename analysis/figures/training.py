@@ -1,0 +1,121 @@
+"""Figures of training, of methods side by side, and of what they cost."""
+
+import numpy as np
+import polars as pl
+
+from analysis.figures.style import Picture, color, marker, subplots
+
+
+def curves(table: pl.DataFrame) -> Picture:
+    """Training loss of every run against tokens, smoothed; held-out loss as marks.
+
+    Args:
+        table: method, seed, step, tokens, loss, and eval_loss (null where not measured).
+    """
+    figure, (axes,) = subplots(width=6.6, height=3.0)
+    methods = table["method"].unique(maintain_order=True).to_list()
+    for i, method in enumerate(methods):
+        for n, run in enumerate(table.filter(pl.col("method") == method).partition_by("seed", maintain_order=True)):
+            run = run.sort("step")
+            smooth = run["loss"].ewm_mean(half_life=max(1.0, len(run) / 40))
+            axes.plot(run["tokens"], smooth, color=color(i), label=method if n == 0 else None, alpha=0.9)
+            if "eval_loss" in run.columns:
+                seen = run.drop_nulls("eval_loss")
+                axes.plot(seen["tokens"], seen["eval_loss"], marker(i), color=color(i), markersize=5)
+    axes.set(xlabel="training tokens", ylabel="answer loss, nats per token")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.grid(axis="y")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    last = table.sort("step").group_by("method", maintain_order=True).agg(pl.col("loss").last()).to_dicts()
+    ends = ", ".join(f"{row['method']} {row['loss']:.2f}" for row in sorted(last, key=lambda row: row["method"]))
+    return Picture(
+        "training_curves",
+        figure,
+        "Training loss against tokens seen (exponentially smoothed); marks: held-out loss. The axis does not start at "
+        "zero.",
+        f"Falling loss curves. Last training loss: {ends}.",
+    )
+
+
+def losses(evaluation: pl.DataFrame, group_kind: str) -> Picture:
+    """Held-out loss of each method within each group, with 95% intervals.
+
+    Args:
+        evaluation: the evaluation table; several seeds of a method are separate marks.
+        group_kind: "all", "source" or "cluster".
+    """
+    table = evaluation.filter(pl.col("group_kind") == group_kind)
+    groups, methods = table["group"].unique().sort().to_list(), table["method"].unique(maintain_order=True).to_list()
+    spread = 0.7 / max(1, len(methods))
+    height = 1.0 + max(0.3, 0.16 * len(methods)) * len(groups)
+    figure, (axes,) = subplots(width=6.6, height=min(height, 9.0))
+    for i, method in enumerate(methods):
+        for n, run in enumerate(table.filter(pl.col("method") == method).partition_by("seed", maintain_order=True)):
+            y = np.array([groups.index(g) for g in run["group"]]) + (i - (len(methods) - 1) / 2) * spread
+            loss, low, high = (run[c].to_numpy() for c in ("loss", "loss_low", "loss_high"))
+            axes.errorbar(
+                loss, y, xerr=[np.maximum(loss - low, 0), np.maximum(high - loss, 0)], fmt=marker(i), color=color(i),
+                markersize=4.5, elinewidth=1, label=method if n == 0 else None,
+            )  # fmt: skip
+    axes.set_yticks(range(len(groups)), ["all documents" if g == "all" else g for g in groups])
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.set_xlabel("held-out answer loss, nats per token (less is better)")
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", length=0)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return Picture(
+        f"losses_by_{group_kind}",
+        figure,
+        "Mean loss of an answer token on held-out documents, with 95% bootstrap intervals over documents; seeds are "
+        "separate marks. The axis does not start at zero.",
+        f"Dot plot of {len(methods)} methods in {len(groups)} groups; the numbers are in the table below it.",
+    )
+
+
+def parameters(table: pl.DataFrame) -> Picture:
+    """Trainable parameters of each method by part.
+
+    Args:
+        table: method, part, n_parameters.
+    """
+    parts = table["part"].unique(maintain_order=True).to_list()
+    methods = table["method"].unique(maintain_order=True).to_list()
+    figure, (axes,) = subplots(width=6.6, height=1.0 + 0.3 * len(methods))
+    left = np.zeros(len(methods))
+    for i, part in enumerate(parts):
+        counts = dict(table.filter(pl.col("part") == part).select("method", "n_parameters").iter_rows())
+        widths = np.array([counts.get(method, 0) for method in methods], float)
+        axes.barh(methods, widths, left=left, color=color(i), label=part, height=0.65)
+        left += widths
+    for y, total in enumerate(left):
+        axes.text(total, y, f" {total:,.0f}", va="center")
+    axes.set(xlabel="trainable parameters", xlim=(0, 1.18 * left.max()))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    totals = ", ".join(f"{method} {total:,.0f}" for method, total in zip(methods, left, strict=True))
+    return Picture(
+        "parameters", figure, "Trainable parameters by part; the number is the total.", f"Stacked bars: {totals}."
+    )
+
+
+def energy(table: pl.DataFrame) -> Picture:
+    """Energy and time of each run.
+
+    Args:
+        table: method, seed, energy_kwh, seconds.
+    """
+    means = table.group_by("method", maintain_order=True).agg(pl.col("energy_kwh", "seconds").mean())
+    figure, axes = subplots(1, 2, width=6.6, height=0.9 + 0.3 * len(means), share_y=True)
+    for ax, column, label, scale in ((axes[0], "energy_kwh", "energy, Wh", 1e3), (axes[1], "seconds", "time, s", 1.0)):
+        values = means[column].to_numpy() * scale
+        ax.barh(means["method"].to_list(), values, color=color(0 if scale > 1 else 2), height=0.6)
+        for y, value in enumerate(values):
+            ax.text(value, y, f" {value:,.3g}", va="center")
+        ax.set(xlabel=label, xlim=(0, 1.2 * float(values.max() or 1)))
+        ax.tick_params(axis="y", length=0)
+    axes[0].invert_yaxis()
+    return Picture(
+        "energy", figure, "Energy and wall time of training, mean over seeds.", "Bars; the numbers are in the table."
+    )

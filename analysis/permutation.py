@@ -1,0 +1,111 @@
+"""Permutation tests: is a paired difference, or the separation of labelled points, more than chance?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def sign_flip_p_value(differences: Floats, *, n_permutations: int = 9999, random_state: int = 0) -> float:
+    """One-sided p-value that the mean of paired differences is above zero; their signs are free under the null.
+
+    Raises:
+        ValueError: no differences.
+    """
+    if not len(differences):
+        raise ValueError("differences: expected at least one, got none")
+    signs = np.random.default_rng(random_state).choice([-1.0, 1.0], (n_permutations, len(differences)))
+    return p_value(float(np.sum(differences)), signs @ differences)
+
+
+def p_value(statistic: float, null: Floats) -> float:
+    """Share of the null at or above the statistic, which counts as one draw of it itself (never 0)."""
+    tolerance = 1e-9 * (1 + abs(statistic))
+    return float((1 + np.sum(null >= statistic - tolerance)) / (1 + len(null)))
+
+
+@dataclass(frozen=True)
+class Separability:
+    """How well points of one label keep apart from those of others, with one-sided permutation p-values.
+
+    Attributes:
+        silhouette: mean silhouette, -1 to 1.
+        knn_accuracy: share of points whose nearest other points mostly have their label.
+        chance: `knn_accuracy` of permuted labels, on average.
+    """
+
+    silhouette: float
+    silhouette_p: float
+    knn_accuracy: float
+    knn_p: float
+    chance: float
+
+
+def separability(
+    distances: Floats,
+    labels: NDArray[np.integer],
+    blocks: NDArray[np.integer],
+    *,
+    n_neighbors: int = 5,
+    n_permutations: int = 499,
+    random_state: int = 0,
+) -> Separability:
+    """Separation of labelled points, against labels permuted within blocks.
+
+    Args:
+        distances: [n, n], symmetric with a zero diagonal.
+        labels: [n], 0 to the number of labels less one.
+        blocks: [n]; labels move only within a block (a place of the model: each place keeps its heads).
+
+    Raises:
+        ValueError: fewer than two labels, or a label with a single point.
+    """
+    counts = np.bincount(labels)
+    if len(counts) < 2 or counts.min() < 2:
+        raise ValueError(f"labels: expected at least two labels with two points each, got counts {counts.tolist()}")
+    neighbors = np.argsort(distances + np.diag(np.full(len(labels), np.inf)), axis=1, kind="stable")
+    neighbors = neighbors[:, : min(n_neighbors, len(labels) - 1)]
+    generator = np.random.default_rng(random_state)
+    observed = _statistics(distances, neighbors, labels)
+    null = np.array(
+        [
+            _statistics(distances, neighbors, _permute_within(labels, blocks, generator))
+            for _ in range(n_permutations)
+        ]
+    )  # fmt: skip
+    return Separability(
+        silhouette=observed[0],
+        silhouette_p=p_value(observed[0], null[:, 0]),
+        knn_accuracy=observed[1],
+        knn_p=p_value(observed[1], null[:, 1]),
+        chance=float(null[:, 1].mean()),
+    )
+
+
+def _permute_within(
+    labels: NDArray[np.integer], blocks: NDArray[np.integer], generator: np.random.Generator
+) -> NDArray[np.integer]:
+    # Both orders list the blocks one after the other; within a block the second is random.
+    in_order = np.argsort(blocks, kind="stable")
+    shuffled = np.lexsort((generator.random(len(labels)), blocks))
+    permuted = np.empty_like(labels)
+    permuted[in_order] = labels[shuffled]
+    return permuted
+
+
+def _statistics(
+    distances: Floats, neighbors: NDArray[np.integer], labels: NDArray[np.integer]
+) -> tuple[float, float]:  # fmt: skip
+    one_hot = np.eye(int(labels.max()) + 1)[labels]
+    counts, rows = one_hot.sum(axis=0), np.arange(len(labels))
+    sums = distances @ one_hot
+    within = sums[rows, labels] / (counts[labels] - 1)
+    means = sums / counts
+    means[rows, labels] = np.inf
+    nearest = means.min(axis=1)
+    larger = np.maximum(within, nearest)
+    silhouettes = np.divide(nearest - within, larger, out=np.zeros(len(labels)), where=larger > 0)
+    votes = one_hot[neighbors].sum(axis=1)
+    return float(silhouettes.mean()), float((votes.argmax(axis=1) == labels).mean())

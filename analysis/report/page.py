@@ -1,0 +1,106 @@
+"""The HTML page: one file, no network, corpus text escaped."""
+
+import base64
+import hashlib
+import json
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from analysis.figures.style import OKABE_ITO, color, svg
+from analysis.report.inputs import ReportInputs, TokenGates
+from analysis.report.sections import Section
+from analysis.report.summary import plain
+from analysis.report.verdict import verdict
+
+EXCERPT_CHARACTERS = 200
+SCALE = 65535
+
+
+def render(inputs: ReportInputs, sections: tuple[Section, ...]) -> str:
+    """The page as HTML."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("analysis.report", package_path=""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["plain"] = plain
+    script = _resource("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    n_experts = max((len(document.gates[0]) for document in inputs.token_gates if len(document.gates)), default=0)
+    return environment.get_template("report.html.j2").render(
+        inputs=inputs,
+        sections=sections,
+        verdict=verdict(inputs),
+        style=Markup(_resource("report.css")),
+        script=Markup(script),
+        script_hash=Markup(f"sha256-{digest}"),
+        svg={p.name: Markup(svg(p)) for section in sections for p in section.pictures},
+        map_data=Markup(_map_data(inputs.cluster_map)) if inputs.cluster_map is not None else "",
+        cards=_cards(inputs),
+        tokens=[_coloured(document) for document in inputs.token_gates],
+        experts=[{"number": i, "color": color(i)} for i in range(n_experts)],
+    )
+
+
+def _resource(name: str) -> str:
+    return files("analysis.report").joinpath(name).read_text("utf-8")
+
+
+def _map_data(points: pl.DataFrame) -> str:
+    """The points as JSON that can stand inside a script element: no `<` and no `&`."""
+    data: dict[str, Any] = {"colors": OKABE_ITO, "document_id": points["document_id"].to_list()}
+    coordinates = points.select("x", "y").to_numpy().astype(float)
+    low, span = coordinates.min(axis=0), max(float(np.ptp(coordinates, axis=0).max()), 1e-12)
+    middle = (span - np.ptp(coordinates, axis=0)) / 2
+    for column, values in zip(("x", "y"), ((coordinates - low + middle) / span * SCALE).T, strict=True):
+        data[column] = values.round().astype(int).tolist()
+    for column in ("cluster", "source"):
+        names = points[column].unique().sort().to_list()
+        numbers = {name: i for i, name in enumerate(names)}
+        data[f"{column}s"] = [str(name) for name in names]
+        data[column] = [numbers[name] for name in points[column]]
+    data["excerpt"] = [_excerpt(text) for text in points["excerpt"]]
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _excerpt(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= EXCERPT_CHARACTERS else flat[: EXCERPT_CHARACTERS - 1] + "…"
+
+
+def _cards(inputs: ReportInputs) -> list[dict[str, Any]]:
+    if inputs.clusters is None:
+        return []
+    cards = []
+    for i, row in enumerate(inputs.clusters.sort("cluster").iter_rows(named=True)):
+        documents = _of_cluster(inputs.representatives, row["cluster"])
+        sources = sorted(_of_cluster(inputs.composition, row["cluster"]), key=lambda source: -source["n_documents"])
+        total = sum(source["n_documents"] for source in sources) or 1
+        shares = [f"{source['source']} {100 * source['n_documents'] / total:.0f}%" for source in sources[:3]]
+        cards.append({**row, "color": color(i), "documents": documents, "composition": ", ".join(shares)})
+    return cards
+
+
+def _of_cluster(table: pl.DataFrame | None, cluster: int) -> list[dict[str, Any]]:
+    return [] if table is None else table.filter(pl.col("cluster") == cluster).to_dicts()
+
+
+def _coloured(document: TokenGates) -> dict[str, Any]:
+    """Tokens with a background of the strongest expert's colour, the stronger the surer."""
+    tokens = []
+    for text, gates in zip(document.tokens, document.gates, strict=True):
+        n_experts, strongest = len(gates), int(np.argmax(gates))
+        sure = (gates[strongest] - 1 / n_experts) / (1 - 1 / n_experts) if n_experts > 1 else 0.0
+        alpha = round(255 * min(1.0, 0.1 + 0.6 * sure))
+        words = ", ".join(f"expert {i}: {gate:.2f}" for i, gate in enumerate(gates))
+        tokens.append({"text": text, "background": f"{color(strongest)}{alpha:02x}", "gates": words})
+    return {"document_id": document.document_id, "tokens": tokens}

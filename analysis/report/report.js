@@ -1,0 +1,160 @@
+"use strict";
+/* The map of documents: a canvas, because 15,000 SVG marks are slow; everything else on the page is plain HTML. */
+(() => {
+  const element = document.getElementById("map-data");
+  if (!element) return;
+  const data = JSON.parse(element.textContent);
+  const get = (id) => document.getElementById(id);
+  const canvas = get("map-canvas"), tip = get("map-tip"), context = canvas.getContext("2d");
+  const n = data.x.length, scale = 65535;
+  const shown = new Uint8Array(n).fill(1);
+  const lowered = data.excerpt.map((text) => text.toLowerCase());
+  let view = { x: 0.5, y: 0.5, zoom: 1 }, selected = -1, frame = 0;
+
+  const colorOf = (index) => data.colors[index % data.colors.length];
+  const kind = () => get("map-color").value;
+  const pixel = (i) => {
+    const side = Math.min(canvas.clientWidth, canvas.clientHeight) - 24;
+    return [
+      canvas.clientWidth / 2 + (data.x[i] / scale - view.x) * side * view.zoom,
+      canvas.clientHeight / 2 - (data.y[i] / scale - view.y) * side * view.zoom,
+    ];
+  };
+
+  /* One shape for each run through the colours, so that colour is never the only sign. */
+  function mark(x, y, shape, radius) {
+    if (shape % 3 === 1) context.rect(x - radius, y - radius, 2 * radius, 2 * radius);
+    else if (shape % 3 === 2) {
+      context.moveTo(x, y - 1.3 * radius); context.lineTo(x + 1.2 * radius, y + radius); context.lineTo(x - 1.2 * radius, y + radius); context.closePath();
+    } else { context.moveTo(x + radius, y); context.arc(x, y, radius, 0, 7); }
+  }
+
+  function draw() {
+    frame = 0;
+    const ratio = window.devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
+    canvas.width = width * ratio; canvas.height = height * ratio;
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const labels = data[kind()], names = data[kind() + "s"], radius = Math.min(5, 2 + Math.log2(view.zoom) / 2);
+    context.globalAlpha = 0.7;
+    for (let group = 0; group < names.length; group++) {
+      context.fillStyle = colorOf(group);
+      context.beginPath();
+      for (let i = 0; i < n; i++) {
+        if (!shown[i] || labels[i] !== group) continue;
+        const [x, y] = pixel(i);
+        if (x > -9 && y > -9 && x < width + 9 && y < height + 9) mark(x, y, Math.floor(group / data.colors.length), radius);
+      }
+      context.fill();
+    }
+    context.globalAlpha = 1;
+    if (selected < 0 || !shown[selected]) { tip.hidden = true; return; }
+    const [x, y] = pixel(selected);
+    context.strokeStyle = getComputedStyle(document.body).color; context.lineWidth = 2;
+    context.beginPath(); context.arc(x, y, radius + 4, 0, 7); context.stroke();
+    tip.hidden = false;
+    tip.style.left = Math.max(0, Math.min(x + 12, width - tip.offsetWidth - 4)) + "px";
+    tip.style.top = (y + 14 + tip.offsetHeight > height ? Math.max(0, y - tip.offsetHeight - 10) : y + 14) + "px";
+  }
+  const redraw = () => { if (!frame) frame = requestAnimationFrame(draw); };
+
+  function select(i) {
+    if (i === selected) return;
+    selected = i;
+    if (i >= 0) {
+      tip.textContent = "";
+      const head = document.createElement("strong");
+      head.textContent = `cluster ${data.clusters[data.cluster[i]]} · ${data.sources[data.source[i]]}`;
+      tip.append(head, data.excerpt[i]);
+      tip.dataset.document = data.document_id[i];
+    }
+    redraw();
+  }
+
+  function nearest(x, y, reach) {
+    let best = -1, least = reach * reach;
+    for (let i = 0; i < n; i++) {
+      if (!shown[i]) continue;
+      const [px, py] = pixel(i), distance = (px - x) ** 2 + (py - y) ** 2;
+      if (distance < least) { least = distance; best = i; }
+    }
+    return best;
+  }
+
+  function filter() {
+    const ticked = (id) => [...get(id).querySelectorAll("input")].map((box) => box.checked);
+    const clusters = ticked("map-cluster"), sources = ticked("map-source");
+    const words = get("map-find").value.toLowerCase().split(/\s+/).filter(Boolean);
+    let count = 0;
+    for (let i = 0; i < n; i++) {
+      shown[i] = clusters[data.cluster[i]] && sources[data.source[i]] && words.every((word) => lowered[i].includes(word)) ? 1 : 0;
+      count += shown[i];
+    }
+    get("map-count").textContent = `${count.toLocaleString("en")} of ${n.toLocaleString("en")} points shown`;
+    if (selected >= 0 && !shown[selected]) select(-1);
+    redraw();
+  }
+
+  function zoom(factor) { view.zoom = Math.max(0.5, Math.min(60, view.zoom * factor)); redraw(); }
+
+  function boxes(id, names, prefix) {
+    names.forEach((name) => {
+      const label = document.createElement("label"), box = document.createElement("input"), swatch = document.createElement("span");
+      box.type = "checkbox"; box.checked = true; box.addEventListener("change", filter);
+      swatch.className = "swatch";
+      label.append(box, " ", swatch, prefix + name);
+      get(id).append(label);
+    });
+    if (names.length > 2) for (const [text, value] of [["all", true], ["none", false]]) {
+      const button = document.createElement("button");
+      button.type = "button"; button.textContent = text;
+      button.addEventListener("click", () => { get(id).querySelectorAll("input").forEach((box) => { box.checked = value; }); filter(); });
+      get(id).append(button);
+    }
+  }
+  function recolor() {
+    for (const id of ["cluster", "source"])
+      get("map-" + id).querySelectorAll(".swatch").forEach((swatch, i) => {
+        swatch.hidden = id !== kind(); swatch.style.background = colorOf(i);
+      });
+    redraw();
+  }
+
+  let drag = null;
+  const inside = (event) => { const box = canvas.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
+  canvas.addEventListener("pointerdown", (event) => { drag = inside(event); canvas.setPointerCapture(event.pointerId); select(nearest(...drag, 14)); });
+  canvas.addEventListener("pointerup", () => { drag = null; });
+  canvas.addEventListener("pointermove", (event) => {
+    const [x, y] = inside(event);
+    if (!drag) { select(nearest(x, y, 10)); return; }
+    const side = (Math.min(canvas.clientWidth, canvas.clientHeight) - 24) * view.zoom;
+    view.x -= (x - drag[0]) / side; view.y += (y - drag[1]) / side; drag = [x, y];
+    redraw();
+  });
+  canvas.addEventListener("pointerleave", () => { if (document.activeElement !== canvas) select(-1); });
+  canvas.addEventListener("wheel", (event) => {
+    if (document.activeElement !== canvas && !event.ctrlKey) return; /* the page scrolls past a map nobody clicked */
+    event.preventDefault(); zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2);
+  }, { passive: false });
+  canvas.addEventListener("keydown", (event) => {
+    const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+    if (event.key in steps) {
+      let i = selected;
+      for (let tries = 0; tries < n; tries++) { i = (i + steps[event.key] + n) % n; if (shown[i]) { select(i); break; } }
+    } else if (event.key === "+" || event.key === "=") zoom(1.3);
+    else if (event.key === "-") zoom(1 / 1.3);
+    else if (event.key === "Escape") select(-1);
+    else return;
+    event.preventDefault();
+  });
+  get("map-in").addEventListener("click", () => zoom(1.5));
+  get("map-out").addEventListener("click", () => zoom(1 / 1.5));
+  get("map-reset").addEventListener("click", () => { view = { x: 0.5, y: 0.5, zoom: 1 }; select(-1); redraw(); });
+  get("map-color").addEventListener("change", recolor);
+  get("map-find").addEventListener("input", filter);
+  window.addEventListener("resize", redraw);
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  boxes("map-cluster", data.clusters, "");
+  boxes("map-source", data.sources, "");
+  recolor();
+  filter();
+})();

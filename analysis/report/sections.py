@@ -1,0 +1,250 @@
+"""Sections of the report: which figures, tables and words each has."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from analysis.figures import Picture, breakdown, clusters, routing, training
+from analysis.report.inputs import ReportInputs
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is read: text is left aligned, numbers right."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    folded: bool = True
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section; one with nothing to show says why in `missing`."""
+
+    name: str
+    title: str
+    lead: str = ""
+    pictures: tuple[Picture, ...] = ()
+    tables: tuple[Table, ...] = ()
+    notices: tuple[tuple[str, str], ...] = ()
+    missing: str = ""
+
+
+def sections(inputs: ReportInputs) -> tuple[Section, ...]:
+    """All sections in their order."""
+    return (
+        corpus(inputs),
+        number_of_experts(inputs),
+        cluster_map(inputs),
+        cluster_pages(inputs),
+        training_curves(inputs),
+        comparison(inputs),
+        parameter_breakdown(inputs),
+        gates(inputs),
+        costs(inputs),
+        parameters(inputs),
+        provenance(inputs),
+    )
+
+
+def table(frame: pl.DataFrame, caption: str, *, folded: bool = True, most: int = 400) -> Table:
+    """A data frame as a table, cut after `most` rows and saying so."""
+    if len(frame) > most:
+        caption = f"{caption} (first {most} of {len(frame):,} rows)"
+    columns = tuple(name.replace("_", " ") for name in frame.columns)
+    return Table(caption, columns, tuple(frame.head(most).iter_rows()), folded)
+
+
+def corpus(inputs: ReportInputs) -> Section:
+    """Section: what the corpus holds."""
+    card = inputs.data_card
+    if card is None:
+        return Section("corpus", "Corpus", missing="This run has no data card.")
+    lead = (
+        f"{card['n_read']:,} records read, {card['n_kept']:,} documents kept, {card['n_dropped']:,} dropped, each with "
+        "a reason."
+    )
+    shown = {
+        "sources": "Sources",
+        "dropped": "Dropped records",
+        "duplicates": "Duplicates",
+        "contamination": "Removed because an evaluation set has them",
+        "languages": "Languages",
+        "licences": "Licences",
+        "tasks": "Tasks",
+    }
+    tables = tuple(
+        table(pl.DataFrame(card[name], infer_schema_length=None), caption, folded=name != "sources")
+        for name, caption in shown.items()
+        if card.get(name)
+    )
+    return Section("corpus", "Corpus", lead, tables=tables)
+
+
+def number_of_experts(inputs: ReportInputs) -> Section:
+    """Section: the elbow and how far to trust it."""
+    title = "How many experts"
+    if inputs.sweep is None or inputs.choice is None:
+        return Section("experts", title, missing="This run has no cluster sweep.")
+    choice = inputs.choice
+    names = ("rule", "sharpness", "stability", "runner_up", "interval")
+    rows = tuple((name.replace("_", " "), _plain(choice[name])) for name in names if choice.get(name) is not None)
+    words = (
+        "Sharpness: slope of the curve before N over the slope after it; 1 is a straight line, without an elbow. "
+        "Stability: agreement of clusterings of two halves of the corpus (adjusted Rand index, 1: the same)."
+    )
+    return Section(
+        "experts",
+        title,
+        f"{choice['reason']} {words}",
+        (clusters.elbow(inputs.sweep, choice),),
+        (Table("The choice", ("measure", "value"), rows, False), table(inputs.sweep, "Every K")),
+    )
+
+
+def _plain(value: Any) -> Any:
+    return " to ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def cluster_map(inputs: ReportInputs) -> Section:
+    """Section: the interactive map, with a still picture for print and papers."""
+    points = inputs.cluster_map
+    if points is None:
+        return Section("map", "Map of documents", missing="This run has no coordinates of documents.")
+    total = inputs.n_documents or len(points)
+    sampled = f"a random sample of {len(points):,} of {total:,} documents" if total > len(points) else "all documents"
+    lead = (
+        f"{len(points):,} points: {sampled}, by {inputs.projection}. Point at one to read it; filter by cluster or "
+        "source; the wheel or + and - zoom, dragging moves, arrow keys step from document to document."
+    )
+    return Section("map", "Map of documents", lead, (clusters.cluster_map(points, inputs.projection),))
+
+
+def cluster_pages(inputs: ReportInputs) -> Section:
+    """Section: what each cluster is about; the cards are drawn by the template."""
+    if inputs.clusters is None:
+        return Section("clusters", "Clusters", missing="This run has no table of clusters.")
+    pictures = (clusters.composition(inputs.composition),) if inputs.composition is not None else ()
+    return Section(
+        "clusters", "Clusters", "Each cluster by its most telling terms and most typical documents.", pictures
+    )
+
+
+def training_curves(inputs: ReportInputs) -> Section:
+    """Section: loss while training."""
+    if inputs.curves is None:
+        return Section("training", "Training", missing="This run has no training curves.")
+    last = inputs.curves.sort("step").group_by("method", "seed", maintain_order=True).last()
+    return Section(
+        "training", "Training", "", (training.curves(inputs.curves),), (table(last, "Last step of each run"),)
+    )
+
+
+def comparison(inputs: ReportInputs) -> Section:
+    """Section: held-out losses of all methods."""
+    if inputs.evaluation is None:
+        return Section("methods", "Methods compared", missing="This run has no evaluation.")
+    present = set(inputs.evaluation["group_kind"].to_list())
+    kinds = [kind for kind in ("all", "source", "cluster") if kind in present]
+    tables = [table(inputs.evaluation, "Held-out losses")]
+    if inputs.paired is not None:
+        tables.insert(0, table(inputs.paired, "Paired differences of losses (negative is better), 95% intervals"))
+    lead = (
+        "Separate intervals say how well each loss is known; whether two methods differ is said by their paired "
+        "difference, as in the verdict."
+    )
+    pictures = tuple(training.losses(inputs.evaluation, kind) for kind in kinds)
+    return Section("methods", "Methods compared", lead, pictures, tuple(tables))
+
+
+def parameter_breakdown(inputs: ReportInputs) -> Section:
+    """Section: A and B of component adapters, with controls."""
+    title = "Breakdown of A and B"
+    if inputs.breakdown is None:
+        return Section("breakdown", title, missing="This run has no parameter breakdown.")
+    found = inputs.breakdown
+    pictures: list[Picture] = []
+    for method in found.embedding["method"].unique(maintain_order=True).to_list():
+        pictures.append(breakdown.submodule_map(found.embedding, method))
+        pictures += [breakdown.layer_maps(found.embedding, method, matrix) for matrix in ("A", "B")]
+    if len(found.pairs):
+        pictures.insert(0, breakdown.similarity_by_relation(found.pairs))
+    if (found.pairs["relation"] == breakdown.SAME_SEED).any():
+        pictures.insert(1, breakdown.similarity_by_layer(found.pairs))
+    tables = (
+        table(_relation_means(found.pairs), "Similarity of heads by relation, mean over places", folded=False),
+        table(found.separability, "Can heads be told apart? Silhouette and nearest neighbours, with permutation tests"),
+        table(_layer_means(found.pairs), "Similarity by layer and module"),
+        table(_sizes(found.submodules), "Norm, effective rank and distance from the start"),
+    )
+    return Section("breakdown", title, found.observation.reason, tuple(pictures), tables)
+
+
+_MEASURES = ("subspace_similarity", "mean_angle", "largest_angle", "cka", "cosine", "update_cosine", "chance")
+
+
+def _relation_means(pairs: pl.DataFrame) -> pl.DataFrame:
+    return pairs.group_by("relation", "matrix", maintain_order=True).agg(pl.col(*_MEASURES).fill_nan(None).mean())
+
+
+def _layer_means(pairs: pl.DataFrame) -> pl.DataFrame:
+    keys = ("relation", "matrix", "layer", "module")
+    measures = ("subspace_similarity", "mean_angle", "cka", "update_cosine")
+    return pairs.group_by(keys).agg(pl.col(measures).fill_nan(None).mean()).sort(keys)
+
+
+def _sizes(submodules: pl.DataFrame) -> pl.DataFrame:
+    keys = ("head", "matrix")
+    return submodules.group_by(keys, maintain_order=True).agg(pl.col("norm", "effective_rank", "from_start").mean())
+
+
+def gates(inputs: ReportInputs) -> Section:
+    """Section: routing, alarms first; coloured tokens are drawn by the template."""
+    if inputs.routing is None:
+        return Section("routing", "Routing", missing="This run has no routing analysis.")
+    found = inputs.routing
+    present = set(found.gates["group_kind"].to_list())
+    pictures = [routing.entropy_and_usage(found.entropy, found.usage)]
+    pictures += [routing.gates_by_layer(found.gates, kind) for kind in ("cluster", "source") if kind in present]
+    if len(found.association.drop_nulls("layer")):
+        pictures.append(routing.association(found.association))
+    if found.similarity["b_cosine"].drop_nulls().len():
+        pictures.append(routing.expert_similarity(found.similarity))
+    tables = (
+        table(
+            found.association.filter(pl.col("layer").is_null()).drop("layer", "module"), "Do gates follow the corpus?"
+        ),
+        table(
+            found.experts.with_columns(pl.col("top_terms").list.head(6).list.join(", ")), "Experts and their clusters"
+        ),
+        table(found.similarity, "Similarity of experts"),
+    )
+    notices = tuple((alarm.level, alarm.text) for alarm in found.alarms) or (("good", "No alarms."),)
+    return Section("routing", "Routing", found.reason, tuple(pictures), tables, notices)
+
+
+def costs(inputs: ReportInputs) -> Section:
+    """Section: energy and time."""
+    if inputs.energy is None:
+        return Section("energy", "Energy and time", missing="This run measured no energy.")
+    return Section(
+        "energy", "Energy and time", "", (training.energy(inputs.energy),), (table(inputs.energy, "All runs"),)
+    )
+
+
+def parameters(inputs: ReportInputs) -> Section:
+    """Section: trainable parameters by part."""
+    if inputs.parameters is None:
+        return Section("parameters", "Parameters", missing="This run has no table of parameters.")
+    pictures = (training.parameters(inputs.parameters),)
+    return Section("parameters", "Parameters", "", pictures, (table(inputs.parameters, "By part"),))
+
+
+def provenance(inputs: ReportInputs) -> Section:
+    """Section: where everything comes from."""
+    rows: Iterable[tuple[str, str]] = ((name, str(value)) for name, value in inputs.provenance.items())
+    tables = (Table("Versions, seeds, data", ("what", "value"), tuple(rows), False),) if inputs.provenance else ()
+    return Section("provenance", "Provenance, and how to reproduce", tables=tables)

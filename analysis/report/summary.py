@@ -1,0 +1,132 @@
+"""The verdict for machines: `summary.json`, a Markdown page for CI, and the difference of two runs."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from analysis.report.inputs import ReportInputs
+from analysis.report.verdict import matched_difference, verdict
+
+Summary = dict[str, Any]
+
+
+def summarise(inputs: ReportInputs) -> Summary:
+    """The verdict, its numbers by name, and the provenance; JSON-serialisable."""
+    return {
+        "title": inputs.title,
+        "command": inputs.command,
+        "verdict": [vars(statement) for statement in verdict(inputs)],
+        "numbers": _numbers(inputs),
+        "alarms": [vars(alarm) for alarm in inputs.routing.alarms] if inputs.routing else [],
+        "provenance": {name: str(value) for name, value in inputs.provenance.items()},
+    }
+
+
+def summary_markdown(summary: Mapping[str, Any]) -> str:
+    """The summary as Markdown: the verdict, the alarms, the numbers, the command."""
+    lines = [f"# {_escape(summary['title'])}", "", "| question | answer | evidence |", "|---|---|---|"]
+    for statement in summary["verdict"]:
+        lines.append("| " + " | ".join(_escape(statement[key]) for key in ("question", "answer", "detail")) + " |")
+    if summary["alarms"]:
+        lines += ["", "**Alarms**", ""]
+        lines += [f"- {alarm['level']}: {_escape(alarm['text'])}" for alarm in summary["alarms"]]
+    lines += ["", "| number | value |", "|---|--:|"]
+    lines += [f"| {_escape(name)} | {plain(value)} |" for name, value in summary["numbers"].items()]
+    return "\n".join([*lines, "", "To reproduce:", "", "```", summary["command"], "```", ""])
+
+
+def compare_reports(a: Path, b: Path) -> str:
+    """What differs between two runs, as Markdown.
+
+    Args:
+        a: folder of a report, or its `summary.json`.
+        b: another.
+
+    Raises:
+        FileNotFoundError: a folder without a summary.
+    """
+    one, other = _read(a), _read(b)
+    lines = [f"# {_escape(one['title'])} and {_escape(other['title'])}", ""]
+    answers = ({s["question"]: s["answer"] for s in summary["verdict"]} for summary in (one, other))
+    lines += _differences("verdict", *answers)
+    lines += _differences("number", one["numbers"], other["numbers"])
+    lines += _differences("provenance", one["provenance"], other["provenance"])
+    alarms = [{alarm["text"] for alarm in summary["alarms"]} for summary in (one, other)]
+    lines += [f"- alarm gone: {_escape(text)}" for text in sorted(alarms[0] - alarms[1])]
+    lines += [f"- new alarm: {_escape(text)}" for text in sorted(alarms[1] - alarms[0])]
+    return "\n".join(lines) + "\n"
+
+
+def plain(value: Any) -> str:
+    """A value as a reader wants it: four significant digits, thousands apart, nothing for what is unknown."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return str(value)
+
+
+def _numbers(inputs: ReportInputs) -> dict[str, float | int]:
+    numbers: dict[str, Any] = {}
+    if inputs.choice is not None:
+        numbers["num_experts"] = inputs.choice["num_experts"]
+    if inputs.data_card is not None:
+        numbers["n_documents"] = inputs.data_card["n_kept"]
+    if inputs.evaluation is not None:
+        rows = inputs.evaluation.filter(pl.col("group_kind") == "all")
+        means = rows.group_by("method", maintain_order=True).agg(pl.col("loss").mean())
+        numbers |= {f"loss of {method}": loss for method, loss in means.iter_rows()}
+    if (difference := matched_difference(inputs)) is not None:
+        numbers |= {
+            "loss difference to the matched baseline": difference.value,
+            "lower end": difference.low,
+            "upper end": difference.high,
+        }
+    if inputs.parameters is not None:
+        totals = inputs.parameters.group_by("method", maintain_order=True).agg(pl.col("n_parameters").sum())
+        numbers |= {f"parameters of {method}": n for method, n in totals.iter_rows()}
+    if inputs.routing is not None:
+        numbers["gate entropy"] = float(inputs.routing.entropy["entropy"].to_numpy().mean())
+        overall = inputs.routing.association.filter(pl.col("layer").is_null())
+        numbers |= {
+            f"gate variance explained by {r['group_kind']}": r["variance_explained"] for r in overall.to_dicts()
+        }
+    if inputs.breakdown is not None:
+        numbers |= {f"breakdown {name}": value for name, value in inputs.breakdown.observation.numbers.items()}
+    # JSON has no nan.
+    return {name: value for name, value in numbers.items() if not (isinstance(value, float) and math.isnan(value))}
+
+
+def _read(path: Path) -> Summary:
+    file = path / "summary.json" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"expected a report's folder or its summary.json, got {path}; write_report makes both")
+    return dict(json.loads(file.read_text("utf-8")))
+
+
+def _differences(kind: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name in dict.fromkeys([*one, *other]):
+        a, b = one.get(name), other.get(name)
+        if a == b:
+            continue
+        numeric = all(isinstance(value, int | float) for value in (a, b))
+        change = f"{b - a:+.4g}" if numeric else ""
+        rows.append(f"| {_escape(name)} | {_escape(plain(a))} | {_escape(plain(b))} | {change} |")
+    if not rows:
+        return [f"No {kind} differs.", ""]
+    return [f"| {kind} | first | second | change |", "|---|---|---|--:|", *rows, ""]
+
+
+def _escape(text: str) -> str:
+    """Text that stays within its table cell and starts no markup."""
+    flat = " ".join(str(text).split())
+    return flat.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")

@@ -1,0 +1,153 @@
+"""The verdict of a run: a few questions, answered from its tables with how sure the answer is."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from analysis.report.inputs import ReportInputs
+
+GENERAL_SERVING = (
+    "Live routing needs this package in the process that serves. For fixed gates (an average over a calibration set, "
+    "one domain or one cluster) `export_lora` writes a standard PEFT LoRA that serves anywhere; check the loss it "
+    "costs first."
+)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One line of the verdict.
+
+    Attributes:
+        question: what a reader wants to know.
+        answer: a few words.
+        detail: the evidence, one or two sentences.
+        level: "good", "bad", "neutral", or "unknown" where the tables do not tell.
+    """
+
+    question: str
+    answer: str
+    detail: str
+    level: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Loss of the method minus that of the matched baseline, with a 95% interval; nan where it cannot be known."""
+
+    value: float
+    low: float
+    high: float
+    relative: float
+    how: str
+
+
+def verdict(inputs: ReportInputs) -> tuple[Statement, ...]:
+    """The verdict in the order a reader asks."""
+    return (
+        _number_of_experts(inputs),
+        _specialisation(inputs),
+        _comparison(inputs),
+        _observation(inputs),
+        Statement("How is it served?", _serving_words(inputs), inputs.serving or GENERAL_SERVING, "neutral"),
+    )
+
+
+def matched_difference(inputs: ReportInputs) -> Difference | None:
+    """The difference to the matched baseline over all documents; None without both losses.
+
+    From `paired` where it has the row; else over seeds trained by both (t interval); else from one seed each, where
+    the interval assumes independent errors and so is too wide.
+    """
+    evaluation = inputs.evaluation
+    if evaluation is None:
+        return None
+    rows = evaluation.filter(pl.col("group_kind") == "all")
+    ours, theirs = (rows.filter(pl.col("method") == name).sort("seed") for name in _pair(inputs))
+    if ours.is_empty() or theirs.is_empty():
+        return None
+    base = float(theirs["loss"].to_numpy().mean())
+    if inputs.paired is not None:
+        is_pair = (pl.col("method") == inputs.method) & (pl.col("baseline") == inputs.matched_baseline)
+        found = inputs.paired.filter(is_pair & (pl.col("group_kind") == "all"))
+        if len(found):
+            value, low, high = (float(found[column][0]) for column in ("difference", "low", "high"))
+            return Difference(value, low, high, value / base, "paired over documents")
+    both = ours.join(theirs, on="seed", suffix="_theirs")
+    if len(both) > 1:
+        differences = (both["loss"] - both["loss_theirs"]).to_numpy()
+        return _seed_interval(differences, base)
+    value = float(ours["loss"].to_numpy().mean()) - base
+    half = math.hypot(*(float((run["loss_high"] - run["loss_low"])[0]) / 2 for run in (ours, theirs)))
+    return Difference(value, value - half, value + half, value / base, "one seed, unpaired")
+
+
+def _seed_interval(differences: np.ndarray, base: float) -> Difference:
+    from scipy.stats import t
+
+    n, mean = len(differences), float(differences.mean())
+    half = float(t.ppf(0.975, n - 1)) * float(differences.std(ddof=1)) / math.sqrt(n)
+    return Difference(mean, mean - half, mean + half, mean / base, f"paired over {n} seeds")
+
+
+def _pair(inputs: ReportInputs) -> tuple[str, str]:
+    return inputs.method, inputs.matched_baseline
+
+
+def _number_of_experts(inputs: ReportInputs) -> Statement:
+    question = "How many experts?"
+    if inputs.choice is None:
+        return Statement(question, "Not known", "This run has no choice of N.", "unknown")
+    choice = inputs.choice
+    n_experts = choice["num_experts"]
+    answer = f"N = {n_experts}" + (" (one LoRA is enough)" if n_experts == 1 else "")
+    structured = choice.get("structure", True)
+    detail = str(choice["reason"])
+    if "interval" in choice and choice["interval"][0] != choice["interval"][1]:
+        detail += f" About as well supported: {choice['interval'][0]} to {choice['interval'][1]}."
+    return Statement(question, answer, detail, "good" if structured else "neutral")
+
+
+def _specialisation(inputs: ReportInputs) -> Statement:
+    question = "Did the experts specialise?"
+    if inputs.routing is None:
+        return Statement(question, "Not measured", "This run has no routing analysis.", "unknown")
+    routing = inputs.routing
+    answer = {"yes": "Yes", "weakly": "Weakly", "no": "No"}.get(routing.specialised, "Cannot tell")
+    levels = {"yes": "good", "weakly": "neutral", "no": "bad"}
+    return Statement(question, answer, routing.reason, levels.get(routing.specialised, "unknown"))
+
+
+def _comparison(inputs: ReportInputs) -> Statement:
+    question = "Better than the matched LoRA?"
+    difference = matched_difference(inputs)
+    if difference is None:
+        ours, theirs = _pair(inputs)
+        return Statement(question, "Not measured", f"The evaluation does not have both {ours} and {theirs}.", "unknown")
+    numbers = (
+        f"Held-out loss {difference.value:+.4f} nats per token ({100 * difference.relative:+.2f}%), "
+        f"95% interval {difference.low:+.4f} to {difference.high:+.4f}, {difference.how}."
+    )
+    if difference.high < 0:
+        return Statement(question, f"Yes, by {-100 * difference.relative:.2f}%", numbers, "good")
+    if difference.low > 0:
+        return Statement(question, f"No, worse by {100 * difference.relative:.2f}%", numbers, "bad")
+    return Statement(question, "No difference shown", numbers + " The interval includes zero.", "neutral")
+
+
+def _observation(inputs: ReportInputs) -> Statement:
+    question = "Does A converge while the B separate (the paper's Observation II)?"
+    if inputs.breakdown is None:
+        return Statement(question, "Not measured", "This run has no parameter breakdown.", "unknown")
+    observation = inputs.breakdown.observation
+    level = {"supported": "good", "not supported": "bad"}.get(observation.verdict, "neutral")
+    return Statement(question, observation.verdict.capitalize(), observation.reason, level)
+
+
+def _serving_words(inputs: ReportInputs) -> str:
+    n_experts: Any = inputs.choice["num_experts"] if inputs.choice else None
+    if n_experts == 1:
+        return "As a plain LoRA"
+    return "With live routing, or as one LoRA for each domain"
