@@ -104,10 +104,11 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         return routed and no_dropout and shared_a and can_fuse(x, self.base_layer, *modules)
 
     def _forward_fused(self, x: Tensor, name: str) -> Tensor:
+        base = self.get_base_layer()
         return hydra_linear(
             x,
-            self.base_layer.weight,
-            self.base_layer.bias,
+            base.weight,
+            base.bias,
             self.hydralora_A[name].weight,
             self.hydralora_B[name].weight,
             self.hydralora_router[name].weight if name in self.hydralora_router else None,
