@@ -91,7 +91,7 @@ def _summary(nmi: Floats, explained: Floats, null_nmi: Floats, null_explained: F
 
 
 def _nmi(joint: Floats) -> Floats:
-    """[n_modules] normalised mutual information (arithmetic mean of entropies) of joint distributions [.., N, groups]."""
+    """[n_modules] normalised mutual information (arithmetic mean of entropies) of distributions [M, N, groups]."""
     experts, groups = joint.sum(axis=2), joint.sum(axis=1)
     entropies = _entropy(experts) + _entropy(groups)
     information = entropies - _entropy(joint.reshape(len(joint), -1))

@@ -59,7 +59,7 @@ class ParameterBreakdown:
 
     Attributes:
         submodules: head, part, seed, trained, layer, module, matrix, r, dim, norm, effective_rank, from_start
-            (relative distance from the untrained adapter of its seed; null where unknown, and for B, which starts at 0).
+            (relative distance from the untrained adapter of its seed; null where unknown, and for B, starting at 0).
         pairs: head_a, head_b, relation, layer, module, matrix, subspace_similarity, mean_angle, largest_angle
             (degrees), cka, cosine, relative_distance, update_cosine (of what training added; null where unknown),
             chance (similarity of random subspaces).

@@ -1,4 +1,4 @@
-"""Does a run support the paper's Observation II: A of separately trained heads converge, their B are distinguishable?"""
+"""Does a run support the paper's Observation II: A of separately trained heads converge, their B are told apart?"""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -112,10 +112,8 @@ def _control(numbers: dict[str, float]) -> tuple[str, str]:
 def _updates(numbers: dict[str, float]) -> str:
     if not np.isfinite(numbers["a_update_cosine"]):
         return ""
-    return (
-        f" What training added has a cosine of {numbers['a_update_cosine']:.2f} between heads for A and "
-        f"{numbers['b_update_cosine']:.2f} for B."
-    )
+    a, b = (round(numbers[name], 2) + 0.0 for name in ("a_update_cosine", "b_update_cosine"))  # no "-0.00"
+    return f" What training added has a cosine of {a:.2f} between heads for A and {b:.2f} for B."
 
 
 def _by_place(pairs: pl.DataFrame, relation: str, matrix: str) -> pl.DataFrame:

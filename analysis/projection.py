@@ -66,4 +66,4 @@ def _coordinates(cosines: Floats, n_components: int = 50) -> NDArray[np.float32]
     order = np.argsort(-values)[:n_components]
     vectors = vectors[:, order] * np.sqrt(np.maximum(values[order], 0.0))
     signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
-    return (vectors * np.where(signs == 0, 1.0, signs)).astype(np.float32)
+    return np.asarray(vectors * np.where(signs == 0, 1.0, signs), np.float32)

@@ -205,7 +205,7 @@ def _association(
     _require(documents, "documents", ("document_id",))
     ids = pl.DataFrame({"document_id": list(document_gates.document_ids)})
     known = ids.join(documents, on="document_id", how="left", maintain_order="left")
-    found = {}
+    found: dict[str, Association] = {}
     for kind in ("cluster", "source", "task"):
         if kind not in known.columns:
             continue

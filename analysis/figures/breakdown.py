@@ -3,13 +3,14 @@
 import numpy as np
 import polars as pl
 
-from analysis.figures.style import Picture, color, integer_ticks, marker, subplots
+from analysis.figures.style import Picture, color, integer_ticks, legend_below, marker, styled, subplots
 from analysis.observation import EXPERTS, FROM_START, OTHER_SEED, SAME_SEED, SEED_CONTROL, UNTRAINED
 
 PANELS = {"all": "All submodules", "A": "A matrices", "B": "B matrices"}
 _RELATION_ORDER = (SAME_SEED, OTHER_SEED, SEED_CONTROL, UNTRAINED, FROM_START, EXPERTS)
 
 
+@styled
 def submodule_map(embedding: pl.DataFrame, method: str) -> Picture:
     """All submodules, A only and B only (the paper's Figure 3: left, centre, right).
 
@@ -32,7 +33,7 @@ def submodule_map(embedding: pl.DataFrame, method: str) -> Picture:
         ax.set(title=f"{title} ({len(points)})", xticks=[], yticks=[])
         ax.spines[:].set_visible(True)
         ax.margins(0.08)
-    figure.legend(loc="outside lower center", ncols=min(len(heads), 4))
+    legend_below(figure, len(heads))
     return Picture(
         f"submodules_{method.lower().replace('-', '')}",
         figure,
@@ -42,6 +43,7 @@ def submodule_map(embedding: pl.DataFrame, method: str) -> Picture:
     )
 
 
+@styled
 def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int = 8) -> Picture:
     """Submodules of single layers, in the coordinates of the whole (the paper's Figures 6 and 7).
 
@@ -70,7 +72,7 @@ def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int =
             )  # fmt: skip
         ax.set(title=f"layer {layer}", xticks=[], yticks=[])
         ax.spines[:].set_visible(True)
-    figure.legend(loc="outside lower center", ncols=min(len(heads), 4))
+    legend_below(figure, len(heads))
     return Picture(
         f"layers_{matrix.lower()}_{method.lower().replace('-', '')}",
         figure,
@@ -80,9 +82,10 @@ def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int =
     )
 
 
+@styled
 def similarity_by_relation(pairs: pl.DataFrame) -> Picture:
     """Subspace similarity of A and of B for each relation of two heads: the seed controls in one picture."""
-    relations = [relation for relation in _RELATION_ORDER if (pairs["relation"] == relation).any()]
+    relations = [relation for relation in _RELATION_ORDER if relation in pairs["relation"]]
     figure, axes = subplots(1, 2, width=6.6, height=1.0 + 0.36 * len(relations), share_y=True)
     generator = np.random.default_rng(0)
     words = []
@@ -113,12 +116,13 @@ def similarity_by_relation(pairs: pl.DataFrame) -> Picture:
     )
 
 
+@styled
 def similarity_by_layer(pairs: pl.DataFrame) -> Picture:
     """Mean subspace similarity and CKA of heads of one seed by layer, A against B."""
     table = pairs.filter(pl.col("relation") == SAME_SEED)
     modules = table["module"].unique().sort().to_list()
     layers = table["layer"].unique().sort().to_list()
-    figure, axes = subplots(1, 2, width=6.6, height=2.6, share_y=True)
+    figure, axes = subplots(1, 2, width=6.6, height=2.9, share_y=True)
     measures = {"subspace_similarity": "subspace similarity", "cka": "linear CKA"}
     for ax, (column, label) in zip(axes, measures.items(), strict=True):
         for i, matrix in enumerate(("A", "B")):
@@ -135,7 +139,7 @@ def similarity_by_layer(pairs: pl.DataFrame) -> Picture:
         ax.tick_params(labelleft=True)
         integer_ticks(ax, layers)
         ax.grid(axis="y")
-    figure.legend(loc="outside right center")
+    legend_below(figure, 2 * len(modules))
     return Picture(
         "similarity_by_layer",
         figure,

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.figures.style import HEAT_MAP, INK, Picture, color, integer_ticks, marker, subplots
+from analysis.figures.style import HEAT_MAP, INK, Picture, color, integer_ticks, marker, styled, subplots
 
 
+@styled
 def elbow(sweep: pl.DataFrame, choice: Mapping[str, Any]) -> Picture:
     """The SSE of K-means against K, with the chosen K and its interval.
 
@@ -39,6 +40,7 @@ def elbow(sweep: pl.DataFrame, choice: Mapping[str, Any]) -> Picture:
     )
 
 
+@styled
 def composition(table: pl.DataFrame) -> Picture:
     """What share of each cluster comes from which source, as a heat map.
 
@@ -93,9 +95,12 @@ def heat_map(
             if np.isfinite(value):
                 # Near-black on the light half, never the theme's ink: the cell keeps its colour in dark mode.
                 ink = "#101418" if value > middle else "white"
-                axes.text(j, i, f"{value:.{digits}f}", ha="center", va="center", color=ink, fontsize=7)
+                axes.text(
+                    j, i, f"{round(value, digits) + 0.0:.{digits}f}", ha="center", va="center", color=ink, fontsize=7
+                )
 
 
+@styled
 def cluster_map(points: pl.DataFrame, projection: str) -> Picture:
     """Documents in the plane, coloured by cluster.
 
@@ -111,8 +116,9 @@ def cluster_map(points: pl.DataFrame, projection: str) -> Picture:
             rows["x"], rows["y"], s=5, color=color(i), marker=marker(i), linewidths=0, alpha=0.6, label=str(cluster),
             rasterized=True,
         )  # fmt: skip
+        x, y = np.median(rows.select("x", "y").to_numpy(), axis=0)
         axes.text(
-            float(rows["x"].median() or 0), float(rows["y"].median() or 0), str(cluster), weight="bold", color=INK,
+            x, y, str(cluster), weight="bold", color=INK,
             ha="center", va="center", bbox={"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": INK},
         )  # fmt: skip
     axes.set(xticks=[], yticks=[], xlabel=f"{projection} 1", ylabel=f"{projection} 2")

@@ -4,11 +4,14 @@ import numpy as np
 import polars as pl
 
 from analysis.figures.clusters import heat_map
-from analysis.figures.style import Picture, color, integer_ticks, marker, subplots
+from analysis.figures.style import Picture, color, integer_ticks, legend_below, marker, styled, subplots
 
 
+@styled
 def gates_by_layer(gates: pl.DataFrame, group_kind: str) -> Picture:
-    """Mean gates by layer (down), group and expert (across); modules of a layer are averaged.
+    """Mean gates of every adapted module (down, by layer), by group and expert (across).
+
+    Modules are not averaged: expert 0 of one has nothing to do with expert 0 of another.
 
     Args:
         gates: layer, module, expert, group_kind, group, gate.
@@ -16,15 +19,17 @@ def gates_by_layer(gates: pl.DataFrame, group_kind: str) -> Picture:
     """
     table = gates.filter(pl.col("group_kind") == group_kind)
     groups, experts = _ordered(table["group"]), table["expert"].unique().sort().to_list()
-    layers = table["layer"].unique().sort().to_list()
-    means = table.group_by("layer", "group", "expert").agg(pl.col("gate").mean())
-    values = np.full((len(groups), len(layers), len(experts)), np.nan)
-    for layer, group, expert, gate in means.select("layer", "group", "expert", "gate").iter_rows():
-        values[groups.index(group), layers.index(layer), experts.index(expert)] = gate
+    places = table.select("layer", "module").unique().sort("layer", "module").rows()
+    row_of = {place: row for row, place in enumerate(places)}
+    values = np.full((len(groups), len(places), len(experts)), np.nan)
+    for layer, module, group, expert, gate in table.select("layer", "module", "group", "expert", "gate").iter_rows():
+        values[groups.index(group), row_of[layer, module], experts.index(expert)] = gate
     n_columns = min(len(groups), 4)
     n_rows = -(-len(groups) // n_columns)
-    height = n_rows * max(1.5, 0.075 * len(layers) + 0.8)
+    height = n_rows * min(max(1.6, 0.05 * len(places) + 0.8), 4.5)
     figure, axes = subplots(n_rows, n_columns, width=6.6, height=height, share_y=True)
+    first_rows = [row for row, place in enumerate(places) if row == 0 or place[0] != places[row - 1][0]]
+    firsts = first_rows[:: max(1, -(-len(first_rows) // 8))]
     limit = max(float(np.nanmax(values)), 1.5 / len(experts))
     for ax in axes[len(groups) :]:
         ax.set_visible(False)
@@ -32,8 +37,7 @@ def gates_by_layer(gates: pl.DataFrame, group_kind: str) -> Picture:
         image = ax.imshow(matrix, cmap="cividis", vmin=0, vmax=limit, aspect="auto", interpolation="nearest")
         ax.set_title(f"{group_kind} {group}" if group_kind == "cluster" else group.replace("all", "all tokens"))
         ax.set_xticks(range(len(experts)), [str(e) for e in experts])
-        step = max(1, -(-len(layers) // 8))
-        ax.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
+        ax.set_yticks(firsts, [str(places[row][0]) for row in firsts])
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
     for row in range(n_rows):
@@ -44,9 +48,10 @@ def gates_by_layer(gates: pl.DataFrame, group_kind: str) -> Picture:
     return Picture(
         f"gates_by_{group_kind}",
         figure,
-        f"Mean gate of each expert in each layer, for each {group_kind}. Panels that look alike are routed alike; "
+        f"Mean gate of each expert in each module (by layer, downwards), for each {group_kind}. Panels that look alike "
+        f"are routed alike; "
         f"{1 / len(experts):.2f} everywhere would be an inert router.",
-        f"{len(groups)} heat maps of {len(layers)} layers by {len(experts)} experts; gates from "
+        f"{len(groups)} heat maps of {len(places)} modules by {len(experts)} experts; gates from "
         f"{np.nanmin(values):.2f} to {np.nanmax(values):.2f}.",
     )
 
@@ -56,6 +61,7 @@ def _ordered(groups: pl.Series) -> list[str]:
     return sorted(groups.unique().to_list(), key=lambda group: (not group.isdigit(), group.zfill(8)))
 
 
+@styled
 def entropy_and_usage(entropy: pl.DataFrame, usage: pl.DataFrame) -> Picture:
     """Normalised entropy by layer, and the use of every expert over modules."""
     figure, axes = subplots(1, 2, width=6.6, height=2.5)
@@ -69,7 +75,7 @@ def entropy_and_usage(entropy: pl.DataFrame, usage: pl.DataFrame) -> Picture:
     axes[0].set(xlabel="layer", ylabel="entropy / log N", ylim=(-0.03, 1.03))
     integer_ticks(axes[0], entropy["layer"].unique().sort().to_list())
     axes[0].grid(axis="y")
-    axes[0].legend(loc="lower left", ncols=min(len(modules), 3))
+    legend_below(figure, len(modules))
     experts = usage["expert"].unique().sort().to_list()
     per_expert = [usage.filter(pl.col("expert") == e)["usage"].to_numpy() for e in experts]
     for i, values in enumerate(per_expert):
@@ -90,6 +96,7 @@ def entropy_and_usage(entropy: pl.DataFrame, usage: pl.DataFrame) -> Picture:
     )
 
 
+@styled
 def association(table: pl.DataFrame) -> Picture:
     """Variance of gates explained by each grouping, by layer.
 
@@ -117,6 +124,7 @@ def association(table: pl.DataFrame) -> Picture:
     )
 
 
+@styled
 def expert_similarity(table: pl.DataFrame) -> Picture:
     """Mean cosine of experts' B over modules, as a heat map.
 

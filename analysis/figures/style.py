@@ -1,10 +1,11 @@
 """One look for every figure: colours safe for colour-blind readers, and the same bytes every time."""
 
+import functools
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ INK = "#1b1f24"
 GRID = "#d3d8de"
 HEAT_MAP = "cividis"
 
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 9,
@@ -55,17 +56,30 @@ class Picture:
     alt: str
 
 
+_Arguments = ParamSpec("_Arguments")
+
+
+def styled(draw: Callable[_Arguments, Picture]) -> Callable[_Arguments, Picture]:
+    """Draw in the common style, leaving matplotlib's settings as they were."""
+
+    @functools.wraps(draw)
+    def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Picture:
+        from matplotlib import rc_context
+
+        with rc_context(_RC):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
 def subplots(
     n_rows: int = 1, n_columns: int = 1, *, width: float = 6.6, height: float = 2.8, share_y: bool = False
 ) -> tuple["Figure", list["Axes"]]:
-    """An empty figure in the common style, sizes in inches; its axes row by row."""
-    from matplotlib import rc_context
+    """An empty figure, sizes in inches; its axes row by row."""
     from matplotlib.figure import Figure
 
-    with rc_context(_RC):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(n_rows, n_columns, squeeze=False, sharey=share_y)
-    return figure, list(axes.flat)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(n_rows, n_columns, squeeze=False, sharey=share_y).flat)
 
 
 def color(index: int) -> str:
@@ -76,6 +90,11 @@ def color(index: int) -> str:
 def marker(index: int) -> str:
     """The marker of the index-th category: colour is never the only sign."""
     return MARKERS[(index + index // len(OKABE_ITO)) % len(MARKERS)]
+
+
+def legend_below(figure: "Figure", n_entries: int) -> None:
+    """The legend under the axes from the left, where a narrow screen shows it first."""
+    figure.legend(loc="outside lower left", ncols=min(n_entries, 4))
 
 
 def integer_ticks(axes: "Axes", values: Sequence[int]) -> None:
@@ -108,7 +127,10 @@ def thumbnail(figure: "Figure", limit: int = 60_000) -> bytes:
 
 
 def svg(picture: Picture) -> str:
-    """The figure as an SVG element whose ink follows the page's colours; its ids are its own."""
+    """The figure as an SVG element; its ids are its own.
+
+    Its colours are the page's: `currentColor`, and the variables --grid and --c0 to --c7 (the palette).
+    """
     from matplotlib import rc_context
 
     buffer = io.StringIO()
@@ -119,4 +141,9 @@ def svg(picture: Picture) -> str:
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{picture.name}-", text)
+    # Figures of different widths keep one size of type: on a wide page, and where a phone has to scroll them.
+    width = picture.figure.get_figwidth()
+    text = text.replace("<svg ", f'<svg style="max-width: {7.5 * width:.1f}rem; min-width: {5.2 * width:.1f}rem" ', 1)
+    for i, value in enumerate(OKABE_ITO):
+        text = text.replace(value.lower(), f"var(--c{i})")
     return text.replace(INK, "currentColor").replace(GRID, "var(--grid)")

@@ -3,16 +3,19 @@
 import numpy as np
 import polars as pl
 
-from analysis.figures.style import Picture, color, marker, subplots
+from analysis.figures.style import Picture, color, legend_below, marker, styled, subplots
 
 
+@styled
 def curves(table: pl.DataFrame) -> Picture:
     """Training loss of every run against tokens, smoothed; held-out loss as marks.
 
     Args:
         table: method, seed, step, tokens, loss, and eval_loss (null where not measured).
     """
-    figure, (axes,) = subplots(width=6.6, height=3.0)
+    from matplotlib.ticker import EngFormatter
+
+    figure, (axes,) = subplots(width=6.6, height=3.2)
     methods = table["method"].unique(maintain_order=True).to_list()
     for i, method in enumerate(methods):
         for n, run in enumerate(table.filter(pl.col("method") == method).partition_by("seed", maintain_order=True)):
@@ -23,9 +26,9 @@ def curves(table: pl.DataFrame) -> Picture:
                 seen = run.drop_nulls("eval_loss")
                 axes.plot(seen["tokens"], seen["eval_loss"], marker(i), color=color(i), markersize=5)
     axes.set(xlabel="training tokens", ylabel="answer loss, nats per token")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(axis="y")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend_below(figure, len(methods))
     last = table.sort("step").group_by("method", maintain_order=True).agg(pl.col("loss").last()).to_dicts()
     ends = ", ".join(f"{row['method']} {row['loss']:.2f}" for row in sorted(last, key=lambda row: row["method"]))
     return Picture(
@@ -37,17 +40,19 @@ def curves(table: pl.DataFrame) -> Picture:
     )
 
 
+@styled
 def losses(evaluation: pl.DataFrame, group_kind: str) -> Picture:
     """Held-out loss of each method within each group, with 95% intervals.
 
     Args:
         evaluation: the evaluation table; several seeds of a method are separate marks.
-        group_kind: "all", "source" or "cluster".
+        group_kind: "source" or "cluster"; all documents come first.
     """
-    table = evaluation.filter(pl.col("group_kind") == group_kind)
-    groups, methods = table["group"].unique().sort().to_list(), table["method"].unique(maintain_order=True).to_list()
+    table = evaluation.filter(pl.col("group_kind").is_in(["all", group_kind]))
+    groups = ["all", *table.filter(pl.col("group_kind") != "all")["group"].unique().sort().to_list()]
+    methods = table["method"].unique(maintain_order=True).to_list()
     spread = 0.7 / max(1, len(methods))
-    height = 1.0 + max(0.3, 0.16 * len(methods)) * len(groups)
+    height = 1.2 + max(0.3, 0.16 * len(methods)) * len(groups)
     figure, (axes,) = subplots(width=6.6, height=min(height, 9.0))
     for i, method in enumerate(methods):
         for n, run in enumerate(table.filter(pl.col("method") == method).partition_by("seed", maintain_order=True)):
@@ -62,7 +67,7 @@ def losses(evaluation: pl.DataFrame, group_kind: str) -> Picture:
     axes.set_xlabel("held-out answer loss, nats per token (less is better)")
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend_below(figure, len(methods))
     return Picture(
         f"losses_by_{group_kind}",
         figure,
@@ -72,15 +77,18 @@ def losses(evaluation: pl.DataFrame, group_kind: str) -> Picture:
     )
 
 
+@styled
 def parameters(table: pl.DataFrame) -> Picture:
     """Trainable parameters of each method by part.
 
     Args:
         table: method, part, n_parameters.
     """
+    from matplotlib.ticker import EngFormatter
+
     parts = table["part"].unique(maintain_order=True).to_list()
     methods = table["method"].unique(maintain_order=True).to_list()
-    figure, (axes,) = subplots(width=6.6, height=1.0 + 0.3 * len(methods))
+    figure, (axes,) = subplots(width=6.6, height=1.2 + 0.3 * len(methods))
     left = np.zeros(len(methods))
     for i, part in enumerate(parts):
         counts = dict(table.filter(pl.col("part") == part).select("method", "n_parameters").iter_rows())
@@ -90,16 +98,17 @@ def parameters(table: pl.DataFrame) -> Picture:
     for y, total in enumerate(left):
         axes.text(total, y, f" {total:,.0f}", va="center")
     axes.set(xlabel="trainable parameters", xlim=(0, 1.18 * left.max()))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend_below(figure, len(parts))
     totals = ", ".join(f"{method} {total:,.0f}" for method, total in zip(methods, left, strict=True))
     return Picture(
         "parameters", figure, "Trainable parameters by part; the number is the total.", f"Stacked bars: {totals}."
     )
 
 
+@styled
 def energy(table: pl.DataFrame) -> Picture:
     """Energy and time of each run.
 

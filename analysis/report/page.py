@@ -42,12 +42,17 @@ def render(inputs: ReportInputs, sections: tuple[Section, ...]) -> str:
         style=Markup(_resource("report.css")),
         script=Markup(script),
         script_hash=Markup(f"sha256-{digest}"),
-        svg={p.name: Markup(svg(p)) for section in sections for p in section.pictures},
+        svg={p.name: Markup(svg(p)) for section in sections if section.name != "map" for p in section.pictures},
         map_data=Markup(_map_data(inputs.cluster_map)) if inputs.cluster_map is not None else "",
         cards=_cards(inputs),
         tokens=[_coloured(document) for document in inputs.token_gates],
-        experts=[{"number": i, "color": color(i)} for i in range(n_experts)],
+        experts=[{"number": i, "color": _variable(i)} for i in range(n_experts)],
     )
+
+
+def _variable(index: int) -> str:
+    """The index-th colour as the style sheet's variable, which knows light and dark."""
+    return f"var(--c{index % len(OKABE_ITO)})"
 
 
 def _resource(name: str) -> str:
@@ -56,7 +61,7 @@ def _resource(name: str) -> str:
 
 def _map_data(points: pl.DataFrame) -> str:
     """The points as JSON that can stand inside a script element: no `<` and no `&`."""
-    data: dict[str, Any] = {"colors": OKABE_ITO, "document_id": points["document_id"].to_list()}
+    data: dict[str, Any] = {"document_id": points["document_id"].to_list()}
     coordinates = points.select("x", "y").to_numpy().astype(float)
     low, span = coordinates.min(axis=0), max(float(np.ptp(coordinates, axis=0).max()), 1e-12)
     middle = (span - np.ptp(coordinates, axis=0)) / 2
@@ -86,7 +91,7 @@ def _cards(inputs: ReportInputs) -> list[dict[str, Any]]:
         sources = sorted(_of_cluster(inputs.composition, row["cluster"]), key=lambda source: -source["n_documents"])
         total = sum(source["n_documents"] for source in sources) or 1
         shares = [f"{source['source']} {100 * source['n_documents'] / total:.0f}%" for source in sources[:3]]
-        cards.append({**row, "color": color(i), "documents": documents, "composition": ", ".join(shares)})
+        cards.append({**row, "color": _variable(i), "documents": documents, "composition": ", ".join(shares)})
     return cards
 
 

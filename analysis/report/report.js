@@ -6,12 +6,12 @@
   const data = JSON.parse(element.textContent);
   const get = (id) => document.getElementById(id);
   const canvas = get("map-canvas"), tip = get("map-tip"), context = canvas.getContext("2d");
-  const n = data.x.length, scale = 65535;
+  const n = data.x.length, scale = 65535, COLORS = 8;
   const shown = new Uint8Array(n).fill(1);
   const lowered = data.excerpt.map((text) => text.toLowerCase());
   let view = { x: 0.5, y: 0.5, zoom: 1 }, selected = -1, frame = 0;
 
-  const colorOf = (index) => data.colors[index % data.colors.length];
+  const colorOf = (index) => getComputedStyle(document.documentElement).getPropertyValue(`--c${index % COLORS}`);
   const kind = () => get("map-color").value;
   const pixel = (i) => {
     const side = Math.min(canvas.clientWidth, canvas.clientHeight) - 24;
@@ -42,7 +42,7 @@
       for (let i = 0; i < n; i++) {
         if (!shown[i] || labels[i] !== group) continue;
         const [x, y] = pixel(i);
-        if (x > -9 && y > -9 && x < width + 9 && y < height + 9) mark(x, y, Math.floor(group / data.colors.length), radius);
+        if (x > -9 && y > -9 && x < width + 9 && y < height + 9) mark(x, y, Math.floor(group / COLORS), radius);
       }
       context.fill();
     }
@@ -114,7 +114,7 @@
   function recolor() {
     for (const id of ["cluster", "source"])
       get("map-" + id).querySelectorAll(".swatch").forEach((swatch, i) => {
-        swatch.hidden = id !== kind(); swatch.style.background = colorOf(i);
+        swatch.hidden = id !== kind(); swatch.style.background = `var(--c${i % COLORS})`;
       });
     redraw();
   }

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from analysis.figures import Picture, breakdown, clusters, routing, training
+from analysis.observation import SAME_SEED
 from analysis.report.inputs import ReportInputs
 
 
@@ -18,6 +19,11 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     folded: bool = True
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Which columns hold a number, and so are aligned right."""
+        return tuple(any(isinstance(value, int | float) for value in column) for column in zip(*self.rows, strict=True))
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ def comparison(inputs: ReportInputs) -> Section:
     if inputs.evaluation is None:
         return Section("methods", "Methods compared", missing="This run has no evaluation.")
     present = set(inputs.evaluation["group_kind"].to_list())
-    kinds = [kind for kind in ("all", "source", "cluster") if kind in present]
+    kinds = [kind for kind in ("source", "cluster") if kind in present]
     tables = [table(inputs.evaluation, "Held-out losses")]
     if inputs.paired is not None:
         tables.insert(0, table(inputs.paired, "Paired differences of losses (negative is better), 95% intervals"))
@@ -172,7 +178,7 @@ def parameter_breakdown(inputs: ReportInputs) -> Section:
         pictures += [breakdown.layer_maps(found.embedding, method, matrix) for matrix in ("A", "B")]
     if len(found.pairs):
         pictures.insert(0, breakdown.similarity_by_relation(found.pairs))
-    if (found.pairs["relation"] == breakdown.SAME_SEED).any():
+    if SAME_SEED in found.pairs["relation"]:
         pictures.insert(1, breakdown.similarity_by_layer(found.pairs))
     tables = (
         table(_relation_means(found.pairs), "Similarity of heads by relation, mean over places", folded=False),

@@ -29,8 +29,9 @@ def summarise(inputs: ReportInputs) -> Summary:
 def summary_markdown(summary: Mapping[str, Any]) -> str:
     """The summary as Markdown: the verdict, the alarms, the numbers, the command."""
     lines = [f"# {_escape(summary['title'])}", "", "| question | answer | evidence |", "|---|---|---|"]
-    for statement in summary["verdict"]:
-        lines.append("| " + " | ".join(_escape(statement[key]) for key in ("question", "answer", "detail")) + " |")
+    lines += [
+        f"| {_escape(s['question'])} | {_escape(s['answer'])} | {_escape(s['detail'])} |" for s in summary["verdict"]
+    ]
     if summary["alarms"]:
         lines += ["", "**Alarms**", ""]
         lines += [f"- {alarm['level']}: {_escape(alarm['text'])}" for alarm in summary["alarms"]]
@@ -118,8 +119,7 @@ def _differences(kind: str, one: Mapping[str, Any], other: Mapping[str, Any]) ->
         a, b = one.get(name), other.get(name)
         if a == b:
             continue
-        numeric = all(isinstance(value, int | float) for value in (a, b))
-        change = f"{b - a:+.4g}" if numeric else ""
+        change = f"{b - a:+.4g}" if isinstance(a, int | float) and isinstance(b, int | float) else ""
         rows.append(f"| {_escape(name)} | {_escape(plain(a))} | {_escape(plain(b))} | {change} |")
     if not rows:
         return [f"No {kind} differs.", ""]

@@ -11,8 +11,8 @@ from analysis.report.inputs import ReportInputs
 
 GENERAL_SERVING = (
     "Live routing needs this package in the process that serves. For fixed gates (an average over a calibration set, "
-    "one domain or one cluster) `export_lora` writes a standard PEFT LoRA that serves anywhere; check the loss it "
-    "costs first."
+    "one domain or one cluster) hydralora.export_lora writes a standard PEFT LoRA that serves anywhere; check "
+    "the loss it costs first."
 )
 
 
@@ -143,7 +143,7 @@ def _observation(inputs: ReportInputs) -> Statement:
         return Statement(question, "Not measured", "This run has no parameter breakdown.", "unknown")
     observation = inputs.breakdown.observation
     level = {"supported": "good", "not supported": "bad"}.get(observation.verdict, "neutral")
-    return Statement(question, observation.verdict.capitalize(), observation.reason, level)
+    return Statement(question, f"{observation.verdict[0].upper()}{observation.verdict[1:]}", observation.reason, level)
 
 
 def _serving_words(inputs: ReportInputs) -> str:

@@ -138,7 +138,7 @@ def report_inputs(texts: Sequence[str], sources: Sequence[str], n_clusters: int 
         data_card=_data_card(sources),
         sweep=sweep,
         cluster_map=documents,
-        clusters=counts.with_columns(top_terms=pl.Series([[f"word{c}", "answer", "number"] for c in counts["cluster"]])),
+        clusters=counts.with_columns(top_terms=pl.Series([[f"word{c}", "answer"] for c in counts["cluster"]])),
         representatives=documents.group_by("cluster", maintain_order=True).head(2),
         composition=documents.group_by("cluster", "source").agg(n_documents=pl.len()).sort("cluster", "source"),
         curves=_curves(),
