@@ -2,7 +2,7 @@
 
 The records are passed over several times. Up to `CACHE_BYTES` of normalised text stay in memory between the passes;
 of a larger corpus only the index (some hundred bytes for each record) and the band keys of the near-duplicate search
-(128 bytes at the default threshold) do, and its sources are read and normalised again for each pass.
+(256 bytes at the default threshold) do, and its sources are read and normalised again for each pass.
 """
 
 from collections.abc import Iterator, Mapping

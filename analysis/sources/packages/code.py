@@ -50,7 +50,7 @@ def _documented(package: Package) -> Iterator[tuple[Module, str, ast.FunctionDef
 
 
 def _lines(module: Module, first: int, last: int) -> str:
-    return textwrap.dedent("\n".join(module.text.splitlines()[first - 1 : last])).rstrip()
+    return textwrap.dedent("\n".join(module.lines[first - 1 : last])).rstrip()
 
 
 def _signature_and_body(module: Module, function: ast.FunctionDef) -> tuple[str, str]:

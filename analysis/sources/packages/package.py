@@ -9,7 +9,7 @@ from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
-MAX_SOURCE_BYTES = 240_000
+MAX_SOURCE_BYTES = 220_000
 """Python source parsed per distribution: what keeps a harvest within seconds, and big packages from filling it."""
 MAX_FILE_BYTES = 60_000
 SKIPPED_FOLDERS = frozenset({"tests", "test", "testing", "_vendor", "vendor", "vendored", "_vendored", "extern"})
@@ -30,7 +30,7 @@ class Module:
     """A parsed Python file."""
 
     path: str
-    text: str
+    lines: list[str]
     tree: ast.Module
 
 
@@ -101,7 +101,7 @@ class Package:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SyntaxWarning)  # invalid escapes in other people's code
                 try:
-                    modules.append(Module(path, text, ast.parse(text)))
+                    modules.append(Module(path, text.splitlines(), ast.parse(text)))
                 except (SyntaxError, ValueError):  # templates with a .py suffix
                     continue
         return modules
