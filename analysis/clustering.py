@@ -30,6 +30,7 @@ class ClusterSweep:
         centers: for each K an array [K, d].
         labels: [len(n_clusters), n], the nearest centre of each row.
         n_iter: Lloyd iterations over all rows.
+        sample_weight: [n], the weights of the rows; None if they count alike.
     """
 
     n_clusters: tuple[int, ...]
@@ -37,6 +38,7 @@ class ClusterSweep:
     centers: tuple[Features, ...]
     labels: Labels
     n_iter: tuple[int, ...]
+    sample_weight: NDArray[np.float64] | None = None
 
     def index(self, n_clusters: int) -> int:
         """Position of a K in the sweep.
@@ -91,6 +93,7 @@ def sweep_kmeans(
         centers=tuple(fit.centers + mean for fit in fits),
         labels=np.stack([fit.labels for fit in fits]),
         n_iter=tuple(fit.n_iter for fit in fits),
+        sample_weight=None if sample_weight is None else weights,
     )
 
 

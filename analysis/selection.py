@@ -1,12 +1,21 @@
-"""How many clusters a corpus has: rules over the sweep's SSE curve, and the answer in words."""
+"""How many clusters a corpus has, how sure that is, and why, in words."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.clustering import ClusterSweep
+from analysis.rules import RULES
+from analysis.stability import half_split_agreement
+from analysis.structure import StructureEvidence, measure_structure
+
+IMBALANCE_LIMIT = 5.0
+SMALLEST_CAP = 50
+# A K belongs to the interval if its two lines fit at most this many times worse than the best ones.
+INTERVAL_FACTOR = 1.5
 
 
 @dataclass(frozen=True)
@@ -15,14 +24,15 @@ class ClusterChoice:
 
     Attributes:
         value: the number of clusters.
-        interval: least and greatest number that is about as well supported.
+        interval: least and greatest number that fits about as well.
         rule: name of the rule that chose.
-        sharpness: slope of the SSE curve before `value` over the slope after it; 1 is a straight line.
-        stability: agreement of two halves of the rows on `value` clusters (adjusted Rand index); nan if not measured.
+        sharpness: how much faster log SSE falls before `value` than after it; 1 is a straight line, no elbow.
+        stability: adjusted Rand index between the clusters of two halves of the rows; nan if not measurable.
         runner_up: the next best number; None if there is none.
         structure: False where the corpus has no clear parts, and one LoRA is enough.
-        reason: one or two sentences for a person.
-        table: one dict for each K: n_clusters, inertia, score.
+        evidence: the measurements behind `structure`.
+        reason: a few sentences for a person.
+        table: one dict for each K: n_clusters, inertia, score (of the rule; -inf where it is undefined).
     """
 
     value: int
@@ -32,33 +42,21 @@ class ClusterChoice:
     stability: float
     runner_up: int | None
     structure: bool
+    evidence: StructureEvidence
     reason: str
     table: tuple[dict[str, float], ...]
 
 
-def l_method(n_clusters: NDArray[np.int64], inertia: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Score of each K: minus the error of two straight lines that meet there.
+def source_weights(sources: pl.Series | Sequence[str]) -> NDArray[np.float64] | None:
+    """Weights [n] that cap each source at the size of the smallest one (at least 50 documents), for `sweep_kmeans`.
 
-    Source: Salvador and Chan (2004), Determining the number of clusters with hierarchical clustering.
+    None where the largest source has at most five times the documents of the smallest: no need.
     """
-    scores = np.full(len(n_clusters), -np.inf)
-    for split in range(1, len(n_clusters) - 1):
-        left = _line_error(n_clusters[: split + 1], inertia[: split + 1])
-        right = _line_error(n_clusters[split:], inertia[split:])
-        scores[split] = -(left + right)
-    return scores
-
-
-def second_difference(n_clusters: NDArray[np.int64], inertia: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Score of each K: how much the fall of the SSE slows down there."""
-    slopes = np.diff(inertia) / np.diff(n_clusters)
-    return np.concatenate([[-np.inf], np.diff(slopes), [-np.inf]])
-
-
-RULES: dict[str, Callable[[NDArray[np.int64], NDArray[np.float64]], NDArray[np.float64]]] = {
-    "l_method": l_method,
-    "second_difference": second_difference,
-}
+    _, of_row, sizes = np.unique(np.asarray(sources, dtype=str), return_inverse=True, return_counts=True)
+    if sizes.max() <= IMBALANCE_LIMIT * sizes.min():
+        return None
+    cap = max(int(sizes.min()), SMALLEST_CAP)
+    return np.asarray(np.minimum(1.0, cap / sizes)[of_row], dtype=np.float64)
 
 
 def select_num_clusters(
@@ -66,51 +64,107 @@ def select_num_clusters(
     sweep: ClusterSweep,
     *,
     rule: str = "l_method",
+    n_clusters: int | None = None,
     random_state: int = 0,
 ) -> ClusterChoice:
-    """The number of clusters that a rule reads off a sweep.
+    """Choose the number of clusters of a corpus.
+
+    A rule only looks for the best K above 1. Whether there is more than one part is decided first, by
+    `measure_structure`; without structure the answer is 1.
+
+    Args:
+        X: [n, d], the rows the sweep was fitted to.
+        rule: a name in `analysis.rules.RULES`, or "manual": `n_clusters` decides, even against the evidence.
+        n_clusters: only with the rule "manual".
 
     Raises:
-        ValueError: an unknown rule, or too few K for it.
+        ValueError: an unknown rule, or `n_clusters` missing, superfluous or not in the sweep.
     """
-    if rule not in RULES:
-        raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
-    if len(sweep.n_clusters) < 3:
-        raise ValueError(f"rule {rule}: expected a sweep of at least 3 K, got {list(sweep.n_clusters)}")
-    ks = np.array(sweep.n_clusters)
-    scores = RULES[rule](ks, sweep.inertia)
-    order = np.argsort(-scores, kind="stable")
-    best, second = int(order[0]), int(order[1])
-    near = np.flatnonzero(scores >= scores[best] - 0.5 * abs(scores[best]))
-    sharpness = _sharpness(ks, sweep.inertia, best)
-    value = int(ks[best])
+    if rule not in (*RULES, "manual"):
+        raise ValueError(f"rule: expected one of {', '.join(RULES)} or manual, got {rule!r}")
+    if (rule == "manual") != (n_clusters is not None):
+        raise ValueError(f"n_clusters: expected with rule 'manual' and only there, got {n_clusters} with {rule!r}")
+    rows = np.ascontiguousarray(X, np.float32)
+    evidence = measure_structure(rows, sweep, random_state)
+    scores = _scores(rows, sweep, "l_method" if rule == "manual" else rule)
+    ranking = [sweep.n_clusters[i] for i in np.argsort(-scores, kind="stable") if scores[i] > -np.inf]
+    if n_clusters is not None:
+        value = sweep.n_clusters[sweep.index(n_clusters)]
+    else:
+        value = ranking[0] if evidence.structure and ranking else sweep.n_clusters[0]
+    stability = half_split_agreement(rows, value, random_state=random_state) if value > 1 else 1.0
+    sharpness = _sharpness(sweep, value)
+    others = [k for k in ranking if k != value]
     return ClusterChoice(
         value=value,
-        interval=(int(ks[near].min()), int(ks[near].max())),
+        interval=_interval(sweep, scores, value),
         rule=rule,
         sharpness=sharpness,
-        stability=float("nan"),
-        runner_up=int(ks[second]),
-        structure=value > 1,
-        reason=f"The error of the clusters falls {sharpness:.1f} times faster before {value} clusters than after.",
+        stability=stability,
+        runner_up=others[0] if others else None,
+        structure=evidence.structure,
+        evidence=evidence,
+        reason=_reason(sweep, rule, value, ranking, evidence, sharpness, stability),
         table=tuple(
             {"n_clusters": float(k), "inertia": float(sse), "score": float(score)}
-            for k, sse, score in zip(ks, sweep.inertia, scores, strict=True)
+            for k, sse, score in zip(sweep.n_clusters, sweep.inertia, scores, strict=True)
         ),
     )
 
 
-def _line_error(x: NDArray[np.int64], y: NDArray[np.float64]) -> float:
-    """Sum of squared residuals of the best straight line."""
-    if len(x) <= 2:
-        return 0.0
-    residuals = y - np.polyval(np.polyfit(x, y, 1), x)
-    return float(residuals @ residuals)
+def _scores(rows: NDArray[np.float32], sweep: ClusterSweep, rule: str) -> NDArray[np.float64]:
+    if len(sweep.n_clusters) < 3:
+        return np.full(len(sweep.n_clusters), -np.inf)
+    return RULES[rule](rows, sweep)
 
 
-def _sharpness(ks: NDArray[np.int64], inertia: NDArray[np.float64], index: int) -> float:
-    if index in (0, len(ks) - 1):
+def _interval(sweep: ClusterSweep, scores: NDArray[np.float64], value: int) -> tuple[int, int]:
+    """The K around `value` whose score is close to the best; scores of the L-method are minus squared errors."""
+    best = float(scores.max())
+    if best == -np.inf or value == 1:
+        return value, value
+    limit = INTERVAL_FACTOR * best if best < 0 else best / INTERVAL_FACTOR
+    close = [k for k, score in zip(sweep.n_clusters, scores, strict=True) if score >= limit]
+    return min([value, *close]), max([value, *close])
+
+
+def _sharpness(sweep: ClusterSweep, value: int) -> float:
+    index = sweep.index(value)
+    if index in (0, len(sweep.n_clusters) - 1) or sweep.inertia[-1] <= 0:
         return 1.0
-    before = (inertia[0] - inertia[index]) / (ks[index] - ks[0])
-    after = (inertia[index] - inertia[-1]) / (ks[-1] - ks[index])
+    logs = np.log(sweep.inertia)
+    before = (logs[0] - logs[index]) / (value - sweep.n_clusters[0])
+    after = (logs[index] - logs[-1]) / (sweep.n_clusters[-1] - value)
     return float(before / after) if after > 0 else float("inf")
+
+
+def _reason(
+    sweep: ClusterSweep,
+    rule: str,
+    value: int,
+    ranking: Sequence[int],
+    evidence: StructureEvidence,
+    sharpness: float,
+    stability: float,
+) -> str:
+    sentences = []
+    if sweep.sample_weight is not None:
+        ratio = float(sweep.sample_weight.max() / sweep.sample_weight.min())
+        sentences.append(f"Sources are badly imbalanced ({ratio:.0f} to 1 after the cap); balanced sweep used.")
+    if rule == "manual":
+        wanted = f"the L-method would say {ranking[0] if evidence.structure and ranking else 1}"
+        sentences.append(f"{value} clusters, because you asked for that number; {wanted}.")
+    elif not evidence.structure:
+        sentences.append(
+            "No clear structure: one LoRA is enough. Clusters explain "
+            f"{evidence.explained:.0%} of the variation, {evidence.explained_by_chance:.0%} would be chance, "
+            f"and {'no clear gap separates' if evidence.overlap > 0.2 else 'too little lies beyond the gaps of'} them."
+        )
+    else:
+        sentences.append(
+            f"{value} clusters: up to there each one removes {sharpness:.1f} times as much of the remaining "
+            f"error as later ones do (rule {rule})."
+        )
+    if value > 1 and not np.isnan(stability):
+        sentences.append(f"Two halves of the corpus agree on these clusters to {stability:.2f} (1 is fully).")
+    return " ".join(sentences)
