@@ -11,6 +11,7 @@ import errno
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 import time
@@ -33,6 +34,17 @@ def fingerprint_of(value: Any) -> str:
     """16 hex digits of the canonical JSON of `value`."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def without_nan(value: Any) -> Any:
+    """`value` with None for every number that JSON cannot write."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: without_nan(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return value
 
 
 def source_version(*modules: str) -> str:
@@ -138,7 +150,7 @@ class Draft:
     def write_json(self, name: str, value: Any) -> None:
         """Write `<name>.json`."""
         with self.writing(f"{name}.json") as path:
-            path.write_text(json.dumps(value, indent=2, default=str) + "\n")
+            path.write_text(json.dumps(without_nan(value), indent=2, default=str, allow_nan=False) + "\n")
 
     def write_array(self, name: str, array: np.ndarray) -> None:
         """Write `<name>.npy`, never pickled."""

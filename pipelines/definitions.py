@@ -2,19 +2,25 @@
 
 import dagster as dg
 
-from pipelines.defs import clusters, corpus, features, sources
-from pipelines.jobs import corpus_job
-from pipelines.resources import ArtifactStore, BaseModel
+from pipelines.defs import breakdown, clusters, corpus, features, sources, training
+from pipelines.jobs import JOBS
+from pipelines.recipe import BaseModel, Recipe
+from pipelines.store import ArtifactStore
 
-MODULES = (sources, corpus, features, clusters)
+MODULES = (sources, corpus, features, clusters, training, breakdown)
 
 
 def build_defs(resources: dict[str, object] | None = None) -> dg.Definitions:
     """The code location; `resources` replaces some of its resources, for tests."""
     return dg.Definitions(
         assets=dg.load_assets_from_modules(MODULES),
-        jobs=[corpus_job],
-        resources={"store": ArtifactStore(), "base_model": BaseModel(), **(resources or {})},
+        jobs=JOBS,
+        resources={
+            "store": ArtifactStore(),
+            "base_model": BaseModel(),
+            "recipe": Recipe(max_tokens=1_000_000),
+            **(resources or {}),
+        },
     )
 
 

@@ -8,11 +8,11 @@ import polars as pl
 
 from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
 from pipelines.artifacts import Artifact, Draft, source_version
-from pipelines.resources import ArtifactStore
+from pipelines.store import ArtifactStore
 
 SWEEP_VERSION = source_version("analysis.clustering")
 CHOICE_VERSION = source_version("analysis.clustering", "analysis.selection")
-LABELS_VERSION = source_version("analysis.clustering")
+LABELS_VERSION = source_version("analysis.clustering", "analysis.corpus_model", "analysis.feature_blocks")
 
 
 class SweepConfig(dg.Config):
@@ -159,9 +159,12 @@ def cluster_labels(
 
     def build(draft: Draft) -> None:
         from analysis.clustering import assign
+        from analysis.corpus_model import CorpusModel
+        from analysis.feature_blocks import load_features
 
         n_clusters = num_experts.json("num_experts")["num_experts"]
         centers = cluster_sweep.array(f"centers/{n_clusters}")
+        CorpusModel(load_features(document_features.path("vectoriser")), centers).save(draft.folder / "corpus_model")
         labels, distances = assign(document_features.array("features"), centers)
         documents = corpus.scan("documents").select("document_id").collect()
         draft.write_table("labels", documents.with_columns(cluster=pl.Series(labels), distance=pl.Series(distances)))

@@ -6,7 +6,7 @@ import polars as pl
 from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
 from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.defs.sources import SourceConfig, content_of, to_source
-from pipelines.resources import ArtifactStore
+from pipelines.store import ArtifactStore
 
 VERSION = source_version(
     "analysis.corpus",

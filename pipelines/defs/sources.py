@@ -11,7 +11,7 @@ from pydantic import Field
 
 from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
 from pipelines.artifacts import Draft, file_digest, source_version
-from pipelines.resources import ArtifactStore
+from pipelines.store import ArtifactStore
 
 VERSION = source_version("analysis.sources")
 

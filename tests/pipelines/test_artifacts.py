@@ -109,6 +109,6 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_source_version_follows_the_files() -> None:
     assert source_version("pipelines.artifacts") == source_version("pipelines.artifacts")
-    assert source_version("pipelines.artifacts") != source_version("pipelines.resources")
+    assert source_version("pipelines.artifacts") != source_version("pipelines.store")
     with pytest.raises(ModuleNotFoundError, match=r"no module named 'pipelines\.nothing'"):
         source_version("pipelines.nothing")

@@ -1,4 +1,4 @@
-"""Resources of the code location: where artifacts live, and which base model is adapted."""
+"""The store: where artifacts live, and how they pass from asset to asset."""
 
 import json
 import os
@@ -66,19 +66,3 @@ class ArtifactStore(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> Artifact:
         """The latest artifact of the upstream asset."""
         return self.latest(context.asset_key.path[-1])
-
-
-class BaseModel(dg.ConfigurableResource):
-    """The frozen model that adapters are trained for.
-
-    `embedded` is SmolLM2-135M-Instruct, unpacked from an installed Python package; anything else is a hub id or a
-    local folder, pinned by `revision`.
-    """
-
-    name: str = "embedded"
-    revision: str | None = None
-    trust_remote_code: bool = False
-
-    def identity(self) -> dict[str, Any]:
-        """What a fingerprint needs to know of it."""
-        return {"name": self.name, "revision": self.revision}

@@ -1,0 +1,139 @@
+"""Training and reloading adapters for the assets: what the three training assets and the evaluation share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import polars as pl
+
+from pipelines.artifacts import Artifact, Draft
+from pipelines.recipe import BaseModel, Recipe
+
+if TYPE_CHECKING:
+    from hydralora.data import TokenisedDocuments
+    from hydralora.training import Progress
+
+# Dagster stores every event of a run; a line each half minute is enough to see that it lives.
+SECONDS_BETWEEN_EVENTS = 30.0
+UNTRAINED = "untrained"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One adapter to train: a row of `hydralora.methods`, its documents and its seed."""
+
+    method: str
+    num_experts: int
+    seed: int
+    max_tokens: int | None = None
+    match_parameters: int | None = None
+
+
+def documents_table(corpus: Artifact, cluster_labels: Artifact, num_experts: int) -> pl.LazyFrame:
+    """Documents with their cluster and its one-hot vector, the gates of methods that take them from outside."""
+    labels = cluster_labels.scan("labels").select("document_id", "cluster")
+    one_hot = [(pl.col("cluster") == i).cast(pl.Float32) for i in range(num_experts)]
+    return (
+        corpus.scan("documents")
+        .select("document_id", "source", "task", "split", "prompt", "completion")
+        .join(labels, on="document_id", how="inner", maintain_order="left")
+        .with_columns(expert_gates=pl.concat_list(one_hot))
+    )
+
+
+def tokenised(draft: Draft, name: str, documents: pl.LazyFrame, tokenizer: Any, recipe: Recipe) -> "TokenisedDocuments":
+    """Tokens of documents, memory-mapped from a table in the draft."""
+    from hydralora.data import tokenise
+
+    draft.write_table(name, documents)
+    return tokenise(draft.folder / f"{name}.parquet", tokenizer, template=recipe.template, max_length=recipe.max_length)
+
+
+def for_adapter(documents: "TokenisedDocuments", adapter_config: Any) -> "TokenisedDocuments":
+    """The documents as an adapter wants them: with gates only if it takes them from outside."""
+    if getattr(adapter_config, "router_input", None) == "sequence":
+        return documents
+    return replace(documents, dataset=documents.dataset.remove_columns("expert_gates"))
+
+
+def train_adapter(
+    context: dg.AssetExecutionContext,
+    folder: Path,
+    training: Training,
+    documents: "TokenisedDocuments",
+    recipe: Recipe,
+    base_model: BaseModel,
+) -> None:
+    """Train one adapter into `folder`, or leave it alone when it is there already (a killed run continues)."""
+    from hydralora.methods import MethodError, get_method
+    from hydralora.training import TrainingError, plan_run, train
+
+    if (folder / "run.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    model, tokenizer = base_model.load()
+    config = recipe.training_config(training.method, max_tokens=training.max_tokens, seed=training.seed)
+    settings = replace(
+        recipe.settings(training.num_experts),
+        total_steps=plan_run(documents, config).num_steps,
+        match_parameters=training.match_parameters,
+    )
+    try:
+        peft_config = get_method(training.method).config(model, settings)
+        train(
+            model,
+            tokenizer,
+            for_adapter(documents, peft_config),
+            folder,
+            config,
+            peft_config=peft_config,
+            progress=progress_events(context, f"{training.method} ({folder.name})"),
+        )
+    except (MethodError, TrainingError) as error:
+        raise dg.Failure(f"{training.method}: {error}", allow_retries=False) from error
+
+
+def save_untrained(folder: Path, training: Training, recipe: Recipe, base_model: BaseModel) -> None:
+    """Write an adapter as `train_adapter` starts from it: the origin from which a trained one of the seed has moved."""
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    from hydralora.methods import get_method
+
+    model, _ = base_model.load()
+    peft_config = get_method(training.method).config(model, recipe.settings(training.num_experts))
+    set_seed(training.seed)
+    get_peft_model(model, peft_config).save_pretrained(folder, save_embedding_layers=False)
+
+
+def progress_events(context: dg.AssetExecutionContext, label: str) -> Callable[["Progress"], None]:
+    """A callback that shows loss and speed in Dagster's log while a step runs, at most twice a minute."""
+    import time
+
+    last = 0.0
+
+    def show(progress: "Progress") -> None:
+        nonlocal last
+        if time.monotonic() - last < SECONDS_BETWEEN_EVENTS and progress.step < progress.num_steps:
+            return
+        last = time.monotonic()
+        context.log.info(
+            f"{label}: step {progress.step} of {progress.num_steps}, loss {progress.loss:.3f}, "
+            f"{progress.tokens_per_second:.0f} tokens/s"
+        )
+
+    return show
+
+
+def load_adapter(base_model: BaseModel, folder: Path | None) -> tuple[Any, Any]:
+    """The base model with a trained adapter (without one for None), in evaluation mode, and its tokenizer."""
+    import hydralora  # noqa: F401 - makes PEFT know the method before it reads the adapter's configuration
+
+    model, tokenizer = base_model.load()
+    if folder is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, folder)
+    return model.eval(), tokenizer

