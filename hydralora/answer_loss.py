@@ -1,10 +1,11 @@
 """Loss on answer tokens, with logits computed only where a loss is read.
 
-A vocabulary of 49,152 makes the output layer a fifth of a 135M model, and about half of all positions belong to prompts:
-their logits would be computed, kept for the backward pass, and never used.
+A vocabulary of 49,152 makes the output layer a fifth of a 135M model, and half or more of all positions belong to
+prompts: their logits would be computed, kept for the backward pass, and never used.
 """
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ def answer_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor
         hidden = args[0][:, -length:-1] if length > 1 else args[0][:, :0]
         return (hidden[keep], *args[1:])
 
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "cluster")}
     handle = _output_layer(model).register_forward_pre_hook(select)
     try:
         logits = model(**inputs, use_cache=False).logits
@@ -59,9 +60,8 @@ def document_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def _output_layer(model: nn.Module) -> nn.Module:
-    unwrapped = getattr(model, "module", model)
+    unwrapped: Any = getattr(model, "module", model)
     layer = unwrapped.get_output_embeddings()
     if layer is None:
         raise TypeError(f"Expected a causal language model with an output layer, got {type(unwrapped).__name__}")
-    assert isinstance(layer, nn.Module)
-    return layer
+    return cast(nn.Module, layer)

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -88,7 +88,7 @@ def load_base_model(
         revision: commit, branch or tag on the hub.
         dtype: of the weights; `"auto"` is `fast_dtype(device)`.
         quantization: `"4bit"` loads NF4 blocks through bitsandbytes, for bases that do not fit otherwise.
-        device: where to put it; default the first GPU if there is one.
+        device: where to put it; default this process's GPU (torchrun's `LOCAL_RANK`) if there is one.
         trust_remote_code: run Python code from the model's repository. Leave it off unless you have read that code.
 
     Raises:
@@ -97,7 +97,7 @@ def load_base_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     path = str(provision_embedded_base_model()) if name_or_path == EMBEDDED else name_or_path
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = _default_device() if device is None else torch.device(device)
     dtype = fast_dtype(target) if dtype == "auto" else dtype
     blocks = None
     if quantization == "4bit":
@@ -106,7 +106,7 @@ def load_base_model(
         blocks = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=revision,
             dtype=dtype,
@@ -134,7 +134,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
-def weights_fingerprint(model: torch.nn.Module) -> str:
+def weights_fingerprint(model: Any) -> str:
     """16 hex digits over name, type and bytes of every base parameter: what an adapter must leave as it was.
 
     Parameters and buffers of adapters are left out, and PEFT's renaming of wrapped layers is undone, so that the value
@@ -152,6 +152,12 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _default_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 def _adapter_parameter_names(base: torch.nn.Module) -> set[str]:

@@ -40,7 +40,7 @@ class CurveWriter(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        values = {name: (logs or {})[name] for name in ("loss", "learning_rate", "eval_loss") if name in (logs or {})}
+        values = _chosen(logs, "loss", "learning_rate", "eval_loss")
         if not values or not state.is_world_process_zero:
             return
         line = {
@@ -112,7 +112,7 @@ class StopAtNonFinite(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        values = {name: (logs or {})[name] for name in ("loss", "grad_norm") if name in (logs or {})}
+        values = _chosen(logs, "loss", "grad_norm", "eval_loss")
         if all(math.isfinite(value) for value in values.values()):
             return
         raise TrainingError(
@@ -129,3 +129,7 @@ class AdaLoraSchedule(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         getattr(model, "module", model).base_model.update_and_allocate(state.global_step)
+
+
+def _chosen(logs: dict[str, float] | None, *names: str) -> dict[str, float]:
+    return {name: value for name, value in (logs or {}).items() if name in names}

@@ -55,6 +55,12 @@ class TokenisedDocuments:
         """Tokens of each document."""
         return np.asarray(self.column("length"), dtype=np.int64)
 
+    @property
+    def counts(self) -> dict[str, Any]:
+        """How they were tokenised and what did not fit, for the record of a run."""
+        names = ("template", "max_length", "prompts_cut", "answers_cut", "without_answer")
+        return {name: getattr(self, name) for name in names}
+
     def rows(self, indices: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
         """Some documents, in the order asked for."""
         columns = self.dataset[[int(index) for index in indices]]
@@ -78,8 +84,8 @@ def tokenise(
 ) -> TokenisedDocuments:
     """Token sequences with the place where each answer starts.
 
-    Prompt and answer are tokenised apart and joined, because that is what generation sees: the tokens of a prompt do not
-    depend on the answer after it. The answer ends with the token at which generation stops.
+    Prompt and answer are tokenised apart and joined, because that is what generation sees: the tokens of a prompt do
+    not depend on the answer after it. The answer ends with the token at which generation stops.
 
     A document longer than `max_length` loses the middle of its prompt; the template's frame at both ends stays. Only an
     answer longer than half of `max_length` is cut itself, at its end, and then has no end token.
@@ -120,7 +126,8 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> Batch:
         pad_token_id: fills `input_ids` where `attention_mask` is 0.
 
     Returns:
-        `input_ids`, `attention_mask`, `labels` [batch, longest], and `expert_gates` [batch, N] where rows have them.
+        `input_ids`, `attention_mask`, `labels` [batch, longest], and `expert_gates` [batch, N] and
+        `cluster` [batch] where rows have them.
     """
     shape = (len(rows), max(len(row["input_ids"]) for row in rows))
     input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
@@ -134,6 +141,8 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> Batch:
     batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
     if "expert_gates" in rows[0]:
         batch["expert_gates"] = torch.tensor([row["expert_gates"] for row in rows], dtype=torch.float32)
+    if rows[0].get("cluster") is not None:
+        batch["cluster"] = torch.tensor([row["cluster"] for row in rows])
     return batch
 
 
@@ -168,9 +177,10 @@ class Frame:
         if not tokenizer.chat_template:
             raise DataError("The tokenizer has no chat template; use template='plain' for this base model")
         question = [{"role": "user", "content": _ANSWER_MARK}]
-        opened = _render(tokenizer, question, add_generation_prompt=True)
+        opened = _render(tokenizer, question, opens_answer=True)
         before, between = opened.split(_ANSWER_MARK)
-        answered = _render(tokenizer, [*question, {"role": "assistant", "content": _ANSWER_MARK}])
+        turns = [*question, {"role": "assistant", "content": _ANSWER_MARK}]
+        answered = _render(tokenizer, turns, opens_answer=False)
         after = tokenizer(answered.split(_ANSWER_MARK)[-1], add_special_tokens=False).input_ids
         special = set(tokenizer.all_special_ids)
         ends = [i for i, token in enumerate(after) if token in special]
@@ -214,8 +224,8 @@ def _has_answer(answer_start: int, length: int) -> bool:
     return answer_start < length
 
 
-def _render(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], **options: bool) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+def _render(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], *, opens_answer: bool) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens_answer))
 
 
 def _as_dataset(documents: "Path | str | Dataset | Sequence[Mapping[str, Any]]") -> "Dataset":

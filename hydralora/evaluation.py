@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
 
@@ -37,11 +38,19 @@ class DocumentLosses:
     def perplexity(self) -> float:
         return math.exp(self.mean)
 
-    def by_source(self) -> dict[str, float]:
-        """Mean loss of an answer token within each source."""
-        return {group: self.of(rows).mean for group, rows in _groups(self.sources).items()}
+    def groups(self) -> dict[tuple[str, str], "DocumentLosses"]:
+        """`(group_kind, group)` -> its documents, for the kinds `all`, `source` and, where known, `cluster`."""
+        groups = {("all", "all"): self}
+        groups |= {("source", group): self.take(rows) for group, rows in _rows_by_label(self.sources).items()}
+        if self.clusters is not None:
+            groups |= {("cluster", group): self.take(rows) for group, rows in _rows_by_label(self.clusters).items()}
+        return groups
 
-    def of(self, rows: Ints) -> "DocumentLosses":
+    def means(self) -> dict[str, float]:
+        """Mean loss of an answer token over `all` documents and within each source."""
+        return {group: losses.mean for (kind, group), losses in self.groups().items() if kind != "cluster"}
+
+    def take(self, rows: Ints) -> "DocumentLosses":
         """Some of the documents."""
         return DocumentLosses(
             self.loss_sums[rows],
@@ -55,31 +64,71 @@ class DocumentLosses:
 def evaluate_documents(
     model: nn.Module, documents: TokenisedDocuments, *, pad_token_id: int, batch_tokens: int = 2048
 ) -> DocumentLosses:
-    """Answer losses of documents under a model, longest first so that a batch too large fails at once.
+    """Answer losses of documents under a model. Processes started by torchrun share the work, and all get the result.
 
     Args:
         model: a causal language model, possibly with an adapter; documents with `expert_gates` pass them on.
         documents: tokenised as in training.
         pad_token_id: of the tokenizer.
-        batch_tokens: most padded tokens of a batch.
+        batch_tokens: most padded tokens of a batch; a longer document is a batch of its own.
     """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     lengths = documents.lengths
-    loss_sums = np.zeros(len(documents))
-    for indices in length_batches(lengths, batch_tokens):
+    sums = torch.zeros(len(documents), dtype=torch.float64, device=device)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    for indices in length_batches(lengths, batch_tokens)[rank::world]:
         batch = collate(documents.rows(indices), pad_token_id)
         losses = document_losses(model, {name: tensor.to(device) for name, tensor in batch.items()})
-        loss_sums[indices] = losses.double().cpu().numpy()
+        sums[torch.from_numpy(indices)] = losses.double()
+    if world > 1:
+        dist.all_reduce(sums)
     model.train(was_training)
-    columns = documents.dataset.column_names
     return DocumentLosses(
-        loss_sums,
+        sums.cpu().numpy(),
         lengths - np.asarray(documents.column("answer_start")),
         tuple(documents.column("source")),
-        tuple(documents.column("cluster")) if "cluster" in columns else None,
+        tuple(documents.column("cluster")) if "cluster" in documents.dataset.column_names else None,
     )
+
+
+def bootstrap_interval(
+    losses: DocumentLosses, *, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of the mean token loss over resampled documents (percentile bootstrap).
+
+    Documents are resampled, not tokens: the tokens of an answer are not independent.
+    """
+    sums, tokens = _resampled((losses.loss_sums, losses.token_counts), num_resamples, seed)
+    low, high = np.quantile(sums / tokens, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedDifference:
+    """Mean token loss of a minus that of b on the same documents, its interval, and how often a is lower."""
+
+    difference: float
+    low: float
+    high: float
+    share_a_lower: float
+
+
+def paired_bootstrap(
+    a: DocumentLosses, b: DocumentLosses, *, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
+) -> PairedDifference:
+    """Compare two models document by document: both are resampled with the same documents.
+
+    Raises:
+        ValueError: losses of different documents.
+    """
+    if a.sources != b.sources or not np.array_equal(a.token_counts, b.token_counts):
+        raise ValueError("Expected losses of the same documents in the same order, got different ones")
+    sums, tokens = _resampled((a.loss_sums - b.loss_sums, a.token_counts), num_resamples, seed)
+    differences = sums / tokens
+    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return PairedDifference(a.mean - b.mean, float(low), float(high), float((differences < 0).mean()))
 
 
 def length_batches(lengths: Ints, batch_tokens: int) -> list[Ints]:
@@ -93,6 +142,17 @@ def length_batches(lengths: Ints, batch_tokens: int) -> list[Ints]:
     return batches
 
 
-def _groups(labels: Sequence[str] | Sequence[int]) -> dict[str, Ints]:
+def _rows_by_label(labels: Sequence[str] | Sequence[int]) -> dict[str, Ints]:
     array = np.asarray(labels)
     return {str(label): np.flatnonzero(array == label) for label in np.unique(array)}
+
+
+def _resampled(columns: Sequence[Floats | Ints], num_resamples: int, seed: int) -> list[Floats]:
+    """Sums of columns over documents drawn with replacement, each [num_resamples]."""
+    n = len(columns[0])
+    generator = np.random.default_rng(seed)
+    sums = np.empty((num_resamples, len(columns)))
+    for i in range(num_resamples):
+        drawn = generator.integers(n, size=n)
+        sums[i] = [column[drawn].sum() for column in columns]
+    return list(sums.T)

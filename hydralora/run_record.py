@@ -7,24 +7,72 @@ import platform
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+
+if TYPE_CHECKING:
+    from hydralora.data import TokenisedDocuments
 
 RECORD = "run.json"
 _PACKAGES = ("hydralora", "torch", "transformers", "peft", "accelerate", "tokenizers", "datasets", "numpy")
 
 
-def write_result(model: Any, folder: Path, record: Mapping[str, Any]) -> None:
-    """Write the trained model and its record into a folder, each file whole; the record comes last."""
+def write_result(model: Any, documents: "TokenisedDocuments", folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the trained model, its card and its record into a folder, each file whole; the record comes last.
+
+    The record gets the field `reload_difference`: see `reload_difference`.
+    """
+    from hydralora.model_card import model_card
+    from hydralora.trainer import save_model
+
     partial = folder / "partial"
     shutil.rmtree(partial, ignore_errors=True)
-    options = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
-    model.save_pretrained(partial, **options)
+    save_model(model, partial)
+    model_card(record).save(partial / "README.md")
+    difference = reload_difference(model, partial, documents)
     for path in sorted(partial.iterdir()):
         os.replace(path, folder / path.name)
     partial.rmdir()
-    write_json(folder / RECORD, record)
+    write_json(folder / RECORD, {**record, "reload_difference": difference})
+
+
+@torch.inference_mode()
+def reload_difference(
+    model: Any, folder: Path, documents: "TokenisedDocuments", num_documents: int = 4
+) -> float | None:
+    """Largest difference between the logits of a trained adapter in memory and of the one in its folder.
+
+    0 on CPU; None for a whole model, which would need a second one in memory.
+    """
+    from hydralora.answer_loss import answer_logits
+    from hydralora.data import collate
+
+    if not hasattr(model, "peft_config"):
+        return None
+    rows = documents.rows(list(range(min(num_documents, len(documents)))))
+    device = next(model.parameters()).device
+    batch = {name: tensor.to(device) for name, tensor in collate(rows, 0).items()}
+    was_training, trained = model.training, model.active_adapter
+    model.eval()
+    in_memory, _, _ = answer_logits(model, batch)
+    model.load_adapter(folder, "reloaded")
+    model.set_adapter("reloaded")
+    from_disk, _, _ = answer_logits(model, batch)
+    model.set_adapter(trained)
+    model.delete_adapter("reloaded")
+    model.train(was_training)
+    return float((in_memory - from_disk).abs().max())
+
+
+def peft_values(model: Any) -> dict[str, Any] | None:
+    """The PEFT configuration of a model as JSON values, None without one."""
+    config = getattr(model, "active_peft_config", None)
+    return None if config is None else cast(dict[str, Any], json.loads(json.dumps(config.to_dict(), default=_value)))
+
+
+def _value(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)
 
 
 def write_json(path: Path, value: Any) -> None:

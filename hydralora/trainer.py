@@ -1,46 +1,67 @@
-"""transformers' Trainer with an answer-only loss, batches in planned order, and checkpoints that are whole or absent."""
+"""transformers' Trainer with an answer-only loss, batches in planned order, and checkpoints known to be whole."""
 
 import errno
-import os
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from hydralora.answer_loss import answer_loss
-from hydralora.batching import StepPlan
-from hydralora.training import AuxiliaryLoss, TrainingError
+from hydralora.batching import PlannedBatches, StepPlan
+from hydralora.data import Batch, TokenisedDocuments, collate
+from hydralora.training import TrainingConfig, TrainingError
+
+# A checkpoint folder without this file was cut short, and is never resumed from.
+COMPLETE = "complete"
 
 
 class AnswerTrainer(Trainer):
     """`Trainer` over the micro-batches of a `StepPlan`.
 
     Args:
-        plan: of the run; the data set's items are its micro-batches.
-        auxiliary_loss: added to the answer loss of each micro-batch (its mean over a step's micro-batches counts).
-        evaluate_held_out: gives the held-out loss; called every `eval_steps`.
-        full_logits: let the model compute its own loss over all positions, for methods that add to it (AdaLoRA).
+        documents, plan, config: of the run.
+        pad_token_id: of the tokenizer.
+        evaluate: gives the held-out loss; called every `config.eval_steps`.
+        checkpoints: folder for them.
+        show_bar: a bar in the terminal.
     """
 
     def __init__(
         self,
-        *,
+        model: Any,
+        documents: TokenisedDocuments,
         plan: StepPlan,
-        auxiliary_loss: AuxiliaryLoss | None = None,
-        evaluate_held_out: Callable[[], float] | None = None,
-        full_logits: bool = False,
-        **trainer_arguments: Any,
+        config: TrainingConfig,
+        *,
+        pad_token_id: int,
+        evaluate: Callable[[], float] | None,
+        checkpoints: Path,
+        show_bar: bool,
     ) -> None:
-        super().__init__(**trainer_arguments)
-        self.plan = plan
-        self.auxiliary_loss = auxiliary_loss
-        self.evaluate_held_out = evaluate_held_out
-        self.full_logits = full_logits
-        # Our loss is divided by the answer tokens of the whole step, so Trainer must count them and not divide again.
+        optimizer = adamw(model, config)
+        super().__init__(
+            model=model,
+            args=_arguments(config, plan, checkpoints, show_bar),
+            train_dataset=PlannedBatches(documents, plan),
+            # Trainer evaluates only when it has a data set; ours is inside `evaluate`.
+            eval_dataset=None if evaluate is None else [],
+            data_collator=partial(_collate_planned, pad_token_id=pad_token_id),
+            optimizers=(optimizer, schedule(optimizer, config, plan.num_steps)),
+        )
+        self.remove_callback(PrinterCallback)
+        self._config = config
+        self._checkpoints = checkpoints
+        self._evaluate_held_out = evaluate
+        # AdaLoRA adds its regulariser to the loss that the model computes itself, over all positions.
+        self._full_logits = getattr(getattr(model, "active_peft_config", None), "peft_type", None) == "ADALORA"
+        # Our loss is divided by the answer tokens of the whole step: Trainer must count them, and not divide again.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
 
@@ -50,75 +71,161 @@ class AnswerTrainer(Trainer):
         inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
+    ) -> Any:
         """Answer loss of a micro-batch, scaled so that a step's gradients sum to those of its mean token loss."""
-        if num_items_in_batch is None:
-            raise ValueError("AnswerTrainer trains; held-out losses come from hydralora.evaluation")
-        if self.full_logits:
-            loss = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False).loss
-        else:
-            loss = answer_loss(model, inputs) / num_items_in_batch
-        if self.auxiliary_loss is not None:
-            loss = loss + self.auxiliary_loss(model, inputs) / self.current_gradient_accumulation_steps
-        # DistributedDataParallel averages gradients over processes, while the token count is already that of all.
+        assert num_items_in_batch is not None  # every batch has labels
+        clusters = inputs.pop("cluster", None)
+        with self._recorded_gates() as gates:
+            if self._full_logits:
+                loss = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False).loss
+            else:
+                loss = answer_loss(model, inputs) / num_items_in_batch
+        if gates:
+            loss = loss + self._routing_loss(gates, inputs, clusters) / self.current_gradient_accumulation_steps
+        # DistributedDataParallel averages gradients over processes, while the tokens counted are those of all.
         return loss * self.accelerator.num_processes
+
+    def _recorded_gates(self) -> Any:
+        if self._config.balance_weight == self._config.cluster_weight == 0:
+            return nullcontext({})
+        from hydralora.routing import record_gates
+
+        return record_gates(self.accelerator.unwrap_model(self.model))
+
+    def _routing_loss(self, gates: Mapping[str, Tensor], inputs: Batch, clusters: Tensor | None) -> Tensor:
+        from hydralora.routing_losses import balance_loss, cluster_loss
+
+        loss = self._config.balance_weight * balance_loss(gates, inputs["attention_mask"])
+        if self._config.cluster_weight == 0:
+            return loss
+        if clusters is None:
+            raise TrainingError("cluster_weight needs documents with a cluster; they have none")
+        return loss + self._config.cluster_weight * cluster_loss(gates, clusters, inputs["attention_mask"])
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Held-out answer loss, in the form that Trainer's callbacks read."""
-        assert self.evaluate_held_out is not None
-        metrics = {"eval_loss": self.evaluate_held_out()}
+        assert self._evaluate_held_out is not None
+        metrics = {"eval_loss": self._evaluate_held_out()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def floating_point_ops(self, inputs: dict[str, Tensor | Any]) -> int:
-        """Not counted: walking all parameters for each micro-batch takes longer than a small model's layer."""
+        """Not counted: that walks all parameters for each micro-batch."""
         return 0
 
+    def last_checkpoint(self) -> str | None:
+        """The newest whole checkpoint, if there is any."""
+        whole = [marker.parent for marker in self._checkpoints.glob(f"checkpoint-*/{COMPLETE}")]
+        return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write `checkpoint-<step>` under another name first; a killed or failed write leaves the last good one."""
-        root = Path(self.args.output_dir)
-        name = f"checkpoint-{self.state.global_step}"
-        partial = root / "partial"
-        if self.args.should_save:
-            shutil.rmtree(partial, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.args.output_dir = str(partial)
+        folder = self._checkpoints / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                (folder / COMPLETE).touch()
         except Exception as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            if _is_disk_full(error):
-                raise TrainingError(
-                    f"No disk space for a checkpoint at step {self.state.global_step} in {root}. Earlier checkpoints "
-                    f"are whole: make room and run again to continue from the last one."
-                ) from error
-            raise
-        finally:
-            self.args.output_dir = str(root)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            shutil.rmtree(root / name, ignore_errors=True)
-            os.rename(partial / name, root / name)
-            self._drop_old_checkpoints(root)
-        self.accelerator.wait_for_everyone()
-
-    def _drop_old_checkpoints(self, root: Path) -> None:
-        keep = {f"checkpoint-{self.state.global_step}", f"checkpoint-{self.state.best_global_step}"}
-        for folder in root.glob("checkpoint-*"):
-            if folder.name not in keep:
-                shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            if not is_disk_full(error):
+                raise
+            raise TrainingError(
+                f"No disk space for a checkpoint at step {self.state.global_step} in {self._checkpoints}. Earlier "
+                f"checkpoints are whole: make room and run again to continue from the last one."
+            ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The model alone: Trainer would add a pickle of its arguments."""
         if self.args.should_save:
-            options = {"save_embedding_layers": False} if hasattr(self.model, "peft_config") else {}
-            self.model.save_pretrained(output_dir, state_dict=state_dict, **options)
+            save_model(self.model, Path(str(output_dir)))
 
 
-def _is_disk_full(error: BaseException) -> bool:
+def save_model(model: Any, folder: Path) -> None:
+    """Write an adapter, or a whole model, as safetensors."""
+    if hasattr(model, "peft_config"):
+        # Otherwise PEFT asks the hub whether the base's vocabulary has grown.
+        model.save_pretrained(folder, save_embedding_layers=False)
+    else:
+        model.save_pretrained(folder)
+
+
+def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW with one group of parameters for each learning rate."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            ratios = [ratio for fragment, ratio in config.learning_rate_ratios.items() if fragment in name]
+            groups.setdefault(ratios[0] if ratios else 1.0, []).append(parameter)
+    if not groups:
+        raise TrainingError("Expected parameters to train, got a model with none that requires a gradient")
+    return torch.optim.AdamW(
+        [{"params": group, "lr": config.learning_rate * ratio} for ratio, group in groups.items()],
+        weight_decay=config.weight_decay,
+    )
+
+
+def schedule(
+    optimizer: torch.optim.Optimizer, config: TrainingConfig, num_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up, then the decay of `config.lr_scheduler_type` to 0.
+
+    Unlike transformers', the first step is not taken at rate 0: a short budget has no step to waste.
+    """
+    warmup = math.ceil(config.warmup_ratio * num_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(1, num_steps - warmup)
+        return {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[
+            config.lr_scheduler_type
+        ]
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def is_disk_full(error: BaseException) -> bool:
     """Whether an error means a full disk; torch and safetensors hide the errno in texts of their own."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     text = str(error)
-    return "No space left" in text or "os error 28" in text or "PytorchStreamWriter failed" in text
+    return any(mark in text for mark in ("No space left", "os error 28", "PytorchStreamWriter failed"))
+
+
+def _collate_planned(micro_batches: list[list[dict[str, Any]]], pad_token_id: int) -> Batch:
+    [rows] = micro_batches
+    return collate(rows, pad_token_id)
+
+
+def _arguments(config: TrainingConfig, plan: StepPlan, checkpoints: Path, show_bar: bool) -> TrainingArguments:
+    evaluates = config.eval_steps is not None
+    stops_early = config.early_stopping_patience is not None
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=plan.num_steps,
+        per_device_train_batch_size=1,
+        train_sampling_strategy="sequential",
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        gradient_checkpointing=config.gradient_checkpointing,
+        learning_rate=config.learning_rate,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.autocast,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        # The best checkpoint can only be kept if each evaluation has one.
+        save_steps=config.eval_steps if stops_early and config.eval_steps else config.save_steps,
+        save_total_limit=2,  # with one alone, a run killed while it writes the next would have none
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=config.eval_steps,
+        load_best_model_at_end=stops_early,
+        metric_for_best_model="eval_loss" if evaluates else None,
+        greater_is_better=False if evaluates else None,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        disable_tqdm=not show_bar,
+        report_to="none",
+        seed=config.seed,
+    )

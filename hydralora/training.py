@@ -8,32 +8,25 @@ batches (see `batching`) and checkpoints that are whole or absent (see `checkpoi
 
 import dataclasses
 import json
-import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
 
 from hydralora.base_model import weights_fingerprint
-from hydralora.batching import PlannedBatches, StepPlan, plan_steps
-from hydralora.data import Batch, TokenisedDocuments, collate, pad_token_id
+from hydralora.batching import StepPlan, plan_steps
+from hydralora.data import TokenisedDocuments, pad_token_id
 from hydralora.evaluation import DocumentLosses, evaluate_documents
-from hydralora.run_record import environment, parameter_values, write_json, write_result
+from hydralora.run_record import environment, parameter_values, peft_values, write_json, write_result
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
-
-    from hydralora.trainer import AnswerTrainer
-
-AuxiliaryLoss = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 
 class TrainingError(RuntimeError):
@@ -44,29 +37,58 @@ class TrainingError(RuntimeError):
 class TrainingConfig:
     """Everything that decides a run beside its data, its base model and its PEFT configuration.
 
-    Exactly one of `max_steps`, `max_tokens`, `num_train_epochs` is the budget. Names are transformers' where it has one.
+    Names are those of transformers' `TrainingArguments` where it has one.
+
+    Attributes:
+        max_steps, max_tokens, num_train_epochs: the budget; exactly one is given.
+        learning_rate: its peak, after the warm-up.
+        learning_rate_ratios: fragment of a parameter's name -> factor on its rate, `{"lora_B": 16.0}` for LoRA+
+            (arXiv 2402.12354).
+        lr_scheduler_type: how the rate falls after the warm-up.
+        warmup_ratio: share of the steps in which the rate rises.
+        tokens_per_step: least tokens of an optimizer step, without padding, over all processes.
+        gradient_accumulation_steps: micro-batches of a step in each process. More of them need less memory and, as
+            documents are sorted into them by length, less padding.
+        gradient_checkpointing: compute activations again in the backward pass, for less memory.
+        autocast: bfloat16 autocast, by default on GPUs, where float32 adapters would else multiply in float32.
+        balance_weight, cluster_weight: of the losses on gates in `hydralora.routing_losses`.
+        save_steps: steps from checkpoint to checkpoint.
+        eval_steps: steps from held-out loss to held-out loss.
+        early_stopping_patience: evaluations without a better held-out loss before the run stops; the best checkpoint
+            becomes the result.
+        seed: of initialisation, order and dropout.
     """
 
     max_steps: int | None = None
     max_tokens: int | None = None
     num_train_epochs: float | None = None
     learning_rate: float = 1e-3
-    # Name fragment of parameters -> factor on the learning rate, e.g. {"lora_B": 16.0} for LoRA+.
     learning_rate_ratios: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    lr_scheduler_type: str = "cosine"
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = 0.05
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     tokens_per_step: int = 4096
     gradient_accumulation_steps: int = 4
     gradient_checkpointing: bool = False
-    # Mixed precision by autocast: on GPUs, float32 adapters would otherwise multiply in float32.
     autocast: bool = dataclasses.field(default_factory=torch.cuda.is_available)
+    balance_weight: float = 0.0
+    cluster_weight: float = 0.0
     save_steps: int = 50
-    # Held-out loss every so many steps; with `early_stopping_patience`, the best checkpoint becomes the result.
     eval_steps: int | None = None
     early_stopping_patience: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.max_steps, self.max_tokens, self.num_train_epochs).count(None) != 2:
+            raise ValueError(
+                f"Expected exactly one of max_steps, max_tokens, num_train_epochs, got {self.max_steps}, "
+                f"{self.max_tokens}, {self.num_train_epochs}"
+            )
+        if self.early_stopping_patience is not None and self.eval_steps is None:
+            raise ValueError("early_stopping_patience needs eval_steps: how often to look at the held-out loss")
+        if self.lr_scheduler_type not in ("cosine", "linear", "constant"):
+            raise ValueError(f"Expected lr_scheduler_type cosine, linear or constant, got {self.lr_scheduler_type!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +135,9 @@ def train(
     *,
     peft_config: "PeftConfig | None" = None,
     held_out: TokenisedDocuments | None = None,
-    auxiliary_loss: AuxiliaryLoss | None = None,
     progress: Callable[[Progress], None] | None = None,
     show_bar: bool = False,
+    measure_energy: bool = False,
 ) -> TrainingResult:
     """Train an adapter (or the whole model) and write it, its curve, its record and its card into `folder`.
 
@@ -131,55 +153,81 @@ def train(
         config: budget, rates, batches.
         peft_config: what to train.
         held_out: documents for the loss before, during (`eval_steps`) and after.
-        auxiliary_loss: added to the loss, called after each forward pass with the model and the batch.
         progress: called every two seconds at most.
         show_bar: a bar in the terminal.
+        measure_energy: record the energy used, with codecarbon.
 
     Raises:
-        TrainingError: a loss that is no number, no memory, no disk space.
+        TrainingError: a loss that is no number, no memory, no disk space, or a folder of another run.
     """
     from transformers import set_seed
 
-    started = time.monotonic()
+    from hydralora.energy import EnergyMeter
+    from hydralora.trainer import AnswerTrainer
+
+    if config.eval_steps is not None and held_out is None:
+        raise TrainingError("eval_steps needs held_out documents; there are none")
     set_seed(config.seed)
-    plan = plan_run(documents, config, num_processes=_num_processes())
+    plan = plan_run(documents, config, num_processes=num_processes())
     base_weights = weights_fingerprint(model)
     model = _prepare(model, peft_config)
     run = {
         "config": dataclasses.asdict(config),
-        "peft_config": _peft_values(model),
+        "peft_config": peft_values(model),
         "base_model": {"name": model.name_or_path, "weights": base_weights},
-        "data": _data_values(documents, plan),
-        "num_processes": _num_processes(),
+        "data": {"fingerprint": documents.fingerprint(), "documents": len(documents), **documents.counts},
+        "num_processes": num_processes(),
     }
     checkpoints = folder / "checkpoints"
     _claim(checkpoints, run)
-    evaluate = None
-    if held_out is not None:
-        evaluate = partial(evaluate_documents, model, held_out, pad_token_id=pad_token_id(tokenizer))
-    trainer = _build_trainer(model, tokenizer, documents, config, plan, checkpoints, evaluate, auxiliary_loss, show_bar)
+    pad = pad_token_id(tokenizer)
+
+    def held_out_losses() -> DocumentLosses | None:
+        return None if held_out is None else evaluate_documents(model, held_out, pad_token_id=pad)
+
+    trainer = AnswerTrainer(
+        model,
+        documents,
+        plan,
+        config,
+        pad_token_id=pad,
+        evaluate=None if held_out is None else lambda: evaluate_documents(model, held_out, pad_token_id=pad).mean,
+        checkpoints=checkpoints,
+        show_bar=show_bar,
+    )
     for callback in _callbacks(folder, config, plan, model, progress):
         trainer.add_callback(callback)
-    before = evaluate() if evaluate else None
-    with _clear_memory_errors(config):
-        trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
-    after = evaluate() if evaluate else None
+    before = held_out_losses()
+    started = time.monotonic()
+    with _clear_errors(config, folder), EnergyMeter(enabled=measure_energy) as energy:
+        trainer.train(resume_from_checkpoint=trainer.last_checkpoint())
+    seconds = time.monotonic() - started
+    after = held_out_losses()
     if peft_config is not None and weights_fingerprint(model) != base_weights:
         raise TrainingError("The base model's weights changed under an adapter. This is a bug: please report it.")
+    steps = trainer.state.global_step
     record = {
         **run,
         "parameters": parameter_values(model),
-        "steps": trainer.state.global_step,
-        "tokens": int(plan.tokens_of_step[: trainer.state.global_step].sum()),
-        "seconds": round(time.monotonic() - started, 2),
-        "held_out": _held_out_values(before, after),
+        "steps": steps,
+        "tokens": int(plan.tokens_of_step[:steps].sum()),
+        "padding_share": round(plan.padding_share, 4),
+        "seconds": round(seconds, 2),
+        "energy": energy.use,
+        "held_out": None if before is None or after is None else {"before": before.means(), "after": after.means()},
         "environment": environment(),
     }
     if trainer.is_world_process_zero():
-        write_result(model, folder, record)
+        with _clear_errors(config, folder):
+            write_result(model, documents, folder, record)
         shutil.rmtree(checkpoints)
     trainer.accelerator.wait_for_everyone()
     return TrainingResult(model, folder, record, before, after)
+
+
+def num_processes() -> int:
+    """How many processes train together; torchrun sets it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _prepare(model: Any, peft_config: "PeftConfig | None") -> Any:
@@ -189,11 +237,11 @@ def _prepare(model: Any, peft_config: "PeftConfig | None") -> Any:
     """
     from peft import PeftModel, get_peft_model
 
-    if peft_config is not None:
-        if isinstance(model, PeftModel):
-            raise ValueError("Expected a base model for a new adapter, got a model that already has one")
-        return get_peft_model(model, peft_config)
-    return model if isinstance(model, PeftModel) else model.float().requires_grad_(True)
+    if peft_config is None:
+        return model if isinstance(model, PeftModel) else model.float().requires_grad_(True)
+    if isinstance(model, PeftModel):
+        raise TrainingError("Expected a base model for a new adapter, got a model that already has one")
+    return get_peft_model(model, peft_config)
 
 
 def _claim(checkpoints: Path, run: Mapping[str, Any]) -> None:
@@ -211,94 +259,9 @@ def _claim(checkpoints: Path, run: Mapping[str, Any]) -> None:
                 f"{checkpoints} holds checkpoints of a run with another {', '.join(differing)}. Delete that folder to "
                 f"start anew, or choose another one."
             )
-        return
-    if _is_main_process():
+    elif os.environ.get("RANK", "0") == "0":
         checkpoints.mkdir(parents=True, exist_ok=True)
         write_json(identity, values)
-
-
-def _build_trainer(
-    model: Any,
-    tokenizer: "PreTrainedTokenizerBase",
-    documents: TokenisedDocuments,
-    config: TrainingConfig,
-    plan: StepPlan,
-    checkpoints: Path,
-    evaluate: Callable[[], DocumentLosses] | None,
-    auxiliary_loss: AuxiliaryLoss | None,
-    show_bar: bool,
-) -> "AnswerTrainer":
-    from hydralora.trainer import AnswerTrainer
-
-    peft_type = getattr(getattr(model, "active_peft_config", None), "peft_type", None)
-    return AnswerTrainer(
-        plan=plan,
-        auxiliary_loss=auxiliary_loss,
-        evaluate_held_out=None if evaluate is None else lambda: evaluate().mean,
-        full_logits=peft_type == "ADALORA",
-        model=model,
-        args=_trainer_arguments(config, plan, checkpoints, show_bar),
-        train_dataset=PlannedBatches(documents, plan),
-        # Trainer evaluates only when it has a data set; ours is inside `evaluate_held_out`.
-        eval_dataset=None if evaluate is None else [],
-        data_collator=partial(_collate_planned, pad_token_id=pad_token_id(tokenizer)),
-        optimizers=(_optimizer(model, config), None),
-    )
-
-
-def _collate_planned(micro_batches: list[list[dict[str, Any]]], pad_token_id: int) -> Batch:
-    [rows] = micro_batches
-    return collate(rows, pad_token_id)
-
-
-def _trainer_arguments(
-    config: TrainingConfig, plan: StepPlan, checkpoints: Path, show_bar: bool
-) -> "TrainingArguments":
-    from transformers import TrainingArguments
-
-    evaluates = config.eval_steps is not None
-    return TrainingArguments(
-        output_dir=str(checkpoints),
-        max_steps=plan.num_steps,
-        per_device_train_batch_size=1,
-        train_sampling_strategy="sequential",
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        gradient_checkpointing=config.gradient_checkpointing,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_scheduler_type,
-        warmup_steps=math.ceil(config.warmup_ratio * plan.num_steps),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        bf16=config.autocast,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=config.save_steps,
-        eval_strategy="steps" if evaluates else "no",
-        eval_steps=config.eval_steps,
-        load_best_model_at_end=config.early_stopping_patience is not None,
-        metric_for_best_model="eval_loss" if evaluates else None,
-        greater_is_better=False if evaluates else None,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,
-        disable_tqdm=not show_bar,
-        report_to="none",
-        seed=config.seed,
-    )
-
-
-def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW with one group of parameters for each learning rate."""
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            ratios = [ratio for fragment, ratio in config.learning_rate_ratios.items() if fragment in name]
-            groups.setdefault(ratios[0] if ratios else 1.0, []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": group, "lr": config.learning_rate * ratio} for ratio, group in groups.items()],
-        weight_decay=config.weight_decay,
-    )
 
 
 def _callbacks(
@@ -323,7 +286,9 @@ def _callbacks(
 
 
 @contextmanager
-def _clear_memory_errors(config: TrainingConfig) -> Iterator[None]:
+def _clear_errors(config: TrainingConfig, folder: Path) -> Iterator[None]:
+    from hydralora.trainer import is_disk_full
+
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -332,50 +297,13 @@ def _clear_memory_errors(config: TrainingConfig) -> Iterator[None]:
             f"micro-batches. Raise gradient_accumulation_steps (the result stays the same), lower max_length, or set "
             f"gradient_checkpointing. The last checkpoint is kept."
         ) from error
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise TrainingError(f"No disk space in {folder}. Make room and run again: it continues.") from error
 
 
-def _last_checkpoint(checkpoints: Path) -> str | None:
-    from transformers.trainer_utils import get_last_checkpoint
+if __name__ == "__main__":
+    from hydralora.launch import main
 
-    checkpoint = get_last_checkpoint(str(checkpoints))
-    return None if checkpoint is None else str(checkpoint)
-
-
-def _peft_values(model: Any) -> dict[str, Any] | None:
-    config = getattr(model, "active_peft_config", None)
-    return None if config is None else json.loads(json.dumps(config.to_dict(), default=_json_value))
-
-
-def _json_value(value: Any) -> Any:
-    return sorted(value) if isinstance(value, set) else str(value)
-
-
-def _data_values(documents: TokenisedDocuments, plan: StepPlan) -> dict[str, Any]:
-    return {
-        "fingerprint": documents.fingerprint(),
-        "documents": len(documents),
-        "template": documents.template,
-        "max_length": documents.max_length,
-        "prompts_cut": documents.prompts_cut,
-        "answers_cut": documents.answers_cut,
-        "without_answer": documents.without_answer,
-        "padding_share": round(plan.padding_share, 4),
-    }
-
-
-def _held_out_values(before: DocumentLosses | None, after: DocumentLosses | None) -> dict[str, Any] | None:
-    if before is None or after is None:
-        return None
-    return {
-        "before": {"all": before.mean, **before.by_source()},
-        "after": {"all": after.mean, **after.by_source()},
-    }
-
-
-def _num_processes() -> int:
-    """Set by torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _is_main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+    main()

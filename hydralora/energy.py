@@ -1,0 +1,63 @@
+"""Energy of a stretch of work, measured by codecarbon without network (Table 4 of the paper)."""
+
+import dataclasses
+import importlib.util
+import logging
+import time
+from types import TracebackType
+from typing import Any, Self
+
+
+@dataclasses.dataclass(frozen=True)
+class EnergyUse:
+    """Energy by part of the machine, and the time it took.
+
+    Where the processor has no counter that codecarbon may read, it estimates from the processor's rated power and load.
+    """
+
+    cpu_kwh: float
+    gpu_kwh: float
+    ram_kwh: float
+    hours: float
+
+    @property
+    def kwh(self) -> float:
+        return self.cpu_kwh + self.gpu_kwh + self.ram_kwh
+
+
+class EnergyMeter:
+    """Context manager; `use` holds the result after it ended, None if switched off.
+
+    Raises:
+        ModuleNotFoundError: it is enabled and codecarbon is not installed.
+    """
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        if enabled and importlib.util.find_spec("codecarbon") is None:
+            raise ModuleNotFoundError("Measuring energy needs codecarbon: pip install codecarbon")
+        self.use: EnergyUse | None = None
+        self._enabled = enabled
+        self._tracker: Any = None
+
+    def __enter__(self) -> Self:
+        if self._enabled:
+            from codecarbon import OfflineEmissionsTracker
+
+            logging.getLogger("codecarbon").setLevel(logging.ERROR)
+            # The country sets grams of CO2 for a kWh, which is not reported: kWh are what two machines can compare.
+            self._tracker = OfflineEmissionsTracker(
+                country_iso_code="USA", save_to_file=False, log_level="error", allow_multiple_runs=True
+            )
+            self._started = time.monotonic()
+            self._tracker.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._tracker is None:
+            return
+        self._tracker.stop()
+        hours = (time.monotonic() - self._started) / 3600
+        data = self._tracker.final_emissions_data
+        self.use = EnergyUse(data.cpu_energy, data.gpu_energy, data.ram_energy, hours)

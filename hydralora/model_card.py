@@ -1,0 +1,81 @@
+"""The README of a trained adapter, with code that loads it."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hydralora.base_model import EMBEDDED
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
+# What the embedded model is on the hub; its weights there were not rounded to 4 bits.
+_EMBEDDED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def model_card(record: Mapping[str, Any]) -> "ModelCard":
+    """A card from the record of a run (`run.json`)."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    name = record["base_model"]["name"]
+    peft_config = record["peft_config"]
+    data = ModelCardData(
+        base_model=_EMBEDDED_ON_HUB if name == EMBEDDED else name,
+        library_name="transformers" if peft_config is None else "peft",
+        pipeline_tag="text-generation",
+        tags=["hydralora"] if peft_config is None else ["hydralora", peft_config["peft_type"].lower()],
+    )
+    sections = ["# " + _title(record), _facts(record), "## Use\n\n```python\n" + usage_code(record) + "```"]
+    if record["held_out"] is not None:
+        sections.append("## Held-out loss\n\n" + _losses(record["held_out"]))
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
+
+
+def usage_code(record: Mapping[str, Any]) -> str:
+    """Python that loads the adapter from the current folder and answers a prompt with the template of the training."""
+    name, peft_config = record["base_model"]["name"], record["peft_config"]
+    template = record["data"]["template"]
+    load = f'model, tokenizer = load_base_model("{name}")\n'
+    if peft_config is None:
+        load = 'model, tokenizer = load_base_model(".")\n'
+    else:
+        load += 'model = PeftModel.from_pretrained(model, ".").eval()\n'
+    generate = "output = model.generate(tokens, max_new_tokens=64, do_sample=False)\n"
+    if peft_config is not None and peft_config.get("router_input") == "sequence":
+        gates = [1.0] + [0.0] * (peft_config["num_experts"] - 1)
+        generate = (
+            f"gates = torch.tensor([{gates}])  # a weight for each expert, here the first alone\n"
+            f"with hydralora.expert_gates(model, gates):\n    {generate}"
+        )
+    return (
+        "import torch\n" + ("" if peft_config is None else "from peft import PeftModel\n") + "\nimport hydralora\n"
+        "from hydralora.base_model import load_base_model\n"
+        "from hydralora.data import Frame\n\n"
+        + load
+        + f'frame = Frame.of(tokenizer, "{template}")\n'
+        + 'tokens = torch.tensor(frame.prompt_tokens(tokenizer, ["What is a router?"]))\n'
+        + generate
+        + "print(tokenizer.decode(output[0, tokens.shape[1] :], skip_special_tokens=True))\n"
+    )
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    kind = "Full fine-tuning" if record["peft_config"] is None else f"{record['peft_config']['peft_type']} adapter"
+    return f"{kind} of {record['base_model']['name']}"
+
+
+def _facts(record: Mapping[str, Any]) -> str:
+    data, parameters = record["data"], record["parameters"]
+    share = 100 * parameters["trainable"] / parameters["all"]
+    return (
+        f"Trained by [hydralora](https://arxiv.org/abs/2404.19245) on {data['documents']:,} documents: "
+        f"{record['steps']:,} steps, {record['tokens']:,} tokens, {parameters['trainable']:,} trainable parameters "
+        f"({share:.3f}% of {parameters['all']:,}), learning rate {record['config']['learning_rate']:g}, seed "
+        f"{record['config']['seed']}. Loss on answer tokens alone. `run.json` has everything else."
+    )
+
+
+def _losses(held_out: Mapping[str, Mapping[str, float]]) -> str:
+    rows = [
+        f"| {group} | {before:.3f} | {held_out['after'][group]:.3f} |" for group, before in held_out["before"].items()
+    ]
+    return "\n".join(["Nats for each answer token.", "", "| source | before | after |", "|---|---|---|", *rows])
