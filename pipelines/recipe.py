@@ -67,6 +67,10 @@ class Recipe(dg.ConfigurableResource):
         """What a fingerprint needs to know of it: everything but how often it is saved."""
         return {"recipe": self.model_dump(exclude={"save_steps"})}
 
+    def text_identity(self) -> dict[str, Any]:
+        """What a fingerprint needs to know of how documents become tokens."""
+        return {"template": self.template, "max_length": self.max_length}
+
     def settings(self, num_experts: int) -> "Settings":
         """For the table of methods."""
         from hydralora.methods import Settings

@@ -1,6 +1,7 @@
 """How well each adapter predicts the answers of held-out documents, and how sure the differences are."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import polars as pl
@@ -10,6 +11,10 @@ from pipelines.artifact_assets import Check, artifact_asset, markdown_table, mat
 from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.recipe import BaseModel, Recipe
 from pipelines.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from hydralora.data import TokenisedDocuments
+    from hydralora.evaluation import DocumentLosses
 
 VERSION = source_version("hydralora", "pipelines.adapters", "pipelines.defs.evaluation")
 BASE = "base"
@@ -56,11 +61,9 @@ def evaluation(
     def build(draft: Draft) -> None:
         n = num_experts.json("num_experts")["num_experts"]
         held_out = held_out_documents(documents_table(corpus, cluster_labels, n), config.max_documents_per_source)
-        losses = pl.concat(
-            _document_losses(context, draft, held_out, name, folder, recipe, base_model)
-            for name, folder in folders.items()
-        )
-        draft.write_table("document_losses", losses)
+        documents = tokenised(draft, "held_out", held_out, base_model.load()[1], recipe)
+        losses = {name: _losses(context, documents, folder, base_model) for name, folder in folders.items()}
+        draft.write_table("document_losses", loss_table(losses, documents))
         draft.write_table("evaluation", evaluation_table(losses, recipe.seed, config.resamples))
         draft.write_table("paired", paired_table(losses, method, config.resamples))
 
@@ -104,31 +107,59 @@ def held_out_documents(documents: pl.LazyFrame, max_per_source: int | None) -> p
     return held_out.filter(pl.int_range(pl.len()).over("source") < max_per_source)
 
 
-def _document_losses(
-    context: dg.AssetExecutionContext,
-    draft: Draft,
-    held_out: pl.LazyFrame,
-    method: str,
-    folder: Path | None,
-    recipe: Recipe,
-    base_model: BaseModel,
-) -> pl.DataFrame:
-    """One row a document: `method, document_id, source, cluster, loss` (sum over the answer), `n_tokens`."""
+def _losses(
+    context: dg.AssetExecutionContext, documents: "TokenisedDocuments", folder: Path | None, base_model: BaseModel
+) -> "DocumentLosses":
     from hydralora.data import pad_token_id
     from hydralora.evaluation import evaluate_documents
 
     model, tokenizer = load_adapter(base_model, folder)
-    documents = tokenised(draft, "held_out", held_out, tokenizer, recipe)
     adapter_config = model.active_peft_config if folder is not None else None
     losses = evaluate_documents(model, for_adapter(documents, adapter_config), pad_token_id=pad_token_id(tokenizer))
-    context.log.info(f"{method}: {losses.mean:.4f} nats a token on {len(documents)} held-out documents")
-    return pl.DataFrame(
-        {
-            "method": [method] * len(documents),
-            "document_id": documents.column("document_id"),
-            "source": losses.sources,
-            "cluster": losses.clusters,
-            "loss": losses.loss_sums,
-            "n_tokens": losses.token_counts,
-        }
+    context.log.info(f"{folder.name if folder else BASE}: {losses.mean:.4f} nats a token, {len(documents)} documents")
+    return losses
+
+
+def evaluation_table(losses: dict[str, "DocumentLosses"], seed: int, resamples: int) -> pl.DataFrame:
+    """`method, seed, group_kind, group, loss, loss_low, loss_high, n_documents, n_tokens`, 95% intervals."""
+    from hydralora.evaluation import bootstrap_interval
+
+    rows = []
+    for method, of_method in losses.items():
+        for (kind, group), part in of_method.groups().items():
+            low, high = bootstrap_interval(part, num_resamples=resamples)
+            sizes = (len(part.sources), int(part.token_counts.sum()))
+            rows.append((method, seed, kind, group, part.mean, low, high, *sizes))
+    columns = ("method", "seed", "group_kind", "group", "loss", "loss_low", "loss_high", "n_documents", "n_tokens")
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def paired_table(losses: dict[str, "DocumentLosses"], method: str, resamples: int) -> pl.DataFrame:
+    """Losses of `method` minus those of every other on the same documents: negative is better for `method`."""
+    from hydralora.evaluation import paired_bootstrap
+
+    rows = []
+    ours = losses[method].groups()
+    for baseline in (name for name in losses if name != method):
+        for (kind, group), theirs in losses[baseline].groups().items():
+            paired = paired_bootstrap(ours[kind, group], theirs, num_resamples=resamples)
+            rows.append((method, baseline, kind, group, paired.difference, paired.low, paired.high))
+    columns = ("method", "baseline", "group_kind", "group", "difference", "low", "high")
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def loss_table(losses: dict[str, "DocumentLosses"], documents: "TokenisedDocuments") -> pl.DataFrame:
+    """One row for each method and document: `loss` is summed over the answer's `n_tokens` tokens."""
+    return pl.concat(
+        pl.DataFrame(
+            {
+                "method": [method] * len(documents),
+                "document_id": documents.column("document_id"),
+                "source": of_method.sources,
+                "cluster": of_method.clusters,
+                "loss": of_method.loss_sums,
+                "n_tokens": of_method.token_counts,
+            }
+        )
+        for method, of_method in losses.items()
     )

@@ -1,0 +1,50 @@
+"""`python -m pipelines.summary CONFIG.yaml`: what the last run with a configuration found, and where its report is."""
+
+import argparse
+from pathlib import Path
+
+import polars as pl
+import yaml
+
+from pipelines.artifacts import ArtifactError
+from pipelines.store import ArtifactStore
+
+
+def main() -> None:
+    """Print N and why, the held-out losses, and the path of the report."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.summary", description=__doc__)
+    parser.add_argument("config", type=Path, help="the run configuration that was executed")
+    arguments = parser.parse_args()
+    try:
+        print(summary(store_of(arguments.config)))
+    except (ArtifactError, OSError) as error:
+        raise SystemExit(str(error)) from error
+
+
+def store_of(config: Path) -> ArtifactStore:
+    """The store that a run configuration writes to."""
+    resources = yaml.safe_load(config.read_text()).get("resources", {})
+    return ArtifactStore(**resources.get("store", {}).get("config", {}))
+
+
+def summary(store: ArtifactStore) -> str:
+    """The answer of the last run, as text."""
+    choice = store.latest("num_experts").json("num_experts")
+    table = store.latest("evaluation").read("evaluation").filter(pl.col("group_kind") == "all").sort("loss")
+    losses = [
+        f"  {row['method']:<20} {row['loss']:.4f}   {row['loss_low']:.4f} to {row['loss_high']:.4f}"
+        for row in table.iter_rows(named=True)
+    ]
+    lines = [
+        "",
+        f"N = {choice['num_experts']} experts. {choice['reason']}",
+        "",
+        "Held-out loss (nats per answer token, 95% interval):",
+        *losses,
+    ]
+    report = store.latest("report").path("report.html").resolve()
+    return "\n".join([*lines, "", f"Report: {report}", ""])
+
+
+if __name__ == "__main__":
+    main()
