@@ -1,0 +1,217 @@
+"""How many parameters an adapter has, by what they are for: counted in a model, and in closed form from layer shapes.
+
+Both work on the meta device, so a 7B model is counted in a second without its weights.
+"""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from transformers import PreTrainedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterCounts:
+    """Parameters of one adapter and of the base model under it.
+
+    `a` and `b` are the low-rank factors, `shared_expert` the `B` of the expert that is always on, `other` whatever is
+    no low-rank factor: virtual tokens, (IA)3 vectors, AdaLoRA's singular values, `modules_to_save`, or the whole model.
+    """
+
+    base: int
+    a: int = 0
+    b: int = 0
+    router: int = 0
+    shared_expert: int = 0
+    other: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.a + self.b + self.router + self.shared_expert + self.other
+
+    @property
+    def percent(self) -> float:
+        """The adapter in percent of the base model, the router included."""
+        return 100 * self.total / self.base
+
+    @property
+    def percent_without_router(self) -> float:
+        """As the paper prints it (`%Param` of its Tables 1 to 3)."""
+        return 100 * (self.total - self.router) / self.base
+
+    def __str__(self) -> str:
+        parts = {"A": self.a, "B": self.b, "router": self.router, "shared": self.shared_expert, "other": self.other}
+        shown = " + ".join(f"{name} {count:,}" for name, count in parts.items() if count)
+        return (
+            f"adapter parameters: {self.total:,} ({shown or 'none'}) || base parameters: {self.base:,} || "
+            f"% of base: {self.percent:.4f} (without the router {self.percent_without_router:.4f})"
+        )
+
+
+def count_parameters(model: "PeftModel | PreTrainedModel", adapter_name: str = "default") -> ParameterCounts:
+    """Count the parameters that a model has, trainable now or not.
+
+    Args:
+        model: with an adapter, or a plain model, which counts as fully trained.
+        adapter_name: of several adapters.
+
+    Raises:
+        ValueError: no adapter of this name.
+    """
+    if not hasattr(model, "peft_config"):
+        return ParameterCounts(base=_numel(model), other=_numel(model))
+    if adapter_name not in model.peft_config:
+        raise ValueError(f"Expected one of the adapters {sorted(model.peft_config)}, got {adapter_name!r}")
+    config: Any = model.peft_config[adapter_name]
+    counts = dict.fromkeys((field.name for field in dataclasses.fields(ParameterCounts)), 0)
+    for name, parameter in model.named_parameters():
+        kind = _kind(name, model, adapter_name)
+        if kind is not None:
+            counts[kind] += _parameter_numel(parameter)
+    if getattr(config, "shared_expert", False):
+        counts["shared_expert"] = counts["b"] // (config.num_experts + 1)  # one of equal blocks
+        counts["b"] -= counts["shared_expert"]
+    return ParameterCounts(**counts)
+
+
+def print_parameters(model: "PeftModel | PreTrainedModel", adapter_name: str = "default") -> None:
+    """Like PEFT's `print_trainable_parameters`, with the router apart and in percent of the base model."""
+    print(count_parameters(model, adapter_name))
+
+
+def expected_parameters(config: "PeftConfig | None", model: "PreTrainedModel") -> ParameterCounts:
+    """Closed form: what `get_peft_model(model, config)` will add, from the shapes of the layers it adapts.
+
+    Args:
+        config: of any method in `hydralora.methods`; None is full fine-tuning.
+        model: the base model, without adapter.
+
+    Raises:
+        ValueError: a kind of config without closed form here.
+    """
+    base = _numel(model)
+    if config is None:
+        return ParameterCounts(base=base, other=base)
+    kind = str(config.peft_type.value)
+    if kind in _PROMPT_METHODS:
+        return ParameterCounts(base=base, other=_PROMPT_METHODS[kind](config, model.config))
+    if kind not in _LAYER_METHODS:
+        known = ", ".join(sorted([*_PROMPT_METHODS, *_LAYER_METHODS]))
+        raise ValueError(f"Expected a config of one of {known}, got {kind}")
+    counts = {"other": _modules_to_save_numel(config, model)}
+    for name, in_features, out_features in target_shapes(config, model):
+        for part, count in _LAYER_METHODS[kind](config, name, in_features, out_features).items():
+            counts[part] = counts.get(part, 0) + count
+    return ParameterCounts(base=base, **counts)
+
+
+def target_shapes(config: "PeftConfig", model: nn.Module) -> Iterator[tuple[str, int, int]]:
+    """Name, in_features and out_features of each layer that a config adapts; PEFT's own rules of matching."""
+    from peft.tuners.tuners_utils import (
+        _get_in_out_features,
+        _maybe_include_all_linear_layers,
+        check_target_module_exists,
+    )
+
+    config = _maybe_include_all_linear_layers(copy.deepcopy(config), model)
+    for name, module in model.named_modules():
+        if check_target_module_exists(config, name):
+            in_features, out_features = _get_in_out_features(module)
+            yield name, in_features, out_features
+
+
+def _lora(config: Any, name: str, in_features: int, out_features: int) -> dict[str, int]:
+    r = _rank(config, name)
+    return {"a": r * in_features, "b": out_features * r}
+
+
+def _adalora(config: Any, name: str, in_features: int, out_features: int) -> dict[str, int]:
+    r = config.init_r
+    return {"a": r * in_features, "b": out_features * r, "other": r}
+
+
+def _ia3(config: Any, name: str, in_features: int, out_features: int) -> dict[str, int]:
+    is_feedforward = name.split(".")[-1] in config.feedforward_modules
+    return {"other": in_features if is_feedforward else out_features}
+
+
+def _hydralora(config: Any, name: str, in_features: int, out_features: int) -> dict[str, int]:
+    r, num_experts = _rank(config, name), config.num_experts
+    num_a = 1 if config.shared_a else num_experts + config.shared_expert
+    router_inputs = {"low_rank": num_a * r, "hidden": in_features}.get(config.router_input, 0)
+    return {
+        "a": num_a * r * in_features,
+        "b": out_features * num_experts * r,
+        "router": num_experts * router_inputs if num_experts > 1 else 0,
+        "shared_expert": out_features * r if config.shared_expert else 0,
+    }
+
+
+def _rank(config: Any, name: str) -> int:
+    from peft.utils.other import get_pattern_key
+
+    return int(config.rank_pattern.get(get_pattern_key(config.rank_pattern, name), config.r))
+
+
+def _prefix_tuning(config: Any, base: Any) -> int:
+    """Keys and values of every layer; `prefix_projection` is not used here."""
+    heads = getattr(base, "num_key_value_heads", None) or base.num_attention_heads
+    head_dim = getattr(base, "head_dim", None) or base.hidden_size // base.num_attention_heads
+    return int(config.num_virtual_tokens * base.num_hidden_layers * 2 * heads * head_dim)
+
+
+def _prompt_tuning(config: Any, base: Any) -> int:
+    return int(config.num_virtual_tokens * base.hidden_size)
+
+
+def _p_tuning(config: Any, base: Any) -> int:
+    """Virtual tokens, a bidirectional LSTM of `encoder_num_layers`, and two linear layers."""
+    d, h = base.hidden_size, config.encoder_hidden_size
+    inputs = [d] + [2 * h] * (config.encoder_num_layers - 1)
+    # Four gates, each with weights of the input and of the state and two biases, in two directions.
+    lstm = sum(2 * 4 * h * (n + h + 2) for n in inputs)
+    mlp = (2 * h) * (2 * h) + 2 * h + 2 * h * d + d
+    return int(config.num_virtual_tokens * d + lstm + mlp)
+
+
+_LAYER_METHODS = {"LORA": _lora, "ADALORA": _adalora, "IA3": _ia3, "HYDRALORA": _hydralora}
+_PROMPT_METHODS = {"PREFIX_TUNING": _prefix_tuning, "PROMPT_TUNING": _prompt_tuning, "P_TUNING": _p_tuning}
+
+
+def _kind(name: str, model: "PeftModel", adapter_name: str) -> str | None:
+    """Field of `ParameterCounts` for a parameter of a PEFT model; None for other adapters and bookkeeping."""
+    prefix = getattr(model.base_model, "prefix", "no adapter layers")
+    parts = name.split(".")
+    if parts[0] == "prompt_encoder":
+        return "other" if parts[1] == adapter_name else None
+    if "ranknum" in parts:  # AdaLoRA keeps each layer's present rank in a parameter that is never trained
+        return None
+    if "modules_to_save" not in parts and not any(part.startswith(prefix) for part in parts):
+        return "base"
+    if adapter_name not in parts:
+        return None
+    if "modules_to_save" in parts:
+        return "other"
+    factor = next(part for part in parts if part.startswith(prefix)).removeprefix(prefix)
+    return {"A": "a", "B": "b", "router": "router"}.get(factor, "other")
+
+
+def _modules_to_save_numel(config: Any, model: nn.Module) -> int:
+    saved = tuple(config.modules_to_save or ())
+    return sum(_numel(module) for name, module in model.named_modules() if name.split(".")[-1] in saved)
+
+
+def _numel(model: nn.Module) -> int:
+    return sum(_parameter_numel(parameter) for parameter in model.parameters())
+
+
+def _parameter_numel(parameter: nn.Parameter) -> int:
+    # bitsandbytes packs two 4-bit weights into a byte and remembers the shape they had.
+    quant_state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if quant_state is None else math.prod(quant_state.shape)
