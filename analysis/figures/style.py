@@ -67,7 +67,11 @@ def styled(draw: Callable[_Arguments, Picture]) -> Callable[_Arguments, Picture]
         from matplotlib import rc_context
 
         with rc_context(_RC):
-            return draw(*args, **kwargs)
+            picture = draw(*args, **kwargs)
+            # Laid out once: the engine starts from its last result, so that every save would differ a little.
+            picture.figure.draw_without_rendering()
+            picture.figure.set_layout_engine("none")
+            return picture
 
     return drawn
 

@@ -1,0 +1,217 @@
+import dataclasses
+import html.parser
+import itertools
+import json
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from analysis.report import ReportInputs, compare_reports, write_report
+from analysis.report.summary import plain, summarise, summary_markdown
+from analysis.report.verdict import matched_difference, verdict
+
+from .synthetic_run import report_inputs
+
+EVIL = '</script><script>alert("x")</script> <img src=x onerror=alert(1)> & <b>bold</b>\u2028'
+TEXTS = [EVIL if i % 10 == 0 else f"How many apples are {i} and {i + 1}?" for i in range(60)]
+SOURCES = [("gsm8k", "<i>dolly</i>", "medquad")[i % 3] for i in range(60)]
+EMPTY = ReportInputs(title="nothing", command="make run")
+
+
+class Elements(html.parser.HTMLParser):
+    """Start tags with their attributes, and the text of script elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] == "script":
+            self.scripts.append(data)
+
+
+@pytest.fixture(scope="module")
+def inputs() -> ReportInputs:
+    return report_inputs(TEXTS, SOURCES)
+
+
+@pytest.fixture(scope="module")
+def folder(inputs: ReportInputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    write_report(inputs, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return (folder / "report.html").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def elements(page: str) -> Elements:
+    parsed = Elements()
+    parsed.feed(page)
+    return parsed
+
+
+def test_all_files_are_written_and_no_half_ones(inputs: ReportInputs, folder: Path):
+    assert sorted(path.name for path in folder.iterdir()) == ["figures", "report.html", "summary.json", "summary.md"]
+    assert len(list((folder / "figures").glob("*.png"))) == 16
+    assert not list(folder.rglob(".*"))
+
+
+def test_the_same_inputs_give_the_same_bytes(inputs: ReportInputs, folder: Path, tmp_path: Path):
+    again = write_report(inputs, tmp_path)
+    assert again.html.read_bytes() == (folder / "report.html").read_bytes()
+    assert again.figures["elbow"].read_bytes() == (folder / "figures" / "elbow.png").read_bytes()
+
+
+def test_text_of_documents_cannot_become_markup(elements: Elements, page: str):
+    tags = [tag for tag, _ in elements.tags]
+    assert tags.count("script") == 2  # the map's data and the one script
+    assert not {"img", "b", "i", "iframe", "object"} & set(tags)
+    assert not [name for _, attributes in elements.tags for name in attributes if name.startswith("on")]
+    assert "&lt;/script&gt;&lt;script&gt;alert" in page
+
+
+def test_the_map_has_the_text_as_it_was(elements: Elements):
+    data = json.loads(elements.scripts[0])
+    assert data["excerpt"][0] == " ".join(EVIL.split())
+    assert data["sources"] == ["<i>dolly</i>", "gsm8k", "medquad"]
+    assert len(data["x"]) == len(data["y"]) == len(TEXTS)
+    assert 0 <= min(data["x"]) <= max(data["x"]) <= 65535
+
+
+def test_nothing_is_loaded_and_only_our_script_may_run(elements: Elements, page: str):
+    policy = next(a["content"] for tag, a in elements.tags if tag == "meta" and "content" in a and "http-equiv" in a)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    targets = [a.get(name) or "" for _, a in elements.tags for name in ("src", "href", "xlink:href", "action")]
+    assert not [target for target in targets if target and not target.startswith(("#", "data:"))]
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_figures_have_alternative_text_and_every_id_is_unique(elements: Elements):
+    figures = [a for tag, a in elements.tags if tag == "div" and a.get("role") == "img"]
+    assert len(figures) == 15  # the map of documents is interactive instead
+    assert all(len(a["aria-label"] or "") > 5 for a in figures)
+    ids = [a["id"] for _, a in elements.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_headings_do_not_skip_levels(elements: Elements):
+    levels = [int(tag[1]) for tag, _ in elements.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def test_an_empty_run_still_has_a_report(tmp_path: Path):
+    files = write_report(EMPTY, tmp_path)
+    page = files.html.read_text("utf-8")
+    assert page.count('class="missing"') == 10
+    assert files.figures == {}
+    assert {s.level for s in verdict(EMPTY)} == {"unknown", "neutral"}
+
+
+def test_verdict_of_the_run(inputs: ReportInputs):
+    assert [(s.answer, s.level) for s in verdict(inputs)] == [
+        ("N = 4", "good"),
+        ("Yes", "good"),
+        ("Yes, by 1.46%", "good"),
+        ("Looks so, but A started equal", "neutral"),
+        ("With live routing, or as one LoRA for each domain", "neutral"),
+    ]
+
+
+def test_one_expert_is_called_a_lora():
+    choice = {"num_experts": 1, "reason": "No clear structure.", "structure": False}
+    statements = verdict(dataclasses.replace(EMPTY, choice=choice))
+    assert statements[0].answer == "N = 1 (one LoRA is enough)"
+    assert statements[-1].answer == "As a plain LoRA"
+
+
+def evaluation(rows: list[tuple[str, int, float]]) -> pl.DataFrame:
+    data = [(method, seed, "all", "all", loss, loss - 0.03, loss + 0.04) for method, seed, loss in rows]
+    columns = ["method", "seed", "group_kind", "group", "loss", "loss_low", "loss_high"]
+    return pl.DataFrame(data, schema=columns, orient="row")
+
+
+def test_difference_over_seeds_is_a_paired_t_interval():
+    rows = [("hydralora", s, 1.0 + d) for s, d in enumerate((0.01, 0.02, 0.03))] + [("lora", s, 1.0) for s in range(3)]
+    difference = matched_difference(dataclasses.replace(EMPTY, evaluation=evaluation(rows)))
+    assert difference is not None
+    assert difference.value == pytest.approx(0.02)
+    assert (difference.high - difference.low) / 2 == pytest.approx(4.3027 * 0.01 / 3**0.5, rel=1e-4)
+    assert difference.how == "paired over 3 seeds"
+
+
+def test_one_seed_is_said_to_be_unsure():
+    inputs = dataclasses.replace(EMPTY, evaluation=evaluation([("hydralora", 0, 1.40), ("lora", 0, 1.42)]))
+    statement = verdict(inputs)[2]
+    assert statement.answer == "No difference shown"
+    assert "one seed, unpaired" in statement.detail
+
+
+def test_worse_is_called_worse(inputs: ReportInputs):
+    assert inputs.paired is not None
+    worse = inputs.paired.with_columns(difference=0.03, low=0.01, high=0.05)
+    assert verdict(dataclasses.replace(inputs, paired=worse))[2].answer == "No, worse by 2.08%"
+
+
+def test_a_table_without_its_columns_is_refused():
+    with pytest.raises(ValueError, match="sweep: expected columns n_clusters, inertia; got no inertia"):
+        dataclasses.replace(EMPTY, sweep=pl.DataFrame({"n_clusters": [1]}))
+
+
+def test_a_large_map_is_sampled_and_says_so(tmp_path: Path):
+    n = 15_500
+    points = pl.DataFrame(
+        {"document_id": [f"{i:016x}" for i in range(n)], "x": range(n), "y": range(n),
+         "cluster": [i % 3 for i in range(n)], "source": ["s"] * n, "excerpt": ["word " * 60] * n}
+    )  # fmt: skip
+    page = write_report(dataclasses.replace(EMPTY, cluster_map=points), tmp_path).html.read_text("utf-8")
+    assert "a random sample of 15,000 of 15,500 documents" in page
+    assert len(page) < 8_000_000
+
+
+def test_markdown_escapes_and_stays_in_its_cells(inputs: ReportInputs):
+    text = summary_markdown(summarise(dataclasses.replace(inputs, title="a | b <script>")))
+    assert "# a \\| b &lt;script>" in text
+    assert {line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("| ")} == {3, 4}
+    assert inputs.command in text
+
+
+def test_two_runs_are_compared(inputs: ReportInputs, folder: Path, tmp_path: Path):
+    summary = summarise(inputs)
+    summary["numbers"]["num_experts"] = 5
+    summary["verdict"][0]["answer"] = "N = 5"
+    (tmp_path / "summary.json").write_text(json.dumps(summary), "utf-8")
+    text = compare_reports(folder, tmp_path)
+    assert "| num_experts | 4 | 5 | +1 |" in text
+    assert "| How many experts? | N = 4 | N = 5 |  |" in text
+    assert "loss of hydralora" not in text
+    assert "No provenance differs." in text
+    with pytest.raises(FileNotFoundError, match="write_report makes both"):
+        compare_reports(folder, tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (float("nan"), "–"),
+        (True, "yes"),
+        (1234567, "1,234,567"),
+        (0.123456, "0.1235"),
+        (54321.6, "54,322"),
+    ],
+)
+def test_numbers_are_readable(value: object, text: str):
+    assert plain(value) == text

@@ -1,0 +1,138 @@
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import normalized_mutual_info_score
+
+from analysis.association import gate_association
+from analysis.routing import DocumentGates, analyse_routing
+from analysis.routing_alarms import routing_alarms
+
+from .synthetic_run import MODULES, hydralora_state, routing, routing_tables
+
+LABELS = np.arange(120) % 4
+NO_SIMILARITY = pl.DataFrame(schema={"layer": int, "module": str, "expert_a": int, "expert_b": int, "b_cosine": float})
+
+
+def usage_table(rows: list[list[float]]) -> pl.DataFrame:
+    data = [(layer, "q_proj", expert, use) for layer, row in enumerate(rows) for expert, use in enumerate(row)]
+    return pl.DataFrame(data, schema=["layer", "module", "expert", "usage"], orient="row")
+
+
+def entropy_table(values: list[float]) -> pl.DataFrame:
+    return pl.DataFrame({"layer": range(len(values)), "module": ["q_proj"] * len(values), "entropy": values})
+
+
+def texts(usage: list[list[float]], entropy: list[float], similarity: pl.DataFrame = NO_SIMILARITY) -> list[str]:
+    return [alarm.text for alarm in routing_alarms(usage_table(usage), entropy_table(entropy), similarity)]
+
+
+def test_nmi_and_variance_agree_with_slow_references():
+    gates = np.random.default_rng(0).dirichlet(np.ones(3), (80, 2))
+    labels = np.random.default_rng(1).integers(0, 4, 80)
+    found = gate_association(gates, labels, n_permutations=19)
+    for m in range(2):
+        expected = normalized_mutual_info_score(labels, gates[:, m].argmax(axis=1))
+        assert found.modules[m].nmi == pytest.approx(expected)
+        total = np.square(gates[:, m] - gates[:, m].mean(axis=0)).sum()
+        within = sum(
+            np.square(gates[labels == c, m] - gates[labels == c, m].mean(axis=0)).sum() for c in np.unique(labels)
+        )
+        assert found.modules[m].variance_explained == pytest.approx(1 - within / total)
+
+
+def test_association_is_found_where_the_strongest_expert_never_changes():
+    leaning = np.tile([0.7, 0.3], (100, 1, 1))
+    labels = np.arange(100) % 2
+    leaning[labels == 1] = [0.6, 0.4]
+    found = gate_association(leaning, labels, n_permutations=99)
+    assert found.nmi == 0
+    assert found.variance_explained == pytest.approx(1)
+    assert found.p_value == pytest.approx(0.01)
+
+
+def test_one_group_has_no_association():
+    with pytest.raises(ValueError, match="at least two groups"):
+        gate_association(np.ones((3, 1, 2)), np.zeros(3, int))
+
+
+@pytest.mark.parametrize(("follow", "answer"), [(2.0, "yes"), (0.0, "no")])
+def test_specialisation_is_told(follow: float, answer: str):
+    assert routing(LABELS.tolist(), follow=follow).specialised == answer
+
+
+def test_gates_that_move_but_not_with_clusters_are_no_specialisation():
+    gates, entropy, document_gates = routing_tables(LABELS)
+    shuffled = np.random.default_rng(3).permutation(LABELS)
+    documents = pl.DataFrame({"document_id": list(document_gates.document_ids), "cluster": shuffled})
+    found = analyse_routing(gates, entropy, document_gates=document_gates, documents=documents, n_permutations=99)
+    assert found.specialised == "no"
+
+
+def test_without_document_gates_it_cannot_be_told():
+    gates, entropy, _ = routing_tables(LABELS)
+    assert analyse_routing(gates, entropy).specialised == "cannot tell"
+
+
+def test_experts_know_their_cluster_module_by_module():
+    found = routing(LABELS.tolist())
+    first = found.experts.filter((pl.col("layer") == 0) & (pl.col("module") == next(iter(MODULES))))
+    assert first["cluster"].to_list() == [0, 1, 2, 3]
+    second = found.experts.filter((pl.col("layer") == 0) & (pl.col("module") == list(MODULES)[1]))
+    assert second["cluster"].to_list() == [3, 0, 1, 2]  # the synthetic router turns the experts by one each module
+    assert (found.experts["lift"] > 1.5).all()
+    assert first["top_terms"].to_list()[2] == ["term", "of 2"]
+
+
+def test_groups_may_be_words_and_documents_may_lack_them():
+    gates, entropy, document_gates = routing_tables(LABELS)
+    source = [None if i < 5 else f"source {label}" for i, label in enumerate(LABELS)]
+    documents = pl.DataFrame({"document_id": list(document_gates.document_ids), "source": source})
+    found = analyse_routing(gates, entropy, document_gates=document_gates, documents=documents, n_permutations=99)
+    overall = found.association.filter(pl.col("layer").is_null())
+    assert overall["group_kind"].to_list() == ["source"]
+    assert overall["p_value"][0] == pytest.approx(0.01)
+    assert len(found.association) == 1 + 4 * len(MODULES)
+
+
+def test_alarms_in_words():
+    half = [0.5, 0.5]
+    assert texts([half, half], [0.6, 0.7]) == []
+    assert texts([half, half], [1.0, 1.0]) == ["router inert: entropy 1.000, every token gets all experts"]
+    assert texts([half, [0.99, 0.01]], [0.6, 0.05]) == ["layer 1 q_proj collapsed: expert 0 has 99.0% of use"]
+    assert texts([half, half], [0.6, 1.0]) == ["layer 1 q_proj inert: entropy 1.000"]
+    dead = [0.49, 0.49, 0.02]
+    assert texts([dead, dead], [0.6, 0.6]) == ["expert 2 is dead everywhere"]
+    assert texts([dead, [0.3, 0.3, 0.4]], [0.6, 0.6]) == ["expert 2 is dead in 1 of 2 modules"]
+    assert texts([[1.0]], [float("nan")]) == []
+
+
+def test_equal_experts_are_named():
+    gates, entropy, _ = routing_tables(LABELS)
+    found = analyse_routing(gates, entropy, adapter=hydralora_state(4, same=True))
+    assert [(alarm.level, alarm.text) for alarm in found.alarms] == [("warning", "experts 0 and 1 are the same")]
+    assert found.similarity["gate_correlation"].null_count() == len(found.similarity)
+
+
+def test_warnings_come_before_notes():
+    found = routing_alarms(usage_table([[0.5, 0.5], [0.99, 0.01]]), entropy_table([1.0, 0.1]), NO_SIMILARITY)
+    assert [alarm.level for alarm in found] == ["warning", "note"]
+
+
+def test_one_expert_is_an_ordinary_lora():
+    gates = pl.DataFrame({"layer": [0], "module": ["q"], "expert": [0], "group_kind": ["all"], "group": ["all"],
+                          "gate": [1.0], "n_tokens": [9]})  # fmt: skip
+    entropy = pl.DataFrame({"layer": [0], "module": ["q"], "entropy": [0.0]})
+    found = analyse_routing(gates, entropy)
+    assert (found.specialised, found.alarms) == ("no", ())
+
+
+def test_bad_tables_are_refused():
+    gates, entropy, document_gates = routing_tables(LABELS)
+    with pytest.raises(ValueError, match=r"gates: expected columns .* got no gate"):
+        analyse_routing(gates.drop("gate"), entropy)
+    with pytest.raises(ValueError, match="group_kind 'all', got none"):
+        analyse_routing(gates.filter(pl.col("group_kind") == "cluster"), entropy)
+    with pytest.raises(ValueError, match="documents: expected document_id"):
+        analyse_routing(gates, entropy, document_gates=document_gates)
+    with pytest.raises(ValueError, match=r"expected shape \[1, 2, N\], got \[3, 2, 2\]"):
+        DocumentGates(np.ones((3, 2, 2), np.float32), [(0, "q"), (1, "q")], ["a"])
