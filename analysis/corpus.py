@@ -91,7 +91,9 @@ def clean(
     Raises:
         ValueError: `records` has other columns or types, or nothing is left of them.
     """
-    _Run.check(records)
+    found = records.collect_schema()
+    if dict(found) != dict(RECORD_SCHEMA):
+        raise ValueError(f"expected records with the columns {dict(RECORD_SCHEMA)}, got {dict(found)}")
     run = _Run(records, config)
     run.drop_duplicates()
     if config.decontaminate:
@@ -106,9 +108,7 @@ class _Run:
     def __init__(self, records: pl.LazyFrame, config: CleanConfig) -> None:
         self.config = config
         self.records = records.select(
-            pl.col(*(name for name in RECORD_SCHEMA if name not in ("prompt", "completion"))),
-            prompt=normalised(pl.col("prompt")),
-            completion=normalised(pl.col("completion")),
+            pl.exclude("prompt", "completion"), normalised(pl.col("prompt", "completion"))
         ).with_row_index("row")
         self.index = self._first_pass()
         # held-out documents first: they are the ones kept of two duplicates
@@ -116,12 +116,6 @@ class _Run:
         self.rank = np.empty(len(self.index), dtype=np.uint32)
         self.rank[ordered.to_numpy()] = np.arange(len(ordered), dtype=np.uint32)
         self.duplicates: dict[str, pl.DataFrame] = {}
-
-    @staticmethod
-    def check(records: pl.LazyFrame) -> None:
-        found = records.collect_schema()
-        if dict(found) != dict(RECORD_SCHEMA):
-            raise ValueError(f"expected records with the columns {dict(RECORD_SCHEMA)}, got {dict(found)}")
 
     def _first_pass(self) -> pl.DataFrame:
         """The index; the records become a table in memory if they are small enough."""
@@ -143,38 +137,24 @@ class _Run:
 
     def _index(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Everything about a batch that is decided row by row."""
-        config = self.config
-        prompt, completion = pl.col("prompt"), pl.col("completion")
-        verdicts = {
-            "empty_prompt": prompt == "",
-            "empty_completion": completion.str.strip_chars() == "",
-            "invalid_utf8": prompt.str.contains("\ufffd", literal=True)
-            | completion.str.contains("\ufffd", literal=True),
-            "prompt_too_long": prompt.str.len_chars() > config.max_prompt_characters,
-            "completion_too_long": completion.str.len_chars() > config.max_completion_characters,
-        }
         ids = document_ids(batch["source"], batch["prompt"], batch["completion"])
-        reason = pl.coalesce(pl.when(holds).then(pl.lit(name)) for name, holds in verdicts.items())
-        index = batch.select(
+        no_source = pl.repeat("", len(batch), dtype=pl.String, eager=True)
+        texts = batch.select(TEXT)["text"]
+        return batch.select(
             "row",
             ids,
             "source",
             "task",
-            _split(ids, config.test_fraction),
+            _split(ids, self.config.test_fraction),
             "licence",
-            content=pl.Series(
-                document_ids(pl.repeat("", len(batch), eager=True), batch["prompt"], batch["completion"])
-            ),
-            prompt_characters=prompt.str.len_chars(),
-            completion_characters=completion.str.len_chars(),
-            n_bytes=prompt.str.len_bytes() + completion.str.len_bytes(),
-            reason=reason,
+            content=document_ids(no_source, batch["prompt"], batch["completion"]),
+            prompt_characters=pl.col("prompt").str.len_chars(),
+            completion_characters=pl.col("completion").str.len_chars(),
+            n_bytes=pl.Series(texts.str.len_bytes()),
+            language=languages(texts) if self.config.detect_language else pl.lit(None, pl.String),
+            reason=_reason(self.config),
             detail=pl.lit(None, pl.String),
         )
-        texts = (
-            batch.select(TEXT)["text"] if config.detect_language else pl.Series([None] * len(batch), dtype=pl.String)
-        )
-        return index.with_columns(language=languages(texts) if config.detect_language else texts)
 
     def _batches(self, keep: pl.Expr | None = None) -> Iterator[pl.DataFrame]:
         """A pass over the texts of the records without a verdict."""
@@ -243,10 +223,21 @@ class _Run:
         )
 
 
+def _reason(config: CleanConfig) -> pl.Expr:
+    """The first reason to drop a record that its own text gives, or null."""
+    prompt, completion = pl.col("prompt"), pl.col("completion")
+    holds = {
+        "empty_prompt": prompt == "",
+        "empty_completion": completion.str.strip_chars() == "",
+        "invalid_utf8": pl.any_horizontal(pl.col("prompt", "completion").str.contains("\ufffd", literal=True)),
+        "prompt_too_long": prompt.str.len_chars() > config.max_prompt_characters,
+        "completion_too_long": completion.str.len_chars() > config.max_completion_characters,
+    }
+    return pl.coalesce(pl.when(condition).then(pl.lit(reason)) for reason, condition in holds.items())
+
+
 def _texts(records: pl.LazyFrame) -> Iterator[pl.Series]:
-    texts = records.select(prompt=normalised(pl.col("prompt")), completion=normalised(pl.col("completion"))).select(
-        TEXT
-    )
+    texts = records.select(normalised(pl.col("prompt", "completion"))).select(TEXT)
     for batch in texts.collect_batches(chunk_size=BATCH_ROWS):
         yield batch["text"]
 
