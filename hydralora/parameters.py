@@ -137,7 +137,7 @@ def _adalora(config: Any, name: str, in_features: int, out_features: int) -> dic
 
 
 def _ia3(config: Any, name: str, in_features: int, out_features: int) -> dict[str, int]:
-    is_feedforward = name.split(".")[-1] in config.feedforward_modules
+    is_feedforward = name.endswith(tuple(config.feedforward_modules))
     return {"other": in_features if is_feedforward else out_features}
 
 
@@ -181,6 +181,7 @@ def _p_tuning(config: Any, base: Any) -> int:
 
 
 _LAYER_METHODS = {"LORA": _lora, "ADALORA": _adalora, "IA3": _ia3, "HYDRALORA": _hydralora}
+_WHOLE = ("prompt_encoder", "modules_to_save")  # parts of parameter names before an adapter's name, beside its layers
 _PROMPT_METHODS = {"PREFIX_TUNING": _prefix_tuning, "PROMPT_TUNING": _prompt_tuning, "P_TUNING": _p_tuning}
 
 
@@ -188,18 +189,13 @@ def _kind(name: str, model: "PeftModel", adapter_name: str) -> str | None:
     """Field of `ParameterCounts` for a parameter of a PEFT model; None for other adapters and bookkeeping."""
     prefix = getattr(model.base_model, "prefix", "no adapter layers")
     parts = name.split(".")
-    if parts[0] == "prompt_encoder":
-        return "other" if parts[1] == adapter_name else None
-    if "ranknum" in parts:  # AdaLoRA keeps each layer's present rank in a parameter that is never trained
-        return None
-    if "modules_to_save" not in parts and not any(part.startswith(prefix) for part in parts):
+    marked = [i for i, part in enumerate(parts) if part in _WHOLE or part == "ranknum" or part.startswith(prefix)]
+    if not marked:
         return "base"
-    if adapter_name not in parts:
+    part, owner = parts[marked[0]], parts[marked[0] + 1]
+    if owner != adapter_name or part == "ranknum":  # AdaLoRA's ranks of the moment, which are never trained
         return None
-    if "modules_to_save" in parts:
-        return "other"
-    factor = next(part for part in parts if part.startswith(prefix)).removeprefix(prefix)
-    return {"A": "a", "B": "b", "router": "router"}.get(factor, "other")
+    return {"A": "a", "B": "b", "router": "router"}.get(part.removeprefix(prefix), "other")
 
 
 def _modules_to_save_numel(config: Any, model: nn.Module) -> int:
