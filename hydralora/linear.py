@@ -57,8 +57,10 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         if adapter_names is not None:
             return self._forward_mixed_batch(x, adapter_names, *args, **kwargs)
         adapters = [name for name in self.active_adapters if name in self.hydralora_A]
-        if not args and not kwargs and self._can_fuse(x, adapters):
-            return self._forward_fused(x, adapters[0])
+        if len(adapters) == 1 and not args and not kwargs:
+            fused = self._fused(x, adapters[0])
+            if fused is not None:
+                return fused
         result = self._base(x, *args, **kwargs)
         if adapters and self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
@@ -88,33 +90,27 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         update: Tensor = self.hydralora_B[adapter_name](gate_low_rank(scaled, gates, self.r[adapter_name]))
         return update
 
-    def _can_fuse(self, x: Tensor, adapters: list[str]) -> bool:
-        """Whether `_forward_fused` computes the same: one adapter, one A, gates from its router, no dropout."""
-        if len(adapters) != 1 or self.gate_observer is not None:
-            return False
-        name = adapters[0]
-        modules = [
-            group[name] for group in (self.hydralora_A, self.hydralora_B, self.hydralora_router) if name in group
-        ]
-        if any(type(module) is not nn.Linear for module in modules):  # wrapped, for instance by FSDP
-            return False
-        routed = self.num_experts[name] == 1 or (name in self.hydralora_router and name not in self.static_gates)
-        no_dropout = not self.training or isinstance(self.hydralora_dropout[name], nn.Identity)
-        shared_a = modules[0].out_features == self.r[name]
-        return routed and no_dropout and shared_a and can_fuse(x, self.base_layer, *modules)
+    def _fused(self, x: Tensor, name: str) -> Tensor | None:
+        """The layer as one function; None unless that is the same: one A, gates from the router, no dropout, no hooks.
 
-    def _forward_fused(self, x: Tensor, name: str) -> Tensor:
-        base = self.get_base_layer()
-        return hydra_linear(
-            x,
-            base.weight,
-            base.bias,
-            self.hydralora_A[name].weight,
-            self.hydralora_B[name].weight,
-            self.hydralora_router[name].weight if name in self.hydralora_router else None,
-            self.scaling[name],
-            self.router_input[name],
-        )
+        (Written for few attribute look-ups: it stands before each launch, and small batches are bound by launches.)
+        """
+        routers = self.hydralora_router
+        a, b = self.hydralora_A[name], self.hydralora_B[name]
+        router = routers[name] if name in routers else None  # noqa: SIM401 (nn.ModuleDict has no get)
+        modules = (a, b) if router is None else (a, b, router)
+        if self.gate_observer is not None or name in self.static_gates or a.out_features != self.r[name]:
+            return None
+        if router is None and self.num_experts[name] > 1:
+            return None
+        if self.training and not isinstance(self.hydralora_dropout[name], nn.Identity):
+            return None
+        base = self.base_layer
+        if not can_fuse(x, base, *modules):
+            return None
+        weight_router = None if router is None else router.weight
+        scaling, router_input = self.scaling[name], self.router_input[name]
+        return hydra_linear(x, base.weight, base.bias, a.weight, b.weight, weight_router, scaling, router_input)
 
     def _check_adapter_names(self, x: Tensor, adapter_names: Sequence[str]) -> None:
         if len(x) != len(adapter_names):

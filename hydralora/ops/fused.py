@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from hydralora.ops import small
 
@@ -20,18 +19,28 @@ except ImportError:  # no Triton on this platform; the plain pieces give the sam
     triton_kernels = None  # type: ignore[assignment]
 
 
+_PLAIN_TENSORS = (nn.Parameter, Tensor)  # not DTensor, not a quantised tensor
+
+
 def can_fuse(x: Tensor, base: nn.Module, *adapter: nn.Module) -> bool:
     """Whether `hydra_linear` computes what calling these modules would: nothing trainable, hooked or replaced in the
     base, nothing hooked in the adapter's A, B and router, and one dtype for all matrix products."""
-    if type(base) is not nn.Linear or base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad):
+    if type(base) is not nn.Linear or "forward" in base.__dict__:
+        return False  # quantised, transposed, or moved between devices by accelerate
+    weight, bias, dtype = base.weight, base.bias, x.dtype
+    if type(weight) not in _PLAIN_TENSORS or weight.requires_grad or (bias is not None and bias.requires_grad):
         return False
-    if type(base.weight) not in (nn.Parameter, Tensor) or "forward" in base.__dict__:
+    autocast = torch.is_autocast_enabled(x.device.type)
+    if autocast and dtype == torch.float64:  # which autocast leaves alone
         return False
-    if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (base, *adapter)):
-        return False
-    if torch.is_autocast_enabled(x.device.type):
-        return x.dtype != torch.float64  # which autocast leaves alone
-    return all(x.dtype == module.weight.dtype for module in (base, *adapter))
+    for module in (base, *adapter):
+        if type(module) is not nn.Linear:  # wrapped, for instance by FSDP
+            return False
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+            return False
+        if not autocast and module.weight.dtype != dtype:
+            return False
+    return True
 
 
 def hydra_linear(
@@ -99,16 +108,18 @@ class _HydraLinear(torch.autograd.Function):
         return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        # What `once_differentiable` would say, without the time it takes in each layer of each step.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError("hydra_linear is differentiable once: call backward without create_graph=True")
         saved_x, low, base_weight, weight_a, weight_b, weight_router = ctx.saved_tensors
         dtype = low.dtype
         x, grad = _rows(saved_x, dtype), _rows(grad_y, dtype)
         rank = weight_a.shape[0]
 
         pieces = _pieces(grad)
-        grad_u = grad @ weight_b.to(dtype)  # [T, E * r]
-        router = None if weight_router is None else weight_router.to(dtype)
+        grad_u = grad @ _cast(weight_b, dtype)  # [T, E * r]
+        router = None if weight_router is None else _cast(weight_router, dtype)
         u, grad_low, grad_router = pieces.gate_backward(grad_u, low, router, rank, ctx.scaling, ctx.hidden)
 
         grad_b = grad.t() @ u if ctx.needs_input_grad[4] else None
@@ -119,10 +130,11 @@ class _HydraLinear(torch.autograd.Function):
                 grad_a, grad_router = grad_a[:rank], grad_a[rank:]
         grad_x = None
         if ctx.needs_input_grad[0]:
-            rows = weight_a.to(dtype)
+            rows = _cast(weight_a, dtype)
             if router is not None and ctx.hidden:
                 rows = torch.cat((rows, router))
-            grad_x = pieces.accumulate(grad @ base_weight.to(dtype), grad_low, rows).view(ctx.x_shape).to(ctx.x_dtype)
+            grad_x = pieces.accumulate(grad @ _cast(base_weight, dtype), grad_low, rows).view(ctx.x_shape)
+            grad_x = _cast(grad_x, ctx.x_dtype)
         return (
             grad_x,
             None,
@@ -149,14 +161,14 @@ def _forward(
     dtype = x.dtype
     y = _base(x, base_weight, base_bias)
     blocks = weight_b.shape[1] // weight_a.shape[0]
-    router = None if weight_router is None else weight_router.to(dtype)
+    router = None if weight_router is None else _cast(weight_router, dtype)
     pieces = _pieces(x)
-    low, u = pieces.project_and_gate(x, weight_a.to(dtype), router, blocks, scaling, hidden)
-    return pieces.accumulate(y, u, weight_b.to(dtype).t()), low
+    low, u = pieces.project_and_gate(x, _cast(weight_a, dtype), router, blocks, scaling, hidden)
+    return pieces.accumulate(y, u, _cast(weight_b, dtype).t()), low
 
 
 def _base(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    return F.linear(x, _cast(weight, x.dtype), None if bias is None else _cast(bias, x.dtype))
 
 
 def _pieces(x: Tensor) -> Any:
@@ -173,8 +185,12 @@ def _compute_dtype(x: Tensor, weight_a: Tensor) -> torch.dtype:
 
 def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
     """[..., d] -> contiguous rows [T, d]."""
-    return x.reshape(-1, x.shape[-1]).to(dtype).contiguous()
+    return _cast(x.reshape(-1, x.shape[-1]), dtype).contiguous()
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x if x.dtype == dtype else x.to(dtype)  # looking first is ten times as fast as a `to` that does nothing
 
 
 def _as_parameter(grad: Tensor | None, parameter: Tensor | None) -> Tensor | None:
-    return None if grad is None or parameter is None else grad.to(parameter.dtype)
+    return None if grad is None or parameter is None else _cast(grad, parameter.dtype)

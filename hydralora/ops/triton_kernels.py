@@ -7,6 +7,7 @@ the input's dtype, as the plain pieces do. No atomics: the same input gives the 
 # (Triton reads the annotations of a kernel's arguments: only tl.constexpr may stand there.)
 
 import os
+from typing import Any
 
 import torch
 import triton
@@ -246,6 +247,35 @@ def _add_experts_few_kernel(
         tl.store(y_ptrs, (y + update).to(dtype), mask=outputs < OUT)
 
 
+_compiled: dict[tuple[Any, ...], Any] = {}
+
+
+def _launch(
+    kernel: Any,
+    grid: tuple[int, int, int],
+    tensors: tuple[Tensor, ...],
+    scalars: tuple[Any, ...],
+    constants: tuple[Any, ...],
+    **options: int,
+) -> None:
+    """kernel[grid](*tensors, *scalars, *constants): a kernel seen before goes straight to its launcher.
+
+    Small layers and decoding are bound by launches, and binding and hashing a kernel's arguments is most of one.
+    Triton specialises on dtype and on alignment to 16 bytes; scalars are not specialised here.
+    """
+    device = tensors[0].device
+    if device.index is not None and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            return _launch(kernel, grid, tensors, scalars, constants, **options)
+    key = (kernel, device.index, constants, *[t.dtype if t.data_ptr() % 16 == 0 else (t.dtype,) for t in tensors])
+    compiled = _compiled.get(key)
+    if compiled is None:
+        _compiled[key] = kernel[grid](*tensors, *scalars, *constants, **options)
+    else:
+        compiled[grid](*tensors, *scalars, *constants)
+    return None
+
+
 def project_and_gate(
     x: Tensor, weight_a: Tensor, router: Tensor | None, blocks: int, scaling: float, hidden: bool
 ) -> tuple[Tensor, Tensor]:
@@ -255,23 +285,13 @@ def project_and_gate(
     routed = 0 if router is None else router.shape[0]
     low = x.new_empty(tokens, rank + routed if hidden else rank)
     u = x.new_empty(tokens, blocks * rank)
-    _project_and_gate_kernel[(triton.cdiv(tokens, _ROWS),)](
-        x,
-        weight_a.contiguous(),
-        x if router is None else router.contiguous(),
-        low,
-        u,
-        tokens,
-        scaling,
-        IN=in_features,
-        RANK=rank,
-        BLOCKS=blocks,
-        ROUTED=routed,
-        HIDDEN=hidden,
-        RANK_PAD=triton.next_power_of_2(rank),
-        EXPERTS_PAD=triton.next_power_of_2(blocks),
-        ROWS=_ROWS,
-        CHUNK=256,  # 4 stages of 256 columns: within 10% of cuBLAS's A x alone on an H100
+    # 4 stages of 256 columns: within 10% of the time cuBLAS takes for A x alone on an H100.
+    _launch(
+        _project_and_gate_kernel,
+        (_cdiv(tokens, _ROWS), 1, 1),
+        (x, weight_a.contiguous(), x if router is None else router.contiguous(), low, u),
+        (tokens, scaling),
+        (in_features, rank, blocks, routed, hidden, _pad(rank), _pad(blocks), _ROWS, 256),
         num_warps=4,
         num_stages=4,
     )
@@ -285,26 +305,17 @@ def gate_backward(
     tokens, width = grad_u.shape
     blocks = width // rank
     routed = 0 if router is None else router.shape[0]
-    programs = triton.cdiv(tokens, _ROWS)
+    programs = _cdiv(tokens, _ROWS)
     u, grad_low = torch.empty_like(grad_u), torch.empty_like(low)
     # One partial sum a program, added up in a fixed order.
     partial = None if router is None or hidden else low.new_empty(programs, routed, rank, dtype=torch.float32)
-    _gate_backward_kernel[(programs,)](
-        grad_u,
-        low,
-        low if router is None else router.contiguous(),
-        u,
-        grad_low,
-        low if partial is None else partial,
-        tokens,
-        scaling,
-        RANK=rank,
-        BLOCKS=blocks,
-        ROUTED=routed,
-        HIDDEN=hidden,
-        RANK_PAD=triton.next_power_of_2(rank),
-        EXPERTS_PAD=triton.next_power_of_2(blocks),
-        ROWS=_ROWS,
+    router_or_any = low if router is None else router.contiguous()
+    _launch(
+        _gate_backward_kernel,
+        (programs, 1, 1),
+        (grad_u, low, router_or_any, u, grad_low, low if partial is None else partial),
+        (tokens, scaling),
+        (rank, blocks, routed, hidden, _pad(rank), _pad(blocks), _ROWS),
         num_warps=4,
     )
     return u, grad_low, None if partial is None else partial.sum(0)
@@ -314,18 +325,12 @@ def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """As `small.accumulate`: bound by reading and writing y once, which cuBLAS takes twice as long for (k is small)."""
     tokens, width = y.shape
     inner = u.shape[1]
-    _accumulate_kernel[(triton.cdiv(tokens, 64), triton.cdiv(width, 128))](
-        y,
-        u,
-        v,
-        tokens,
-        WIDTH=width,
-        INNER=inner,
-        V_INNER_STRIDE=v.stride(0),
-        V_WIDTH_STRIDE=v.stride(1),
-        ROWS=64,
-        COLUMNS=128,
-        INNER_CHUNK=min(128, max(16, triton.next_power_of_2(inner))),
+    _launch(
+        _accumulate_kernel,
+        (_cdiv(tokens, 64), _cdiv(width, 128), 1),
+        (y, u, v),
+        (tokens,),
+        (width, inner, v.stride(0), v.stride(1), 64, 128, min(128, max(16, _pad(inner)))),
         num_warps=4,
     )
     return y
@@ -339,25 +344,25 @@ def add_experts_few(
     out_features = y.shape[1]
     rank = weight_a.shape[0]
     blocks = weight_b.shape[1] // rank
-    rank_pad, experts_pad = triton.next_power_of_2(rank), triton.next_power_of_2(blocks)
+    rank_pad, experts_pad = _pad(rank), _pad(blocks)
     columns = 128 if tokens <= 4 else 512  # few programs would leave the chip idle, many would read A too often
-    _add_experts_few_kernel[(tokens, triton.cdiv(out_features, columns))](
-        y,
-        x,
-        weight_a.contiguous(),
-        x if router is None else router.contiguous(),
-        weight_b.contiguous(),
-        scaling,
-        IN=in_features,
-        OUT=out_features,
-        RANK=rank,
-        BLOCKS=blocks,
-        ROUTED=0 if router is None else router.shape[0],
-        HIDDEN=hidden,
-        RANK_PAD=rank_pad,
-        EXPERTS_PAD=experts_pad,
-        CHUNK=max(64, 8192 // max(rank_pad, experts_pad if hidden else 1)),
-        COLUMNS=columns,
-        TILE=min(columns, max(8, 8192 // (rank_pad * experts_pad))),
-        num_warps=8,
+    chunk = max(64, 16384 // max(rank_pad, experts_pad if hidden else 1))
+    tile = min(columns, max(8, 16384 // (rank_pad * experts_pad)))
+    routed = 0 if router is None else router.shape[0]
+    _launch(
+        _add_experts_few_kernel,
+        (tokens, _cdiv(out_features, columns), 1),
+        (y, x, weight_a.contiguous(), x if router is None else router.contiguous(), weight_b.contiguous()),
+        (scaling,),
+        (in_features, out_features, rank, blocks, routed, hidden, rank_pad, experts_pad, chunk, columns, tile),
+        num_warps=16,
     )
+
+
+def _cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _pad(n: int) -> int:
+    """The next power of two."""
+    return 1 << (n - 1).bit_length()
