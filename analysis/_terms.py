@@ -5,7 +5,7 @@ and release the GIL, so that threads can run them on several blocks. Counts are 
 of document i are `indices[indptr[i] : indptr[i + 1]]`, in order of first occurrence, with `counts` beside them.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -41,61 +41,43 @@ def build_slots(keys: Any, n_terms: Any) -> Any:
     return slots
 
 
-class Lookup(NamedTuple):
-    """A hash table of terms.
-
-    Attributes:
-        slots: int32, index into `keys` or -1 (see `build_slots`).
-        keys: uint64 [capacity, 2].
-        places: int64 [capacity], where a term is in the current row; before the row's start if it is not there yet.
-        spans: int64 [capacity, 2], where in the block a new term was first seen.
-    """
-
-    slots: Any
-    keys: Any
-    places: Any
-    spans: Any
-
-
-class Progress(NamedTuple):
-    """How far `count_terms` has come: what it returns when the lookup is full, and takes to go on."""
-
-    document: int
-    position: int
-    nonzeros: int
-    n_terms: int
-
-
 @njit(nogil=True, cache=True)
 def count_terms(
-    data: Any, offsets: Any, unicode: Any, lookup: Any, progress: Any, learn: Any,
-    indptr: Any, indices: Any, counts: Any, n_tokens: Any,
-) -> Any:  # fmt: skip
+    data: Any, offsets: Any, unicode: Any, slots: Any, keys: Any, spans: Any, n_terms: Any, learn: Any
+) -> Any:
     """Count the terms of each document.
 
     Args:
         unicode: `analysis._tokens.unicode_table()`.
-        lookup: the known terms; `slots` and `keys` are written where `learn`.
-        progress: where to go on, at first `Progress(0, offsets[0], 0, n_terms)`.
-        learn: add unknown terms to the lookup; otherwise they are left out of the counts.
-        indptr: int64 [n_documents + 1], starting with 0; written, as are the following.
-        indices, counts: int32, with room for every token.
-        n_tokens: int64 [n_documents], zeros; receives the tokens of each document.
+        slots: hash table of `keys[:n_terms]` (see `build_slots`).
+        keys: uint64 [capacity, 2].
+        spans: int64 [capacity, 2].
+        n_terms: number of terms in the table.
+        learn: add unknown terms to the table, with their start and end in `data` to `spans`; otherwise they are left
+            out of the counts.
 
     Returns:
-        Progress; the lookup is to be enlarged if `document` is not `n_documents`.
+        indptr, indices, counts; int64 [n_documents], the tokens of each document; and the new number of terms. Where
+        the table is full, indptr is empty: enlarge it and count the block again.
     """
-    slots, keys, places, spans = lookup
-    document, position, nonzeros, n_terms = progress
+    n_documents = offsets.size - 1
+    room = (offsets[-1] - offsets[0]) // 3 + n_documents + 1  # a term has two bytes and a separator
+    indptr = np.zeros(n_documents + 1, np.int64)
+    indices = np.empty(room, np.int32)
+    counts = np.empty(room, np.int32)
+    n_tokens = np.zeros(n_documents, np.int64)
+    count_in_row = np.zeros(len(keys), np.int32)
     token_keys = np.empty((MAX_TOKENS, 2), np.uint64)
     token_spans = np.empty((MAX_TOKENS, 2), np.int64)
-    while document < len(n_tokens):
-        row_start, end = indptr[document], offsets[document + 1]
+    nonzeros = 0
+    for document in range(n_documents):
+        row_start, total = nonzeros, 0
+        position, end = offsets[document], offsets[document + 1]
         while position < end:
             if learn and n_terms + MAX_TOKENS > len(keys):
-                return Progress(document, position, nonzeros, n_terms)
+                return indptr[:0], indices[:0], counts[:0], n_tokens, n_terms
             position, n_read = read_tokens(data, position, end, unicode, token_keys, token_spans)
-            n_tokens[document] += n_read
+            total += n_read
             for i in range(n_read):
                 slot = _find(slots, keys, token_keys[i, 0], token_keys[i, 1])
                 term = slots[slot]
@@ -107,18 +89,17 @@ def count_terms(
                     slots[slot] = term
                     keys[term, 0], keys[term, 1] = token_keys[i, 0], token_keys[i, 1]
                     spans[term, 0], spans[term, 1] = token_spans[i, 0], token_spans[i, 1]
-                place = places[term]
-                if place < row_start:
-                    places[term] = nonzeros
-                    indices[nonzeros] = term
-                    counts[nonzeros] = 1
-                    nonzeros += 1
-                else:
-                    counts[place] += 1
-        document += 1
-        indptr[document] = nonzeros
-        position = end
-    return Progress(document, position, nonzeros, n_terms)
+                # No branch on whether the row has the term already: it could not be predicted.
+                count = count_in_row[term]
+                count_in_row[term] = count + 1
+                indices[nonzeros] = term
+                nonzeros += count == 0
+        for i in range(row_start, nonzeros):
+            counts[i] = count_in_row[indices[i]]
+            count_in_row[indices[i]] = 0
+        n_tokens[document] = total
+        indptr[document + 1] = nonzeros
+    return indptr, indices[:nonzeros], counts[:nonzeros], n_tokens, n_terms
 
 
 @njit(nogil=True, cache=True)

@@ -136,8 +136,11 @@ class TfidfLsa:
         return features
 
     def _prepare(self) -> None:
-        self._counter = TermCounter(self.vocabulary_)
-        self._directions = np.ascontiguousarray(self.components_.T)
+        # Frequent terms first: what most words look up is then close together in memory.
+        order = np.argsort(self.idf_, kind="stable")
+        self._counter = TermCounter([self.vocabulary_[i] for i in order])
+        self._directions = np.ascontiguousarray(self.components_.T[order])
+        self._ordered_idf = self.idf_[order].astype(np.float32)
 
     def _project(self, block: TextBlock) -> FeatureBlock:
         from analysis._terms import project_rows
@@ -154,6 +157,5 @@ class TfidfLsa:
             n_tokens=int(rows.n_tokens.sum()),
             n_known_tokens=int(rows.counts.sum()),
         )
-        idf = self.idf_.astype(np.float32)
-        features, explained = project_rows(*rows[:3], count_weights, idf, self._directions)
+        features, explained = project_rows(*rows[:3], count_weights, self._ordered_idf, self._directions)
         return FeatureBlock(features, explained, statistics)

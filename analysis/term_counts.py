@@ -60,37 +60,25 @@ class TermCounter:
         return self._count(block, learn=True)
 
     def _count(self, block: TextBlock, learn: bool) -> TermCounts:
-        from analysis._terms import Lookup, Progress, count_terms
+        from analysis._terms import build_slots, count_terms
 
-        n_documents, n_old = len(block), len(self.terms)
-        room = int(block.offsets[-1] - block.offsets[0]) // 3 + n_documents  # a term has two bytes and a separator
-        indices, counts = np.empty(room, np.int32), np.empty(room, np.int32)
-        indptr, n_tokens = np.zeros(n_documents + 1, np.int64), np.zeros(n_documents, np.int64)
-        places = np.full(len(self._keys), -1)
         spans = np.empty((len(self._keys) if learn else 0, 2), np.int64)
-        progress = Progress(0, block.offsets[0], 0, n_old)
+        n_terms = n_old = len(self.terms)
         while True:
-            lookup = Lookup(self._slots, self._keys, places, spans)
-            progress = count_terms(
-                block.data, block.offsets, self._unicode, lookup, progress, learn, indptr, indices, counts, n_tokens
+            *counts, n_terms = count_terms(
+                block.data, block.offsets, self._unicode, self._slots, self._keys, spans, n_terms, learn
             )
-            if progress.document == n_documents:
+            if len(counts[0]):
                 break
-            self._enlarge(progress.n_terms)
-            places = np.concatenate([places, np.full_like(places, -1)])
+            self._keys = np.concatenate([self._keys, np.zeros_like(self._keys)])
+            self._slots = build_slots(self._keys, n_terms)
             spans = np.concatenate([spans, np.empty_like(spans)])
-        if progress.n_terms > n_old:
+        if n_terms > n_old:
             first, last = block.offsets[0], block.offsets[-1]
             text = block.data[first:last].tobytes()
-            starts, ends = (spans[n_old : progress.n_terms] - first).T.tolist()
+            starts, ends = (spans[n_old:n_terms] - first).T.tolist()
             self.terms += [text[start:end].decode().lower() for start, end in zip(starts, ends, strict=True)]
-        return TermCounts(indptr, indices[: progress.nonzeros], counts[: progress.nonzeros], n_tokens)
-
-    def _enlarge(self, n_terms: int) -> None:
-        from analysis._terms import build_slots
-
-        self._keys = np.concatenate([self._keys, np.zeros_like(self._keys)])
-        self._slots = build_slots(self._keys, n_terms)
+        return TermCounts(*counts)
 
 
 def stack(blocks: Sequence[TermCounts]) -> TermCounts:

@@ -168,11 +168,23 @@ def _text_block(array: pa.Array) -> TextBlock:
         array = pa.array(repaired, pa.large_binary())
     data, offsets = _padded(array)
     if (rows := np.flatnonzero(contextual_capitals(data, offsets))).size:
-        documents = array.to_pylist()
-        for row in rows:
-            documents[row] = documents[row].decode().lower().encode()
-        data, offsets = _padded(pa.array(documents, pa.large_binary()))
+        data, offsets = _lowered(data, offsets, rows)
     return TextBlock(data, offsets, n_null, n_invalid)
+
+
+def _lowered(
+    data: NDArray[np.uint8], offsets: NDArray[np.int64], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The same documents, those of `rows` in lower case."""
+    sizes = np.diff(offsets)
+    pieces, done = [], offsets[0]
+    for row in rows:
+        text = data[offsets[row] : offsets[row + 1]].tobytes().decode().lower().encode()
+        sizes[row] = len(text)
+        pieces += [data[done : offsets[row]], np.frombuffer(text, np.uint8)]
+        done = offsets[row + 1]
+    pieces += [data[done : offsets[-1]], np.zeros(PADDING, np.uint8)]
+    return np.concatenate(pieces), np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
 
 
 def _padded(array: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
