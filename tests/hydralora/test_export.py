@@ -1,0 +1,265 @@
+"""Fixed gates, and the plain LoRA that equals them: exact, portable, and loaded where this package cannot be imported."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from hydralora import expert_gates
+from hydralora.calibration import calibrate_gates, calibrate_gates_by_group, compare_with_live
+from hydralora.export import export_lora, to_lora, to_merged
+from hydralora.routing import hydralora_layers, record_gates
+from hydralora.static_gates import resolve_gates, set_static_gates, static_gates
+
+MakeModel = Callable[..., PeftModel]
+GATES = torch.tensor([0.7, -0.2, 0.5])  # of any size and sign: what is exact for these is so for all
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "hidden": {"router_input": "hidden"},
+    "rslora": {"use_rslora": True, "lora_alpha": 5},
+    "patterns": {"rank_pattern": {"v_proj": 6, "down_proj": 2}, "alpha_pattern": {"q_proj": 3}},
+    "rslora and patterns": {"use_rslora": True, "rank_pattern": {"v_proj": 6}, "alpha_pattern": {"v_proj": 3}},
+    "expert always on": {"shared_expert": True},
+    "sequence": {"router_input": "sequence", "shared_expert": True},
+    "A for each": {"shared_a": False, "use_rslora": True},
+    "A for each, always on": {"shared_a": False, "shared_expert": True, "rank_pattern": {"v_proj": 6}},
+}
+
+
+def logits(model: torch.nn.Module, tokens: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=tokens).logits
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("portable", [True, False], ids=["portable", "as configured"])
+def test_lora_equals_fixed_gates(
+    hydra_llama: MakeModel,
+    tiny_llama: Callable[..., LlamaForCausalLM],
+    tokens: Tensor,
+    tmp_path: Path,
+    options: dict[str, Any],
+    portable: bool,
+) -> None:
+    model = hydra_llama(**options)
+    export_lora(model, tmp_path, GATES, portable=portable)
+    with static_gates(model, GATES):
+        expected = logits(model, tokens)
+    plain = PeftModel.from_pretrained(tiny_llama(), tmp_path).eval()
+    torch.testing.assert_close(logits(plain, tokens), expected, rtol=1e-5, atol=2e-6)
+    assert (logits(tiny_llama(), tokens) - expected).abs().max() > 0.01
+
+
+def test_portable_is_what_servers_read(hydra_llama: MakeModel, tmp_path: Path) -> None:
+    """One rank, alpha equal to it (scaling 1), no patterns, and nothing but factors."""
+    export_lora(hydra_llama(rank_pattern={"v_proj": 6}, alpha_pattern={"q_proj": 3}), tmp_path, "uniform")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA"
+    assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (6, 6, False)
+    assert config["rank_pattern"] == config["alpha_pattern"] == {}
+    state = load_file(tmp_path / "adapter_model.safetensors")
+    assert len(state) == 2 * 14
+    assert {tensor.shape[0] for key, tensor in state.items() if key.endswith("lora_A.weight")} == {6}
+    assert {tensor.shape[1] for key, tensor in state.items() if key.endswith("lora_B.weight")} == {6}
+
+
+def test_as_configured_keeps_rank_and_alpha(hydra_llama: MakeModel) -> None:
+    config, state = to_lora(hydra_llama(rank_pattern={"v_proj": 6}, lora_alpha=5), 1, portable=False)
+    assert (config.r, config.lora_alpha, config.rank_pattern) == (4, 5, {"v_proj": 6})
+    assert state["base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight"].shape == (6, 32)
+    assert config.task_type == "CAUSAL_LM"
+
+
+def test_without_this_package(
+    hydra_llama: MakeModel, tiny_llama: Callable[..., LlamaForCausalLM], tokens: Tensor, tmp_path: Path
+) -> None:
+    """A process in which `hydralora` cannot be imported gets the same logits from the LoRA and from the merged model."""
+    model = hydra_llama(shared_expert=True, rank_pattern={"v_proj": 6}, use_rslora=True)
+    with static_gates(model, GATES):
+        expected = logits(model, tokens)
+    export_lora(model, tmp_path / "lora", GATES)
+    to_merged(model, GATES).save_pretrained(tmp_path / "merged")
+    tiny_llama().save_pretrained(tmp_path / "base")
+    save_file({"tokens": tokens, "expected": expected}, tmp_path / "case.safetensors")
+    script = """
+import sys
+sys.modules["hydralora"] = None  # any import of it fails
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+folder = sys.argv[1]
+case = load_file(f"{folder}/case.safetensors")
+merged = AutoModelForCausalLM.from_pretrained(f"{folder}/merged")
+lora = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(f"{folder}/base"), f"{folder}/lora")
+for model in (lora, merged):
+    with torch.no_grad():
+        logits = model(case["tokens"]).logits
+    torch.testing.assert_close(logits, case["expected"], rtol=1e-5, atol=2e-6)
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, capture_output=True, text=True)
+
+
+def test_each_cluster_is_an_exact_lora(
+    hydra_llama: MakeModel, tiny_llama: Callable[..., LlamaForCausalLM], tokens: Tensor, tmp_path: Path
+) -> None:
+    """Gates given by cluster: expert c and the one that is always on are the LoRA of cluster c, live routing itself."""
+    model = hydra_llama(router_input="sequence", shared_expert=True, num_experts=4)
+    for cluster in (0, 3):
+        export_lora(model, tmp_path / str(cluster), gates=cluster)
+        one_hot = torch.nn.functional.one_hot(torch.full((len(tokens),), cluster), 4).float()
+        with expert_gates(model, one_hot):
+            live = logits(model, tokens)
+        plain = PeftModel.from_pretrained(tiny_llama(), tmp_path / str(cluster)).eval()
+        torch.testing.assert_close(logits(plain, tokens), live, rtol=1e-5, atol=2e-6)
+    a, b = (load_file(tmp_path / c / "adapter_model.safetensors") for c in ("0", "3"))
+    key = "base_model.model.model.layers.1.mlp.up_proj.lora_{}.weight"
+    assert torch.equal(a[key.format("A")], b[key.format("A")])
+    assert not torch.equal(a[key.format("B")], b[key.format("B")])
+
+
+def test_modules_to_save(
+    hydra_llama: MakeModel, tiny_llama: Callable[..., LlamaForCausalLM], tokens: Tensor, tmp_path: Path
+) -> None:
+    model = hydra_llama(modules_to_save=["lm_head"], target_modules=["q_proj"])
+    with torch.no_grad():
+        model.base_model.model.lm_head.modules_to_save["default"].weight.mul_(2)
+    with static_gates(model, "uniform"):
+        expected = logits(model, tokens)
+    with pytest.raises(ValueError, match=r"lm_head.weight: vLLM and llama.cpp load no such.*portable=False"):
+        to_lora(model, "uniform")
+    export_lora(model, tmp_path, "uniform", portable=False)
+    plain = PeftModel.from_pretrained(tiny_llama(), tmp_path).eval()
+    torch.testing.assert_close(logits(plain, tokens), expected, rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(logits(to_merged(model, "uniform"), tokens), expected, rtol=1e-5, atol=2e-6)
+
+
+def test_bfloat16_rounds_once(hydra_llama: MakeModel) -> None:
+    model = hydra_llama(target_modules=["q_proj"]).to(torch.bfloat16)
+    layer = next(iter(hydralora_layers(model).values()))
+    blocks = layer.hydralora_B["default"].weight.double().unflatten(1, (3, 4))
+    expected = (blocks * GATES.double()[:, None]).sum(1).to(torch.bfloat16)
+    _, state = to_lora(model, GATES, portable=False)
+    assert torch.equal(state["base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"], expected)
+
+
+def test_one_expert_needs_no_gates(hydra_llama: MakeModel, tokens: Tensor) -> None:
+    model = hydra_llama(num_experts=1)
+    expected = logits(model, tokens)
+    torch.testing.assert_close(logits(to_merged(model), tokens), expected, rtol=1e-5, atol=2e-6)
+
+
+def test_static_gates_come_and_go(hydra_llama: MakeModel, tokens: Tensor) -> None:
+    model = hydra_llama()
+    live = logits(model, tokens)
+    set_static_gates(model, 2)
+    fixed = logits(model, tokens)
+    with static_gates(model, "uniform"):
+        assert not torch.equal(logits(model, tokens), fixed)
+        with static_gates(model, None):
+            assert torch.equal(logits(model, tokens), live)
+    assert torch.equal(logits(model, tokens), fixed)
+    set_static_gates(model, None)
+    assert torch.equal(logits(model, tokens), live)
+    assert all(torch.equal(gates, torch.tensor([0.0, 1.0, 0.0])) for gates in resolve_gates(model, 1).values())
+
+
+BAD_GATES = {
+    "none while live": (None, "weighs its 3 experts by the input. Give gates"),
+    "wrong length": (torch.ones(4), r"shape \[3\], an expert from 0 to 2.* got \[4\]"),
+    "no such expert": (3, "an expert from 0 to 2"),
+    "not finite": (torch.tensor([1.0, float("nan"), 0.0]), "finite"),
+    "word": ("mean", "got 'mean'"),
+    "layers missing": ({}, "gates for the 14 adapted layers, e.g. 'model.layers.0.self_attn.q_proj'"),
+}
+
+
+@pytest.mark.parametrize(("gates", "message"), BAD_GATES.values(), ids=BAD_GATES)
+def test_gates_that_do_not_fit(hydra_llama: MakeModel, gates: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        to_lora(hydra_llama(), gates)
+
+
+def test_unknown_adapter(hydra_llama: MakeModel) -> None:
+    with pytest.raises(ValueError, match=r"HydraLoRA adapter 'other', got one with the adapters \['default'\]"):
+        to_lora(hydra_llama(), 0, adapter_name="other")
+
+
+def padded_batches(tokens: Tensor) -> list[dict[str, Any]]:
+    """Two batches, the second with two padded places in one row, and a group for each row."""
+    mask = torch.ones_like(tokens)
+    mask[1, 5:] = 0
+    return [
+        {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": tokens, "group": ["a", "b"]},
+        {"input_ids": tokens + 1, "attention_mask": mask, "labels": tokens, "group": ["b", "b"]},
+    ]
+
+
+def test_calibration_is_the_mean_over_tokens(hydra_llama: MakeModel, tokens: Tensor) -> None:
+    model = hydra_llama(lora_dropout=0.5)
+    rows: dict[str, list[tuple[str, Tensor]]] = {}
+    with record_gates(model) as recorded, torch.no_grad():
+        for batch in padded_batches(tokens):
+            for ids, mask, group in zip(batch["input_ids"], batch["attention_mask"], batch["group"], strict=True):
+                model(input_ids=ids[None][:, mask == 1])  # alone and without its padding
+                for name, gates in recorded.items():
+                    rows.setdefault(name, []).append((group, gates[0]))
+    model.train()
+    overall = calibrate_gates(model, padded_batches(tokens))
+    by_group = calibrate_gates_by_group(model, padded_batches(tokens))
+    assert model.training
+    assert sorted(by_group) == ["a", "b"]
+    for name, groups in rows.items():
+        torch.testing.assert_close(overall[name], torch.cat([gates for _, gates in groups]).mean(0))
+        for label, measured in by_group.items():
+            expected = torch.cat([gates for group, gates in groups if group == label]).mean(0)
+            torch.testing.assert_close(measured[name], expected)
+
+
+def test_calibration_limits(hydra_llama: MakeModel, tokens: Tensor) -> None:
+    model = hydra_llama()
+    first = calibrate_gates(model, padded_batches(tokens)[:1])
+    limited = calibrate_gates(model, padded_batches(tokens), max_batches=1)
+    assert all(torch.equal(first[name], gates) for name, gates in limited.items())
+    with pytest.raises(ValueError, match="batches with tokens to measure gates on, got none"):
+        calibrate_gates(model, [])
+    nothing = [{**padded_batches(tokens)[0], "attention_mask": torch.zeros_like(tokens)}]
+    with pytest.raises(ValueError, match="got none"):
+        calibrate_gates(model, nothing)
+
+
+def test_gap_to_live_routing(hydra_llama: MakeModel, tokens: Tensor) -> None:
+    """Losses as transformers computes them, divergence as defined, and no gap where live gates are the fixed ones."""
+    model = hydra_llama(lora_alpha=64)
+    batch = padded_batches(tokens)[0]
+    gap = compare_with_live(model, "uniform", [batch, batch])
+    inputs = {"input_ids": tokens, "labels": tokens}
+    with torch.no_grad():
+        live = model(**inputs)
+        with static_gates(model, "uniform"):
+            fixed = model(**inputs)
+    assert gap.live_loss == pytest.approx(live.loss.item(), rel=1e-5)
+    assert gap.loss_difference == pytest.approx(fixed.loss.item() - live.loss.item(), abs=1e-5)
+    p, q = (output.logits[:, :-1].softmax(-1) for output in (live, fixed))
+    assert gap.mean_kl == pytest.approx((p * (p / q).log()).sum(-1).mean().item(), rel=1e-3)
+    assert gap.mean_kl > 1e-4
+    assert gap.num_tokens == 2 * tokens[:, 1:].numel()
+
+    uniform = hydra_llama(router_input="uniform")
+    same = compare_with_live(uniform, "uniform", [batch])
+    assert same.loss_difference == pytest.approx(0, abs=1e-6)
+    assert same.mean_kl == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="no token with a label"):
+        compare_with_live(model, "uniform", [])
