@@ -1,0 +1,116 @@
+"""The report as a reader sees it: drawn, quiet, usable by mouse and keyboard, at desktop and phone width."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from analysis.report import write_report
+
+from ..analysis.synthetic_run import report_inputs
+from .chromium import Page, chromium_page
+
+pytestmark = pytest.mark.slow
+
+EVIL = "<script>document.title = 'stolen'</script><img src=https://example.org/x onerror=\"document.title='stolen'\">"
+N_DOCUMENTS = 15_000
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, shared_corpora: Path) -> Path:
+    names = ("dolly15k", "gsm8k", "medquad", "mbxp")
+    frames = [pl.read_parquet(shared_corpora / f"{name}_train.parquet") for name in names]
+    documents = pl.concat([f.head(N_DOCUMENTS // 4) for f in frames] + [frames[0].tail(N_DOCUMENTS)])
+    documents = documents.head(N_DOCUMENTS)
+    texts = documents["instruction"].to_list()
+    texts[0] = EVIL
+    return write_report(report_inputs(texts, documents["corpus"].to_list()), tmp_path_factory.mktemp("report")).html
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with chromium_page(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+@pytest.fixture(params=[(1280, False), (1280, True), (390, False), (390, True)], ids=lambda p: f"{p[0]}-dark{p[1]}")
+def opened(request: pytest.FixtureRequest, page: Page, report: Path) -> Page:
+    width, dark = request.param
+    page.complaints.clear()
+    page.requests.clear()
+    page.open(report, width=width, dark=dark)
+    return page
+
+
+def test_everything_is_drawn_quietly_and_nothing_leaves_the_page(opened: Page, report: Path):
+    shown = opened.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().height)")
+    assert len(shown) == 15
+    assert min(shown) > 100
+    assert opened.evaluate("document.documentElement.scrollWidth") <= opened.evaluate("innerWidth")
+    assert opened.evaluate("document.title") == "A made-up run · HydraLoRA report"
+    assert opened.complaints == []
+    assert [url for url in opened.requests if not url.startswith("data:")] == [report.resolve().as_uri()]
+
+
+def test_the_map_has_many_colours_on_the_page_s_paper(opened: Page):
+    opened.evaluate("document.getElementById('map-canvas').scrollIntoView({block: 'center', behavior: 'instant'})")
+    opened.settle()
+    image = Image.open(io.BytesIO(opened.screenshot())).convert("RGB")
+    colors = image.getcolors(maxcolors=10**6)
+    assert colors is not None
+    assert len(colors) > 500
+    paper = max(colors)[1]
+    is_dark = opened.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    assert (sum(paper) < 128) == is_dark
+
+
+def test_it_opens_within_two_seconds(page: Page, report: Path):
+    page.open(report, width=1280)
+    # Time until the page is loaded, its script included; a wall time, so the least of three.
+    times = []
+    for _ in range(3):
+        page.reload()
+        times.append(page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
+    assert 0 < min(times) < 2000
+    assert report.stat().st_size < 8_000_000
+
+
+def test_filters_hover_zoom_and_keys(page: Page, report: Path):
+    page.open(report, width=1280)
+    count = "document.getElementById('map-count').textContent"
+    tip = "(() => { const tip = document.getElementById('map-tip'); return tip.hidden ? null : tip.textContent })()"
+    assert page.evaluate(count) == "15,000 of 15,000 points shown"
+
+    page.evaluate("document.querySelectorAll('#map-source input')[1].click()")
+    assert page.evaluate(count) == "11,250 of 15,000 points shown"
+    page.evaluate("document.querySelector('#map-source button').click()")
+    assert page.evaluate(count) == "15,000 of 15,000 points shown"
+    page.evaluate(
+        "(() => { const find = document.getElementById('map-find'); find.value = 'document.title'; "
+        "find.dispatchEvent(new Event('input')); })()"
+    )
+    assert page.evaluate(count) == "1 of 15,000 points shown"
+
+    page.evaluate("document.getElementById('map-canvas').scrollIntoView({block: 'center', behavior: 'instant'})")
+    page.evaluate("document.getElementById('map-canvas').focus({preventScroll: true})")
+    page.key("ArrowRight")
+    assert page.evaluate(tip).endswith(EVIL)  # as text
+    assert page.evaluate("document.querySelectorAll('#map-tip img, #map-tip script').length") == 0
+    page.key("Escape")
+    assert page.evaluate(tip) is None
+
+    page.evaluate("document.getElementById('map-find').value = ''; document.querySelector('#map-source input').click()")
+    box = page.evaluate("(() => { const b = document.getElementById('map-canvas').getBoundingClientRect(); "
+                        "return [b.x, b.y, b.width, b.height]; })()")  # fmt: skip
+    found = False
+    for step in range(1, 60):
+        page.mouse("mouseMoved", box[0] + box[2] * step / 60, box[1] + box[3] / 2)
+        found = found or page.evaluate(tip) is not None
+    assert found
+    before = page.screenshot()
+    page.key("+")
+    assert page.screenshot() != before
+    assert page.complaints == []
