@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from analysis.shingles import Rows, jaccard, shingles
+from analysis.shingles import Rows, count_slots, jaccard, shingles
 
 Batches = Callable[[], Iterator[pl.DataFrame]]
 """Each call starts a new pass over the documents in batches with the columns `row` and `text`."""
@@ -59,16 +59,15 @@ def near_duplicates(batches: Batches, rank: NDArray[np.uint32], threshold: float
     return pl.DataFrame({"row": list(duplicate_of), "kept_row": list(duplicate_of.values())}, schema=PAIR_SCHEMA)
 
 
-def _shingle_counts(batches: Batches) -> NDArray[np.uint32]:
-    """In how many documents a shingle occurs, by its hash modulo the number of slots: never too few."""
-    counts = np.zeros(COUNTER_SLOTS, dtype=np.uint32)
+def _shingle_counts(batches: Batches) -> NDArray[np.uint8]:
+    """In how many documents a shingle occurs, up to 255, by its hash modulo the number of slots: never too few."""
+    counts = np.zeros(COUNTER_SLOTS, dtype=np.uint8)
     for batch in batches():
-        found = shingles(batch["text"], SHINGLE_SIZE, punctuation=True)
-        np.add.at(counts, found.values % COUNTER_SLOTS, 1)
+        count_slots(shingles(batch["text"], SHINGLE_SIZE, punctuation=True).values, counts)
     return counts
 
 
-def _content(every: Rows, counts: NDArray[np.uint32]) -> Rows:
+def _content(every: Rows, counts: NDArray[np.uint8]) -> Rows:
     """Shingles without those of templates; a document with nothing else keeps them all."""
     own = counts[every.values % COUNTER_SLOTS] <= TEMPLATE_DOCUMENTS
     rows = every.row_of_value()
@@ -89,7 +88,7 @@ def _rows_per_band(threshold: float) -> int:
 
 
 def _bands(
-    batches: Batches, counts: NDArray[np.uint32], threshold: float
+    batches: Batches, counts: NDArray[np.uint8], threshold: float
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
     """(row numbers, [n, bands] keys): two documents with an equal key in a column are candidates."""
     from rensa import RMinHash
@@ -127,7 +126,7 @@ def _candidates(rows: NDArray[np.uint32], keys: NDArray[np.uint64], rank: NDArra
 
 
 def _compared(
-    batches: Batches, counts: NDArray[np.uint32], wanted: NDArray[np.uint32]
+    batches: Batches, counts: NDArray[np.uint8], wanted: NDArray[np.uint32]
 ) -> dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
     """All shingles, and those of the content, of each wanted row."""
     found: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]] = {}

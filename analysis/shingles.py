@@ -62,6 +62,19 @@ def jaccard(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> float:
 
 
 @numba.njit(cache=True)
+def count_slots(values: NDArray[np.uint64], counts: NDArray[np.uint8]) -> None:
+    """Add one to `counts[value % len(counts)]` for each value; a full counter stays full.
+
+    Bytes, because the table is read at random and a small one stays in the cache.
+    """
+    slots = np.uint64(len(counts))
+    for value in values:
+        slot = value % slots
+        if counts[slot] < 255:
+            counts[slot] += np.uint8(1)
+
+
+@numba.njit(cache=True)
 def _is_word(byte: int) -> bool:
     return byte >= 128 or 48 <= byte <= 57 or 65 <= byte <= 90 or 97 <= byte <= 122 or byte == 95
 
