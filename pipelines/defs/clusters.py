@@ -12,6 +12,7 @@ from pipelines.store import ArtifactStore
 
 SWEEP_VERSION = source_version("analysis.clustering")
 CHOICE_VERSION = source_version("analysis.clustering", "analysis.selection")
+EXCERPT = 400
 LABELS_VERSION = source_version("analysis.clustering", "analysis.corpus_model", "analysis.feature_blocks")
 
 
@@ -167,7 +168,12 @@ def cluster_labels(
         CorpusModel(load_features(document_features.path("vectoriser")), centers).save(draft.folder / "corpus_model")
         labels, distances = assign(document_features.array("features"), centers)
         documents = corpus.scan("documents").select("document_id").collect()
-        draft.write_table("labels", documents.with_columns(cluster=pl.Series(labels), distance=pl.Series(distances)))
+        table = documents.with_columns(cluster=pl.Series(labels), distance=pl.Series(distances))
+        draft.write_table("labels", table)
+        described = corpus.read("documents").join(table, on="document_id", maintain_order="left")
+        draft.write_table("clusters", cluster_table(described, config.top_terms))
+        draft.write_table("representatives", representative_documents(described, config.representatives))
+        draft.write_table("composition", described.group_by("cluster", "source").len("n_documents").sort(pl.all()))
 
     artifact = store.build(
         "cluster_labels",
@@ -209,3 +215,16 @@ def load_sweep(artifact: Artifact):
         labels=np.asarray(artifact.array("labels")),
         n_iter=tuple(table["n_iter"].to_list()),
     )
+
+
+def cluster_table(documents: pl.DataFrame, top_terms: int) -> pl.DataFrame:
+    """`cluster, n_documents, top_terms`."""
+    sizes = documents.group_by("cluster").agg(n_documents=pl.len()).sort("cluster")
+    return sizes.with_columns(top_terms=pl.lit([], dtype=pl.List(pl.String)))
+
+
+def representative_documents(documents: pl.DataFrame, per_cluster: int) -> pl.DataFrame:
+    """`cluster, document_id, source, excerpt` of the documents nearest to each centre."""
+    nearest = documents.sort("cluster", "distance", "document_id").group_by("cluster", maintain_order=True)
+    excerpt = pl.concat_str("prompt", "completion", separator="\n").str.slice(0, EXCERPT)
+    return nearest.head(per_cluster).select("cluster", "document_id", "source", excerpt=excerpt)
