@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hydralora.routing import document_statistics
-from hydralora.static_gates import GateSpec, static_gates
+from hydralora.static_routing import GateSpec, static_gates
 
 if TYPE_CHECKING:
     from peft import PeftModel

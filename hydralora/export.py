@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hydralora.layer import HydraLoraLayer
 from hydralora.routing import hydralora_layers
-from hydralora.static_gates import GateSpec, resolve_gates
+from hydralora.static_routing import GateSpec, resolve_gates
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
