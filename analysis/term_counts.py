@@ -83,12 +83,11 @@ class TermCounter:
 
 def stack(blocks: Sequence[TermCounts]) -> TermCounts:
     """The counts of one block of documents below those of the other."""
-    indptr, indices, counts, n_tokens = zip(*blocks, strict=True)
-    nonzeros = np.cumsum([0, *(rows[-1] for rows in indptr)])
-    shifted = [rows[1:] + before for rows, before in zip(indptr, nonzeros, strict=False)]
+    nonzeros = np.cumsum([0, *(block.indptr[-1] for block in blocks)])
+    indptr = [block.indptr[1:] + before for block, before in zip(blocks, nonzeros, strict=False)]
     return TermCounts(
-        np.concatenate([np.zeros(1, np.int64), *shifted]),
-        np.concatenate(indices),
-        np.concatenate(counts),
-        np.concatenate(n_tokens),
+        np.concatenate([np.zeros(1, np.int64), *indptr]),
+        np.concatenate([np.empty(0, np.int32), *(block.indices for block in blocks)]),
+        np.concatenate([np.empty(0, np.int32), *(block.counts for block in blocks)]),
+        np.concatenate([np.empty(0, np.int64), *(block.n_tokens for block in blocks)]),
     )

@@ -55,6 +55,8 @@ def text_blocks(texts: Texts, block_bytes: int = BLOCK_BYTES) -> Iterator[TextBl
         TypeError: if `texts` does not hold text.
     """
     for array in as_binary(texts):
+        if not len(array):
+            continue
         ends = np.cumsum(np.diff(_offsets(array)))
         start = 0
         while start < len(array):
