@@ -41,7 +41,7 @@ class ObservationTwo:
     Attributes:
         verdict: "supported", "looks so, but A started equal", "not supported" or "cannot tell".
         reason: the evidence in plain words.
-        numbers: mean subspace similarities and other measures by name, nan where unknown.
+        numbers: mean subspace similarities and other measures by name; those that this run has.
     """
 
     verdict: str
@@ -72,7 +72,7 @@ def observation_two(pairs: pl.DataFrame, *, random_state: int = 0) -> Observatio
     if len(both) < 2:
         return ObservationTwo(CANNOT_TELL, "It takes two adapters of one seed, trained on different parts.", {})
     differences = (both["similarity"] - both["similarity_b"]).to_numpy()
-    numbers = {
+    measures = {
         "a_same_seed": _mean(a),
         "b_same_seed": _mean(b),
         "a_minus_b_p": sign_flip_p_value(differences, random_state=random_state),
@@ -84,6 +84,7 @@ def observation_two(pairs: pl.DataFrame, *, random_state: int = 0) -> Observatio
         "a_update_cosine": _update(pairs, "A"),
         "b_update_cosine": _update(pairs, "B"),
     }
+    numbers = {name: value for name, value in measures.items() if np.isfinite(value)}
     picture = (
         f"Of heads with one seed, A have a subspace similarity of {numbers['a_same_seed']:.2f} and B of "
         f"{numbers['b_same_seed']:.2f} (paired over {len(both)} places, p = {numbers['a_minus_b_p']:.2g})."
@@ -95,13 +96,13 @@ def observation_two(pairs: pl.DataFrame, *, random_state: int = 0) -> Observatio
 
 
 def _control(numbers: dict[str, float]) -> tuple[str, str]:
-    chance, other_seed = numbers["a_chance"], numbers["a_other_seed"]
-    if np.isfinite(other_seed):
+    chance = numbers["a_chance"]
+    if (other_seed := numbers.get("a_other_seed")) is not None:
         text = f"With other seeds A have {other_seed:.2f}, where random matrices have {chance:.2f}: "
         if other_seed - chance >= LEAST_EFFECT:
             return SUPPORTED, f"{text}training brings them together."
         return STARTED_EQUAL, f"{text}they are alike because they started equal, not because they converge."
-    if np.isfinite(numbers["a_to_start"]):
+    if "a_to_start" in numbers:
         text = f"A have {numbers['a_to_start']:.2f} with their common start: "
         if numbers["a_same_seed"] - numbers["a_to_start"] >= LEAST_EFFECT:
             return SUPPORTED, f"{text}they moved, and moved together."
@@ -110,7 +111,7 @@ def _control(numbers: dict[str, float]) -> tuple[str, str]:
 
 
 def _updates(numbers: dict[str, float]) -> str:
-    if not np.isfinite(numbers["a_update_cosine"]):
+    if "a_update_cosine" not in numbers:
         return ""
     a, b = (round(numbers[name], 2) + 0.0 for name in ("a_update_cosine", "b_update_cosine"))  # no "-0.00"
     return f" What training added has a cosine of {a:.2f} between heads for A and {b:.2f} for B."

@@ -102,8 +102,7 @@ def _numbers(inputs: ReportInputs) -> dict[str, float | int]:
         }
     if inputs.breakdown is not None:
         numbers |= {f"breakdown {name}": value for name, value in inputs.breakdown.observation.numbers.items()}
-    # JSON has no nan.
-    return {name: value for name, value in numbers.items() if not (isinstance(value, float) and math.isnan(value))}
+    return numbers
 
 
 def _read(path: Path) -> Summary:
