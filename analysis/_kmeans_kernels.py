@@ -13,52 +13,54 @@ Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
-def assign_rows(
-    rows: Floats,
-    weights: Doubles,
-    centers_transposed: Floats,
+@njit(cache=True, nogil=True)
+def assign_block(
+    products: Floats,
     half_norms: Floats,
     offsets: Integers,
+    rows: Floats,
+    weights: Doubles,
     labels: NDArray[np.int32],
     sums: Doubles,
     counts: Doubles,
 ) -> None:
-    """One assignment step of every fit.
+    """The assignment step of every fit for a block of rows.
 
     Args:
-        rows: [n, d].
-        weights: [n].
-        centers_transposed: [d, total], of all fits.
+        products: [total, block], inner products of all centres and the rows.
         half_norms: [total], half of each centre's squared length.
         offsets: [fits + 1].
-        labels: [fits, n], written: the nearest centre within each fit; the first one on a tie.
+        rows: [block, d].
+        weights: [block].
+        labels: [fits, block], written: the nearest centre within each fit; the first one on a tie.
         sums: [total, d], added to: weighted sum of the rows of each cluster.
         counts: [total], added to: weight of each cluster.
     """
     n_rows, n_features = rows.shape
-    total = half_norms.shape[0]
-    n_fits = offsets.shape[0] - 1
-    scores = np.empty(total, np.float32)
-    for i in range(n_rows):
-        for c in range(total):
-            scores[c] = -half_norms[c]
-        for j in range(n_features):
-            value = rows[i, j]
-            for c in range(total):
-                scores[c] += value * centers_transposed[j, c]
-        weight = weights[i]
-        for f in range(n_fits):
-            best = offsets[f]
-            best_score = scores[best]
-            for c in range(offsets[f] + 1, offsets[f + 1]):
-                if scores[c] > best_score:
-                    best_score = scores[c]
-                    best = c
-            labels[f, i] = best - offsets[f]
-            counts[best] += weight
+    best_score = np.empty(n_rows, np.float32)
+    best = np.empty(n_rows, np.int32)
+    weighted_rows = (weights.reshape(-1, 1) * rows).astype(np.float32)
+    block_sums = np.empty((np.max(offsets[1:] - offsets[:-1]), n_features), np.float32)
+    for f in range(offsets.shape[0] - 1):
+        first, last = offsets[f], offsets[f + 1]
+        best_score[:] = products[first] - half_norms[first]
+        best[:] = 0
+        for c in range(first + 1, last):
+            center = np.int32(c - first)
+            half_norm = half_norms[c]
+            for i in range(n_rows):  # a loop without branches, over consecutive rows
+                score = products[c, i] - half_norm
+                closer = score > best_score[i]
+                best_score[i] = score if closer else best_score[i]
+                best[i] = center if closer else best[i]
+        labels[f] = best
+        block_sums[: last - first] = 0
+        for i in range(n_rows):
+            c = best[i]
+            counts[first + c] += weights[i]
             for j in range(n_features):
-                sums[best, j] += weight * rows[i, j]
+                block_sums[c, j] += weighted_rows[i, j]
+        sums[first:last] += block_sums[: last - first]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis._kmeans_kernels import assign_rows, count_distinct_rows, greedy_kmeans_plusplus, squared_distances_to
+from analysis._kmeans_kernels import assign_block, count_distinct_rows, greedy_kmeans_plusplus, squared_distances_to
 
 logger = logging.getLogger(__name__)
 
@@ -16,8 +16,11 @@ Labels = NDArray[np.int32]
 
 # Starts are compared on a sample of this many rows; only the best start of each K then sees all rows.
 START_SAMPLE_SIZE = 4096
-START_ITERATIONS = 12
+START_ITERATIONS = 8
 CANDIDATES = 4
+NEIGHBOUR_ROUNDS = 3
+# Inner products of a block of rows with all centres stay in the cache.
+BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def sweep_kmeans(
     X: ArrayLike,
     n_clusters: Iterable[int] = range(1, 21),
     *,
-    n_init: int = 5,
+    n_init: int = 4,
     max_iter: int = 100,
     tol: float = 1e-4,
     sample_weight: ArrayLike | None = None,
@@ -63,7 +66,8 @@ def sweep_kmeans(
 ) -> ClusterSweep:
     """Fit K-means for every K in `n_clusters`, all K and starts in shared passes over the rows.
 
-    `n_init` nested greedy k-means++ starts are refined on a sample of rows; the best of each K is refined on all rows
+    `n_init` nested greedy k-means++ starts are refined on a sample of rows, then the best of each K competes with its
+    neighbours (K-1 with a cluster split, K+1 with two merged). The winner of each K is refined on all rows
     until its centres move by less than `tol` times the variance of the features. Where more clusters ended with a
     higher SSE, that K starts again from the solution below it with its worst row as the new centre.
 
@@ -172,7 +176,52 @@ def _best_starts(
     ]
     starts = [sequence[:k] for sequence in sequences for k in ks]
     fits = _lloyd(rows, weights, starts, START_ITERATIONS, tolerance)
-    return [min(fits[i :: len(ks)], key=lambda fit: fit.inertia).centers for i in range(len(ks))]
+    best = [_best(fits[i :: len(ks)]) for i in range(len(ks))]
+    for _ in range(NEIGHBOUR_ROUNDS):
+        neighbours = [(i, start) for i in range(len(ks)) for start in _neighbours(rows, weights, best, i)]
+        if not neighbours:
+            break
+        fits = _lloyd(rows, weights, [start for _, start in neighbours], START_ITERATIONS, tolerance)
+        owners = [i for i, _ in neighbours]
+        best = [_best([fit, *(f for f, o in zip(fits, owners, strict=True) if o == i)]) for i, fit in enumerate(best)]
+    return [fit.centers for fit in best]
+
+
+def _best(fits: Sequence[_Fit]) -> _Fit:
+    return min(fits, key=lambda fit: fit.inertia)
+
+
+def _neighbours(rows: Features, weights: NDArray[np.float64], fits: Sequence[_Fit], index: int) -> list[Features]:
+    """Starts for one K from the fits of K-1 and K+1: the widest cluster split, the closest two merged."""
+    n_clusters = len(fits[index].centers)
+    starts = []
+    if index > 0 and len(fits[index - 1].centers) == n_clusters - 1:
+        starts.append(_split_widest(rows, weights, fits[index - 1]))
+    if index + 1 < len(fits) and len(fits[index + 1].centers) == n_clusters + 1:
+        starts.append(_merge_closest(weights, fits[index + 1]))
+    return starts
+
+
+def _split_widest(rows: Features, weights: NDArray[np.float64], fit: _Fit) -> Features:
+    """The cluster with the largest SSE gives way to the two halves across its mean, along its widest feature."""
+    errors = weights * squared_distances_to(rows, fit.centers, fit.labels)
+    widest = int(np.argmax(np.bincount(fit.labels, errors, len(fit.centers))))
+    members, center = rows[fit.labels == widest], fit.centers[widest]
+    spread = members.std(axis=0)
+    step = np.where(spread == spread.max(), spread, 0).astype(np.float32)
+    return np.vstack([np.delete(fit.centers, widest, axis=0), center - step, center + step])
+
+
+def _merge_closest(weights: NDArray[np.float64], fit: _Fit) -> Features:
+    """The two clusters whose merger raises the SSE least (Ward's criterion) become one."""
+    sizes = np.bincount(fit.labels, weights, len(fit.centers))
+    squares = np.square(fit.centers).sum(axis=1)
+    distances = squares[:, None] + squares - 2 * fit.centers @ fit.centers.T
+    costs = sizes[:, None] * sizes / np.maximum(sizes[:, None] + sizes, 1e-12) * distances
+    np.fill_diagonal(costs, np.inf)
+    a, b = np.unravel_index(int(np.argmin(costs)), costs.shape)
+    merged = (sizes[a] * fit.centers[a] + sizes[b] * fit.centers[b]) / max(sizes[a] + sizes[b], 1e-12)
+    return np.vstack([np.delete(fit.centers, [a, b], axis=0), merged.astype(np.float32)])
 
 
 def _lloyd(
@@ -207,10 +256,15 @@ def _assignment(
     """Labels [fits, n]; for each fit the weighted sums [K, d] and weights [K] of its clusters."""
     packed = np.concatenate(centers)
     offsets = np.cumsum([0, *map(len, centers)])
+    half_norms = (np.square(packed, dtype=np.float64).sum(axis=1) / 2).astype(np.float32)
     labels = np.empty((len(centers), len(rows)), np.int32)
     sums, counts = np.zeros(packed.shape), np.zeros(len(packed))
-    half_norms = (np.square(packed, dtype=np.float64).sum(axis=1) / 2).astype(np.float32)
-    assign_rows(rows, weights, np.ascontiguousarray(packed.T), half_norms, offsets, labels, sums, counts)
+    buffer = np.empty(len(packed) * BLOCK_ROWS, np.float32)
+    for first in range(0, len(rows), BLOCK_ROWS):
+        block = slice(first, min(first + BLOCK_ROWS, len(rows)))
+        products = buffer[: len(packed) * (block.stop - first)].reshape(len(packed), -1)
+        np.matmul(packed, rows[block].T, out=products)
+        assign_block(products, half_norms, offsets, rows[block], weights[block], labels[:, block], sums, counts)
     return labels, np.split(sums, offsets[1:-1]), np.split(counts, offsets[1:-1])
 
 

@@ -13,7 +13,7 @@ from analysis.clustering import ClusterSweep, Features
 Scores = NDArray[np.float64]
 Rule = Callable[[Features, ClusterSweep], Scores]
 
-SILHOUETTE_SAMPLE_SIZE = 2000
+SILHOUETTE_SAMPLE_SIZE = 1000
 
 
 def l_method(X: Features, sweep: ClusterSweep) -> Scores:

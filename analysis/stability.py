@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from analysis._kmeans_kernels import count_distinct_rows
 from analysis.clustering import Features, assign, sweep_kmeans
 
 
@@ -16,10 +17,9 @@ def half_split_agreement(X: Features, n_clusters: int, *, n_splits: int = 3, ran
     scores = []
     for _ in range(n_splits):
         order = random.permutation(len(X))
-        try:
-            halves = [sweep_kmeans(X[np.sort(order[side::2])], (n_clusters,), n_init=3) for side in (0, 1)]
-        except ValueError:
+        halves = [np.ascontiguousarray(X[np.sort(order[side::2])]) for side in (0, 1)]
+        if any(count_distinct_rows(half, n_clusters) < n_clusters for half in halves):
             return float("nan")
-        first, second = (assign(X, half.centers[0])[0] for half in halves)
+        first, second = (assign(X, sweep_kmeans(half, (n_clusters,)).centers[0])[0] for half in halves)
         scores.append(adjusted_rand_score(first, second))
     return float(np.mean(scores))

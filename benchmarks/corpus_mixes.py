@@ -57,7 +57,13 @@ def domains() -> Pool:
 
 def datasets() -> Pool:
     """Data sets as their authors published them: each one task or one collection."""
-    merged = {"uci_amazon_cells": "uci", "uci_imdb": "uci", "uci_yelp": "uci", "arc_easy": "arc", "arc_challenge": "arc"}
+    merged = {
+        "uci_amazon_cells": "uci",
+        "uci_imdb": "uci",
+        "uci_yelp": "uci",
+        "arc_easy": "arc",
+        "arc_challenge": "arc",
+    }
     pool = by(read("flan10_train").with_columns(pl.col("task").replace(merged)), "task", 250)
     for stem in ("gsm8k", "medquad", "legalbench", "mbxp", "dolly15k"):
         pool[stem] = documents(read(f"{stem}_train"))

@@ -8,13 +8,15 @@ import hashlib
 import json
 import platform
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import corpus_mixes as mixes
 import numpy as np
-import sklearn
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 from analysis.clustering import sweep_kmeans
 from analysis.features import TfidfLsa
@@ -47,12 +49,12 @@ def answers(texts: list[str], labels: np.ndarray, rules: tuple[str, ...], source
     }
 
 
-def family(pool: mixes.Pool, parts: range, draws: int, n: int, text: str, rules: tuple[str, ...]) -> list[dict]:
+def draws(family: "Family", text: str, rules: tuple[str, ...]) -> list[dict]:
     rows = []
     for ratio in RATIOS:
-        for n_parts in parts:
-            for repeat in range(draws):
-                mix = mixes.draw(pool, n_parts, n, ratio, (n_parts, repeat, ratio, 11))
+        for n_parts in family.parts:
+            for repeat in range(family.draws):
+                mix = mixes.draw(family.pool, n_parts, family.n, ratio, (n_parts, repeat, ratio, 11))
                 row = {"true": n_parts, "ratio": ratio, **answers(mix.texts(text), mix.labels, rules)}
                 if ratio > 1:
                     balanced = answers(mix.texts(text), mix.labels, (), sources=mix.labels)
@@ -108,81 +110,128 @@ def summary(rows: list[dict], key: str) -> dict:
 
 def summaries(rows: list[dict]) -> dict:
     keys = [key for key in rows[0] if key.startswith(("choice", "rule", "constant"))]
-    return {key: summary(rows, key) for key in keys}
+    holds = [row["interval"][0] <= row["true"] <= row["interval"][1] for row in rows]
+    wrong = np.array([abs(row["choice"] - row["true"]) > 1 for row in rows])
+    return {
+        **{key: summary(rows, key) for key in keys},
+        "ari": round(float(np.mean([row["ari"] for row in rows])), 3),
+        "interval holds the truth": round(float(np.mean(holds)), 3),
+        "interval width": round(float(np.mean([row["interval"][1] - row["interval"][0] for row in rows])), 2),
+        "auc": {name: auc([row[name] for row in rows], ~wrong) for name in ("sharpness", "stability")},
+    }
 
 
-def measure() -> dict:
-    rules = tuple(RULES)
+def auc(confidence: list[float], right: np.ndarray) -> float | None:
+    """How well a confidence tells answers within one of the truth from others."""
+    known = ~np.isnan(confidence)
+    if right[known].all() or not right[known].any():
+        return None
+    return round(float(roc_auc_score(right[known], np.array(confidence)[known])), 2)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Mixes of one pool: how many parts, draws of each, documents of each draw."""
+
+    pool: mixes.Pool
+    parts: range
+    draws: int
+    n: int
+
+
+def families() -> dict[str, Family]:
     domains_dev, domains_held = mixes.split(mixes.domains())
     datasets_dev, datasets_held = mixes.split(mixes.datasets())
-    families = {
-        "development: domains": (domains_dev, range(2, 8), 6, 2000),
-        "development: data sets": (datasets_dev, range(2, 11), 5, 1000),
-        "development: legal tasks": (mixes.legal_tasks(), range(2, 11), 4, 1000),
-        "held out: domains": (domains_held, range(2, 8), 6, 2000),
-        "held out: data sets": (datasets_held, range(2, 11), 5, 1000),
-        "held out: BBH tasks": (mixes.bbh_tasks(), range(2, 11), 4, 500),
-        "held out: MMLU subjects": (mixes.mmlu_subjects(), range(2, 11), 4, 1000),
+    return {
+        "development: domains": Family(domains_dev, range(2, 8), 4, 2000),
+        "development: data sets": Family(datasets_dev, range(2, 11), 3, 1000),
+        "development: legal tasks": Family(mixes.legal_tasks(), range(2, 11), 2, 1000),
+        "held out: domains": Family(domains_held, range(2, 8), 4, 2000),
+        "held out: data sets": Family(datasets_held, range(2, 11), 4, 1000),
+        "held out: BBH tasks": Family(mixes.bbh_tasks(), range(2, 11), 3, 500),
+        "held out: MMLU subjects": Family(mixes.mmlu_subjects(), range(2, 11), 3, 1000),
     }
-    result: dict = {"parts": {name: sorted(pool) for name, (pool, *_) in families.items()}, "mixes": {}, "single": {}}
-    for name, arguments in families.items():
-        for text in ("prompt", "both"):
-            start = time.process_time()
-            rows = family(*arguments, text, rules if text == "prompt" else ("l_method",))
-            for ratio in RATIOS:
-                chosen = [row for row in rows if row["ratio"] == ratio]
-                entry = summaries(chosen)
-                entry["ari"] = round(float(np.mean([row["ari"] for row in chosen])), 3)
-                entry["interval holds true"] = round(
-                    float(np.mean([row["interval"][0] <= row["true"] <= row["interval"][1] for row in chosen])), 3
-                )
-                result["mixes"][f"{name}, {ratio}:1, {text}"] = entry
-                print(f"{name}, {ratio}:1, {text} ({time.process_time() - start:.0f} s, ari {entry['ari']})")
-                for key, value in entry.items():
-                    if isinstance(value, dict):
-                        print(f"   {key:28s}", *value.values())
-            result.setdefault("rows", {})[f"{name}, {text}"] = rows
-    four = {name: mixes.domains()[name] for name in ("math", "medical", "law", "code")}
-    for text in ("prompt", "both"):
-        found = [
-            answers((mix := mixes.draw(four, 4, n, 1, (n, repeat))).texts(text), mix.labels, ())["choice"]
-            for n in (1000, 3000)
-            for repeat in range(20)
-        ]
-        result["single"][f"four domains, {text}"] = {"draws": len(found), "answers": found}
-        print("four domains", text, np.mean(np.array(found) == 4))
-        for name, rows in {
-            "one task": single(mixes.single_tasks(), text),
-            "one legal task": single(mixes.legal_tasks(), text),
-            "shuffled words, development": shuffled(domains_dev, text, 2000),
-            "shuffled words, held out": shuffled(datasets_held, text, 1000),
-        }.items():
-            result["single"][f"{name}, {text}"] = rows
-            wrong = [(row.get("name"), row["choice"]) for row in rows if row["choice"] != 1]
-            print(f"{name}, {text}: N=1 in {np.mean([row['choice'] == 1 for row in rows]):.3f} of {len(rows)}; {wrong}")
-    result["single"]["another order: change of N"] = reordered(datasets_held, "prompt")
-    print("another order", result["single"]["another order: change of N"])
-    return result
+
+
+def mixed_corpora(name: str, text: str) -> dict:
+    """Rules against the truth for one family."""
+    family = families()[name]
+    rows = draws(family, text, tuple(RULES) if text == "prompt" else ("l_method",))
+    return {f"{name}, {ratio}:1, {text}": summaries([row for row in rows if row["ratio"] == ratio]) for ratio in RATIOS}
+
+
+def four_domains(name: str, text: str) -> dict:
+    pool = {domain: mixes.domains()[domain] for domain in ("math", "medical", "law", "code")}
+    found = []
+    for n in (1000, 3000):
+        for repeat in range(15):
+            mix = mixes.draw(pool, 4, n, 1, (n, repeat))
+            found.append(answers(mix.texts(text), mix.labels, ())["choice"])
+    return {f"{name}, {text}": {"draws": len(found), "answers": found}}
+
+
+def one_part(name: str, text: str) -> dict:
+    """Corpora whose answer should be 1."""
+    if name == "one task":
+        rows = single(mixes.single_tasks(), text)
+    elif name == "one legal task":
+        rows = single(mixes.legal_tasks(), text)
+    else:
+        rows = shuffled(families()["held out: data sets"].pool, text, 1000)
+    found = [row["choice"] for row in rows]
+    return {
+        f"{name}, {text}": {
+            "draws": len(found),
+            "one": round(float(np.mean(np.array(found) == 1)), 3),
+            "others": {row["name"]: row["choice"] for row in rows if row["choice"] != 1 and "name" in row},
+            "excess": [round(row["excess"], 3) for row in rows],
+            "overlap": [round(row["overlap"], 3) for row in rows],
+        }
+    }
+
+
+def other_order(name: str, text: str) -> dict:
+    return {f"{name}, {text}": reordered(families()["held out: data sets"].pool, text)}
+
+
+def tasks() -> list[tuple[Callable[[str, str], dict], str, str]]:
+    mixed = [(mixed_corpora, name, "prompt") for name in families()]
+    mixed += [(mixed_corpora, name, "both") for name in families() if "data sets" in name or "domains" in name]
+    texts = ("prompt", "both")
+    rest = [(four_domains, "four domains", text) for text in texts]
+    rest += [(one_part, name, text) for name in ("one task", "one legal task", "shuffled words") for text in texts]
+    return [*mixed, *rest, (other_order, "change of N in another order", "prompt")]
+
+
+def run(task: tuple[Callable[[str, str], dict], str, str]) -> tuple[dict, float]:
+    measure, name, text = task
+    start = time.process_time()
+    return measure(name, text), time.process_time() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.parse_args()
-    start = time.process_time()
-    result = measure()
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    results: dict = {}
+    seconds = 0.0
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        for result, cpu in pool.map(run, tasks()):
+            results |= result
+            seconds += cpu
+            print(json.dumps(result), flush=True)
     files = sorted(mixes.CORPORA.glob("*.parquet"))
-    result["environment"] = {
-        "cpu_seconds": round(time.process_time() - start),
+    environment = {
+        "cpu_seconds": round(seconds),
         "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scikit-learn": sklearn.__version__,
-        "numba": version("numba"),
         "machine": platform.machine(),
+        **{package: version(package) for package in ("numpy", "scikit-learn", "numba", "kneed", "polars")},
         "corpora": {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files},
         "split_seed": mixes.SPLIT_SEED,
+        "parts": {name: sorted(family.pool) for name, family in families().items()},
     }
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1, default=float) + "\n", encoding="utf-8")
+    RESULT.write_text(json.dumps({"results": results, "environment": environment}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
