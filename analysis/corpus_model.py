@@ -8,7 +8,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.clustering import assign
 from analysis.feature_blocks import Features, TextStatistics, load_features
 from analysis.storage import load_array, save_array
 from analysis.text_blocks import Texts
@@ -67,6 +66,8 @@ class CorpusModel:
 
     def stream(self, batches: Iterable[Texts]) -> Iterator[AssignedBlock]:
         """Clusters of the documents of all batches, in order; memory does not grow with their number."""
+        from analysis.clustering import assign
+
         for block in self.features.stream(batches):
             labels, squared_distances = assign(block.features, self.centers)
             yield AssignedBlock(labels, squared_distances, block.explained, block.statistics)

@@ -93,7 +93,12 @@ def test_what_is_not_text_is_refused(texts, message: str) -> None:
 
 
 def test_nothing_gives_no_blocks() -> None:
-    for empty in ([], pl.Series("text", [], dtype=pl.String), pa.array([], pa.string()), pa.chunked_array([], pa.string())):
+    for empty in (
+        [],
+        pl.Series("text", [], dtype=pl.String),
+        pa.array([], pa.string()),
+        pa.chunked_array([], pa.string()),
+    ):
         assert list(text_blocks(empty)) == []
 
 
