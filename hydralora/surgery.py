@@ -59,13 +59,12 @@ def upcycle(
     config = HydraLoraConfig(
         **{name: getattr(lora, name) for name in _SHARED_FIELDS}, num_experts=num_experts, router_input=router_input
     )
-    state = {}
-    for key, tensor in get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False).items():
-        copies = num_experts if ".lora_B." in key else 1
-        state[key.replace(".lora_", ".hydralora_")] = (
-            tensor.detach().clone().repeat(1, copies) if copies > 1 else tensor
-        )
+    trained = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     upcycled = get_peft_model(model.unload(), config, adapter_name=adapter_name)
+    state = get_peft_model_state_dict(upcycled, adapter_name=adapter_name, save_embedding_layers=False)
+    for key, tensor in trained.items():
+        copies = num_experts if ".lora_B." in key else 1
+        state[key.replace(".lora_", ".hydralora_")] = tensor.repeat(1, copies) if copies > 1 else tensor
     set_peft_model_state_dict(upcycled, state, adapter_name=adapter_name)
     return upcycled
 

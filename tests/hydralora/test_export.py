@@ -1,4 +1,4 @@
-"""Fixed gates, and the plain LoRA that equals them: exact, portable, and loaded where this package cannot be imported."""
+"""Fixed gates and the plain LoRA that equals them: exact, portable, loaded where this package cannot be imported."""
 
 import json
 import subprocess
@@ -84,7 +84,7 @@ def test_as_configured_keeps_rank_and_alpha(hydra_llama: MakeModel) -> None:
 def test_without_this_package(
     hydra_llama: MakeModel, tiny_llama: Callable[..., LlamaForCausalLM], tokens: Tensor, tmp_path: Path
 ) -> None:
-    """A process in which `hydralora` cannot be imported gets the same logits from the LoRA and from the merged model."""
+    """Where `hydralora` cannot be imported, the LoRA and the merged model give the same logits."""
     model = hydra_llama(shared_expert=True, rank_pattern={"v_proj": 6}, use_rslora=True)
     with static_gates(model, GATES):
         expected = logits(model, tokens)
