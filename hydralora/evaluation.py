@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hydralora.answer_loss import document_losses
-from hydralora.data import TokenisedDocuments, collate
+from hydralora.data import Template, TokenisedDocuments, collate, pad_token_id, tokenise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -91,6 +95,41 @@ def evaluate_documents(
         tuple(documents.column("source")),
         tuple(documents.column("cluster")) if "cluster" in documents.dataset.column_names else None,
     )
+
+
+def option_scores(
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str],
+    options: Sequence[Sequence[str]],
+    *,
+    template: Template = "chat",
+    max_length: int = 2048,
+    expert_gates: Sequence[Sequence[float]] | None = None,
+) -> list[Floats]:
+    """Log likelihood (nats, end token included) of each option as the answer to its prompt.
+
+    Args:
+        model, tokenizer: with an adapter or without.
+        prompts: one for each question.
+        options: of each question.
+        template, max_length: as in training.
+        expert_gates: of each question, for adapters that take gates from outside.
+
+    Raises:
+        ValueError: an empty option.
+    """
+    rows = [
+        {"prompt": prompt, "completion": option, "source": str(i)}
+        | ({} if expert_gates is None else {"expert_gates": list(expert_gates[i])})
+        for i, prompt in enumerate(prompts)
+        for option in options[i]
+    ]
+    documents = tokenise(rows, tokenizer, template=template, max_length=max_length)
+    if documents.without_answer:
+        raise ValueError(f"Expected options with text, got {documents.without_answer} empty ones")
+    losses = evaluate_documents(model, documents, pad_token_id=pad_token_id(tokenizer))
+    return np.split(-losses.loss_sums, np.cumsum([len(choices) for choices in options])[:-1])
 
 
 def bootstrap_interval(

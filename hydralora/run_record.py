@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,14 +13,24 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from hydralora.data import TokenisedDocuments
 
 RECORD = "run.json"
 _PACKAGES = ("hydralora", "torch", "transformers", "peft", "accelerate", "tokenizers", "datasets", "numpy")
 
 
-def write_result(model: Any, documents: "TokenisedDocuments", folder: Path, record: Mapping[str, Any]) -> None:
+def write_result(
+    model: Any,
+    tokenizer: "PreTrainedTokenizerBase",
+    documents: "TokenisedDocuments",
+    folder: Path,
+    record: Mapping[str, Any],
+) -> None:
     """Write the trained model, its card and its record into a folder, each file whole; the record comes last.
+
+    A whole model gets its tokenizer as well; an adapter finds both in its base model.
 
     The record gets the field `reload_difference`: see `reload_difference`.
     """
@@ -29,6 +40,8 @@ def write_result(model: Any, documents: "TokenisedDocuments", folder: Path, reco
     partial = folder / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     save_model(model, partial)
+    if record["peft_config"] is None:
+        tokenizer.save_pretrained(partial)
     model_card(record).save(partial / "README.md")
     difference = reload_difference(model, partial, documents)
     for path in sorted(partial.iterdir()):
@@ -56,7 +69,10 @@ def reload_difference(
     was_training, trained = model.training, model.active_adapter
     model.eval()
     in_memory, _, _ = answer_logits(model, batch)
-    model.load_adapter(folder, "reloaded")
+    with warnings.catch_warnings():
+        # PEFT finds no module for the ranks that AdaLoRA saves, and says so.
+        warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
+        model.load_adapter(folder, "reloaded")
     model.set_adapter("reloaded")
     from_disk, _, _ = answer_logits(model, batch)
     model.set_adapter(trained)

@@ -199,6 +199,11 @@ def _collate_planned(micro_batches: list[list[dict[str, Any]]], pad_token_id: in
 
 
 def _arguments(config: TrainingConfig, plan: StepPlan, checkpoints: Path, show_bar: bool) -> TrainingArguments:
+    # transformers 5 renames this argument and warns about the old name.
+    renamed = hasattr(TrainingArguments, "activation_checkpointing")
+    checkpointing: dict[str, Any] = {
+        "activation_checkpointing" if renamed else "gradient_checkpointing": config.gradient_checkpointing
+    }
     evaluates = config.eval_steps is not None
     stops_early = config.early_stopping_patience is not None
     return TrainingArguments(
@@ -207,7 +212,7 @@ def _arguments(config: TrainingConfig, plan: StepPlan, checkpoints: Path, show_b
         per_device_train_batch_size=1,
         train_sampling_strategy="sequential",
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        gradient_checkpointing=config.gradient_checkpointing,
+        **checkpointing,
         learning_rate=config.learning_rate,
         max_grad_norm=config.max_grad_norm,
         bf16=config.autocast,

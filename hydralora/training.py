@@ -198,10 +198,10 @@ def train(
     for callback in _callbacks(folder, config, plan, model, progress):
         trainer.add_callback(callback)
     before = held_out_losses()
-    started = time.monotonic()
+    started, cpu_started = time.monotonic(), time.process_time()
     with _clear_errors(config, folder), EnergyMeter(enabled=measure_energy) as energy:
         trainer.train(resume_from_checkpoint=trainer.last_checkpoint())
-    seconds = time.monotonic() - started
+    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     after = held_out_losses()
     if peft_config is not None and weights_fingerprint(model) != base_weights:
         raise TrainingError("The base model's weights changed under an adapter. This is a bug: please report it.")
@@ -213,13 +213,14 @@ def train(
         "tokens": int(plan.tokens_of_step[:steps].sum()),
         "padding_share": round(plan.padding_share, 4),
         "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu_seconds, 2),
         "energy": energy.use,
         "held_out": None if before is None or after is None else {"before": before.means(), "after": after.means()},
         "environment": environment(),
     }
     if trainer.is_world_process_zero():
         with _clear_errors(config, folder):
-            write_result(model, documents, folder, record)
+            write_result(model, tokenizer, documents, folder, record)
         shutil.rmtree(checkpoints)
     trainer.accelerator.wait_for_everyone()
     return TrainingResult(model, folder, record, before, after)

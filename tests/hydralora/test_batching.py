@@ -18,9 +18,7 @@ def padded(lengths: np.ndarray, groups: list[np.ndarray]) -> int:
 def test_split_is_the_best_of_all_splits(num_groups: int) -> None:
     lengths = np.random.default_rng(num_groups).integers(1, 30, size=9)
     order = np.argsort(lengths, kind="stable")
-    best = min(
-        padded(lengths, np.split(order, cuts)) for cuts in itertools.combinations(range(1, 9), num_groups - 1)
-    )
+    best = min(padded(lengths, np.split(order, cuts)) for cuts in itertools.combinations(range(1, 9), num_groups - 1))
     groups = split_by_length(lengths, np.arange(9), num_groups)
     assert padded(lengths, groups) == best
     assert sorted(np.concatenate(groups)) == list(range(9))

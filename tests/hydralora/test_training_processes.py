@@ -1,0 +1,101 @@
+"""Runs in processes of their own: killed, terminated, several at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.hydralora.small import save_run
+
+pytestmark = pytest.mark.slow
+COMMAND = [sys.executable, "-m", "hydralora.training", "--config"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "HYDRALORA_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+
+
+def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None, f"ended with {process.returncode} before {path.name} was there"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run.parent / "out" / "adapter_model.safetensors")
+
+
+def record(run: Path) -> Any:
+    return json.loads((run.parent / "out" / "run.json").read_text())
+
+
+def children(group: int) -> list[int]:
+    """Living processes of a process group."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue  # it ended while we looked
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def test_sigkill_and_a_rerun_give_the_same_weights(tmp_path: Path, environment: dict[str, str]) -> None:
+    runs = [tmp_path / name for name in ("whole", "killed")]
+    for folder in runs:
+        folder.mkdir()
+    whole, killed = (save_run(folder, max_steps=60, save_steps=7, learning_rate=0.01) for folder in runs)
+    subprocess.run([*COMMAND, str(whole)], env=environment, check=True)
+    process = subprocess.Popen([*COMMAND, str(killed)], env=environment)
+    wait_for(tmp_path / "killed" / "out" / "checkpoints" / "checkpoint-14" / "complete", process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "out" / "run.json").exists()
+    subprocess.run([*COMMAND, str(killed)], env=environment, check=True)
+    expected, found = weights(whole), weights(killed)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_two_processes_save_one_adapter_as_good_as_that_of_one(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Two processes with one micro-batch each read what one process reads in two."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    config = {"max_steps": 12, "learning_rate": 0.01, "save_steps": 5}
+    one = save_run(folders[0], **config, gradient_accumulation_steps=2)
+    two = save_run(folders[1], **config, gradient_accumulation_steps=1)
+    for run in (one, two):  # dropout draws other masks in two processes
+        run.write_text(run.read_text().replace('"lora_dropout": 0.1', '"lora_dropout": 0.0'))
+    subprocess.run([*COMMAND, str(one)], env=environment, check=True)
+    subprocess.run([*TORCHRUN, *COMMAND[1:], str(two)], env=environment, check=True)
+    expected, found = weights(one), weights(two)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5)
+    assert record(two)["num_processes"] == 2
+    assert record(two)["tokens"] == record(one)["tokens"]
+    assert record(two)["held_out"]["after"]["all"] == pytest.approx(record(one)["held_out"]["after"]["all"], rel=1e-4)
+
+
+def test_sigterm_leaves_no_child(tmp_path: Path, environment: dict[str, str]) -> None:
+    run = save_run(tmp_path, max_steps=100_000, save_steps=5, gradient_accumulation_steps=1)
+    process = subprocess.Popen([*TORCHRUN, *COMMAND[1:], str(run)], env=environment, start_new_session=True)
+    wait_for(tmp_path / "out" / "checkpoints" / "checkpoint-5" / "complete", process)
+    assert len(children(process.pid)) >= 2
+    process.terminate()
+    process.wait(timeout=120)
+    assert children(process.pid) == []
