@@ -1,6 +1,5 @@
 """Configuration of a HydraLoRA adapter, in PEFT's field names plus what the experts and their router need."""
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,8 +87,6 @@ class HydraLoraConfig(PeftConfig):
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError("`layers_to_transform` cannot be used when `target_modules` is a str.")
 
-    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        """As PEFT does, with a `peft_type` that tells a process without this package what it needs."""
-        saved = copy.copy(self)
-        saved.peft_type = SAVED_PEFT_TYPE
-        super(HydraLoraConfig, saved).save_pretrained(save_directory, **kwargs)
+    def to_dict(self) -> dict[str, Any]:
+        """As PEFT writes it, with a `peft_type` that tells a process without this package what it needs."""
+        return {**super().to_dict(), "peft_type": SAVED_PEFT_TYPE}

@@ -123,6 +123,17 @@ class HydraLoraModel(BaseTuner):
         if unknown:
             raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}")
 
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: HydraLoraConfig, adapter_name: str, state_dict: dict[str, Any]
+    ) -> Any:
+        """Called by PEFT from 0.21 on."""
+        if not any(f".{cls.prefix}" in key for key in state_dict):
+            raise ValueError(
+                f"Expected weights named '*.{cls.prefix}*' for adapter {adapter_name!r}, got {_listed(set(state_dict))}"
+            )
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+
     def _load_from_state_dict(
         self,
         state_dict: dict[str, Any],

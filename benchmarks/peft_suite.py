@@ -1,0 +1,182 @@
+"""PEFT's own test-suite with HydraLoRA in the place of PEFT's methods.
+
+    pip download --no-deps --no-binary :all: peft==0.21.2 && tar xzf peft-0.21.2.tar.gz
+    HF_HUB_OFFLINE=1 python benchmarks/peft_suite.py peft-0.21.2
+
+Tests that PEFT runs for each of its configurations run for ours; tiny random models made here stand in for the ones of
+the hub. PEFT's code is used where it lies and not changed. Writes benchmarks/results/peft_suite.json.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hydralora import HydraLoraConfig
+
+RESULT = Path(__file__).parent / "results" / "peft_suite.json"
+FILES = (
+    "test_config.py",
+    "test_custom_models.py",
+    "test_decoder_models.py",
+    "test_seq_classifier.py",
+    "test_feature_extraction_models.py",
+)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "N=3": {},
+    "N=1": {"num_experts": 1},
+    "hidden": {"router_input": "hidden"},
+    "uniform": {"router_input": "uniform"},
+    "shared expert": {"shared_expert": True},
+    "A for each expert": {"shared_a": False},
+}
+CUSTOM_MODELS: list[tuple[str, dict[str, Any]]] = [
+    ("MLP", {"target_modules": "lin0"}),
+    ("MLP", {"target_modules": ["lin0", "lin1"], "use_rslora": True}),
+    ("MLP", {"target_modules": ["lin0"], "modules_to_save": ["lin1"]}),
+    ("MLP", {"target_modules": ["lin0"], "exclude_modules": ["lin1"], "alpha_pattern": {"lin0": 8}}),
+    ("EmbConv1D", {"target_modules": ["conv1d"]}),
+]
+NEEDS_HUB = (
+    "Can't find 'adapter_config.json'",
+    "offline mode",
+    "on the Hub (OfflineModeIsEnabled)",
+    "Couldn't instantiate the backend tokenizer",
+)
+TASKS = {
+    "test_decoder_models.py": "CAUSAL_LM",
+    "test_seq_classifier.py": "SEQ_CLS",
+    "test_feature_extraction_models.py": "FEATURE_EXTRACTION",
+}
+
+
+def custom_cases() -> list[tuple[str, str, type, dict[str, Any]]]:
+    return [
+        (f"{model} {variant} {targets}", model, HydraLoraConfig, {**targets, **options})
+        for variant, options in VARIANTS.items()
+        for model, targets in CUSTOM_MODELS
+    ]
+
+
+def config_cases(task_type: str | None) -> list[tuple[type, dict[str, Any]]]:
+    task = {"task_type": task_type, "target_modules": None} if task_type else {}
+    return [(HydraLoraConfig, {**task, **options}) for options in VARIANTS.values()]
+
+
+def make_models(folder: Path) -> dict[str, list[str]]:
+    """Tiny models with random weights, whose names contain what PEFT's tests look for; by file of tests."""
+    import transformers as tf
+
+    sizes = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "vocab_size": 128}
+    llama = {**sizes, "intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 128}
+    bert = {**sizes, "intermediate_size": 64}
+    opt = tf.OPTConfig(**sizes, ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=128)
+    gpt2 = tf.GPT2Config(n_layer=2, n_embd=32, n_head=4, vocab_size=128, bos_token_id=0, eos_token_id=0)
+    models = {
+        "tiny-random-OPTForCausalLM": tf.OPTForCausalLM(opt),
+        "tiny-random-gpt2": tf.GPT2LMHeadModel(gpt2),
+        "tiny-random-LlamaForCausalLM": tf.LlamaForCausalLM(tf.LlamaConfig(**llama)),
+        "tiny-dummy-qwen2": tf.Qwen2ForCausalLM(tf.Qwen2Config(**llama)),
+        "tiny-random-BertForSequenceClassification": tf.BertForSequenceClassification(tf.BertConfig(**bert)),
+        "tiny-random-BertModel": tf.BertModel(tf.BertConfig(**bert)),
+    }
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+    names = [str(folder / name) for name in models]
+    return {
+        "test_decoder_models.py": names[:4],
+        "test_seq_classifier.py": names[4:5],
+        "test_feature_extraction_models.py": names[5:],
+    }
+
+
+class Substitution:
+    """A pytest plugin: our configurations and local models where PEFT parametrises over its own."""
+
+    def __init__(self, models: dict[str, list[str]]) -> None:
+        self.models = models
+        self.outcomes: Counter[str] = Counter()
+        self.failures: list[str] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        file = Path(metafunc.module.__file__).name
+        for mark in metafunc.definition.iter_markers("parametrize"):
+            values = self._values(file, str(mark.args[0]).replace(" ", ""))
+            if values is not None:
+                object.__setattr__(mark, "args", (mark.args[0], values))
+
+    def _values(self, file: str, names: str) -> list[Any] | None:
+        if names == "test_name,model_id,config_cls,config_kwargs":
+            return custom_cases()
+        if names in ("config_class,mandatory_kwargs", "config_cls,config_kwargs"):
+            return config_cases(TASKS.get(file))
+        return self.models.get(file) if names == "model_id" else None
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Only what PEFT runs for each of its methods."""
+        ours = [item for item in items if _is_ours(item)]
+        config.hook.pytest_deselected(items=[item for item in items if not _is_ours(item)])
+        items[:] = ours
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Any:
+        try:
+            return (yield)
+        except (ValueError, OSError) as error:
+            if "weighed by gates that depend on the input" in str(error):
+                pytest.skip("no single weight equals live gates of several experts: merging is refused")
+            if any(text in str(error) for text in NEEDS_HUB):
+                pytest.skip("needs the model hub")
+            raise
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            reason = report.longrepr[2] if report.outcome == "skipped" and isinstance(report.longrepr, tuple) else ""
+            self.outcomes[" ".join(filter(None, (Path(report.location[0]).name, report.outcome, reason)))] += 1
+            if report.failed:
+                self.failures.append(report.nodeid)
+
+
+def _is_ours(item: pytest.Item) -> bool:
+    parameters = getattr(item, "callspec", None)
+    return parameters is not None and HydraLoraConfig in parameters.params.values()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peft", type=Path, help="folder of an unpacked source distribution or a checkout")
+    parser.add_argument("pytest_args", nargs="*", help="after --: arguments for pytest, for instance -k forward")
+    arguments = parser.parse_args()
+    tests = arguments.peft / "tests"
+    (tests / "__init__.py").touch()  # left out of source distributions
+    with tempfile.TemporaryDirectory() as folder:
+        plugin = Substitution(make_models(Path(folder)))
+        files = [str(tests / name) for name in FILES]
+        options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(arguments.peft), "-c", "/dev/null"]
+        code = pytest.main([*options, *files, *arguments.pytest_args], plugins=[plugin])
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(_result(plugin), indent=1) + "\n")
+    return int(code)
+
+
+def _result(plugin: Substitution) -> dict[str, Any]:
+    import peft
+    import torch
+    import transformers
+
+    versions = {module.__name__: module.__version__ for module in (peft, torch, transformers)}
+    return {
+        "versions": {**versions, "python": sys.version.split()[0]},
+        "outcomes": dict(sorted(plugin.outcomes.items())),
+        "failures": plugin.failures,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
