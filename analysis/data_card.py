@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 BYTES_PER_TOKEN = 4.0
-"""UTF-8 bytes of a token, roughly, for a vocabulary of 32k to 128k on English text; an estimate, and named so."""
+"""UTF-8 bytes of a token, roughly: with SmolLM2's vocabulary 2.7 on code and arithmetic to 4.8 on medical prose."""
 
 
 def data_card(index: pl.DataFrame, duplicates: Mapping[str, pl.DataFrame]) -> dict[str, Any]:

