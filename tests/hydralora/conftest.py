@@ -1,6 +1,6 @@
 """Tiny models with random weights, the same in every test."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -49,6 +49,5 @@ def tokens() -> torch.Tensor:
 
 
 @pytest.fixture(autouse=True)
-def no_progress_bars(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_progress_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    yield

@@ -69,7 +69,8 @@ def train_fsdp1(model: PeftModel, rows: torch.Tensor) -> dict[str, torch.Tensor]
         model, auto_wrap_policy=policy, use_orig_params=False, device_id=torch.device("cpu")
     )
     train(wrapped, rows)
-    config = FullStateDictConfig(offload_to_cpu=True, rank0_only=True)
+    # Offloading to the CPU fails where parameters are there already, for PEFT's LoRA as well (torch 2.13).
+    config = FullStateDictConfig(offload_to_cpu=False, rank0_only=False)
     with FullyShardedDataParallel.state_dict_type(wrapped, StateDictType.FULL_STATE_DICT, config):
         return wrapped.state_dict()
 

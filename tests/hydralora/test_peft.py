@@ -200,7 +200,7 @@ def test_adapter_of_another_base_model(hydra_llama: Any, tiny_llama: Any, tmp_pa
     hydra_llama(target_modules=["q_proj"]).save_pretrained(tmp_path)
     with pytest.raises(RuntimeError, match=r"size mismatch for .*hydralora_A.*\[4, 32\]\) from checkpoint"):
         PeftModel.from_pretrained(tiny_llama(hidden_size=40), tmp_path)
-    with pytest.raises(RuntimeError, match="Missing weights of adapter 'default': .*layers.2"):
+    with pytest.raises(RuntimeError, match=r"Missing weights of adapter 'default': .*layers\.2"):
         PeftModel.from_pretrained(tiny_llama(num_hidden_layers=3), tmp_path)
 
 
