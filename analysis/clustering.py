@@ -85,8 +85,9 @@ def sweep_kmeans(
     rows = rows - mean  # distances by inner products lose digits far from the origin
     tolerance = tol * float(np.average(np.square(rows).mean(axis=1), weights=weights))
 
-    starts = _best_starts(rows, weights, ks, n_init, tolerance, np.random.default_rng(random_state))
-    fits = _lloyd(rows, weights, starts, max_iter, tolerance)
+    with_neighbour = [*ks, ks[-1] + 1]  # so that the largest K, too, has a fit above it to learn from
+    starts = _best_starts(rows, weights, with_neighbour, n_init, tolerance, np.random.default_rng(random_state))
+    fits = _lloyd(rows, weights, starts[: len(ks)], max_iter, tolerance)
     for i in range(1, len(ks)):
         if fits[i].inertia > fits[i - 1].inertia:
             start = _split(rows, fits[i - 1], ks[i])

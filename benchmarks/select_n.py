@@ -6,6 +6,7 @@
 import argparse
 import hashlib
 import json
+import multiprocessing
 import platform
 import time
 from collections.abc import Callable
@@ -215,7 +216,8 @@ def main() -> None:
     arguments = parser.parse_args()
     results: dict = {}
     seconds = 0.0
-    with ProcessPoolExecutor(arguments.workers) as pool:
+    spawn = multiprocessing.get_context("spawn")  # polars does not survive a fork
+    with ProcessPoolExecutor(arguments.workers, mp_context=spawn) as pool:
         for result, cpu in pool.map(run, tasks()):
             results |= result
             seconds += cpu
