@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -188,18 +187,18 @@ def measure_compile(methods: list[Method], targets: str, layers: int) -> dict[st
 
 
 def measure_cpu() -> dict[str, Any]:
-    """A training step of the 135M base, fp32, 2 x 128 tokens, CPU seconds of the process; rounds interleaved."""
+    """A training step of the 135M base, fp32, 128 tokens, CPU seconds of the process; rounds interleaved."""
     rows: dict[str, Any] = {}
     model = build("cpu", torch.float32, **SMOLLM2_135M)
     methods = [frozen_base(), lora(8), hydralora(3), hydralora(10), loop(3), loop(10)]
     for targets in TARGETS:
         table = rows.setdefault(targets, {})
-        for _ in range(4):
+        for _ in range(3):
             for method in methods:
                 with adapted(model, method, TARGETS[targets]):
-                    step = TrainingStep(model, 2, 128)
+                    step = TrainingStep(model, 1, 128)
                     step()
-                    for _ in range(3):
+                    for _ in range(2):
                         step.clear()
                         start = time.process_time()
                         step()
@@ -224,7 +223,6 @@ def with_ratios(rows: dict[str, Any]) -> dict[str, Any]:
 
 def environment(device: str) -> dict[str, Any]:
     card = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     versions = {m.__name__: m.__version__ for m in (torch, transformers, peft)}
     with suppress(ImportError):
         import triton
@@ -233,7 +231,6 @@ def environment(device: str) -> dict[str, Any]:
     return {
         "device": card,
         "python": platform.python_version(),
-        "commit": commit,
         "threads": torch.get_num_threads(),
         **versions,
     }

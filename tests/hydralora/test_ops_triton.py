@@ -1,0 +1,116 @@
+"""Triton's pieces against the plain ones in float64: on a GPU, or on a CPU with TRITON_INTERPRET=1."""
+
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+from hydralora.ops import small
+from hydralora.ops.fused import hydra_linear
+
+kernels = pytest.importorskip("hydralora.ops.triton_kernels", reason="needs Triton", exc_type=ImportError)
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="needs CUDA or TRITON_INTERPRET=1"),
+]
+
+# Relative error of the whole result: operands are rounded to 2^-9 (bfloat16) or 2^-12 (float16), sums are float32.
+TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
+# Triton's interpreter multiplies the bit patterns of bfloat16.
+DTYPES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
+VARIANTS = [  # experts, shared, router_input, rank, tokens, in, out
+    (1, False, "low_rank", 8, 5, 64, 48),
+    (3, False, "low_rank", 8, 37, 300, 200),
+    (3, True, "low_rank", 5, 40, 300, 136),
+    (10, False, "low_rank", 16, 33, 520, 130),
+    (3, False, "hidden", 8, 1, 300, 200),
+    (10, True, "hidden", 4, 50, 260, 72),
+]
+
+
+def weights(experts: int, shared: bool, router_input: str, r: int, d_in: int, d_out: int) -> list[Tensor | None]:
+    """W, A, B and router, scaled so that every term has size 1, in float64."""
+    router_width = d_in if router_input == "hidden" else r
+    draw = [(d_out, d_in), (r, d_in), (d_out, (experts + shared) * r), (experts, router_width)]
+    tensors: list[Tensor | None] = [torch.randn(s, dtype=torch.float64, device=DEVICE) / s[1] ** 0.5 for s in draw]
+    if experts == 1:
+        tensors[3] = None
+    return tensors
+
+
+def rounded(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if tensor is None else tensor.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_layer_and_gradients(variant: tuple, dtype: torch.dtype) -> None:
+    experts, shared, router_input, r, tokens, d_in, d_out = variant
+    x = torch.randn(tokens, d_in, device=DEVICE, dtype=dtype)
+    grad = torch.randn(tokens, d_out, device=DEVICE, dtype=dtype)
+    low = [rounded(w, dtype) for w in weights(experts, shared, router_input, r, d_in, d_out)]
+    assert kernels.supports(x)
+    for actual, expected in zip(
+        run(x, grad, low, router_input),
+        run(x.double(), grad.double(), [rounded(w, torch.float64) for w in low], router_input),
+        strict=True,
+    ):
+        assert torch.isfinite(actual).all()
+        assert relative_error(actual, expected) < TOLERANCE[dtype]
+
+
+def run(x: Tensor, grad: Tensor, tensors: list[Tensor | None], router_input: str) -> list[Tensor]:
+    """Output without gradients, output, and the gradients of x, A, B and the router."""
+    x = x.clone().requires_grad_()
+    base, *adapter = tensors
+    adapter = [None if w is None else w.clone().requires_grad_() for w in adapter]
+    with torch.no_grad():
+        inference = hydra_linear(x, base, None, *adapter, 2.0, router_input)  # few tokens: the kernel of one launch
+    y = hydra_linear(x, base, None, *adapter, 2.0, router_input)
+    wanted = [t for t in (x, *adapter) if t is not None]
+    return [inference, y, *torch.autograd.grad(y, wanted, grad)]
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_pieces_write_every_element_and_repeat(hidden: bool) -> None:
+    x = torch.randn(37, 300, device=DEVICE, dtype=torch.float16)
+    a = torch.randn(8, 300, device=DEVICE, dtype=torch.float16) / 17
+    router = torch.randn(3, 300 if hidden else 8, device=DEVICE, dtype=torch.float16) / 17
+    low, u = kernels.project_and_gate(x, a, router, 4, 2.0, hidden)
+    expected_low, expected_u = small.project_and_gate(x.double(), a.double(), router.double(), 4, 2.0, hidden)
+    assert relative_error(low, expected_low) < 1e-3
+    assert relative_error(u, expected_u) < 1e-3
+
+    grad_u = torch.randn_like(u)
+    actual = kernels.gate_backward(grad_u, low, router, 8, 2.0, hidden)
+    expected = small.gate_backward(grad_u.double(), low.double(), router.double(), 8, 2.0, hidden)
+    for one, other, again in zip(
+        actual, expected, kernels.gate_backward(grad_u, low, router, 8, 2.0, hidden), strict=True
+    ):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert relative_error(one, other) < 1e-3
+            assert torch.equal(one, again)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs CUDA")
+def test_cuda_graph() -> None:
+    x = torch.randn(64, 256, device=DEVICE, dtype=torch.bfloat16)
+    tensors = [rounded(w, torch.bfloat16) for w in weights(3, False, "low_rank", 8, 256, 128)]
+    grad = torch.randn(64, 128, device=DEVICE, dtype=torch.bfloat16)
+    run(x, grad, tensors, "low_rank")
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run(x, grad, tensors, "low_rank")
+    x.copy_(torch.randn_like(x))
+    graph.replay()
+    for one, other in zip(captured, run(x, grad, tensors, "low_rank"), strict=True):
+        assert torch.equal(one, other)
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return float(((actual.double() - expected).norm() / expected.norm()).detach())
