@@ -17,6 +17,7 @@ from analysis.adapter_parts import State, Submodule, parameter_counts, submodule
 from analysis.observation import (
     EXPERTS,
     FROM_START,
+    UNTRAINED,
     ObservationTwo,
     observation_two,
     relation_of,
@@ -192,8 +193,8 @@ def _pairs(
         if relation is None:
             continue
         for one, other in zip(heads[a.name], heads[b.name], strict=True):
-            if one.matrix == "B" and relation == FROM_START:
-                continue
+            if one.matrix == "B" and relation in (FROM_START, UNTRAINED):
+                continue  # B starts at zero
             start_a, start_b = (starts.get(c.seed, {}).get(one.place) if c.trained else None for c in (a, b))
             rows.append({"relation": relation, **_compare(one, other, start_a, start_b)})
     by_place: dict[tuple[int, str], list[Submodule]] = {}

@@ -210,6 +210,7 @@ def test_tables_of_a_breakdown():
     places = 4 * len(MODULES)
     assert counts[SAME_SEED] == 2 * 3 * 2 * places  # seeds, pairs of parts, A and B
     assert counts[FROM_START] == 2 * 3 * places  # A only: B starts at zero
+    assert counts[UNTRAINED] == places
     assert counts[EXPERTS] == 3 * places
     panels = dict(found.embedding.group_by("panel").len().iter_rows())
     assert panels == {"all": 6 * places, "A": 3 * places, "B": 3 * places}
