@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from peft import PeftModel
@@ -15,8 +16,10 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from hydralora import expert_gates
+from hydralora.base_model import load_base_model
 from hydralora.calibration import calibrate_gates, calibrate_gates_by_group, compare_with_live
 from hydralora.export import export_lora, to_lora, to_merged
+from hydralora.methods import Settings, adapt
 from hydralora.routing import hydralora_layers, record_gates
 from hydralora.static_routing import resolve_gates, set_static_gates, static_gates
 
@@ -263,3 +266,38 @@ def test_gap_to_live_routing(hydra_llama: MakeModel, tokens: Tensor) -> None:
     assert same.mean_kl == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="no token with a label"):
         compare_with_live(model, "uniform", [])
+
+
+@pytest.mark.slow
+def test_on_the_embedded_base(shared_corpora: Path, tmp_path: Path) -> None:
+    """Real text of two sources, a briefly trained adapter: an exact LoRA for each, and the gap to live routing."""
+    base, tokenizer = load_base_model("embedded", dtype=torch.float32, device="cpu")
+    batches = [{**source_batch(shared_corpora, name, tokenizer), "group": [name] * 4} for name in ("gsm8k", "medquad")]
+    torch.manual_seed(0)
+    model = adapt(base, "hydralora", Settings(num_experts=3))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    for step in range(6):
+        inputs = {key: value for key, value in batches[step % 2].items() if key != "group"}
+        model(**inputs).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    gates = calibrate_gates_by_group(model, batches)
+    for name, batch in zip(gates, batches, strict=True):
+        gap = compare_with_live(model, gates[name], [batch])
+        assert abs(gap.loss_difference) < 0.2
+        assert 0 < gap.mean_kl < 0.2
+        export_lora(model, tmp_path / name, gates[name])
+        with static_gates(model, gates[name]):
+            expected = logits(model, batch["input_ids"])
+        other_base, _ = load_base_model("embedded", dtype=torch.float32, device="cpu")
+        plain = PeftModel.from_pretrained(other_base, tmp_path / name)
+        torch.testing.assert_close(logits(plain, batch["input_ids"]), expected, rtol=1e-4, atol=1e-3)
+
+
+def source_batch(corpora: Path, name: str, tokenizer: Any) -> dict[str, Tensor]:
+    rows = parquet.read_table(corpora / f"{name}_train.parquet").slice(0, 4).to_pylist()
+    texts = [" ".join(value for value in row.values() if isinstance(value, str)) for row in rows]
+    batch = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=64)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    return {**batch, "labels": labels}

@@ -1,5 +1,6 @@
 """The table of methods: every row trains, bad settings are refused first, and what some rows are equal to."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
+from hydralora.base_model import load_base_model
 from hydralora.methods import METHODS, MethodError, Settings, adapt, get_method, matched_rank
 from hydralora.parameters import count_parameters
 
@@ -32,9 +34,9 @@ def test_every_row_trains(tiny_llama: MakeModel, tokens: Tensor, name: str) -> N
         assert all(torch.equal(after[key], value) for key, value in before.items())
 
 
-def train(model: torch.nn.Module, inputs: dict[str, Tensor], steps: int) -> list[float]:
+def train(model: torch.nn.Module, inputs: dict[str, Tensor], steps: int, learning_rate: float = 1e-2) -> list[float]:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.0, eps=1e-30)
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, eps=1e-30)
     losses = []
     for _ in range(steps):
         loss = model(**inputs).loss
@@ -152,3 +154,20 @@ def test_other_settings_out_of_range() -> None:
         Settings(lora_dropout=1.5)
     with pytest.raises(MethodError, match="at least one of target_modules"):
         Settings(target_modules=())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_row_trains_on_the_embedded_base(name: str) -> None:
+    """Prompt methods start from random virtual tokens: the loss falls, if from far."""
+    base, tokenizer = load_base_model("embedded", dtype=torch.float32, device="cpu")
+    text = ["Question: how many experts does a corpus deserve?\nAnswer: as many as it has parts.", "2 + 2 = 4"]
+    inputs = dict(tokenizer(text, return_tensors="pt", padding=True))
+    inputs["labels"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    settings = dataclasses.replace(SETTINGS, match_parameters=700_000)
+    torch.manual_seed(0)
+    model = adapt(base, name, settings).train()
+    if name == "hydralora_clusters":
+        inputs["expert_gates"] = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    losses = train(model, inputs, steps=3, learning_rate=1e-4 if name == "full" else 5e-3)
+    assert losses[-1] < losses[0]
