@@ -72,7 +72,7 @@ def reload_difference(
     with warnings.catch_warnings():
         # PEFT finds no module for the ranks that AdaLoRA saves, and says so.
         warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
-        model.load_adapter(folder, "reloaded")
+        model.load_adapter(str(folder), "reloaded")
     model.set_adapter("reloaded")
     from_disk, _, _ = answer_logits(model, batch)
     model.set_adapter(trained)

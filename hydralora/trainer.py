@@ -48,7 +48,7 @@ class AnswerTrainer(Trainer):
         optimizer = adamw(model, config)
         super().__init__(
             model=model,
-            args=_arguments(config, plan, checkpoints, show_bar),
+            args=_arguments(config, plan, checkpoints, show_bar, next(model.parameters()).device),
             train_dataset=PlannedBatches(documents, plan),
             # Trainer evaluates only when it has a data set; ours is inside `evaluate`.
             eval_dataset=None if evaluate is None else [],
@@ -198,7 +198,9 @@ def _collate_planned(micro_batches: list[list[dict[str, Any]]], pad_token_id: in
     return collate(rows, pad_token_id)
 
 
-def _arguments(config: TrainingConfig, plan: StepPlan, checkpoints: Path, show_bar: bool) -> TrainingArguments:
+def _arguments(
+    config: TrainingConfig, plan: StepPlan, checkpoints: Path, show_bar: bool, device: torch.device
+) -> TrainingArguments:
     # transformers 5 renames this argument and warns about the old name.
     renamed = hasattr(TrainingArguments, "activation_checkpointing")
     checkpointing: dict[str, Any] = {
@@ -216,6 +218,7 @@ def _arguments(config: TrainingConfig, plan: StepPlan, checkpoints: Path, show_b
         learning_rate=config.learning_rate,
         max_grad_norm=config.max_grad_norm,
         bf16=config.autocast,
+        use_cpu=device.type == "cpu",  # also what makes several processes without GPUs a group
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",

@@ -251,3 +251,39 @@ def test_an_adapter_on_an_adapter_is_refused(tmp_path: Path, plain: TokenisedDoc
     assert isinstance(model, PeftModel)
     with pytest.raises(TrainingError, match="a model that already has one"):
         train(model, small_tokenizer(), plain, tmp_path / "second", TrainingConfig(**SHORT), peft_config=LORA)
+
+
+def test_cluster_loss_teaches_routers_the_clusters(tmp_path: Path) -> None:
+    from hydralora.routing import record_gates
+
+    rows = [{**row, "cluster": i % 2} for i, row in enumerate(small_documents())]
+    documents = tokenise(rows, small_tokenizer())
+    config = HydraLoraConfig(num_experts=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = run(tmp_path, documents, config, max_steps=30, learning_rate=0.05, cluster_weight=10.0).model.eval()
+    batch = collate(documents.rows(range(len(documents))), 256)
+    with torch.no_grad(), record_gates(model) as gates:
+        answer_loss(model, batch)
+    own = [layer[torch.arange(len(documents)), -1, batch["cluster"]].mean().item() for layer in gates.values()]
+    assert min(own) > 0.5
+    assert max(own) > 0.6
+
+
+def test_balance_loss_evens_the_gates(tmp_path: Path, plain: TokenisedDocuments) -> None:
+    from hydralora.routing import record_gates
+    from hydralora.routing_losses import balance_loss
+
+    def imbalance(folder: str, weight: float) -> float:
+        config = HydraLoraConfig(num_experts=3, target_modules=["q_proj"], task_type="CAUSAL_LM")
+        model = run(tmp_path / folder, plain, config, max_steps=10, learning_rate=0.05, balance_weight=weight).model
+        batch = collate(plain.rows(range(len(plain))), 256)
+        with torch.no_grad(), record_gates(model.eval()) as gates:
+            answer_loss(model, batch)
+        return balance_loss(gates, batch["attention_mask"]).item()
+
+    assert imbalance("with", 10.0) < imbalance("without", 0.0) / 2
+
+
+def test_cluster_loss_needs_clusters(tmp_path: Path, plain: TokenisedDocuments) -> None:
+    config = HydraLoraConfig(num_experts=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    with pytest.raises(TrainingError, match="cluster_weight needs documents with a cluster"):
+        run(tmp_path, plain, config, cluster_weight=1.0)
