@@ -27,6 +27,7 @@ class HydraLoraLayer(BaseTunerLayer):
     Attributes:
         static_gates: gates [N] that replace the router's.
         sequence_gates: gates [batch, N] for router_input="sequence", present while `hydralora.expert_gates` is active.
+        recompute_gates: the last of them, for layers that gradient checkpointing runs again within backward.
         gate_observer: called with the adapter's name and gates [..., N] in each forward pass of several experts.
     """
 
