@@ -59,11 +59,15 @@ def embed(cosines: Floats, method: Method, *, random_state: int = 0) -> Floats:
     return np.asarray(mapper.fit_transform(points), np.float64)
 
 
-def _coordinates(cosines: Floats, n_components: int = 50) -> NDArray[np.float32]:
-    """Principal coordinates of the points, largest first, each with a fixed sign."""
+def _coordinates(cosines: Floats) -> NDArray[np.float32]:
+    """Principal coordinates of the points, largest first, each with a fixed sign.
+
+    All of them: matrices of different places are nearly orthogonal, so that no few directions hold their distances.
+    """
     centered = cosines - cosines.mean(axis=0) - cosines.mean(axis=1, keepdims=True) + cosines.mean()
     values, vectors = np.linalg.eigh(centered)
-    order = np.argsort(-values)[:n_components]
-    vectors = vectors[:, order] * np.sqrt(np.maximum(values[order], 0.0))
+    order = np.argsort(-values)
+    order = order[values[order] > 1e-9 * len(values)]
+    vectors = vectors[:, order] * np.sqrt(values[order])
     signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
     return np.asarray(vectors * np.where(signs == 0, 1.0, signs), np.float32)

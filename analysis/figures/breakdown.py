@@ -38,7 +38,8 @@ def submodule_map(embedding: pl.DataFrame, method: str) -> Picture:
         f"submodules_{method.lower().replace('-', '')}",
         figure,
         f"{method} of the directions of all submodules, of A and of B (the paper's Figure 3). Marks of heads that lie "
-        "on each other coincide. A picture, not evidence: see the similarities and their controls.",
+        "on each other coincide; matrices of different shapes form islands. A picture, not evidence: see the "
+        "similarities and their controls.",
         f"Three scatter plots of {len(heads)} heads: {', '.join(heads)}.",
     )
 

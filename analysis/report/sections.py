@@ -124,7 +124,8 @@ def cluster_map(inputs: ReportInputs) -> Section:
     sampled = f"a random sample of {len(points):,} of {total:,} documents" if total > len(points) else "all documents"
     lead = (
         f"{len(points):,} points: {sampled}, by {inputs.projection}. Point at one to read it; filter by cluster or "
-        "source; the wheel or + and - zoom, dragging moves, arrow keys step from document to document."
+        "source. After a click on the map the wheel or + and - zoom, and arrow keys step from document to document; "
+        "dragging moves it."
     )
     return Section("map", "Map of documents", lead, (clusters.cluster_map(points, inputs.projection),))
 
