@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from analysis.sources import PackagesSource, SourceError, read_source
-from analysis.sources.packages import HARVESTERS, MAX_COMPLETION, MAX_PROMPT
+from analysis.sources.packages import HARVESTERS, MAX_COMPLETION, MAX_PROMPT, _choose
 from analysis.sources.packages.translations import read_catalogue
 
 MODULE = '''
@@ -273,6 +273,20 @@ def test_nothing_to_harvest_is_an_error(toyshapes: Path) -> None:
     (toyshapes / "toyshapes/include/shape.h").write_text("")
     with pytest.raises(SourceError, match="hold nothing of these tasks"):
         read_source("p", PackagesSource(("toyshapes",), ("header",)))
+
+
+def test_no_distribution_fills_a_task_alone() -> None:
+    def chosen(sizes: dict[str, int], limit: int) -> dict[str, int]:
+        candidates = [
+            (name, {"prompt": f"{name}{i}", "completion": "c"}) for name, size in sizes.items() for i in range(size)
+        ]
+        origins = [str(record["prompt"])[0] for record in _choose([*candidates, *candidates], limit)]
+        return {name: origins.count(name) for name in sizes}
+
+    assert chosen({"a": 100}, 20) == {"a": 20}
+    assert chosen({"a": 100, "b": 2}, 20) == {"a": 10, "b": 2}
+    assert chosen(dict.fromkeys("abcdefgh", 100), 20)["a"] <= 5
+    assert sum(chosen(dict.fromkeys("abcdefgh", 100), 20).values()) == 20
 
 
 REAL = ("dataframely", "networkx", "numpy", "packaging", "pyarrow", "pycountry", "scikit-learn")

@@ -4,7 +4,7 @@ A default corpus that needs no download and redistributes nothing: documentation
 installation of this project already has. One module harvests one kind of text; no harvested package is imported.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from analysis.sources.packages.package import Package, Pair, stable_order
 from analysis.sources.records import RECORD_SCHEMA, SourceError
 
 Harvester = Callable[[Package], Iterator[Pair]]
+Record = dict[str, str | None]
 
 HARVESTERS: Mapping[str, Harvester] = {
     "code": code.harvest_code,
@@ -74,7 +75,7 @@ def read_packages(name: str, config: PackagesSource) -> pl.LazyFrame:
     Raises:
         SourceError: none of the distributions is installed, or they hold nothing of the tasks.
     """
-    found: dict[str, list[tuple[str, dict[str, str | None]]]] = defaultdict(list)
+    found: dict[str, list[tuple[str, Record]]] = defaultdict(list)
     for package in installed_packages(config.distributions):
         for task in config.tasks or HARVESTERS:
             found[task].extend((package.name, record) for record in _records(name, task, package))
@@ -84,7 +85,7 @@ def read_packages(name: str, config: PackagesSource) -> pl.LazyFrame:
     return pl.from_dicts(rows, schema=RECORD_SCHEMA).lazy()
 
 
-def _records(name: str, task: str, package: Package) -> Iterator[dict[str, str | None]]:
+def _records(name: str, task: str, package: Package) -> Iterator[Record]:
     origin = f"{package.name} {package.version}"
     for pair in HARVESTERS[task](package):
         if 0 < len(pair.prompt) <= MAX_PROMPT and 0 < len(pair.completion) <= MAX_COMPLETION:
@@ -99,19 +100,23 @@ def _records(name: str, task: str, package: Package) -> Iterator[dict[str, str |
             }
 
 
-def _choose(candidates: list[tuple[str, dict[str, str | None]]], limit: int) -> list[dict[str, str | None]]:
-    """At most `limit` different records in a stable shuffled order, with no distribution taking all of it."""
+def _choose(candidates: list[tuple[str, Record]], limit: int) -> list[Record]:
+    """At most `limit` different records in a stable shuffled order, with no distribution taking all of it.
+
+    Args:
+        candidates: name of the distribution, and record.
+        limit: how many are chosen.
+    """
     share = max(int(limit * PACKAGE_SHARE), limit // max(len({package for package, _ in candidates}), 1))
-    taken: dict[str, int] = defaultdict(int)
-    chosen: dict[str, dict[str, str | None]] = {}
-    for package, record in sorted(
-        candidates, key=lambda item: stable_order(f"{item[1]['prompt']}{item[1]['completion']}")
-    ):
-        text = f"{record['prompt']}\0{record['completion']}"
-        if text not in chosen and taken[package] < share and len(chosen) < limit:
+    taken: Counter[str] = Counter()
+    chosen: list[Record] = []
+    by_text = {f"{record['prompt']}\0{record['completion']}": (package, record) for package, record in candidates}
+    for text in sorted(by_text, key=stable_order):
+        package, record = by_text[text]
+        if taken[package] < share and len(chosen) < limit:
             taken[package] += 1
-            chosen[text] = record
-    return list(chosen.values())
+            chosen.append(record)
+    return chosen
 
 
 __all__ = ["HARVESTERS", "PackagesSource", "read_packages"]
