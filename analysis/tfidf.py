@@ -4,6 +4,8 @@ import logging
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from analysis.term_counts import TermCounter, TermCounts, stack
@@ -42,6 +44,7 @@ class Tfidf:
         self.max_features = max_features
         self.min_df = min_df
         self.sublinear_tf = sublinear_tf
+        self._counter: TermCounter | None = None
 
     def fit(self, texts: Texts) -> Self:
         """Learn vocabulary and idf.
@@ -72,8 +75,9 @@ class Tfidf:
 
     def transform(self, texts: Texts) -> "csr_array":
         """TF-IDF float32 [n_documents, n_terms], rows of length one; the columns of a row are in no order."""
-        counter = TermCounter(self.vocabulary_)
-        blocks = list(map_threads(counter.count, text_blocks(texts)))
+        if self._counter is None or self._counter.terms != self.vocabulary_:
+            self._counter = TermCounter(self.vocabulary_)
+        blocks = list(map_threads(self._counter.count, text_blocks(texts)))
         return self._weigh(stack(blocks), np.arange(len(self.vocabulary_), dtype=np.int32))
 
     def count_weights(self, largest: int) -> NDArray[np.float64]:
@@ -89,11 +93,12 @@ class Tfidf:
         if not kept.size:
             logger.warning("no term occurs in %d documents: all %d terms are kept", self.min_df, len(terms))
             kept = np.arange(len(terms))
-        kept = np.array(sorted(kept.tolist(), key=terms.__getitem__))
+        # Arrow compares UTF-8 bytes, which order as code points do.
+        kept = kept[pc.sort_indices(pa.array([terms[i] for i in kept])).to_numpy()]
         if self.max_features is not None and len(kept) > self.max_features:
             most_frequent = np.argsort(-frequency[kept], kind="stable")[: self.max_features]
             kept = kept[np.sort(most_frequent)]
-        return kept
+        return np.asarray(kept, np.int64)
 
     def _weigh(self, counts: TermCounts, columns: NDArray[np.int32]) -> "csr_array":
         from scipy.sparse import csr_array

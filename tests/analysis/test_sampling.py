@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.sampling import sample_texts
+from analysis.sampling import sample_documents, sample_texts
 
 TEXTS = [f"text number {i}" for i in range(5000)]
 
@@ -41,3 +41,16 @@ def test_smaller_corpora_are_taken_whole() -> None:
     assert sample_texts([], 10).to_pylist() == []
     with pytest.raises(ValueError, match="sample size: expected at least 1, got 0"):
         sample_texts([TEXTS], 0)
+
+
+def test_documents_are_drawn_by_their_ids() -> None:
+    numbers = np.random.default_rng(0).integers(0, 2**64, 4000, dtype=np.uint64)
+    documents = pl.DataFrame({"document_id": [f"{number:016x}" for number in numbers], "text": TEXTS[:4000]})
+    sample = sample_documents(documents.lazy(), 200, random_state=5)
+    assert len(sample) == 200
+    assert sample.join(documents, on=["document_id", "text"], how="semi").equals(sample)
+    again = sample_documents(documents.sample(fraction=1, shuffle=True, seed=1).lazy(), 200, random_state=5)
+    assert again.sort("document_id").equals(sample.sort("document_id"))
+    other = sample_documents(documents.lazy(), 200, random_state=6)
+    assert len(other.join(sample, on="document_id", how="semi")) < 40  # 10 on average
+    assert sample_documents(documents.lazy(), 9999).equals(documents)

@@ -1,0 +1,132 @@
+"""From a Parquet file to a cluster for every document, at 100,000, a million and ten million documents.
+
+    python benchmarks/million_documents.py
+
+Builds a documents table of a million rows in the temporary folder (real corpora resampled, a tenth of the words of each
+document replaced), then runs each size in a process of its own, after a warm-up that loads the compiled kernels: sample
+-> TF-IDF, LSA -> K=1..20 -> N -> one streaming pass that labels every document. Ten million documents are the file
+read ten times. Writes results/million_documents.json.
+"""
+
+import json
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+RESULT = Path(__file__).parent / "results" / "million_documents.json"
+CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", Path(__file__).resolve().parents[2] / "shared" / "corpora"))
+NAMES = ("dolly15k", "flan10", "gsm8k", "legalbench", "mbxp", "medquad")
+SEED = 0
+N_DOCUMENTS = 1_000_000
+# Documents, threads. The CPU seconds are judged on one thread, the wall time on two.
+RUNS = ((100_000, 1), (1_000_000, 1), (1_000_000, 2), (10_000_000, 2))
+
+
+def build_corpus(path: Path) -> None:
+    tables = [pl.read_parquet(CORPORA / f"{name}_train.parquet") for name in NAMES]
+    prompt = pl.concat_str("instruction", "input", separator="\n", ignore_nulls=True)
+    real = pl.concat([table.select(prompt=prompt, completion="output") for table in tables]).rows()
+    words = [word for _, completion in real[::50] for word in completion.split()]
+    rng = random.Random(SEED)
+
+    def perturbed(text: str) -> str:
+        pieces = text.split(" ")
+        for _ in range(max(1, len(pieces) // 10)):
+            pieces[int(rng.random() * len(pieces))] = words[int(rng.random() * len(words))]
+        return " ".join(pieces)[:1500]
+
+    rows = []
+    for _ in range(N_DOCUMENTS):
+        document = real[int(rng.random() * len(real))]
+        rows.append((f"{rng.getrandbits(64):016x}", *map(perturbed, document)))
+    documents = pl.DataFrame(rows, ["document_id", "prompt", "completion"], orient="row")
+    documents.write_parquet(path, row_group_size=20_000)
+
+
+def measure(path: Path, n_documents: int) -> dict[str, Any]:
+    from analysis.clustering import sweep_kmeans
+    from analysis.corpus_model import CorpusModel
+    from analysis.document_text import document_text
+    from analysis.features import TfidfLsa
+    from analysis.sampling import sample_documents
+    from analysis.selection import select_num_clusters
+    from analysis.text_blocks import iter_parquet
+
+    def label(paths: list[Path]) -> dict[str, Any]:
+        seconds, start = {}, time.process_time()
+        documents = pl.scan_parquet(paths).select("document_id", text=document_text())
+        sample = sample_documents(documents, 10_000)["text"]
+        seconds["sample"] = time.process_time() - start
+        features = TfidfLsa().fit(sample)
+        rows = features.transform(sample)
+        seconds["features"] = time.process_time() - start - sum(seconds.values())
+        sweep = sweep_kmeans(rows)
+        seconds["sweep"] = time.process_time() - start - sum(seconds.values())
+        n_clusters = select_num_clusters(rows, sweep).value
+        seconds["choice"] = time.process_time() - start - sum(seconds.values())
+        model = CorpusModel(features, sweep.centers[sweep.index(n_clusters)])
+        batches = (batch for path in paths for batch in iter_parquet(path, ["prompt", "completion"]))
+        labels = np.concatenate([block.labels for block in model.stream(batches)])
+        seconds["label"] = time.process_time() - start - sum(seconds.values())
+        sizes = np.bincount(labels, minlength=n_clusters).tolist()
+        return {"labelled": len(labels), "n_clusters": n_clusters, "cluster_sizes": sizes, "cpu_seconds": seconds}
+
+    with tempfile.TemporaryDirectory() as folder:
+        warm_up = Path(folder) / "few.parquet"
+        documents = pl.scan_parquet(path)
+        documents.head(2000).collect().write_parquet(warm_up)
+        label([warm_up])
+        paths = [path] * (n_documents // N_DOCUMENTS)
+        if n_documents < N_DOCUMENTS:
+            paths = [Path(folder) / "part.parquet"]
+            documents.head(n_documents).collect().write_parquet(paths[0], row_group_size=20_000)
+        peak, wall = _peak_mb(), time.perf_counter()
+        result = label(paths)
+        result["wall_seconds"] = time.perf_counter() - wall
+        result["peak_growth_mb"] = _peak_mb() - peak
+    total = sum(result["cpu_seconds"].values())
+    return result | {"total_cpu_seconds": total, "cpu_microseconds_a_document": total / n_documents * 1e6}
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    path = Path(tempfile.gettempdir()) / f"hydralora-million-{SEED}.parquet"
+    if not path.exists():
+        build_corpus(path)
+    n_bytes = pl.scan_parquet(path).select((pl.col("prompt", "completion").str.len_bytes()).sum())
+    runs = []
+    for n_documents, threads in RUNS:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "POLARS_MAX_THREADS": str(threads)}
+        command = [sys.executable, __file__, str(path), str(n_documents)]
+        output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        runs.append({"documents": n_documents, "threads": threads, "load": os.getloadavg()[0], **json.loads(output)})
+        print(json.dumps(runs[-1], indent=1), flush=True)
+    result = {
+        "megabytes": sum(n_bytes.collect(engine="streaming").row(0)) / 1e6,
+        "runs": runs,
+        "seed": SEED,
+        "versions": {n: metadata.version(n) for n in ("numba", "numpy", "polars", "pyarrow", "scikit-learn", "scipy")},
+        "hardware": {"machine": platform.machine(), "cores": os.cpu_count()},
+    }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        print(json.dumps(measure(Path(sys.argv[1]), int(sys.argv[2]))))
+    else:
+        main()
