@@ -110,6 +110,8 @@ def load_base_model(
             path,
             revision=revision,
             dtype=dtype,
+            # On CPUs torch's fused attention is slow backwards: a training step of 256 tokens costs a tenth more.
+            attn_implementation="eager" if target.type == "cpu" else None,
             device_map=None if blocks is None else {"": target},
             quantization_config=blocks,
             trust_remote_code=trust_remote_code,

@@ -16,6 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from hydralora.answer_loss import answer_loss
 from hydralora.batching import PlannedBatches, StepPlan
 from hydralora.data import Batch, TokenisedDocuments, collate
+from hydralora.evaluation import DocumentLosses
 from hydralora.training import TrainingConfig, TrainingError
 
 # A checkpoint folder without this file was cut short, and is never resumed from.
@@ -28,7 +29,7 @@ class AnswerTrainer(Trainer):
     Args:
         documents, plan, config: of the run.
         pad_token_id: of the tokenizer.
-        evaluate: gives the held-out loss; called every `config.eval_steps`.
+        evaluate: gives the held-out losses; called every `config.eval_steps`.
         checkpoints: folder for them.
         show_bar: a bar in the terminal.
     """
@@ -41,7 +42,7 @@ class AnswerTrainer(Trainer):
         config: TrainingConfig,
         *,
         pad_token_id: int,
-        evaluate: Callable[[], float] | None,
+        evaluate: Callable[[], DocumentLosses] | None,
         checkpoints: Path,
         show_bar: bool,
     ) -> None:
@@ -105,7 +106,7 @@ class AnswerTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Held-out answer loss, in the form that Trainer's callbacks read."""
         assert self._evaluate_held_out is not None
-        metrics = {"eval_loss": self._evaluate_held_out()}
+        metrics = {"eval_loss": self._evaluate_held_out().mean}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -181,28 +182,25 @@ def train(
     checkpoints = folder / "checkpoints"
     _claim(checkpoints, run)
     pad = pad_token_id(tokenizer)
-
-    def held_out_losses() -> DocumentLosses | None:
-        return None if held_out is None else evaluate_documents(model, held_out, pad_token_id=pad)
-
+    evaluate = None if held_out is None else partial(evaluate_documents, model, held_out, pad_token_id=pad)
     trainer = AnswerTrainer(
         model,
         documents,
         plan,
         config,
         pad_token_id=pad,
-        evaluate=None if held_out is None else lambda: evaluate_documents(model, held_out, pad_token_id=pad).mean,
+        evaluate=evaluate,
         checkpoints=checkpoints,
         show_bar=show_bar,
     )
     for callback in _callbacks(folder, config, plan, model, progress):
         trainer.add_callback(callback)
-    before = held_out_losses()
+    before = evaluate() if evaluate else None
     started, cpu_started = time.monotonic(), time.process_time()
     with _clear_errors(config, folder), EnergyMeter(enabled=measure_energy) as energy:
         trainer.train(resume_from_checkpoint=trainer.last_checkpoint())
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
-    after = held_out_losses()
+    after = evaluate() if evaluate else None
     if peft_config is not None and weights_fingerprint(model) != base_weights:
         raise TrainingError("The base model's weights changed under an adapter. This is a bug: please report it.")
     steps = trainer.state.global_step
@@ -214,7 +212,7 @@ def train(
         "padding_share": round(plan.padding_share, 4),
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu_seconds, 2),
-        "energy": energy.use,
+        "energy": None if energy.use is None else dataclasses.asdict(energy.use),
         "held_out": None if before is None or after is None else {"before": before.means(), "after": after.means()},
         "environment": environment(),
     }

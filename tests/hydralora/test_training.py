@@ -287,3 +287,11 @@ def test_cluster_loss_needs_clusters(tmp_path: Path, plain: TokenisedDocuments) 
     config = HydraLoraConfig(num_experts=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
     with pytest.raises(TrainingError, match="cluster_weight needs documents with a cluster"):
         run(tmp_path, plain, config, cluster_weight=1.0)
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path, plain: TokenisedDocuments) -> None:
+    one, other = (
+        run(tmp_path / str(on), plain, max_steps=2, learning_rate=0.01, gradient_checkpointing=on).model.state_dict()
+        for on in (False, True)
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
