@@ -105,7 +105,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
             return None
         if self.training and not isinstance(self.hydralora_dropout[name], nn.Identity):
             return None
-        base = self.base_layer
+        base: Any = self.base_layer
         if not can_fuse(x, base, *modules):
             return None
         weight_router = None if router is None else router.weight

@@ -8,7 +8,7 @@ without a router every gate is 1). ``low`` is all that the adapter saves for bac
 import torch
 from torch import Tensor
 
-from hydralora.ops.eager import router_gates
+from hydralora.ops.eager import router_gates, softmax_gates
 
 
 def _gates(low: Tensor, router: Tensor | None, rank: int, hidden: bool) -> Tensor | None:
@@ -16,8 +16,7 @@ def _gates(low: Tensor, router: Tensor | None, rank: int, hidden: bool) -> Tenso
     if router is None:
         return None
     if hidden:
-        logits = low[:, rank:]
-        return torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return softmax_gates(low[:, rank:])
     return router_gates(low[:, :rank], router)
 
 

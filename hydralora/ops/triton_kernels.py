@@ -261,7 +261,8 @@ def _launch(
     """kernel[grid](*tensors, *scalars, *constants): a kernel seen before goes straight to its launcher.
 
     Small layers and decoding are bound by launches, and binding and hashing a kernel's arguments is most of one.
-    Triton specialises on dtype and on alignment to 16 bytes; scalars are not specialised here.
+    Triton specialises on dtype and on alignment to 16 bytes. Of scalars it specialises integers, unless told not to, as
+    for the number of tokens here.
     """
     device = tensors[0].device
     if device.index is not None and device.index != torch.cuda.current_device():
@@ -290,7 +291,7 @@ def project_and_gate(
         _project_and_gate_kernel,
         (_cdiv(tokens, _ROWS), 1, 1),
         (x, weight_a.contiguous(), x if router is None else router.contiguous(), low, u),
-        (tokens, scaling),
+        (tokens, float(scaling)),
         (in_features, rank, blocks, routed, hidden, _pad(rank), _pad(blocks), _ROWS, 256),
         num_warps=4,
         num_stages=4,
@@ -314,7 +315,7 @@ def gate_backward(
         _gate_backward_kernel,
         (programs, 1, 1),
         (grad_u, low, router_or_any, u, grad_low, low if partial is None else partial),
-        (tokens, scaling),
+        (tokens, float(scaling)),
         (rank, blocks, routed, hidden, _pad(rank), _pad(blocks), _ROWS),
         num_warps=4,
     )
@@ -322,7 +323,7 @@ def gate_backward(
 
 
 def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """As `small.accumulate`: bound by reading and writing y once, which cuBLAS takes twice as long for (k is small)."""
+    """As `small.accumulate`: bound by reading and writing y once, and cuBLAS takes a third longer (k is small)."""
     tokens, width = y.shape
     inner = u.shape[1]
     _launch(
@@ -353,7 +354,7 @@ def add_experts_few(
         _add_experts_few_kernel,
         (tokens, _cdiv(out_features, columns), 1),
         (y, x, weight_a.contiguous(), x if router is None else router.contiguous(), weight_b.contiguous()),
-        (scaling,),
+        (float(scaling),),
         (in_features, out_features, rank, blocks, routed, hidden, rank_pad, experts_pad, chunk, columns, tile),
         num_warps=16,
     )
