@@ -37,7 +37,7 @@ def to_lora(
 
     Args:
         gates: of each layer by name, one vector [N] for all layers, the number of one expert, or "uniform"; default
-            the adapter's static gates.
+            those that are fixed already (static or uniform gates, or a single expert).
         portable: for servers that know one rank and one alpha (vLLM, llama.cpp): alpha / r is folded into B, ranks are
             padded with zeros to the largest, patterns and rslora are gone. Otherwise r, alpha and patterns stay as they
             are, as further training wants them.

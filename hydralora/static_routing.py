@@ -23,9 +23,11 @@ def set_static_gates(model: nn.Module, gates: GateSpec | None, adapter_name: str
         gates: used as they are, not normalised.
 
     Raises:
-        ValueError: no such adapter, or gates that do not fit.
+        ValueError: no such adapter, gates that do not fit, or an adapter that is merged with its present gates.
     """
     layers = hydralora_layers(model, adapter_name)
+    if any(adapter_name in layer.merged_adapters for layer in layers.values()):
+        raise ValueError(f"Adapter {adapter_name!r} is merged with its present gates: unmerge it before they change")
     if gates is not None:
         vectors = resolve_gates(model, gates, adapter_name)
     for name, layer in layers.items():

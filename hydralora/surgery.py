@@ -145,7 +145,8 @@ def _edit_experts(model: "PeftModel", adapter_name: str, change: int, edit: Edit
         )
     if config.num_experts == 1 and change > 0 and config.router_input in ("low_rank", "hidden"):
         raise ValueError(
-            "Expected at least two experts, got one, which has no router: add experts to it with `upcycle`"
+            "Expected at least two experts, got one, which has no router: export it as the LoRA that it is "
+            "(`export_lora`) and `upcycle` that"
         )
     for layer in layers.values():
         _edit_layer(layer, adapter_name, edit)

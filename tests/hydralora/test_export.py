@@ -179,6 +179,20 @@ def test_static_gates_come_and_go(hydra_llama: MakeModel, tokens: Tensor) -> Non
     assert all(torch.equal(gates, torch.tensor([0.0, 1.0, 0.0])) for gates in resolve_gates(model, 1).values())
 
 
+def test_merged_adapters_keep_their_gates(hydra_llama: MakeModel, tokens: Tensor) -> None:
+    model = hydra_llama()
+    live = logits(model, tokens)
+    set_static_gates(model, 0)
+    fixed = logits(model, tokens)
+    model.merge_adapter()
+    torch.testing.assert_close(logits(model, tokens), fixed, rtol=1e-5, atol=2e-6)
+    with pytest.raises(ValueError, match="'default' is merged with its present gates: unmerge"):
+        set_static_gates(model, None)
+    model.unmerge_adapter()
+    set_static_gates(model, None)
+    torch.testing.assert_close(logits(model, tokens), live, rtol=1e-5, atol=2e-6)
+
+
 BAD_GATES = {
     "none while live": (None, "weighs its 3 experts by the input. Give gates"),
     "wrong length": (torch.ones(4), r"shape \[3\], an expert from 0 to 2.* got \[4\]"),

@@ -186,7 +186,7 @@ def test_edits_that_are_not_defined(hydra_llama: MakeModel) -> None:
         drop_expert(hydra_llama(num_experts=1), 0)
     with pytest.raises(ValueError, match="two different experts to merge, got 1 twice"):
         merge_experts(hydra_llama(), (1, 1))
-    with pytest.raises(ValueError, match="add experts to it with `upcycle`"):
+    with pytest.raises(ValueError, match="which has no router: export it"):
         add_expert(hydra_llama(num_experts=1))
     with pytest.raises(ValueError, match="share one A"):
         add_expert(hydra_llama(shared_a=False))
