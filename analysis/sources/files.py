@@ -24,7 +24,8 @@ class FilesSource:
         paths: files or globs (`data/**/*.jsonl`), relative to the working directory.
         columns: role -> column name; roles are prompt, input, completion, messages, task, split, licence and origin.
             Empty: one of the known shapes, see `analysis.sources.shapes`.
-        task, split, licence: for every record, where the files have no such column.
+        task, licence: for every record, where the files have no such column.
+        split: for every record, whatever the files say.
     """
 
     paths: tuple[str, ...]

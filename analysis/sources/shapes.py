@@ -56,21 +56,23 @@ def detect_columns(found: Sequence[str]) -> Columns:
     Raises:
         SourceError: no known shape fits; lists the columns found and how to map them.
     """
-    labels = {role: next((name for name in names if name in found), None) for role, names in LABEL_COLUMNS.items()}
-    by_role = {role: name for role, name in labels.items() if name is not None}
     for chat in CHAT_COLUMNS:
         if chat in found:
-            return Columns({"messages": chat, **by_role})
+            return Columns({"messages": chat})
     for prompt, completion in PAIR_SHAPES:
         if prompt in found and completion in found:
             extra = next((name for name in INPUT_COLUMNS if name in found and name != prompt), None)
-            pair = {"prompt": prompt, "completion": completion} | ({"input": extra} if extra else {})
-            return Columns(pair | by_role)
+            return Columns({"prompt": prompt, "completion": completion} | ({"input": extra} if extra else {}))
     shapes = ", ".join(f"{prompt}/{completion}" for prompt, completion in PAIR_SHAPES)
     raise SourceError(
         f"no known shape in the columns {list(found)}. Known: {shapes}, {', '.join(CHAT_COLUMNS)}. Map them yourself, "
         f"for example columns: {{prompt: <column>, completion: <column>}}"
     )
+
+
+def _detect_labels(found: Sequence[str]) -> dict[str, str]:
+    labels = {role: next((name for name in names if name in found), None) for role, names in LABEL_COLUMNS.items()}
+    return {role: name for role, name in labels.items() if name is not None}
 
 
 def to_records(
@@ -87,15 +89,17 @@ def to_records(
 
     Args:
         table: any columns; a dotted name in the mapping reaches into a struct (`context.text`).
-        columns: role -> column; None or empty detects a known shape.
-        origin: used where no column plays that role.
-        task, split, licence: for every record, where no column plays that role.
+        columns: role -> column; None or empty detects a known shape. Labels are detected in either case.
+        origin: where no column plays that role.
+        task, licence: for every record, where no column plays that role.
+        split: for every record, whatever the table says.
 
     Raises:
         SourceError: a named column is missing, or is neither text, number nor list of text.
     """
     schema = table.collect_schema()
-    roles = (Columns(columns) if columns else detect_columns(schema.names())).by_role
+    texts = Columns(columns) if columns else detect_columns(schema.names())
+    roles = {**_detect_labels(schema.names()), **texts.by_role}
     if "messages" in roles:
         prompt, completion = _chat_expressions(schema, roles["messages"])
     else:
@@ -107,7 +111,7 @@ def to_records(
     return table.select(
         source=pl.lit(source),
         task=label("task", task),
-        split=split_expression(label("split", split)) if split is None else split_expression(pl.lit(split)),
+        split=split_expression(pl.lit(split) if split else label("split", None)),
         prompt=prompt,
         completion=completion,
         licence=label("licence", licence),

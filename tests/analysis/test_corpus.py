@@ -37,7 +37,7 @@ def test_every_record_is_kept_or_dropped_with_its_reason() -> None:
         {"prompt": None, "completion": "c"},
         {"prompt": "\x00\ufeff", "completion": "c"},
         {"prompt": "p", "completion": "  \n"},
-        {"prompt": "caf\ufffd", "completion": "c"},
+        {"prompt": "Zo\ufffd", "completion": "c"},
         {"prompt": "x" * 51, "completion": "c"},
         {"prompt": "p", "completion": "x" * 61},
         {"prompt": "kept", "completion": "yes", "source": "b"},

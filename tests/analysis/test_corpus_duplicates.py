@@ -187,7 +187,7 @@ def test_without_the_detector_languages_are_unknown(monkeypatch: pytest.MonkeyPa
 def test_languages_of_plain_sentences() -> None:
     texts = [
         "The weather is nice today and we are going to the market.",
-        "Das Wetter ist heute schön und wir gehen auf den Markt.",
+        "Das Wetter war gestern schön und wir gingen auf den Markt.",
         "Il fait beau aujourd'hui et nous allons au marché.",
         "今日は天気がいいので、市場に行きます。",
         "",

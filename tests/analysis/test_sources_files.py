@@ -118,6 +118,15 @@ def test_mapping_reaches_into_structures_and_joins_lists(tmp_path: Path) -> None
     assert pairs(read(write_lines(tmp_path / "a.jsonl", rows), columns=mapping)) == [("why\n\na\nb", "so")]
 
 
+def test_labels_are_found_beside_a_mapping_and_split_is_overruled(tmp_path: Path) -> None:
+    rows = [{"q": "p", "a": "c", "split": "train", "licence": "MIT", "kind": "x", "task": "y"}]
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    mapping = {"prompt": "q", "completion": "a", "task": "kind"}
+    assert read(path, columns=mapping).select("task", "split", "licence").rows() == [("x", "train", "MIT")]
+    found = read(path, columns=mapping, split="test", licence="CC0-1.0").select("split", "licence")
+    assert found.rows() == [("test", "MIT")]
+
+
 def test_a_field_may_appear_or_change_its_type_in_the_last_line(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"prompt": "p", "completion": 1}] * 300
     rows.append({"prompt": "p", "completion": "one", "task": "late"})
@@ -139,12 +148,10 @@ def test_globs_are_sorted_and_files_of_different_columns_fit(tmp_path: Path) -> 
 
 
 def test_bytes_that_are_not_utf8_are_marked_and_not_lost(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(
-        b'{"prompt": "caf\xe9", "completion": "c"}\n{"prompt": "p", "completion": "c"}\n'
-    )
-    (tmp_path / "b.csv").write_bytes(b"prompt,completion\ncaf\xe9,c\n")
-    assert read(tmp_path / "a.jsonl")["prompt"].to_list() == ["caf\ufffd", "p"]
-    assert read(tmp_path / "b.csv")["prompt"].to_list() == ["caf\ufffd"]
+    (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "Zo\xeb", "completion": "c"}\n{"prompt": "p", "completion": "c"}\n')
+    (tmp_path / "b.csv").write_bytes(b"prompt,completion\nZo\xeb,c\n")
+    assert read(tmp_path / "a.jsonl")["prompt"].to_list() == ["Zo\ufffd", "p"]
+    assert read(tmp_path / "b.csv")["prompt"].to_list() == ["Zo\ufffd"]
 
 
 @pytest.mark.parametrize(
@@ -177,8 +184,8 @@ def test_missing_file_and_column_say_what_was_found(tmp_path: Path) -> None:
         read(path, columns={"prompt": "x", "completion": "a"})
     with pytest.raises(SourceError, match=r"column 'l' has type List\(Int64\); expected text"):
         read(path, columns={"prompt": "q", "completion": "l"})
-    with pytest.raises(SourceError, match=r"unknown roles \['promt'\]"):
-        FilesSource(paths=("a",), columns={"promt": "q"})
+    with pytest.raises(SourceError, match=r"unknown roles \['prompts'\]"):
+        FilesSource(paths=("a",), columns={"prompts": "q"})
     with pytest.raises(SourceError, match="expected `prompt` and `completion`, or `messages`"):
         FilesSource(paths=("a",), columns={"prompt": "q"})
     with pytest.raises(SourceError, match="paths is empty"):

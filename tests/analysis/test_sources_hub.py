@@ -153,7 +153,7 @@ def test_a_catalog_entry_is_read_like_its_hub_source(repository: Path, tmp_path:
         ("a: [\n", "cannot read the catalog"),
         ("a: 1\n", "entry 'a': expected fields, got 1"),
         ("a: {dataset: x, licence: MIT, purpose: fun}\n", "purpose must be one of"),
-        ("a: {dataset: x, licens: MIT}\n", r"unknown fields \['licens'\], missing fields \['licence', 'purpose'\]"),
+        ("a: {dataset: x, licences: MIT}\n", r"unknown fields \['licences'\], missing fields \['licence', 'purpose'\]"),
     ],
 )
 def test_a_broken_catalog_is_named(tmp_path: Path, text: str, error: str) -> None:
