@@ -91,7 +91,7 @@ def select_num_clusters(
     if n_clusters is not None:
         value = sweep.n_clusters[sweep.index(n_clusters)]
     else:
-        value = ranking[0] if evidence.structure and ranking else sweep.n_clusters[0]
+        value = _best(sweep, ranking) if evidence.structure else sweep.n_clusters[0]
     stability = half_split_agreement(rows, value, random_state=random_state) if value > 1 else 1.0
     sharpness = _sharpness(sweep, value)
     others = [k for k in ranking if k != value]
@@ -116,6 +116,14 @@ def _scores(rows: NDArray[np.float32], sweep: ClusterSweep, rule: str) -> NDArra
     if len(sweep.n_clusters) < 3:
         return np.full(len(sweep.n_clusters), -np.inf)
     return RULES[rule](rows, sweep)
+
+
+def _best(sweep: ClusterSweep, ranking: Sequence[int]) -> int:
+    """First of the ranking; but clusters of equal rows, which leave no error, need no elbow."""
+    without_error = np.flatnonzero(sweep.inertia <= 1e-6 * sweep.inertia[0])
+    if len(without_error) or not ranking:
+        return sweep.n_clusters[int(without_error[0])] if len(without_error) else sweep.n_clusters[0]
+    return ranking[0]
 
 
 def _interval(sweep: ClusterSweep, scores: NDArray[np.float64], value: int) -> tuple[int, int]:
@@ -150,9 +158,9 @@ def _reason(
     sentences = []
     if sweep.sample_weight is not None:
         ratio = float(sweep.sample_weight.max() / sweep.sample_weight.min())
-        sentences.append(f"Sources are badly imbalanced ({ratio:.0f} to 1 after the cap); balanced sweep used.")
+        sentences.append(f"Sources are badly imbalanced ({ratio:.0f} to 1); balanced sweep used.")
     if rule == "manual":
-        wanted = f"the L-method would say {ranking[0] if evidence.structure and ranking else 1}"
+        wanted = f"the L-method would say {_best(sweep, ranking) if evidence.structure else 1}"
         sentences.append(f"{value} clusters, because you asked for that number; {wanted}.")
     elif not evidence.structure:
         sentences.append(

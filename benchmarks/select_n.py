@@ -42,7 +42,7 @@ def answers(texts: list[str], labels: np.ndarray, rules: tuple[str, ...], source
         "interval": choice.interval,
         "sharpness": choice.sharpness,
         "stability": choice.stability,
-        "excess": choice.evidence.explained - choice.evidence.explained_by_chance,
+        "beyond_chance": choice.evidence.beyond_chance,
         "overlap": choice.evidence.overlap,
         "ari": adjusted_rand_score(labels, sweep.labels[sweep.index(choice.value)]),
         **{f"rule {rule}": value for rule, value in raw.items()},
@@ -185,7 +185,7 @@ def one_part(name: str, text: str) -> dict:
             "draws": len(found),
             "one": round(float(np.mean(np.array(found) == 1)), 3),
             "others": {row["name"]: row["choice"] for row in rows if row["choice"] != 1 and "name" in row},
-            "excess": [round(row["excess"], 3) for row in rows],
+            "beyond_chance": [round(row["beyond_chance"], 3) for row in rows],
             "overlap": [round(row["overlap"], 3) for row in rows],
         }
     }
