@@ -94,7 +94,7 @@ def map_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> It
 
     Uses as many threads as there are cores, or `OMP_NUM_THREADS` where that is set.
     """
-    n_threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    n_threads = int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or os.cpu_count() or 1)
     if n_threads == 1:
         yield from map(function, items)
         return

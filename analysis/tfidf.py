@@ -57,7 +57,7 @@ class Tfidf:
         return self
 
     def fit_transform(self, texts: Texts) -> "csr_array":
-        """Learn vocabulary and idf; the TF-IDF of `texts` is `transform(texts)`, without reading them again."""
+        """Learn vocabulary and idf, and return what `transform(texts)` would, without reading them again."""
         counter = TermCounter()
         blocks = [counter.learn(block) for block in text_blocks(texts)]
         terms, n_documents = counter.terms, sum(len(block.n_tokens) for block in blocks)

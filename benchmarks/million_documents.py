@@ -108,21 +108,21 @@ def main() -> None:
     if not path.exists():
         build_corpus(path)
     n_bytes = pl.scan_parquet(path).select((pl.col("prompt", "completion").str.len_bytes()).sum())
-    runs = []
+    result: dict[str, Any] = {
+        "megabytes": sum(n_bytes.collect(engine="streaming").row(0)) / 1e6,
+        "seed": SEED,
+        "versions": {n: metadata.version(n) for n in ("numba", "numpy", "polars", "pyarrow", "scikit-learn", "scipy")},
+        "hardware": {"machine": platform.machine(), "cores": os.cpu_count()},
+        "runs": [],
+    }
     for n_documents, threads in RUNS:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "POLARS_MAX_THREADS": str(threads)}
         command = [sys.executable, __file__, str(path), str(n_documents)]
         output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-        runs.append({"documents": n_documents, "threads": threads, "load": os.getloadavg()[0], **json.loads(output)})
-        print(json.dumps(runs[-1], indent=1), flush=True)
-    result = {
-        "megabytes": sum(n_bytes.collect(engine="streaming").row(0)) / 1e6,
-        "runs": runs,
-        "seed": SEED,
-        "versions": {n: metadata.version(n) for n in ("numba", "numpy", "polars", "pyarrow", "scikit-learn", "scipy")},
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count()},
-    }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        run = {"documents": n_documents, "threads": threads, "load": os.getloadavg()[0], **json.loads(output)}
+        print(json.dumps(run, indent=1), flush=True)
+        result["runs"].append(run)
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
