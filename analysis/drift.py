@@ -21,7 +21,7 @@ from analysis.storage import load_json, save_json
 
 # Of the square root of `explained`: a cosine, on which differences near zero are visible.
 _BIN_EDGES = np.linspace(0, 1, 51)
-# With six corpora held out in turn, no mix with up to 10% of the held-out one came near this and all with 20% passed it.
+# With six corpora held out in turn, no mix with up to 10% of the held-out one reached this, and all with 20% did.
 NOVELTY_LIMIT = 0.1
 # Chance that documents of the corpus itself pass for new ones, whatever their number.
 _FALSE_ALARM = 0.01
