@@ -11,9 +11,13 @@ from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.store import ArtifactStore
 
 SWEEP_VERSION = source_version("analysis.clustering")
-CHOICE_VERSION = source_version("analysis.clustering", "analysis.selection")
+CHOICE_VERSION = source_version(
+    "analysis.clustering", "analysis.selection", "analysis.rules", "analysis.stability", "analysis.structure"
+)
 EXCERPT = 400
-LABELS_VERSION = source_version("analysis.clustering", "analysis.corpus_model", "analysis.feature_blocks")
+LABELS_VERSION = source_version(
+    "analysis.corpus_model", "analysis.feature_blocks", "analysis.heterogeneity", "analysis.interpretation"
+)
 
 
 class SweepConfig(dg.Config):
@@ -29,7 +33,7 @@ class ChoiceConfig(dg.Config):
 
     rule: str = "l_method"
     value: int | None = None
-    """Your own N; the rule's answer is still recorded beside it."""
+    """Your own N, even against the evidence, which is still recorded."""
     random_state: int = 0
 
 
@@ -37,7 +41,9 @@ class LabelsConfig(dg.Config):
     """What is said about each cluster."""
 
     top_terms: int = 12
-    representatives: int = 5
+    examples: int = 5
+    """Representative, borderline and outlying documents of each cluster."""
+    random_state: int = 0
 
 
 @artifact_asset(
@@ -106,21 +112,19 @@ def num_experts(
     def build(draft: Draft) -> None:
         from analysis.selection import select_num_clusters
 
-        sweep = load_sweep(cluster_sweep)
-        choice = select_num_clusters(
-            training_rows(corpus, document_features), sweep, rule=config.rule, random_state=config.random_state
-        )
-        answer = asdict(choice)
-        table = answer.pop("table")
-        answer["num_experts"] = choice.value
-        if config.value is not None:
-            answer["num_experts"] = config.value
-            answer["reason"] = (
-                f"You asked for {config.value} experts; the rule {choice.rule} says {choice.value}. "
-                + (answer["reason"])
+        try:
+            choice = select_num_clusters(
+                training_rows(corpus, document_features),
+                load_sweep(cluster_sweep),
+                rule="manual" if config.value is not None else config.rule,
+                n_clusters=config.value,
+                random_state=config.random_state,
             )
-        draft.write_json("num_experts", answer)
-        draft.write_table("by_num_clusters", pl.DataFrame(table))
+        except ValueError as error:
+            raise dg.Failure(f"num_experts: {error}", allow_retries=False) from error
+        answer = asdict(choice)
+        draft.write_table("by_num_clusters", pl.DataFrame(answer.pop("table")))
+        draft.write_json("num_experts", {"num_experts": choice.value, **answer})
 
     artifact = store.build(
         "num_experts",
@@ -159,21 +163,27 @@ def cluster_labels(
     """The cluster of every document at N, what each is about, and the corpus model that assigns new documents."""
 
     def build(draft: Draft) -> None:
-        from analysis.clustering import assign
         from analysis.corpus_model import CorpusModel
         from analysis.feature_blocks import load_features
+        from analysis.heterogeneity import measure_heterogeneity
+        from analysis.interpretation import document_positions, merge_order
 
         n_clusters = num_experts.json("num_experts")["num_experts"]
         centers = cluster_sweep.array(f"centers/{n_clusters}")
+        features = document_features.array("features")
         CorpusModel(load_features(document_features.path("vectoriser")), centers).save(draft.folder / "corpus_model")
-        labels, distances = assign(document_features.array("features"), centers)
-        documents = corpus.scan("documents").select("document_id").collect()
-        table = documents.with_columns(cluster=pl.Series(labels), distance=pl.Series(distances))
-        draft.write_table("labels", table)
-        described = corpus.read("documents").join(table, on="document_id", maintain_order="left")
-        draft.write_table("clusters", cluster_table(described, config.top_terms))
-        draft.write_table("representatives", representative_documents(described, config.representatives))
-        draft.write_table("composition", described.group_by("cluster", "source").len("n_documents").sort(pl.all()))
+        positions = document_positions(features, centers)
+        documents = corpus.read("documents")
+        draft.write_table("labels", positions.drop("row").insert_column(0, documents["document_id"]))
+        text = document_features.record["config"]["text"]
+        for name, table in described_clusters(documents, text, positions, config).items():
+            draft.write_table(name, table)
+        draft.write_table("mergers", merge_order(centers, np.bincount(positions["cluster"], minlength=n_clusters)))
+        heterogeneity = measure_heterogeneity(
+            training_rows(corpus, document_features), random_state=config.random_state
+        )
+        draft.write_json("heterogeneity", asdict(heterogeneity))
+        draft.write_json("agreement", agreement_with_labels(documents, positions))
 
     artifact = store.build(
         "cluster_labels",
@@ -192,7 +202,12 @@ def cluster_labels(
     return materialized(
         artifact,
         table="labels",
-        metadata={"sizes": markdown_table(sizes)},
+        metadata={
+            "sizes": markdown_table(sizes),
+            "top_terms": markdown_table(artifact.read("clusters"), rows=50),
+            "agreement": artifact.json("agreement"),
+            "heterogeneity": artifact.json("heterogeneity"),
+        },
         checks=[
             Check(
                 "every_cluster_populated",
@@ -217,14 +232,39 @@ def load_sweep(artifact: Artifact):
     )
 
 
-def cluster_table(documents: pl.DataFrame, top_terms: int) -> pl.DataFrame:
-    """`cluster, n_documents, top_terms`."""
-    sizes = documents.group_by("cluster").agg(n_documents=pl.len()).sort("cluster")
-    return sizes.with_columns(top_terms=pl.lit([], dtype=pl.List(pl.String)))
+def described_clusters(
+    documents: pl.DataFrame, text: str, positions: pl.DataFrame, config: LabelsConfig
+) -> dict[str, pl.DataFrame]:
+    """What is in each cluster.
+
+    `clusters`: cluster, n_documents, top_terms; `examples`: cluster, kind (representative, borderline, outlier), rank,
+    document_id, source, excerpt; `composition` and `tasks`: cluster, source or task, n_documents and shares.
+    """
+    from analysis.document_text import document_text
+    from analysis.interpretation import cross_table, examples, top_terms
+
+    labels = positions["cluster"].to_numpy()
+    terms = top_terms(documents.select(text=document_text(text))["text"], labels, config.top_terms)
+    terms = terms.group_by("cluster").agg(top_terms=pl.col("term").sort_by("rank"))
+    sizes = positions.group_by("cluster").agg(n_documents=pl.len())
+    clusters = sizes.join(terms, on="cluster", how="left").with_columns(pl.col("top_terms").fill_null([]))
+    excerpts = documents.select(
+        "document_id", "source", excerpt=pl.concat_str("prompt", "completion", separator="\n").str.slice(0, EXCERPT)
+    ).with_row_index("row")
+    shown = examples(positions, config.examples).with_columns(pl.col("row").cast(pl.UInt32))
+    return {
+        "clusters": clusters.sort("cluster"),
+        "examples": shown.join(excerpts, on="row", how="left", maintain_order="left").drop("row"),
+        **{
+            name: cross_table(labels, documents[column]).rename({"group": column, "documents": "n_documents"})
+            for name, column in (("composition", "source"), ("tasks", "task"))
+        },
+    }
 
 
-def representative_documents(documents: pl.DataFrame, per_cluster: int) -> pl.DataFrame:
-    """`cluster, document_id, source, excerpt` of the documents nearest to each centre."""
-    nearest = documents.sort("cluster", "distance", "document_id").group_by("cluster", maintain_order=True)
-    excerpt = pl.concat_str("prompt", "completion", separator="\n").str.slice(0, EXCERPT)
-    return nearest.head(per_cluster).select("cluster", "document_id", "source", excerpt=excerpt)
+def agreement_with_labels(documents: pl.DataFrame, positions: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """NMI and ARI of the clusters with the sources and, where documents have them, the tasks."""
+    from analysis.interpretation import agreement
+
+    columns = [column for column in ("source", "task") if documents[column].null_count() < len(documents)]
+    return {column: asdict(agreement(positions["cluster"].to_numpy(), documents[column])) for column in columns}

@@ -122,7 +122,7 @@ def report_inputs(config: ReportConfig, inputs: dict[str, Artifact]) -> "ReportI
         projection="PCA",
         n_documents=documents.select(pl.len()).collect().item(),
         clusters=labels.read("clusters"),
-        representatives=labels.read("representatives"),
+        representatives=labels.read("examples").filter(pl.col("kind") == "representative"),
         composition=labels.read("composition"),
         curves=pl.concat([curve(folder, name, records[name]) for name, folder in folders.items()], how="diagonal"),
         evaluation=inputs["evaluation"].read("evaluation"),
