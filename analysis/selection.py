@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from analysis.clustering import ClusterSweep
 from analysis.rules import RULES
 from analysis.stability import half_split_agreement
-from analysis.structure import StructureEvidence, measure_structure
+from analysis.structure import MAX_OVERLAP, StructureEvidence, measure_structure
 
 IMBALANCE_LIMIT = 5.0
 SMALLEST_CAP = 50
@@ -78,12 +78,14 @@ def select_num_clusters(
         n_clusters: only with the rule "manual".
 
     Raises:
-        ValueError: an unknown rule, or `n_clusters` missing, superfluous or not in the sweep.
+        ValueError: an unknown rule, a sweep without K=1, or `n_clusters` missing, superfluous or not in the sweep.
     """
     if rule not in (*RULES, "manual"):
         raise ValueError(f"rule: expected one of {', '.join(RULES)} or manual, got {rule!r}")
     if (rule == "manual") != (n_clusters is not None):
         raise ValueError(f"n_clusters: expected with rule 'manual' and only there, got {n_clusters} with {rule!r}")
+    if sweep.n_clusters[0] != 1:
+        raise ValueError(f"sweep: expected K from 1 up, to compare with no clusters; got {list(sweep.n_clusters)}")
     rows = np.ascontiguousarray(X, np.float32)
     evidence = measure_structure(rows, sweep, random_state)
     scores = _scores(rows, sweep, "l_method" if rule == "manual" else rule)
@@ -91,7 +93,7 @@ def select_num_clusters(
     if n_clusters is not None:
         value = sweep.n_clusters[sweep.index(n_clusters)]
     else:
-        value = _best(sweep, ranking) if evidence.structure else sweep.n_clusters[0]
+        value = _best(sweep, ranking) if evidence.structure else 1
     stability = half_split_agreement(rows, value, random_state=random_state) if value > 1 else 1.0
     sharpness = _sharpness(sweep, value)
     others = [k for k in ranking if k != value]
@@ -163,10 +165,10 @@ def _reason(
         wanted = f"the L-method would say {_best(sweep, ranking) if evidence.structure else 1}"
         sentences.append(f"{value} clusters, because you asked for that number; {wanted}.")
     elif not evidence.structure:
+        lack = "no clear gap lies between them" if evidence.overlap > MAX_OVERLAP else "that is too little"
         sentences.append(
-            "No clear structure: one LoRA is enough. Clusters explain "
-            f"{evidence.explained:.0%} of the variation, {evidence.explained_by_chance:.0%} would be chance, "
-            f"and {'no clear gap separates' if evidence.overlap > 0.2 else 'too little lies beyond the gaps of'} them."
+            f"No clear structure: one LoRA is enough. A few clusters explain {evidence.explained:.0%} of the variation "
+            f"where chance explains {evidence.explained_by_chance:.0%}; {lack}."
         )
     else:
         sentences.append(

@@ -21,6 +21,7 @@ from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 from analysis.clustering import sweep_kmeans
 from analysis.features import TfidfLsa
+from analysis.heterogeneity import measure_heterogeneity
 from analysis.rules import RULES
 from analysis.selection import select_num_clusters, source_weights
 
@@ -195,13 +196,31 @@ def other_order(name: str, text: str) -> dict:
     return {f"{name}, {text}": reordered(families()["held out: data sets"].pool, text)}
 
 
+def heterogeneity(name: str, text: str) -> dict:
+    """The index for ever more data sets at the same number of documents, as they are and with words shuffled."""
+    pool = families()["held out: data sets"].pool
+    rows = []
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(sorted(pool))
+        for n_parts in (1, 2, 4, 6, 9, 12):
+            mix = mixes.draw({str(part): pool[part] for part in order[:n_parts]}, n_parts, 900, 1, (seed,))
+            texts = mix.texts(text)
+            row = {"seed": seed, "data sets": n_parts}
+            for kind, version_of in (("as it is", texts), ("shuffled", mixes.shuffle_words(texts, (seed,)))):
+                features = TfidfLsa().fit(version_of).transform(version_of)
+                row[kind] = round(measure_heterogeneity(features).index, 3)
+            rows.append(row)
+    return {f"{name}, {text}": rows}
+
+
 def tasks() -> list[tuple[Callable[[str, str], dict], str, str]]:
     mixed = [(mixed_corpora, name, "prompt") for name in families()]
     mixed += [(mixed_corpora, name, "both") for name in families() if "data sets" in name or "domains" in name]
     texts = ("prompt", "both")
     rest = [(four_domains, "four domains", text) for text in texts]
     rest += [(one_part, name, text) for name in ("one task", "one legal task", "shuffled words") for text in texts]
-    return [*mixed, *rest, (other_order, "change of N in another order", "prompt")]
+    rest += [(other_order, "change of N in another order", "prompt"), (heterogeneity, "heterogeneity", "prompt")]
+    return [*mixed, *rest]
 
 
 def run(task: tuple[Callable[[str, str], dict], str, str]) -> tuple[dict, float]:

@@ -90,6 +90,8 @@ def test_manual_wins_but_says_what_the_evidence_says():
         select_num_clusters(rows, sweep, rule="manual", n_clusters=21)
     with pytest.raises(ValueError, match=r"expected one of l_method, .* or manual, got 'elbow'"):
         select_num_clusters(rows, sweep, rule="elbow")
+    with pytest.raises(ValueError, match=r"expected K from 1 up.*got \[2, 3\]"):
+        select_num_clusters(rows, sweep_kmeans(rows, (2, 3)))
 
 
 @pytest.mark.parametrize("n_distinct", [1, 2, 3, 5])
