@@ -41,16 +41,15 @@ def record(run: Path) -> Any:
     return json.loads((run.parent / "out" / "run.json").read_text())
 
 
-def children(group: int) -> list[int]:
-    """Living processes of a process group."""
+def processes_of(run: Path) -> list[int]:
+    """Living processes with the run in their command line; torchrun gives each worker a group of its own."""
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
+            if str(run).encode() in command.read_bytes():
+                found.append(int(command.parent.name))
         except OSError:
             continue  # it ended while we looked
-        if int(fields[2]) == group and fields[0] != "Z":
-            found.append(int(stat.parent.name))
     return found
 
 
@@ -93,9 +92,13 @@ def test_two_processes_save_one_adapter_as_good_as_that_of_one(tmp_path: Path, e
 
 def test_sigterm_leaves_no_child(tmp_path: Path, environment: dict[str, str]) -> None:
     run = save_run(tmp_path, max_steps=100_000, save_steps=5, gradient_accumulation_steps=1)
-    process = subprocess.Popen([*TORCHRUN, *COMMAND[1:], str(run)], env=environment, start_new_session=True)
-    wait_for(tmp_path / "out" / "checkpoints" / "checkpoint-5" / "complete", process)
-    assert len(children(process.pid)) >= 2
-    process.terminate()
-    process.wait(timeout=120)
-    assert children(process.pid) == []
+    with subprocess.Popen([*TORCHRUN, *COMMAND[1:], str(run)], env=environment) as process:
+        try:
+            wait_for(tmp_path / "out" / "checkpoints" / "checkpoint-5" / "complete", process)
+            assert len(processes_of(run)) == 3
+            process.terminate()
+            process.wait(timeout=120)
+            assert processes_of(run) == []
+        finally:
+            for pid in processes_of(run):
+                os.kill(pid, signal.SIGKILL)
