@@ -14,7 +14,7 @@ SEED_CONTROL = "same data, other seed"
 UNTRAINED = "untrained, other seed"
 FROM_START = "trained and its start"
 EXPERTS = "experts of one HydraLoRA"
-RELATIONS = (SAME_SEED, SEED_CONTROL, OTHER_SEED, UNTRAINED, FROM_START, EXPERTS)
+RELATIONS = (SAME_SEED, OTHER_SEED, SEED_CONTROL, UNTRAINED, FROM_START, EXPERTS)
 
 SUPPORTED, STARTED_EQUAL = "supported", "looks so, but A started equal"
 NOT_SUPPORTED, CANNOT_TELL = "not supported", "cannot tell"

@@ -1,5 +1,6 @@
 """Matrices of any shapes as points of a plane: t-SNE and UMAP of their directions."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -52,7 +53,9 @@ def embed(cosines: Floats, method: Method, *, random_state: int = 0) -> Floats:
 
         perplexity = min(30.0, (n - 1) / 4)
         return np.asarray(TSNE(perplexity=perplexity, init="pca", random_state=random_state).fit_transform(points))
-    from umap import UMAP
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)  # that TensorFlow, which is not used, is not installed
+        from umap import UMAP
 
     # The spectral initialisation fails where the neighbour graph has many parts, as here.
     mapper = UMAP(n_neighbors=min(15, n - 1), init="pca", random_state=random_state, n_jobs=1)

@@ -4,10 +4,9 @@ import numpy as np
 import polars as pl
 
 from analysis.figures.style import Picture, color, integer_ticks, legend_below, marker, styled, subplots
-from analysis.observation import EXPERTS, FROM_START, OTHER_SEED, SAME_SEED, SEED_CONTROL, UNTRAINED
+from analysis.observation import RELATIONS, SAME_SEED
 
 PANELS = {"all": "All submodules", "A": "A matrices", "B": "B matrices"}
-_RELATION_ORDER = (SAME_SEED, OTHER_SEED, SEED_CONTROL, UNTRAINED, FROM_START, EXPERTS)
 
 
 @styled
@@ -86,11 +85,12 @@ def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int =
 @styled
 def similarity_by_relation(pairs: pl.DataFrame) -> Picture:
     """Subspace similarity of A and of B for each relation of two heads: the seed controls in one picture."""
-    relations = [relation for relation in _RELATION_ORDER if relation in pairs["relation"]]
-    figure, axes = subplots(1, 2, width=6.6, height=1.0 + 0.36 * len(relations), share_y=True)
+    relations = [relation for relation in RELATIONS if relation in pairs["relation"]]
+    matrices = [matrix for matrix in ("A", "B") if matrix in pairs["matrix"]]
+    figure, axes = subplots(1, len(matrices), width=6.6, height=1.0 + 0.36 * len(relations), share_y=True)
     generator = np.random.default_rng(0)
     words = []
-    for ax, matrix in zip(axes, ("A", "B"), strict=True):
+    for ax, matrix in zip(axes, matrices, strict=True):
         for y, relation in enumerate(relations):
             rows = pairs.filter((pl.col("relation") == relation) & (pl.col("matrix") == matrix))
             values = rows["subspace_similarity"].to_numpy()

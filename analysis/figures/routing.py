@@ -4,7 +4,17 @@ import numpy as np
 import polars as pl
 
 from analysis.figures.clusters import heat_map
-from analysis.figures.style import Picture, color, integer_ticks, legend_below, marker, styled, subplots
+from analysis.figures.style import (
+    Picture,
+    color,
+    group_name,
+    integer_ticks,
+    legend_below,
+    marker,
+    ordered_groups,
+    styled,
+    subplots,
+)
 
 
 @styled
@@ -18,7 +28,7 @@ def gates_by_layer(gates: pl.DataFrame, group_kind: str) -> Picture:
         group_kind: "all", "source", "task" or "cluster".
     """
     table = gates.filter(pl.col("group_kind") == group_kind)
-    groups, experts = _ordered(table["group"]), table["expert"].unique().sort().to_list()
+    groups, experts = ordered_groups(table["group"]), table["expert"].unique().sort().to_list()
     places = table.select("layer", "module").unique().sort("layer", "module").rows()
     row_of = {place: row for row, place in enumerate(places)}
     values = np.full((len(groups), len(places), len(experts)), np.nan)
@@ -35,7 +45,7 @@ def gates_by_layer(gates: pl.DataFrame, group_kind: str) -> Picture:
         ax.set_visible(False)
     for ax, group, matrix in zip(axes, groups, values, strict=False):
         image = ax.imshow(matrix, cmap="cividis", vmin=0, vmax=limit, aspect="auto", interpolation="nearest")
-        ax.set_title(f"{group_kind} {group}" if group_kind == "cluster" else group.replace("all", "all tokens"))
+        ax.set_title(group_name(group_kind, group))
         ax.set_xticks(range(len(experts)), [str(e) for e in experts])
         ax.set_yticks(firsts, [str(places[row][0]) for row in firsts])
         ax.spines[:].set_visible(False)
@@ -54,11 +64,6 @@ def gates_by_layer(gates: pl.DataFrame, group_kind: str) -> Picture:
         f"{len(groups)} heat maps of {len(places)} modules by {len(experts)} experts; gates from "
         f"{np.nanmin(values):.2f} to {np.nanmax(values):.2f}.",
     )
-
-
-def _ordered(groups: pl.Series) -> list[str]:
-    """Distinct groups, numbers as numbers."""
-    return sorted(groups.unique().to_list(), key=lambda group: (not group.isdigit(), group.zfill(8)))
 
 
 @styled

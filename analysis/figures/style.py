@@ -3,7 +3,7 @@
 import functools
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -99,6 +99,18 @@ def marker(index: int) -> str:
 def legend_below(figure: "Figure", n_entries: int) -> None:
     """The legend under the axes from the left, where a narrow screen shows it first."""
     figure.legend(loc="outside lower left", ncols=min(n_entries, 4))
+
+
+def ordered_groups(groups: Iterable[str]) -> list[str]:
+    """Distinct groups: "all" first, then numbers as numbers, then words."""
+    return sorted(set(groups), key=lambda g: (g != "all", not g.isdigit(), int(g) if g.isdigit() else 0, g))
+
+
+def group_name(group_kind: str, group: str) -> str:
+    """A group as a figure calls it."""
+    if group == "all":
+        return "all"
+    return f"cluster {group}" if group_kind == "cluster" else group
 
 
 def integer_ticks(axes: "Axes", values: Sequence[int]) -> None:

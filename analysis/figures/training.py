@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from analysis.figures.style import Picture, color, legend_below, marker, styled, subplots
+from analysis.figures.style import Picture, color, group_name, legend_below, marker, ordered_groups, styled, subplots
 
 
 @styled
@@ -49,7 +49,7 @@ def losses(evaluation: pl.DataFrame, group_kind: str) -> Picture:
         group_kind: "source" or "cluster"; all documents come first.
     """
     table = evaluation.filter(pl.col("group_kind").is_in(["all", group_kind]))
-    groups = ["all", *table.filter(pl.col("group_kind") != "all")["group"].unique().sort().to_list()]
+    groups = ordered_groups(table["group"])
     methods = table["method"].unique(maintain_order=True).to_list()
     spread = 0.7 / max(1, len(methods))
     height = 1.2 + max(0.3, 0.16 * len(methods)) * len(groups)
@@ -62,7 +62,7 @@ def losses(evaluation: pl.DataFrame, group_kind: str) -> Picture:
                 loss, y, xerr=[np.maximum(loss - low, 0), np.maximum(high - loss, 0)], fmt=marker(i), color=color(i),
                 markersize=4.5, elinewidth=1, label=method if n == 0 else None,
             )  # fmt: skip
-    axes.set_yticks(range(len(groups)), ["all documents" if g == "all" else g for g in groups])
+    axes.set_yticks(range(len(groups)), [group_name(group_kind, group) for group in groups])
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.set_xlabel("held-out answer loss, nats per token (less is better)")
     axes.grid(axis="x")

@@ -176,7 +176,8 @@ def parameter_breakdown(inputs: ReportInputs) -> Section:
     pictures: list[Picture] = []
     for method in found.embedding["method"].unique(maintain_order=True).to_list():
         pictures.append(breakdown.submodule_map(found.embedding, method))
-        pictures += [breakdown.layer_maps(found.embedding, method, matrix) for matrix in ("A", "B")]
+        drawn = found.embedding.filter(pl.col("method") == method)["panel"]
+        pictures += [breakdown.layer_maps(found.embedding, method, matrix) for matrix in ("A", "B") if matrix in drawn]
     if len(found.pairs):
         pictures.insert(0, breakdown.similarity_by_relation(found.pairs))
     if SAME_SEED in found.pairs["relation"]:

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from analysis.figures import Picture, clusters, png, routing, svg, thumbnail, training
+from analysis.figures.style import ordered_groups
 from analysis.report.sections import sections
 
 from .synthetic_run import report_inputs
@@ -106,6 +107,10 @@ def test_a_gate_stands_in_its_own_cell():
     np.testing.assert_allclose(
         figure.axes[1].images[0].get_array(), [[0.01, 0.11], [0.51, 0.61], [1.01, 1.11], [1.51, 1.61]]
     )
+
+
+def test_groups_are_ordered_as_people_count():
+    assert ordered_groups(["10", "law", "2", "all", "code", "2"]) == ["all", "2", "10", "code", "law"]
 
 
 def test_many_methods_and_groups_still_fit():

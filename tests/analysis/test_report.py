@@ -8,11 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from analysis.breakdown import ComponentAdapter, break_down
 from analysis.report import ReportInputs, compare_reports, write_report
 from analysis.report.summary import plain, summarise, summary_markdown
 from analysis.report.verdict import matched_difference, verdict
+from analysis.routing import analyse_routing
 
-from .synthetic_run import report_inputs
+from .synthetic_run import hydralora_state, lora_state, report_inputs
 
 EVIL = '</script><script>alert("x")</script> <img src=x onerror=alert(1)> & <b>bold</b>\u2028'
 TEXTS = [EVIL if i % 10 == 0 else f"How many apples are {i} and {i + 1}?" for i in range(60)]
@@ -118,6 +120,24 @@ def test_an_empty_run_still_has_a_report(tmp_path: Path):
     assert page.count('class="missing"') == 10
     assert files.figures == {}
     assert {s.level for s in verdict(EMPTY)} == {"unknown", "neutral"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "n_experts", "figures"),
+    [(0, 1, set()), (0, 3, {"similarity_by_relation"}), (2, 1, {"similarity_by_relation", "similarity_by_layer"})],
+)
+def test_a_breakdown_with_little_in_it_is_drawn(parts: int, n_experts: int, figures: set[str], tmp_path: Path):
+    found = [ComponentAdapter(f"{p}", f"{p}", 0, lora_state(0, p, n_layers=2)) for p in range(parts)]
+    breakdown = break_down(found, hydralora_state(n_experts, n_layers=2), methods=())
+    files = write_report(dataclasses.replace(EMPTY, breakdown=breakdown), tmp_path)
+    assert set(files.figures) == figures
+
+
+def test_routing_of_one_expert_is_drawn(tmp_path: Path):
+    gates = pl.DataFrame({"layer": [0], "module": ["q"], "expert": [0], "group_kind": ["all"], "group": ["all"],
+                          "gate": [1.0], "n_tokens": [9]})  # fmt: skip
+    routing = analyse_routing(gates, pl.DataFrame({"layer": [0], "module": ["q"], "entropy": [0.0]}))
+    assert set(write_report(dataclasses.replace(EMPTY, routing=routing), tmp_path).figures) == {"entropy_and_usage"}
 
 
 def test_verdict_of_the_run(inputs: ReportInputs):
