@@ -29,6 +29,8 @@ class Settings:
 
     Attributes:
         target_modules: names of the layers to adapt, or "all-linear". The paper counts parameters for q and v.
+        layers_to_transform: indices of the layers to adapt; None: all. Training does not go back below the lowest one,
+            which is cheaper. Methods that adapt no chosen modules ignore it.
         r: rank of methods that do not fix it in their name.
         lora_alpha: at rank `r`. Methods of another rank keep lora_alpha / r, so that all take similar steps. The paper
             does not give it.
@@ -42,6 +44,7 @@ class Settings:
     """
 
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
+    layers_to_transform: tuple[int, ...] | None = None
     r: int = 8
     lora_alpha: int = 16
     lora_dropout: float = 0.0
@@ -58,6 +61,8 @@ class Settings:
                 raise MethodError(f"Expected {name} of at least 1, got {getattr(self, name)}")
         if not 0 <= self.lora_dropout < 1:
             raise MethodError(f"Expected lora_dropout from 0 to below 1, got {self.lora_dropout}")
+        if self.layers_to_transform is not None and isinstance(self.target_modules, str):
+            raise MethodError("Expected target_modules as a list of names with layers_to_transform, got one string")
         if not self.target_modules:
             raise MethodError("Expected at least one of target_modules, got none")
 
@@ -192,6 +197,7 @@ def _lora(model: "PreTrainedModel", settings: Settings, r: int) -> "PeftConfig":
         lora_alpha=_alpha(settings, r),
         lora_dropout=settings.lora_dropout,
         target_modules=_targets(settings),
+        layers_to_transform=_layers(settings),
         task_type="CAUSAL_LM",
     )
 
@@ -215,6 +221,7 @@ def _hydralora(model: "PreTrainedModel", settings: Settings, **options: Any) -> 
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=_targets(settings),
+        layers_to_transform=_layers(settings),
         task_type="CAUSAL_LM",
         **{**shared, **options},
     )
@@ -246,6 +253,7 @@ def _adalora(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=_targets(settings),
+        layers_to_transform=_layers(settings),
         task_type="CAUSAL_LM",
     )
 
@@ -294,6 +302,10 @@ def _p_tuning(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
 
 def _targets(settings: Settings) -> list[str] | str:
     return settings.target_modules if isinstance(settings.target_modules, str) else list(settings.target_modules)
+
+
+def _layers(settings: Settings) -> list[int] | None:
+    return None if settings.layers_to_transform is None else list(settings.layers_to_transform)
 
 
 _ROWS = (

@@ -51,6 +51,8 @@ class Recipe(dg.ConfigurableResource):
     template: Literal["chat", "plain"] = "chat"
     target_modules: list[str] = ["q_proj", "v_proj"]
     """Names of layers, or the one entry `all-linear`."""
+    layers_to_transform: list[int] | None = None
+    """Indices of the layers to adapt; left out: all."""
     r: int = 8
     lora_alpha: int = 16
     lora_dropout: float = 0.0
@@ -78,6 +80,7 @@ class Recipe(dg.ConfigurableResource):
         targets = self.target_modules
         return Settings(
             target_modules="all-linear" if targets == ["all-linear"] else tuple(targets),
+            layers_to_transform=None if self.layers_to_transform is None else tuple(self.layers_to_transform),
             r=self.r,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
