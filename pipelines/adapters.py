@@ -90,6 +90,7 @@ def train_adapter(
             config,
             peft_config=peft_config,
             progress=progress_events(context, f"{training.method} ({folder.name})"),
+            measure_energy=True,
         )
     except (MethodError, TrainingError) as error:
         raise dg.Failure(f"{training.method}: {error}", allow_retries=False) from error

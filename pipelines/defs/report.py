@@ -11,6 +11,7 @@ import polars as pl
 
 from pipelines.artifact_assets import Check, artifact_asset, materialized
 from pipelines.artifacts import Artifact, Draft, source_version
+from pipelines.defs.breakdown import load_state
 from pipelines.defs.training import read_curve
 from pipelines.store import ArtifactStore
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 VERSION = source_version("analysis.figures", "analysis.report", "pipelines.defs.report")
 EXCERPT = 280
 MAP_POINTS = 15_000
+ENERGY_PARTS = ("cpu_kwh", "gpu_kwh", "ram_kwh")
 
 
 class ReportConfig(dg.Config):
@@ -37,7 +39,7 @@ class ReportConfig(dg.Config):
 @artifact_asset(
     group="report",
     version=VERSION,
-    kinds={"plotly", "html"},
+    kinds={"html"},
     blocking=("every_figure_present", "small_enough"),
 )
 def report(
@@ -114,7 +116,7 @@ def report_inputs(config: ReportConfig, inputs: dict[str, Artifact]) -> "ReportI
         command=config.command,
         provenance=provenance(inputs, records[method]),
         method=method,
-        matched_baseline="lora_matched" if "lora_matched" in folders else next(iter(folders)),
+        matched_baseline="lora_matched",
         choice=inputs["num_experts"].json("num_experts"),
         data_card=inputs["corpus"].json("data_card"),
         sweep=inputs["cluster_sweep"].read("sweep"),
@@ -130,7 +132,7 @@ def report_inputs(config: ReportConfig, inputs: dict[str, Artifact]) -> "ReportI
         breakdown=load_breakdown(inputs["parameter_breakdown"]),
         routing=routing,
         token_gates=[TokenGates(**example) for example in examples],
-        parameters=parameters_table(records),
+        parameters=parameters_table(folders),
         energy=energy_table(records),
     )
 
@@ -158,19 +160,22 @@ def cluster_map(documents: pl.LazyFrame, features: np.ndarray) -> pl.DataFrame:
 
 def curve(folder: Path, method: str, record: dict[str, Any]) -> pl.DataFrame:
     """The training curve of a method."""
-    return read_curve(folder).with_columns(method=pl.lit(method), seed=pl.lit(record["training"]["seed"]))
+    return read_curve(folder).with_columns(method=pl.lit(method), seed=pl.lit(record["config"]["seed"]))
 
 
-def parameters_table(records: dict[str, dict[str, Any]]) -> pl.DataFrame:
-    """`method, part, n_parameters` of what each method trained."""
-    rows = [(name, part, n) for name, record in records.items() for part, n in record["parameters"].items()]
+def parameters_table(folders: dict[str, Path]) -> pl.DataFrame:
+    """`method, part, n_parameters` of A, B and router of each adapter."""
+    from analysis.adapter_parts import parameter_counts
+
+    counts = {name: parameter_counts(load_state(folder)) for name, folder in folders.items()}
+    rows = [(name, part, n) for name, parts in counts.items() for part, n in parts.items() if n]
     return pl.DataFrame(rows, schema=("method", "part", "n_parameters"), orient="row")
 
 
 def energy_table(records: dict[str, dict[str, Any]]) -> pl.DataFrame | None:
     """`method, seed, energy_kwh, seconds`, where energy was measured."""
     rows = [
-        (name, record["training"]["seed"], record["energy"]["energy_kwh"], record["seconds"])
+        (name, record["config"]["seed"], sum(record["energy"][part] for part in ENERGY_PARTS), record["seconds"])
         for name, record in records.items()
         if record.get("energy")
     ]

@@ -119,7 +119,10 @@ def content_of(config: PackagesConfig | FilesConfig | HubConfig | CatalogConfig)
             paths = sorted({p for pattern in config.paths for p in glob.glob(expanded(pattern), recursive=True)})
             return {Path(path).name: file_digest(Path(path)) for path in paths if Path(path).is_file()}
         case PackagesConfig():
-            return sorted(f"{d.name}=={d.version}" for d in metadata.distributions())
+            from analysis.sources.packages.distributions import required_by
+
+            names = config.distributions or sorted(required_by("hydralora", "pipelines"))
+            return [f"{name}=={metadata.version(name)}" for name in names]
     return None
 
 
