@@ -84,23 +84,28 @@ def measure(path: Path, n_documents: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         warm_up = Path(folder) / "few.parquet"
-        documents = pl.scan_parquet(path)
-        documents.head(2000).collect().write_parquet(warm_up)
+        documents = pl.scan_parquet(path).head(n_documents)
+        documents.head(2000).sink_parquet(warm_up)
         label([warm_up])
         paths = [path] * (n_documents // N_DOCUMENTS)
         if n_documents < N_DOCUMENTS:
             paths = [Path(folder) / "part.parquet"]
-            documents.head(n_documents).collect().write_parquet(paths[0], row_group_size=20_000)
-        peak, wall = _peak_mb(), time.perf_counter()
+            documents.sink_parquet(paths[0], row_group_size=20_000)
+        resident, wall = _resident_mb(), time.perf_counter()
         result = label(paths)
         result["wall_seconds"] = time.perf_counter() - wall
-        result["peak_growth_mb"] = _peak_mb() - peak
+        result["peak_growth_mb"] = _peak_mb() - resident
     total = sum(result["cpu_seconds"].values())
     return result | {"total_cpu_seconds": total, "cpu_microseconds_a_document": total / n_documents * 1e6}
 
 
 def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1024**2
 
 
 def main() -> None:
@@ -117,6 +122,7 @@ def main() -> None:
     }
     for n_documents, threads in RUNS:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "POLARS_MAX_THREADS": str(threads)}
+        environment["OPENBLAS_NUM_THREADS"] = "1"  # its threads wait busily, which counts as work
         command = [sys.executable, __file__, str(path), str(n_documents)]
         output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
         run = {"documents": n_documents, "threads": threads, "load": os.getloadavg()[0], **json.loads(output)}
