@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from analysis._kmeans_kernels import assign_block, count_distinct_rows, greedy_kmeans_plusplus, squared_distances_to
 
@@ -54,6 +55,8 @@ class ClusterSweep:
         return self.n_clusters.index(n_clusters)
 
 
+# The products are small: BLAS threads that wait for each other on a busy machine took 17 times as long.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def sweep_kmeans(
     X: ArrayLike,
     n_clusters: Iterable[int] = range(1, 21),

@@ -5,11 +5,12 @@ import polars as pl
 DOCUMENT_TEXTS = ("prompt", "completion", "both")
 
 
-def document_text(text: str = "both") -> pl.Expr:
+def document_text(text: str = "prompt") -> pl.Expr:
     """The column of texts to cluster, as an expression over a documents table.
 
     Args:
-        text: `prompt` is all that is known when a served model must choose its expert; `completion`; or `both`.
+        text: `prompt` is all that is known when a served model must choose its expert, and gives N more surely
+            (docs/results/selection.md); `completion`; or `both`.
 
     Raises:
         ValueError: another value.

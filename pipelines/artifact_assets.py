@@ -4,12 +4,15 @@ import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
 
-from pipelines.artifacts import Artifact
+from pipelines.artifacts import Artifact, Draft
+
+if TYPE_CHECKING:
+    from analysis.figures import Picture
 
 THUMBNAIL = "thumbnail.png"
 
@@ -101,6 +104,14 @@ def materialized(
         metadata=shown | dict(metadata or {}),
         check_results=[check.result() for check in checks],
     )
+
+
+def write_thumbnail(draft: Draft, picture: "Picture") -> None:
+    """Keep a figure, small, for the UI."""
+    from analysis.figures import thumbnail
+
+    with draft.writing(THUMBNAIL) as path:
+        path.write_bytes(thumbnail(picture.figure))
 
 
 def table_metadata(frame: pl.LazyFrame) -> dict[str, Any]:

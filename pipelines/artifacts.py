@@ -110,7 +110,8 @@ class Artifact:
 
     def array(self, name: str) -> np.ndarray:
         """An array of the artifact, memory-mapped."""
-        return np.load(self.path(f"{name}.npy"), mmap_mode="r", allow_pickle=False)
+        array: np.ndarray = np.load(self.path(f"{name}.npy"), mmap_mode="r", allow_pickle=False)
+        return array
 
     @property
     def record(self) -> dict[str, Any]:

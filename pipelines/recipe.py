@@ -25,7 +25,7 @@ class BaseModel(dg.ConfigurableResource):
         """What a fingerprint needs to know of it."""
         return {"base_model": self.name, "base_revision": self.revision, "load_in_4bit": self.load_in_4bit}
 
-    def load(self):
+    def load(self) -> tuple[Any, Any]:
         """The model and its tokenizer."""
         from hydralora.base_model import load_base_model
 
@@ -93,7 +93,7 @@ class Recipe(dg.ConfigurableResource):
         """For `hydralora.training.train`; `max_tokens` replaces the budget, `seed` the seed."""
         from hydralora.training import TrainingConfig
 
-        budget = {
+        budget: dict[str, Any] = {
             "max_tokens": self.max_tokens,
             "max_steps": self.max_steps,
             "num_train_epochs": self.num_train_epochs,

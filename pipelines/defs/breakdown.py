@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.adapters import UNTRAINED
-from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
+from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized, write_thumbnail
 from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.store import ArtifactStore
 
@@ -21,7 +21,8 @@ TABLES = ("submodules", "pairs", "separability", "embedding", "parameters")
 class BreakdownConfig(dg.Config):
     """How the points are drawn."""
 
-    methods: list[str] = ["t-SNE", "UMAP"]
+    umap: bool = True
+    """UMAP beside t-SNE; it compiles for about 20 seconds at each start."""
     random_state: int = 0
 
 
@@ -45,17 +46,19 @@ def parameter_breakdown(
 
     def build(draft: Draft) -> None:
         from analysis.breakdown import break_down
+        from analysis.figures.breakdown import submodule_map
 
         result = break_down(
             components(component_adapters.folder),
             load_state(hydralora_adapter.folder),
             shared_expert=adapter_config(hydralora_adapter.folder).get("shared_expert", False),
-            methods=config.methods,
+            methods=("t-SNE", "UMAP") if config.umap else ("t-SNE",),
             random_state=config.random_state,
         )
         for name in TABLES:
             draft.write_table(name, getattr(result, name))
         draft.write_json("observation", asdict(result.observation))
+        write_thumbnail(draft, submodule_map(result.embedding, "t-SNE"))
 
     artifact = store.build(
         "parameter_breakdown",
@@ -107,4 +110,5 @@ def load_state(folder: Path) -> dict[str, np.ndarray]:
 
 def adapter_config(folder: Path) -> dict[str, Any]:
     """The configuration that PEFT wrote beside an adapter."""
-    return json.loads((folder / "adapter_config.json").read_text())
+    config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
+    return config

@@ -1,18 +1,27 @@
 """From vectors to N: the sweep over K, the choice, and the clusters at the chosen K."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import numpy as np
 import polars as pl
 
-from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
+from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized, write_thumbnail
 from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.store import ArtifactStore
 
-SWEEP_VERSION = source_version("analysis.clustering")
+if TYPE_CHECKING:
+    from analysis.clustering import ClusterSweep
+
+SWEEP_VERSION = source_version("analysis.clustering", "analysis._kmeans_kernels", "analysis.selection")
 CHOICE_VERSION = source_version(
-    "analysis.clustering", "analysis.selection", "analysis.rules", "analysis.stability", "analysis.structure"
+    "analysis._kmeans_kernels",
+    "analysis.clustering",
+    "analysis.rules",
+    "analysis.selection",
+    "analysis.stability",
+    "analysis.structure",
 )
 EXCERPT = 400
 LABELS_VERSION = source_version(
@@ -24,7 +33,9 @@ class SweepConfig(dg.Config):
     """The range of K and how hard to look for each K's best clustering."""
 
     max_clusters: int = 20
-    n_init: int = 3
+    n_init: int = 4
+    balance_sources: bool = True
+    """Where the largest source has more than five times the documents of the smallest, each counts at most as much."""
     random_state: int = 0
 
 
@@ -59,10 +70,17 @@ def cluster_sweep(
 
     def build(draft: Draft) -> None:
         from analysis.clustering import sweep_kmeans
+        from analysis.selection import source_weights
 
         features = training_rows(corpus, document_features)
-        largest = min(config.max_clusters, len(np.unique(features, axis=0)))
-        sweep = sweep_kmeans(features, range(1, largest + 1), n_init=config.n_init, random_state=config.random_state)
+        weights = source_weights(training_documents(corpus, "source")) if config.balance_sources else None
+        ks = range(1, config.max_clusters + 1)
+        sweep = sweep_kmeans(
+            features, ks, n_init=config.n_init, sample_weight=weights, random_state=config.random_state
+        )
+        draft.write_json("weighted", weights is not None)
+        if weights is not None:
+            draft.write_array("sample_weight", weights)
         draft.write_table(
             "sweep", pl.DataFrame({"n_clusters": sweep.n_clusters, "inertia": sweep.inertia, "n_iter": sweep.n_iter})
         )
@@ -85,6 +103,11 @@ def cluster_sweep(
         metadata={"curve": markdown_table(sweep, rows=len(sweep))},
         checks=[Check("sse_does_not_rise", falls, "SSE does not rise with K")],
     )
+
+
+def training_documents(corpus: Artifact, column: str) -> pl.Series:
+    """A column of the training documents."""
+    return corpus.scan("documents").filter(pl.col("split") == "train").select(column).collect()[column]
 
 
 def training_rows(corpus: Artifact, document_features: Artifact) -> np.ndarray:
@@ -110,6 +133,7 @@ def num_experts(
     """N, the number of experts: the elbow of the SSE curve, how stable it is, and the reason in words."""
 
     def build(draft: Draft) -> None:
+        from analysis.figures.clusters import elbow
         from analysis.selection import select_num_clusters
 
         try:
@@ -125,6 +149,7 @@ def num_experts(
         answer = asdict(choice)
         draft.write_table("by_num_clusters", pl.DataFrame(answer.pop("table")))
         draft.write_json("num_experts", {"num_experts": choice.value, **answer})
+        write_thumbnail(draft, elbow(cluster_sweep.read("sweep"), asdict(choice) | {"num_experts": choice.value}))
 
     artifact = store.build(
         "num_experts",
@@ -165,6 +190,7 @@ def cluster_labels(
     def build(draft: Draft) -> None:
         from analysis.corpus_model import CorpusModel
         from analysis.feature_blocks import load_features
+        from analysis.figures.clusters import composition
         from analysis.heterogeneity import measure_heterogeneity
         from analysis.interpretation import document_positions, merge_order
 
@@ -178,6 +204,7 @@ def cluster_labels(
         text = document_features.record["config"]["text"]
         for name, table in described_clusters(documents, text, positions, config).items():
             draft.write_table(name, table)
+        write_thumbnail(draft, composition(pl.read_parquet(draft.folder / "composition.parquet")))
         draft.write_table("mergers", merge_order(centers, np.bincount(positions["cluster"], minlength=n_clusters)))
         heterogeneity = measure_heterogeneity(
             training_rows(corpus, document_features), random_state=config.random_state
@@ -218,7 +245,7 @@ def cluster_labels(
     )
 
 
-def load_sweep(artifact: Artifact):
+def load_sweep(artifact: Artifact) -> "ClusterSweep":
     """The sweep as `analysis.clustering` returned it."""
     from analysis.clustering import ClusterSweep
 
@@ -229,6 +256,7 @@ def load_sweep(artifact: Artifact):
         centers=tuple(np.asarray(artifact.array(f"centers/{k}")) for k in table["n_clusters"]),
         labels=np.asarray(artifact.array("labels")),
         n_iter=tuple(table["n_iter"].to_list()),
+        sample_weight=np.asarray(artifact.array("sample_weight")) if artifact.json("weighted") else None,
     )
 
 

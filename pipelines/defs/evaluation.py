@@ -7,7 +7,7 @@ import dagster as dg
 import polars as pl
 
 from pipelines.adapters import documents_table, for_adapter, load_adapter, tokenised
-from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
+from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized, write_thumbnail
 from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.recipe import BaseModel, Recipe
 from pipelines.store import ArtifactStore
@@ -59,12 +59,16 @@ def evaluation(
     }
 
     def build(draft: Draft) -> None:
+        from analysis.figures import training as figures
+
         n = num_experts.json("num_experts")["num_experts"]
         held_out = held_out_documents(documents_table(corpus, cluster_labels, n), config.max_documents_per_source)
         documents = tokenised(draft, "held_out", held_out, base_model.load()[1], recipe)
         losses = {name: _losses(context, documents, folder, base_model) for name, folder in folders.items()}
         draft.write_table("document_losses", loss_table(losses, documents))
-        draft.write_table("evaluation", evaluation_table(losses, recipe.seed, config.resamples))
+        table = evaluation_table(losses, recipe.seed, config.resamples)
+        draft.write_table("evaluation", table)
+        write_thumbnail(draft, figures.losses(table, "source"))
         draft.write_table("paired", paired_table(losses, method, config.resamples))
 
     artifact = store.build(

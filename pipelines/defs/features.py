@@ -1,5 +1,7 @@
 """Documents as vectors."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 import numpy as np
 import polars as pl
@@ -8,7 +10,23 @@ from pipelines.artifact_assets import Check, artifact_asset, materialized
 from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.store import ArtifactStore
 
-VERSION = source_version("analysis.features", "analysis.document_text")
+if TYPE_CHECKING:
+    from analysis.embeddings import SentenceEmbeddings
+    from analysis.features import TfidfLsa
+
+VERSION = source_version(
+    "analysis._bits",
+    "analysis._terms",
+    "analysis._tokens",
+    "analysis.document_text",
+    "analysis.embeddings",
+    "analysis.feature_blocks",
+    "analysis.features",
+    "analysis.sampling",
+    "analysis.term_counts",
+    "analysis.text_blocks",
+    "analysis.tfidf",
+)
 
 
 class FeaturesConfig(dg.Config):
@@ -16,8 +34,8 @@ class FeaturesConfig(dg.Config):
 
     kind: str = "tfidf"
     """`tfidf` (TF-IDF, truncated SVD, L2 norm) or `embeddings` (a sentence-transformers model)."""
-    text: str = "both"
-    """`prompt`, `completion` or `both`."""
+    text: str = "prompt"
+    """`prompt`, `completion` or `both`; a served model has only the prompt to choose an expert by."""
     n_components: int = 32
     max_features: int = 20_000
     sample_size: int = 10_000
@@ -74,7 +92,8 @@ def document_features(
     )
 
 
-def _vectoriser(config: FeaturesConfig):
+def _vectoriser(config: FeaturesConfig) -> "TfidfLsa | SentenceEmbeddings":
+    """Unfitted features of the configured kind."""
     if config.kind == "tfidf":
         from analysis.features import TfidfLsa
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.adapters import documents_table, for_adapter, load_adapter, tokenised
-from pipelines.artifact_assets import Check, artifact_asset, materialized
+from pipelines.artifact_assets import Check, artifact_asset, materialized, write_thumbnail
 from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.defs.breakdown import adapter_config, load_state
 from pipelines.defs.evaluation import held_out_documents
@@ -192,6 +192,7 @@ def analyse(
     top_terms: dict[int, list[str]],
 ) -> None:
     """Write the tables of the analysis, the gates of every document, and the examples."""
+    from analysis.figures.routing import gates_by_layer
     from analysis.routing import DocumentGates, analyse_routing
 
     layers, modules = zip(*recorded.modules, strict=True)
@@ -206,6 +207,7 @@ def analyse(
     )
     for name in TABLES:
         draft.write_table(name, getattr(result, name))
+    write_thumbnail(draft, gates_by_layer(result.gates, "cluster"))
     draft.write_array("document_gates", recorded.gates)
     draft.write_json("token_gates", recorded.examples)
     alarms = [asdict(alarm) for alarm in result.alarms]

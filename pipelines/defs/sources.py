@@ -4,7 +4,7 @@ import glob
 import os
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -12,6 +12,9 @@ from pydantic import Field
 from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
 from pipelines.artifacts import Draft, file_digest, source_version
 from pipelines.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from analysis.sources import Source
 
 VERSION = source_version("analysis.sources")
 
@@ -78,7 +81,7 @@ class RawDocumentsConfig(dg.Config):
 
 def to_source(
     config: PackagesConfig | FilesConfig | HubConfig | CatalogConfig, purpose: Literal["train", "evaluation"] = "train"
-):
+) -> "Source":
     """The frozen configuration that `analysis.sources` reads."""
     from analysis import sources
 

@@ -1,0 +1,130 @@
+"""The corpus job on real text, and what a person sees when its input is bad."""
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from pipelines.definitions import build_defs
+from pipelines.store import ArtifactStore
+
+
+def run(
+    store: Path, sources: list[dict[str, object]], *, raises: bool = True, **ops: object
+) -> dg.ExecuteInProcessResult:
+    job = build_defs().resolve_job_def("corpus")
+    config = {
+        "resources": {"store": {"config": {"directory": str(store)}}},
+        "ops": {"raw_documents": {"config": {"sources": sources}}}
+        | {name: {"config": value} for name, value in ops.items()},
+    }
+    return job.execute_in_process(run_config=config, raise_on_error=raises)
+
+
+def failure(store: Path, sources: list[dict[str, object]], **ops: object) -> str:
+    """Step and error text of the first failed step."""
+    result = run(store, sources, raises=False, **ops)
+    event = next(event for event in result.all_events if event.is_step_failure)
+    error = event.step_failure_data.error
+    while error.cause is not None:
+        error = error.cause
+    failure_data = event.step_failure_data.user_failure_data
+    return f"{event.step_key}: {failure_data.description if failure_data else error.message}"
+
+
+def files(name: str, path: Path | str, **more: object) -> dict[str, object]:
+    return {"name": name, "read": {"files": {"paths": [str(path)], **more}}}
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def real(shared_corpora: Path, tmp_path: Path) -> list[dict[str, object]]:
+    """Three real corpora, 300 records each."""
+    folder = tmp_path / "corpora"
+    folder.mkdir()
+    for name in ("gsm8k", "medquad", "legalbench"):
+        pl.read_parquet(shared_corpora / f"{name}_train.parquet").sample(300, seed=1).write_parquet(
+            folder / f"{name}.parquet"
+        )
+    return [files(path.stem, path) for path in sorted(folder.iterdir())]
+
+
+def test_real_corpora_give_clusters_and_a_second_run_does_no_work(
+    real: list[dict[str, object]], tmp_path: Path
+) -> None:
+    assert run(tmp_path / "store", real).success
+    store = ArtifactStore(directory=str(tmp_path / "store"))
+    answer = store.latest("num_experts").json("num_experts")
+    assert 2 <= answer["num_experts"] <= 8
+    labels = store.latest("cluster_labels").read("labels")
+    assert labels["cluster"].n_unique() == answer["num_experts"]
+    dropped = store.latest("corpus").read("dropped")
+    assert len(labels) + len(dropped) == 900
+    assert dropped["reason"].null_count() == 0
+
+    second = run(tmp_path / "store", real)
+    reused = {
+        event.asset_key.path[-1]: event.step_materialization_data.materialization.metadata["reused"].value
+        for event in second.get_asset_materialization_events()
+    }
+    assert set(reused.values()) == {True}
+
+
+def test_another_configuration_is_another_data_version(real: list[dict[str, object]], tmp_path: Path) -> None:
+    versions = set()
+    for largest in (3, 5):
+        result = run(tmp_path / "store", real, cluster_sweep={"max_clusters": largest})
+        event = result.asset_materializations_for_node("cluster_sweep")[0]
+        versions.add(event.tags["dagster/data_version"])
+    assert len(versions) == 2
+
+
+def test_failing_source_is_named_and_the_others_go_on_if_asked(real: list[dict[str, object]], tmp_path: Path) -> None:
+    broken = [*real, files("lost", tmp_path / "nothing.jsonl")]
+    assert "source 'lost'" in failure(tmp_path / "store", broken)
+    job = build_defs().resolve_job_def("corpus")
+    config = {
+        "resources": {"store": {"config": {"directory": str(tmp_path / "store")}}},
+        "ops": {"raw_documents": {"config": {"sources": broken, "on_error": "skip"}}},
+    }
+    assert job.execute_in_process(run_config=config).success
+    failures = ArtifactStore(directory=str(tmp_path / "store")).latest("raw_documents").json("failures")
+    assert list(failures) == ["lost"]
+    assert "no file matches" in failures["lost"]
+
+
+def test_bad_sources_give_one_clear_error(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    no_column = write(tmp_path / "columns.jsonl", [{"question_text": "2 + 2?", "solution": "4"}])
+    assert "question_text" in failure(store, [files("x", no_column)])
+    (tmp_path / "empty.jsonl").write_text("")
+    assert "empty" in failure(store, [files("x", tmp_path / "empty.jsonl")])
+    assert "not set" in failure(store, [files("x", "$NO_SUCH_VARIABLE/*.jsonl")])
+    same = write(tmp_path / "same.jsonl", [{"prompt": "", "completion": "b"}] * 5)
+    assert "nothing is left of 5 records" in failure(store, [files("x", same)])
+
+
+@pytest.mark.parametrize("copies", [1, 50])
+def test_one_document_is_one_expert(tmp_path: Path, copies: int) -> None:
+    path = write(
+        tmp_path / "one.jsonl", [{"prompt": "What is a hydra?", "completion": "A beast with many heads."}] * copies
+    )
+    assert run(tmp_path / "store", [files("x", path, split="train")]).success
+    store = ArtifactStore(directory=str(tmp_path / "store"))
+    answer = store.latest("num_experts").json("num_experts")
+    assert answer["num_experts"] == 1
+    assert not answer["structure"]
+
+
+def test_asked_for_more_experts_than_documents(tmp_path: Path) -> None:
+    rows = [{"prompt": f"What is {word}?", "completion": f"{word} is a word"} for word in ("alpha", "beta", "gamma")]
+    path = write(tmp_path / "three.jsonl", rows)
+    text = failure(tmp_path / "store", [files("x", path, split="train")], num_experts={"value": 50})
+    assert "num_experts" in text
+    assert "50" in text
