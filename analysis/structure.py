@@ -103,7 +103,7 @@ def _explained_by_chance(X: Features, sweep: ClusterSweep, n_clusters: int, rand
     """Share of a Gaussian cloud, with the covariance of X, that its own K-means explains."""
     weights = sweep.sample_weight
     centered = X - np.average(X, axis=0, weights=weights)
-    covariance = np.cov(centered, rowvar=False, aweights=weights)
+    covariance = np.cov(centered, rowvar=False, aweights=weights, ddof=0)  # defined for one row, too
     values, vectors = np.linalg.eigh(np.atleast_2d(covariance))
     noise = random.standard_normal((min(len(X), SAMPLE_SIZE), len(values)))
     cloud = (noise * np.sqrt(np.clip(values, 0, None))) @ vectors.T
