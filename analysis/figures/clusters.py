@@ -20,7 +20,7 @@ def elbow(sweep: pl.DataFrame, choice: Mapping[str, Any]) -> Picture:
     n_experts = int(choice["num_experts"])
     figure, (axes,) = subplots(width=5.2, height=2.6)
     ks, inertia = sweep["n_clusters"].to_list(), sweep["inertia"].to_numpy()
-    relative = 100 * inertia / inertia[0]
+    relative = 100 * inertia / (inertia[0] or 1.0)  # one document has no error to divide by
     low, high = choice.get("interval") or (n_experts, n_experts)
     axes.axvspan(low - 0.4, high + 0.4, color=color(1), alpha=0.2, linewidth=0)
     axes.plot(ks, relative, color=color(0), marker="o")
