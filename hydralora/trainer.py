@@ -4,7 +4,7 @@ import errno
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,19 @@ class AnswerTrainer(Trainer):
         self._evaluate_held_out = evaluate
         # AdaLoRA adds its regulariser to the loss that the model computes itself, over all positions.
         self._full_logits = getattr(getattr(model, "active_peft_config", None), "peft_type", None) == "ADALORA"
+        self._gates: Mapping[str, Tensor] = {}
         # Our loss is divided by the answer tokens of the whole step: Trainer must count them, and not divide again.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
+
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        """Forward and backward pass of a micro-batch, gates recorded throughout.
+
+        Gradient checkpointing runs layers again within the backward pass, and they must take the path they took before.
+        """
+        with self._recorded_gates() as self._gates:
+            loss: Tensor = super().training_step(*arguments, **options)
+        return loss
 
     def compute_loss(
         self,
@@ -76,17 +86,16 @@ class AnswerTrainer(Trainer):
         """Answer loss of a micro-batch, scaled so that a step's gradients sum to those of its mean token loss."""
         assert num_items_in_batch is not None  # every batch has labels
         clusters = inputs.pop("cluster", None)
-        with self._recorded_gates() as gates:
-            if self._full_logits:
-                loss = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False).loss
-            else:
-                loss = answer_loss(model, inputs) / num_items_in_batch
-        if gates:
-            loss = loss + self._routing_loss(gates, inputs, clusters) / self.current_gradient_accumulation_steps
+        if self._full_logits:
+            loss = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False).loss
+        else:
+            loss = answer_loss(model, inputs) / num_items_in_batch
+        if self._gates:
+            loss = loss + self._routing_loss(self._gates, inputs, clusters) / self.current_gradient_accumulation_steps
         # DistributedDataParallel averages gradients over processes, while the tokens counted are those of all.
         return loss * self.accelerator.num_processes
 
-    def _recorded_gates(self) -> Any:
+    def _recorded_gates(self) -> AbstractContextManager[Mapping[str, Tensor]]:
         if self._config.balance_weight == self._config.cluster_weight == 0:
             return nullcontext({})
         from hydralora.routing import record_gates
