@@ -1,0 +1,97 @@
+"""Which tasks of the harness make up each benchmark of the paper, and where their documents come from.
+
+A task is the harness's own, prompt, examples, filters and metric, also where its documents are local: only the data set
+is replaced. HumanEval is the exception, see `hydralora.harness.humaneval`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydralora.harness.corpora import read_bbh, read_gsm8k, read_humaneval, read_mmlu
+from hydralora.harness.humaneval import humaneval_config
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from lm_eval.api.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A row of the table below.
+
+    Attributes:
+        read: documents of a subset, from the folder of local files.
+        metric: that is averaged over the documents of all subsets.
+        prefix: of the tasks' names in the harness; the rest of a name is the subset.
+        subsets: of the benchmark; None for all that the harness has.
+        folder: of the harness's tasks, inside its own `tasks`.
+        config: makes a task in the harness's terms, where its own does not serve.
+    """
+
+    read: Callable[[Path, str], "DatasetDict"]
+    metric: str
+    prefix: str
+    subsets: tuple[str, ...] | None = None
+    folder: str | None = None
+    config: Callable[[], dict[str, Any]] | None = None
+
+
+_MMLU = Benchmark(read_mmlu, "acc", "mmlu_", folder="mmlu/default")
+_MEDICAL = ("clinical_knowledge", "professional_medicine", "college_medicine")
+_LAW = ("professional_law", "international_law")
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "mmlu": _MMLU,
+    "mmlu_medical": dataclasses.replace(_MMLU, subsets=_MEDICAL),
+    "mmlu_law": dataclasses.replace(_MMLU, subsets=_LAW),
+    "gsm8k": Benchmark(read_gsm8k, "exact_match", "gsm8k_", ("cot",), "gsm8k"),
+    "bbh": Benchmark(read_bbh, "exact_match", "bbh_cot_fewshot_", folder="bbh/cot_fewshot"),
+    "bbh_direct": Benchmark(read_bbh, "exact_match", "bbh_fewshot_", folder="bbh/fewshot"),
+    "humaneval": Benchmark(read_humaneval, "pass@1", "humaneval", ("",), config=humaneval_config),
+}
+"""MMLU without examples, GSM8K with 8 worked ones, BBH with 3 worked (`bbh`) or bare (`bbh_direct`) ones, HumanEval."""
+
+
+def load_tasks(names: Sequence[str], corpora: Path | None) -> tuple[dict[str, "Task"], dict[str, list[str]]]:
+    """The harness's tasks of some benchmarks, each once, and the names of each benchmark's tasks.
+
+    Args:
+        names: keys of `BENCHMARKS`.
+        corpora: folder of local files; None for the hub.
+    """
+    import lm_eval.tasks
+
+    root = Path(lm_eval.tasks.__file__).parent
+    folders = [root / folder for folder in dict.fromkeys(BENCHMARKS[name].folder for name in names) if folder]
+    manager = lm_eval.tasks.TaskManager(include_path=folders, include_defaults=False)
+    tasks: dict[str, Task] = {}
+    members = {}
+    for name in names:
+        members[name] = _member_names(BENCHMARKS[name], manager.all_subtasks)
+        new = [_specification(BENCHMARKS[name], member, corpora) for member in members[name] if member not in tasks]
+        tasks |= manager.load(new)["tasks"]
+    return tasks, members
+
+
+def _member_names(benchmark: Benchmark, all_names: Sequence[str]) -> list[str]:
+    if benchmark.subsets is None:
+        return [name for name in all_names if name.startswith(benchmark.prefix)]
+    return [benchmark.prefix + subset for subset in benchmark.subsets]
+
+
+def _specification(benchmark: Benchmark, member: str, corpora: Path | None) -> dict[str, Any]:
+    """A task as the harness's manager takes it."""
+    fields: dict[str, Any] = benchmark.config() if benchmark.config else {"task": member}
+    if corpora is not None:
+        fields["custom_dataset"] = _reader(benchmark, corpora, member.removeprefix(benchmark.prefix))
+    # Fields of the harness's own tasks can be replaced only where a group names them.
+    return fields if benchmark.config else {"group": f"{member}_alone", "task": [fields]}
+
+
+def _reader(benchmark: Benchmark, corpora: Path, subset: str) -> Callable[..., "DatasetDict"]:
+    def read(**metadata: Any) -> "DatasetDict":  # the harness passes the task's metadata
+        return benchmark.read(corpora, subset)
+
+    return read

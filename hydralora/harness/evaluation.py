@@ -1,0 +1,209 @@
+"""Scores of a model, with or without an adapter, in the paper's benchmarks."""
+
+import dataclasses
+import importlib.util
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hydralora.harness.benchmarks import BENCHMARKS, load_tasks
+from hydralora.harness.sandbox import check_sandbox
+from hydralora.layer import HydraLoraLayer
+
+if TYPE_CHECKING:
+    from lm_eval.api.group import Group
+    from lm_eval.api.task import Task
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkScore:
+    """A row of the result.
+
+    Attributes:
+        benchmark: as asked for.
+        task: of the harness, or the benchmark's name for the mean over all documents of its tasks.
+        metric: of the harness, with the filter that took the answer from the text where a task has several.
+        value, stderr: stderr is None where the harness gives none.
+        n: documents.
+    """
+
+    benchmark: str
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    n: int
+
+
+def evaluate_benchmarks(
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase",
+    tasks: Sequence[str],
+    *,
+    corpora: Path | None = None,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    batch_size: int = 8,
+    max_gen_toks: int | None = None,
+    apply_chat_template: bool = False,
+    gates: Callable[[Sequence[str]], Tensor] | None = None,
+    allow_code_execution: bool = False,
+    seed: int = 0,
+) -> list[BenchmarkScore]:
+    """Evaluate benchmarks with lm-evaluation-harness.
+
+    Args:
+        model, tokenizer: a causal language model, or a `PeftModel` of one.
+        tasks: names in `BENCHMARKS`; a task that two of them share is evaluated once.
+        corpora: folder of local Parquet files (docs/benchmarks.md); None downloads from the hub.
+        limit: documents of each task of the harness, its first ones; scores of few documents say little.
+        num_fewshot: examples before each question; default the benchmark's own number (see `BENCHMARKS`).
+        batch_size: sequences at once; changes time and memory, not scores (but which samples HumanEval draws).
+        max_gen_toks: most tokens of a generated answer; default the task's own number.
+        apply_chat_template: put prompts into the tokenizer's chat template, examples as turns.
+        gates: questions -> gates [n, N], for adapters with router_input="sequence".
+        allow_code_execution: run the programs that the model writes for humaneval, in a sandbox that stops accidents
+            but not an attacker.
+        seed: of sampling, and of the choice of examples.
+
+    Raises:
+        ValueError: unknown tasks, code to run without permission, gates missing or not used.
+        ImportError: the harness is not installed.
+        FileNotFoundError: a benchmark's file is not in `corpora`.
+        SandboxError: code cannot be run safely here.
+    """
+    _check(model, tasks, gates=gates, allow_code_execution=allow_code_execution)
+    from lm_eval.evaluator import evaluate
+
+    was_training = model.training
+    with _few_warnings():
+        loaded, members = load_tasks(tasks, corpora)
+        language_model = _language_model(model, tokenizer, gates, batch_size)
+    for task in loaded.values():
+        _configure(task, num_fewshot=num_fewshot, max_gen_toks=max_gen_toks, seed=seed)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            results = evaluate(
+                language_model,
+                {"tasks": loaded, "groups": _groups(loaded, members)},
+                limit=limit,
+                log_samples=False,
+                apply_chat_template=apply_chat_template,
+                fewshot_as_multiturn=apply_chat_template,
+                confirm_run_unsafe_code=allow_code_execution,
+            )["results"]
+    finally:
+        model.train(was_training)
+    return [score for name in tasks for score in _scores(name, members[name], results)]
+
+
+def _check(
+    model: nn.Module, tasks: Sequence[str], *, gates: Callable[..., Tensor] | None, allow_code_execution: bool
+) -> None:
+    if not tasks or set(tasks) - BENCHMARKS.keys():
+        raise ValueError(f"Expected some of {sorted(BENCHMARKS)}, got {list(tasks)}")
+    if _needs_gates(model) != (gates is not None):
+        raise ValueError(
+            "This adapter has router_input='sequence': pass `gates`, a function from questions to gates [n, N], for "
+            "instance of the corpus model, or fix them with hydralora.set_static_gates."
+            if gates is None
+            else "Got `gates`, but no active adapter takes them: that is for router_input='sequence'."
+        )
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ImportError("Benchmarks need lm-evaluation-harness. Install it: pip install 'hydralora[eval]'")
+    if "humaneval" in tasks:
+        if not allow_code_execution:
+            raise ValueError(
+                "The task humaneval runs programs that the model writes, in a sandbox that stops accidents but not "
+                "an attacker. If that is all right here, pass allow_code_execution=True (--allow-code-execution)."
+            )
+        check_sandbox()
+
+
+def _needs_gates(model: nn.Module) -> bool:
+    return any(
+        layer.router_input.get(name) == "sequence" and layer.fixed_gates(name) is None
+        for layer in model.modules()
+        if isinstance(layer, HydraLoraLayer)
+        for name in layer.active_adapters
+    )
+
+
+def _configure(task: "Task", *, num_fewshot: int | None, max_gen_toks: int | None, seed: int) -> None:
+    """As the harness's own command line does: a task that says zero examples keeps to that."""
+    own = task.get_config("num_fewshot")
+    task.set_config("num_fewshot", own if num_fewshot is None or own == 0 else num_fewshot)
+    if max_gen_toks is not None and task.get_config("output_type") == "generate_until":
+        task.set_config("generation_kwargs", {"max_gen_toks": max_gen_toks}, update=True)
+    task.set_fewshot_seed(seed)
+
+
+def _language_model(
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase",
+    gates: Callable[[Sequence[str]], Tensor] | None,
+    batch_size: int,
+) -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    from hydralora.harness.language_model import SequenceGatesLM
+
+    options = {"pretrained": model, "tokenizer": tokenizer, "batch_size": batch_size}
+    return HFLM(**options) if gates is None else SequenceGatesLM(gates, **options)
+
+
+@contextmanager
+def _few_warnings() -> Iterator[None]:
+    """Setting up, the harness warns of what is meant here: a model in memory, and each data set that is replaced."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _groups(tasks: Mapping[str, "Task"], members: Mapping[str, Sequence[str]]) -> dict[str, "Group"]:
+    """What the harness averages over: the benchmarks of several tasks."""
+    from lm_eval.api.group import Group
+    from lm_eval.config.group import AggMetricConfig
+
+    groups = {}
+    for name, names in members.items():
+        if len(names) > 1:
+            metric = AggMetricConfig(metric=BENCHMARKS[name].metric, weight_by_size=True)
+            groups[name] = Group(name, aggregate_metric_list=[metric])
+            for member in names:
+                groups[name].add(tasks[member])
+    return groups
+
+
+def _scores(benchmark: str, members: Sequence[str], results: Mapping[str, Mapping[str, Any]]) -> list[BenchmarkScore]:
+    """The benchmark's mean first, where it has several tasks, then the tasks."""
+    scores = []
+    for name in [benchmark, *members] if len(members) > 1 else members:
+        result = results[name]
+        for key, value in result.items():
+            metric, comma, answer_filter = key.partition(",")
+            if comma and not metric.endswith("_stderr"):
+                stderr = result[f"{metric}_stderr,{answer_filter}"]
+                label = metric if answer_filter == "none" else f"{metric}, {answer_filter}"
+                scores.append(
+                    BenchmarkScore(
+                        benchmark,
+                        name,
+                        label,
+                        float(value),
+                        None if stderr == "N/A" else float(stderr),
+                        result["sample_len"],
+                    )
+                )
+    return scores

@@ -1,0 +1,69 @@
+"""HumanEval (Chen et al., arXiv 2107.03374): pass@1 and pass@10 of programs that run in `hydralora.harness.sandbox`.
+
+Prompt, stop sequences and sampling are those of the harness's `humaneval_64`. Its task itself is not used: it downloads
+its metric from the hub and runs programs without a sandbox.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydralora.harness.sandbox import passes
+
+NUM_SAMPLES = 10
+
+
+def humaneval_config() -> dict[str, Any]:
+    """A task in the harness's terms."""
+    return {
+        "task": "humaneval",
+        "dataset_path": "openai/openai_humaneval",
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{test}}\ncheck({{entry_point}})",
+        "num_fewshot": 0,
+        "repeats": NUM_SAMPLES,
+        "generation_kwargs": {
+            "until": ["\nclass", "\ndef", "\n#", "\nif", "\nprint"],
+            "max_gen_toks": 1024,
+            "do_sample": True,
+            "temperature": 0.2,
+            "top_p": 0.95,
+        },
+        "filter_list": [{"name": "none", "filter": [{"function": "custom", "filter_fn": _keep_all}]}],
+        "process_results": score_samples,
+        "metric_list": [
+            {"metric": f"pass@{k}", "aggregation": "mean", "higher_is_better": True} for k in (1, NUM_SAMPLES)
+        ],
+        "unsafe_code": True,
+    }
+
+
+def score_samples(doc: Mapping[str, str], results: Sequence[Sequence[str]]) -> dict[str, float]:
+    """pass@1 and pass@10 of a problem.
+
+    Args:
+        doc: with `prompt`, `test` and `entry_point`.
+        results: one list, of the sampled completions.
+    """
+    (completions,) = results
+    check = f"{doc['test']}\ncheck({doc['entry_point']})"
+    passed = sum(passes(f"{doc['prompt']}{completion}\n{check}") for completion in completions)
+    return {f"pass@{k}": pass_at_k(len(completions), passed, k) for k in (1, NUM_SAMPLES)}
+
+
+def pass_at_k(n: int, passed: int, k: int) -> float:
+    """Probability that one of k samples drawn from n, of which some passed, is among those (equation 1 there).
+
+    Raises:
+        ValueError: fewer samples than k.
+    """
+    if n < k:
+        raise ValueError(f"pass@{k} needs at least {k} samples, got {n}")
+    return 1 - math.comb(n - passed, k) / math.comb(n, k)
+
+
+def _keep_all(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, str]]) -> Sequence[Sequence[str]]:
+    """Without a filter the harness keeps only the first sample."""
+    return resps

@@ -1,0 +1,61 @@
+"""The harness's view of a model, and one for adapters whose gates are given from outside.
+
+A module of its own because it imports the harness.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+
+from hydralora.sequence_gates import expert_gates
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+GatesOfPrompts = Callable[[Sequence[str]], Tensor]
+
+_QUESTION_COLUMNS = ("question", "input", "prompt")  # MMLU and GSM8K, BBH, HumanEval
+
+
+class SequenceGatesLM(HFLM):
+    """Answers requests with the gates of their question.
+
+    Requests with equal gates are answered together, so hard gates cost one pass for each expert in use, and gates that
+    differ in every question one pass for each question.
+
+    Args:
+        gates: questions, as they stand in the documents, without examples and options -> [n, N].
+        options: of HFLM.
+    """
+
+    def __init__(self, gates: GatesOfPrompts, **options: Any) -> None:
+        super().__init__(**options)
+        self._gates_of_prompts = gates
+
+    def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        return self._by_gates(requests, lambda some: super(SequenceGatesLM, self).loglikelihood(some, disable_tqdm))
+
+    def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
+        return self._by_gates(requests, lambda some: super(SequenceGatesLM, self).generate_until(some, disable_tqdm))
+
+    def _by_gates(self, requests: "list[Instance]", answer: Callable[[list[Any]], list[Any]]) -> list[Any]:
+        questions = [_question(request.doc) for request in requests]
+        distinct = list(dict.fromkeys(questions))
+        gates = dict(zip(distinct, map(tuple, self._gates_of_prompts(distinct).tolist()), strict=True))
+        groups: dict[tuple[float, ...], list[int]] = defaultdict(list)
+        for i, question in enumerate(questions):
+            groups[gates[question]].append(i)
+        answers: list[Any] = [None] * len(requests)
+        for row, indices in groups.items():
+            with expert_gates(self.model, torch.tensor([row], device=self.device)):
+                for i, result in zip(indices, answer([requests[i] for i in indices]), strict=True):
+                    answers[i] = result
+        return answers
+
+
+def _question(doc: dict[str, Any]) -> str:
+    return str(next(doc[column] for column in _QUESTION_COLUMNS if column in doc))
