@@ -60,8 +60,12 @@ format: install ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Shortest first. peft_suite needs PEFT's sources, the study and layer_speed's other sections a GPU.
+BENCHMARKS = "layer_speed.py cpu" gate_statistics.py kmeans_sweep.py drift.py vectorise.py training_throughput.py \
+	clean_corpus.py million_documents.py select_n.py
+
 bench: install ## every benchmark that runs without a GPU; JSON under benchmarks/results
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for run in $(BENCHMARKS); do echo "== $$run"; $(BIN)/python benchmarks/$$run || exit 1; done
 
 lock: ## resolve requirements.lock anew
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

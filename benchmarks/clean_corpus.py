@@ -6,6 +6,7 @@ Reads real corpora from `HYDRALORA_CORPORA` (default `../shared/corpora`). Every
 that its peak memory is its own, after a warm-up that compiles the kernels.
 """
 
+import argparse
 import hashlib
 import itertools
 import json
@@ -211,6 +212,7 @@ PARTS: tuple[Callable[[], dict[str, Any]], ...] = (
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     hashes = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in sorted(CORPORA.glob("*.parquet"))
     }

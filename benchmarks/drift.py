@@ -6,6 +6,7 @@ Each of six corpora is held out in turn: the corpus model is fitted on the other
 of which a growing share is replaced by documents of the held-out corpus, are the new ones.
 """
 
+import argparse
 import json
 import os
 from importlib import metadata
@@ -54,6 +55,7 @@ def hold_out(held_out: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows = [row for name in NAMES for row in hold_out(name)]
     for share in SHARES:
         at = [row for row in rows if row["share"] == share]

@@ -4,6 +4,7 @@
 with n_init=10, in the same space. One BLAS thread for both unless OMP_NUM_THREADS says otherwise.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -34,6 +35,7 @@ def cpu_seconds(function):
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     domains = mixes.domains()
     mix = mixes.draw({name: domains[name] for name in ("math", "medical", "law", "code")}, 4, 15_000, 1, (0,))
     texts = mix.texts("prompt")

@@ -277,9 +277,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="+", choices=["train", "decode", "graphs", "compile", "cpu"])
     sections = parser.parse_args().sections
+    gpu = [section for section in sections if section != "cpu"]
+    if gpu and not torch.cuda.is_available():
+        parser.error(f"{', '.join(gpu)}: expected a CUDA device, got none; the section cpu runs without one")
     if "cpu" in sections:
         measure_cpu()
-    if gpu := [section for section in sections if section != "cpu"]:
+    if gpu:
         run_gpu(gpu)
 
 

@@ -8,6 +8,7 @@ document replaced), then runs each size in a process of its own, after a warm-up
 read ten times. Writes results/million_documents.json.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -109,6 +110,7 @@ def _resident_mb() -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     path = Path(tempfile.gettempdir()) / f"hydralora-million-{SEED}.parquet"
     if not path.exists():
         build_corpus(path)

@@ -5,6 +5,7 @@
 Reads `HYDRALORA_CORPORA` (default `../shared/corpora`), writes results/vectorise.json.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -103,6 +104,7 @@ def cold_start() -> dict[str, float]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     texts = corpus()
     features = TfidfLsa().fit(texts)
     features.transform(texts)
