@@ -46,7 +46,7 @@ class EnergyMeter:
             logging.getLogger("codecarbon").setLevel(logging.ERROR)
             # The country sets grams of CO2 for a kWh, which is not reported: kWh are what two machines can compare.
             self._tracker = OfflineEmissionsTracker(
-                country_iso_code="USA", save_to_file=False, log_level="error", allow_multiple_runs=True
+                country_iso_code="USA", output_methods=[], log_level="error", allow_multiple_runs=True
             )
             self._started = time.monotonic()
             self._tracker.start()

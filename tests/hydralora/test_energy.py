@@ -21,7 +21,6 @@ def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # codecarbon's and its dependencies' own
 def test_a_second_of_work_has_energy() -> None:
     pytest.importorskip("codecarbon")
     with EnergyMeter() as meter:
