@@ -37,8 +37,10 @@ run: install $(DAGSTER_HOME)/dagster.yaml ## the main job (CONFIG=... for anothe
 corpora: ## the same job on real corpora (HYDRALORA_CORPORA)
 	@$(MAKE) run CONFIG=pipelines/configs/corpora.yaml
 
-ui: install $(DAGSTER_HOME)/dagster.yaml ## the Dagster web UI on port 3000
-	$(BIN)/dagster dev -m pipelines.definitions
+ui: install $(DAGSTER_HOME)/dagster.yaml ## the Dagster web UI on port 3000, reports on port 3001
+	@mkdir -p outputs
+	@$(BIN)/python -m http.server 3001 --bind 127.0.0.1 --directory outputs >/dev/null 2>&1 & \
+	server=$$!; trap "kill $$server" EXIT INT TERM; $(BIN)/dagster dev -m pipelines.definitions
 
 test: install ## the tests (without slow, gpu, network)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not network"
@@ -67,9 +69,9 @@ BENCHMARKS = "layer_speed.py cpu" gate_statistics.py kmeans_sweep.py drift.py ve
 bench: install ## every benchmark that runs without a GPU; JSON under benchmarks/results
 	@for run in $(BENCHMARKS); do echo "== $$run"; $(BIN)/python benchmarks/$$run || exit 1; done
 
-lock: ## resolve requirements.lock anew
+lock: ## add to requirements.lock what pyproject.toml newly asks for; delete a line first to renew that package
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet torch==2.13.0 --editable '.[dev]'
+	.venv-lock/bin/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
 	.venv-lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
 	rm -rf .venv-lock
 

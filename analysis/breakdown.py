@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from threadpoolctl import threadpool_limits
 
 from analysis.adapter_parts import State, Submodule, parameter_counts, submodules
 from analysis.observation import (
@@ -78,6 +79,8 @@ class ParameterBreakdown:
     observation: ObservationTwo
 
 
+# t-SNE on few points: BLAS threads that wait for each other on a busy machine cost more than they bring.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def break_down(
     components: Sequence[ComponentAdapter],
     hydralora: State | None = None,
