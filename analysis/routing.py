@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from analysis.adapter_parts import State, submodules
 from analysis.association import Association, gate_association
-from analysis.routing_alarms import Alarm, routing_alarms
+from analysis.routing_alarms import SAME_COSINE, Alarm, routing_alarms, typical_cosine
 from analysis.subspace import cosine
 
 MODULE_KEY = ("layer", "module")
@@ -104,7 +104,7 @@ def analyse_routing(
         raise ValueError("gates: expected rows with group_kind 'all', got none; record gates over all tokens as well")
     similarity = _similarity(adapter, shared_expert, document_gates)
     found = _association(document_gates, documents, n_permutations, random_state)
-    specialised, reason = specialisation(entropy, found, usage)
+    specialised, reason = specialisation(entropy, found, usage, similarity)
     return RoutingAnalysis(
         gates=gates,
         entropy=entropy,
@@ -119,9 +119,12 @@ def analyse_routing(
 
 
 def specialisation(
-    entropy: pl.DataFrame, found: Mapping[str, Association], usage: pl.DataFrame
+    entropy: pl.DataFrame, found: Mapping[str, Association], usage: pl.DataFrame, similarity: pl.DataFrame
 ) -> tuple[str, str]:  # fmt: skip
-    """Whether experts specialised ("yes", "weakly", "no", "cannot tell"), and the evidence in words."""
+    """Whether experts specialised ("yes", "weakly", "no", "cannot tell"), and the evidence in words.
+
+    Gates that follow the clusters are not enough: where the experts are the same, it does not matter which is chosen.
+    """
     if usage["expert"].n_unique() == 1:
         return "no", "There is one expert: an ordinary LoRA."
     mean_entropy = float(entropy["entropy"].to_numpy().mean())
@@ -139,6 +142,10 @@ def specialisation(
     )
     if p >= 0.05:
         return "no", text
+    cosine_of_experts = typical_cosine(similarity)
+    if cosine_of_experts is not None and cosine_of_experts > SAME_COSINE:
+        same = f"The experts are nearly the same (median cosine of their B {cosine_of_experts:.3f}): it hardly matters"
+        return "no", f"{same} which one a token gets. {text}"
     return ("yes" if explained >= 0.25 else "weakly"), text
 
 

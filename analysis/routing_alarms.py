@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 INERT_ENTROPY = 0.995
@@ -76,6 +77,9 @@ def _dead(usage: pl.DataFrame) -> tuple[Alarm, ...]:
 def _same(similarity: pl.DataFrame) -> tuple[Alarm, ...]:
     """Experts with the same B; gates that agree are not enough, since different B still do different work."""
     n_modules = similarity.select("layer", "module").n_unique()
+    typical = typical_cosine(similarity)
+    if typical is not None and typical > SAME_COSINE and similarity.select("expert_a", "expert_b").n_unique() > 1:
+        return (Alarm("warning", "all layers", f"all experts are nearly the same: median cosine of B {typical:.3f}"),)
     same = similarity.filter(pl.col("b_cosine") > SAME_COSINE).sort("expert_a", "expert_b", "layer", "module")
     alarms = []
     for (a, b), rows in same.group_by("expert_a", "expert_b", maintain_order=True):
@@ -84,6 +88,12 @@ def _same(similarity: pl.DataFrame) -> tuple[Alarm, ...]:
         level = "warning" if share >= 0.5 else "note"
         alarms.append(Alarm(level, _places(rows), f"experts {a} and {b} are the same" if share == 1 else text))
     return tuple(alarms)
+
+
+def typical_cosine(similarity: pl.DataFrame) -> float | None:
+    """Median cosine of the B of two experts, over pairs and modules; None where it is not known."""
+    cosines = similarity["b_cosine"].drop_nulls().to_numpy()
+    return float(np.median(cosines)) if len(cosines) else None
 
 
 def _places(rows: pl.DataFrame, most: int = 4) -> str:

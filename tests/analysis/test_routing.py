@@ -4,7 +4,7 @@ import pytest
 from sklearn.metrics import normalized_mutual_info_score
 
 from analysis.association import gate_association
-from analysis.routing import DocumentGates, analyse_routing
+from analysis.routing import DocumentGates, analyse_routing, specialisation
 from analysis.routing_alarms import routing_alarms
 
 from .synthetic_run import MODULES, hydralora_state, routing, routing_tables
@@ -111,6 +111,27 @@ def test_equal_experts_are_named():
     found = analyse_routing(gates, entropy, adapter=hydralora_state(4, same=True))
     assert [(alarm.level, alarm.text) for alarm in found.alarms] == [("warning", "experts 0 and 1 are the same")]
     assert found.similarity["gate_correlation"].null_count() == len(found.similarity)
+
+
+def similar_experts(cosine: float) -> pl.DataFrame:
+    pairs = [(0, "q_proj", a, b, cosine) for a, b in ((0, 1), (0, 2), (1, 2))]
+    return pl.DataFrame(pairs, schema=["layer", "module", "expert_a", "expert_b", "b_cosine"], orient="row")
+
+
+def test_many_equal_experts_are_one_alarm():
+    thirds = [[1 / 3, 1 / 3, 1 / 3]]
+    assert texts(thirds, [0.6], similar_experts(0.97)) == ["all experts are nearly the same: median cosine of B 0.970"]
+    assert texts(thirds, [0.6], similar_experts(0.5)) == []
+
+
+@pytest.mark.parametrize(("cosine", "answer"), [(0.97, "no"), (0.5, "yes")])
+def test_gates_that_follow_clusters_do_not_make_equal_experts_specialists(cosine: float, answer: str):
+    gates, entropy, document_gates = routing_tables(LABELS)
+    association = {"cluster": gate_association(document_gates.gates, LABELS, n_permutations=99)}
+    usage = gates.filter(pl.col("group_kind") == "all").rename({"gate": "usage"})
+    told, reason = specialisation(entropy, association, usage, similar_experts(cosine))
+    assert told == answer
+    assert reason.startswith("The experts are nearly the same") == (answer == "no")
 
 
 def test_warnings_come_before_notes():
