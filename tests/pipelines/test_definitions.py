@@ -1,0 +1,65 @@
+"""The asset graph as a diff would show it, and what every asset must say of itself."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from pipelines.definitions import defs
+
+CONFIGS = sorted((Path(__file__).parents[2] / "pipelines" / "configs").glob("*.yaml"))
+
+LINEAGE = """
+baseline_adapters <- cluster_labels, corpus, hydralora_adapter, num_experts
+cluster_labels <- cluster_sweep, corpus, document_features, num_experts
+cluster_sweep <- corpus, document_features
+component_adapters <- cluster_labels, corpus, num_experts
+corpus <- raw_documents
+document_features <- corpus
+evaluation <- baseline_adapters, cluster_labels, corpus, hydralora_adapter, num_experts
+hydralora_adapter <- cluster_labels, corpus, num_experts
+num_experts <- cluster_sweep, corpus, document_features
+parameter_breakdown <- component_adapters, hydralora_adapter
+raw_documents <-
+report <- baseline_adapters, cluster_labels, cluster_sweep, corpus, document_features, evaluation, hydralora_adapter, \
+num_experts, parameter_breakdown, routing_analysis
+routing_analysis <- cluster_labels, corpus, hydralora_adapter, num_experts
+""".strip()
+
+
+def specs() -> list[dg.AssetSpec]:
+    return sorted(defs.resolve_all_asset_specs(), key=lambda spec: spec.key)
+
+
+def test_lineage() -> None:
+    lines = [
+        f"{spec.key.path[-1]} <- {', '.join(sorted(dep.asset_key.path[-1] for dep in spec.deps))}".rstrip()
+        for spec in specs()
+    ]
+    assert "\n".join(lines) == LINEAGE
+
+
+def test_every_asset_describes_itself_and_is_checked() -> None:
+    checked = {key.asset_key for key in defs.resolve_asset_graph().asset_check_keys}
+    for spec in specs():
+        assert spec.description, spec.key
+        assert spec.group_name != "default", spec.key
+        assert spec.code_version, spec.key
+        assert spec.key in checked
+
+
+def test_jobs_split_at_the_clusters() -> None:
+    keys = {
+        job: {key.path[-1] for key in defs.resolve_job_def(job).asset_layer.executable_asset_keys}
+        for job in ("hydralora", "corpus", "train")
+    }
+    assert keys["hydralora"] == keys["corpus"] | keys["train"]
+    assert not keys["corpus"] & keys["train"]
+    assert "cluster_labels" in keys["corpus"]
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.name != "dagster.yaml"], ids=lambda path: path.stem)
+def test_shipped_configurations_fit_the_job(path: Path) -> None:
+    config = yaml.safe_load(path.read_text())
+    assert dg.validate_run_config(defs.resolve_job_def("hydralora"), config)
