@@ -31,12 +31,12 @@ class Training:
     match_parameters: int | None = None
 
 
-def documents_table(corpus: Artifact, cluster_labels: Artifact, num_experts: int) -> pl.LazyFrame:
+def documents_table(corpus_documents: Artifact, cluster_labels: Artifact, num_experts: int) -> pl.LazyFrame:
     """Documents with their cluster and its one-hot vector, the gates of methods that take them from outside."""
     labels = cluster_labels.scan("labels").select("document_id", "cluster")
     one_hot = [(pl.col("cluster") == i).cast(pl.Float32) for i in range(num_experts)]
     return (
-        corpus.scan("documents")
+        corpus_documents.scan("documents")
         .select("document_id", "source", "task", "split", "prompt", "completion")
         .join(labels, on="document_id", how="inner", maintain_order="left")
         .with_columns(expert_gates=pl.concat_list(one_hot))

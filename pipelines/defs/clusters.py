@@ -64,7 +64,7 @@ class LabelsConfig(dg.Config):
     blocking=("sse_does_not_rise",),
 )
 def cluster_sweep(
-    config: SweepConfig, store: dg.ResourceParam[ArtifactStore], corpus: Artifact, document_features: Artifact
+    config: SweepConfig, store: dg.ResourceParam[ArtifactStore], corpus_documents: Artifact, document_features: Artifact
 ) -> dg.MaterializeResult:
     """K-means of the training documents for every K from 1 up, with the sum of squared errors (SSE) of each."""
 
@@ -72,8 +72,8 @@ def cluster_sweep(
         from analysis.clustering import sweep_kmeans
         from analysis.selection import source_weights
 
-        features = training_rows(corpus, document_features)
-        weights = source_weights(training_documents(corpus, "source")) if config.balance_sources else None
+        features = training_rows(corpus_documents, document_features)
+        weights = source_weights(training_documents(corpus_documents, "source")) if config.balance_sources else None
         ks = range(1, config.max_clusters + 1)
         sweep = sweep_kmeans(
             features, ks, n_init=config.n_init, sample_weight=weights, random_state=config.random_state
@@ -93,7 +93,7 @@ def cluster_sweep(
         build,
         code_version=SWEEP_VERSION,
         config=config.model_dump(),
-        inputs={"corpus": corpus, "document_features": document_features},
+        inputs={"corpus_documents": corpus_documents, "document_features": document_features},
     )
     sweep = artifact.read("sweep")
     falls = bool((sweep["inertia"].diff().drop_nulls() <= 1e-6 * sweep["inertia"][0]).all())
@@ -105,14 +105,14 @@ def cluster_sweep(
     )
 
 
-def training_documents(corpus: Artifact, column: str) -> pl.Series:
+def training_documents(corpus_documents: Artifact, column: str) -> pl.Series:
     """A column of the training documents."""
-    return corpus.scan("documents").filter(pl.col("split") == "train").select(column).collect()[column]
+    return corpus_documents.scan("documents").filter(pl.col("split") == "train").select(column).collect()[column]
 
 
-def training_rows(corpus: Artifact, document_features: Artifact) -> np.ndarray:
+def training_rows(corpus_documents: Artifact, document_features: Artifact) -> np.ndarray:
     """Features of the training documents, [n_train, n_components]; held-out documents never shape the clusters."""
-    is_train = corpus.scan("documents").select(pl.col("split") == "train").collect().to_series().to_numpy()
+    is_train = corpus_documents.scan("documents").select(pl.col("split") == "train").collect().to_series().to_numpy()
     return np.ascontiguousarray(document_features.array("features")[is_train])
 
 
@@ -126,7 +126,7 @@ def training_rows(corpus: Artifact, document_features: Artifact) -> np.ndarray:
 def num_experts(
     config: ChoiceConfig,
     store: dg.ResourceParam[ArtifactStore],
-    corpus: Artifact,
+    corpus_documents: Artifact,
     document_features: Artifact,
     cluster_sweep: Artifact,
 ) -> dg.MaterializeResult:
@@ -138,7 +138,7 @@ def num_experts(
 
         try:
             choice = select_num_clusters(
-                training_rows(corpus, document_features),
+                training_rows(corpus_documents, document_features),
                 load_sweep(cluster_sweep),
                 rule="manual" if config.value is not None else config.rule,
                 n_clusters=config.value,
@@ -180,7 +180,7 @@ def num_experts(
 def cluster_labels(
     config: LabelsConfig,
     store: dg.ResourceParam[ArtifactStore],
-    corpus: Artifact,
+    corpus_documents: Artifact,
     document_features: Artifact,
     cluster_sweep: Artifact,
     num_experts: Artifact,
@@ -199,7 +199,7 @@ def cluster_labels(
         features = document_features.array("features")
         CorpusModel(load_features(document_features.path("vectoriser")), centers).save(draft.folder / "corpus_model")
         positions = document_positions(features, centers)
-        documents = corpus.read("documents")
+        documents = corpus_documents.read("documents")
         draft.write_table("labels", positions.drop("row").insert_column(0, documents["document_id"]))
         text = document_features.record["config"]["text"]
         for name, table in described_clusters(documents, text, positions, config).items():
@@ -207,7 +207,7 @@ def cluster_labels(
         write_thumbnail(draft, composition(pl.read_parquet(draft.folder / "composition.parquet")))
         draft.write_table("mergers", merge_order(centers, np.bincount(positions["cluster"], minlength=n_clusters)))
         heterogeneity = measure_heterogeneity(
-            training_rows(corpus, document_features), random_state=config.random_state
+            training_rows(corpus_documents, document_features), random_state=config.random_state
         )
         draft.write_json("heterogeneity", asdict(heterogeneity))
         draft.write_json("agreement", agreement_with_labels(documents, positions))
@@ -218,7 +218,7 @@ def cluster_labels(
         code_version=LABELS_VERSION,
         config=config.model_dump(),
         inputs={
-            "corpus": corpus,
+            "corpus_documents": corpus_documents,
             "document_features": document_features,
             "cluster_sweep": cluster_sweep,
             "num_experts": num_experts,

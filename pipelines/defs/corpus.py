@@ -44,7 +44,7 @@ class CorpusConfig(dg.Config):
         "every_record_accounted_for",
     ),
 )
-def corpus(
+def corpus_documents(
     config: CorpusConfig, store: dg.ResourceParam[ArtifactStore], raw_documents: Artifact
 ) -> dg.MaterializeResult:
     """Documents: normalised, without duplicates across sources and without texts of evaluation sets, split in two.
@@ -61,13 +61,13 @@ def corpus(
         try:
             cleaned = clean(raw_documents.scan("records"), CleanConfig(**settings), evaluation=evaluation)
         except ValueError as error:
-            raise dg.Failure(f"corpus: {error}", allow_retries=False) from error
+            raise dg.Failure(f"corpus_documents: {error}", allow_retries=False) from error
         draft.write_table("documents", cleaned.documents)
         draft.write_table("dropped", cleaned.dropped)
         draft.write_json("data_card", cleaned.data_card)
 
     artifact = store.build(
-        "corpus",
+        "corpus_documents",
         build,
         code_version=VERSION,
         config={**config.model_dump(), "content": [content_of(source.read) for source in config.evaluation_sets]},

@@ -43,7 +43,7 @@ def evaluation(
     store: dg.ResourceParam[ArtifactStore],
     recipe: Recipe,
     base_model: BaseModel,
-    corpus: Artifact,
+    corpus_documents: Artifact,
     num_experts: Artifact,
     cluster_labels: Artifact,
     hydralora_adapter: Artifact,
@@ -62,7 +62,9 @@ def evaluation(
         from analysis.figures import training as figures
 
         n = num_experts.json("num_experts")["num_experts"]
-        held_out = held_out_documents(documents_table(corpus, cluster_labels, n), config.max_documents_per_source)
+        held_out = held_out_documents(
+            documents_table(corpus_documents, cluster_labels, n), config.max_documents_per_source
+        )
         documents = tokenised(draft, "held_out", held_out, base_model.load()[1], recipe)
         losses = {name: _losses(context, documents, folder, base_model) for name, folder in folders.items()}
         draft.write_table("document_losses", loss_table(losses, documents))
@@ -82,7 +84,7 @@ def evaluation(
             "length": recipe.max_length,
         },
         inputs={
-            "corpus": corpus,
+            "corpus_documents": corpus_documents,
             "cluster_labels": cluster_labels,
             "hydralora_adapter": hydralora_adapter,
             "baseline_adapters": baseline_adapters,

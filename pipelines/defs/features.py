@@ -55,7 +55,7 @@ class FeaturesConfig(dg.Config):
     warnings=("no_zero_rows",),
 )
 def document_features(
-    config: FeaturesConfig, store: dg.ResourceParam[ArtifactStore], corpus: Artifact
+    config: FeaturesConfig, store: dg.ResourceParam[ArtifactStore], corpus_documents: Artifact
 ) -> dg.MaterializeResult:
     """TF-IDF of every document, projected onto its leading singular directions (LSA), rows of length one.
 
@@ -65,7 +65,7 @@ def document_features(
     from analysis.document_text import document_text
 
     def build(draft: Draft) -> None:
-        documents = corpus.scan("documents").select("split", text=document_text(config.text)).collect()
+        documents = corpus_documents.scan("documents").select("split", text=document_text(config.text)).collect()
         vectoriser = _vectoriser(config)
         vectoriser.fit(documents.filter(pl.col("split") == "train")["text"])
         vectoriser.save(draft.folder / "vectoriser")
@@ -76,10 +76,10 @@ def document_features(
         build,
         code_version=VERSION,
         config=config.model_dump(),
-        inputs={"corpus": corpus},
+        inputs={"corpus_documents": corpus_documents},
     )
     features = artifact.array("features")
-    documents = corpus.scan("documents").select(pl.len()).collect().item()
+    documents = corpus_documents.scan("documents").select(pl.len()).collect().item()
     zero_rows = int((~features.any(axis=1)).sum())
     return materialized(
         artifact,

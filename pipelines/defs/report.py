@@ -45,7 +45,7 @@ class ReportConfig(dg.Config):
 def report(
     config: ReportConfig,
     store: dg.ResourceParam[ArtifactStore],
-    corpus: Artifact,
+    corpus_documents: Artifact,
     document_features: Artifact,
     cluster_sweep: Artifact,
     num_experts: Artifact,
@@ -58,7 +58,7 @@ def report(
 ) -> dg.MaterializeResult:
     """One self-contained HTML page, its figures as PNG, and summaries for CI and for machines."""
     inputs = {
-        "corpus": corpus,
+        "corpus_documents": corpus_documents,
         "document_features": document_features,
         "cluster_sweep": cluster_sweep,
         "num_experts": num_experts,
@@ -110,7 +110,11 @@ def report_inputs(config: ReportConfig, inputs: dict[str, Artifact]) -> "ReportI
     folders |= {name: baselines.folder / name for name in baselines.record["config"]["methods"]}
     records = {name: json.loads((folder / "run.json").read_text()) for name, folder in folders.items()}
     labels = inputs["cluster_labels"]
-    documents = inputs["corpus"].scan("documents").join(labels.scan("labels"), on="document_id", maintain_order="left")
+    documents = (
+        inputs["corpus_documents"]
+        .scan("documents")
+        .join(labels.scan("labels"), on="document_id", maintain_order="left")
+    )
     return ReportInputs(
         title=config.title,
         command=config.command,
@@ -118,7 +122,7 @@ def report_inputs(config: ReportConfig, inputs: dict[str, Artifact]) -> "ReportI
         method=method,
         matched_baseline="lora_matched",
         choice=inputs["num_experts"].json("num_experts"),
-        data_card=inputs["corpus"].json("data_card"),
+        data_card=inputs["corpus_documents"].json("data_card"),
         sweep=inputs["cluster_sweep"].read("sweep"),
         cluster_map=cluster_map(documents, inputs["document_features"].array("features")),
         projection="PCA",

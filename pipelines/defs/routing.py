@@ -47,7 +47,7 @@ def routing_analysis(
     store: dg.ResourceParam[ArtifactStore],
     recipe: Recipe,
     base_model: BaseModel,
-    corpus: Artifact,
+    corpus_documents: Artifact,
     num_experts: Artifact,
     cluster_labels: Artifact,
     hydralora_adapter: Artifact,
@@ -64,7 +64,9 @@ def routing_analysis(
                 "routing", {"specialised": "cannot tell", "reason": "One expert has no gates.", "alarms": []}
             )
             return
-        held_out = held_out_documents(documents_table(corpus, cluster_labels, n), config.max_documents_per_source)
+        held_out = held_out_documents(
+            documents_table(corpus_documents, cluster_labels, n), config.max_documents_per_source
+        )
         rows = held_out.collect()
         model, tokenizer = load_adapter(base_model, hydralora_adapter.folder)
         documents = for_adapter(tokenised(draft, "held_out", held_out, tokenizer, recipe), model.active_peft_config)
@@ -81,7 +83,11 @@ def routing_analysis(
             "template": recipe.template,
             "length": recipe.max_length,
         },
-        inputs={"corpus": corpus, "cluster_labels": cluster_labels, "hydralora_adapter": hydralora_adapter},
+        inputs={
+            "corpus_documents": corpus_documents,
+            "cluster_labels": cluster_labels,
+            "hydralora_adapter": hydralora_adapter,
+        },
     )
     verdict = artifact.json("routing")
     alarms = [alarm["text"] for alarm in verdict["alarms"]]

@@ -54,7 +54,7 @@ def hydralora_adapter(
     store: dg.ResourceParam[ArtifactStore],
     recipe: Recipe,
     base_model: BaseModel,
-    corpus: Artifact,
+    corpus_documents: Artifact,
     num_experts: Artifact,
     cluster_labels: Artifact,
 ) -> dg.MaterializeResult:
@@ -63,7 +63,7 @@ def hydralora_adapter(
     method = config.method if n > 1 else "without_moe"
 
     def build(draft: Draft) -> None:
-        documents = documents_table(corpus, cluster_labels, n).filter(pl.col("split") == "train")
+        documents = documents_table(corpus_documents, cluster_labels, n).filter(pl.col("split") == "train")
         tokens = tokenised(draft, "training", documents, base_model.load()[1], recipe)
         train_adapter(context, draft.folder, Training(method, n, recipe.seed), tokens, recipe, base_model)
         (draft.folder / "training.parquet").unlink()
@@ -73,7 +73,7 @@ def hydralora_adapter(
         build,
         code_version=VERSION,
         config={"method": method, **recipe.identity(), **base_model.identity()},
-        inputs={"corpus": corpus, "num_experts": num_experts, "cluster_labels": cluster_labels},
+        inputs={"corpus_documents": corpus_documents, "num_experts": num_experts, "cluster_labels": cluster_labels},
     )
     record = artifact.json("run")
     return materialized(
@@ -97,7 +97,7 @@ def baseline_adapters(
     store: dg.ResourceParam[ArtifactStore],
     recipe: Recipe,
     base_model: BaseModel,
-    corpus: Artifact,
+    corpus_documents: Artifact,
     num_experts: Artifact,
     cluster_labels: Artifact,
     hydralora_adapter: Artifact,
@@ -107,7 +107,7 @@ def baseline_adapters(
     size = hydralora_adapter.json("run")["parameters"]["trainable"]
 
     def build(draft: Draft) -> None:
-        documents = documents_table(corpus, cluster_labels, n).filter(pl.col("split") == "train")
+        documents = documents_table(corpus_documents, cluster_labels, n).filter(pl.col("split") == "train")
         tokens = tokenised(draft, "training", documents, base_model.load()[1], recipe)
         for method in config.methods:
             training = Training(method, n, recipe.seed, match_parameters=size)
@@ -119,7 +119,11 @@ def baseline_adapters(
         build,
         code_version=VERSION,
         config={**config.model_dump(), **recipe.identity(), **base_model.identity()},
-        inputs={"corpus": corpus, "cluster_labels": cluster_labels, "hydralora_adapter": hydralora_adapter},
+        inputs={
+            "corpus_documents": corpus_documents,
+            "cluster_labels": cluster_labels,
+            "hydralora_adapter": hydralora_adapter,
+        },
     )
     folders = {method: artifact.folder / method for method in config.methods}
     return materialized(artifact, metadata=_table(folders), checks=_curve_checks(folders))
@@ -139,7 +143,7 @@ def component_adapters(
     store: dg.ResourceParam[ArtifactStore],
     recipe: Recipe,
     base_model: BaseModel,
-    corpus: Artifact,
+    corpus_documents: Artifact,
     num_experts: Artifact,
     cluster_labels: Artifact,
 ) -> dg.MaterializeResult:
@@ -151,7 +155,7 @@ def component_adapters(
     n = num_experts.json("num_experts")["num_experts"]
 
     def build(draft: Draft) -> None:
-        documents = documents_table(corpus, cluster_labels, n).filter(pl.col("split") == "train")
+        documents = documents_table(corpus_documents, cluster_labels, n).filter(pl.col("split") == "train")
         tokenizer = base_model.load()[1]
         for part, rows in component_parts(documents.collect(), config.parts).items():
             tokens = tokenised(draft, "training", rows.lazy(), tokenizer, recipe)
@@ -168,7 +172,7 @@ def component_adapters(
         build,
         code_version=VERSION,
         config={**config.model_dump(), **recipe.identity(), **base_model.identity()},
-        inputs={"corpus": corpus, "num_experts": num_experts, "cluster_labels": cluster_labels},
+        inputs={"corpus_documents": corpus_documents, "num_experts": num_experts, "cluster_labels": cluster_labels},
     )
     folders = {folder.parent.name: folder.parent for folder in sorted(artifact.folder.glob("*/run.json"))}
     return materialized(artifact, metadata=_table(folders), checks=_curve_checks(folders))

@@ -64,7 +64,7 @@ def test_real_corpora_give_clusters_and_a_second_run_does_no_work(
     assert 2 <= answer["num_experts"] <= 8
     labels = store.latest("cluster_labels").read("labels")
     assert labels["cluster"].n_unique() == answer["num_experts"]
-    dropped = store.latest("corpus").read("dropped")
+    dropped = store.latest("corpus_documents").read("dropped")
     assert len(labels) + len(dropped) == 900
     assert dropped["reason"].null_count() == 0
 

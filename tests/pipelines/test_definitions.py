@@ -11,25 +11,30 @@ from pipelines.definitions import defs
 CONFIGS = sorted((Path(__file__).parents[2] / "pipelines" / "configs").glob("*.yaml"))
 
 LINEAGE = """
-baseline_adapters <- cluster_labels, corpus, hydralora_adapter, num_experts
-cluster_labels <- cluster_sweep, corpus, document_features, num_experts
-cluster_sweep <- corpus, document_features
-component_adapters <- cluster_labels, corpus, num_experts
-corpus <- raw_documents
-document_features <- corpus
-evaluation <- baseline_adapters, cluster_labels, corpus, hydralora_adapter, num_experts
-hydralora_adapter <- cluster_labels, corpus, num_experts
-num_experts <- cluster_sweep, corpus, document_features
+baseline_adapters <- cluster_labels, corpus_documents, hydralora_adapter, num_experts
+cluster_labels <- cluster_sweep, corpus_documents, document_features, num_experts
+cluster_sweep <- corpus_documents, document_features
+component_adapters <- cluster_labels, corpus_documents, num_experts
+corpus_documents <- raw_documents
+document_features <- corpus_documents
+evaluation <- baseline_adapters, cluster_labels, corpus_documents, hydralora_adapter, num_experts
+hydralora_adapter <- cluster_labels, corpus_documents, num_experts
+num_experts <- cluster_sweep, corpus_documents, document_features
 parameter_breakdown <- component_adapters, hydralora_adapter
 raw_documents <-
-report <- baseline_adapters, cluster_labels, cluster_sweep, corpus, document_features, evaluation, hydralora_adapter, \
-num_experts, parameter_breakdown, routing_analysis
-routing_analysis <- cluster_labels, corpus, hydralora_adapter, num_experts
+report <- baseline_adapters, cluster_labels, cluster_sweep, corpus_documents, document_features, evaluation, \
+hydralora_adapter, num_experts, parameter_breakdown, routing_analysis
+routing_analysis <- cluster_labels, corpus_documents, hydralora_adapter, num_experts
 """.strip()
 
 
 def specs() -> list[dg.AssetSpec]:
     return sorted(defs.resolve_all_asset_specs(), key=lambda spec: spec.key)
+
+
+def test_code_location_loads_as_the_web_ui_loads_it() -> None:
+    # Executing one job does not see every clash of names: a job and an asset must not share one.
+    dg.Definitions.validate_loadable(defs)
 
 
 def test_lineage() -> None:
