@@ -1,0 +1,163 @@
+"""Do experts pay? LoRA, HydraLoRA with its own router, and gates from the prompt, of equal size on six corpora.
+
+    python benchmarks/study_data.py study.npz                 # once, on a CPU
+    python benchmarks/study_experts.py run study.npz runs.jsonl --workers 8
+    python benchmarks/study_experts.py summarise study.npz runs.jsonl
+
+Every setting is trained once and judged on validation documents; the best of each family is then trained with new seeds
+and measured on test documents. `run` appends a line for each finished run and skips runs that are there, so it can be
+stopped and started again; several processes on one GPU are faster under NVIDIA's MPS. `summarise` writes
+`results/study_experts.json` and prints the tables of docs/results/experts.md.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from study_runs import Run, Setting, execute, warm_up
+
+SEEDS = (1, 2, 3, 4, 5)
+TUNING_SEED = 0
+HELD_OUT_SOURCES = ("predicted_source", "nearest_source", "oracle")
+
+
+def _lora(learning_rate: float) -> Setting:
+    return Setting("lora", 28, 1, learning_rate)
+
+
+def _router(learning_rate: float) -> Setting:
+    return Setting("hydralora", 8, 6, learning_rate)
+
+
+def _sources(learning_rate: float, r: int = 8, **options: Any) -> Setting:
+    """Trained with the corpus of each document as gates, measured with what the prompt tells."""
+    return Setting("sources", r, 6, learning_rate, "oracle", HELD_OUT_SOURCES, options)
+
+
+def _clusters(gates: str, n: int, r: int, learning_rate: float, **options: Any) -> Setting:
+    return Setting("clusters", r, n, learning_rate, gates, options=options)
+
+
+# All of 8.5 to 8.7 million parameters, so that one LoRA matches them.
+SETTINGS = (
+    _lora(1.5e-3),
+    _lora(2.5e-3),
+    _router(2.5e-3),
+    _router(4e-3),
+    _sources(2.5e-3),
+    _sources(4e-3),
+    _clusters("lsa128_k6", 6, 7, 2.5e-3, shared_expert=True),
+    _clusters("lsa128_k6", 6, 7, 4e-3, shared_expert=True),
+    _lora(4e-3),
+    _router(6e-3),
+    _sources(4e-3, r=7, shared_expert=True),
+    _clusters("lsa128_k6", 6, 8, 4e-3),
+)
+FAMILIES = tuple(dict.fromkeys(setting.family for setting in SETTINGS))
+
+Records = Mapping[str, Mapping[str, Any]]
+
+
+def planned(records: Records) -> list[Run]:
+    """All runs that what is known asks for, in order: settings to tune, then final runs of the best of each family."""
+    best = best_settings(records)
+    runs = [Run(setting, "tune", TUNING_SEED) for setting in SETTINGS]
+    runs += [Run(setting, "final", seed) for seed in SEEDS for setting in best.values()]
+    if len(best) == len(FAMILIES):
+        alone = (best["lora"], replace(best["lora"], family="one_expert", r=8, learning_rate=4e-3), best["hydralora"])
+        runs += [Run(setting, "alone", seed) for seed in SEEDS[:3] for setting in alone]
+    return runs
+
+
+def best_settings(records: Records) -> dict[str, Setting]:
+    """Family -> its setting of least validation loss, for families whose settings have all been tried."""
+    best: dict[str, Setting] = {}
+    for family in FAMILIES:
+        settings = [setting for setting in SETTINGS if setting.family == family]
+        tried = [records[key] for setting in settings if (key := _tuning_key(setting)) in records]
+        if len(tried) == len(settings):
+            losses = [counted_loss(record)["mean"] for record in tried]
+            best[family] = settings[losses.index(min(losses))]
+    return best
+
+
+def counted_loss(record: Mapping[str, Any]) -> Mapping[str, float]:
+    """Of the losses under several kinds of gates, the one that a setting is judged by."""
+    losses: Mapping[str, Mapping[str, float]] = record["loss"]
+    return next(iter(losses.values()))
+
+
+def _tuning_key(setting: Setting) -> str:
+    return Run(setting, "tune", TUNING_SEED).key
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """Records by key; a last line that was cut short is left out."""
+    records = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        records[record["key"]] = record
+    return records
+
+
+def run_all(data: Path, results: Path, workers: int, device: str) -> None:
+    """Execute what is planned and not done, `workers` runs at a time. Runs that fail are reported and left out."""
+    records = read(results)
+    rewrite(results, records)
+    asked = set(records)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=warm_up, initargs=(data, device)) as pool:
+        pending: dict[Future[dict[str, Any]], str] = {}
+        while True:
+            waiting = [run for run in planned(records) if run.key not in asked]
+            for run in waiting[: workers - len(pending)]:
+                asked.add(run.key)
+                pending[pool.submit(execute, run, data, device)] = run.key
+            if not pending:
+                return
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                key = pending.pop(future)
+                if error := future.exception():
+                    print(f"failed: {key}\n{''.join(traceback.format_exception(error))}", flush=True)
+                    continue
+                records[key] = record = future.result()
+                with results.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+                print(f"{record['seconds']:6.1f} s  {key}  {counted_loss(record)['mean']:.4f}", flush=True)
+
+
+def rewrite(path: Path, records: Records) -> None:
+    """Without a line that was cut short, which the next one would be appended to."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in records.values()))
+    os.replace(temporary, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("run", "summarise"))
+    parser.add_argument("data", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--workers", type=int, default=8, help="runs beside each other on one GPU")
+    parser.add_argument("--device", default="cuda")
+    arguments = parser.parse_args()
+    if arguments.command == "run":
+        run_all(arguments.data, arguments.results, arguments.workers, arguments.device)
+    else:
+        from study_summary import summarise
+
+        summarise(arguments.data, read(arguments.results))
+
+
+if __name__ == "__main__":
+    main()

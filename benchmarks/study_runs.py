@@ -1,0 +1,238 @@
+"""One run of the study of experts: a setting trained on the study's documents, and its held-out losses.
+
+The method, the loss, the order of batches, the optimiser and the schedule are `hydralora`'s own; the loop is bare, so
+that several runs fit beside each other on one GPU. It leaves attention masks out: documents are padded on the right and
+attention is causal, so no real token sees padding.
+"""
+
+import base64
+import copy
+import time
+import zlib
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from peft import PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from study_data import HOMOGENEOUS, SOURCES, StudyData
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from hydralora import HydraLoraConfig
+from hydralora.answer_loss import answer_loss, document_losses
+from hydralora.base_model import load_base_model
+from hydralora.batching import plan_steps
+from hydralora.data import Batch, collate
+from hydralora.evaluation import length_batches
+from hydralora.trainer import adamw, schedule
+from hydralora.training import TrainingConfig
+
+TOKENS_PER_STEP = 8192
+MICRO_BATCHES = 2
+EVALUATION_TOKENS = 4096
+PAD = 2  # any token: masked by the loss, unseen by attention
+MEASURED_PARTS = {"tune": ("train", "validation"), "final": ("train", "test")}
+# The homogeneous corpus alone: its documents of the mix, and more of it.
+ALONE_PARTS = ("train", "alone_train")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a row of the study trains.
+
+    Attributes:
+        family: rows among which the best on validation documents goes on to the final runs.
+        r, num_experts: of the adapter; with one expert it is LoRA, parameter for parameter, on the fused path.
+        learning_rate: its peak.
+        gates: of `StudyData.gates`, for router_input="sequence".
+        held_out_gates: gates that held-out losses are measured with; default `gates`. The first one counts.
+        options: further fields of the PEFT configuration.
+    """
+
+    family: str
+    r: int
+    num_experts: int
+    learning_rate: float
+    gates: str | None = None
+    held_out_gates: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        options = "".join(f" {name}={value}" for name, value in sorted(self.options.items()))
+        gates = f" gates={self.gates}" if self.gates else ""
+        return f"{self.family} r={self.r} N={self.num_experts}{gates}{options} lr={self.learning_rate:g}"
+
+    def peft_config(self) -> HydraLoraConfig:
+        fields = {"router_input": "sequence" if self.gates else "low_rank", **self.options}
+        return HydraLoraConfig(
+            r=self.r,
+            num_experts=self.num_experts,
+            lora_alpha=2 * self.r,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+            **fields,
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A setting with a seed. `kind`: "tune" (validation loss), "final" (test loss) or "alone" (homogeneous corpus)."""
+
+    setting: Setting
+    kind: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind} | {self.setting.name} | seed {self.seed}"
+
+
+@cache
+def _data(path: Path) -> StudyData:
+    return StudyData.load(path)
+
+
+@cache
+def _base(device: str) -> Any:
+    base, _ = load_base_model("embedded", device=device, dtype=torch.bfloat16)
+    return base
+
+
+def warm_up(path: Path, device: str) -> None:
+    """Load what all runs of this process share."""
+    torch.set_num_threads(1)
+    LlamaRMSNorm.forward = _fused_norm
+    _data(path), _base(device)
+
+
+def _fused_norm(self: LlamaRMSNorm, hidden_states: torch.Tensor) -> torch.Tensor:
+    """transformers' norm as one kernel instead of six, for all methods alike."""
+    with torch.autocast(hidden_states.device.type, enabled=False):
+        return F.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+
+
+def execute(run: Run, path: Path, device: str) -> dict[str, Any]:
+    """Train and evaluate; the record of the run as JSON values."""
+    started = time.perf_counter()
+    data = _data(path)
+    training, held_out = _documents(data, run.kind)
+    setting = run.setting
+    torch.manual_seed(run.seed)
+    model = get_peft_model(copy.deepcopy(_base(device)), setting.peft_config()).train()
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False  # autocast would only cast back
+    record = _train(model, data, training, run, device)
+    losses = _held_out_losses(model, data, held_out, setting.held_out_gates or (setting.gates,), device)
+    counts = (data.lengths - data.answer_starts)[held_out]
+    return {
+        "key": run.key,
+        "kind": run.kind,
+        "family": setting.family,
+        "setting": setting.name,
+        "seed": run.seed,
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        **record,
+        "loss": {gates: source_means(sums, counts, data.sources[held_out]) for gates, sums in losses.items()},
+        "document_losses": {gates: pack(sums) for gates, sums in losses.items()},
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else device,
+        "torch": torch.__version__,
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
+def _documents(data: StudyData, kind: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of training and held-out documents."""
+    if kind == "alone":
+        alone = data.sources == SOURCES.index(HOMOGENEOUS)
+        return np.flatnonzero(alone & np.isin(data.parts, ALONE_PARTS)), np.flatnonzero(alone & (data.parts == "test"))
+    training, held_out = MEASURED_PARTS[kind]
+    return np.flatnonzero(data.parts == training), np.flatnonzero(data.parts == held_out)
+
+
+def _train(model: PeftModel, data: StudyData, documents: NDArray[np.int64], run: Run, device: str) -> dict[str, Any]:
+    setting = run.setting
+    config = TrainingConfig(
+        num_train_epochs=1,
+        learning_rate=setting.learning_rate,
+        tokens_per_step=TOKENS_PER_STEP,
+        gradient_accumulation_steps=MICRO_BATCHES,
+        seed=run.seed,
+    )
+    plan = plan_steps(
+        data.lengths[documents],
+        tokens_per_step=TOKENS_PER_STEP,
+        micro_batches_per_step=MICRO_BATCHES,
+        num_epochs=1,
+        seed=run.seed,
+    )
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = adamw(model, config)
+    rates = schedule(optimizer, config, plan.num_steps)
+    for step in range(plan.num_steps):
+        groups = plan.micro_batches[step * MICRO_BATCHES : (step + 1) * MICRO_BATCHES]
+        batches = [_batch(data, documents[group], setting.gates, device) for group in groups]
+        answers = sum(int((data.lengths - data.answer_starts)[documents[group]].sum()) for group in groups)
+        for batch in batches:
+            # A context for each pass: autocast keeps the casts of weights until its context ends.
+            with torch.autocast(device, torch.bfloat16):
+                loss = answer_loss(model, batch) / answers
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        optimizer.step()
+        rates.step()
+        optimizer.zero_grad()
+    return {"steps": plan.num_steps, "tokens": int(plan.tokens_of_step.sum()), "padding": round(plan.padding_share, 3)}
+
+
+def _held_out_losses(
+    model: PeftModel, data: StudyData, documents: NDArray[np.int64], held_out_gates: tuple[str | None, ...], device: str
+) -> dict[str, NDArray[np.float32]]:
+    """Summed loss of each document under each kind of gates; only documents with other gates are computed again."""
+    first = held_out_gates[0]
+    losses = {first or "router": _evaluate(model, data, documents, first, device)}
+    for gates in held_out_gates[1:]:
+        other = (data.gates[gates] != data.gates[first])[documents].any(axis=1)
+        losses[gates] = losses[first].copy()
+        losses[gates][other] = _evaluate(model, data, documents[other], gates, device)
+    return losses
+
+
+@torch.inference_mode()
+def _evaluate(
+    model: PeftModel, data: StudyData, documents: NDArray[np.int64], gates: str | None, device: str
+) -> NDArray[np.float32]:
+    model.eval()
+    sums = torch.zeros(len(documents), device=device)
+    for group in length_batches(data.lengths[documents], EVALUATION_TOKENS):
+        with torch.autocast(device, torch.bfloat16):
+            losses = document_losses(model, _batch(data, documents[group], gates, device))
+        sums[torch.from_numpy(group).to(device)] = losses
+    return sums.cpu().numpy()
+
+
+def _batch(data: StudyData, documents: NDArray[np.int64], gates: str | None, device: str) -> Batch:
+    batch = collate(data.rows(documents, gates), PAD)
+    del batch["attention_mask"]
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def source_means(sums: NDArray[np.float32], counts: NDArray[np.int64], sources: NDArray[np.int64]) -> dict[str, float]:
+    """Mean loss of an answer token within each source, and the mean of these means."""
+    totals = np.bincount(sources, sums, len(SOURCES)), np.bincount(sources, counts, len(SOURCES))
+    means = {name: float(loss / tokens) for name, loss, tokens in zip(SOURCES, *totals, strict=True) if tokens}
+    return {"mean": float(np.mean(list(means.values()))), **means}
+
+
+def pack(values: NDArray[np.float32]) -> str:
+    return base64.b64encode(zlib.compress(values.astype("<f4").tobytes(), 9)).decode()
+
+
+def unpack(text: str) -> NDArray[np.float32]:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<f4")

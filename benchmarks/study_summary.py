@@ -1,0 +1,165 @@
+"""Tables of the study of experts: tuning, final losses, and differences of methods on the same documents."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from study_data import SOURCES, StudyData
+from study_runs import source_means, unpack
+
+from hydralora.run_record import write_json
+
+RESULTS = Path(__file__).resolve().parent / "results" / "study_experts.json"
+NUM_RESAMPLES = 5000
+ROWS = {  # name -> family and gates that its loss was measured with
+    "LoRA": ("lora", "router"),
+    "HydraLoRA, its own router": ("hydralora", "router"),
+    "gates by cluster of the prompt": ("clusters", "lsa128_k6"),
+    "gates by predicted source, shared expert": ("sources", "predicted_source"),
+    "gates by nearest source, shared expert": ("sources", "nearest_source"),
+    "gates by true source (oracle), shared expert": ("sources", "oracle"),
+}
+BASELINES = ("LoRA", "HydraLoRA, its own router")
+ORACLE = "gates by true source (oracle), shared expert"
+
+Floats = NDArray[np.float64]
+Records = Mapping[str, Mapping[str, Any]]
+
+
+def summarise(path: Path, records: Records) -> None:
+    """Write `results/study_experts.json` and print its tables as Markdown."""
+    data = StudyData.load(path)
+    test = data.parts == "test"
+    tuning = [_tuning_row(record) for record in records.values() if record["kind"] == "tune"]
+    final = [record for record in records.values() if record["kind"] == "final"]
+    seeds = sorted(set.intersection(*({r["seed"] for r in final if r["family"] == f} for f, _ in ROWS.values())))
+    losses = {name: _losses(final, family, gates, seeds) for name, (family, gates) in ROWS.items()}
+    counts, sources = (data.lengths - data.answer_starts)[test], data.sources[test]
+    resampled = _resampled_means(losses, counts, sources)
+    rows = {}
+    for name, (family, gates) in ROWS.items():
+        of_row = [r for r in final if r["family"] == family and r["seed"] in seeds]
+        rows[name] = {
+            "setting": of_row[0]["setting"],
+            "trainable": of_row[0]["trainable"],
+            "loss": source_means(losses[name].mean(axis=0), counts, sources),
+            "loss_of_seed": [round(r["loss"][gates]["mean"], 4) for r in of_row],
+            "differences": {base: _difference(losses, resampled, name, base, counts, sources) for base in BASELINES},
+            "gap_closed": _gap_closed(resampled, name),
+            "seconds": round(float(np.mean([r["seconds"] for r in of_row])), 1),
+        }
+    result = {
+        "hardware": sorted({f"{r['gpu']}, torch {r['torch']}" for r in records.values()}),
+        "data": {
+            "fingerprint": data.fingerprint(),
+            "test_documents": int(test.sum()),
+            "routing": _agreement(data, test),
+        },
+        "seeds": seeds,
+        "resamples": NUM_RESAMPLES,
+        "tuning": sorted(tuning, key=lambda row: row["validation_loss"]),
+        "final": rows,
+    }
+    write_json(RESULTS, result)
+    _print(result)
+
+
+def _tuning_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    losses = {gates: round(loss["mean"], 4) for gates, loss in record["loss"].items()}
+    first, *_ = losses.values()
+    return {"setting": record["setting"], "validation_loss": first, "under": losses, "trainable": record["trainable"]}
+
+
+def _losses(final: list[Mapping[str, Any]], family: str, gates: str, seeds: list[int]) -> Floats:
+    """Summed losses [seeds, documents]."""
+    of_seed = {r["seed"]: unpack(r["document_losses"][gates]) for r in final if r["family"] == family}
+    return np.array([of_seed[seed] for seed in seeds], np.float64)
+
+
+def _resampled_means(
+    losses: Mapping[str, Floats], counts: NDArray[np.int64], sources: NDArray[np.int64]
+) -> dict[str, Floats]:
+    """Mean over sources of the mean token loss, [NUM_RESAMPLES] for each method.
+
+    Seeds and, within each source, documents are drawn with replacement: the same ones for all methods.
+    """
+    random = np.random.default_rng(0)
+    num_seeds = len(next(iter(losses.values())))
+    seed_weights = random.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), NUM_RESAMPLES) / num_seeds
+    means = {name: np.zeros(NUM_RESAMPLES) for name in losses}
+    for source in range(len(SOURCES)):
+        rows = np.flatnonzero(sources == source)
+        drawn = random.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), NUM_RESAMPLES).astype(np.float64)
+        tokens = drawn @ counts[rows]
+        for name, values in losses.items():
+            sums = drawn @ values[:, rows].T  # [NUM_RESAMPLES, seeds]
+            means[name] += (sums * seed_weights).sum(axis=1) / tokens / len(SOURCES)
+    return means
+
+
+def _difference(
+    losses: Mapping[str, Floats],
+    resampled: Mapping[str, Floats],
+    name: str,
+    base: str,
+    counts: NDArray[np.int64],
+    sources: NDArray[np.int64],
+) -> dict[str, Any]:
+    of_seed = [
+        source_means(a, counts, sources)["mean"] - source_means(b, counts, sources)["mean"]
+        for a, b in zip(losses[name], losses[base], strict=True)
+    ]
+    low, high = np.quantile(resampled[name] - resampled[base], [0.025, 0.975])
+    return {
+        "mean": float(np.mean(of_seed)),
+        "low": float(low),
+        "high": float(high),
+        "of_seed": [round(difference, 4) for difference in of_seed],
+    }
+
+
+def _gap_closed(resampled: Mapping[str, Floats], name: str) -> dict[str, float]:
+    """0 is HydraLoRA with its own router, 1 the oracle."""
+    plain = resampled[BASELINES[1]]
+    shares = (plain - resampled[name]) / (plain - resampled[ORACLE])
+    low, middle, high = np.quantile(shares, [0.025, 0.5, 0.975])
+    return {"median": float(middle), "low": float(low), "high": float(high)}
+
+
+def _agreement(data: StudyData, test: NDArray[np.bool_]) -> dict[str, Any]:
+    """How well gates find the source of a test document."""
+    from sklearn.metrics import normalized_mutual_info_score
+
+    sources = data.sources[test]
+    found = {name: gates[test].argmax(axis=1) for name, gates in data.gates.items()}
+    result: dict[str, Any] = {
+        name: {"normalised_mutual_information": round(float(normalized_mutual_info_score(sources, labels)), 3)}
+        for name, labels in found.items()
+    }
+    for name in ("predicted_source", "nearest_source"):
+        right = found[name] == sources
+        result[name]["accuracy"] = round(float(right.mean()), 4)
+        result[name]["accuracy_of_source"] = {
+            source: round(float(right[sources == i].mean()), 3) for i, source in enumerate(SOURCES)
+        }
+    return result
+
+
+def _print(result: Mapping[str, Any]) -> None:
+    print("| setting | trainable | validation loss |\n|---|---|---|")
+    for row in result["tuning"]:
+        print(f"| {row['setting']} | {row['trainable']:,} | {row['validation_loss']:.4f} |")
+    print("\n| | test loss | minus LoRA | minus HydraLoRA, its own router | gap closed |\n|---|---|---|---|---|")
+    for name, row in result["final"].items():
+        differences = [
+            "" if name == base else f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
+            for base, d in row["differences"].items()
+        ]
+        gap = "{median:.0%} [{low:.0%}, {high:.0%}]".format(**row["gap_closed"])
+        print(f"| {name} | {row['loss']['mean']:.4f} | {' | '.join(differences)} | {gap} |")
+    print("\n| |", " | ".join(SOURCES), "|\n|---|" + "---|" * len(SOURCES))
+    for name, row in result["final"].items():
+        print(f"| {name} |", " | ".join(f"{row['loss'][source]:.4f}" for source in SOURCES), "|")
+    print(result["data"]["routing"])
