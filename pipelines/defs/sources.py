@@ -134,7 +134,7 @@ def content_of(config: PackagesConfig | FilesConfig | HubConfig | CatalogConfig)
     version=VERSION,
     kinds={"polars"},
     warnings=("every_source_read",),
-    # Only sources on a hub can fail by chance; what fails for a reason raises Failure(allow_retries=False).
+    # Only sources on a hub can fail by chance; without one, a failure is final at once.
     retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL),
 )
 def raw_documents(config: RawDocumentsConfig, store: dg.ResourceParam[ArtifactStore]) -> dg.MaterializeResult:
@@ -147,7 +147,8 @@ def raw_documents(config: RawDocumentsConfig, store: dg.ResourceParam[ArtifactSt
             sources = {source.name: to_source(source.read) for source in config.sources}
             read = read_sources(sources, on_error=config.on_error)
         except SourceError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
+            remote = any(isinstance(source.read, HubConfig | CatalogConfig) for source in config.sources)
+            raise dg.Failure(str(error), allow_retries=remote) from error
         draft.write_table("records", read.records)
         draft.write_json("failures", dict(read.failures))
 
