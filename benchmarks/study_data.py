@@ -111,23 +111,28 @@ def draw_documents() -> Any:
 
 def compute_gates(prompts: list[str], sources: Ints, training: NDArray[np.bool_]) -> dict[str, Floats]:
     """Gates of all documents, learnt from the prompts (and, of `*_source`, the sources) of training documents."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     from analysis.clustering import sweep_kmeans
     from analysis.corpus_model import CorpusModel
     from analysis.features import TfidfLsa
 
-    features = TfidfLsa(COMPONENTS, random_state=SEED)
-    features.fit([prompt for prompt, is_known in zip(prompts, training, strict=True) if is_known])
+    known = [prompt for prompt, is_training in zip(prompts, training, strict=True) if is_training]
+    features = TfidfLsa(COMPONENTS, random_state=SEED).fit(known)
     vectors = features.transform(prompts)
     clusters = sweep_kmeans(vectors[training], [len(SOURCES)], random_state=SEED).centers[0]
     means = [vectors[training & (sources == source)].mean(axis=0) for source in range(len(SOURCES))]
-    classifier = LogisticRegression(C=100, max_iter=500).fit(vectors[training], sources[training])
+    classifier = LogisticRegression(C=100, max_iter=500)
+    predicted = classifier.fit(vectors[training], sources[training]).predict(vectors)
+    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2).fit(known)
+    by_words = classifier.fit(words.transform(known), sources[training]).predict(words.transform(prompts))
     labels = {
         "oracle": sources,
         "lsa128_k6": CorpusModel(features, clusters).assign(prompts)[0],
         "nearest_source": CorpusModel(features, means).assign(prompts)[0],
-        "predicted_source": classifier.predict(vectors),
+        "predicted_source": predicted,
+        "predicted_source_words": by_words,
     }
     return {name: np.eye(len(SOURCES), dtype=np.float32)[found] for name, found in labels.items()}
 
