@@ -6,8 +6,8 @@
 
 Every setting is trained once and judged on validation documents; the best of each family is then trained with new seeds
 and measured on test documents. `run` appends a line for each finished run and skips runs that are there, so it can be
-stopped and started again; several processes on one GPU are faster under NVIDIA's MPS. `summarise` writes
-`results/study_experts.json` and prints the tables of docs/results/experts.md.
+stopped and started again. `summarise` writes `results/study_experts.json` and prints the tables of
+docs/results/experts.md.
 """
 
 import argparse
