@@ -45,6 +45,7 @@ class HydraLoraLayer(BaseTunerLayer):
 
     def __init__(self, base_layer: nn.Module) -> None:
         self.base_layer = base_layer
+        self.cast_input_dtype_enabled = True  # switched by peft.helpers.disable_input_dtype_casting
         self.r: dict[str, int] = {}
         self.scaling: dict[str, float] = {}
         self.num_experts: dict[str, int] = {}

@@ -15,6 +15,7 @@ from peft import (
     inject_adapter_in_model,
     set_peft_model_state_dict,
 )
+from peft.helpers import disable_input_dtype_casting
 from peft.tuners.tuners_utils import BaseTuner
 from safetensors.torch import load_file, save_file
 
@@ -144,6 +145,12 @@ def test_adapter_dtype(tiny_llama: Any, tokens: torch.Tensor, dtype: torch.dtype
     out.loss.backward()
     assert out.logits.dtype == dtype
     assert torch.isfinite(out.logits).all()
+
+
+def test_input_casting_can_be_switched_off(hydra_llama: Any, tokens: torch.Tensor) -> None:
+    with disable_input_dtype_casting(hydra_llama):
+        switched = logits(hydra_llama, tokens)
+    assert torch.equal(switched, logits(hydra_llama, tokens))  # of one dtype, so there is nothing to cast
 
 
 def test_injected_without_a_peft_model(tiny_llama: Any, hydra_llama: Any, tokens: torch.Tensor) -> None:
