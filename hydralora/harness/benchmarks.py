@@ -26,8 +26,8 @@ class Benchmark:
         metric: that is averaged over the documents of all subsets.
         prefix: of the tasks' names in the harness; the rest of a name is the subset.
         subsets: of the benchmark; None for all that the harness has.
-        folder: of the harness's tasks, inside its own `tasks`.
-        config: makes a task in the harness's terms, where its own does not serve.
+        folder: of the harness's tasks, inside its own `tasks`; None for a task of ours.
+        fields: of a task, in the harness's terms: those to replace, or all of a task of ours.
     """
 
     read: Callable[[Path, str], "DatasetDict"]
@@ -35,7 +35,14 @@ class Benchmark:
     prefix: str
     subsets: tuple[str, ...] | None = None
     folder: str | None = None
-    config: Callable[[], dict[str, Any]] | None = None
+    fields: Callable[[], dict[str, Any]] = dict
+
+
+def _with_stripped_answers() -> dict[str, Any]:
+    """The harness compares bare answers with the space before them, which most tokenizers keep: its score is then 0."""
+    take_first = {"function": "take_first"}
+    filters = {"none": [take_first], "stripped": [{"function": "remove_whitespace"}, take_first]}
+    return {"filter_list": [{"name": name, "filter": steps} for name, steps in filters.items()]}
 
 
 _MMLU = Benchmark(read_mmlu, "acc", "mmlu_", folder="mmlu/default")
@@ -48,8 +55,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "mmlu_law": dataclasses.replace(_MMLU, subsets=_LAW),
     "gsm8k": Benchmark(read_gsm8k, "exact_match", "gsm8k_", ("cot",), "gsm8k"),
     "bbh": Benchmark(read_bbh, "exact_match", "bbh_cot_fewshot_", folder="bbh/cot_fewshot"),
-    "bbh_direct": Benchmark(read_bbh, "exact_match", "bbh_fewshot_", folder="bbh/fewshot"),
-    "humaneval": Benchmark(read_humaneval, "pass@1", "humaneval", ("",), config=humaneval_config),
+    "bbh_direct": Benchmark(read_bbh, "exact_match", "bbh_fewshot_", None, "bbh/fewshot", _with_stripped_answers),
+    "humaneval": Benchmark(read_humaneval, "pass@1", "humaneval", ("",), fields=humaneval_config),
 }
 """MMLU without examples, GSM8K with 8 worked ones, BBH with 3 worked (`bbh`) or bare (`bbh_direct`) ones, HumanEval."""
 
@@ -83,11 +90,11 @@ def _member_names(benchmark: Benchmark, all_names: Sequence[str]) -> list[str]:
 
 def _specification(benchmark: Benchmark, member: str, corpora: Path | None) -> dict[str, Any]:
     """A task as the harness's manager takes it."""
-    fields: dict[str, Any] = benchmark.config() if benchmark.config else {"task": member}
+    fields = {"task": member, **benchmark.fields()}
     if corpora is not None:
         fields["custom_dataset"] = _reader(benchmark, corpora, member.removeprefix(benchmark.prefix))
     # Fields of the harness's own tasks can be replaced only where a group names them.
-    return fields if benchmark.config else {"group": f"{member}_alone", "task": [fields]}
+    return fields if benchmark.folder is None else {"group": f"{member}_alone", "task": [fields]}
 
 
 def _reader(benchmark: Benchmark, corpora: Path, subset: str) -> Callable[..., "DatasetDict"]:

@@ -224,6 +224,20 @@ def test_answers_are_taken_from_text_as_the_harness_does(shared_corpora: Path) -
     }
 
 
+def test_bare_answers_count_with_their_leading_space(shared_corpora: Path) -> None:
+    """The harness's own score is kept beside ours: it knows only answers without the space."""
+
+    def generate_until(self: HFLM, asked: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        return [f" {request.doc['target']}" for request in asked]
+
+    with patch.object(HFLM, "generate_until", generate_until):
+        scores = evaluate_benchmarks(
+            model_for_long_prompts(), small_tokenizer(), ["bbh_direct"], corpora=shared_corpora, limit=2
+        )
+    assert {(score.metric, score.value) for score in scores} == {("exact_match", 0.0), ("exact_match, stripped", 1.0)}
+    assert [score.n for score in scores if score.task == "bbh_direct"] == [54, 54]
+
+
 def test_accuracy_equals_a_slow_reference_at_any_batch_size(shared_corpora: Path) -> None:
     model = model_for_long_prompts()
     questions = rows(shared_corpora / "mmlu_test.parquet", subject="international_law")[:12]
