@@ -148,9 +148,10 @@ def test_adapter_dtype(tiny_llama: Any, tokens: torch.Tensor, dtype: torch.dtype
 
 
 def test_input_casting_can_be_switched_off(hydra_llama: Any, tokens: torch.Tensor) -> None:
-    with disable_input_dtype_casting(hydra_llama):
-        switched = logits(hydra_llama, tokens)
-    assert torch.equal(switched, logits(hydra_llama, tokens))  # of one dtype, so there is nothing to cast
+    model = hydra_llama()
+    with disable_input_dtype_casting(model):
+        switched = logits(model, tokens)
+    assert torch.equal(switched, logits(model, tokens))  # of one dtype, so there is nothing to cast
 
 
 def test_injected_without_a_peft_model(tiny_llama: Any, hydra_llama: Any, tokens: torch.Tensor) -> None:
