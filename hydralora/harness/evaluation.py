@@ -73,12 +73,12 @@ def evaluate_benchmarks(
         seed: of sampling, and of the choice of examples.
 
     Raises:
-        ValueError: unknown tasks, code to run without permission, gates missing or not used.
+        ValueError: unknown tasks, a limit below 1, code to run without permission, gates missing or not used.
         ImportError: the harness is not installed.
         FileNotFoundError: a benchmark's file is not in `corpora`.
         SandboxError: code cannot be run safely here.
     """
-    _check(model, tasks, gates=gates, allow_code_execution=allow_code_execution)
+    _check(model, tasks, limit=limit, gates=gates, allow_code_execution=allow_code_execution)
     from lm_eval.evaluator import evaluate
 
     was_training = model.training
@@ -105,10 +105,17 @@ def evaluate_benchmarks(
 
 
 def _check(
-    model: nn.Module, tasks: Sequence[str], *, gates: Callable[..., Tensor] | None, allow_code_execution: bool
+    model: nn.Module,
+    tasks: Sequence[str],
+    *,
+    limit: int | None,
+    gates: Callable[..., Tensor] | None,
+    allow_code_execution: bool,
 ) -> None:
     if not tasks or set(tasks) - BENCHMARKS.keys():
         raise ValueError(f"Expected some of {sorted(BENCHMARKS)}, got {list(tasks)}")
+    if limit is not None and limit < 1:  # the harness would take 0 for no limit
+        raise ValueError(f"Expected a `limit` of at least 1, or None for all documents, got {limit}")
     if _needs_gates(model) != (gates is not None):
         raise ValueError(
             "This adapter has router_input='sequence': pass `gates`, a function from questions to gates [n, N], for "
