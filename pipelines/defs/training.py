@@ -17,6 +17,16 @@ from pipelines.store import ArtifactStore
 VERSION = source_version("hydralora", "pipelines.adapters", "pipelines.recipe")
 
 
+training_asset = artifact_asset(
+    group="training",
+    version=VERSION,
+    kinds={"torch"},
+    blocking=("loss_finite", "base_weights_unchanged", "reload_equal"),
+    warnings=("loss_falls",),
+    pool="gpu",
+)
+
+
 class HydraloraConfig(dg.Config):
     """Which HydraLoRA: a row of `hydralora.methods`."""
 
@@ -40,14 +50,7 @@ class ComponentsConfig(dg.Config):
     """Every cluster is trained again with these: separates what was learnt from what A started as."""
 
 
-@artifact_asset(
-    group="training",
-    version=VERSION,
-    kinds={"torch"},
-    blocking=("loss_finite", "base_weights_unchanged", "reload_equal"),
-    warnings=("loss_falls",),
-    pool="gpu",
-)
+@training_asset
 def hydralora_adapter(
     context: dg.AssetExecutionContext,
     config: HydraloraConfig,
@@ -83,14 +86,7 @@ def hydralora_adapter(
     )
 
 
-@artifact_asset(
-    group="training",
-    version=VERSION,
-    kinds={"torch"},
-    blocking=("loss_finite", "base_weights_unchanged", "reload_equal"),
-    warnings=("loss_falls",),
-    pool="gpu",
-)
+@training_asset
 def baseline_adapters(
     context: dg.AssetExecutionContext,
     config: BaselinesConfig,
@@ -129,14 +125,7 @@ def baseline_adapters(
     return materialized(artifact, metadata=_table(folders), checks=_curve_checks(folders))
 
 
-@artifact_asset(
-    group="training",
-    version=VERSION,
-    kinds={"torch"},
-    blocking=("loss_finite", "base_weights_unchanged", "reload_equal"),
-    warnings=("loss_falls",),
-    pool="gpu",
-)
+@training_asset
 def component_adapters(
     context: dg.AssetExecutionContext,
     config: ComponentsConfig,
