@@ -29,6 +29,7 @@ class Training:
     seed: int
     max_tokens: int | None = None
     match_parameters: int | None = None
+    measure_energy: bool = True
 
 
 def documents_table(corpus_documents: Artifact, cluster_labels: Artifact, num_experts: int) -> pl.LazyFrame:
@@ -90,7 +91,7 @@ def train_adapter(
             config,
             peft_config=peft_config,
             progress=progress_events(context, f"{training.method} ({folder.name})"),
-            measure_energy=True,
+            measure_energy=training.measure_energy,
         )
     except (MethodError, TrainingError) as error:
         raise dg.Failure(f"{training.method}: {error}", allow_retries=False) from error

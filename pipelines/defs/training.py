@@ -149,7 +149,7 @@ def component_adapters(
         for part, rows in component_parts(documents.collect(), config.parts).items():
             tokens = tokenised(draft, "training", rows.lazy(), tokenizer, recipe)
             for seed in (recipe.seed, *(config.other_seeds if part.startswith("cluster") else ())):
-                training = Training("lora_r8", n, seed, config.max_tokens)
+                training = Training("lora_r8", n, seed, config.max_tokens, measure_energy=False)
                 train_adapter(context, draft.folder / f"{part}-seed-{seed}", training, tokens, recipe, base_model)
         (draft.folder / "training.parquet").unlink()
         for seed in (recipe.seed, *config.other_seeds):
