@@ -66,7 +66,9 @@ def evaluation(
             documents_table(corpus_documents, cluster_labels, n), config.max_documents_per_source
         )
         documents = tokenised(draft, "held_out", held_out, base_model.load()[1], recipe)
-        losses = {name: _losses(context, documents, folder, base_model) for name, folder in folders.items()}
+        losses = {name: _losses(documents, folder, base_model) for name, folder in folders.items()}
+        for name, of_method in losses.items():
+            context.log.info(f"{name}: {of_method.mean:.4f} nats a token on {len(documents)} held-out documents")
         draft.write_table("document_losses", loss_table(losses, documents))
         table = evaluation_table(losses, recipe.seed, config.resamples)
         draft.write_table("evaluation", table)
@@ -113,17 +115,13 @@ def held_out_documents(documents: pl.LazyFrame, max_per_source: int | None) -> p
     return held_out.filter(pl.int_range(pl.len()).over("source") < max_per_source)
 
 
-def _losses(
-    context: dg.AssetExecutionContext, documents: "TokenisedDocuments", folder: Path | None, base_model: BaseModel
-) -> "DocumentLosses":
+def _losses(documents: "TokenisedDocuments", folder: Path | None, base_model: BaseModel) -> "DocumentLosses":
     from hydralora.data import pad_token_id
     from hydralora.evaluation import evaluate_documents
 
     model, tokenizer = load_adapter(base_model, folder)
     adapter_config = model.active_peft_config if folder is not None else None
-    losses = evaluate_documents(model, for_adapter(documents, adapter_config), pad_token_id=pad_token_id(tokenizer))
-    context.log.info(f"{folder.name if folder else BASE}: {losses.mean:.4f} nats a token, {len(documents)} documents")
-    return losses
+    return evaluate_documents(model, for_adapter(documents, adapter_config), pad_token_id=pad_token_id(tokenizer))
 
 
 def evaluation_table(losses: dict[str, "DocumentLosses"], seed: int, resamples: int) -> pl.DataFrame:
