@@ -13,11 +13,14 @@ from pipelines.recipe import BaseModel, Recipe
 
 if TYPE_CHECKING:
     from hydralora.data import TokenisedDocuments
+    from hydralora.evaluation import DocumentLosses
     from hydralora.training import Progress
 
 # Dagster stores every event of a run; a line each half minute is enough to see that it lives.
 SECONDS_BETWEEN_EVENTS = 30.0
 UNTRAINED = "untrained"
+
+Log = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def for_adapter(documents: "TokenisedDocuments", adapter_config: Any) -> "Tokeni
 
 
 def train_adapter(
-    context: dg.AssetExecutionContext,
+    log: Log,
     folder: Path,
     training: Training,
     documents: "TokenisedDocuments",
@@ -90,7 +93,7 @@ def train_adapter(
             folder,
             config,
             peft_config=peft_config,
-            progress=progress_events(context, f"{training.method} ({folder.name})"),
+            progress=progress_events(log, f"{training.method} ({folder.name})"),
             measure_energy=training.measure_energy,
         )
     except (MethodError, TrainingError) as error:
@@ -110,8 +113,8 @@ def save_untrained(folder: Path, training: Training, recipe: Recipe, base_model:
     get_peft_model(model, peft_config).save_pretrained(folder, save_embedding_layers=False)
 
 
-def progress_events(context: dg.AssetExecutionContext, label: str) -> Callable[["Progress"], None]:
-    """A callback that shows loss and speed in Dagster's log while a step runs, at most twice a minute."""
+def progress_events(log: Log, label: str) -> Callable[["Progress"], None]:
+    """A callback that logs loss and speed while a step runs, at most twice a minute."""
     import time
 
     last = 0.0
@@ -121,7 +124,7 @@ def progress_events(context: dg.AssetExecutionContext, label: str) -> Callable[[
         if time.monotonic() - last < SECONDS_BETWEEN_EVENTS and progress.step < progress.num_steps:
             return
         last = time.monotonic()
-        context.log.info(
+        log(
             f"{label}: step {progress.step} of {progress.num_steps}, loss {progress.loss:.3f}, "
             f"{progress.tokens_per_second:.0f} tokens/s"
         )
@@ -129,10 +132,26 @@ def progress_events(context: dg.AssetExecutionContext, label: str) -> Callable[[
     return show
 
 
+def held_out_losses(documents: "TokenisedDocuments", folder: Path | None, base_model: BaseModel) -> "DocumentLosses":
+    """Answer losses of documents under what was trained into a folder, under the base model for None."""
+    from hydralora.data import pad_token_id
+    from hydralora.evaluation import evaluate_documents
+
+    model, tokenizer = load_adapter(base_model, folder)
+    adapter_config = getattr(model, "active_peft_config", None)
+    return evaluate_documents(model, for_adapter(documents, adapter_config), pad_token_id=pad_token_id(tokenizer))
+
+
 def load_adapter(base_model: BaseModel, folder: Path | None) -> tuple[Any, Any]:
-    """The base model with a trained adapter (without one for None), in evaluation mode, and its tokenizer."""
+    """The base model with what was trained into a folder (as it is for None), in evaluation mode, and its tokenizer.
+
+    After full fine-tuning the folder holds a whole model in place of an adapter.
+    """
     import hydralora  # noqa: F401 - makes PEFT know the method before it reads the adapter's configuration
 
+    if folder is not None and not (folder / "adapter_config.json").exists():
+        base_model = base_model.model_copy(update={"name": str(folder), "revision": None})
+        folder = None
     model, tokenizer = base_model.load()
     if folder is not None:
         from peft import PeftModel

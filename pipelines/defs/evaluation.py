@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
-from pipelines.adapters import documents_table, for_adapter, load_adapter, tokenised
+from pipelines.adapters import documents_table, held_out_losses, tokenised
 from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized, write_thumbnail
 from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.recipe import BaseModel, Recipe
@@ -66,7 +66,7 @@ def evaluation(
             documents_table(corpus_documents, cluster_labels, n), config.max_documents_per_source
         )
         documents = tokenised(draft, "held_out", held_out, base_model.load()[1], recipe)
-        losses = {name: _losses(documents, folder, base_model) for name, folder in folders.items()}
+        losses = {name: held_out_losses(documents, folder, base_model) for name, folder in folders.items()}
         for name, of_method in losses.items():
             context.log.info(f"{name}: {of_method.mean:.4f} nats a token on {len(documents)} held-out documents")
         draft.write_table("document_losses", loss_table(losses, documents))
@@ -113,15 +113,6 @@ def held_out_documents(documents: pl.LazyFrame, max_per_source: int | None) -> p
     if max_per_source is None:
         return held_out
     return held_out.filter(pl.int_range(pl.len()).over("source") < max_per_source)
-
-
-def _losses(documents: "TokenisedDocuments", folder: Path | None, base_model: BaseModel) -> "DocumentLosses":
-    from hydralora.data import pad_token_id
-    from hydralora.evaluation import evaluate_documents
-
-    model, tokenizer = load_adapter(base_model, folder)
-    adapter_config = model.active_peft_config if folder is not None else None
-    return evaluate_documents(model, for_adapter(documents, adapter_config), pad_token_id=pad_token_id(tokenizer))
 
 
 def evaluation_table(losses: dict[str, "DocumentLosses"], seed: int, resamples: int) -> pl.DataFrame:

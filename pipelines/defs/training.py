@@ -68,7 +68,7 @@ def hydralora_adapter(
     def build(draft: Draft) -> None:
         documents = documents_table(corpus_documents, cluster_labels, n).filter(pl.col("split") == "train")
         tokens = tokenised(draft, "training", documents, base_model.load()[1], recipe)
-        train_adapter(context, draft.folder, Training(method, n, recipe.seed), tokens, recipe, base_model)
+        train_adapter(context.log.info, draft.folder, Training(method, n, recipe.seed), tokens, recipe, base_model)
         (draft.folder / "training.parquet").unlink()
 
     artifact = store.build(
@@ -107,7 +107,7 @@ def baseline_adapters(
         tokens = tokenised(draft, "training", documents, base_model.load()[1], recipe)
         for method in config.methods:
             training = Training(method, n, recipe.seed, match_parameters=size)
-            train_adapter(context, draft.folder / method, training, tokens, recipe, base_model)
+            train_adapter(context.log.info, draft.folder / method, training, tokens, recipe, base_model)
         (draft.folder / "training.parquet").unlink()
 
     artifact = store.build(
@@ -150,7 +150,9 @@ def component_adapters(
             tokens = tokenised(draft, "training", rows.lazy(), tokenizer, recipe)
             for seed in (recipe.seed, *(config.other_seeds if part.startswith("cluster") else ())):
                 training = Training("lora_r8", n, seed, config.max_tokens, measure_energy=False)
-                train_adapter(context, draft.folder / f"{part}-seed-{seed}", training, tokens, recipe, base_model)
+                train_adapter(
+                    context.log.info, draft.folder / f"{part}-seed-{seed}", training, tokens, recipe, base_model
+                )
         (draft.folder / "training.parquet").unlink()
         for seed in (recipe.seed, *config.other_seeds):
             start = Training("lora_r8", n, seed)
