@@ -215,10 +215,13 @@ def _lora_split(r: int, n: int) -> Factory:
 
 
 def _hydralora(model: "PreTrainedModel", settings: Settings, **options: Any) -> "PeftConfig":
-    shared = {"num_experts": settings.num_experts, "router_input": settings.router_input}
+    shared = {
+        "r": settings.r,
+        "lora_alpha": settings.lora_alpha,
+        "num_experts": settings.num_experts,
+        "router_input": settings.router_input,
+    }
     return HydraLoraConfig(
-        r=settings.r,
-        lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=_targets(settings),
         layers_to_transform=_layers(settings),
@@ -229,6 +232,16 @@ def _hydralora(model: "PreTrainedModel", settings: Settings, **options: Any) -> 
 
 def _hydralora_with(**options: Any) -> Factory:
     return lambda model, settings: _hydralora(model, settings, **options)
+
+
+def _hydralora_sequence(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+    """Gates given for each sequence, and one more expert that is always on, paid for by the rank of all.
+
+    (N + 1) columns of B of rank r N / (N + 1) are as many as N of rank r, so that the size stays that of `hydralora`.
+    """
+    r = max(1, round(settings.r * settings.num_experts / (settings.num_experts + 1)))
+    options = {"router_input": "sequence", "shared_expert": True}
+    return _hydralora(model, settings, r=r, lora_alpha=_alpha(settings, r), **options)
 
 
 def _lora_matched(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
@@ -329,10 +342,10 @@ _ROWS = (
     ),
     Method("lorahub", "Table 3: LoraHub (20 LoRAs)", "N LoRAs, combined without gradients", _lora_of_rank(), 2, True),
     Method(
-        "hydralora_clusters",
+        "hydralora_sequence",
         "",
-        "one A, gates from the cluster of each document, an expert that is always on",
-        _hydralora_with(router_input="sequence", shared_expert=True),
+        "one A, an expert for each source, task or cluster, chosen by the prompt, and one that is always on",
+        _hydralora_sequence,
         2,
     ),
     Method("adalora", "Table 2: AdaLoRA(r=8)", "LoRA whose rank is moved between layers", _adalora),

@@ -25,7 +25,7 @@ def test_every_row_trains(tiny_llama: MakeModel, tokens: Tensor, name: str) -> N
     before = {key: value.clone() for key, value in base.state_dict().items()}
     model = adapt(base, name, SETTINGS).train()
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": tokens}
-    if name == "hydralora_clusters":
+    if name == "hydralora_sequence":
         inputs["expert_gates"] = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     losses = train(model, inputs, steps=8)
     assert losses[-1] < losses[0]
@@ -149,6 +149,16 @@ def test_settings_out_of_range(field: str) -> None:
         Settings(**{field: 0})
 
 
+@pytest.mark.parametrize(("num_experts", "r"), [(2, 5), (3, 6), (6, 7), (10, 7), (16, 8)])
+def test_the_always_on_expert_is_paid_for_by_the_rank(tiny_llama: MakeModel, num_experts: int, r: int) -> None:
+    settings = dataclasses.replace(SETTINGS, num_experts=num_experts)
+    config = get_method("hydralora_sequence").config(tiny_llama(), settings)
+    assert (config.r, config.lora_alpha) == (r, 2 * r)
+    assert (config.num_experts, config.shared_expert, config.router_input) == (num_experts, True, "sequence")
+    ours, routed = (get_method(name).parameters(tiny_llama(), settings) for name in ("hydralora_sequence", "hydralora"))
+    assert ours.b + ours.shared_expert == pytest.approx(routed.b, rel=0.07)
+
+
 def test_other_settings_out_of_range() -> None:
     with pytest.raises(MethodError, match=r"lora_dropout from 0 to below 1, got 1\.5"):
         Settings(lora_dropout=1.5)
@@ -167,7 +177,7 @@ def test_every_row_trains_on_the_embedded_base(name: str) -> None:
     settings = dataclasses.replace(SETTINGS, match_parameters=700_000)
     torch.manual_seed(0)
     model = adapt(base, name, settings).train()
-    if name == "hydralora_clusters":
+    if name == "hydralora_sequence":
         inputs["expert_gates"] = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     losses = train(model, inputs, steps=3, learning_rate=1e-4 if name == "full" else 5e-3)
     assert losses[-1] < losses[0]
