@@ -1,0 +1,110 @@
+"""Methods side by side on the same held-out documents: losses and differences, with intervals."""
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+KEY = ["seed", "source", "document_id"]
+_CONFIDENCE = (0.025, 0.975)
+_NUMBERS = ("loss", "loss_low", "loss_high", "perplexity", "difference", "difference_low", "difference_high")
+_SCHEMA = pl.Schema(
+    {"method": pl.String, "n_seeds": pl.Int64, "n_documents": pl.Int64} | dict.fromkeys(_NUMBERS, pl.Float64)
+)
+
+
+def compare_losses(
+    losses: pl.DataFrame, reference: str, *, resamples: int = 1_000, random_state: int = 0
+) -> pl.DataFrame:
+    """Held-out loss of each method and its difference to a reference, with 95% bootstrap intervals.
+
+    The loss is that of an answer token, averaged within each source and then over the sources, so that no source counts
+    for more because its answers are long. Seeds (where there are several) and, within each source, documents are drawn
+    with replacement, the same ones for all methods: differences are paired.
+
+    Args:
+        losses: `method, seed, source, document_id, loss, n_tokens`; loss is summed over a document's answer tokens.
+            Every method has the same seeds and documents.
+        reference: method that the others are compared with.
+
+    Returns:
+        A row for each method, best first: `method, n_seeds, n_documents, loss, loss_low, loss_high, perplexity,
+        difference, difference_low, difference_high`; the differences of the reference are null.
+
+    Raises:
+        ValueError: no such reference, or methods measured on different documents or seeds.
+    """
+    methods = losses["method"].unique(maintain_order=True).to_list()
+    if reference not in methods:
+        raise ValueError(f"Expected a reference among the methods {', '.join(methods)}, got {reference!r}")
+    values, tokens, sources = _aligned(losses, methods)
+    means = _source_means(values, tokens, np.ones((1, len(tokens))), sources)[0].mean(axis=1)
+    drawn = _resampled_means(values, tokens, sources, resamples, random_state)
+    baseline = methods.index(reference)
+    rows = []
+    for i, method in enumerate(methods):
+        low, high = np.quantile(drawn[:, i], _CONFIDENCE)
+        difference: tuple[float | None, ...] = (None, None, None)
+        if i != baseline:
+            bounds = np.quantile(drawn[:, i] - drawn[:, baseline], _CONFIDENCE)
+            difference = (float(means[i] - means[baseline]), float(bounds[0]), float(bounds[1]))
+        sizes = (values.shape[1], values.shape[2])
+        rows.append((method, *sizes, means[i], low, high, np.exp(means[i]), *difference))
+    return pl.DataFrame(rows, schema=_SCHEMA, orient="row").sort("loss")
+
+
+def losses_by_source(losses: pl.DataFrame) -> pl.DataFrame:
+    """`method, source, loss`: mean loss of an answer token within each source, averaged over seeds."""
+    within = losses.group_by("method", "source", "seed", maintain_order=True).agg(
+        loss=pl.col("loss").sum() / pl.col("n_tokens").sum()
+    )
+    return within.group_by("method", "source", maintain_order=True).agg(pl.col("loss").mean())
+
+
+def _aligned(losses: pl.DataFrame, methods: list[str]) -> tuple[Floats, Floats, list[NDArray[np.int64]]]:
+    """Losses [methods, seeds, documents], answer tokens [documents], and the documents of each source."""
+    tables = [losses.filter(pl.col("method") == method).sort(KEY) for method in methods]
+    first = tables[0].select(*KEY, "n_tokens")
+    for method, table in zip(methods, tables, strict=True):
+        if not table.select(*KEY, "n_tokens").equals(first):
+            raise ValueError(
+                f"Expected all methods on the same documents with the same seeds; {method} and {methods[0]} differ"
+            )
+    seeds = first["seed"].n_unique()
+    documents = first.filter(pl.col("seed") == first["seed"][0])
+    values = np.stack([table["loss"].to_numpy().reshape(seeds, len(documents)) for table in tables])
+    sources = documents["source"].to_numpy()
+    rows = [np.flatnonzero(sources == source) for source in np.unique(sources)]
+    return values.astype(np.float64), documents["n_tokens"].to_numpy().astype(np.float64), rows
+
+
+def _source_means(values: Floats, tokens: Floats, draws: Floats, sources: list[NDArray[np.int64]]) -> Floats:
+    """Mean over sources of the mean token loss, [resamples, methods, seeds].
+
+    Args:
+        values: summed loss of each document, [methods, seeds, documents].
+        tokens: answer tokens, [documents].
+        draws: how often each document was drawn, [resamples, documents].
+        sources: indices of the documents of each.
+    """
+    means = np.zeros((len(draws), *values.shape[:2]))
+    for rows in sources:
+        drawn = draws[:, rows]
+        sums = np.einsum("rd,msd->rms", drawn, values[:, :, rows], optimize=True)
+        means += sums / (drawn @ tokens[rows])[:, None, None] / len(sources)
+    return means
+
+
+def _resampled_means(
+    values: Floats, tokens: Floats, sources: list[NDArray[np.int64]], resamples: int, random_state: int
+) -> Floats:
+    """Means over drawn seeds of the losses of drawn documents, [resamples, methods]."""
+    random = np.random.default_rng(random_state)
+    draws = np.zeros((resamples, len(tokens)))
+    for rows in sources:
+        draws[:, rows] = random.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), resamples)
+    seeds = values.shape[1]
+    weights = random.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds
+    means: Floats = np.einsum("rms,rs->rm", _source_means(values, tokens, draws, sources), weights)
+    return means

@@ -1,0 +1,50 @@
+"""Methods side by side: loss with intervals, and what each costs."""
+
+import polars as pl
+
+from analysis.figures.style import Picture, color, marker, styled, subplots
+
+
+@styled
+def compared_methods(table: pl.DataFrame, reference: str) -> Picture:
+    """Held-out loss of each method and its paired difference to a reference, with 95% intervals.
+
+    Args:
+        table: of `analysis.comparison.compare_losses`, with `n_parameters`.
+        reference: method that the differences are to.
+    """
+    table = table.sort("loss")
+    figure, axes = subplots(1, 2, width=7.6, height=1.0 + 0.24 * len(table), share_y=True)
+    names = [f"{name} ({_size(n)})" for name, n in table.select("method", "n_parameters").iter_rows()]
+    for ax, column, label in ((axes[0], "loss", "held-out loss"), (axes[1], "difference", f"minus {reference}")):
+        shown = table.with_row_index("y").drop_nulls(column)
+        value, low, high = (shown[name].to_numpy() for name in (column, f"{column}_low", f"{column}_high"))
+        ax.errorbar(
+            value,
+            shown["y"].to_numpy(),
+            xerr=[(value - low).clip(0), (high - value).clip(0)],
+            fmt=marker(0),
+            color=color(0 if column == "loss" else 1),
+            elinewidth=1,
+        )
+        ax.set_xlabel(f"{label}, nats per token")
+        ax.grid(axis="x")
+        ax.tick_params(axis="y", length=0)
+    axes[1].axvline(0, color=color(6), linewidth=0.8)
+    axes[0].set_yticks(range(len(table)), names)
+    axes[0].set_ylim(len(table) - 0.5, -0.5)
+    best, *_ = table["method"]
+    return Picture(
+        "comparison",
+        figure,
+        f"Mean loss of an answer token on held-out documents, averaged over sources, and its difference to {reference} "
+        "on the same documents (95% bootstrap intervals; less is better). In brackets: trainable parameters. The axes "
+        "do not start at zero.",
+        f"Dot plot of {len(table)} methods, best first; the best is {best}. The numbers are in the table.",
+    )
+
+
+def _size(n: int) -> str:
+    if n >= 1e6:
+        return f"{n / 1e6:.3g} M"
+    return f"{n / 1e3:.3g} k"
