@@ -1,0 +1,107 @@
+"""New documents against a saved corpus model: the labels written, the verdict, and the command line."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from analysis import assignment
+from analysis.assignment import LABELS_SCHEMA, assign_records, cluster_shares
+from analysis.clustering import sweep_kmeans
+from analysis.corpus_model import CorpusModel
+from analysis.drift import REFERENCE, summarise_corpus
+from analysis.features import TfidfLsa
+from analysis.sources import FilesSource, read_source
+
+SUBJECTS = ("gsm8k", "legalbench", "mbxp")
+
+
+def records(folder: Path, *names: str, split: str) -> pl.LazyFrame:
+    return pl.concat([read_source(name, FilesSource((str(folder / f"{name}_{split}.parquet"),))) for name in names])
+
+
+@pytest.fixture(scope="module")
+def corpus_model(shared_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of three subjects, 800 documents each, a quarter of them held out."""
+    drawn = [records(shared_corpora, name, split="train").collect().sample(800, seed=0) for name in SUBJECTS]
+    prompts = pl.concat(drawn)["prompt"]
+    is_held_out = np.arange(len(prompts)) % 4 == 0
+    features = TfidfLsa().fit(prompts.filter(~is_held_out))
+    model = CorpusModel(features, sweep_kmeans(features.transform(prompts), [3]).centers[0])
+    folder = tmp_path_factory.mktemp("model")
+    model.save(folder)
+    (block,) = model.stream([prompts])
+    summarise_corpus(block, is_held_out, 3).save(folder / REFERENCE)
+    return folder
+
+
+def test_labels_are_those_of_the_model_in_the_order_read(
+    corpus_model: Path, shared_corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assignment, "BATCH_ROWS", 100)  # several batches
+    new = records(shared_corpora, *SUBJECTS, split="test")
+    result = assign_records(new, corpus_model, tmp_path / "labels.parquet")
+    labels, prompts = pl.read_parquet(tmp_path / "labels.parquet"), new.collect()
+    assert labels.schema == LABELS_SCHEMA
+    assert labels["source"].to_list() == prompts["source"].to_list()
+    expected, _ = CorpusModel.load(corpus_model).assign(prompts["prompt"])
+    assert (labels["cluster"].to_numpy() == expected).mean() > 0.999  # blank space at line ends is all that differs
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.parquet"]
+    mix = cluster_shares(result)
+    assert mix["n_documents"].sum() == len(labels)
+    assert mix.select(pl.col("share", "share_of_corpus").sum()).row(0) == pytest.approx((1, 1))
+
+
+def test_more_of_the_same_stands_and_a_new_subject_does_not(
+    corpus_model: Path, shared_corpora: Path, tmp_path: Path
+) -> None:
+    same_mix = pl.concat(
+        [records(shared_corpora, name, split="test").collect().sample(300, seed=0).lazy() for name in SUBJECTS]
+    )
+    same = assign_records(same_mix, corpus_model, tmp_path / "labels.parquet")
+    assert same.drift.reason.startswith("N stands")
+    new = assign_records(records(shared_corpora, "medquad", split="test"), corpus_model, tmp_path / "labels.parquet")
+    assert new.drift.reconsider
+    assert new.drift.reason.startswith("Reconsider N: at least")
+
+
+def test_odd_documents_are_assigned_and_counted(corpus_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "odd.jsonl"
+    path.write_bytes(
+        b'{"q": "the of"}\n{"q": ""}\n{"q": null}\n{"q": "\\u0000how many apples"}\n{"q": "zz\xff zzzz"}\n'
+    )
+    odd = read_source("odd", FilesSource((str(path),), {"prompt": "q", "completion": "q"}))
+    result = assign_records(odd, corpus_model, tmp_path / "labels.parquet")
+    statistics = result.summary.statistics
+    assert (statistics.n_documents, statistics.n_without_words, statistics.n_without_known_terms) == (5, 2, 1)
+    assert pl.read_parquet(tmp_path / "labels.parquet")["cluster"].is_between(0, 2).all()
+    assert "Too few documents" in result.drift.reason
+
+
+def test_nothing_to_assign_leaves_no_file(corpus_model: Path, shared_corpora: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected records to assign, got none"):
+        assign_records(
+            records(shared_corpora, "gsm8k", split="test").head(0), corpus_model, tmp_path / "labels.parquet"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_line(
+    corpus_model: Path,
+    shared_corpora: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    new = str(shared_corpora / "mbxp_test.parquet")
+    command = ["assignment", str(corpus_model), new, "--labels", str(tmp_path / "labels.parquet")]
+    monkeypatch.setattr(sys, "argv", [*command, "--column", "prompt=instruction", "--column", "completion=output"])
+    assignment.main()
+    *mix, verdict = capsys.readouterr().out.splitlines()
+    assert len(mix) == 3
+    assert "the mix of clusters has moved by" in verdict
+    monkeypatch.setattr(sys, "argv", [*command[:2], str(tmp_path / "none.jsonl"), *command[3:]])
+    with pytest.raises(SystemExit, match="source 'new': no file matches"):
+        assignment.main()
