@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.feature_blocks import Features, TextStatistics, load_features
-from analysis.storage import load_array, save_array
+from analysis.storage import load_array, load_json, save_array, save_json
 from analysis.text_blocks import Texts
 
 
@@ -39,13 +39,15 @@ class CorpusModel:
     Args:
         features: fitted.
         centers: [n_clusters, n_components].
+        text: which text of a document stands for it, see `analysis.document_text`.
 
     Raises:
         ValueError: if the centres do not fit the features.
     """
 
-    def __init__(self, features: Features, centers: ArrayLike) -> None:
+    def __init__(self, features: Features, centers: ArrayLike, text: str = "prompt") -> None:
         self.features = features
+        self.text = text
         self.centers: NDArray[np.float32] = np.array(centers, np.float32)
         if self.centers.ndim != 2 or self.centers.shape[1] != features.n_components or not len(self.centers):
             expected = f"[n_clusters, {features.n_components}]"
@@ -87,11 +89,13 @@ class CorpusModel:
         return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
     def save(self, folder: Path) -> None:
-        """Write `centers.npy` and the features' files into `folder`."""
+        """Write `corpus_model.json`, `centers.npy` and the features' files into `folder`."""
         self.features.save(Path(folder))
         save_array(Path(folder) / "centers.npy", self.centers)
+        save_json(Path(folder) / "corpus_model.json", {"text": self.text})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
-        return cls(load_features(folder), load_array(Path(folder) / "centers.npy"))
+        centers = load_array(Path(folder) / "centers.npy")
+        return cls(load_features(folder), centers, **load_json(Path(folder) / "corpus_model.json"))

@@ -8,19 +8,22 @@ the features keep were not made for it. Distances to centres and shares of unkno
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from analysis.corpus_model import AssignedBlock
 from analysis.feature_blocks import TextStatistics
 from analysis.storage import load_json, save_json
 
+REFERENCE = "reference.json"
+"""Name, in a corpus model's folder, of the summary of the corpus itself."""
+
 # Of the square root of `explained`: a cosine, on which differences near zero are visible.
-_BIN_EDGES = np.linspace(0, 1, 51)
+N_BINS = 50
 # With six corpora held out in turn, no mix with up to 10% of the held-out one reached this, and all with 20% did.
 NOVELTY_LIMIT = 0.1
 # Chance that documents of the corpus itself pass for new ones, whatever their number.
@@ -34,13 +37,15 @@ class AssignmentSummary:
 
     Attributes:
         cluster_counts: documents of each cluster.
-        explained_counts: documents by the square root of `explained`, in 50 bins from 0 to 1; those with words only.
+        explained_shares: how the documents with known words spread over 50 bins of the square root of `explained`.
+        n_explained: the number of documents that the spread was measured on.
         mean_squared_distance: to the documents' centres.
         statistics: of the texts.
     """
 
     cluster_counts: tuple[int, ...]
-    explained_counts: tuple[int, ...]
+    explained_shares: tuple[float, ...]
+    n_explained: int
     mean_squared_distance: float
     statistics: TextStatistics
 
@@ -54,7 +59,8 @@ class AssignmentSummary:
         values = load_json(Path(path))
         return cls(
             tuple(values["cluster_counts"]),
-            tuple(values["explained_counts"]),
+            tuple(values["explained_shares"]),
+            values["n_explained"],
             values["mean_squared_distance"],
             TextStatistics(**values["statistics"]),
         )
@@ -88,18 +94,50 @@ class Drift:
 def summarise(blocks: Iterable[AssignedBlock], n_clusters: int) -> AssignmentSummary:
     """Summarise the documents of `CorpusModel.stream`, block by block."""
     cluster_counts = np.zeros(n_clusters, np.int64)
-    explained_counts = np.zeros(len(_BIN_EDGES) - 1, np.int64)
+    explained_counts = np.zeros((n_clusters, N_BINS), np.int64)
     distance, statistics = 0.0, TextStatistics()
     for block in blocks:
         cluster_counts += np.bincount(block.labels, minlength=n_clusters)
-        explained = block.explained[block.explained > 0]
-        explained_counts += np.histogram(np.sqrt(np.minimum(explained, 1)), _BIN_EDGES)[0]
+        explained_counts += _explained_counts(block, n_clusters)
         distance += float(block.squared_distances.sum())
         statistics += block.statistics
-    mean_distance = distance / max(statistics.n_documents, 1)
     return AssignmentSummary(
-        tuple(cluster_counts.tolist()), tuple(explained_counts.tolist()), mean_distance, statistics
+        tuple(cluster_counts.tolist()),
+        tuple(_shares(explained_counts.sum(axis=0)).tolist()),
+        int(explained_counts.sum()),
+        distance / max(statistics.n_documents, 1),
+        statistics,
     )
+
+
+def summarise_corpus(documents: AssignedBlock, is_held_out: NDArray[np.bool_], n_clusters: int) -> AssignmentSummary:
+    """Summarise the corpus itself, as what new documents are to be compared with.
+
+    The features explain the documents they were fitted on better than any others, so `explained_shares` are those of
+    the held-out documents, weighted to the clusters of the others. Without held-out documents all stand in: then
+    novelty is overstated, by a tenth for a thousand documents and by little for ten thousand.
+    """
+    everything = summarise([documents], n_clusters)
+    used = is_held_out if is_held_out.any() else np.ones(len(is_held_out), bool)
+    cluster_counts = np.bincount(documents.labels[~is_held_out], minlength=n_clusters)
+    counts = _explained_counts(documents, n_clusters, used)
+    of_cluster = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return replace(
+        everything,
+        cluster_counts=tuple(cluster_counts.tolist()),
+        explained_shares=tuple(_shares(cluster_counts @ of_cluster).tolist()),
+        n_explained=int(counts.sum()),
+    )
+
+
+def _explained_counts(
+    block: AssignedBlock, n_clusters: int, rows: NDArray[np.bool_] | slice = slice(None)
+) -> NDArray[np.int64]:
+    """[n_clusters, N_BINS], only documents with known words."""
+    labels, explained = block.labels[rows], np.minimum(block.explained[rows], 1)
+    bins = np.minimum(np.sqrt(explained) * N_BINS, N_BINS - 1).astype(np.int64)
+    cell = (labels * N_BINS + bins)[explained > 0]
+    return np.bincount(cell, minlength=n_clusters * N_BINS).reshape(n_clusters, N_BINS)
 
 
 def measure_drift(reference: AssignmentSummary, new: AssignmentSummary) -> Drift:
@@ -115,7 +153,7 @@ def measure_drift(reference: AssignmentSummary, new: AssignmentSummary) -> Drift
         raise ValueError(f"expected summaries of one corpus model, got {clusters} clusters; assign both with the same")
     mix_shift = float(np.abs(_shares(reference.cluster_counts) - _shares(new.cluster_counts)).sum() / 2)
     novelty = _novelty(reference, new)
-    reconsider, reason = _judge(novelty, mix_shift, sum(new.explained_counts))
+    reconsider, reason = _judge(novelty, mix_shift, reference.n_explained, new.n_explained)
     return Drift(
         novelty=novelty,
         mix_shift=mix_shift,
@@ -127,29 +165,31 @@ def measure_drift(reference: AssignmentSummary, new: AssignmentSummary) -> Drift
     )
 
 
-def _shares(counts: tuple[int, ...]) -> NDArray[np.float64]:
-    return np.array(counts) / max(sum(counts), 1)
+def _shares(counts: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(counts, np.float64)
+    return array / max(float(array.sum()), 1.0)
 
 
 def _novelty(reference: AssignmentSummary, new: AssignmentSummary) -> float | None:
-    if not sum(reference.explained_counts) or not sum(new.explained_counts):
+    if not reference.n_explained or not new.n_explained:
         return None
-    excess = np.cumsum(_shares(new.explained_counts) - _shares(reference.explained_counts))
+    excess = np.cumsum(np.subtract(new.explained_shares, reference.explained_shares))
     return float(max(excess.max(), 0))
 
 
-def _judge(novelty: float | None, mix_shift: float, n_documents: int) -> tuple[bool, str]:
+def _judge(novelty: float | None, mix_shift: float, n_reference: int, n_new: int) -> tuple[bool, str]:
     mix = f"the mix of clusters has moved by {mix_shift:.0%}"
     if novelty is None:
         return False, f"The features do not tell whether these documents are new in kind; {mix}."
-    chance = float(np.sqrt(np.log(1 / _FALSE_ALARM) / (2 * n_documents)))
+    chance = float(np.sqrt(np.log(1 / _FALSE_ALARM) / 2 * (1 / n_reference + 1 / n_new)))
     if novelty > max(NOVELTY_LIMIT, chance):
         return True, (
             f"Reconsider N: at least {novelty:.0%} of the new documents are explained less than the corpus's are; "
             f"{mix}. They bring new subjects, or more of the subjects that the corpus explains least."
         )
     if chance > NOVELTY_LIMIT:
-        return False, f"Too few documents ({n_documents}) to tell whether they are new in kind; {mix}."
+        few = f"{n_new} new, {n_reference} of the corpus"
+        return False, f"Too few documents ({few}) to tell whether the new ones are new in kind; {mix}."
     if mix_shift > MIX_SHIFT_LIMIT:
         return False, f"N stands: the subjects are those of the corpus. But {mix}: consider training on the new mix."
     return False, f"N stands: the new documents are like the corpus's (novelty {novelty:.0%}); {mix}."

@@ -2,12 +2,23 @@
 
 import dagster as dg
 
-from pipelines.defs import breakdown, clusters, corpus, evaluation, features, report, routing, sources, training
+from pipelines.defs import (
+    breakdown,
+    clusters,
+    corpus,
+    evaluation,
+    features,
+    new_data,
+    report,
+    routing,
+    sources,
+    training,
+)
 from pipelines.jobs import JOBS
 from pipelines.recipe import BaseModel, Recipe
 from pipelines.store import ArtifactStore
 
-MODULES = (sources, corpus, features, clusters, training, evaluation, breakdown, routing, report)
+MODULES = (sources, corpus, features, clusters, new_data, training, evaluation, breakdown, routing, report)
 
 
 def build_defs(resources: dict[str, object] | None = None) -> dg.Definitions:

@@ -13,6 +13,7 @@ from pipelines.store import ArtifactStore
 
 if TYPE_CHECKING:
     from analysis.clustering import ClusterSweep
+    from analysis.corpus_model import AssignedBlock
 
 SWEEP_VERSION = source_version("analysis.clustering", "analysis._kmeans_kernels", "analysis.selection")
 CHOICE_VERSION = source_version(
@@ -25,7 +26,11 @@ CHOICE_VERSION = source_version(
 )
 EXCERPT = 400
 LABELS_VERSION = source_version(
-    "analysis.corpus_model", "analysis.feature_blocks", "analysis.heterogeneity", "analysis.interpretation"
+    "analysis.corpus_model",
+    "analysis.drift",
+    "analysis.feature_blocks",
+    "analysis.heterogeneity",
+    "analysis.interpretation",
 )
 
 
@@ -189,6 +194,7 @@ def cluster_labels(
 
     def build(draft: Draft) -> None:
         from analysis.corpus_model import CorpusModel
+        from analysis.drift import REFERENCE, summarise_corpus
         from analysis.feature_blocks import load_features
         from analysis.figures.clusters import composition
         from analysis.heterogeneity import measure_heterogeneity
@@ -197,11 +203,15 @@ def cluster_labels(
         n_clusters = num_experts.json("num_experts")["num_experts"]
         centers = cluster_sweep.array(f"centers/{n_clusters}")
         features = document_features.array("features")
-        CorpusModel(load_features(document_features.path("vectoriser")), centers).save(draft.folder / "corpus_model")
+        text = document_features.record["config"]["text"]
+        model = CorpusModel(load_features(document_features.path("vectoriser")), centers, text)
+        model.save(draft.folder / "corpus_model")
         positions = document_positions(features, centers)
         documents = corpus_documents.read("documents")
+        is_held_out = (documents["split"] == "test").to_numpy()
+        reference = summarise_corpus(assigned_block(positions, document_features), is_held_out, n_clusters)
+        reference.save(draft.folder / "corpus_model" / REFERENCE)
         draft.write_table("labels", positions.drop("row").insert_column(0, documents["document_id"]))
-        text = document_features.record["config"]["text"]
         for name, table in described_clusters(documents, text, positions, config).items():
             draft.write_table(name, table)
         write_thumbnail(draft, composition(pl.read_parquet(draft.folder / "composition.parquet")))
@@ -242,6 +252,19 @@ def cluster_labels(
                 f"{len(sizes)} of {n_clusters} clusters have documents",
             )
         ],
+    )
+
+
+def assigned_block(positions: pl.DataFrame, document_features: Artifact) -> "AssignedBlock":
+    """The corpus's documents as the corpus model would assign them, without reading them again."""
+    from analysis.corpus_model import AssignedBlock
+    from analysis.feature_blocks import TextStatistics
+
+    return AssignedBlock(
+        labels=positions["cluster"].to_numpy(),
+        squared_distances=np.square(positions["distance"].to_numpy()),
+        explained=document_features.array("explained"),
+        statistics=TextStatistics(**document_features.json("statistics")),
     )
 
 

@@ -1,5 +1,6 @@
 """Documents as vectors."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -63,13 +64,17 @@ def document_features(
     get the same vectors.
     """
     from analysis.document_text import document_text
+    from analysis.feature_blocks import TextStatistics
 
     def build(draft: Draft) -> None:
         documents = corpus_documents.scan("documents").select("split", text=document_text(config.text)).collect()
         vectoriser = _vectoriser(config)
         vectoriser.fit(documents.filter(pl.col("split") == "train")["text"])
         vectoriser.save(draft.folder / "vectoriser")
-        draft.write_array("features", vectoriser.transform(documents["text"]))
+        blocks = list(vectoriser.stream([documents["text"]]))
+        draft.write_array("features", np.concatenate([block.features for block in blocks]))
+        draft.write_array("explained", np.concatenate([block.explained for block in blocks]))
+        draft.write_json("statistics", asdict(sum((block.statistics for block in blocks), TextStatistics())))
 
     artifact = store.build(
         "document_features",
@@ -83,7 +88,7 @@ def document_features(
     zero_rows = int((~features.any(axis=1)).sum())
     return materialized(
         artifact,
-        metadata={"documents": features.shape[0], "dimensions": features.shape[1], "zero_rows": zero_rows},
+        metadata={"dimensions": features.shape[1], "zero_rows": zero_rows, **artifact.json("statistics")},
         checks=[
             Check("one_row_per_document", len(features) == documents, f"{len(features)} rows, {documents} documents"),
             Check("finite", bool(np.isfinite(features).all()), "every value is finite"),

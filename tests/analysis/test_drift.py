@@ -8,7 +8,7 @@ import pytest
 
 from analysis.clustering import sweep_kmeans
 from analysis.corpus_model import AssignedBlock, CorpusModel
-from analysis.drift import AssignmentSummary, measure_drift, summarise
+from analysis.drift import AssignmentSummary, measure_drift, summarise, summarise_corpus
 from analysis.feature_blocks import TextStatistics
 from analysis.features import TfidfLsa
 
@@ -34,8 +34,20 @@ def test_by_hand() -> None:
     assert (drift.unknown_token_share, drift.reference_unknown_token_share) == pytest.approx((0.4, 0.2))
     assert not drift.reconsider
     assert drift.reason == (
-        "Too few documents (3) to tell whether they are new in kind; the mix of clusters has moved by 50%."
+        "Too few documents (3 new, 4 of the corpus) to tell whether the new ones are new in kind; "
+        "the mix of clusters has moved by 50%."
     )
+
+
+def test_the_corpus_is_summarised_by_its_held_out_documents_in_the_mix_of_the_others() -> None:
+    # Three of four fitted documents are in cluster 0; of the held-out ones it is one of three.
+    labels, explained = [0, 0, 0, 1, 0, 1, 1], [0.9, 0.9, 0.9, 0.9, 0.25, 0.01, 0.01]
+    summary = summarise_corpus(block(labels, explained), np.arange(7) >= 4, 2)
+    assert summary.cluster_counts == (3, 1)
+    assert summary.n_explained == 3
+    assert {i: share for i, share in enumerate(summary.explained_shares) if share} == {25: 0.75, 5: 0.25}
+    fitted_only = summarise_corpus(block(labels, explained), np.zeros(7, bool), 2)
+    assert fitted_only.n_explained == 7
 
 
 def test_better_explained_documents_are_not_new() -> None:

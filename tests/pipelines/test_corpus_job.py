@@ -45,13 +45,12 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 
 @pytest.fixture
 def real(shared_corpora: Path, tmp_path: Path) -> list[dict[str, object]]:
-    """Three real corpora, 300 records each."""
+    """Three real corpora, 300 records each, split by the pipeline."""
     folder = tmp_path / "corpora"
     folder.mkdir()
     for name in ("gsm8k", "medquad", "legalbench"):
-        pl.read_parquet(shared_corpora / f"{name}_train.parquet").sample(300, seed=1).write_parquet(
-            folder / f"{name}.parquet"
-        )
+        sample = pl.read_parquet(shared_corpora / f"{name}_train.parquet").drop("split").sample(300, seed=1)
+        sample.write_parquet(folder / f"{name}.parquet")
     return [files(path.stem, path) for path in sorted(folder.iterdir())]
 
 
@@ -128,3 +127,24 @@ def test_asked_for_more_experts_than_documents(tmp_path: Path) -> None:
     text = failure(tmp_path / "store", [files("x", path, split="train")], num_experts={"value": 50})
     assert "num_experts" in text
     assert "50" in text
+
+
+def test_documents_that_arrive_later(real: list[dict[str, object]], shared_corpora: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    resources = {"resources": {"store": {"config": {"directory": str(store)}}}}
+    assign = build_defs().resolve_job_def("assign")
+
+    def verdict(*names: str) -> dg.AssetCheckEvaluation:
+        new = [files(name, shared_corpora / f"{name}_test.parquet") for name in names]
+        config = resources | {"ops": {"new_document_labels": {"config": {"sources": new}}}}
+        return assign.execute_in_process(run_config=config).get_asset_check_evaluations()[0]
+
+    assert run(store, real).success
+    same = verdict("gsm8k", "medquad", "legalbench")
+    assert same.passed
+    new = verdict("mbxp")
+    assert not new.passed
+    assert new.severity == dg.AssetCheckSeverity.WARN
+    assert new.description.startswith("Reconsider N")
+    labels = ArtifactStore(directory=str(store)).latest("new_document_labels").read("labels")
+    assert len(labels) == len(pl.read_parquet(shared_corpora / "mbxp_test.parquet"))

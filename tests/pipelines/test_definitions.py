@@ -19,6 +19,7 @@ corpus_documents <- raw_documents
 document_features <- corpus_documents
 evaluation <- baseline_adapters, cluster_labels, corpus_documents, hydralora_adapter, num_experts
 hydralora_adapter <- cluster_labels, corpus_documents, num_experts
+new_document_labels <- cluster_labels
 num_experts <- cluster_sweep, corpus_documents, document_features
 parameter_breakdown <- component_adapters, hydralora_adapter
 raw_documents <-
@@ -57,11 +58,12 @@ def test_every_asset_describes_itself_and_is_checked() -> None:
 def test_jobs_split_at_the_clusters() -> None:
     keys = {
         job: {key.path[-1] for key in defs.resolve_job_def(job).asset_layer.executable_asset_keys}
-        for job in ("hydralora", "corpus", "train")
+        for job in ("hydralora", "corpus", "train", "assign")
     }
     assert keys["hydralora"] == keys["corpus"] | keys["train"]
     assert not keys["corpus"] & keys["train"]
     assert "cluster_labels" in keys["corpus"]
+    assert keys["assign"] == {"new_document_labels"}
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.name != "dagster.yaml"], ids=lambda path: path.stem)
