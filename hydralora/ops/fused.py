@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from hydralora.ops import small
 
 try:
-    from hydralora.ops import triton_kernels
+    from hydralora.ops import triton_pieces
 except ImportError:  # no Triton on this platform; the plain pieces give the same results
-    triton_kernels = None  # type: ignore[assignment]
+    triton_pieces = None  # type: ignore[assignment]
 
 
 _PLAIN_TENSORS = (nn.Parameter, Tensor)  # not DTensor, not a quantised tensor
@@ -77,9 +77,9 @@ def hydra_linear(
         return y
     rows = _rows(x, _compute_dtype(x, weight_a))
     pieces = _pieces(rows)
-    if pieces is triton_kernels and rows.shape[0] <= triton_kernels.FEW_TOKENS:  # decoding: bound by launches
+    if pieces is triton_pieces and rows.shape[0] <= triton_pieces.FEW_TOKENS:  # decoding: bound by launches
         y = _base(rows, base_weight, base_bias)
-        triton_kernels.add_experts_few(y, rows, weight_a, weight_router, weight_b, scaling, hidden)
+        triton_pieces.add_experts_few(y, rows, weight_a, weight_router, weight_b, scaling, hidden)
     else:
         y, _ = _forward(rows, base_weight, base_bias, weight_a, weight_b, weight_router, scaling, hidden)
     return y.view(*x.shape[:-1], y.shape[-1])
@@ -172,9 +172,9 @@ def _base(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _pieces(x: Tensor) -> Any:
-    """Triton's small pieces where they apply. Under torch.compile Inductor fuses the plain ones itself."""
-    if triton_kernels is not None and not torch.compiler.is_compiling() and triton_kernels.supports(x):
-        return triton_kernels
+    """Triton's small pieces where they apply."""
+    if triton_pieces is not None and triton_pieces.supports(x):
+        return triton_pieces
     return small
 
 

@@ -1,4 +1,4 @@
-"""The small pieces around the large matrix products: plain PyTorch here, Triton on CUDA (`triton_kernels`).
+"""The small pieces around the large matrix products: plain PyTorch here, Triton on CUDA (`triton_pieces`).
 
 Shapes: T tokens, r rank, N routed experts, E column blocks of B (N, or N + 1 with an always-on expert whose gate is 1;
 without a router every gate is 1). ``low`` is all that the adapter saves for backward besides its input: A x, [T, r], or

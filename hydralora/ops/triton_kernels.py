@@ -1,4 +1,4 @@
-"""The small pieces of `small` as Triton kernels: one launch each, where PyTorch needs about eight.
+"""Triton kernels, launched by `triton_pieces`.
 
 Ranks and experts are padded to powers of two inside the kernels only. Sums run in float32; what is stored is rounded to
 the input's dtype, as the plain pieces do. No atomics: the same input gives the same bits.
@@ -6,22 +6,8 @@ the input's dtype, as the plain pieces do. No atomics: the same input gives the 
 # mypy: disable-error-code="no-untyped-def"
 # (Triton reads the annotations of a kernel's arguments: only tl.constexpr may stand there.)
 
-import os
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-FEW_TOKENS = 32  # up to here one launch that computes A x many times beats two that compute it once
-_ROWS = 16  # tokens a program: 2048 tokens make 128 programs, one for each multiprocessor of an H100
-
-
-def supports(x: Tensor) -> bool:
-    """Half precision on CUDA, at least one row. Products in float32 stay with cuBLAS and PyTorch's TF32 switch."""
-    return (x.is_cuda or _INTERPRETED) and x.dtype in (torch.float16, torch.bfloat16) and x.shape[0] > 0
 
 
 @triton.jit
@@ -33,8 +19,42 @@ def _softmax_gates(logits, experts, ROUTED: tl.constexpr):
     return tl.where(experts[None, :] < ROUTED, gates, 1.0)
 
 
+@triton.jit
+def _project(
+    x_ptr,
+    a_ptr,
+    router_ptr,
+    rows,
+    row_mask,
+    IN: tl.constexpr,
+    RANK: tl.constexpr,
+    ROUTED: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    RANK_PAD: tl.constexpr,
+    EXPERTS_PAD: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """A x, [ROWS, RANK_PAD], and the logits of a router on x (zeros unless HIDDEN), [ROWS, EXPERTS_PAD]."""
+    ranks = tl.arange(0, RANK_PAD)
+    experts = tl.arange(0, EXPERTS_PAD)
+    h = tl.zeros([ROWS, RANK_PAD], dtype=tl.float32)
+    logits = tl.zeros([ROWS, EXPERTS_PAD], dtype=tl.float32)
+    for start in range(0, IN, CHUNK):
+        columns = start + tl.arange(0, CHUNK)
+        x = tl.load(x_ptr + rows[:, None] * IN + columns[None, :], mask=row_mask & (columns[None, :] < IN), other=0.0)
+        a_mask = (ranks[None, :] < RANK) & (columns[:, None] < IN)
+        a = tl.load(a_ptr + ranks[None, :] * IN + columns[:, None], mask=a_mask, other=0.0)
+        h = tl.dot(x, a, h)
+        if HIDDEN:
+            w_mask = (experts[None, :] < ROUTED) & (columns[:, None] < IN)
+            w = tl.load(router_ptr + experts[None, :] * IN + columns[:, None], mask=w_mask, other=0.0)
+            logits = tl.dot(x, w, logits)
+    return h, logits
+
+
 @triton.jit(do_not_specialize=["tokens"])
-def _project_and_gate_kernel(
+def project_and_gate_kernel(
     x_ptr,
     a_ptr,
     router_ptr,
@@ -56,18 +76,9 @@ def _project_and_gate_kernel(
     ranks = tl.arange(0, RANK_PAD)
     experts = tl.arange(0, EXPERTS_PAD)
     row_mask = rows[:, None] < tokens
-    h = tl.zeros([ROWS, RANK_PAD], dtype=tl.float32)
-    logits = tl.zeros([ROWS, EXPERTS_PAD], dtype=tl.float32)
-    for start in range(0, IN, CHUNK):
-        columns = start + tl.arange(0, CHUNK)
-        x = tl.load(x_ptr + rows[:, None] * IN + columns[None, :], mask=row_mask & (columns[None, :] < IN), other=0.0)
-        a_mask = (ranks[None, :] < RANK) & (columns[:, None] < IN)
-        a = tl.load(a_ptr + ranks[None, :] * IN + columns[:, None], mask=a_mask, other=0.0)
-        h = tl.dot(x, a, h)
-        if HIDDEN:
-            w_mask = (experts[None, :] < ROUTED) & (columns[:, None] < IN)
-            w = tl.load(router_ptr + experts[None, :] * IN + columns[:, None], mask=w_mask, other=0.0)
-            logits = tl.dot(x, w, logits)
+    h, logits = _project(
+        x_ptr, a_ptr, router_ptr, rows, row_mask, IN, RANK, ROUTED, HIDDEN, RANK_PAD, EXPERTS_PAD, ROWS, CHUNK
+    )
 
     # What backward will read is rounded, so the forward pass rounds first: both see the same h and the same gates.
     WIDTH: tl.constexpr = RANK + ROUTED if HIDDEN else RANK
@@ -93,7 +104,7 @@ def _project_and_gate_kernel(
 
 
 @triton.jit(do_not_specialize=["tokens"])
-def _gate_backward_kernel(
+def gate_backward_kernel(
     grad_u_ptr,
     low_ptr,
     router_ptr,
@@ -155,7 +166,7 @@ def _gate_backward_kernel(
 
 
 @triton.jit(do_not_specialize=["tokens"])
-def _accumulate_kernel(
+def accumulate_kernel(
     y_ptr,
     u_ptr,
     v_ptr,
@@ -186,7 +197,7 @@ def _accumulate_kernel(
 
 
 @triton.jit
-def _add_experts_few_kernel(
+def add_experts_few_kernel(
     y_ptr,
     x_ptr,
     a_ptr,
@@ -247,123 +258,55 @@ def _add_experts_few_kernel(
         tl.store(y_ptrs, (y + update).to(dtype), mask=outputs < OUT)
 
 
-_compiled: dict[tuple[Any, ...], Any] = {}
-
-
-def _launch(
-    kernel: Any,
-    grid: tuple[int, int, int],
-    tensors: tuple[Tensor, ...],
-    scalars: tuple[Any, ...],
-    constants: tuple[Any, ...],
-    **options: int,
-) -> None:
-    """kernel[grid](*tensors, *scalars, *constants): a kernel seen before goes straight to its launcher.
-
-    Small layers and decoding are bound by launches, and binding and hashing a kernel's arguments is most of one.
-    Triton specialises on dtype and on alignment to 16 bytes. Of scalars it specialises integers, unless told not to, as
-    for the number of tokens here.
-    """
-    device = tensors[0].device
-    if device.index is not None and device.index != torch.cuda.current_device():
-        with torch.cuda.device(device):
-            return _launch(kernel, grid, tensors, scalars, constants, **options)
-    key = (kernel, device.index, constants, *[t.dtype if t.data_ptr() % 16 == 0 else (t.dtype,) for t in tensors])
-    compiled = _compiled.get(key)
-    if compiled is None:
-        _compiled[key] = kernel[grid](*tensors, *scalars, *constants, **options)
-    else:
-        compiled[grid](*tensors, *scalars, *constants)
-    return None
-
-
-def project_and_gate(
-    x: Tensor, weight_a: Tensor, router: Tensor | None, blocks: int, scaling: float, hidden: bool
-) -> tuple[Tensor, Tensor]:
-    """As `small.project_and_gate`."""
-    tokens, in_features = x.shape
-    rank = weight_a.shape[0]
-    routed = 0 if router is None else router.shape[0]
-    low = x.new_empty(tokens, rank + routed if hidden else rank)
-    u = x.new_empty(tokens, blocks * rank)
-    # 4 stages of 256 columns: within 10% of the time cuBLAS takes for A x alone on an H100.
-    _launch(
-        _project_and_gate_kernel,
-        (_cdiv(tokens, _ROWS), 1, 1),
-        (x, weight_a.contiguous(), x if router is None else router.contiguous(), low, u),
-        (tokens, float(scaling)),
-        (in_features, rank, blocks, routed, hidden, _pad(rank), _pad(blocks), _ROWS, 256),
-        num_warps=4,
-        num_stages=4,
+@triton.jit(do_not_specialize=["tokens"])
+def add_experts_some_kernel(
+    y_ptr,
+    x_ptr,
+    a_ptr,
+    router_ptr,
+    b_ptr,
+    tokens,
+    scaling,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
+    RANK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ROUTED: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    RANK_PAD: tl.constexpr,
+    EXPERTS_PAD: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """ROWS tokens and COLUMNS outputs a program, on tensor cores; B is read once for all of a program's tokens."""
+    dtype = y_ptr.dtype.element_ty
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    ranks = tl.arange(0, RANK_PAD)
+    experts = tl.arange(0, EXPERTS_PAD)
+    row_mask = rows[:, None] < tokens
+    h, logits = _project(
+        x_ptr, a_ptr, router_ptr, rows, row_mask, IN, RANK, ROUTED, HIDDEN, RANK_PAD, EXPERTS_PAD, ROWS, CHUNK
     )
-    return low, u
+    h = h.to(dtype).to(tl.float32)  # rounded where the other kernels round
+    gates = tl.full([ROWS, EXPERTS_PAD], 1.0, dtype=tl.float32)
+    if ROUTED > 0:
+        if HIDDEN:
+            logits = logits.to(dtype).to(tl.float32)
+        else:
+            w_mask = (experts[:, None] < ROUTED) & (ranks[None, :] < RANK)
+            w = tl.load(router_ptr + experts[:, None] * RANK + ranks[None, :], mask=w_mask, other=0.0).to(tl.float32)
+            logits = tl.sum(h[:, None, :] * w[None, :, :], axis=2)
+        gates = _softmax_gates(logits, experts, ROUTED)
+    INNER: tl.constexpr = EXPERTS_PAD * RANK_PAD
+    u = tl.reshape(gates[:, :, None] * h[:, None, :] * scaling, [ROWS, INNER]).to(dtype)
 
-
-def gate_backward(
-    grad_u: Tensor, low: Tensor, router: Tensor | None, rank: int, scaling: float, hidden: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As `small.gate_backward`."""
-    tokens, width = grad_u.shape
-    blocks = width // rank
-    routed = 0 if router is None else router.shape[0]
-    programs = _cdiv(tokens, _ROWS)
-    u, grad_low = torch.empty_like(grad_u), torch.empty_like(low)
-    # One partial sum a program, added up in a fixed order.
-    partial = None if router is None or hidden else low.new_empty(programs, routed, rank, dtype=torch.float32)
-    router_or_any = low if router is None else router.contiguous()
-    _launch(
-        _gate_backward_kernel,
-        (programs, 1, 1),
-        (grad_u, low, router_or_any, u, grad_low, low if partial is None else partial),
-        (tokens, float(scaling)),
-        (rank, blocks, routed, hidden, _pad(rank), _pad(blocks), _ROWS),
-        num_warps=4,
-    )
-    return u, grad_low, None if partial is None else partial.sum(0)
-
-
-def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """As `small.accumulate`: bound by reading and writing y once, and cuBLAS takes a third longer (k is small)."""
-    tokens, width = y.shape
-    inner = u.shape[1]
-    _launch(
-        _accumulate_kernel,
-        (_cdiv(tokens, 64), _cdiv(width, 128), 1),
-        (y, u, v),
-        (tokens,),
-        (width, inner, v.stride(0), v.stride(1), 64, 128, min(128, max(16, _pad(inner)))),
-        num_warps=4,
-    )
-    return y
-
-
-def add_experts_few(
-    y: Tensor, x: Tensor, weight_a: Tensor, router: Tensor | None, weight_b: Tensor, scaling: float, hidden: bool
-) -> None:
-    """y += scaling * sum_i g_i B_i A x in one launch, for a few tokens and no gradients: y [T, out], x [T, in]."""
-    tokens, in_features = x.shape
-    out_features = y.shape[1]
-    rank = weight_a.shape[0]
-    blocks = weight_b.shape[1] // rank
-    rank_pad, experts_pad = _pad(rank), _pad(blocks)
-    columns = 128 if tokens <= 4 else 512  # few programs would leave the chip idle, many would read A too often
-    chunk = max(64, 16384 // max(rank_pad, experts_pad if hidden else 1))
-    tile = min(columns, max(8, 16384 // (rank_pad * experts_pad)))
-    routed = 0 if router is None else router.shape[0]
-    _launch(
-        _add_experts_few_kernel,
-        (tokens, _cdiv(out_features, columns), 1),
-        (y, x, weight_a.contiguous(), x if router is None else router.contiguous(), weight_b.contiguous()),
-        (float(scaling),),
-        (in_features, out_features, rank, blocks, routed, hidden, rank_pad, experts_pad, chunk, columns, tile),
-        num_warps=16,
-    )
-
-
-def _cdiv(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def _pad(n: int) -> int:
-    """The next power of two."""
-    return 1 << (n - 1).bit_length()
+    inner = tl.arange(0, INNER)
+    expert, rank = inner // RANK_PAD, inner % RANK_PAD
+    outputs = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    b_mask = (expert[:, None] < BLOCKS) & (rank[:, None] < RANK) & (outputs[None, :] < OUT)
+    b_offsets = outputs[None, :].to(tl.int64) * (BLOCKS * RANK) + expert[:, None] * RANK + rank[:, None]
+    update = tl.dot(u, tl.load(b_ptr + b_offsets, mask=b_mask, other=0.0))
+    y_mask = row_mask & (outputs[None, :] < OUT)
+    y_ptrs = y_ptr + rows[:, None] * OUT + outputs[None, :]
+    tl.store(y_ptrs, (tl.load(y_ptrs, mask=y_mask, other=0.0).to(tl.float32) + update).to(dtype), mask=y_mask)

@@ -1,6 +1,7 @@
 """Triton's pieces against the plain ones in float64: on a GPU, or on a CPU with TRITON_INTERPRET=1."""
 
 import os
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from hydralora.ops import small
 from hydralora.ops.fused import hydra_linear
 
-kernels = pytest.importorskip("hydralora.ops.triton_kernels", reason="needs Triton", exc_type=ImportError)
+pieces = pytest.importorskip("hydralora.ops.triton_pieces", reason="needs Triton", exc_type=ImportError)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 pytestmark = [
@@ -54,7 +55,7 @@ def test_layer_and_gradients(variant: tuple, dtype: torch.dtype) -> None:
     x = torch.randn(tokens, d_in, device=DEVICE, dtype=dtype)
     grad = torch.randn(tokens, d_out, device=DEVICE, dtype=dtype)
     low = [rounded(w, dtype) for w in weights(experts, shared, router_input, r, d_in, d_out)]
-    assert kernels.supports(x)
+    assert pieces.supports(x)
     for actual, expected in zip(
         run(x, grad, low, router_input),
         run(x.double(), grad.double(), [rounded(w, torch.float64) for w in low], router_input),
@@ -76,21 +77,52 @@ def run(x: Tensor, grad: Tensor, tensors: list[Tensor | None], router_input: str
     return [inference, y, *torch.autograd.grad(y, wanted, grad)]
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_few_tokens_on_tensor_cores(variant: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel for larger layers; `test_layer_and_gradients` has the one for small ones."""
+    monkeypatch.setattr(pieces, "_VECTOR_OUTPUTS", 0)
+    experts, shared, router_input, r, tokens, d_in, d_out = variant
+    tensors = [rounded(w, torch.float16) for w in weights(experts, shared, router_input, r, d_in, d_out)]
+    x = torch.randn(min(tokens, pieces.FEW_TOKENS), d_in, device=DEVICE, dtype=torch.float16)
+    with torch.no_grad():
+        actual = hydra_linear(x, tensors[0], None, *tensors[1:], 2.0, router_input)
+        wide = [rounded(w, torch.float64) for w in tensors]
+        expected = hydra_linear(x.double(), wide[0], None, *wide[1:], 2.0, router_input)
+    assert relative_error(actual, expected) < TOLERANCE[torch.float16]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs CUDA")
+@pytest.mark.parametrize("router_input", ["low_rank", "hidden"])
+def test_compiled_with_the_kernels(router_input: str) -> None:
+    x = torch.randn(128, 256, device=DEVICE, dtype=torch.bfloat16)
+    grad = torch.randn(128, 192, device=DEVICE, dtype=torch.bfloat16)
+    base, *adapter = [rounded(w, torch.bfloat16) for w in weights(3, False, router_input, 8, 256, 192)]
+
+    def gradients(layer: Callable) -> list[Tensor]:
+        inputs = [x.clone().requires_grad_(), *(w.clone().requires_grad_() for w in adapter)]
+        y = layer(inputs[0], base, None, *inputs[1:], 2.0, router_input)
+        return [y, *torch.autograd.grad(y, inputs, grad)]
+
+    compiled = gradients(torch.compile(hydra_linear, fullgraph=True))
+    for one, other in zip(compiled, gradients(hydra_linear), strict=True):
+        assert relative_error(one, other.double()) < 1e-2
+
+
 @pytest.mark.parametrize("hidden", [False, True])
 def test_pieces_write_every_element_and_repeat(hidden: bool) -> None:
     x = torch.randn(37, 300, device=DEVICE, dtype=torch.float16)
     a = torch.randn(8, 300, device=DEVICE, dtype=torch.float16) / 17
     router = torch.randn(3, 300 if hidden else 8, device=DEVICE, dtype=torch.float16) / 17
-    low, u = kernels.project_and_gate(x, a, router, 4, 2.0, hidden)
+    low, u = pieces.project_and_gate(x, a, router, 4, 2.0, hidden)
     expected_low, expected_u = small.project_and_gate(x.double(), a.double(), router.double(), 4, 2.0, hidden)
     assert relative_error(low, expected_low) < 1e-3
     assert relative_error(u, expected_u) < 1e-3
 
     grad_u = torch.randn_like(u)
-    actual = kernels.gate_backward(grad_u, low, router, 8, 2.0, hidden)
+    actual = pieces.gate_backward(grad_u, low, router, 8, 2.0, hidden)
     expected = small.gate_backward(grad_u.double(), low.double(), router.double(), 8, 2.0, hidden)
     for one, other, again in zip(
-        actual, expected, kernels.gate_backward(grad_u, low, router, 8, 2.0, hidden), strict=True
+        actual, expected, pieces.gate_backward(grad_u, low, router, 8, 2.0, hidden), strict=True
     ):
         assert (one is None) == (other is None)
         if one is not None and other is not None:

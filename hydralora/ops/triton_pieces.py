@@ -1,0 +1,163 @@
+"""The small pieces of `small` on CUDA: one launch of a Triton kernel each, where PyTorch needs about eight.
+
+Under torch.compile the kernels are part of the graph (Inductor sees them as they are and fuses around them).
+"""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hydralora.ops import triton_kernels as kernels
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+FEW_TOKENS = 32  # up to here one launch that computes A x many times beats two that compute it once
+_VECTOR_OUTPUTS = 40_000  # up to so many outputs of all tokens together, a program a token and no tensor cores
+_FEW_CHUNK, _FEW_WARPS, _FEW_STAGES = 512, 4, 3
+_ROWS = 16  # tokens a program: 2048 tokens make 128 programs, one for each multiprocessor of an H100
+
+
+def supports(x: Tensor) -> bool:
+    """Half precision on CUDA, at least one row. Products in float32 stay with cuBLAS and PyTorch's TF32 switch."""
+    return (x.is_cuda or _INTERPRETED) and x.dtype in (torch.float16, torch.bfloat16) and x.shape[0] > 0
+
+
+_compiled: dict[tuple[Any, ...], Any] = {}
+
+
+def _launch(
+    kernel: Any,
+    grid: tuple[int, int, int],
+    tensors: tuple[Tensor, ...],
+    scalars: tuple[Any, ...],
+    constants: tuple[Any, ...],
+    **options: int,
+) -> None:
+    """kernel[grid](*tensors, *scalars, *constants): a kernel seen before goes straight to its launcher.
+
+    Small layers and decoding are bound by launches, and binding and hashing a kernel's arguments is most of one.
+    Triton specialises on dtype and on alignment to 16 bytes. Of scalars it specialises integers, unless told not to, as
+    for the number of tokens here.
+    """
+    if torch.compiler.is_compiling():
+        kernel[grid](*tensors, *scalars, *constants, **options)
+        return None
+    device = tensors[0].device
+    if device.index is not None and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            return _launch(kernel, grid, tensors, scalars, constants, **options)
+    key = (kernel, device.index, constants, *[t.dtype if t.data_ptr() % 16 == 0 else (t.dtype,) for t in tensors])
+    compiled = _compiled.get(key)
+    if compiled is None:
+        _compiled[key] = kernel[grid](*tensors, *scalars, *constants, **options)
+    else:
+        compiled[grid](*tensors, *scalars, *constants)
+    return None
+
+
+def project_and_gate(
+    x: Tensor, weight_a: Tensor, router: Tensor | None, blocks: int, scaling: float, hidden: bool
+) -> tuple[Tensor, Tensor]:
+    """As `small.project_and_gate`."""
+    tokens, in_features = x.shape
+    rank = weight_a.shape[0]
+    routed = 0 if router is None else router.shape[0]
+    low = x.new_empty(tokens, rank + routed if hidden else rank)
+    u = x.new_empty(tokens, blocks * rank)
+    # 4 stages of 256 columns: within 10% of the time cuBLAS takes for A x alone on an H100.
+    _launch(
+        kernels.project_and_gate_kernel,
+        (_cdiv(tokens, _ROWS), 1, 1),
+        (x, weight_a.contiguous(), x if router is None else router.contiguous(), low, u),
+        (tokens, float(scaling)),
+        (in_features, rank, blocks, routed, hidden, _pad(rank), _pad(blocks), _ROWS, 256),
+        num_warps=4,
+        num_stages=4,
+    )
+    return low, u
+
+
+def gate_backward(
+    grad_u: Tensor, low: Tensor, router: Tensor | None, rank: int, scaling: float, hidden: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """As `small.gate_backward`."""
+    tokens, width = grad_u.shape
+    blocks = width // rank
+    routed = 0 if router is None else router.shape[0]
+    programs = _cdiv(tokens, _ROWS)
+    u, grad_low = torch.empty_like(grad_u), torch.empty_like(low)
+    # One partial sum a program, added up in a fixed order.
+    partial = None if router is None or hidden else low.new_empty(programs, routed, rank, dtype=torch.float32)
+    router_or_any = low if router is None else router.contiguous()
+    _launch(
+        kernels.gate_backward_kernel,
+        (programs, 1, 1),
+        (grad_u, low, router_or_any, u, grad_low, low if partial is None else partial),
+        (tokens, float(scaling)),
+        (rank, blocks, routed, hidden, _pad(rank), _pad(blocks), _ROWS),
+        num_warps=4,
+    )
+    return u, grad_low, None if partial is None else partial.sum(0)
+
+
+def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """As `small.accumulate`: bound by reading and writing y once, and cuBLAS takes a third longer (k is small)."""
+    tokens, width = y.shape
+    inner = u.shape[1]
+    _launch(
+        kernels.accumulate_kernel,
+        (_cdiv(tokens, 64), _cdiv(width, 128), 1),
+        (y, u, v),
+        (tokens,),
+        (width, inner, v.stride(0), v.stride(1), 64, 128, min(128, max(16, _pad(inner)))),
+        num_warps=4,
+    )
+    return y
+
+
+def add_experts_few(
+    y: Tensor, x: Tensor, weight_a: Tensor, router: Tensor | None, weight_b: Tensor, scaling: float, hidden: bool
+) -> None:
+    """y += scaling * sum_i g_i B_i A x in one launch, for a few tokens and no gradients: y [T, out], x [T, in]."""
+    tokens, in_features = x.shape
+    out_features = y.shape[1]
+    rank = weight_a.shape[0]
+    blocks = weight_b.shape[1] // rank
+    rank_pad, experts_pad = _pad(rank), _pad(blocks)
+    routed = 0 if router is None else router.shape[0]
+    tensors = (y, x, weight_a.contiguous(), x if router is None else router.contiguous(), weight_b.contiguous())
+    sizes = (in_features, out_features, rank, blocks, routed, hidden)
+    if tokens * out_features <= _VECTOR_OUTPUTS:
+        columns = 128  # more would leave the chip idle
+        chunk = max(64, 16384 // max(rank_pad, experts_pad if hidden else 1))
+        tile = min(columns, max(8, 16384 // (rank_pad * experts_pad)))
+        _launch(
+            kernels.add_experts_few_kernel,
+            (tokens, _cdiv(out_features, columns), 1),
+            tensors,
+            (float(scaling),),
+            (*sizes, rank_pad, experts_pad, chunk, columns, tile),
+            num_warps=16,
+        )
+        return
+    columns = 128 if rank_pad * experts_pad <= 256 else 64
+    rank_pad = max(rank_pad, _cdiv(16, experts_pad))  # tensor cores take 16 at a time
+    _launch(
+        kernels.add_experts_some_kernel,
+        (_cdiv(tokens, _ROWS), _cdiv(out_features, columns), 1),
+        tensors,
+        (tokens, float(scaling)),
+        (*sizes, rank_pad, experts_pad, _ROWS, _FEW_CHUNK, columns),
+        num_warps=_FEW_WARPS,
+        num_stages=_FEW_STAGES,
+    )
+
+
+def _cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _pad(n: int) -> int:
+    """The next power of two."""
+    return 1 << (n - 1).bit_length()
