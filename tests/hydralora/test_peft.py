@@ -205,6 +205,14 @@ def test_wrong_adapter_says_what_differs(
         PeftModel.from_pretrained(tiny_llama(), tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
 
 
+def test_ignored_sizes_are_still_named(hydra_llama: Any, tiny_llama: Any, tmp_path: Path) -> None:
+    """PEFT would leave the weight as it was initialised: an adapter of which a part is random helps nobody."""
+    hydra_llama().save_pretrained(tmp_path)
+    edit_weights(tmp_path, shortened("0.self_attn.q_proj.hydralora_A"))
+    with pytest.raises(RuntimeError, match=r"Missing weights of adapter 'default': .*q_proj.hydralora_A"):
+        PeftModel.from_pretrained(tiny_llama(), tmp_path, ignore_mismatched_sizes=True)
+
+
 def test_adapter_of_another_base_model(hydra_llama: Any, tiny_llama: Any, tmp_path: Path) -> None:
     hydra_llama(target_modules=["q_proj"]).save_pretrained(tmp_path)
     with pytest.raises(RuntimeError, match=r"size mismatch for .*hydralora_A.*\[4, 32\]\) from checkpoint"):
