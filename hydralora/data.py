@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ IGNORED = -100  # the label that torch's cross entropy leaves out
 Template = Literal["chat", "plain"]
 Batch = dict[str, torch.Tensor]
 _OPTIONAL_COLUMNS = ("document_id", "cluster", "expert_gates")
+_COUNTS = "counts.json"  # beside the tokens; written last
 _ANSWER_MARK = "<ANSWER-GOES-HERE>"
 
 
@@ -65,6 +67,36 @@ class TokenisedDocuments:
         """Some documents, in the order asked for."""
         columns = self.dataset[[int(index) for index in indices]]
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> "TokenisedDocuments":
+        """Some of the documents, in the order asked for."""
+        return dataclasses.replace(self, dataset=self.dataset.select([int(index) for index in indices]))
+
+    def for_adapter(self, config: Any) -> "TokenisedDocuments":
+        """The documents as an adapter wants them: with gates only if it takes them from outside."""
+        takes_gates = getattr(config, "router_input", None) == "sequence"
+        if takes_gates or "expert_gates" not in self.dataset.column_names:
+            return self
+        return dataclasses.replace(self, dataset=self.dataset.remove_columns("expert_gates"))
+
+    def save(self, folder: Path) -> None:
+        """Write the tokens, so that other processes map them into memory rather than tokenise again."""
+        with _quiet_datasets():
+            self.dataset.save_to_disk(folder)
+        (folder / _COUNTS).write_text(json.dumps(self.counts) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "TokenisedDocuments":
+        """What `save` wrote.
+
+        Raises:
+            DataError: the folder has none.
+        """
+        from datasets import load_from_disk
+
+        if not (folder / _COUNTS).is_file():
+            raise DataError(f"Expected a folder of tokenised documents at {folder}, found none")
+        return cls(load_from_disk(folder), **json.loads((folder / _COUNTS).read_text()))
 
     def fingerprint(self) -> str:
         """16 hex digits over tokens, answer positions, sources and gates, in order."""

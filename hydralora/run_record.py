@@ -1,5 +1,6 @@
 """What a run leaves beside its adapter: how it was made, on what, and at what cost."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -12,7 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from hydralora.parameters import count_parameters
+
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from transformers import PreTrainedTokenizerBase
 
     from hydralora.data import TokenisedDocuments
@@ -81,9 +85,8 @@ def reload_difference(
     return float((in_memory - from_disk).abs().max())
 
 
-def peft_values(model: Any) -> dict[str, Any] | None:
-    """The PEFT configuration of a model as JSON values, None without one."""
-    config = getattr(model, "active_peft_config", None)
+def peft_values(config: "PeftConfig | None") -> dict[str, Any] | None:
+    """A PEFT configuration as JSON values, None for none."""
     return None if config is None else cast(dict[str, Any], json.loads(json.dumps(config.to_dict(), default=_value)))
 
 
@@ -98,13 +101,12 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def parameter_values(model: torch.nn.Module) -> dict[str, int]:
-    """Trainable and all parameters."""
-    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return {
-        "trainable": sum(count for count, trainable in counts if trainable),
-        "all": sum(count for count, _ in counts),
-    }
+def parameter_values(model: Any) -> dict[str, int]:
+    """Parameters that are trained, by what they are for, and all that the model has then."""
+    counts = count_parameters(model)
+    parts = {name: count for name, count in dataclasses.asdict(counts).items() if name != "base" and count}
+    trains_whole = not hasattr(model, "peft_config")
+    return {"trainable": counts.total, "all": counts.base + (0 if trains_whole else counts.total), **parts}
 
 
 def environment() -> dict[str, Any]:

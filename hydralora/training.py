@@ -172,15 +172,9 @@ def train(
     plan = plan_run(documents, config, num_processes=num_processes())
     base_weights = weights_fingerprint(model)
     model = _prepare(model, peft_config)
-    run = {
-        "config": dataclasses.asdict(config),
-        "peft_config": peft_values(model),
-        "base_model": {"name": model.name_or_path, "weights": base_weights},
-        "data": {"fingerprint": documents.fingerprint(), "documents": len(documents), **documents.counts},
-        "num_processes": num_processes(),
-    }
+    run = run_identity(model, documents, config, base_weights, peft_values(getattr(model, "active_peft_config", None)))
     checkpoints = folder / "checkpoints"
-    _claim(checkpoints, run)
+    claim(checkpoints, run)
     pad = pad_token_id(tokenizer)
     evaluate = None if held_out is None else partial(evaluate_documents, model, held_out, pad_token_id=pad)
     trainer = AnswerTrainer(
@@ -197,7 +191,7 @@ def train(
         trainer.add_callback(callback)
     before = evaluate() if evaluate else None
     started, cpu_started = time.monotonic(), time.process_time()
-    with _clear_errors(config, folder), EnergyMeter(enabled=measure_energy) as energy:
+    with clear_errors(config, folder), EnergyMeter(enabled=measure_energy) as energy:
         trainer.train(resume_from_checkpoint=trainer.last_checkpoint())
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     after = evaluate() if evaluate else None
@@ -217,7 +211,7 @@ def train(
         "environment": environment(),
     }
     if trainer.is_world_process_zero():
-        with _clear_errors(config, folder):
+        with clear_errors(config, folder):
             write_result(model, tokenizer, documents, folder, record)
         shutil.rmtree(checkpoints)
     trainer.accelerator.wait_for_everyone()
@@ -227,6 +221,28 @@ def train(
 def num_processes() -> int:
     """How many processes train together; torchrun sets it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the files of a run."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def run_identity(
+    model: Any,
+    documents: TokenisedDocuments,
+    config: TrainingConfig,
+    base_weights: str,
+    peft_config: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What makes a run this one and no other; the first part of its record."""
+    return {
+        "config": dataclasses.asdict(config),
+        "peft_config": peft_config,
+        "base_model": {"name": model.name_or_path, "weights": base_weights},
+        "data": {"fingerprint": documents.fingerprint(), "documents": len(documents), **documents.counts},
+        "num_processes": num_processes(),
+    }
 
 
 def _prepare(model: Any, peft_config: "PeftConfig | None") -> Any:
@@ -243,23 +259,23 @@ def _prepare(model: Any, peft_config: "PeftConfig | None") -> Any:
     return get_peft_model(model, peft_config)
 
 
-def _claim(checkpoints: Path, run: Mapping[str, Any]) -> None:
-    """Make the folder of checkpoints this run's own.
+def claim(folder: Path, run: Mapping[str, Any]) -> None:
+    """Make a folder of unfinished work this run's own.
 
     Raises:
-        TrainingError: it holds checkpoints of another run.
+        TrainingError: it holds the work of another run.
     """
-    identity = checkpoints / "run.json"
+    identity = folder / "identity.json"
     values = json.loads(json.dumps(run, default=str))
     if identity.exists():
         differing = [name for name, value in json.loads(identity.read_text()).items() if values.get(name) != value]
         if differing:
             raise TrainingError(
-                f"{checkpoints} holds checkpoints of a run with another {', '.join(differing)}. Delete that folder to "
+                f"{folder} holds checkpoints of a run with another {', '.join(differing)}. Delete that folder to "
                 f"start anew, or choose another one."
             )
-    elif os.environ.get("RANK", "0") == "0":
-        checkpoints.mkdir(parents=True, exist_ok=True)
+    elif is_first_process():
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(identity, values)
 
 
@@ -285,7 +301,8 @@ def _callbacks(
 
 
 @contextmanager
-def _clear_errors(config: TrainingConfig, folder: Path) -> Iterator[None]:
+def clear_errors(config: TrainingConfig, folder: Path) -> Iterator[None]:
+    """Errors of memory and disk as `TrainingError` with the way out."""
     from hydralora.trainer import is_disk_full
 
     try:
