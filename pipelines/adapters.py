@@ -71,28 +71,22 @@ def train_adapter(
     base_model: BaseModel,
 ) -> None:
     """Train one adapter into `folder`, or leave it alone when it is there already (a killed run continues)."""
-    from hydralora.methods import MethodError, get_method
-    from hydralora.training import TrainingError, plan_run, train
+    from hydralora.launch import train_method
+    from hydralora.methods import MethodError
+    from hydralora.training import TrainingError
 
     if (folder / "run.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    model, tokenizer = base_model.load()
-    config = recipe.training_config(training.method, max_tokens=training.max_tokens, seed=training.seed)
-    settings = replace(
-        recipe.settings(training.num_experts),
-        total_steps=plan_run(documents, config).num_steps,
-        match_parameters=training.match_parameters,
-    )
+    settings = replace(recipe.settings(training.num_experts), match_parameters=training.match_parameters)
     try:
-        peft_config = get_method(training.method).config(model, settings)
-        train(
-            model,
-            tokenizer,
-            for_adapter(documents, peft_config),
+        train_method(
+            training.method,
+            settings,
+            *base_model.load(),
+            documents,
             folder,
-            config,
-            peft_config=peft_config,
+            recipe.training_config(training.method, max_tokens=training.max_tokens, seed=training.seed),
             progress=progress_events(log, f"{training.method} ({folder.name})"),
             measure_energy=training.measure_energy,
         )
