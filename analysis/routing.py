@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from analysis.adapter_parts import State, submodules
 from analysis.association import Association, gate_association
-from analysis.routing_alarms import SAME_COSINE, Alarm, routing_alarms, typical_cosine
+from analysis.routing_alarms import SAME_COSINE, Alarm, routing_alarms, same_experts, typical_cosine
 from analysis.subspace import cosine
 
 MODULE_KEY = ("layer", "module")
@@ -79,6 +79,7 @@ def analyse_routing(
     adapter: State | None = None,
     shared_expert: bool = False,
     top_terms: Mapping[int, Sequence[str]] | None = None,
+    given_by: str | None = None,
     n_permutations: int = 499,
     random_state: int = 0,
 ) -> RoutingAnalysis:
@@ -92,6 +93,8 @@ def analyse_routing(
         adapter: the HydraLoRA's parameters, for the similarity of experts.
         shared_expert: the last block of B is the always-on expert.
         top_terms: of each cluster.
+        given_by: what gates follow by construction ("source", "task" or "cluster"), for adapters that have no router;
+            a rare source is then no dead expert.
 
     Raises:
         ValueError: a missing column, no gates of all tokens, or document gates without documents.
@@ -104,7 +107,12 @@ def analyse_routing(
         raise ValueError("gates: expected rows with group_kind 'all', got none; record gates over all tokens as well")
     similarity = _similarity(adapter, shared_expert, document_gates)
     found = _association(document_gates, documents, n_permutations, random_state)
-    specialised, reason = specialisation(entropy, found, usage, similarity)
+    if given_by is None:
+        specialised, reason = specialisation(entropy, found, usage, similarity)
+        alarms = routing_alarms(usage, entropy, similarity)
+    else:
+        specialised, reason = given_specialisation(given_by, similarity)
+        alarms = same_experts(similarity)
     return RoutingAnalysis(
         gates=gates,
         entropy=entropy,
@@ -112,7 +120,7 @@ def analyse_routing(
         experts=_experts(gates, usage, top_terms or {}),
         similarity=similarity,
         association=_association_table(found, document_gates),
-        alarms=routing_alarms(usage, entropy, similarity),
+        alarms=alarms,
         specialised=specialised,
         reason=reason,
     )
@@ -147,6 +155,18 @@ def specialisation(
         same = f"The experts are nearly the same (median cosine of their B {cosine_of_experts:.3f}): it hardly matters"
         return "no", f"{same} which one a token gets. {text}"
     return ("yes" if explained >= 0.25 else "weakly"), text
+
+
+def given_specialisation(given_by: str, similarity: pl.DataFrame) -> tuple[str, str]:
+    """The same for gates that are given: they follow their groups, so that only the experts can be alike."""
+    text = f"Gates are given: a document goes to the expert of its {given_by}, which is read off its prompt."
+    cosine_of_experts = typical_cosine(similarity)
+    if cosine_of_experts is None:
+        return "cannot tell", f"{text} The experts were not compared."
+    text = f"{text} Two experts' B have a median cosine of {cosine_of_experts:.3f}"
+    if cosine_of_experts > SAME_COSINE:
+        return "no", f"{text}: they learnt nearly the same."
+    return "yes", f"{text}, where 1 is the same."
 
 
 def _require(table: pl.DataFrame, name: str, columns: Sequence[str]) -> None:

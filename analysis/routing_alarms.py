@@ -38,7 +38,7 @@ def routing_alarms(usage: pl.DataFrame, entropy: pl.DataFrame, similarity: pl.Da
     if usage["expert"].n_unique() < 2:
         return ()
     inert = _inert(entropy)
-    alarms = (*inert, *_collapsed(usage), *_dead(usage), *_same(similarity))
+    alarms = (*inert, *_collapsed(usage), *_dead(usage), *same_experts(similarity))
     return tuple(sorted(alarms, key=lambda alarm: alarm.level != "warning"))
 
 
@@ -74,7 +74,7 @@ def _dead(usage: pl.DataFrame) -> tuple[Alarm, ...]:
     return tuple(alarms)
 
 
-def _same(similarity: pl.DataFrame) -> tuple[Alarm, ...]:
+def same_experts(similarity: pl.DataFrame) -> tuple[Alarm, ...]:
     """Experts with the same B; gates that agree are not enough, since different B still do different work."""
     n_modules = similarity.select("layer", "module").n_unique()
     typical = typical_cosine(similarity)

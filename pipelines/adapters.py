@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Dagster stores every event of a run; a line each half minute is enough to see that it lives.
 SECONDS_BETWEEN_EVENTS = 30.0
 UNTRAINED = "untrained"
+SEQUENCE_GATES = "hydralora_sequence"
+"""The method whose gates are given, by `prompt_gates`."""
 
 Log = Callable[[str], object]
 
@@ -35,16 +37,39 @@ class Training:
     measure_energy: bool = True
 
 
-def documents_table(corpus_documents: Artifact, cluster_labels: Artifact, num_experts: int) -> pl.LazyFrame:
-    """Documents with their cluster and its one-hot vector, the gates of methods that take them from outside."""
+def documents_table(
+    corpus_documents: Artifact, cluster_labels: Artifact, prompt_gates: Artifact | None = None
+) -> pl.LazyFrame:
+    """Documents with their cluster and, on request, their expert as a one-hot vector, `expert_gates`.
+
+    These gates are for methods that take them from outside: a document's own group in training, and held out the
+    group that its prompt tells, as when the model is served.
+    """
     labels = cluster_labels.scan("labels").select("document_id", "cluster")
-    one_hot = [(pl.col("cluster") == i).cast(pl.Float32) for i in range(num_experts)]
-    return (
+    documents = (
         corpus_documents.scan("documents")
         .select("document_id", "source", "task", "split", "prompt", "completion")
         .join(labels, on="document_id", how="inner", maintain_order="left")
-        .with_columns(expert_gates=pl.concat_list(one_hot))
     )
+    if prompt_gates is None:
+        return documents
+    experts = prompt_gates.scan("experts").select("document_id", "expert")
+    one_hot = [(pl.col("expert") == i).cast(pl.Float32) for i in range(expert_count(prompt_gates))]
+    return (
+        documents.join(experts, on="document_id", how="inner", maintain_order="left")
+        .with_columns(expert_gates=pl.concat_list(one_hot))
+        .drop("expert")
+    )
+
+
+def expert_count(artifact: Artifact) -> int:
+    """N as `num_experts` (the elbow's) or `prompt_gates` (of the groups that have an expert each) says it."""
+    return int(artifact.json(artifact.asset)["num_experts"])
+
+
+def experts_of(method: str, num_experts: Artifact, prompt_gates: Artifact) -> int:
+    """N of a method: that of the elbow, but where gates are given, there is an expert for each group."""
+    return expert_count(prompt_gates if method == SEQUENCE_GATES else num_experts)
 
 
 def tokenised(draft: Draft, name: str, documents: pl.LazyFrame, tokenizer: Any, recipe: Recipe) -> "TokenisedDocuments":
@@ -57,7 +82,8 @@ def tokenised(draft: Draft, name: str, documents: pl.LazyFrame, tokenizer: Any, 
 
 def for_adapter(documents: "TokenisedDocuments", adapter_config: Any) -> "TokenisedDocuments":
     """The documents as an adapter wants them: with gates only if it takes them from outside."""
-    if getattr(adapter_config, "router_input", None) == "sequence":
+    has_gates = "expert_gates" in documents.dataset.column_names
+    if getattr(adapter_config, "router_input", None) == "sequence" or not has_gates:
         return documents
     return replace(documents, dataset=documents.dataset.remove_columns("expert_gates"))
 

@@ -8,6 +8,7 @@ from pipelines.defs import (
     corpus,
     evaluation,
     features,
+    gates,
     new_data,
     report,
     routing,
@@ -18,7 +19,7 @@ from pipelines.jobs import JOBS
 from pipelines.recipe import BaseModel, Recipe
 from pipelines.store import ArtifactStore
 
-MODULES = (sources, corpus, features, clusters, new_data, training, evaluation, breakdown, routing, report)
+MODULES = (sources, corpus, features, clusters, gates, new_data, training, evaluation, breakdown, routing, report)
 
 
 def build_defs(resources: dict[str, object] | None = None) -> dg.Definitions:

@@ -44,8 +44,8 @@ def evaluation(
     recipe: Recipe,
     base_model: BaseModel,
     corpus_documents: Artifact,
-    num_experts: Artifact,
     cluster_labels: Artifact,
+    prompt_gates: Artifact,
     hydralora_adapter: Artifact,
     baseline_adapters: Artifact,
 ) -> dg.MaterializeResult:
@@ -61,9 +61,8 @@ def evaluation(
     def build(draft: Draft) -> None:
         from analysis.figures import training as figures
 
-        n = num_experts.json("num_experts")["num_experts"]
         held_out = held_out_documents(
-            documents_table(corpus_documents, cluster_labels, n), config.max_documents_per_source
+            documents_table(corpus_documents, cluster_labels, prompt_gates), config.max_documents_per_source
         )
         documents = tokenised(draft, "held_out", held_out, base_model.load()[1], recipe)
         losses = {name: held_out_losses(documents, folder, base_model) for name, folder in folders.items()}
@@ -88,6 +87,7 @@ def evaluation(
         inputs={
             "corpus_documents": corpus_documents,
             "cluster_labels": cluster_labels,
+            "prompt_gates": prompt_gates,
             "hydralora_adapter": hydralora_adapter,
             "baseline_adapters": baseline_adapters,
         },

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 VERSION = source_version("hydralora", "analysis", "pipelines.adapters", "pipelines.defs.routing")
 TABLES = ("gates", "entropy", "usage", "experts", "similarity", "association")
-NO_GATES = {"specialised": "cannot tell", "reason": "One expert has no gates.", "alarms": []}
+NO_GATES: dict[str, Any] = {
+    "given_by": None,
+    "specialised": "cannot tell",
+    "reason": "One expert has no gates.",
+    "alarms": [],
+}
 GROUP_KINDS = ("source", "task", "cluster")
 
 
@@ -48,30 +53,30 @@ def routing_analysis(
     recipe: Recipe,
     base_model: BaseModel,
     corpus_documents: Artifact,
-    num_experts: Artifact,
     cluster_labels: Artifact,
+    prompt_gates: Artifact,
     hydralora_adapter: Artifact,
 ) -> dg.MaterializeResult:
     """Gates on held-out documents by layer, expert and source, task and cluster, with alarms in words.
 
     With one expert there are no gates, and the tables are absent.
     """
-    n = num_experts.json("num_experts")["num_experts"]
+    settings = adapter_config(hydralora_adapter.folder)
+    n = settings.get("num_experts", 1)
+    given_by = prompt_gates.json("prompt_gates")["group_kind"] if settings.get("router_input") == "sequence" else None
 
     def build(draft: Draft) -> None:
         if n == 1:
-            draft.write_json(
-                "routing", {"specialised": "cannot tell", "reason": "One expert has no gates.", "alarms": []}
-            )
+            draft.write_json("routing", NO_GATES)
             return
         held_out = held_out_documents(
-            documents_table(corpus_documents, cluster_labels, n), config.max_documents_per_source
+            documents_table(corpus_documents, cluster_labels, prompt_gates), config.max_documents_per_source
         )
         rows = held_out.collect()
         model, tokenizer = load_adapter(base_model, hydralora_adapter.folder)
         documents = for_adapter(tokenised(draft, "held_out", held_out, tokenizer, recipe), model.active_peft_config)
         recorded = record(model, tokenizer, documents, config)
-        analyse(draft, recorded, rows, hydralora_adapter, terms_of(cluster_labels))
+        analyse(draft, recorded, rows, hydralora_adapter, terms_of(cluster_labels), given_by)
 
     artifact = store.build(
         "routing_analysis",
@@ -86,6 +91,7 @@ def routing_analysis(
         inputs={
             "corpus_documents": corpus_documents,
             "cluster_labels": cluster_labels,
+            "prompt_gates": prompt_gates,
             "hydralora_adapter": hydralora_adapter,
         },
     )
@@ -196,6 +202,7 @@ def analyse(
     documents: pl.DataFrame,
     hydralora_adapter: Artifact,
     top_terms: dict[int, list[str]],
+    given_by: str | None,
 ) -> None:
     """Write the tables of the analysis, the gates of every document, and the examples."""
     from analysis.figures.routing import gates_by_layer
@@ -210,14 +217,16 @@ def analyse(
         adapter=load_state(hydralora_adapter.folder),
         shared_expert=adapter_config(hydralora_adapter.folder).get("shared_expert", False),
         top_terms=top_terms,
+        given_by=given_by,
     )
     for name in TABLES:
         draft.write_table(name, getattr(result, name))
-    write_thumbnail(draft, gates_by_layer(result.gates, "cluster"))
+    write_thumbnail(draft, gates_by_layer(result.gates, given_by or "cluster"))
     draft.write_array("document_gates", recorded.gates)
     draft.write_json("token_gates", recorded.examples)
     alarms = [asdict(alarm) for alarm in result.alarms]
-    draft.write_json("routing", {"specialised": result.specialised, "reason": result.reason, "alarms": alarms})
+    verdict = {"given_by": given_by, "specialised": result.specialised, "reason": result.reason, "alarms": alarms}
+    draft.write_json("routing", verdict)
 
 
 def terms_of(cluster_labels: Artifact) -> dict[int, list[str]]:

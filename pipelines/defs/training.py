@@ -2,15 +2,27 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from pipelines.adapters import UNTRAINED, Training, documents_table, save_untrained, tokenised, train_adapter
+from pipelines.adapters import (
+    SEQUENCE_GATES,
+    UNTRAINED,
+    Training,
+    documents_table,
+    expert_count,
+    experts_of,
+    save_untrained,
+    tokenised,
+    train_adapter,
+)
 from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
 from pipelines.artifacts import Artifact, Draft, source_version
+from pipelines.defs.gates import GROUP_MODEL
 from pipelines.recipe import BaseModel, Recipe
 from pipelines.store import ArtifactStore
 
@@ -30,7 +42,8 @@ training_asset = artifact_asset(
 class HydraloraConfig(dg.Config):
     """Which HydraLoRA: a row of `hydralora.methods`."""
 
-    method: str = "hydralora"
+    method: str = SEQUENCE_GATES
+    """`hydralora_sequence`: gates are given by the prompt (`prompt_gates`); `hydralora`: the paper's, with routers."""
 
 
 class BaselinesConfig(dg.Config):
@@ -60,13 +73,19 @@ def hydralora_adapter(
     corpus_documents: Artifact,
     num_experts: Artifact,
     cluster_labels: Artifact,
+    prompt_gates: Artifact,
 ) -> dg.MaterializeResult:
-    """HydraLoRA with one shared A and N experts, N from the clusters of the corpus. With N = 1 it is one plain LoRA."""
-    n = num_experts.json("num_experts")["num_experts"]
+    """HydraLoRA with one shared A and N experts. With N = 1 it is one plain LoRA.
+
+    Where gates are given by the prompt, the model that finds its group lies beside the adapter.
+    """
+    n = experts_of(config.method, num_experts, prompt_gates)
     method = config.method if n > 1 else "without_moe"
 
     def build(draft: Draft) -> None:
-        documents = documents_table(corpus_documents, cluster_labels, n).filter(pl.col("split") == "train")
+        if method == SEQUENCE_GATES:
+            shutil.copytree(prompt_gates.path(GROUP_MODEL), draft.folder / GROUP_MODEL, dirs_exist_ok=True)
+        documents = documents_table(corpus_documents, cluster_labels, prompt_gates).filter(pl.col("split") == "train")
         tokens = tokenised(draft, "training", documents, base_model.load()[1], recipe)
         train_adapter(context.log.info, draft.folder, Training(method, n, recipe.seed), tokens, recipe, base_model)
         (draft.folder / "training.parquet").unlink()
@@ -76,7 +95,12 @@ def hydralora_adapter(
         build,
         code_version=VERSION,
         config={"method": method, **recipe.identity(), **base_model.identity()},
-        inputs={"corpus_documents": corpus_documents, "num_experts": num_experts, "cluster_labels": cluster_labels},
+        inputs={
+            "corpus_documents": corpus_documents,
+            "num_experts": num_experts,
+            "cluster_labels": cluster_labels,
+            "prompt_gates": prompt_gates,
+        },
     )
     record = artifact.json("run")
     return materialized(
@@ -96,16 +120,17 @@ def baseline_adapters(
     corpus_documents: Artifact,
     num_experts: Artifact,
     cluster_labels: Artifact,
+    prompt_gates: Artifact,
     hydralora_adapter: Artifact,
 ) -> dg.MaterializeResult:
     """The methods HydraLoRA is compared with: same documents, same batches, same seed."""
-    n = num_experts.json("num_experts")["num_experts"]
     size = hydralora_adapter.json("run")["parameters"]["trainable"]
 
     def build(draft: Draft) -> None:
-        documents = documents_table(corpus_documents, cluster_labels, n).filter(pl.col("split") == "train")
+        documents = documents_table(corpus_documents, cluster_labels, prompt_gates).filter(pl.col("split") == "train")
         tokens = tokenised(draft, "training", documents, base_model.load()[1], recipe)
         for method in config.methods:
+            n = experts_of(method, num_experts, prompt_gates)
             training = Training(method, n, recipe.seed, match_parameters=size)
             train_adapter(context.log.info, draft.folder / method, training, tokens, recipe, base_model)
         (draft.folder / "training.parquet").unlink()
@@ -118,6 +143,7 @@ def baseline_adapters(
         inputs={
             "corpus_documents": corpus_documents,
             "cluster_labels": cluster_labels,
+            "prompt_gates": prompt_gates,
             "hydralora_adapter": hydralora_adapter,
         },
     )
@@ -141,10 +167,10 @@ def component_adapters(
     Clusters are the paper's intrinsic components; random (IID) parts and other seeds are the controls that tell what
     training did from where it started.
     """
-    n = num_experts.json("num_experts")["num_experts"]
+    n = expert_count(num_experts)
 
     def build(draft: Draft) -> None:
-        documents = documents_table(corpus_documents, cluster_labels, n).filter(pl.col("split") == "train")
+        documents = documents_table(corpus_documents, cluster_labels).filter(pl.col("split") == "train")
         tokenizer = base_model.load()[1]
         for part, rows in component_parts(documents.collect(), config.parts).items():
             tokens = tokenised(draft, "training", rows.lazy(), tokenizer, recipe)

@@ -11,21 +11,22 @@ from pipelines.definitions import defs
 CONFIGS = sorted((Path(__file__).parents[2] / "pipelines" / "configs").glob("*.yaml"))
 
 LINEAGE = """
-baseline_adapters <- cluster_labels, corpus_documents, hydralora_adapter, num_experts
+baseline_adapters <- cluster_labels, corpus_documents, hydralora_adapter, num_experts, prompt_gates
 cluster_labels <- cluster_sweep, corpus_documents, document_features, num_experts
 cluster_sweep <- corpus_documents, document_features
 component_adapters <- cluster_labels, corpus_documents, num_experts
 corpus_documents <- raw_documents
 document_features <- corpus_documents
-evaluation <- baseline_adapters, cluster_labels, corpus_documents, hydralora_adapter, num_experts
-hydralora_adapter <- cluster_labels, corpus_documents, num_experts
+evaluation <- baseline_adapters, cluster_labels, corpus_documents, hydralora_adapter, prompt_gates
+hydralora_adapter <- cluster_labels, corpus_documents, num_experts, prompt_gates
 new_document_labels <- cluster_labels
 num_experts <- cluster_sweep, corpus_documents, document_features
 parameter_breakdown <- component_adapters, hydralora_adapter
+prompt_gates <- cluster_labels, corpus_documents, document_features, num_experts
 raw_documents <-
 report <- baseline_adapters, cluster_labels, cluster_sweep, corpus_documents, document_features, evaluation, \
 hydralora_adapter, num_experts, parameter_breakdown, routing_analysis
-routing_analysis <- cluster_labels, corpus_documents, hydralora_adapter, num_experts
+routing_analysis <- cluster_labels, corpus_documents, hydralora_adapter, prompt_gates
 """.strip()
 
 
