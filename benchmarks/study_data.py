@@ -121,7 +121,7 @@ def compute_gates(prompts: list[str], sources: Ints, training: NDArray[np.bool_]
     known = [prompt for prompt, is_training in zip(prompts, training, strict=True) if is_training]
     features = TfidfLsa(COMPONENTS, random_state=SEED).fit(known)
     vectors = features.transform(prompts)
-    clusters = sweep_kmeans(vectors[training], [len(SOURCES)], random_state=SEED).centers[0]
+    clusters, few = (sweep_kmeans(vectors[training], [k], random_state=SEED).centers[0] for k in (len(SOURCES), 3))
     means = [vectors[training & (sources == source)].mean(axis=0) for source in range(len(SOURCES))]
     classifier = LogisticRegression(C=100, max_iter=500)
     predicted = classifier.fit(vectors[training], sources[training]).predict(vectors)
@@ -134,10 +134,13 @@ def compute_gates(prompts: list[str], sources: Ints, training: NDArray[np.bool_]
         "predicted_source": predicted,
         "predicted_source_words": by_words,
     }
-    return {name: np.eye(len(SOURCES), dtype=np.float32)[found] for name, found in labels.items()}
+    gates = {name: np.eye(len(SOURCES), dtype=np.float32)[found] for name, found in labels.items()}
+    gates["lsa128_k3"] = np.eye(3, dtype=np.float32)[CorpusModel(features, few).assign(prompts)[0]]
+    gates["predicted_source_soft"] = classifier.predict_proba(words.transform(prompts)).astype(np.float32)
+    return gates
 
 
-def tokenised(documents: Any) -> tuple[NDArray[np.uint16], Ints, Ints]:
+def tokenised(documents: Any, max_length: int = MAX_LENGTH) -> tuple[NDArray[np.uint16], Ints, Ints]:
     """Tokens, lengths and starts of answers, in the order of the documents."""
     from transformers import AutoTokenizer
 
@@ -146,7 +149,7 @@ def tokenised(documents: Any) -> tuple[NDArray[np.uint16], Ints, Ints]:
 
     tokenizer = AutoTokenizer.from_pretrained(provision_embedded_base_model())
     rows = documents.drop("part").to_dicts()
-    tokens = tokenise(rows, tokenizer, max_length=MAX_LENGTH)
+    tokens = tokenise(rows, tokenizer, max_length=max_length)
     if len(tokens) != len(rows):
         raise ValueError(f"expected an answer in each of {len(rows)} documents, got {len(tokens)} with one")
     print("tokens", int(tokens.lengths.sum()), tokens.counts, flush=True)

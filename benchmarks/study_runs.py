@@ -9,6 +9,7 @@ import base64
 import copy
 import time
 import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,11 +30,13 @@ from hydralora.base_model import load_base_model
 from hydralora.batching import plan_steps
 from hydralora.data import Batch, collate
 from hydralora.evaluation import length_batches
+from hydralora.routing import record_gates
+from hydralora.routing_losses import balance_loss, cluster_loss
 from hydralora.trainer import adamw, schedule
 from hydralora.training import TrainingConfig
 
 TOKENS_PER_STEP = 8192
-MICRO_BATCHES = 2
+MICRO_BATCHES = 1
 EVALUATION_TOKENS = 4096
 PAD = 2  # any token: masked by the loss, unseen by attention
 MEASURED_PARTS = {"tune": ("train", "validation"), "final": ("train", "test")}
@@ -52,6 +55,9 @@ class Setting:
         gates: of `StudyData.gates`, for router_input="sequence".
         held_out_gates: gates that held-out losses are measured with; default `gates`. The first one counts.
         options: further fields of the PEFT configuration.
+        learning_rate_ratios: part of a parameter's name -> its rate over `learning_rate` (LoRA+).
+        guide: gates of `StudyData.gates` that a router learns at first (`cluster_loss`, its weight falls to 0 half-way).
+        balance: weight of the balance loss.
     """
 
     family: str
@@ -61,10 +67,15 @@ class Setting:
     gates: str | None = None
     held_out_gates: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    learning_rate_ratios: dict[str, float] = field(default_factory=dict)
+    guide: str | None = None
+    balance: float = 0.0
 
     @property
     def name(self) -> str:
-        options = "".join(f" {name}={value}" for name, value in sorted(self.options.items()))
+        fields = {**self.options, **self.learning_rate_ratios}
+        fields |= {name: value for name in ("guide", "balance") if (value := getattr(self, name))}
+        options = "".join(f" {name}={value}" for name, value in sorted(fields.items()))
         gates = f" gates={self.gates}" if self.gates else ""
         return f"{self.family} r={self.r} N={self.num_experts}{gates}{options} lr={self.learning_rate:g}"
 
@@ -94,12 +105,14 @@ class Run:
 
 
 @cache
-def _data(path: Path) -> StudyData:
+def load_data(path: Path) -> StudyData:
+    """The arrays of `study_data`, read once in each process."""
     return StudyData.load(path)
 
 
 @cache
-def _base(device: str) -> Any:
+def base_model(device: str) -> Any:
+    """The base model, loaded once in each process; runs work on copies."""
     base, _ = load_base_model("embedded", device=device, dtype=torch.bfloat16)
     return base
 
@@ -108,7 +121,7 @@ def warm_up(path: Path, device: str) -> None:
     """Load what all runs of this process share."""
     torch.set_num_threads(1)
     LlamaRMSNorm.forward = _fused_norm
-    _data(path), _base(device)
+    load_data(path), base_model(device)
 
 
 def _fused_norm(self: LlamaRMSNorm, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -120,15 +133,21 @@ def _fused_norm(self: LlamaRMSNorm, hidden_states: torch.Tensor) -> torch.Tensor
 def execute(run: Run, path: Path, device: str) -> dict[str, Any]:
     """Train and evaluate; the record of the run as JSON values."""
     started = time.perf_counter()
-    data = _data(path)
+    data = load_data(path)
     training, held_out = _documents(data, run.kind)
     setting = run.setting
     torch.manual_seed(run.seed)
-    model = get_peft_model(copy.deepcopy(_base(device)), setting.peft_config()).train()
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.cast_input_dtype_enabled = False  # autocast would only cast back
-    record = _train(model, data, training, run, device)
+    model = get_peft_model(copy.deepcopy(base_model(device)), setting.peft_config())
+    config = TrainingConfig(
+        num_train_epochs=1,
+        learning_rate=setting.learning_rate,
+        tokens_per_step=TOKENS_PER_STEP,
+        learning_rate_ratios=setting.learning_rate_ratios,
+        gradient_accumulation_steps=MICRO_BATCHES,
+        seed=run.seed,
+    )
+    auxiliary = Auxiliary(setting.guide, setting.balance)
+    record = fit(model, data, training, config, device, gates=setting.gates, auxiliary=auxiliary)
     losses = _held_out_losses(model, data, held_out, setting.held_out_gates or (setting.gates,), device)
     counts = (data.lengths - data.answer_starts)[held_out]
     return {
@@ -138,7 +157,7 @@ def execute(run: Run, path: Path, device: str) -> dict[str, Any]:
         "setting": setting.name,
         "seed": run.seed,
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        **record,
+        **{name: record[name] for name in ("steps", "tokens", "padding")},
         "loss": {gates: source_means(sums, counts, data.sources[held_out]) for gates, sums in losses.items()},
         "document_losses": {gates: pack(sums) for gates, sums in losses.items()},
         "gpu": torch.cuda.get_device_name() if device == "cuda" else device,
@@ -156,39 +175,79 @@ def _documents(data: StudyData, kind: str) -> tuple[NDArray[np.int64], NDArray[n
     return np.flatnonzero(data.parts == training), np.flatnonzero(data.parts == held_out)
 
 
-def _train(model: PeftModel, data: StudyData, documents: NDArray[np.int64], run: Run, device: str) -> dict[str, Any]:
-    setting = run.setting
-    config = TrainingConfig(
-        num_train_epochs=1,
-        learning_rate=setting.learning_rate,
-        tokens_per_step=TOKENS_PER_STEP,
-        gradient_accumulation_steps=MICRO_BATCHES,
-        seed=run.seed,
-    )
+@dataclass(frozen=True)
+class Auxiliary:
+    """Losses on gates: towards those of `StudyData.gates` at first, and towards equal use of all experts."""
+
+    guide: str | None = None
+    balance: float = 0.0
+
+    def __call__(
+        self, gates: dict[str, torch.Tensor], data: StudyData, documents: NDArray[np.int64], progress: float
+    ) -> torch.Tensor:
+        """Of a batch of documents, at a `progress` of 0 to 1 through the steps."""
+        reference = next(iter(gates.values()))
+        lengths = torch.from_numpy(data.lengths[documents]).to(reference.device)
+        mask = torch.arange(reference.shape[1], device=reference.device) < lengths[:, None]
+        loss = self.balance * balance_loss(gates, mask)
+        if self.guide is not None and progress < 0.5:
+            targets = torch.from_numpy(data.gates[self.guide][documents]).to(reference.device)
+            loss = loss + (1 - 2 * progress) * cluster_loss(gates, targets, mask)
+        return loss
+
+
+def fit(
+    model: PeftModel,
+    data: StudyData,
+    documents: NDArray[np.int64],
+    config: TrainingConfig,
+    device: str,
+    *,
+    gates: str | None = None,
+    auxiliary: Auxiliary = Auxiliary(),  # noqa: B008 (frozen)
+) -> dict[str, Any]:
+    """Train on the documents of these indices; steps, tokens, share of padding, and the loss of each step."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False  # autocast would only cast back
+    micro_batches = config.gradient_accumulation_steps
     plan = plan_steps(
         data.lengths[documents],
-        tokens_per_step=TOKENS_PER_STEP,
-        micro_batches_per_step=MICRO_BATCHES,
-        num_epochs=1,
-        seed=run.seed,
+        tokens_per_step=config.tokens_per_step,
+        micro_batches_per_step=micro_batches,
+        max_tokens=config.max_tokens,
+        num_epochs=config.num_train_epochs,
+        seed=config.seed,
     )
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = adamw(model, config)
     rates = schedule(optimizer, config, plan.num_steps)
+    losses = torch.zeros(plan.num_steps, device=device)
+    extra = auxiliary != Auxiliary()
     for step in range(plan.num_steps):
-        groups = plan.micro_batches[step * MICRO_BATCHES : (step + 1) * MICRO_BATCHES]
-        batches = [_batch(data, documents[group], setting.gates, device) for group in groups]
+        groups = plan.micro_batches[step * micro_batches : (step + 1) * micro_batches]
+        batches = [_batch(data, documents[group], gates, device) for group in groups]
         answers = sum(int((data.lengths - data.answer_starts)[documents[group]].sum()) for group in groups)
-        for batch in batches:
+        for group, batch in zip(groups, batches, strict=True):
             # A context for each pass: autocast keeps the casts of weights until its context ends.
-            with torch.autocast(device, torch.bfloat16):
+            with torch.autocast(device, torch.bfloat16), record_gates(model) if extra else nullcontext({}) as recorded:
                 loss = answer_loss(model, batch) / answers
+            losses[step] += loss.detach()
+            if extra:
+                weighted = auxiliary(recorded, data, documents[group], step / plan.num_steps) / len(groups)
+                loss = loss + weighted
             loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         optimizer.step()
         rates.step()
         optimizer.zero_grad()
-    return {"steps": plan.num_steps, "tokens": int(plan.tokens_of_step.sum()), "padding": round(plan.padding_share, 3)}
+    return {
+        "steps": plan.num_steps,
+        "tokens": int(plan.tokens_of_step.sum()),
+        "padding": round(plan.padding_share, 3),
+        "losses": [round(value, 4) for value in losses.tolist()],
+    }
 
 
 def _held_out_losses(
@@ -196,18 +255,19 @@ def _held_out_losses(
 ) -> dict[str, NDArray[np.float32]]:
     """Summed loss of each document under each kind of gates; only documents with other gates are computed again."""
     first = held_out_gates[0]
-    losses = {first or "router": _evaluate(model, data, documents, first, device)}
+    losses = {first or "router": document_sums(model, data, documents, first, device)}
     for gates in held_out_gates[1:]:
         other = (data.gates[gates] != data.gates[first])[documents].any(axis=1)
         losses[gates] = losses[first].copy()
-        losses[gates][other] = _evaluate(model, data, documents[other], gates, device)
+        losses[gates][other] = document_sums(model, data, documents[other], gates, device)
     return losses
 
 
 @torch.inference_mode()
-def _evaluate(
+def document_sums(
     model: PeftModel, data: StudyData, documents: NDArray[np.int64], gates: str | None, device: str
 ) -> NDArray[np.float32]:
+    """Summed loss of each document."""
     model.eval()
     sums = torch.zeros(len(documents), device=device)
     for group in length_batches(data.lengths[documents], EVALUATION_TOKENS):
