@@ -5,9 +5,9 @@
     python benchmarks/study_experts.py summarise study.npz runs.jsonl
 
 Every setting is trained once and judged on validation documents; the best of each family is then trained with new seeds
-and measured on test documents. `run` appends a line for each finished run and skips runs that are there, so it can be
-stopped and started again. `summarise` writes `results/study_experts.json` and prints the tables of
-docs/results/experts.md.
+and measured on test documents. Other ideas are then tried once each on validation documents. `run` appends a line for
+each finished run and skips runs that are there, so it can be stopped and started again. `summarise` writes
+`results/study_experts.json` and prints the tables of docs/results/experts.md.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from study_runs import Run, Setting, execute, warm_up
 
 SEEDS = (1, 2, 3, 4, 5)
 TUNING_SEED = 0
-HELD_OUT_SOURCES = ("predicted_source", "nearest_source", "oracle")
+HELD_OUT_SOURCES = ("predicted_source", "nearest_source", "oracle", "predicted_source_words", "predicted_source_soft")
 
 
 def _lora(learning_rate: float) -> Setting:
@@ -60,6 +60,19 @@ SETTINGS = (
     _sources(4e-3, r=7, shared_expert=True),
     _clusters("lsa128_k6", 6, 8, 4e-3),
 )
+# Tried once each, after the final runs; compared with the setting of the same family above.
+EXPLORED = (
+    _sources(6e-3, r=7, shared_expert=True),
+    replace(_sources(4e-3, r=7, shared_expert=True), learning_rate_ratios={"hydralora_B": 4.0}, learning_rate=2e-3),
+    replace(_lora(1e-3), learning_rate_ratios={"hydralora_B": 4.0}),
+    replace(_router(2e-3), learning_rate_ratios={"hydralora_B": 4.0}),
+    replace(_router(4e-3), guide="lsa128_k6"),
+    replace(_router(4e-3), guide="oracle"),
+    replace(_router(4e-3), balance=0.01),
+    Setting("hydralora", 7, 6, 4e-3, options={"router_input": "hidden"}),
+    Setting("hydralora", 7, 6, 4e-3, options={"shared_expert": True}),
+    _clusters("lsa128_k3", 3, 14, 4e-3),
+)
 FAMILIES = tuple(dict.fromkeys(setting.family for setting in SETTINGS))
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -73,6 +86,7 @@ def planned(records: Records) -> list[Run]:
     if len(best) == len(FAMILIES):
         alone = (best["lora"], replace(best["lora"], family="one_expert", r=8, learning_rate=4e-3), best["hydralora"])
         runs += [Run(setting, "alone", seed) for seed in SEEDS[:3] for setting in alone]
+        runs += [Run(setting, "tune", TUNING_SEED) for setting in EXPLORED]
     return runs
 
 

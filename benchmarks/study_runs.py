@@ -56,7 +56,7 @@ class Setting:
         held_out_gates: gates that held-out losses are measured with; default `gates`. The first one counts.
         options: further fields of the PEFT configuration.
         learning_rate_ratios: part of a parameter's name -> its rate over `learning_rate` (LoRA+).
-        guide: gates of `StudyData.gates` that a router learns at first (`cluster_loss`, its weight falls to 0 half-way).
+        guide: gates of `StudyData.gates` that a router learns at first: `cluster_loss`, whose weight falls to 0.
         balance: weight of the balance loss.
     """
 
@@ -204,7 +204,7 @@ def fit(
     device: str,
     *,
     gates: str | None = None,
-    auxiliary: Auxiliary = Auxiliary(),  # noqa: B008 (frozen)
+    auxiliary: Auxiliary = Auxiliary(),
 ) -> dict[str, Any]:
     """Train on the documents of these indices; steps, tokens, share of padding, and the loss of each step."""
     model.train()
