@@ -23,7 +23,7 @@ from analysis.observation import (
     observation_two,
     relation_of,
 )
-from analysis.permutation import separability
+from analysis.permutation import matching, separability
 from analysis.projection import Method, distances, embed, gram
 from analysis.subspace import (
     cosine,
@@ -66,6 +66,7 @@ class ParameterBreakdown:
             (degrees), cka, cosine, relative_distance, update_cosine (of what training added; null where unknown),
             chance (similarity of random subspaces).
         separability: matrix, silhouette, silhouette_p, knn_accuracy, knn_p, chance; heads of one seed.
+        identification: matrix, accuracy, p, chance, n_places; heads of one seed, recognised by those of another seed.
         embedding: method, panel ("all", "A", "B"), head, layer, module, matrix, x, y.
         parameters: head, part, n_parameters.
         observation: the paper's Observation II in this run.
@@ -74,6 +75,7 @@ class ParameterBreakdown:
     submodules: pl.DataFrame
     pairs: pl.DataFrame
     separability: pl.DataFrame
+    identification: pl.DataFrame
     embedding: pl.DataFrame
     parameters: pl.DataFrame
     observation: ObservationTwo
@@ -116,6 +118,7 @@ def break_down(
         submodules=_submodule_table(components, heads, starts, experts),
         pairs=pairs,
         separability=_separability(shown, random_state),
+        identification=_identification(components, pairs, random_state),
         embedding=_embedding(shown, methods, random_state),
         parameters=pl.DataFrame(
             [
@@ -265,6 +268,34 @@ def _separability(shown: Sequence[Submodule], random_state: int) -> pl.DataFrame
         rows.append({"matrix": matrix, **vars(result)})
     columns = ("silhouette", "silhouette_p", "knn_accuracy", "knn_p", "chance")
     return pl.DataFrame(rows, schema={"matrix": pl.String, **dict.fromkeys(columns, pl.Float64)})
+
+
+def _identification(components: Sequence[ComponentAdapter], pairs: pl.DataFrame, random_state: int) -> pl.DataFrame:
+    """Only the subspaces can be compared: another seed has another A, and so another basis for what B reads."""
+    by_seed: dict[int, dict[str, str]] = {}
+    for component in components:
+        if component.trained:
+            by_seed.setdefault(component.seed, {}).setdefault(component.part, component.name)
+    schema = {"matrix": pl.String, "accuracy": pl.Float64, "p": pl.Float64, "chance": pl.Float64, "n_places": pl.Int64}
+    first, second = [*by_seed.values(), {}, {}][:2]
+    parts = [part for part in first if part in second]
+    if len(parts) < 2:
+        return pl.DataFrame(schema=schema)
+    wanted = {(first[one], second[other]): (i, j) for i, one in enumerate(parts) for j, other in enumerate(parts)}
+    wanted |= {(b, a): cell for (a, b), cell in wanted.items()}
+    rows = []
+    for matrix in ("A", "B"):
+        by_place: dict[tuple[int, str], np.ndarray] = {}
+        chosen = pairs.filter(pl.col("matrix") == matrix)
+        for a, b, *place, similarity in chosen.select(
+            "head_a", "head_b", "layer", "module", "subspace_similarity"
+        ).iter_rows():
+            if cell := wanted.get((a, b)):
+                empty = np.zeros((len(parts), len(parts)))
+                by_place.setdefault((place[0], place[1]), empty)[cell] = similarity
+        result = matching(np.stack(list(by_place.values())), random_state=random_state)
+        rows.append({"matrix": matrix, **vars(result), "n_places": len(by_place)})
+    return pl.DataFrame(rows, schema=schema)
 
 
 def _embedding(shown: Sequence[Submodule], methods: Sequence[Method], random_state: int) -> pl.DataFrame:

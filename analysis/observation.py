@@ -80,6 +80,7 @@ def observation_two(pairs: pl.DataFrame, *, random_state: int = 0) -> Observatio
         "a_other_seed": _mean(_by_place(pairs, OTHER_SEED, "A")),
         "b_other_seed": _mean(_by_place(pairs, OTHER_SEED, "B")),
         "b_same_data_other_seed": _mean(_by_place(pairs, SEED_CONTROL, "B")),
+        **_data_effect(pairs, random_state),
         "a_to_start": _mean(_by_place(pairs, FROM_START, "A")),
         "a_update_cosine": _update(pairs, "A"),
         "b_update_cosine": _update(pairs, "B"),
@@ -90,9 +91,9 @@ def observation_two(pairs: pl.DataFrame, *, random_state: int = 0) -> Observatio
         f"{numbers['b_same_seed']:.2f} (paired over {len(both)} places, p = {numbers['a_minus_b_p']:.2g})."
     )
     if numbers["a_minus_b_p"] >= 0.05 or differences.mean() < LEAST_EFFECT:
-        return ObservationTwo(NOT_SUPPORTED, f"{picture} A are not clearly more alike than B.", numbers)
+        return ObservationTwo(NOT_SUPPORTED, f"{picture} A are not clearly more alike than B.{_data(numbers)}", numbers)
     verdict, control = _control(numbers)
-    return ObservationTwo(verdict, f"{picture} {control}{_updates(numbers)}", numbers)
+    return ObservationTwo(verdict, f"{picture} {control}{_updates(numbers)}{_data(numbers)}", numbers)
 
 
 def _control(numbers: dict[str, float]) -> tuple[str, str]:
@@ -115,6 +116,27 @@ def _updates(numbers: dict[str, float]) -> str:
         return ""
     a, b = (round(numbers[name], 2) + 0.0 for name in ("a_update_cosine", "b_update_cosine"))  # no "-0.00"
     return f" What training added has a cosine of {a:.2f} between heads for A and {b:.2f} for B."
+
+
+def _data_effect(pairs: pl.DataFrame, random_state: int) -> dict[str, float]:
+    """How much more alike B of two seeds are where they saw the same data, by place; nan without such pairs."""
+    same, other = (_by_place(pairs, relation, "B") for relation in (SEED_CONTROL, OTHER_SEED))
+    both = same.join(other, on=["layer", "module"], suffix="_other")
+    if both.is_empty():
+        return {}
+    differences = (both["similarity"] - both["similarity_other"]).to_numpy()
+    p = sign_flip_p_value(differences, random_state=random_state)
+    return {"b_data_effect": float(differences.mean()), "b_data_effect_p": p}
+
+
+def _data(numbers: dict[str, float]) -> str:
+    if "b_data_effect" not in numbers:
+        return ""
+    shown = "the difference is their data" if numbers["b_data_effect_p"] < 0.05 else "no sign of their data"
+    return (
+        f" Of two seeds, B of the same data have {numbers['b_same_data_other_seed']:.3f} and of different data "
+        f"{numbers['b_other_seed']:.3f} (p = {numbers['b_data_effect_p']:.2g}): {shown}."
+    )
 
 
 def _by_place(pairs: pl.DataFrame, relation: str, matrix: str) -> pl.DataFrame:

@@ -84,6 +84,42 @@ def separability(
     )
 
 
+@dataclass(frozen=True)
+class Matching:
+    """How often heads are recognised among those of another seed, with a one-sided permutation p-value.
+
+    Attributes:
+        accuracy: share of heads whose most similar head of the other seed is of the same part.
+        p: of it, with parts permuted at each place.
+        chance: one over the number of parts.
+    """
+
+    accuracy: float
+    p: float
+    chance: float
+
+
+def matching(similarities: Floats, *, n_permutations: int = 9999, random_state: int = 0) -> Matching:
+    """Whether equal parts are most alike across two seeds.
+
+    Args:
+        similarities: [n_places, n_parts, n_parts]; rows are parts of one seed, columns the same parts of the other.
+
+    Raises:
+        ValueError: no places, fewer than two parts, or not as many rows as columns.
+    """
+    n_places, n_rows, n_parts = similarities.shape
+    if not n_places or n_parts < 2 or n_rows != n_parts:
+        raise ValueError(f"similarities: expected [places, n, n] with n of at least 2, got {similarities.shape}")
+    found = similarities.argmax(axis=1)
+    # hits[p, i, j]: column j is taken for part i; under the null its true part is any, each once a place.
+    hits = found[:, None, :] == np.arange(n_parts)[None, :, None]
+    observed = float(np.trace(hits, axis1=1, axis2=2).sum())
+    orders = np.argsort(np.random.default_rng(random_state).random((n_permutations, n_places, n_parts)), axis=2)
+    null = np.take_along_axis(hits[None], orders[:, :, None, :], axis=2).sum(axis=(1, 2, 3))
+    return Matching(observed / found.size, p_value(observed, null.astype(float)), 1 / n_parts)
+
+
 def _permute_within(
     labels: NDArray[np.integer], blocks: NDArray[np.integer], generator: np.random.Generator
 ) -> NDArray[np.integer]:

@@ -248,7 +248,7 @@ def main() -> None:
     else:
         from figure3_analysis import analyse
 
-        analyse(arguments.adapters, experiments)
+        analyse(arguments.adapters)
 
 
 if __name__ == "__main__":

@@ -185,6 +185,10 @@ def parameter_breakdown(inputs: ReportInputs) -> Section:
     tables = (
         table(_relation_means(found.pairs), "Similarity of heads by relation, mean over places", folded=False),
         table(found.separability, "Can heads be told apart? Silhouette and nearest neighbours, with permutation tests"),
+        table(
+            found.identification,
+            "Is a head recognised by the most similar head of another seed? Chance is a guess among the parts",
+        ),
         table(_layer_means(found.pairs), "Similarity by layer and module"),
         table(_sizes(found.submodules), "Norm, effective rank and distance from the start"),
     )

@@ -15,7 +15,7 @@ from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.store import ArtifactStore
 
 VERSION = source_version("analysis", "pipelines.defs.breakdown")
-TABLES = ("submodules", "pairs", "separability", "embedding", "parameters")
+TABLES = ("submodules", "pairs", "separability", "identification", "embedding", "parameters")
 
 
 class BreakdownConfig(dg.Config):

@@ -6,7 +6,7 @@ from sklearn.metrics import silhouette_score
 from analysis.adapter_parts import parameter_counts, submodules
 from analysis.breakdown import ComponentAdapter, break_down
 from analysis.observation import EXPERTS, FROM_START, OTHER_SEED, SAME_SEED, SEED_CONTROL, UNTRAINED
-from analysis.permutation import p_value, separability, sign_flip_p_value
+from analysis.permutation import matching, p_value, separability, sign_flip_p_value
 from analysis.projection import distances, embed, gram
 from analysis.subspace import (
     cosine,
@@ -137,6 +137,35 @@ def test_separability_agrees_with_scikit_learn_and_tells_chance_from_structure()
 def test_separability_needs_two_points_a_label():
     with pytest.raises(ValueError, match=r"got counts \[2, 1\]"):
         separability(np.zeros((3, 3)), np.array([0, 0, 1]), np.array([0, 1, 1]))
+
+
+def test_matching_by_hand():
+    # Two places of three parts: at the first all are recognised, at the second one of three.
+    first, second = np.eye(3), np.array([[0.9, 0.9, 0.9], [0, 0, 0], [0, 0, 0]])
+    found = matching(np.stack([first, second]))
+    assert (found.accuracy, found.chance) == (pytest.approx(4 / 6), pytest.approx(1 / 3))
+    # The second place has one hit in any order; the first has three in one order of six.
+    assert found.p == pytest.approx(1 / 6, abs=0.015)
+    assert matching(np.stack([np.eye(3)] * 8)).p < 0.001
+    with pytest.raises(ValueError, match=r"got \(2, 3, 1\)"):
+        matching(np.zeros((2, 3, 1)))
+
+
+def test_heads_are_recognised_across_seeds_by_what_b_learnt():
+    found = break_down(components(), methods=())
+    by_matrix = {row["matrix"]: row for row in found.identification.iter_rows(named=True)}
+    assert by_matrix["B"]["accuracy"] == 1
+    assert by_matrix["A"]["p"] > 0.05  # here A moves at random
+    assert by_matrix["A"]["n_places"] == 4 * len(MODULES)
+    assert "the difference is their data" in found.observation.reason
+    assert break_down(components(other_seed=False), methods=()).identification.is_empty()
+    # Parts that are no different, as IID parts: B depends on its seed alone.
+    alike = [
+        ComponentAdapter(f"{part} {seed}", f"{part}", seed, lora_state(10 * seed + part, 0)) for seed in (0, 1)
+        for part in range(3)
+    ]  # fmt: skip
+    observation = break_down(alike, methods=()).observation
+    assert "no sign of their data" in observation.reason
 
 
 def test_points_of_one_shape_keep_their_distances_and_shapes_are_orthogonal():
