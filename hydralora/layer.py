@@ -161,7 +161,9 @@ class HydraLoraLayer(BaseTunerLayer):
         if gates is not None:
             pass
         elif self.router_input[adapter_name] == "sequence":
-            gates = self._spread_sequence_gates(h, adapter_name, rows)
+            gates = self._given_gates(h.shape, adapter_name, rows)
+            gates = gates.repeat_interleave(h.shape[0] // gates.shape[0], dim=0)
+            gates = gates.view(gates.shape[0], *(1,) * (h.dim() - 2), -1)
         else:
             z = h if self.router_input[adapter_name] == "low_rank" else x
             gates = softmax_gates(self.hydralora_router[adapter_name](z))
@@ -169,8 +171,8 @@ class HydraLoraLayer(BaseTunerLayer):
             self.gate_observer(adapter_name, gates.expand(*h.shape[:-1], -1))
         return gates
 
-    def _spread_sequence_gates(self, h: Tensor, adapter_name: str, rows: Sequence[int] | None) -> Tensor:
-        """Gates given for each sequence, for each row of h: [B, N] -> [B', ..., N].
+    def _given_gates(self, shape: torch.Size, adapter_name: str, rows: Sequence[int] | None = None) -> Tensor:
+        """Gates given for each sequence, [B, N], for an input of this shape, [B', ..., d].
 
         B' is a multiple of B where generation repeats sequences (beams) or a model flattens [batch, length]; both keep
         what belongs to a sequence together.
@@ -186,13 +188,12 @@ class HydraLoraLayer(BaseTunerLayer):
             )
         if rows is not None:
             gates = gates[list(rows)]
-        if gates.dim() != 2 or gates.shape[1] != experts or h.shape[0] % gates.shape[0]:
+        if gates.dim() != 2 or gates.shape[1] != experts or shape[0] % gates.shape[0]:
             raise ValueError(
-                f"Expected expert_gates [batch, {experts}] for an input of shape {tuple(h.shape[:-1])}, "
+                f"Expected expert_gates [batch, {experts}] for an input of shape {tuple(shape[:-1])}, "
                 f"got {tuple(gates.shape)}"
             )
-        gates = gates.to(h.device).repeat_interleave(h.shape[0] // gates.shape[0], dim=0)
-        return gates.view(gates.shape[0], *(1,) * (h.dim() - 2), experts)
+        return gates.to(self.hydralora_B[adapter_name].weight.device)
 
 
 def merge_refusal(adapter_name: str, num_experts: int) -> str:

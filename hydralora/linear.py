@@ -91,7 +91,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         return update
 
     def _fused(self, x: Tensor, name: str) -> Tensor | None:
-        """The layer as one function; None unless that is the same: one A, gates from the router, no dropout, no hooks.
+        """The layer as one function; None unless that is the same: one A, no dropout or hooks, gates fixed or from a router.
 
         (Written for few attribute look-ups: it stands before each launch, and small batches are bound by launches.)
         """
@@ -99,18 +99,26 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         a, b = self.hydralora_A[name], self.hydralora_B[name]
         router = routers[name] if name in routers else None  # noqa: SIM401 (nn.ModuleDict has no get)
         modules = (a, b) if router is None else (a, b, router)
-        if self.gate_observer is not None or name in self.static_gates or a.out_features != self.r[name]:
-            return None
-        if router is None and self.num_experts[name] > 1:
+        if self.gate_observer is not None or a.out_features != self.r[name]:
             return None
         if self.training and not isinstance(self.hydralora_dropout[name], nn.Identity):
             return None
         base: Any = self.base_layer
         if not can_fuse(x, base, *modules):
             return None
-        weight_router = None if router is None else router.weight
-        scaling, router_input = self.scaling[name], self.router_input[name]
+        router_input, weight_router = self.router_input[name], None if router is None else router.weight
+        if name in self.static_gates or (router is None and self.num_experts[name] > 1):
+            router_input, weight_router = "given", self._constant_gates(x, name)
+            if weight_router.requires_grad:
+                return None
+        scaling = self.scaling[name]
         return hydra_linear(x, base.weight, base.bias, a.weight, b.weight, weight_router, scaling, router_input)
+
+    def _constant_gates(self, x: Tensor, name: str) -> Tensor:
+        """Gates that no router computes, [G, N] in float32 or wider, a row for as many of x's tokens."""
+        fixed = self.fixed_gates(name)
+        gates = self._given_gates(x.shape, name) if fixed is None else fixed[None]
+        return gates.to(torch.promote_types(x.dtype, torch.float32))
 
     def _check_adapter_names(self, x: Tensor, adapter_names: Sequence[str]) -> None:
         if len(x) != len(adapter_names):

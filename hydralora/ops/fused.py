@@ -64,24 +64,27 @@ def hydra_linear(
         base_bias: [out] or None, frozen.
         weight_a: [r, in].
         weight_b: [out, E * r], column block i is B_i. E = N, or N + 1: the last one is then always on, with gate 1.
-        weight_router: [N, r], or [N, in] for ``router_input="hidden"``; None: every gate is 1.
+        weight_router: [N, r], or [N, in] for ``router_input="hidden"``; None: every gate is 1. For "given" the gates
+            themselves, [G, N] in float32, constant: each row is for as many consecutive tokens (of x's leading
+            dimensions flattened), G divides their number.
         scaling: lora_alpha / r (or / sqrt(r)).
-        router_input: z = A x ("low_rank") or z = x ("hidden").
+        router_input: z = A x ("low_rank"), z = x ("hidden"), or "given".
 
     Returns:
         [..., out]. Differentiable once in x, A, B and the router.
     """
-    hidden = router_input == "hidden" and weight_router is not None
     if torch.is_grad_enabled():
-        y: Tensor = _HydraLinear.apply(x, base_weight, base_bias, weight_a, weight_b, weight_router, scaling, hidden)
+        y: Tensor = _HydraLinear.apply(
+            x, base_weight, base_bias, weight_a, weight_b, weight_router, scaling, router_input
+        )
         return y
     rows = _rows(x, _compute_dtype(x, weight_a))
     pieces = _pieces(rows)
     if pieces is triton_pieces and rows.shape[0] <= triton_pieces.FEW_TOKENS:  # decoding: bound by launches
         y = _base(rows, base_weight, base_bias)
-        triton_pieces.add_experts_few(y, rows, weight_a, weight_router, weight_b, scaling, hidden)
+        triton_pieces.add_experts_few(y, rows, weight_a, weight_router, weight_b, scaling, router_input)
     else:
-        y, _ = _forward(rows, base_weight, base_bias, weight_a, weight_b, weight_router, scaling, hidden)
+        y, _ = _forward(rows, base_weight, base_bias, weight_a, weight_b, weight_router, scaling, router_input)
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
@@ -96,15 +99,15 @@ class _HydraLinear(torch.autograd.Function):
         weight_b: Tensor,
         weight_router: Tensor | None,
         scaling: float,
-        hidden: bool,
+        router_input: str,
     ) -> Tensor:
         dtype = _compute_dtype(x, weight_a)
         rows = _rows(x, dtype)
-        y, low = _forward(rows, base_weight, base_bias, weight_a, weight_b, weight_router, scaling, hidden)
+        y, low = _forward(rows, base_weight, base_bias, weight_a, weight_b, weight_router, scaling, router_input)
         # Low-precision copies of weights are made again in backward: keeping them would cost more memory than LoRA.
         saved_x = x if x.dtype == dtype else rows
         ctx.save_for_backward(saved_x, low, base_weight, weight_a, weight_b, weight_router)
-        ctx.scaling, ctx.hidden, ctx.x_shape, ctx.x_dtype = scaling, hidden, x.shape, x.dtype
+        ctx.scaling, ctx.router_input, ctx.x_shape, ctx.x_dtype = scaling, router_input, x.shape, x.dtype
         return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
@@ -119,19 +122,20 @@ class _HydraLinear(torch.autograd.Function):
 
         pieces = _pieces(grad)
         grad_u = grad @ _cast(weight_b, dtype)  # [T, E * r]
-        router = None if weight_router is None else _cast(weight_router, dtype)
-        u, grad_low, grad_router = pieces.gate_backward(grad_u, low, router, rank, ctx.scaling, ctx.hidden)
+        router = _router(weight_router, dtype, ctx.router_input)
+        hidden = ctx.router_input == "hidden" and router is not None
+        u, grad_low, grad_router = pieces.gate_backward(grad_u, low, router, rank, ctx.scaling, ctx.router_input)
 
         grad_b = grad.t() @ u if ctx.needs_input_grad[4] else None
         grad_a = None
-        if ctx.needs_input_grad[3] or (ctx.hidden and ctx.needs_input_grad[5]):
+        if ctx.needs_input_grad[3] or (hidden and ctx.needs_input_grad[5]):
             grad_a = grad_low.t() @ x
-            if ctx.hidden:
+            if hidden:
                 grad_a, grad_router = grad_a[:rank], grad_a[rank:]
         grad_x = None
         if ctx.needs_input_grad[0]:
             rows = _cast(weight_a, dtype)
-            if router is not None and ctx.hidden:
+            if hidden and router is not None:
                 rows = torch.cat((rows, router))
             grad_x = pieces.accumulate(grad @ _cast(base_weight, dtype), grad_low, rows).view(ctx.x_shape)
             grad_x = _cast(grad_x, ctx.x_dtype)
@@ -155,16 +159,21 @@ def _forward(
     weight_b: Tensor,
     weight_router: Tensor | None,
     scaling: float,
-    hidden: bool,
+    router_input: str,
 ) -> tuple[Tensor, Tensor]:
     """(y, low) of x [T, in], in x's dtype."""
     dtype = x.dtype
     y = _base(x, base_weight, base_bias)
     blocks = weight_b.shape[1] // weight_a.shape[0]
-    router = None if weight_router is None else _cast(weight_router, dtype)
+    router = _router(weight_router, dtype, router_input)
     pieces = _pieces(x)
-    low, u = pieces.project_and_gate(x, _cast(weight_a, dtype), router, blocks, scaling, hidden)
+    low, u = pieces.project_and_gate(x, _cast(weight_a, dtype), router, blocks, scaling, router_input)
     return pieces.accumulate(y, u, _cast(weight_b, dtype).t()), low
+
+
+def _router(weight_router: Tensor | None, dtype: torch.dtype, router_input: str) -> Tensor | None:
+    """In the dtype of the products; gates that are given stay as they are."""
+    return weight_router if weight_router is None or router_input == "given" else _cast(weight_router, dtype)
 
 
 def _base(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -20,6 +20,14 @@ def _softmax_gates(logits, experts, ROUTED: tl.constexpr):
 
 
 @triton.jit
+def _given_gates(router_ptr, rows, row_mask, tokens_per_gate, ROUTED: tl.constexpr, EXPERTS_PAD: tl.constexpr):
+    """[rows, EXPERTS_PAD] of gates [G, ROUTED], a row for each `tokens_per_gate` tokens; 1 for the always-on expert."""
+    experts = tl.arange(0, EXPERTS_PAD)
+    pointers = router_ptr + (rows // tokens_per_gate)[:, None] * ROUTED + experts[None, :]
+    return tl.load(pointers, mask=row_mask & (experts[None, :] < ROUTED), other=1.0).to(tl.float32)
+
+
+@triton.jit
 def _project(
     x_ptr,
     a_ptr,
@@ -53,7 +61,7 @@ def _project(
     return h, logits
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@triton.jit(do_not_specialize=["tokens", "tokens_per_gate"])
 def project_and_gate_kernel(
     x_ptr,
     a_ptr,
@@ -61,12 +69,14 @@ def project_and_gate_kernel(
     low_ptr,
     u_ptr,
     tokens,
+    tokens_per_gate,
     scaling,
     IN: tl.constexpr,
     RANK: tl.constexpr,
     BLOCKS: tl.constexpr,
     ROUTED: tl.constexpr,
     HIDDEN: tl.constexpr,
+    GIVEN: tl.constexpr,
     RANK_PAD: tl.constexpr,
     EXPERTS_PAD: tl.constexpr,
     ROWS: tl.constexpr,
@@ -86,7 +96,9 @@ def project_and_gate_kernel(
     tl.store(low_ptr + rows[:, None] * WIDTH + ranks[None, :], low, mask=row_mask & (ranks[None, :] < RANK))
     h = low.to(tl.float32)
     gates = tl.full([ROWS, EXPERTS_PAD], 1.0, dtype=tl.float32)
-    if ROUTED > 0:
+    if GIVEN:
+        gates = _given_gates(router_ptr, rows, row_mask, tokens_per_gate, ROUTED, EXPERTS_PAD)
+    elif ROUTED > 0:
         if HIDDEN:
             low_logits = logits.to(low_ptr.dtype.element_ty)
             logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + experts[None, :]
@@ -103,7 +115,7 @@ def project_and_gate_kernel(
     tl.store(u_ptr + u_offsets, u.to(u_ptr.dtype.element_ty), mask=u_mask)
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@triton.jit(do_not_specialize=["tokens", "tokens_per_gate"])
 def gate_backward_kernel(
     grad_u_ptr,
     low_ptr,
@@ -112,11 +124,13 @@ def gate_backward_kernel(
     grad_low_ptr,
     grad_router_ptr,
     tokens,
+    tokens_per_gate,
     scaling,
     RANK: tl.constexpr,
     BLOCKS: tl.constexpr,
     ROUTED: tl.constexpr,
     HIDDEN: tl.constexpr,
+    GIVEN: tl.constexpr,
     RANK_PAD: tl.constexpr,
     EXPERTS_PAD: tl.constexpr,
     ROWS: tl.constexpr,
@@ -132,7 +146,9 @@ def gate_backward_kernel(
     w_mask = (experts[:, None] < ROUTED) & (ranks[None, :] < RANK)
 
     gates = tl.full([ROWS, EXPERTS_PAD], 1.0, dtype=tl.float32)
-    if ROUTED > 0:
+    if GIVEN:
+        gates = _given_gates(router_ptr, rows, row_mask, tokens_per_gate, ROUTED, EXPERTS_PAD)
+    elif ROUTED > 0:
         if HIDDEN:
             logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + experts[None, :]
             logits = tl.load(logit_ptrs, mask=logit_mask, other=0.0).to(tl.float32)
@@ -148,7 +164,7 @@ def gate_backward_kernel(
 
     grad_copies = tl.load(grad_u_ptr + u_offsets, mask=u_mask, other=0.0).to(tl.float32) * scaling
     grad_h = tl.sum(gates[:, :, None] * grad_copies, axis=1)
-    if ROUTED > 0:
+    if ROUTED > 0 and not GIVEN:
         grad_gates = tl.sum(h[:, None, :] * grad_copies, axis=2)
         routed = tl.where(experts[None, :] < ROUTED, gates, 0.0)
         grad_logits = routed * (grad_gates - tl.sum(routed * grad_gates, axis=1)[:, None])
@@ -196,13 +212,14 @@ def accumulate_kernel(
     tl.store(y_ptrs, (y.to(tl.float32) + sums).to(y_ptr.dtype.element_ty), mask=row_mask & column_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens_per_gate"])
 def add_experts_few_kernel(
     y_ptr,
     x_ptr,
     a_ptr,
     router_ptr,
     b_ptr,
+    tokens_per_gate,
     scaling,
     IN: tl.constexpr,
     OUT: tl.constexpr,
@@ -210,6 +227,7 @@ def add_experts_few_kernel(
     BLOCKS: tl.constexpr,
     ROUTED: tl.constexpr,
     HIDDEN: tl.constexpr,
+    GIVEN: tl.constexpr,
     RANK_PAD: tl.constexpr,
     EXPERTS_PAD: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -235,7 +253,10 @@ def add_experts_few_kernel(
     h = tl.sum(h_parts, axis=1).to(dtype).to(tl.float32)  # rounded where the other kernel rounds
 
     gates = tl.full([EXPERTS_PAD], 1.0, dtype=tl.float32)
-    if ROUTED > 0:
+    if GIVEN:
+        gate_ptrs = router_ptr + (token // tokens_per_gate) * ROUTED + experts
+        gates = tl.load(gate_ptrs, mask=experts < ROUTED, other=1.0).to(tl.float32)
+    elif ROUTED > 0:
         if HIDDEN:
             logits = tl.sum(logit_parts, axis=1).to(dtype).to(tl.float32)
         else:
@@ -258,7 +279,7 @@ def add_experts_few_kernel(
         tl.store(y_ptrs, (y + update).to(dtype), mask=outputs < OUT)
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@triton.jit(do_not_specialize=["tokens", "tokens_per_gate"])
 def add_experts_some_kernel(
     y_ptr,
     x_ptr,
@@ -266,6 +287,7 @@ def add_experts_some_kernel(
     router_ptr,
     b_ptr,
     tokens,
+    tokens_per_gate,
     scaling,
     IN: tl.constexpr,
     OUT: tl.constexpr,
@@ -273,6 +295,7 @@ def add_experts_some_kernel(
     BLOCKS: tl.constexpr,
     ROUTED: tl.constexpr,
     HIDDEN: tl.constexpr,
+    GIVEN: tl.constexpr,
     RANK_PAD: tl.constexpr,
     EXPERTS_PAD: tl.constexpr,
     ROWS: tl.constexpr,
@@ -290,7 +313,9 @@ def add_experts_some_kernel(
     )
     h = h.to(dtype).to(tl.float32)  # rounded where the other kernels round
     gates = tl.full([ROWS, EXPERTS_PAD], 1.0, dtype=tl.float32)
-    if ROUTED > 0:
+    if GIVEN:
+        gates = _given_gates(router_ptr, rows, row_mask, tokens_per_gate, ROUTED, EXPERTS_PAD)
+    elif ROUTED > 0:
         if HIDDEN:
             logits = logits.to(dtype).to(tl.float32)
         else:

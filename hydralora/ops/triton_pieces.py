@@ -57,12 +57,12 @@ def _launch(
 
 
 def project_and_gate(
-    x: Tensor, weight_a: Tensor, router: Tensor | None, blocks: int, scaling: float, hidden: bool
+    x: Tensor, weight_a: Tensor, router: Tensor | None, blocks: int, scaling: float, router_input: str
 ) -> tuple[Tensor, Tensor]:
     """As `small.project_and_gate`."""
     tokens, in_features = x.shape
     rank = weight_a.shape[0]
-    routed = 0 if router is None else router.shape[0]
+    routed, per_gate, hidden, given = _routing(router, router_input, tokens)
     low = x.new_empty(tokens, rank + routed if hidden else rank)
     u = x.new_empty(tokens, blocks * rank)
     # 4 stages of 256 columns: within 10% of the time cuBLAS takes for A x alone on an H100.
@@ -70,8 +70,8 @@ def project_and_gate(
         kernels.project_and_gate_kernel,
         (_cdiv(tokens, _ROWS), 1, 1),
         (x, weight_a.contiguous(), x if router is None else router.contiguous(), low, u),
-        (tokens, float(scaling)),
-        (in_features, rank, blocks, routed, hidden, _pad(rank), _pad(blocks), _ROWS, 256),
+        (tokens, per_gate, float(scaling)),
+        (in_features, rank, blocks, routed, hidden, given, _pad(rank), _pad(blocks), _ROWS, 256),
         num_warps=4,
         num_stages=4,
     )
@@ -79,23 +79,24 @@ def project_and_gate(
 
 
 def gate_backward(
-    grad_u: Tensor, low: Tensor, router: Tensor | None, rank: int, scaling: float, hidden: bool
+    grad_u: Tensor, low: Tensor, router: Tensor | None, rank: int, scaling: float, router_input: str
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """As `small.gate_backward`."""
     tokens, width = grad_u.shape
     blocks = width // rank
-    routed = 0 if router is None else router.shape[0]
+    routed, per_gate, hidden, given = _routing(router, router_input, tokens)
     programs = _cdiv(tokens, _ROWS)
     u, grad_low = torch.empty_like(grad_u), torch.empty_like(low)
     # One partial sum a program, added up in a fixed order.
-    partial = None if router is None or hidden else low.new_empty(programs, routed, rank, dtype=torch.float32)
+    learned = router is not None and not hidden and not given
+    partial = low.new_empty(programs, routed, rank, dtype=torch.float32) if learned else None
     router_or_any = low if router is None else router.contiguous()
     _launch(
         kernels.gate_backward_kernel,
         (programs, 1, 1),
         (grad_u, low, router_or_any, u, grad_low, low if partial is None else partial),
-        (tokens, float(scaling)),
-        (rank, blocks, routed, hidden, _pad(rank), _pad(blocks), _ROWS),
+        (tokens, per_gate, float(scaling)),
+        (rank, blocks, routed, hidden, given, _pad(rank), _pad(blocks), _ROWS),
         num_warps=4,
     )
     return u, grad_low, None if partial is None else partial.sum(0)
@@ -117,7 +118,7 @@ def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def add_experts_few(
-    y: Tensor, x: Tensor, weight_a: Tensor, router: Tensor | None, weight_b: Tensor, scaling: float, hidden: bool
+    y: Tensor, x: Tensor, weight_a: Tensor, router: Tensor | None, weight_b: Tensor, scaling: float, router_input: str
 ) -> None:
     """y += scaling * sum_i g_i B_i A x in one launch, for a few tokens and no gradients: y [T, out], x [T, in]."""
     tokens, in_features = x.shape
@@ -125,9 +126,9 @@ def add_experts_few(
     rank = weight_a.shape[0]
     blocks = weight_b.shape[1] // rank
     rank_pad, experts_pad = _pad(rank), _pad(blocks)
-    routed = 0 if router is None else router.shape[0]
+    routed, per_gate, hidden, given = _routing(router, router_input, tokens)
     tensors = (y, x, weight_a.contiguous(), x if router is None else router.contiguous(), weight_b.contiguous())
-    sizes = (in_features, out_features, rank, blocks, routed, hidden)
+    sizes = (in_features, out_features, rank, blocks, routed, hidden, given)
     if tokens * out_features <= _VECTOR_OUTPUTS:
         columns = 128  # more would leave the chip idle
         chunk = max(64, 16384 // max(rank_pad, experts_pad if hidden else 1))
@@ -136,7 +137,7 @@ def add_experts_few(
             kernels.add_experts_few_kernel,
             (tokens, _cdiv(out_features, columns), 1),
             tensors,
-            (float(scaling),),
+            (per_gate, float(scaling)),
             (*sizes, rank_pad, experts_pad, chunk, columns, tile),
             num_warps=16,
         )
@@ -147,11 +148,20 @@ def add_experts_few(
         kernels.add_experts_some_kernel,
         (_cdiv(tokens, _ROWS), _cdiv(out_features, columns), 1),
         tensors,
-        (tokens, float(scaling)),
+        (tokens, per_gate, float(scaling)),
         (*sizes, rank_pad, experts_pad, _ROWS, _FEW_CHUNK, columns),
         num_warps=_FEW_WARPS,
         num_stages=_FEW_STAGES,
     )
+
+
+def _routing(router: Tensor | None, router_input: str, tokens: int) -> tuple[int, int, bool, bool]:
+    """Experts with a gate, tokens that share given gates, whether the router is on x, whether gates are given."""
+    if router is None:
+        return 0, 1, False, False
+    if router_input == "given":
+        return router.shape[1], tokens // router.shape[0], False, True
+    return router.shape[0], 1, router_input == "hidden", False
 
 
 def _cdiv(a: int, b: int) -> int:

@@ -27,7 +27,7 @@ class Layer:
     router_input: str
 
     def parameters(self) -> list[Tensor]:
-        return [p for p in (self.weight_a, self.weight_b, self.weight_router) if p is not None]
+        return [p for p in (self.weight_a, self.weight_b, self.weight_router) if p is not None and p.requires_grad]
 
     def fused(self, x: Tensor) -> Tensor:
         return hydra_linear(x, **vars(self))
@@ -36,7 +36,10 @@ class Layer:
         h = F.linear(x, self.weight_a)
         gates = None
         blocks = self.weight_b.shape[1] // self.weight_a.shape[0]
-        if self.weight_router is not None:
+        if self.weight_router is not None and self.router_input == "given":
+            gates = self.weight_router[:, None].to(h.dtype)  # [G, 1, N] beside x [G, length, in]
+            gates = gates if gates.shape[-1] == blocks else with_shared_expert(gates)
+        elif self.weight_router is not None:
             gates = router_gates(x if self.router_input == "hidden" else h, self.weight_router)
             gates = gates if gates.shape[-1] == blocks else with_shared_expert(gates)
         elif blocks > 1:
@@ -48,11 +51,13 @@ class Layer:
         """Token by token, expert by expert."""
         rank = self.weight_a.shape[0]
         outputs = []
-        for token in x.reshape(-1, IN):
+        for position, token in enumerate(x.reshape(-1, IN)):
             h = self.weight_a @ token
             y = self.base_weight @ token if self.base_bias is None else self.base_weight @ token + self.base_bias
             gates: list[Tensor] = []
-            if self.weight_router is not None:
+            if self.weight_router is not None and self.router_input == "given":
+                gates = list(self.weight_router[position // x.shape[1]])
+            elif self.weight_router is not None:
                 powers = (self.weight_router @ (token if self.router_input == "hidden" else h)).exp()
                 gates = list(powers / powers.sum())
             for i in range(self.weight_b.shape[1] // rank):
@@ -71,18 +76,22 @@ def layer(
     dtype: torch.dtype = torch.float64,
 ) -> Layer:
     router_width = IN if router_input == "hidden" else r
+    if router_input == "given":
+        router = torch.rand(2, num_experts, dtype=torch.promote_types(dtype, torch.float32))
+    else:
+        router = torch.randn(num_experts, router_width, dtype=dtype).requires_grad_()
     return Layer(
         base_weight=torch.randn(OUT, IN, dtype=dtype) / IN**0.5,
         base_bias=torch.randn(OUT, dtype=dtype) if bias else None,
         weight_a=torch.randn(r, IN, dtype=dtype).requires_grad_(),
         weight_b=torch.randn(OUT, (num_experts + shared_expert) * r, dtype=dtype).requires_grad_(),
-        weight_router=torch.randn(num_experts, router_width, dtype=dtype).requires_grad_() if num_experts > 1 else None,
+        weight_router=router if num_experts > 1 else None,
         scaling=1.5,
         router_input=router_input,
     )
 
 
-VARIANTS = list(itertools.product((1, 3, 10), (False, True), ("low_rank", "hidden"), (1, 4)))
+VARIANTS = list(itertools.product((1, 3, 10), (False, True), ("low_rank", "hidden", "given"), (1, 4)))
 
 
 def test_gates_are_a_softmax_in_float32() -> None:
@@ -114,12 +123,12 @@ def test_fused_gradients_equal_autograd(num_experts: int, shared_expert: bool, r
     torch.testing.assert_close(torch.autograd.grad(weights.fused(x), wanted, grad), expected)
 
 
-@pytest.mark.parametrize("router_input", ["low_rank", "hidden"])
+@pytest.mark.parametrize("router_input", ["low_rank", "hidden", "given"])
 def test_gradcheck(router_input: str) -> None:
     weights = layer(shared_expert=True, router_input=router_input, r=2)
     x = torch.randn(4, IN, dtype=torch.float64, requires_grad=True)
 
-    def function(x: Tensor, a: Tensor, b: Tensor, router: Tensor) -> Tensor:
+    def function(x: Tensor, a: Tensor, b: Tensor, router: Tensor | None = weights.weight_router) -> Tensor:
         return hydra_linear(x, weights.base_weight, weights.base_bias, a, b, router, 1.5, router_input)
 
     assert torch.autograd.gradcheck(function, (x, *weights.parameters()))
@@ -163,10 +172,10 @@ def test_gradients_only_where_they_are_wanted() -> None:
     assert weights.weight_b.grad is not None
 
 
-@pytest.mark.parametrize("router_input", ["low_rank", "hidden"])
+@pytest.mark.parametrize("router_input", ["low_rank", "hidden", "given"])
 def test_autocast_runs_in_its_dtype_and_returns_gradients_in_the_parameters(router_input: str) -> None:
     weights = layer(router_input=router_input, dtype=torch.float32)
-    x = torch.randn(40, IN, requires_grad=True)
+    x = torch.randn(2, 20, IN, requires_grad=True)
     wanted = [x, *weights.parameters()]
     with torch.autocast("cpu", torch.bfloat16):
         y, expected = weights.fused(x), weights.eager(x)

@@ -31,6 +31,8 @@ VARIANTS = [  # experts, shared, router_input, rank, tokens, in, out
     (10, False, "low_rank", 16, 33, 520, 130),
     (3, False, "hidden", 8, 1, 300, 200),
     (10, True, "hidden", 4, 50, 260, 72),
+    (6, True, "given", 7, 28, 300, 136),
+    (3, False, "given", 8, 44, 128, 64),
 ]
 
 
@@ -41,6 +43,8 @@ def weights(experts: int, shared: bool, router_input: str, r: int, d_in: int, d_
     tensors: list[Tensor | None] = [torch.randn(s, dtype=torch.float64, device=DEVICE) / s[1] ** 0.5 for s in draw]
     if experts == 1:
         tensors[3] = None
+    if router_input == "given":  # four sequences
+        tensors[3] = torch.rand(4, experts, dtype=torch.float64, device=DEVICE)
     return tensors
 
 
@@ -69,11 +73,16 @@ def run(x: Tensor, grad: Tensor, tensors: list[Tensor | None], router_input: str
     """Output without gradients, output, and the gradients of x, A, B and the router."""
     x = x.clone().requires_grad_()
     base, *adapter = tensors
-    adapter = [None if w is None else w.clone().requires_grad_() for w in adapter]
+    adapter = [None if w is None else w.clone() for w in adapter]
+    if router_input == "given":
+        adapter[2] = adapter[2].to(torch.promote_types(x.dtype, torch.float32))
+    for w in adapter[: 2 if router_input == "given" else 3]:
+        if w is not None:
+            w.requires_grad_()
     with torch.no_grad():
         inference = hydra_linear(x, base, None, *adapter, 2.0, router_input)  # few tokens: the kernel of one launch
     y = hydra_linear(x, base, None, *adapter, 2.0, router_input)
-    wanted = [t for t in (x, *adapter) if t is not None]
+    wanted = [t for t in (x, *adapter) if t is not None and t.requires_grad]
     return [inference, y, *torch.autograd.grad(y, wanted, grad)]
 
 
@@ -83,7 +92,7 @@ def test_few_tokens_on_tensor_cores(variant: tuple, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(pieces, "_VECTOR_OUTPUTS", 0)
     experts, shared, router_input, r, tokens, d_in, d_out = variant
     tensors = [rounded(w, torch.float16) for w in weights(experts, shared, router_input, r, d_in, d_out)]
-    x = torch.randn(min(tokens, pieces.FEW_TOKENS), d_in, device=DEVICE, dtype=torch.float16)
+    x = torch.randn(min(tokens, 28), d_in, device=DEVICE, dtype=torch.float16)
     with torch.no_grad():
         actual = hydra_linear(x, tensors[0], None, *tensors[1:], 2.0, router_input)
         wide = [rounded(w, torch.float64) for w in tensors]
@@ -113,16 +122,17 @@ def test_pieces_write_every_element_and_repeat(hidden: bool) -> None:
     x = torch.randn(37, 300, device=DEVICE, dtype=torch.float16)
     a = torch.randn(8, 300, device=DEVICE, dtype=torch.float16) / 17
     router = torch.randn(3, 300 if hidden else 8, device=DEVICE, dtype=torch.float16) / 17
-    low, u = pieces.project_and_gate(x, a, router, 4, 2.0, hidden)
-    expected_low, expected_u = small.project_and_gate(x.double(), a.double(), router.double(), 4, 2.0, hidden)
+    kind = "hidden" if hidden else "low_rank"
+    low, u = pieces.project_and_gate(x, a, router, 4, 2.0, kind)
+    expected_low, expected_u = small.project_and_gate(x.double(), a.double(), router.double(), 4, 2.0, kind)
     assert relative_error(low, expected_low) < 1e-3
     assert relative_error(u, expected_u) < 1e-3
 
     grad_u = torch.randn_like(u)
-    actual = pieces.gate_backward(grad_u, low, router, 8, 2.0, hidden)
-    expected = small.gate_backward(grad_u.double(), low.double(), router.double(), 8, 2.0, hidden)
+    actual = pieces.gate_backward(grad_u, low, router, 8, 2.0, kind)
+    expected = small.gate_backward(grad_u.double(), low.double(), router.double(), 8, 2.0, kind)
     for one, other, again in zip(
-        actual, expected, pieces.gate_backward(grad_u, low, router, 8, 2.0, hidden), strict=True
+        actual, expected, pieces.gate_backward(grad_u, low, router, 8, 2.0, kind), strict=True
     ):
         assert (one is None) == (other is None)
         if one is not None and other is not None:

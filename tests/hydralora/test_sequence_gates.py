@@ -33,6 +33,22 @@ def test_a_live_router_ignores_given_gates(hydra_llama: Any, tokens: torch.Tenso
     assert torch.equal(model(tokens, expert_gates=GATES).logits, model(tokens).logits)
 
 
+def test_gates_take_the_fused_path_unless_they_learn(
+    hydra_llama: Any, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = hydra_llama(router_input="sequence", shared_expert=True)
+    fused = model(tokens, expert_gates=GATES).logits
+    learning = GATES.clone().requires_grad_()
+    logits = model(tokens, expert_gates=learning).logits
+    torch.testing.assert_close(logits, fused)
+    logits.sum().backward()
+    assert learning.grad is not None
+    monkeypatch.setattr("hydralora.linear.hydra_linear", lambda *_: pytest.fail("fused"))
+    model(tokens, expert_gates=learning)
+    with pytest.raises(BaseException, match="fused"):
+        model(tokens, expert_gates=GATES)
+
+
 @pytest.mark.parametrize("num_beams", [1, 2])
 def test_generation(hydra_llama: Any, tokens: torch.Tensor, num_beams: int) -> None:
     model = hydra_llama(router_input="sequence", lora_alpha=64)
