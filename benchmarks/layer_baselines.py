@@ -70,6 +70,23 @@ def hydralora(num_experts: int, router_input: str = "low_rank") -> Method:
     return _peft_method(name, lambda targets: HydraLoraConfig(**config, target_modules=targets))
 
 
+def given_gates(num_experts: int) -> Method:
+    """No router: one of the experts is on, and one more always."""
+    from hydralora import HydraLoraConfig
+    from hydralora.layer import HydraLoraLayer
+
+    config = {"r": 8, "lora_alpha": 16, "num_experts": num_experts, "router_input": "sequence", "shared_expert": True}
+    plain = _peft_method("", lambda targets: HydraLoraConfig(**config, target_modules=targets))
+
+    def adapt(model: nn.Module, targets: list[str]) -> None:
+        plain.adapt(model, targets)
+        for layer in model.modules():
+            if isinstance(layer, HydraLoraLayer):
+                layer.sequence_gates = torch.eye(num_experts, device=layer.get_base_layer().weight.device)[:1]
+
+    return Method(f"HydraLoRA N={num_experts} + 1, gates given", adapt)
+
+
 def loop(num_experts: int) -> Method:
     def adapt(model: nn.Module, targets: list[str]) -> None:
         for parent, name, base in _linears(model, targets):

@@ -21,7 +21,7 @@ from typing import Any
 import peft
 import torch
 import transformers
-from layer_baselines import TARGETS, Method, adapted, frozen_base, hydralora, lily, loop, lora
+from layer_baselines import TARGETS, Method, adapted, frozen_base, given_gates, hydralora, lily, loop, lora
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
@@ -260,7 +260,7 @@ def save(section: str, value: Any, device: str) -> None:
 def run_gpu(sections: list[str]) -> None:
     hydra = [hydralora(3), hydralora(10)]
     short = [frozen_base(), lora(8), *hydra]
-    others = (lora(16), lora(32), lily(8, 3), hydralora(3, "hidden"))
+    others = (lora(16), lora(32), lily(8, 3), hydralora(3, "hidden"), given_gates(6))
     loops = (loop(3), loop(10))
     if {"train", "decode", "graphs"} & set(sections):
         model = build("cuda", torch.bfloat16, **LLAMA2_7B)

@@ -91,7 +91,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         return update
 
     def _fused(self, x: Tensor, name: str) -> Tensor | None:
-        """The layer as one function; None unless that is the same: one A, no dropout or hooks, gates fixed or from a router.
+        """The layer as one function; None unless that is the same: one A, no dropout, no hooks, one kind of gates.
 
         (Written for few attribute look-ups: it stands before each launch, and small batches are bound by launches.)
         """
