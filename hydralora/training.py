@@ -57,6 +57,7 @@ class TrainingConfig:
         eval_steps: steps from held-out loss to held-out loss.
         early_stopping_patience: evaluations without a better held-out loss before the run stops; the best checkpoint
             becomes the result.
+        fsdp: split the base model and what is trained between the processes, for bases that do not fit one GPU.
         seed: of initialisation, order and dropout.
     """
 
@@ -78,6 +79,7 @@ class TrainingConfig:
     save_steps: int = 50
     eval_steps: int | None = None
     early_stopping_patience: int | None = None
+    fsdp: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -9,15 +9,13 @@ import dagster as dg
 import polars as pl
 
 from pipelines.artifacts import Artifact, Draft
+from pipelines.external.progress import progress_events
 from pipelines.recipe import BaseModel, Recipe
 
 if TYPE_CHECKING:
     from hydralora.data import TokenisedDocuments
     from hydralora.evaluation import DocumentLosses
-    from hydralora.training import Progress
 
-# Dagster stores every event of a run; a line each half minute is enough to see that it lives.
-SECONDS_BETWEEN_EVENTS = 30.0
 UNTRAINED = "untrained"
 SEQUENCE_GATES = "hydralora_sequence"
 """The method whose gates are given, by `prompt_gates`."""
@@ -131,25 +129,6 @@ def save_untrained(folder: Path, training: Training, recipe: Recipe, base_model:
     peft_config = get_method(training.method).config(model, recipe.settings(training.num_experts))
     set_seed(training.seed)
     get_peft_model(model, peft_config).save_pretrained(folder, save_embedding_layers=False)
-
-
-def progress_events(log: Log, label: str) -> Callable[["Progress"], None]:
-    """A callback that logs loss and speed while a step runs, at most twice a minute."""
-    import time
-
-    last = 0.0
-
-    def show(progress: "Progress") -> None:
-        nonlocal last
-        if time.monotonic() - last < SECONDS_BETWEEN_EVENTS and progress.step < progress.num_steps:
-            return
-        last = time.monotonic()
-        log(
-            f"{label}: step {progress.step} of {progress.num_steps}, loss {progress.loss:.3f}, "
-            f"{progress.tokens_per_second:.0f} tokens/s"
-        )
-
-    return show
 
 
 def held_out_losses(documents: "TokenisedDocuments", folder: Path | None, base_model: BaseModel) -> "DocumentLosses":

@@ -15,6 +15,7 @@ from pipelines.defs import (
     sources,
     training,
 )
+from pipelines.external.launcher import Launcher
 from pipelines.jobs import JOBS
 from pipelines.recipe import BaseModel, Recipe
 from pipelines.store import ArtifactStore
@@ -31,6 +32,7 @@ def build_defs(resources: dict[str, object] | None = None) -> dg.Definitions:
             "store": ArtifactStore(),
             "base_model": BaseModel(),
             "recipe": Recipe(max_tokens=1_000_000),
+            "launcher": Launcher(),
             **(resources or {}),
         },
     )

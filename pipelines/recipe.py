@@ -29,12 +29,16 @@ class BaseModel(dg.ConfigurableResource):
         """The model and its tokenizer."""
         from hydralora.base_model import load_base_model
 
-        return load_base_model(
-            self.name,
-            revision=self.revision,
-            quantization="4bit" if self.load_in_4bit else None,
-            trust_remote_code=self.trust_remote_code,
-        )
+        return load_base_model(**self.arguments())
+
+    def arguments(self) -> dict[str, Any]:
+        """For `hydralora.base_model.load_base_model`, as JSON values."""
+        return {
+            "name_or_path": self.name,
+            "revision": self.revision,
+            "quantization": "4bit" if self.load_in_4bit else None,
+            "trust_remote_code": self.trust_remote_code,
+        }
 
 
 class Recipe(dg.ConfigurableResource):

@@ -18,15 +18,17 @@ from pipelines.adapters import (
     experts_of,
     save_untrained,
     tokenised,
-    train_adapter,
 )
 from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
 from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.defs.gates import GROUP_MODEL
+from pipelines.external.launcher import Job, Launcher
 from pipelines.recipe import BaseModel, Recipe
 from pipelines.store import ArtifactStore
 
-VERSION = source_version("hydralora", "pipelines.adapters", "pipelines.defs.training", "pipelines.recipe")
+VERSION = source_version(
+    "hydralora", "pipelines.adapters", "pipelines.defs.training", "pipelines.external", "pipelines.recipe"
+)
 
 
 training_asset = artifact_asset(
@@ -70,6 +72,7 @@ def hydralora_adapter(
     store: dg.ResourceParam[ArtifactStore],
     recipe: Recipe,
     base_model: BaseModel,
+    launcher: Launcher,
     corpus_documents: Artifact,
     num_experts: Artifact,
     cluster_labels: Artifact,
@@ -87,7 +90,8 @@ def hydralora_adapter(
             shutil.copytree(prompt_gates.path(GROUP_MODEL), draft.folder / GROUP_MODEL, dirs_exist_ok=True)
         documents = documents_table(corpus_documents, cluster_labels, prompt_gates).filter(pl.col("split") == "train")
         tokens = tokenised(draft, "training", documents, base_model.load()[1], recipe)
-        train_adapter(context.log.info, draft.folder, Training(method, n, recipe.seed), tokens, recipe, base_model)
+        job = Job(draft.folder, Training(method, n, recipe.seed), tokens)
+        launcher.train(context, [job], recipe, base_model)
         (draft.folder / "training.parquet").unlink()
 
     artifact = store.build(
@@ -117,6 +121,7 @@ def baseline_adapters(
     store: dg.ResourceParam[ArtifactStore],
     recipe: Recipe,
     base_model: BaseModel,
+    launcher: Launcher,
     corpus_documents: Artifact,
     num_experts: Artifact,
     cluster_labels: Artifact,
@@ -129,10 +134,11 @@ def baseline_adapters(
     def build(draft: Draft) -> None:
         documents = documents_table(corpus_documents, cluster_labels, prompt_gates).filter(pl.col("split") == "train")
         tokens = tokenised(draft, "training", documents, base_model.load()[1], recipe)
+        jobs = []
         for method in config.methods:
             n = experts_of(method, num_experts, prompt_gates)
-            training = Training(method, n, recipe.seed, match_parameters=size)
-            train_adapter(context.log.info, draft.folder / method, training, tokens, recipe, base_model)
+            jobs.append(Job(draft.folder / method, Training(method, n, recipe.seed, match_parameters=size), tokens))
+        launcher.train(context, jobs, recipe, base_model)
         (draft.folder / "training.parquet").unlink()
 
     artifact = store.build(
@@ -158,6 +164,7 @@ def component_adapters(
     store: dg.ResourceParam[ArtifactStore],
     recipe: Recipe,
     base_model: BaseModel,
+    launcher: Launcher,
     corpus_documents: Artifact,
     num_experts: Artifact,
     cluster_labels: Artifact,
@@ -172,14 +179,14 @@ def component_adapters(
     def build(draft: Draft) -> None:
         documents = documents_table(corpus_documents, cluster_labels).filter(pl.col("split") == "train")
         tokenizer = base_model.load()[1]
+        jobs = []
         for part, rows in component_parts(documents.collect(), config.parts).items():
-            tokens = tokenised(draft, "training", rows.lazy(), tokenizer, recipe)
+            tokens = tokenised(draft, part, rows.lazy(), tokenizer, recipe)
+            (draft.folder / f"{part}.parquet").unlink()
             for seed in (recipe.seed, *(config.other_seeds if part.startswith("cluster") else ())):
                 training = Training("lora_r8", n, seed, config.max_tokens, measure_energy=False)
-                train_adapter(
-                    context.log.info, draft.folder / f"{part}-seed-{seed}", training, tokens, recipe, base_model
-                )
-        (draft.folder / "training.parquet").unlink()
+                jobs.append(Job(draft.folder / f"{part}-seed-{seed}", training, tokens))
+        launcher.train(context, jobs, recipe, base_model)
         for seed in (recipe.seed, *config.other_seeds):
             start = Training("lora_r8", n, seed)
             save_untrained(draft.folder / f"{UNTRAINED}-seed-{seed}", start, recipe, base_model)

@@ -1,0 +1,156 @@
+"""Trainings in processes of their own: the same adapters, live logs, clear failures, and nobody left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hydralora.data import TokenisedDocuments, tokenise
+from pipelines.adapters import Training
+from pipelines.external.launcher import FOLDER, Job, Launcher, gpus_of
+from pipelines.recipe import BaseModel, Recipe
+from tests.hydralora.small import small_documents, small_model, small_tokenizer
+
+METHODS = ("lora_r8", "lorahub")
+SHORT: dict[str, Any] = {
+    "max_steps": 6,
+    "tokens_per_step": 128,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 0.01,
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRALORA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def base_model(folder: Path) -> BaseModel:
+    if not folder.exists():
+        small_model().save_pretrained(folder)
+        small_tokenizer().save_pretrained(folder)
+    return BaseModel(name=str(folder))
+
+
+def documents() -> TokenisedDocuments:
+    return tokenise([{**row, "cluster": i % 2} for i, row in enumerate(small_documents())], small_tokenizer())
+
+
+def launch(
+    folder: Path, launcher: Launcher, methods: tuple[str, ...] = METHODS, **recipe: Any
+) -> tuple[dg.ExecuteInProcessResult, list[str]]:
+    """Train methods in an asset; its result and the messages of its log."""
+    base = base_model(folder.parent / "base")
+
+    @dg.asset
+    def adapters(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        tokens = documents()
+        jobs = [Job(folder / method, Training(method, 2, seed=0, measure_energy=False), tokens) for method in methods]
+        launcher.train(context, jobs, Recipe(**{**SHORT, **recipe}), base)
+        return dg.MaterializeResult()
+
+    with dg.instance_for_test() as instance:
+        result = dg.materialize([adapters], instance=instance, raise_on_error=False)
+        return result, [entry.user_message for entry in instance.all_logs(result.run_id)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def record(folder: Path) -> Any:
+    return json.loads((folder / "run.json").read_text())
+
+
+@pytest.mark.slow
+def test_side_by_side_gives_the_same_adapters(tmp_path: Path) -> None:
+    assert launch(tmp_path / "one", Launcher())[0].success
+    result, log = launch(tmp_path / "two", Launcher(parallel=2))
+    assert result.success, log
+    for method in METHODS:
+        expected, found = weights(tmp_path / "one" / method), weights(tmp_path / "two" / method)
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+        assert not (tmp_path / "two" / method / FOLDER).exists()
+        assert any(f"{method} ({method}): step 6 of 6, loss" in line and "tokens/s" in line for line in log)
+
+
+@pytest.mark.slow
+def test_several_processes_for_one_training(tmp_path: Path) -> None:
+    result, log = launch(tmp_path / "two", Launcher(processes_per_training=2), ("lora_r8",))
+    assert result.success, log
+    assert record(tmp_path / "two" / "lora_r8")["num_processes"] == 2
+    assert any("lora_r8 (lora_r8): step 6 of 6, loss" in line for line in log)
+
+
+@pytest.mark.slow
+def test_a_failure_is_told_and_spoils_no_other(tmp_path: Path) -> None:
+    result, log = launch(tmp_path / "out", Launcher(parallel=2), ("lora_matched", "lora_r8"))
+    assert not result.success
+    failure = result.failure_data_for_node("adapters")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    reason = "lora_matched (lora_matched): lora_matched needs match_parameters, the trainable parameters of the adapter"
+    assert f"1 of 2 trainings failed.\n{reason}" in str(failure.user_failure_data.description)
+    assert any(reason in line for line in log)
+    assert record(tmp_path / "out" / "lora_r8")["steps"] == 6
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.pipelines.test_launcher import launch
+from pipelines.external.launcher import Launcher
+if __name__ == "__main__":
+    launch(Path(sys.argv[1]), Launcher(parallel=2, processes_per_training=int(sys.argv[2])), max_steps=100_000)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("end", "processes"), [(signal.SIGTERM, 2), (signal.SIGKILL, 2), (signal.SIGINT, 1)])
+def test_the_end_of_the_asset_is_the_end_of_its_processes(tmp_path: Path, end: int, processes: int) -> None:
+    folder = tmp_path / "out"
+    with subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(processes)]) as asset:
+        try:
+            deadline = time.monotonic() + 240
+            while not (folder / "lora_r8" / "curve.jsonl").exists():
+                assert asset.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            assert len(processes_of(folder)) >= 1 + processes
+            asset.send_signal(end)
+            asset.wait(timeout=120)
+            while processes_of(folder) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert processes_of(folder) == []
+        finally:
+            for pid in processes_of(folder):
+                os.kill(pid, signal.SIGKILL)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Living processes with the folder in their command line."""
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(folder).encode() in command.read_bytes():
+                found.append(int(command.parent.name))
+        except OSError:
+            continue  # it ended while we looked
+    return found
+
+
+def test_trainings_take_turns_with_gpus() -> None:
+    assert [gpus_of(slot, ["0", "1", "2", "3", "4"], 2) for slot in range(3)] == [["0", "1"], ["2", "3"], ["0", "1"]]
+    assert gpus_of(3, ["7"], 1) == ["7"]
+    with pytest.raises(dg.Failure, match=r"at least 2 GPUs .* got 1"):
+        gpus_of(0, ["0"], 2)
