@@ -192,7 +192,7 @@ def measure_compile(methods: list[Method], targets: str, layers: int) -> dict[st
             torch.cuda.synchronize()
             compile_seconds = time.perf_counter() - start
             step.clear()
-            rows[method.name] = {"seconds": cuda_seconds(step, step.clear), "eager_seconds": eager}
+            rows[method.name] = {"seconds": cuda_seconds(step, step.clear, repeats=15), "eager_seconds": eager}
             rows[method.name]["compile_seconds"] = compile_seconds
         print("compile", targets, method.name, rows[method.name], flush=True)
     return with_ratios(rows)
