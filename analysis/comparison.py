@@ -108,3 +108,54 @@ def _resampled_means(
     weights = random.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds
     means: Floats = np.einsum("rms,rs->rm", _source_means(values, tokens, draws, sources), weights)
     return means
+
+
+def comparison_markdown(table: pl.DataFrame, reference: str) -> str:
+    """The comparison for people, best first.
+
+    Args:
+        table: of `compare_losses`, with `learning_rate` and the counts `a, b, router, shared_expert, other,
+            n_parameters`, and where costs were measured `tokens_per_second, generated_per_second, peak_memory_gib,
+            hours, cpu_kwh, gpu_kwh, ram_kwh`. Missing values are left empty.
+        reference: that the differences are to.
+    """
+    columns = {
+        "method": lambda row: row["method"],
+        "held-out loss": lambda row: _interval(row, "loss", "{:.4f}"),
+        f"minus {reference}": lambda row: _interval(row, "difference", "{:+.4f}"),
+        "perplexity": lambda row: _number(row["perplexity"], "{:.3f}"),
+        "trained": lambda row: _number(row["n_parameters"], "{:,}"),
+        "A / B / router / other": _parts,
+        "rate": lambda row: _number(row["learning_rate"], "{:g}"),
+    }
+    if "hours" in table.columns:
+        columns |= {
+            "trained tokens/s": lambda row: _number(row["tokens_per_second"], "{:,.0f}"),
+            "generated tokens/s": lambda row: _number(row["generated_per_second"], "{:,.0f}"),
+            "peak GiB": lambda row: _number(row["peak_memory_gib"], "{:.2f}"),
+            "hours": lambda row: _number(row["hours"], "{:.4f}"),
+            "kWh CPU / GPU / RAM": lambda row: _joined(row, ("cpu_kwh", "gpu_kwh", "ram_kwh"), "{:.5f}"),
+        }
+    lines = [list(columns), ["---"] * len(columns)]
+    lines += [[cell(row) for cell in columns.values()] for row in table.sort("loss").iter_rows(named=True)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _interval(row: dict[str, float], name: str, form: str) -> str:
+    values = [_number(row[column], form) for column in (name, f"{name}_low", f"{name}_high")]
+    return "{} [{}, {}]".format(*values) if values[0] else ""
+
+
+def _parts(row: dict[str, int]) -> str:
+    """The expert that is always on is one more B."""
+    if row["n_parameters"] is None:
+        return ""
+    return " / ".join(f"{n:,}" for n in (row["a"], row["b"] + row["shared_expert"], row["router"], row["other"]))
+
+
+def _joined(row: dict[str, float | None], names: tuple[str, ...], form: str) -> str:
+    return " / ".join(_number(row[name], form) for name in names if row[name] is not None)

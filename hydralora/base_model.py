@@ -10,7 +10,7 @@ import importlib.util
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
@@ -127,6 +127,33 @@ def load_base_model(
     model.requires_grad_(False)
     model.eval()
     return model, tokenizer
+
+
+def load_skeleton(
+    name_or_path: str = EMBEDDED, *, revision: str | None = None, trust_remote_code: bool = False
+) -> "PreTrainedModel":
+    """The model's layers on the meta device: their shapes without their weights, for a 7B model in a second.
+
+    Args:
+        name_or_path: `"embedded"`, a folder that needs to hold no more than `config.json`, or a hub id.
+        revision, trust_remote_code: as of `load_base_model`.
+
+    Raises:
+        BaseModelError: it cannot be found, reached, or loaded.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path = str(provision_embedded_base_model()) if name_or_path == EMBEDDED else name_or_path
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(_advice(name_or_path, revision, error)) from error
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    model.name_or_path = name_or_path
+    model.requires_grad_(False)
+    model.eval()
+    return cast("PreTrainedModel", model)
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

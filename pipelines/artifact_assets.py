@@ -46,6 +46,7 @@ def artifact_asset(
     warnings: Sequence[str] = (),
     pool: str | None = None,
     retry_policy: dg.RetryPolicy | None = None,
+    partitions_def: dg.PartitionsDefinition | None = None,
 ) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
     """An asset whose value is an `Artifact`; its name and description are those of the function.
 
@@ -57,6 +58,7 @@ def artifact_asset(
         warnings: names of checks that only warn.
         pool: concurrency pool, such as `gpu`.
         retry_policy: only where a second try can succeed.
+        partitions_def: of an asset that is materialised part by part.
     """
 
     def decorate(function: Callable[..., dg.MaterializeResult]) -> dg.AssetsDefinition:
@@ -71,6 +73,7 @@ def artifact_asset(
             ],
             pool=pool,
             retry_policy=retry_policy,
+            partitions_def=partitions_def,
             io_manager_key="store",
             dagster_type=ARTIFACT,
         )(function)

@@ -148,6 +148,11 @@ class Draft:
             else:
                 frame.write_parquet(path)
 
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file."""
+        with self.writing(name) as path:
+            path.write_bytes(content)
+
     def write_json(self, name: str, value: Any) -> None:
         """Write `<name>.json`."""
         with self.writing(f"{name}.json") as path:
@@ -183,16 +188,11 @@ def build_artifact(
     """
     import filelock  # loaded here: reading artifacts must stay cheap
 
-    identity = {
-        "asset": asset,
-        "code_version": code_version,
-        "config": dict(config),
-        "inputs": {name: artifact.fingerprint for name, artifact in sorted(inputs.items())},
-    }
+    if found := find_artifact(directory, asset, code_version=code_version, config=config, inputs=inputs):
+        return found
+    identity = _identity(asset, code_version, config, inputs)
     fingerprint = fingerprint_of(identity)
     folder = directory / asset / fingerprint
-    if folder.exists():
-        return Artifact(asset, fingerprint, folder, reused=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder.with_suffix(".lock")):
         if folder.exists():  # another process built it while this one waited
@@ -206,6 +206,26 @@ def build_artifact(
             draft.write_json(RECORD.removesuffix(".json"), {"fingerprint": fingerprint, **identity, **seconds})
             os.rename(draft.folder, folder)
     return Artifact(asset, fingerprint, folder)
+
+
+def find_artifact(
+    directory: Path, asset: str, *, code_version: str, config: Mapping[str, Any], inputs: Mapping[str, Artifact]
+) -> Artifact | None:
+    """The artifact that `build_artifact` would return without building anything, None where it would build."""
+    fingerprint = fingerprint_of(_identity(asset, code_version, config, inputs))
+    folder = directory / asset / fingerprint
+    return Artifact(asset, fingerprint, folder, reused=True) if folder.exists() else None
+
+
+def _identity(
+    asset: str, code_version: str, config: Mapping[str, Any], inputs: Mapping[str, Artifact]
+) -> dict[str, Any]:
+    return {
+        "asset": asset,
+        "code_version": code_version,
+        "config": dict(config),
+        "inputs": {name: artifact.fingerprint for name, artifact in sorted(inputs.items())},
+    }
 
 
 @contextmanager

@@ -3,16 +3,20 @@
 import dagster as dg
 
 from pipelines.defs import (
+    benchmarks,
     breakdown,
     clusters,
+    compare,
     corpus,
     evaluation,
     features,
     gates,
+    learning_rates,
     new_data,
     report,
     routing,
     sources,
+    study,
     training,
 )
 from pipelines.external.launcher import Launcher
@@ -20,7 +24,23 @@ from pipelines.jobs import JOBS
 from pipelines.recipe import BaseModel, Recipe
 from pipelines.store import ArtifactStore
 
-MODULES = (sources, corpus, features, clusters, gates, new_data, training, evaluation, breakdown, routing, report)
+MODULES = (
+    sources,
+    corpus,
+    features,
+    clusters,
+    gates,
+    new_data,
+    training,
+    evaluation,
+    breakdown,
+    routing,
+    report,
+    learning_rates,
+    compare,
+    study,
+    benchmarks,
+)
 
 
 def build_defs(resources: dict[str, object] | None = None) -> dg.Definitions:

@@ -1,13 +1,17 @@
-"""The jobs: everything, the corpus alone, training on what the corpus job left, and documents that arrive later."""
+"""The jobs: the main one and its parts, documents that arrive later, methods side by side, and the paper's tables."""
 
 import dagster as dg
 
 CORPUS_GROUPS = ("corpus", "clusters")
 NEW_DATA = dg.AssetSelection.groups("new_data")
+COMPARISON = dg.AssetSelection.groups("comparison")
+STUDY = dg.AssetSelection.groups("study")
+ONE_RUN = dg.AssetSelection.groups("study_partitions")
+APART = NEW_DATA | COMPARISON | STUDY | ONE_RUN
 
 hydralora_job = dg.define_asset_job(
     "hydralora",
-    selection=dg.AssetSelection.all() - NEW_DATA,
+    selection=dg.AssetSelection.all() - APART,
     description="From sources to a report: N from the corpus, HydraLoRA and its baselines, evaluation, breakdown.",
 )
 corpus_job = dg.define_asset_job(
@@ -17,7 +21,7 @@ corpus_job = dg.define_asset_job(
 )
 train_job = dg.define_asset_job(
     "train",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.groups(*CORPUS_GROUPS) - NEW_DATA,
+    selection=dg.AssetSelection.all() - dg.AssetSelection.groups(*CORPUS_GROUPS) - APART,
     description="Everything after the corpus job, on the latest corpus and clusters in the store.",
 )
 assign_job = dg.define_asset_job(
@@ -25,4 +29,21 @@ assign_job = dg.define_asset_job(
     selection=NEW_DATA,
     description="New documents: their clusters in the latest corpus model of the store, and whether N still stands.",
 )
-JOBS = (hydralora_job, corpus_job, train_job, assign_job)
+compare_job = dg.define_asset_job(
+    "compare",
+    selection=dg.AssetSelection.groups(*CORPUS_GROUPS) | COMPARISON,
+    description="Any methods on the same documents, budget and batches, in one table.",
+)
+study_job = dg.define_asset_job(
+    "study",
+    selection=dg.AssetSelection.groups(*CORPUS_GROUPS)
+    | dg.AssetSelection.assets("comparison_documents", "learning_rates")
+    | STUDY,
+    description="The paper's tables and figures on one's own base model and corpora, with the printed values beside.",
+)
+study_run_job = dg.define_asset_job(
+    "one_run",
+    selection=ONE_RUN,
+    description="One run of the study: a partition for each method, seed and learning rate.",
+)
+JOBS = (hydralora_job, corpus_job, train_job, assign_job, compare_job, study_job, study_run_job)

@@ -40,6 +40,12 @@ class BaseModel(dg.ConfigurableResource):
             "trust_remote_code": self.trust_remote_code,
         }
 
+    def skeleton(self) -> Any:
+        """Its layers without weights, to check methods against before anything is trained."""
+        from hydralora.base_model import load_skeleton
+
+        return load_skeleton(self.name, revision=self.revision, trust_remote_code=self.trust_remote_code)
+
 
 class Recipe(dg.ConfigurableResource):
     """Data, budget, layers and rates of every training in a run.

@@ -10,12 +10,12 @@ def compared_methods(table: pl.DataFrame, reference: str) -> Picture:
     """Held-out loss of each method and its paired difference to a reference, with 95% intervals.
 
     Args:
-        table: of `analysis.comparison.compare_losses`, with `n_parameters`.
+        table: of `analysis.comparison.compare_losses`, with `n_parameters` (null for the base model).
         reference: method that the differences are to.
     """
     table = table.sort("loss")
     figure, axes = subplots(1, 2, width=7.6, height=1.0 + 0.24 * len(table), share_y=True)
-    names = [f"{name} ({_size(n)})" for name, n in table.select("method", "n_parameters").iter_rows()]
+    names = [name + _size(n) for name, n in table.select("method", "n_parameters").iter_rows()]
     for ax, column, label in ((axes[0], "loss", "held-out loss"), (axes[1], "difference", f"minus {reference}")):
         shown = table.with_row_index("y").drop_nulls(column)
         value, low, high = (shown[name].to_numpy() for name in (column, f"{column}_low", f"{column}_high"))
@@ -44,7 +44,8 @@ def compared_methods(table: pl.DataFrame, reference: str) -> Picture:
     )
 
 
-def _size(n: int) -> str:
-    if n >= 1e6:
-        return f"{n / 1e6:.3g} M"
-    return f"{n / 1e3:.3g} k"
+def _size(n: int | None) -> str:
+    """In brackets; nothing for the base model, which trains nothing."""
+    if n is None:
+        return ""
+    return f" ({n / 1e6:.3g} M)" if n >= 1e6 else f" ({n / 1e3:.3g} k)"

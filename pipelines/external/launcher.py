@@ -115,7 +115,7 @@ class Launcher(dg.ConfigurableResource):
                 for slot in range(self.parallel):
                     if waiting and slot not in running:
                         job = waiting.popleft()
-                        command, environment = self._command(descriptions[job]), self._environment(slot)
+                        command, environment = self._command(descriptions[job]), self.environment(slot)
                         running[slot] = job, _Process(context, job.label, descriptions[job], command, environment)
                 for slot, (job, process) in list(running.items()):
                     if process.ended():
@@ -137,7 +137,7 @@ class Launcher(dg.ConfigurableResource):
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes_per_training}"]
         return [sys.executable, *torchrun, "-m", _MODULE, "--config", str(description)]
 
-    def _environment(self, slot: int) -> dict[str, str]:
+    def environment(self, slot: int) -> dict[str, str]:
         """Threads and GPUs of a training."""
         import torch
 

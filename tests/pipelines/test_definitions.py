@@ -14,11 +14,15 @@ LINEAGE = """
 baseline_adapters <- cluster_labels, corpus_documents, hydralora_adapter, num_experts, prompt_gates
 cluster_labels <- cluster_sweep, corpus_documents, document_features, num_experts
 cluster_sweep <- corpus_documents, document_features
+comparison_documents <- cluster_labels, corpus_documents, prompt_gates
 component_adapters <- cluster_labels, corpus_documents, num_experts
 corpus_documents <- raw_documents
 document_features <- corpus_documents
 evaluation <- baseline_adapters, cluster_labels, corpus_documents, hydralora_adapter, prompt_gates
 hydralora_adapter <- cluster_labels, corpus_documents, num_experts, prompt_gates
+learning_rates <- comparison_documents
+method_benchmarks <- method_comparison, prompt_gates
+method_comparison <- comparison_documents, learning_rates
 new_document_labels <- cluster_labels
 num_experts <- cluster_sweep, corpus_documents, document_features
 parameter_breakdown <- component_adapters, hydralora_adapter
@@ -27,6 +31,9 @@ raw_documents <-
 report <- baseline_adapters, cluster_labels, cluster_sweep, corpus_documents, document_features, evaluation, \
 hydralora_adapter, num_experts, parameter_breakdown, routing_analysis
 routing_analysis <- cluster_labels, corpus_documents, hydralora_adapter, prompt_gates
+study_benchmarks <- study_runs
+study_run <- corpus_documents, document_features, learning_rates
+study_runs <- corpus_documents, document_features, learning_rates
 """.strip()
 
 
@@ -70,4 +77,5 @@ def test_jobs_split_at_the_clusters() -> None:
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.name != "dagster.yaml"], ids=lambda path: path.stem)
 def test_shipped_configurations_fit_the_job(path: Path) -> None:
     config = yaml.safe_load(path.read_text())
-    assert dg.validate_run_config(defs.resolve_job_def("hydralora"), config)
+    job = next((job for job in ("compare", "study") if path.stem.startswith(job)), "hydralora")
+    assert dg.validate_run_config(defs.resolve_job_def(job), config)

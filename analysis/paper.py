@@ -1,0 +1,103 @@
+"""What the paper prints (Tian et al., NeurIPS 2024, arXiv 2404.19245): its tables, row by row, for a look beside ours.
+
+Methods have the names of our table of methods. All values are the paper's own, of LLaMA2-7B: accuracies and pass rates
+in percent, `percent` is its %Param.
+"""
+
+import polars as pl
+
+TABLE_1 = pl.DataFrame(
+    [
+        ("lora_r8", "8x1", 43.22, 0.062),
+        ("lora_r16", "16x1", 45.45, 0.124),
+        ("lora_r32", "32x1", 46.59, 0.248),
+        ("lora_split_16x2", "16x2", 46.82, 0.248),
+        ("lora_split_8x4", "8x4", 46.94, 0.248),
+        ("lora_split_4x8", "4x8", 46.83, 0.248),
+    ],
+    schema=("method", "r_x_n", "mmlu", "percent"),
+    orient="row",
+)
+"""Trained on Dolly-15K."""
+
+TABLE_2 = pl.DataFrame(
+    [
+        ("base", 38.88, 35.98, 33.51, 13.10, 20.34, 10.38, None),
+        ("full", 49.91, 46.78, 46.08, 20.24, 32.93, 25.70, 100.0),
+        ("prompt_tuning", 39.91, 37.59, 35.02, 13.66, 21.55, 13.18, 0.001),
+        ("p_tuning", 41.11, 39.81, 36.72, 13.60, 21.13, 15.56, 0.193),
+        ("ia3", 40.45, 37.12, 35.25, 13.54, 23.17, 13.98, 0.009),
+        ("prefix_tuning", 41.78, 40.28, 36.54, 13.23, 22.56, 16.89, 0.077),
+        ("adalora", 44.32, 42.83, 39.36, 14.81, 23.78, 19.51, 0.093),
+        ("lora_r8", 43.22, 41.59, 37.85, 15.67, 22.95, 18.24, 0.062),
+        ("lora_r16", 45.45, 43.10, 39.64, 16.71, 25.60, 20.32, 0.124),
+        ("lora_r32", 46.59, 44.32, 40.81, 17.12, 25.89, 20.67, 0.248),
+        ("lora_split_8x4", 46.94, 45.28, 41.35, 18.20, 26.85, 21.92, 0.248),
+        ("hydralora", 47.22, 45.71, 42.18, 18.31, 27.43, 22.27, 0.124),
+    ],
+    schema=("method", "general", "medical", "law", "code", "code_pass_at_10", "math", "percent"),
+    orient="row",
+)
+"""Columns by domain: MMLU, its medical and its law subsets, HumanEval pass@1 and pass@10, GSM8K."""
+
+TABLE_3 = pl.DataFrame(
+    [
+        ("boolean_expressions", 61.9, 67.1, 72.9, 68.0, 73.7),
+        ("causal_judgement", 52.2, 54.9, 50.1, 51.4, 53.2),
+        ("date_understanding", 30.4, 35.2, 36.0, 33.9, 36.0),
+        ("disambiguation_qa", 34.8, 45.2, 49.1, 47.2, 50.3),
+        ("dyck_languages", 15.8, 18.7, 14.5, 16.8, 19.8),
+        ("formal_fallacies", 49.0, 62.2, 64.5, 67.6, 65.3),
+        ("geometric_shapes", 9.7, 17.7, 18.7, 17.7, 19.7),
+        ("hyperbaton", 51.8, 74.3, 74.3, 68.9, 77.2),
+        ("logical_deduction_five_objects", 21.9, 33.3, 38.7, 40.0, 42.2),
+        ("logical_deduction_seven_objects", 15.0, 36.4, 37.3, 40.7, 40.7),
+        ("logical_deduction_three_objects", 32.8, 41.4, 38.5, 43.7, 42.9),
+        ("movie_recommendation", 34.4, 53.5, 56.0, 56.8, 58.3),
+        ("multistep_arithmetic_two", 1.2, 1.2, 1.9, 1.9, 1.8),
+        ("navigate", 53.8, 52.7, 56.2, 58.0, 57.1),
+        ("object_counting", 40.1, 40.5, 42.3, 44.7, 42.3),
+        ("penguins_in_a_table", 21.7, 23.2, 25.0, 23.2, 25.9),
+        ("reasoning_about_colored_objects", 19.4, 28.0, 32.7, 38.3, 38.3),
+        ("ruin_names", 24.3, 28.7, 34.3, 34.3, 36.7),
+        ("salient_translation_error_detection", 11.3, 11.1, 17.1, 16.2, 20.1),
+        ("snarks", 44.0, 47.9, 54.9, 53.6, 56.9),
+        ("sports_understanding", 57.5, 59.0, 61.2, 59.0, 60.2),
+        ("temporal_sequences", 21.1, 32.6, 28.9, 34.1, 30.4),
+        ("tracking_shuffled_objects_five_objects", 21.9, 23.7, 23.7, 28.0, 29.3),
+        ("tracking_shuffled_objects_seven_objects", 14.6, 15.3, 16.6, 15.3, 15.3),
+        ("tracking_shuffled_objects_three_objects", 32.4, 38.4, 39.0, 38.4, 40.7),
+        ("web_of_lies", 51.4, 52.8, 53.2, 50.1, 52.0),
+        ("word_sorting", 29.6, 33.6, 33.6, 31.2, 34.0),
+    ],
+    schema=("task", "base", "lora_r8", "lorahub", "lora_moe", "hydralora"),
+    orient="row",
+)
+"""BBH, 3-shot, after training on many tasks. 48 LoRAs were trained for LoraHub (20 of them used) and for LoRA MoE."""
+
+TABLE_3_AVERAGE = {"base": 31.6, "lora_r8": 36.8, "lorahub": 39.7, "lora_moe": 40.3, "hydralora": 41.5}
+TABLE_3_PERCENT = {"lora_r8": 0.062, "lorahub": 1.240, "lora_moe": 2.976, "hydralora": 0.341}
+
+TABLE_4 = pl.DataFrame(
+    [
+        ("lora_r8", 0.058, 0.636, 0.063, 1.358),
+        ("lora_r16", 0.126, 1.364, 0.127, 2.814),
+        ("lora_r32", 0.263, 2.755, 0.280, 5.481),
+        ("lora_split_8x4", 0.272, 2.908, 0.291, 5.633),
+        ("hydralora", 0.127, 1.379, 0.132, 2.875),
+    ],
+    schema=("method", "cpu_kwh", "gpu_kwh", "ram_kwh", "hours"),
+    orient="row",
+)
+"""Fine-tuning on GSM8K with four A40."""
+
+TABLE_5 = pl.DataFrame(
+    [
+        ("without_moe", 43.22, 41.59, 37.85),
+        ("without_gate", 42.81, 40.92, 37.12),
+        ("without_hydra", 46.94, 45.28, 41.35),
+        ("hydralora", 47.22, 45.71, 42.18),
+    ],
+    schema=("method", "general", "medical", "law"),
+    orient="row",
+)

@@ -1,0 +1,72 @@
+"""Which runs the paper's tables and figures need, on domains that a configuration fills with sources."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pipelines.defs.evaluation import BASE
+
+# Each is one corpus, as in the paper: Dolly, medical questions, legal tasks, programs, arithmetic.
+GENERAL, MEDICAL, LAW, CODE, MATH = SINGLE = ("general", "medical", "law", "code", "math")
+MIXED = "mixed"
+"""Many tasks at once: the ten Flan clusters of Table 3."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Methods trained on domains, with every N."""
+
+    methods: tuple[str, ...]
+    domains: tuple[str, ...]
+    num_experts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of an experiment, without its seed and rate."""
+
+    method: str
+    domain: str
+    num_experts: int
+
+
+# N is the paper's: 3 on single corpora (its mean number of B), 10 on the ten clusters.
+_TABLE_2 = (
+    *("full", "prompt_tuning", "p_tuning", "ia3", "prefix_tuning", "adalora"),
+    *("lora_r8", "lora_r16", "lora_r32", "lora_split_8x4", "hydralora"),
+)
+_SPLITS = ("lora_r8", "lora_r16", "lora_r32", "lora_split_16x2", "lora_split_8x4", "lora_split_4x8")
+_ABLATIONS = ("without_moe", "without_gate", "without_hydra", "hydralora")
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "table_1": Experiment(_SPLITS, (GENERAL,), (3,)),
+    "table_2": Experiment(_TABLE_2, SINGLE, (3,)),
+    "table_3": Experiment(("lora_r8", "lorahub", "lora_moe", "hydralora"), (MIXED,), (10,)),
+    "table_4": Experiment(("lora_r8", "lora_r16", "lora_r32", "lora_split_8x4", "hydralora"), (MATH,), (3,)),
+    "table_5": Experiment(_ABLATIONS, (GENERAL, MEDICAL, LAW), (3,)),
+    "figure_2": Experiment(("lora_matched", "hydralora", "full"), (*SINGLE, MIXED), (3,)),
+    "figure_5": Experiment(("hydralora",), (GENERAL,), (2, 3, 4, 5, 6, 8)),
+}
+"""Table 4 is about costs, which are measured alone; its runs are those of Table 2."""
+
+TRAINED_AS: Mapping[str, str] = {
+    "lora_split_16x2": "lora_r32",
+    "lora_split_8x4": "lora_r32",
+    "lora_split_4x8": "lora_r32",
+    "without_moe": "lora_r8",
+}
+"""Rows that are another row, parameter for parameter and step for step (`hydralora.methods` says why)."""
+
+
+def planned_cells(names: Iterable[str], domains: Iterable[str]) -> list[Cell]:
+    """What some experiments train on the domains there are, each once, and the base model on each domain."""
+    there = list(domains)
+    cells = [Cell(BASE, domain, 3) for domain in there]  # any N: it has no experts
+    for name in names:
+        experiment = EXPERIMENTS[name]
+        cells += [
+            Cell(TRAINED_AS.get(method, method), domain, n)
+            for domain in experiment.domains
+            if domain in there
+            for n in experiment.num_experts
+            for method in experiment.methods
+        ]
+    return list(dict.fromkeys(cells))

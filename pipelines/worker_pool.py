@@ -1,0 +1,89 @@
+"""Work side by side in processes that stay for the next piece of work.
+
+For pieces of seconds, such as the runs of a study: a process of `pipelines.external.launcher` takes as long to start,
+which is nothing to a training of minutes.
+"""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from pipelines.adapters import Log
+from pipelines.artifacts import Artifact
+from pipelines.external.launcher import Launcher
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+
+Work = Callable[[Log], Artifact]
+"""Builds an artifact; a function of a module or a `partial` of one, so that it passes to another process."""
+
+
+def build_all(work: Mapping[str, Work], launcher: Launcher, log: Log, outcome: Callable[[Artifact], str]) -> None:
+    """Do all the work, by label, `launcher.parallel` pieces at a time. One at a time stays in this process.
+
+    Args:
+        outcome: what the log says of a finished artifact.
+
+    Raises:
+        dagster.Failure: some pieces failed, with the reason of each. The others were finished.
+    """
+    if work:
+        log(f"{len(work)} to do, {launcher.parallel} at a time")
+    failed: dict[str, str] = {}
+    results = _side_by_side(work, launcher) if launcher.parallel > 1 and len(work) > 1 else _one_by_one(work, log)
+    for done, (label, result) in enumerate(results, start=1):
+        try:
+            text = outcome(result())
+        except Exception as error:  # the others are still worth finishing
+            failed[label] = text = str(error)
+        log(f"{done} of {len(work)}: {label}: {text}")
+    if failed:
+        texts = "\n".join(f"{label}: {text}" for label, text in failed.items())
+        raise dg.Failure(f"{len(failed)} of {len(work)} failed.\n{texts}", allow_retries=False)
+
+
+def _one_by_one(work: Mapping[str, Work], log: Log) -> Iterator[tuple[str, Callable[[], Artifact]]]:
+    for label, build in work.items():
+        yield label, partial(build, log)
+
+
+def _side_by_side(work: Mapping[str, Work], launcher: Launcher) -> Iterator[tuple[str, Callable[[], Artifact]]]:
+    """Label and result of each piece, in the order in which they end."""
+    processes = min(launcher.parallel, len(work))
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    environments = context.Queue()
+    for slot in range(processes):
+        environments.put(launcher.environment(slot))
+    with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(environments,)) as pool:
+        futures = {pool.submit(_build, label, build): label for label, build in work.items()}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result
+        except BaseException:  # an interrupt: leave no child behind
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _start(environments: "Queue[dict[str, str]]") -> None:
+    """Take a share of processors and GPUs (before torch is imported), and end when the job ends, by whatever signal."""
+    os.environ.update(environments.get())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _build(label: str, build: Work) -> Artifact:
+    return build(lambda text: print(f"{label}: {text}", flush=True))
