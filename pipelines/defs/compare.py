@@ -74,11 +74,12 @@ def method_comparison(
         runs = planned_runs(config.methods, config.seeds, n, learning_rates, recipe, base_model)
         base = [Run(BASE, seed, 0.0, 1) for seed in config.seeds]
         artifacts = build_runs([(setup, run) for run in [*base, *runs]], launcher, log)
-        draft.write_table("runs", run_table([*base, *runs], artifacts))
+        done = run_table([*base, *runs], artifacts)
+        draft.write_table("runs", done)
         losses = run_losses(artifacts)
         table = compare_losses(losses, config.reference, resamples=config.resamples)
-        rates = pl.DataFrame([(run.method, run.learning_rate) for run in runs], schema=("method", "learning_rate"))
-        table = table.join(rates.unique(), on="method", how="left").join(sizes, on="method", how="left")
+        rates = done.filter(pl.col("method") != BASE).select("method", "learning_rate").unique()
+        table = table.join(rates, on="method", how="left").join(sizes, on="method", how="left")
         if config.cost_steps:
             first = [run for run in runs if run.seed == config.seeds[0]]
             costs = measure_costs(setup, first, config.cost_steps, measure_energy=config.measure_energy, log=log)
