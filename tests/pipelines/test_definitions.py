@@ -18,6 +18,7 @@ comparison_documents <- cluster_labels, corpus_documents, prompt_gates
 component_adapters <- cluster_labels, corpus_documents, num_experts
 corpus_documents <- raw_documents
 document_features <- corpus_documents
+domain_exports <- cluster_labels, corpus_documents, hydralora_adapter, prompt_gates
 evaluation <- baseline_adapters, cluster_labels, corpus_documents, hydralora_adapter, prompt_gates
 hydralora_adapter <- cluster_labels, corpus_documents, num_experts, prompt_gates
 learning_rates <- comparison_documents

@@ -1,0 +1,131 @@
+"""Plain LoRAs of the trained adapter, for servers that do not know it: one for each domain, one for other prompts."""
+
+import shutil
+
+import dagster as dg
+import polars as pl
+
+from pipelines.adapters import documents_table, load_adapter, tokenised
+from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
+from pipelines.artifacts import Artifact, Draft, source_version
+from pipelines.defs.gates import GROUP_MODEL
+from pipelines.exporting import (
+    OTHERS,
+    DomainDocuments,
+    domain_gates,
+    folder_names,
+    plain_peft_differences,
+    write_exports,
+)
+from pipelines.recipe import BaseModel, Recipe
+from pipelines.store import ArtifactStore
+
+VERSION = source_version(
+    "hydralora", "pipelines.adapters", "pipelines.defs.exports", "pipelines.exporting", "pipelines.plain_peft"
+)
+TOLERANCE = 0.05  # nats; bfloat16 rounds a loss of 7 by 0.01
+
+
+class ExportsConfig(dg.Config):
+    """Documents of each domain: held-out ones to measure with, training ones for the mean gates of routers."""
+
+    max_documents_per_domain: int = 20
+    batch_tokens: int = 2_048
+
+
+@artifact_asset(
+    group="serving",
+    version=VERSION,
+    kinds={"torch"},
+    blocking=("plain_peft_agrees",),
+    pool="gpu",
+)
+def domain_exports(
+    config: ExportsConfig,
+    store: dg.ResourceParam[ArtifactStore],
+    recipe: Recipe,
+    base_model: BaseModel,
+    corpus_documents: Artifact,
+    cluster_labels: Artifact,
+    prompt_gates: Artifact,
+    hydralora_adapter: Artifact,
+) -> dg.MaterializeResult:
+    """One plain LoRA for each domain, what it costs against live gates, and whether peft alone gives the same losses.
+
+    A domain is a group of `prompt_gates`. Where gates are given, its LoRA is its expert (and the one that is always
+    on), exactly; the gates of a router are measured on training documents of the domain and averaged. The folder has
+    all that a server needs: the LoRAs, the model that finds the domain of a prompt, and `serving.json`.
+    """
+
+    def build(draft: Draft) -> None:
+        from hydralora.base_model import EMBEDDED, provision_embedded_base_model
+        from hydralora.data import pad_token_id
+
+        model, tokenizer = load_adapter(base_model, hydralora_adapter.folder)
+        documents = documents_table(corpus_documents, cluster_labels, prompt_gates)
+
+        def part(split: str) -> DomainDocuments:
+            rows = domain_documents(documents, prompt_gates, split, config.max_documents_per_domain)
+            tokens = tokenised(draft, split, rows.lazy(), tokenizer, recipe).for_adapter(model.active_peft_config)
+            labels = dict(zip(rows["document_id"], rows.select("domain", "found").iter_rows(), strict=True))
+            domains, found = zip(*(labels[key] for key in tokens.column("document_id")), strict=True)
+            (draft.folder / f"{split}.parquet").unlink()
+            return DomainDocuments(tokens, domains, found, pad_token_id(tokenizer), config.batch_tokens)
+
+        groups = prompt_gates.json("prompt_gates")["groups"]
+        gates = domain_gates(model, groups, lambda: part("train"))
+        folders = folder_names(list(gates))
+        held_out = part("test")
+        table = write_exports(draft.folder, model, gates, folders, held_out)
+        if not base_model.load_in_4bit:
+            base = str(provision_embedded_base_model()) if base_model.name == EMBEDDED else base_model.name
+            differences = plain_peft_differences(draft.folder, model, gates, table, held_out, base, base_model.revision)
+            table = table.with_columns(plain_peft_difference=differences)
+        draft.write_table("exports", table)
+        shutil.copytree(prompt_gates.path(GROUP_MODEL), draft.folder / GROUP_MODEL, dirs_exist_ok=True)
+        domains = {domain: folder for domain, folder in folders.items() if domain != OTHERS}
+        draft.write_json("serving", {"domains": domains, "others": folders[OTHERS], "template": recipe.template})
+
+    artifact = store.build(
+        "domain_exports",
+        build,
+        code_version=VERSION,
+        config={**config.model_dump(), **base_model.identity(), **recipe.text_identity()},
+        inputs={
+            "corpus_documents": corpus_documents,
+            "cluster_labels": cluster_labels,
+            "prompt_gates": prompt_gates,
+            "hydralora_adapter": hydralora_adapter,
+        },
+    )
+    table = artifact.read("exports")
+    checked = "plain_peft_difference" in table.columns
+    largest = max(map(abs, table["plain_peft_difference"]), default=0.0) if checked else None
+    return materialized(
+        artifact,
+        table="exports",
+        metadata={"exports": markdown_table(table, rows=100)},
+        checks=[
+            Check(
+                "plain_peft_agrees",
+                largest is None or largest < TOLERANCE,
+                "not checked" if largest is None else f"losses under peft alone differ by {largest:.2g} nats at most",
+            )
+        ],
+    )
+
+
+def domain_documents(
+    documents: pl.LazyFrame, prompt_gates: Artifact, split: str, max_documents: int
+) -> pl.DataFrame:  # fmt: skip
+    """The documents of a split with `domain` and `found` (its prompt tells the domain), capped in each domain."""
+    experts = prompt_gates.scan("experts").select(
+        "document_id", domain="group", found=pl.col("group") == pl.col("predicted")
+    )
+    return (
+        documents.filter(pl.col("split") == split)
+        .join(experts, on="document_id")
+        .sort("domain", "document_id")
+        .filter(pl.int_range(pl.len()).over("domain") < max_documents)
+        .collect()
+    )
