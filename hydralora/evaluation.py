@@ -82,10 +82,14 @@ def evaluate_documents(
     lengths = documents.lengths
     sums = torch.zeros(len(documents), dtype=torch.float64, device=device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    for indices in length_batches(lengths, batch_tokens)[rank::world]:
+    batches = length_batches(lengths, batch_tokens)
+    for start in range(0, len(batches), world):
+        # A model split between processes needs all of them for each forward pass: some repeat the last batch.
+        indices = batches[min(start + rank, len(batches) - 1)]
         batch = collate(documents.rows(indices), pad_token_id)
         losses = document_losses(model, {name: tensor.to(device) for name, tensor in batch.items()})
-        sums[torch.from_numpy(indices)] = losses.double()
+        if start + rank < len(batches):
+            sums[torch.from_numpy(indices)] = losses.double()
     if world > 1:
         dist.all_reduce(sums)
     model.train(was_training)

@@ -53,7 +53,10 @@ def run_from_json(path: Path, progress: Callable[[Progress], None] | None = None
         raise ValueError(f"{path}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}")
     if ("method" in values) == ("peft_config" in values):
         raise ValueError(f"{path}: expected exactly one of the fields method and peft_config")
-    model, tokenizer = load_base_model(**values["base_model"])
+    folder, config = Path(values["folder"]), TrainingConfig(**values["config"])
+    # Split between GPUs, a model need not fit one; it is read into the memory of the machine.
+    device = {"device": "cpu"} if config.fsdp else {}
+    model, tokenizer = load_base_model(**{**device, **values["base_model"]})
     options: dict[str, Any] = {
         "held_out": _documents(values.get("held_out"), values, tokenizer),
         "progress": progress,
@@ -62,7 +65,6 @@ def run_from_json(path: Path, progress: Callable[[Progress], None] | None = None
     }
     documents = _documents(values["documents"], values, tokenizer)
     assert documents is not None
-    folder, config = Path(values["folder"]), TrainingConfig(**values["config"])
     if "method" in values:
         settings = settings_from_json(values.get("settings", {}))
         return train_method(values["method"], settings, model, tokenizer, documents, folder, config, **options)

@@ -14,7 +14,7 @@ from hydralora.data import TokenisedDocuments
 from hydralora.energy import EnergyMeter
 from hydralora.evaluation import evaluate_documents
 from hydralora.lorahub import BUDGET, check_nevergrad, search_weights
-from hydralora.run_record import RECORD, environment, parameter_values, peft_values, write_result
+from hydralora.run_record import RECORD, environment, held_out_values, parameter_values, peft_values, write_result
 from hydralora.training import (
     Progress,
     TrainingConfig,
@@ -72,6 +72,8 @@ def train_lorahub(
         TrainingError: fewer than two clusters, or what stops `train`.
     """
     check_nevergrad()
+    if config.fsdp:
+        raise TrainingError("LoraHub does not split its base model (fsdp): the search needs it whole")
     base_weights = weights_fingerprint(model)
     shares = _shares(documents, config)
     folders = [folder / "components" / share.name for share in shares]
@@ -105,7 +107,7 @@ def train_lorahub(
         **identity,
         "parameters": {name: n if name == "all" else n * len(shares) for name, n in parameters.items()},
         **_sums([*records, cost.values]),
-        "held_out": None if before is None or after is None else {"before": before.means(), "after": after.means()},
+        "held_out": held_out_values(before, after),
         "lorahub": {
             **dataclasses.asdict(search),
             "adapters": [share.name for share in shares],

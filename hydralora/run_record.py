@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hydralora.data import TokenisedDocuments
+    from hydralora.evaluation import DocumentLosses
 
 RECORD = "run.json"
 _PACKAGES = ("hydralora", "torch", "transformers", "peft", "accelerate", "tokenizers", "datasets", "numpy")
@@ -31,23 +32,27 @@ def write_result(
     documents: "TokenisedDocuments",
     folder: Path,
     record: Mapping[str, Any],
+    state_dict: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write the trained model, its card and its record into a folder, each file whole; the record comes last.
 
     A whole model gets its tokenizer as well; an adapter finds both in its base model.
 
     The record gets the field `reload_difference`: see `reload_difference`.
+
+    Args:
+        state_dict: the weights of a model that is split between processes; it is not read back.
     """
     from hydralora.model_card import model_card
     from hydralora.trainer import save_model
 
     partial = folder / "partial"
     shutil.rmtree(partial, ignore_errors=True)
-    save_model(model, partial)
+    save_model(model, partial, state_dict)
     if record["peft_config"] is None:
         tokenizer.save_pretrained(partial)
     model_card(record).save(partial / "README.md")
-    difference = reload_difference(model, partial, documents)
+    difference = reload_difference(model, partial, documents) if state_dict is None else None
     for path in sorted(partial.iterdir()):
         os.replace(path, folder / path.name)
     partial.rmdir()
@@ -83,6 +88,13 @@ def reload_difference(
     model.delete_adapter("reloaded")
     model.train(was_training)
     return float((in_memory - from_disk).abs().max())
+
+
+def held_out_values(before: "DocumentLosses | None", after: "DocumentLosses | None") -> dict[str, Any] | None:
+    """Mean losses for a record; None without held-out documents, and None of a model not measured before training."""
+    if after is None:
+        return None
+    return {"before": None if before is None else before.means(), "after": after.means()}
 
 
 def peft_values(config: "PeftConfig | None") -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,6 @@ class AnswerTrainer(Trainer):
         checkpoints: Path,
         show_bar: bool,
     ) -> None:
-        optimizer = adamw(model, config)
         super().__init__(
             model=model,
             args=_arguments(config, plan, checkpoints, show_bar, next(model.parameters()).device),
@@ -54,7 +53,6 @@ class AnswerTrainer(Trainer):
             # Trainer evaluates only when it has a data set; ours is inside `evaluate`.
             eval_dataset=None if evaluate is None else [],
             data_collator=partial(_collate_planned, pad_token_id=pad_token_id),
-            optimizers=(optimizer, schedule(optimizer, config, plan.num_steps)),
         )
         self.remove_callback(PrinterCallback)
         self._config = config
@@ -66,6 +64,20 @@ class AnswerTrainer(Trainer):
         # Our loss is divided by the answer tokens of the whole step: Trainer must count them, and not divide again.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Called by Trainer before accelerate splits the model between processes, if it does."""
+        if self.optimizer is None:
+            self.optimizer = adamw(model or cast(nn.Module, self.model), self._config)
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Called by Trainer after `create_optimizer`."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = schedule(optimizer or self.create_optimizer(), self._config, num_training_steps)
+        return self.lr_scheduler
 
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
         """Forward and backward pass of a micro-batch, gates recorded throughout.
@@ -148,16 +160,20 @@ class AnswerTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The model alone: Trainer would add a pickle of its arguments."""
         if self.args.should_save:
-            save_model(self.model, Path(str(output_dir)))
+            save_model(self.model, Path(str(output_dir)), state_dict)
+
+    def whole_state_dict(self) -> dict[str, Tensor] | None:
+        """The weights of a model that is split between processes, in the first of them; None of one that is not."""
+        return self.accelerator.get_state_dict(self.model) if self._config.fsdp else None
 
 
-def save_model(model: Any, folder: Path) -> None:
-    """Write an adapter, or a whole model, as safetensors."""
+def save_model(model: Any, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+    """Write an adapter, or a whole model, as safetensors; `state_dict` has its weights if the model does not."""
     if hasattr(model, "peft_config"):
         # Otherwise PEFT asks the hub whether the base's vocabulary has grown.
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=state_dict)
 
 
 def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -228,7 +244,9 @@ def _arguments(
         learning_rate=config.learning_rate,
         max_grad_norm=config.max_grad_norm,
         bf16=config.autocast,
-        use_cpu=device.type == "cpu",  # also what makes several processes without GPUs a group
+        # Also what makes several processes without GPUs a group. A model to be split waits on the CPU.
+        use_cpu=device.type == "cpu" and not (config.fsdp and torch.cuda.is_available()),
+        fsdp=cast(Any, config.fsdp or None),  # typed as the string that it was before
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",

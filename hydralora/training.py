@@ -23,7 +23,7 @@ from hydralora.base_model import weights_fingerprint
 from hydralora.batching import StepPlan, plan_steps
 from hydralora.data import TokenisedDocuments, pad_token_id
 from hydralora.evaluation import DocumentLosses, evaluate_documents
-from hydralora.run_record import environment, parameter_values, peft_values, write_json, write_result
+from hydralora.run_record import environment, held_out_values, parameter_values, peft_values, write_json, write_result
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -170,6 +170,8 @@ def train(
 
     if config.eval_steps is not None and held_out is None:
         raise TrainingError("eval_steps needs held_out documents; there are none")
+    if config.fsdp:
+        _check_can_split(model, peft_config)
     set_seed(config.seed)
     plan = plan_run(documents, config, num_processes=num_processes())
     base_weights = weights_fingerprint(model)
@@ -191,10 +193,12 @@ def train(
     )
     for callback in _callbacks(folder, config, plan, model, progress):
         trainer.add_callback(callback)
-    before = evaluate() if evaluate else None
+    # A model that is yet to be split lies on the CPU, where the loss of one that large would take hours.
+    before = evaluate() if evaluate and not config.fsdp else None
     started, cpu_started = time.monotonic(), time.process_time()
     with clear_errors(config, folder), EnergyMeter(enabled=measure_energy) as energy:
         trainer.train(resume_from_checkpoint=trainer.last_checkpoint())
+    state_dict = trainer.whole_state_dict()
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     after = evaluate() if evaluate else None
     if peft_config is not None and weights_fingerprint(model) != base_weights:
@@ -209,12 +213,12 @@ def train(
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu_seconds, 2),
         "energy": None if energy.use is None else dataclasses.asdict(energy.use),
-        "held_out": None if before is None or after is None else {"before": before.means(), "after": after.means()},
+        "held_out": held_out_values(before, after),
         "environment": environment(),
     }
     if trainer.is_world_process_zero():
         with clear_errors(config, folder):
-            write_result(model, tokenizer, documents, folder, record)
+            write_result(model, tokenizer, documents, folder, record, state_dict)
         shutil.rmtree(checkpoints)
     trainer.accelerator.wait_for_everyone()
     return TrainingResult(model, folder, record, before, after)
@@ -279,6 +283,15 @@ def claim(folder: Path, run: Mapping[str, Any]) -> None:
     elif is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(identity, values)
+
+
+def _check_can_split(model: Any, peft_config: "PeftConfig | None") -> None:
+    if num_processes() == 1:
+        raise TrainingError("fsdp splits a model between processes, and this is the only one: start it with torchrun")
+    if getattr(model, "is_loaded_in_4bit", False):
+        raise TrainingError("fsdp does not split a 4-bit base model; give each process the whole of it (fsdp: false)")
+    if peft_config is not None and peft_config.peft_type == "ADALORA":
+        raise TrainingError("fsdp does not work with AdaLoRA, which prunes ranks by whole matrices")
 
 
 def _callbacks(

@@ -246,6 +246,11 @@ def test_settings_that_contradict_each_other() -> None:
         TrainingConfig(max_steps=1, lr_scheduler_type="cosin")  # type: ignore[arg-type]
 
 
+def test_a_model_is_split_only_between_several_processes(tmp_path: Path, plain: TokenisedDocuments) -> None:
+    with pytest.raises(TrainingError, match="this is the only one: start it with torchrun"):
+        run(tmp_path, plain, fsdp=True)
+
+
 def test_an_adapter_on_an_adapter_is_refused(tmp_path: Path, plain: TokenisedDocuments) -> None:
     model = run(tmp_path / "first", plain).model
     assert isinstance(model, PeftModel)

@@ -70,14 +70,17 @@ def test_sigkill_and_a_rerun_give_the_same_weights(tmp_path: Path, environment: 
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_two_processes_save_one_adapter_as_good_as_that_of_one(tmp_path: Path, environment: dict[str, str]) -> None:
-    """Two processes with one micro-batch each read what one process reads in two."""
+@pytest.mark.parametrize("fsdp", [False, True], ids=["whole", "split"])
+def test_two_processes_save_one_adapter_as_good_as_that_of_one(
+    tmp_path: Path, environment: dict[str, str], fsdp: bool
+) -> None:
+    """Two processes with one micro-batch each read what one process reads in two, each with a copy or a half."""
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
     config = {"max_steps": 12, "learning_rate": 0.01, "save_steps": 5}
     one = save_run(folders[0], **config, gradient_accumulation_steps=2)
-    two = save_run(folders[1], **config, gradient_accumulation_steps=1)
+    two = save_run(folders[1], **config, gradient_accumulation_steps=1, fsdp=fsdp)
     for run in (one, two):  # dropout draws other masks in two processes
         run.write_text(run.read_text().replace('"lora_dropout": 0.1', '"lora_dropout": 0.0'))
     subprocess.run([*COMMAND, str(one)], env=environment, check=True)
@@ -88,6 +91,23 @@ def test_two_processes_save_one_adapter_as_good_as_that_of_one(tmp_path: Path, e
     assert record(two)["num_processes"] == 2
     assert record(two)["tokens"] == record(one)["tokens"]
     assert record(two)["held_out"]["after"]["all"] == pytest.approx(record(one)["held_out"]["after"]["all"], rel=1e-4)
+
+
+def test_a_split_model_resumes_to_the_same_weights(tmp_path: Path, environment: dict[str, str]) -> None:
+    folders = [tmp_path / name for name in ("whole", "ended")]
+    for folder in folders:
+        folder.mkdir()
+    config = {"max_steps": 40, "save_steps": 7, "learning_rate": 0.01, "gradient_accumulation_steps": 1, "fsdp": True}
+    whole, ended = (save_run(folder, **config) for folder in folders)
+    subprocess.run([*TORCHRUN, *COMMAND[1:], str(whole)], env=environment, check=True)
+    process = subprocess.Popen([*TORCHRUN, *COMMAND[1:], str(ended)], env=environment)
+    wait_for(tmp_path / "ended" / "out" / "checkpoints" / "checkpoint-14" / "complete", process)
+    process.terminate()
+    process.wait()
+    assert not (tmp_path / "ended" / "out" / "run.json").exists()
+    subprocess.run([*TORCHRUN, *COMMAND[1:], str(ended)], env=environment, check=True)
+    expected, found = weights(whole), weights(ended)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_sigterm_leaves_no_child(tmp_path: Path, environment: dict[str, str]) -> None:
