@@ -81,6 +81,33 @@ def domain_markdown(table: pl.DataFrame, reference: str) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{notes}\n"
 
 
+def cost_markdown(table: pl.DataFrame) -> str:
+    """Energy and time for people, the paper's in brackets.
+
+    Args:
+        table: `method, tokens_per_second, peak_memory_gib` and `cpu_kwh, gpu_kwh, ram_kwh, hours`, each also with the
+            suffix `_printed`.
+    """
+    measures = ("cpu_kwh", "gpu_kwh", "ram_kwh", "hours")
+    head = ["", *measures, "tokens/s", "peak GiB"]
+    lines = [head, ["---"] * len(head)]
+    for row in table.iter_rows(named=True):
+        ours = [
+            ("" if row[name] is None else f"{row[name]:.5f}") + f" ({row[f'{name}_printed']:g})" for name in measures
+        ]
+        lines.append([row["method"], *ours, f"{row['tokens_per_second']:,.0f}", f"{row['peak_memory_gib']:.2f}"])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def plain_markdown(table: pl.DataFrame) -> str:
+    """A table as it is, numbers to four places."""
+    lines = [table.columns, ["---"] * len(table.columns)]
+    lines += [
+        ["" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in row] for row in table.iter_rows()
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def _cell(row: Mapping[str, float | None]) -> str:
     parts = [f"{row['loss']:.4f}"]
     if row["difference"] is not None:

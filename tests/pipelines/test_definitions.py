@@ -26,6 +26,13 @@ method_benchmarks <- method_comparison, prompt_gates
 method_comparison <- comparison_documents, learning_rates
 new_document_labels <- cluster_labels
 num_experts <- cluster_sweep, corpus_documents, document_features
+paper_figure_2 <- corpus_documents, document_features, study_benchmarks, study_runs
+paper_figure_5 <- corpus_documents, document_features, study_benchmarks, study_runs
+paper_table_1 <- corpus_documents, document_features, study_benchmarks, study_runs
+paper_table_2 <- corpus_documents, document_features, study_benchmarks, study_runs
+paper_table_3 <- corpus_documents, document_features, study_benchmarks, study_runs
+paper_table_4 <- corpus_documents, document_features, study_benchmarks, study_runs
+paper_table_5 <- corpus_documents, document_features, study_benchmarks, study_runs
 parameter_breakdown <- component_adapters, hydralora_adapter
 prompt_gates <- cluster_labels, corpus_documents, document_features, num_experts
 raw_documents <-
