@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from analysis.storage import load_array, load_json, save_array, save_json
 from analysis.term_counts import TermCounter
 from analysis.text_blocks import TextBlock, Texts, map_threads, text_blocks
 from analysis.tfidf import Tfidf
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +76,6 @@ class TfidfLsa:
             ValueError: if no text has a word of two characters.
             TypeError: if `texts` does not hold text.
         """
-        from sklearn.utils.extmath import randomized_svd
-        from threadpoolctl import threadpool_limits
-
         tfidf = self._tfidf.fit_transform(sample_texts([texts], self.sample_size, self.random_state))
         rank = min(self.n_components, *tfidf.shape)
         if rank < self.n_components:
@@ -85,10 +85,8 @@ class TfidfLsa:
                 *tfidf.shape,
                 rank,
             )
-        with threadpool_limits(1):  # the number of threads would change the last bits
-            _, _, directions = randomized_svd(tfidf, rank, n_iter=4, random_state=self.random_state)
         self.components_ = np.zeros((self.n_components, tfidf.shape[1]), np.float32)
-        self.components_[:rank] = directions
+        self.components_[:rank] = leading_directions(tfidf, rank, self.random_state)
         self._prepare()
         return self
 
@@ -159,3 +157,13 @@ class TfidfLsa:
         )
         features, explained = project_rows(*rows[:3], count_weights, self._ordered_idf, self._directions)
         return FeatureBlock(features, explained, statistics)
+
+
+def leading_directions(matrix: "csr_array", n_components: int, random_state: int) -> NDArray[np.float32]:
+    """The leading right singular vectors [n_components, n_features], or as many as there are."""
+    from sklearn.utils.extmath import randomized_svd
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):  # the number of threads would change the last bits
+        _, _, directions = randomized_svd(matrix, min(n_components, *matrix.shape), n_iter=4, random_state=random_state)
+    return np.asarray(directions, np.float32)

@@ -17,19 +17,30 @@ SILHOUETTE_SAMPLE_SIZE = 1000
 
 
 def l_method(X: Features, sweep: ClusterSweep) -> Scores:
-    """Minus the squared error of two straight lines through log SSE that meet at K.
+    """Minus the mean distance of K to the corners of `l_method_corners`, so that their median wins."""
+    ks = np.array(sweep.n_clusters)
+    scores = -np.abs(ks[:, None] - l_method_corners(sweep)).mean(axis=1)
+    scores[[0, -1]] = -np.inf
+    return np.asarray(scores)
 
-    On a logarithmic axis a cluster counts by the share of the remaining error it removes, so the steep first part of
-    the curve does not outweigh the rest.
+
+def l_method_corners(sweep: ClusterSweep) -> NDArray[np.int64]:
+    """Where two straight lines through log SSE meet best, for sweeps that end anywhere from half way to the last K.
+
+    A corner moves with the range of K; so the answer is taken from many ranges. On a logarithmic axis a cluster counts
+    by the share of the remaining error it removes, so the steep first part of the curve does not outweigh the rest.
 
     Source: Salvador and Chan (2004), Determining the number of clusters/segments in hierarchical clustering.
     """
+    ks = np.array(sweep.n_clusters)
     floor = 1e-6 * max(float(sweep.inertia[0]), np.finfo(float).tiny)
-    return _two_lines(np.array(sweep.n_clusters), np.log(np.maximum(sweep.inertia, floor)))
+    logs = np.log(np.maximum(sweep.inertia, floor))
+    ends = range(max(3, len(ks) // 2), len(ks) + 1)
+    return np.array([ks[np.argmax(_two_lines(ks[:end], logs[:end]))] for end in ends])
 
 
 def l_method_linear(X: Features, sweep: ClusterSweep) -> Scores:
-    """The L-method on the SSE itself, as published."""
+    """The L-method as published: minus the squared error of two straight lines through the SSE that meet at K."""
     return _two_lines(np.array(sweep.n_clusters), sweep.inertia)
 
 
@@ -96,7 +107,6 @@ def _two_lines(x: NDArray[np.int64], y: NDArray[np.float64]) -> Scores:
 
 def _line_error(x: NDArray[np.int64], y: NDArray[np.float64]) -> float:
     """Sum of squared residuals of the best straight line."""
-    if len(x) <= 2:
-        return 0.0
-    residuals = y - np.polyval(np.polyfit(x, y, 1), x)
+    x, y = x - x.mean(), y - y.mean()
+    residuals = y - (x @ y) / (x @ x) * x
     return float(residuals @ residuals)

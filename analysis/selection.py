@@ -8,14 +8,13 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.clustering import ClusterSweep
-from analysis.rules import RULES
+from analysis.rules import RULES, l_method_corners
 from analysis.stability import half_split_agreement
-from analysis.structure import MAX_OVERLAP, StructureEvidence, measure_structure
+from analysis.structure import MIN_SHARED, StructureEvidence, measure_structure
+from analysis.text_blocks import Texts
 
 IMBALANCE_LIMIT = 5.0
 SMALLEST_CAP = 50
-# A K belongs to the interval if its two lines fit at most this many times worse than the best ones.
-INTERVAL_FACTOR = 1.5
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,8 @@ class ClusterChoice:
 
     Attributes:
         value: the number of clusters.
-        interval: least and greatest number that fits about as well.
+        interval: least and greatest elbow of the L-method when the sweep ends sooner, down to half its length; holds
+            `value`.
         rule: name of the rule that chose.
         sharpness: how much faster log SSE falls before `value` than after it; 1 is a straight line, no elbow.
         stability: adjusted Rand index between the clusters of two halves of the rows; nan if not measurable.
@@ -62,6 +62,7 @@ def source_weights(sources: pl.Series | Sequence[str]) -> NDArray[np.float64] | 
 def select_num_clusters(
     X: ArrayLike,
     sweep: ClusterSweep,
+    texts: Texts,
     *,
     rule: str = "l_method",
     n_clusters: int | None = None,
@@ -74,11 +75,13 @@ def select_num_clusters(
 
     Args:
         X: [n, d], the rows the sweep was fitted to.
+        texts: [n], the documents behind them.
         rule: a name in `analysis.rules.RULES`, or "manual": `n_clusters` decides, even against the evidence.
         n_clusters: only with the rule "manual".
 
     Raises:
-        ValueError: an unknown rule, a sweep without K=1, or `n_clusters` missing, superfluous or not in the sweep.
+        ValueError: an unknown rule, a sweep without K=1, another number of texts than of rows, or `n_clusters` missing,
+            superfluous or not in the sweep.
     """
     if rule not in (*RULES, "manual"):
         raise ValueError(f"rule: expected one of {', '.join(RULES)} or manual, got {rule!r}")
@@ -87,7 +90,9 @@ def select_num_clusters(
     if sweep.n_clusters[0] != 1:
         raise ValueError(f"sweep: expected K from 1 up, to compare with no clusters; got {list(sweep.n_clusters)}")
     rows = np.ascontiguousarray(X, np.float32)
-    evidence = measure_structure(rows, sweep, random_state)
+    if len(texts) != len(rows):
+        raise ValueError(f"texts: expected one for each of {len(rows)} rows, got {len(texts)}")
+    evidence = measure_structure(texts, sweep.sample_weight, random_state)
     scores = _scores(rows, sweep, "l_method" if rule == "manual" else rule)
     ranking = [sweep.n_clusters[i] for i in np.argsort(-scores, kind="stable") if scores[i] > -np.inf]
     if n_clusters is not None:
@@ -99,7 +104,7 @@ def select_num_clusters(
     others = [k for k in ranking if k != value]
     return ClusterChoice(
         value=value,
-        interval=_interval(sweep, scores, value),
+        interval=_interval(sweep, value),
         rule=rule,
         sharpness=sharpness,
         stability=stability,
@@ -128,14 +133,11 @@ def _best(sweep: ClusterSweep, ranking: Sequence[int]) -> int:
     return ranking[0]
 
 
-def _interval(sweep: ClusterSweep, scores: NDArray[np.float64], value: int) -> tuple[int, int]:
-    """The K around `value` whose score is close to the best; scores of the L-method are minus squared errors."""
-    best = float(scores.max())
-    if best == -np.inf or value == 1:
+def _interval(sweep: ClusterSweep, value: int) -> tuple[int, int]:
+    if value == 1 or len(sweep.n_clusters) < 3:
         return value, value
-    limit = INTERVAL_FACTOR * best if best < 0 else best / INTERVAL_FACTOR
-    close = [k for k, score in zip(sweep.n_clusters, scores, strict=True) if score >= limit]
-    return min([value, *close]), max([value, *close])
+    corners = l_method_corners(sweep).tolist()
+    return min(value, *corners), max(value, *corners)
 
 
 def _sharpness(sweep: ClusterSweep, value: int) -> float:
@@ -165,10 +167,10 @@ def _reason(
         wanted = f"the L-method would say {_best(sweep, ranking) if evidence.structure else 1}"
         sentences.append(f"{value} clusters, because you asked for that number; {wanted}.")
     elif not evidence.structure:
-        lack = "no clear gap lies between them" if evidence.overlap > MAX_OVERLAP else "that is too little"
         sentences.append(
-            f"No clear structure: one LoRA is enough. A few clusters explain {evidence.explained:.0%} of the variation "
-            f"where chance explains {evidence.explained_by_chance:.0%}; {lack}."
+            f"No clear structure: one LoRA is enough. Clusters found with one half of the words explain "
+            f"{evidence.explained:.0%} of the variation there and {evidence.shared:.0%} in the other half; parts of a "
+            f"corpus would explain at least {MIN_SHARED:.0%}."
         )
     else:
         sentences.append(

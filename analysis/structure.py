@@ -1,17 +1,30 @@
-"""Does a corpus have parts at all? Two measurements that single-task corpora and shuffled words do not pass."""
+"""Does a corpus have parts at all? Parts that are there show in any half of the vocabulary.
 
+The vocabulary is split in two; the documents are clustered by the words of one half, and the clusters judged by the
+words of the other. Words that only happen to separate documents (shuffled texts, the few words in which the questions
+of one template differ) say nothing about the other half; a subject or a task has its words in both.
+"""
+
+import zlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import minimum_spanning_tree
 
-from analysis.clustering import ClusterSweep, Features, sweep_kmeans
+from analysis.clustering import Features, sweep_kmeans
+from analysis.features import leading_directions
+from analysis.text_blocks import Texts, as_binary
+from analysis.tfidf import Tfidf
 
-# Both limits were set on development corpora (docs/results/selection.md).
-EXCESS_CLUSTERS, MIN_EXCESS = 4, 0.11
-OVERLAP_CLUSTERS, MAX_OVERLAP = 8, 0.2
-SAMPLE_SIZE = 4096
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+# Set on development corpora (docs/results/selection.md).
+N_CLUSTERS, MIN_SHARED = 4, 0.15
+N_COMPONENTS = 32
+SAMPLE_SIZE = 2048
 
 
 @dataclass(frozen=True)
@@ -19,92 +32,76 @@ class StructureEvidence:
     """Why a corpus counts as one piece or as several.
 
     Attributes:
-        explained: share of the squared distances that four clusters explain.
-        explained_by_chance: the same for a Gaussian cloud with the same covariance.
-        overlap: density in the emptiest gap that has to be crossed to connect all of eight clusters, relative to
-            the clusters beside it; 0 is a clean gap, 1 is no gap.
+        explained: share of the variation in one half of the vocabulary that four clusters found there explain.
+        shared: the same for the other half of the vocabulary, beyond chance: 0 where the clusters say nothing about it.
     """
 
     explained: float
-    explained_by_chance: float
-    overlap: float
+    shared: float
 
     @property
     def structure(self) -> bool:
-        return self.beyond_chance >= MIN_EXCESS and self.overlap <= MAX_OVERLAP
-
-    @property
-    def beyond_chance(self) -> float:
-        """What is explained, with chance at 0 and everything at 1."""
-        return (self.explained - self.explained_by_chance) / max(1 - self.explained_by_chance, 1e-12)
+        return self.shared >= MIN_SHARED
 
 
-def measure_structure(X: Features, sweep: ClusterSweep, random_state: int = 0) -> StructureEvidence:
-    """Compare a sweep with chance, and look for gaps between its clusters.
+def measure_structure(
+    texts: Texts, sample_weight: NDArray[np.float64] | None = None, random_state: int = 0
+) -> StructureEvidence:
+    """Cluster a sample of texts by each half of the vocabulary, and judge the clusters by the other half.
 
     Args:
-        X: [n, d], the rows the sweep was fitted to.
+        texts: the documents.
+        sample_weight: [n], how much each document counts; all the same if absent.
     """
-    random = np.random.default_rng(random_state)
-    few = _fitted_up_to(sweep, EXCESS_CLUSTERS)
-    many = _fitted_up_to(sweep, OVERLAP_CLUSTERS)
-    rows = _sample(len(X), random)
-    overlaps = cluster_overlaps(X[rows], sweep.centers[many], sweep.labels[many][rows])
-    return StructureEvidence(
-        explained=_explained(sweep, few),
-        explained_by_chance=_explained_by_chance(X, sweep, sweep.n_clusters[few], random),
-        overlap=weakest_link(overlaps),
-    )
+    documents = pa.chunked_array(as_binary(texts))
+    rows = _sample(len(documents), random_state)
+    weights = np.ones(len(rows)) if sample_weight is None else sample_weight[rows]
+    halves = vocabulary_halves(documents.take(pa.array(rows)), random_state)
+    explained, shared = [], []
+    for own, other in (halves, halves[::-1]):
+        labels = sweep_kmeans(own, range(1, N_CLUSTERS + 1), sample_weight=weights).labels[-1]
+        explained.append(explained_by(own, labels, weights))
+        shared.append(explained_by(other, labels, weights))
+    return StructureEvidence(float(np.mean(explained)), float(np.mean(shared)))
 
 
-def cluster_overlaps(X: Features, centers: Features, labels: NDArray[np.int32]) -> NDArray[np.float64]:
-    """[K, K]: along the line through two centres, the lowest density between them over the lower peak beside it.
+def vocabulary_halves(texts: Texts, random_state: int = 0) -> tuple[Features, Features]:
+    """Two LSA features of the same documents, [n, N_COMPONENTS] each, that have no word in common."""
+    from sklearn.preprocessing import normalize
 
-    Only rows of the two clusters count. The density is a Gaussian kernel estimate of width 0.12 of the distance.
-    """
-    n_clusters = len(centers)
-    overlaps = np.eye(n_clusters)
-    grid = np.linspace(-0.3, 1.3, 33)
-    for a in range(n_clusters):
-        for b in range(a + 1, n_clusters):
-            axis = centers[b] - centers[a]
-            rows = X[(labels == a) | (labels == b)]
-            position = (rows - centers[a]) @ axis / max(float(axis @ axis), 1e-12)
-            density = np.exp(-0.5 * ((grid[:, None] - position) / 0.12) ** 2).sum(axis=1)
-            gap = density[(grid > 0.3) & (grid < 0.7)].min()
-            peaks = min(density[grid <= 0.5].max(), density[grid >= 0.5].max())
-            overlaps[a, b] = overlaps[b, a] = gap / max(peaks, 1e-12)
-    return overlaps
+    tfidf = Tfidf()
+    try:
+        matrix = tfidf.fit_transform(texts)
+    except ValueError:  # no text has a word
+        return (np.zeros((len(texts), 1), np.float32),) * 2
+    side = np.array([zlib.crc32(term.encode()) & 1 for term in tfidf.vocabulary_])
+    first, second = (_lsa(normalize(matrix[:, side == half]), random_state) for half in (0, 1))
+    return first, second
 
 
-def weakest_link(overlaps: NDArray[np.float64]) -> float:
-    """The smallest overlap that connecting all clusters needs (in the maximum spanning tree); 1 for one cluster."""
-    if len(overlaps) < 2:
-        return 1.0
-    distances = 2.0 - np.clip(overlaps, 0, 1)  # positive, as an absent edge is 0
-    return 2.0 - float(minimum_spanning_tree(distances).data.max())
+def explained_by(X: Features, labels: NDArray[np.int32], weights: NDArray[np.float64]) -> float:
+    """Share of the variance of X between the groups of `labels`, with what as many random groups explain at 0."""
+    groups, members = np.unique(labels, return_inverse=True)
+    centered = X - np.average(X, axis=0, weights=weights)
+    total = float(weights @ np.square(centered).sum(axis=1))
+    if total <= 0 or len(groups) == 1 or len(X) <= len(groups):
+        return 0.0
+    sums = np.zeros((len(groups), X.shape[1]))
+    np.add.at(sums, members, weights[:, None] * centered)
+    between = float((np.square(sums).sum(axis=1) / np.bincount(members, weights)).sum())
+    return 1 - (1 - between / total) * (len(X) - 1) / (len(X) - len(groups))
 
 
-def _fitted_up_to(sweep: ClusterSweep, n_clusters: int) -> int:
-    return max(i for i, k in enumerate(sweep.n_clusters) if k <= n_clusters or i == 0)
-
-
-def _sample(n_rows: int, random: np.random.Generator) -> NDArray[np.int64]:
+def _sample(n_rows: int, random_state: int) -> NDArray[np.int64]:
     if n_rows <= SAMPLE_SIZE:
         return np.arange(n_rows)
-    return np.sort(random.choice(n_rows, SAMPLE_SIZE, replace=False))
+    return np.sort(np.random.default_rng(random_state).choice(n_rows, SAMPLE_SIZE, replace=False))
 
 
-def _explained(sweep: ClusterSweep, index: int) -> float:
-    return float(1 - sweep.inertia[index] / sweep.inertia[0]) if sweep.inertia[0] > 0 else 0.0
-
-
-def _explained_by_chance(X: Features, sweep: ClusterSweep, n_clusters: int, random: np.random.Generator) -> float:
-    """Share of a Gaussian cloud, with the covariance of X, that its own K-means explains."""
-    weights = sweep.sample_weight
-    centered = X - np.average(X, axis=0, weights=weights)
-    covariance = np.cov(centered, rowvar=False, aweights=weights, ddof=0)  # defined for one row, too
-    values, vectors = np.linalg.eigh(np.atleast_2d(covariance))
-    noise = random.standard_normal((min(len(X), SAMPLE_SIZE), len(values)))
-    cloud = (noise * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    return _explained(sweep_kmeans(cloud, (1, n_clusters), n_init=2), -1)
+def _lsa(matrix: "csr_array", random_state: int) -> Features:
+    """Rows of length one; zero rows stay."""
+    if not matrix.shape[1]:
+        return np.zeros((matrix.shape[0], 1), np.float32)
+    rows = matrix @ leading_directions(matrix, N_COMPONENTS, random_state).T
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(lengths > 0, lengths, 1), np.float32)

@@ -40,10 +40,10 @@ def main() -> None:
     mix = mixes.draw({name: domains[name] for name in ("math", "medical", "law", "code")}, 4, 15_000, 1, (0,))
     texts = mix.texts("prompt")
     features = TfidfLsa().fit(texts).transform(texts)
-    select_num_clusters(features[:1000], sweep_kmeans(features[:1000]))  # compiles
+    select_num_clusters(features[:1000], sweep_kmeans(features[:1000]), texts[:1000])  # compiles
 
     sweeps = [cpu_seconds(lambda seed=seed: sweep_kmeans(features, N_CLUSTERS, random_state=seed)) for seed in SEEDS]
-    _, select_seconds = cpu_seconds(lambda: select_num_clusters(features, sweeps[0][0]))
+    _, select_seconds = cpu_seconds(lambda: select_num_clusters(features, sweeps[0][0], texts))
     fits, sklearn_seconds = cpu_seconds(
         lambda: [KMeans(k, n_init=10, random_state=0).fit(features).inertia_ for k in N_CLUSTERS]
     )

@@ -74,7 +74,7 @@ def measure(path: Path, n_documents: int) -> dict[str, Any]:
         seconds["features"] = time.process_time() - start - sum(seconds.values())
         sweep = sweep_kmeans(rows)
         seconds["sweep"] = time.process_time() - start - sum(seconds.values())
-        n_clusters = select_num_clusters(rows, sweep).value
+        n_clusters = select_num_clusters(rows, sweep, sample).value
         seconds["choice"] = time.process_time() - start - sum(seconds.values())
         model = CorpusModel(features, sweep.centers[sweep.index(n_clusters)])
         batches = (batch for path in paths for batch in iter_parquet(path, ["prompt", "completion"]))

@@ -35,7 +35,7 @@ def answers(texts: list[str], labels: np.ndarray, rules: tuple[str, ...], source
     features = TfidfLsa(random_state=0).fit(texts).transform(texts)
     weights = None if sources is None else source_weights(sources)
     sweep = sweep_kmeans(features, sample_weight=weights)
-    choice = select_num_clusters(features, sweep)
+    choice = select_num_clusters(features, sweep, texts)
     raw = {rule: int(sweep.n_clusters[int(np.argmax(RULES[rule](features, sweep)))]) for rule in rules}
     return {
         "choice": choice.value,
@@ -43,8 +43,7 @@ def answers(texts: list[str], labels: np.ndarray, rules: tuple[str, ...], source
         "interval": choice.interval,
         "sharpness": choice.sharpness,
         "stability": choice.stability,
-        "beyond_chance": choice.evidence.beyond_chance,
-        "overlap": choice.evidence.overlap,
+        "shared": choice.evidence.shared,
         "ari": adjusted_rand_score(labels, sweep.labels[sweep.index(choice.value)]),
         **{f"rule {rule}": value for rule, value in raw.items()},
         f"constant {CONSTANT}": CONSTANT,
@@ -186,8 +185,7 @@ def one_part(name: str, text: str) -> dict:
             "draws": len(found),
             "one": round(float(np.mean(np.array(found) == 1)), 3),
             "others": {row["name"]: row["choice"] for row in rows if row["choice"] != 1 and "name" in row},
-            "beyond_chance": [round(row["beyond_chance"], 3) for row in rows],
-            "overlap": [round(row["overlap"], 3) for row in rows],
+            "shared": [round(row["shared"], 3) for row in rows],
         }
     }
 

@@ -19,10 +19,12 @@ SWEEP_VERSION = source_version("analysis.clustering", "analysis._kmeans_kernels"
 CHOICE_VERSION = source_version(
     "analysis._kmeans_kernels",
     "analysis.clustering",
+    "analysis.features",
     "analysis.rules",
     "analysis.selection",
     "analysis.stability",
     "analysis.structure",
+    "analysis.tfidf",
 )
 EXCERPT = 400
 LABELS_VERSION = source_version(
@@ -78,7 +80,8 @@ def cluster_sweep(
         from analysis.selection import source_weights
 
         features = training_rows(corpus_documents, document_features)
-        weights = source_weights(training_documents(corpus_documents, "source")) if config.balance_sources else None
+        sources = training_documents(corpus_documents, pl.col("source"))
+        weights = source_weights(sources) if config.balance_sources else None
         ks = range(1, config.max_clusters + 1)
         sweep = sweep_kmeans(
             features, ks, n_init=config.n_init, sample_weight=weights, random_state=config.random_state
@@ -110,9 +113,9 @@ def cluster_sweep(
     )
 
 
-def training_documents(corpus_documents: Artifact, column: str) -> pl.Series:
+def training_documents(corpus_documents: Artifact, column: pl.Expr) -> pl.Series:
     """A column of the training documents."""
-    return corpus_documents.scan("documents").filter(pl.col("split") == "train").select(column).collect()[column]
+    return corpus_documents.scan("documents").filter(pl.col("split") == "train").select(column).collect().to_series()
 
 
 def training_rows(corpus_documents: Artifact, document_features: Artifact) -> np.ndarray:
@@ -138,13 +141,16 @@ def num_experts(
     """N, the number of experts: the elbow of the SSE curve, how stable it is, and the reason in words."""
 
     def build(draft: Draft) -> None:
+        from analysis.document_text import document_text
         from analysis.figures.clusters import elbow
         from analysis.selection import select_num_clusters
 
+        text = document_text(document_features.record["config"]["text"])
         try:
             choice = select_num_clusters(
                 training_rows(corpus_documents, document_features),
                 load_sweep(cluster_sweep),
+                training_documents(corpus_documents, text),
                 rule="manual" if config.value is not None else config.rule,
                 n_clusters=config.value,
                 random_state=config.random_state,
@@ -161,7 +167,11 @@ def num_experts(
         build,
         code_version=CHOICE_VERSION,
         config=config.model_dump(),
-        inputs={"document_features": document_features, "cluster_sweep": cluster_sweep},
+        inputs={
+            "corpus_documents": corpus_documents,
+            "document_features": document_features,
+            "cluster_sweep": cluster_sweep,
+        },
     )
     answer = artifact.json("num_experts")
     fitted = cluster_sweep.read("sweep")["n_clusters"].to_list()
