@@ -138,7 +138,6 @@ class _Run:
     def _index(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Everything about a batch that is decided row by row."""
         ids = document_ids(batch["source"], batch["prompt"], batch["completion"])
-        no_source = pl.repeat("", len(batch), dtype=pl.String, eager=True)
         texts = batch.select(TEXT)["text"]
         return batch.select(
             "row",
@@ -147,7 +146,7 @@ class _Run:
             "task",
             _split(ids, self.config.test_fraction),
             "licence",
-            content=document_ids(no_source, batch["prompt"], batch["completion"]),
+            content=pl.struct("prompt", "completion").hash(),
             prompt_characters=pl.col("prompt").str.len_chars(),
             completion_characters=pl.col("completion").str.len_chars(),
             n_bytes=pl.Series(texts.str.len_bytes()),

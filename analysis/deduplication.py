@@ -25,6 +25,8 @@ TEMPLATE_DOCUMENTS = 20
 CONTENT_SHARE = 0.5
 """Likeness asked of the content, as a share of the threshold for wholes: an edit weighs more in fewer trigrams."""
 COUNTER_SLOTS = 1 << 24
+KEPT_SHINGLES = 4_000_000
+"""Shingles (of 8 bytes) that may stay in memory between passes."""
 NEIGHBOURS = 8
 """In a band, a document is compared with the first one and with this many before it."""
 
@@ -41,12 +43,13 @@ def near_duplicates(batches: Batches, rank: NDArray[np.uint32], threshold: float
     """Rows at least `threshold` similar to a row of lower rank that is kept: columns `row` and `kept_row`.
 
     Args:
-        batches: the documents, see `Batches`; passed over three times.
+        batches: the documents, see `Batches`; passed over two or three times.
         rank: rank of every row number; of two duplicates the one of lower rank is kept.
         threshold: Jaccard similarity of wholes in (0, 1].
     """
-    counts = _shingle_counts(batches)
-    pairs = _candidates(*_bands(batches, counts, threshold), rank)
+    shingled = _Shingled(batches)
+    counts = _shingle_counts(shingled)
+    pairs = _candidates(*_bands(shingled, counts, threshold), rank)
     compared = _compared(batches, counts, np.unique(pairs))
     duplicate_of: dict[int, int] = {}
     for kept, row in pairs.tolist():
@@ -59,11 +62,32 @@ def near_duplicates(batches: Batches, rank: NDArray[np.uint32], threshold: float
     return pl.DataFrame({"row": list(duplicate_of), "kept_row": list(duplicate_of.values())}, schema=PAIR_SCHEMA)
 
 
-def _shingle_counts(batches: Batches) -> NDArray[np.uint8]:
+class _Shingled:
+    """Row numbers and shingles of each batch; those of a small corpus are kept for the next pass."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._kept: list[tuple[NDArray[np.uint32], Rows]] | None = None
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.uint32], Rows]]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept, n_shingles = [], 0
+        for batch in self._batches():
+            item = batch["row"].to_numpy(), shingles(batch["text"], SHINGLE_SIZE, punctuation=True)
+            n_shingles += len(item[1].values)
+            if n_shingles <= KEPT_SHINGLES:
+                kept.append(item)
+            yield item
+        self._kept = kept if n_shingles <= KEPT_SHINGLES else None
+
+
+def _shingle_counts(shingled: _Shingled) -> NDArray[np.uint8]:
     """In how many documents a shingle occurs, up to 255, by its hash modulo the number of slots: never too few."""
     counts = np.zeros(COUNTER_SLOTS, dtype=np.uint8)
-    for batch in batches():
-        count_slots(shingles(batch["text"], SHINGLE_SIZE, punctuation=True).values, counts)
+    for _, every in shingled:
+        count_slots(every.values, counts)
     return counts
 
 
@@ -88,7 +112,7 @@ def _rows_per_band(threshold: float) -> int:
 
 
 def _bands(
-    batches: Batches, counts: NDArray[np.uint8], threshold: float
+    shingled: _Shingled, counts: NDArray[np.uint8], threshold: float
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
     """(row numbers, [n, bands] keys): two documents with an equal key in a column are candidates."""
     from rensa import RMinHash
@@ -96,13 +120,13 @@ def _bands(
     length = _rows_per_band(threshold)
     multipliers = np.cumprod(np.full(length, 0x9E3779B97F4A7C15, dtype=np.uint64))
     rows, keys = [np.empty(0, np.uint32)], [np.empty((0, NUM_PERMUTATIONS // length), np.uint64)]
-    for batch in batches():
-        content = _content(shingles(batch["text"], SHINGLE_SIZE, punctuation=True), counts)
+    for batch_rows, every in shingled:
+        content = _content(every, counts)
         offsets = content.offsets.astype(np.uint64)
         digests = RMinHash.digest_matrix_from_flat_token_hashes(content.values, offsets, NUM_PERMUTATIONS, SEED)
         matrix = np.array(digests.to_rows(), dtype=np.uint64).reshape(len(content), -1, length)
         has_content = np.diff(content.offsets) > 0
-        rows.append(batch["row"].to_numpy()[has_content])
+        rows.append(batch_rows[has_content])
         keys.append((matrix * multipliers).sum(axis=2)[has_content])
     return np.concatenate(rows), np.concatenate(keys)
 

