@@ -19,7 +19,7 @@ Labels = NDArray[np.int32]
 START_SAMPLE_SIZE = 4096
 START_ITERATIONS = 8
 CANDIDATES = 4
-NEIGHBOUR_ROUNDS = 3
+NEIGHBOUR_ROUNDS = 8
 # Inner products of a block of rows with all centres stay in the cache.
 BLOCK_ROWS = 512
 
@@ -181,13 +181,17 @@ def _best_starts(
     starts = [sequence[:k] for sequence in sequences for k in ks]
     fits = _lloyd(rows, weights, starts, START_ITERATIONS, tolerance)
     best = [_best(fits[i :: len(ks)]) for i in range(len(ks))]
+    improved = set(range(len(ks)))
     for _ in range(NEIGHBOUR_ROUNDS):
-        neighbours = [(i, start) for i in range(len(ks)) for start in _neighbours(rows, weights, best, i)]
+        neighbours = [(i, start) for i in range(len(ks)) for start in _neighbours(rows, weights, best, i, improved)]
         if not neighbours:
             break
         fits = _lloyd(rows, weights, [start for _, start in neighbours], START_ITERATIONS, tolerance)
-        owners = [i for i, _ in neighbours]
-        best = [_best([fit, *(f for f, o in zip(fits, owners, strict=True) if o == i)]) for i, fit in enumerate(best)]
+        improved = set()
+        for (i, _), fit in zip(neighbours, fits, strict=True):
+            if fit.inertia < best[i].inertia:
+                best[i] = fit
+                improved.add(i)
     return [fit.centers for fit in best]
 
 
@@ -195,13 +199,15 @@ def _best(fits: Sequence[_Fit]) -> _Fit:
     return min(fits, key=lambda fit: fit.inertia)
 
 
-def _neighbours(rows: Features, weights: NDArray[np.float64], fits: Sequence[_Fit], index: int) -> list[Features]:
-    """Starts for one K from the fits of K-1 and K+1: the widest cluster split, the closest two merged."""
+def _neighbours(
+    rows: Features, weights: NDArray[np.float64], fits: Sequence[_Fit], index: int, improved: set[int]
+) -> list[Features]:
+    """Starts for one K from the fits of K-1 and K+1, if improved: the widest cluster split, the closest two merged."""
     n_clusters = len(fits[index].centers)
     starts = []
-    if index > 0 and len(fits[index - 1].centers) == n_clusters - 1:
+    if index - 1 in improved and len(fits[index - 1].centers) == n_clusters - 1:
         starts.append(_split_widest(rows, weights, fits[index - 1]))
-    if index + 1 < len(fits) and len(fits[index + 1].centers) == n_clusters + 1:
+    if index + 1 in improved and len(fits[index + 1].centers) == n_clusters + 1:
         starts.append(_merge_closest(weights, fits[index + 1]))
     return starts
 
