@@ -1,5 +1,6 @@
 """Training and reloading adapters for the assets: what the three training assets and the evaluation share."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,5 +156,8 @@ def load_adapter(base_model: BaseModel, folder: Path | None) -> tuple[Any, Any]:
     if folder is not None:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, folder)
+        with warnings.catch_warnings():
+            # PEFT finds no module for the ranks that AdaLoRA saves, and says so.
+            warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
+            model = PeftModel.from_pretrained(model, folder)
     return model.eval(), tokenizer

@@ -31,8 +31,8 @@ def resources(folder: Path, **more: dict[str, Any]) -> dict[str, Any]:
 def corpus_ops(folder: Path, *, num_experts: int = 3) -> dict[str, Any]:
     """Configuration of the corpus job: sums, reversals, and praise of gardens, each in a file of its own."""
     rows = {
-        "sums": [(f"{i} plus {j} equals", str(i + j)) for i in range(8) for j in range(8)],
-        "reversals": [(f"reverse the word {a}{b}", (a + b)[::-1]) for a in WORDS[:8] for b in WORDS[:8]],
+        "sums": [(f"{i} plus {j} equals", str(i + j)) for i in range(20, 28) for j in range(30, 38)],
+        "reversals": [(f"reverse the words {a} {b}", f"{b} {a}"[::-1]) for a in WORDS[:8] for b in WORDS[:8]],
         "gardens": [(f"praise the garden of {a} and {b}", f"{b} blooms by {a}") for a in WORDS[:8] for b in WORDS[4:]],
     }
     sources = []

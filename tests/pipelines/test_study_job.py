@@ -1,0 +1,112 @@
+"""The job `study` on a model that trains in a second: tables beside the paper's values, partitions, results as JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+import yaml
+
+from pipelines.definitions import build_defs
+from pipelines.experiments import EXPERIMENTS, Cell, planned_cells
+from pipelines.results import write_results
+from pipelines.store import ArtifactStore
+from tests.pipelines.small_corpus import corpus_ops, resources
+
+DOMAINS = {"domains": {"general": ["reversals"], "math": ["sums"], "mixed": ["sums", "reversals", "gardens"]}}
+PARTS = {"validation_documents_per_source": 3, "held_out_documents_per_source": 5}
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRALORA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_experiments_share_their_runs() -> None:
+    alone = {name: planned_cells([name], ["general", "math", "mixed"]) for name in EXPERIMENTS}
+    together = planned_cells(EXPERIMENTS, ["general", "math", "mixed"])
+    assert len(together) == len(set(together)) < sum(map(len, alone.values()))
+    assert set(together) == {cell for cells in alone.values() for cell in cells}
+    # Table 1 trains three ranks and the base; splits are the highest of them.
+    assert {cell.method for cell in alone["table_1"]} == {"base", "lora_r8", "lora_r16", "lora_r32"}
+    assert Cell("hydralora", "mixed", 10) in alone["table_3"]
+    assert planned_cells(["table_2"], ["math"])[0] == Cell("base", "math", 3)
+
+
+def study(folder: Path, **own: Any) -> dict[str, Any]:
+    steps = {"max_steps": 12, "tokens_per_step": 64}
+    return {
+        "resources": resources(folder, recipe=steps),
+        "ops": corpus_ops(folder)
+        | {
+            "comparison_documents": {"config": PARTS},
+            "study_runs": {"config": {**DOMAINS, **PARTS, "measure_energy": False, **own}},
+        }
+        | {f"paper_{name}": {"config": {"resamples": 20}} for name in EXPERIMENTS},
+    }
+
+
+@pytest.mark.slow
+def test_tables_and_figures_beside_the_papers_values(tmp_path: Path) -> None:
+    config = study(tmp_path)
+    assert build_defs().resolve_job_def("study").execute_in_process(run_config=config).success
+    store = ArtifactStore(directory=str(tmp_path / "store"))
+
+    ranks = store.latest("paper_table_1").read("table")
+    losses = dict(ranks.select("method", "loss").iter_rows())
+    assert losses["lora_split_4x8"] == losses["lora_split_16x2"] == losses["lora_r32"] != losses["lora_r16"]
+    assert dict(ranks.select("method", "printed").iter_rows())["lora_split_8x4"] == 46.94
+
+    methods = store.latest("paper_table_2").read("table")
+    assert set(methods["domain"]) == {"general", "math"}
+    assert set(methods["n_seeds"]) == {1}
+    hydra = methods.filter(pl.col("method") == "hydralora", pl.col("domain") == "math").row(0, named=True)
+    assert (hydra["printed"], hydra["percent_printed"]) == (22.27, 0.124)
+
+    mixed = store.latest("paper_table_3").read("table")
+    assert set(mixed["method"]) == {"base", "lora_r8", "lorahub", "lora_moe", "hydralora"}
+    costs = store.latest("paper_table_4").read("table")
+    assert costs["method"].to_list() == ["lora_r8", "lora_r16", "lora_r32", "lora_split_8x4", "hydralora"]
+    assert costs["hours"][2] == costs["hours"][3]
+    gaps = store.latest("paper_figure_2").read("table")
+    assert gaps.filter(pl.col("domain") == "mixed")["index"][0] == gaps["index"].max()
+    by_n = store.latest("paper_figure_5").read("table")
+    assert by_n["num_experts"].to_list() == [1, 2, 3, 4, 5, 6, 8]
+
+    (tmp_path / "study-small.yaml").write_text(yaml.safe_dump(config))
+    path = write_results(store, tmp_path / "study-small.yaml", tmp_path / "results")
+    results = json.loads(path.read_text())
+    assert path.name == "study_small.json"
+    assert len(results["study_runs"]["runs"]) == len(planned_cells(EXPERIMENTS, DOMAINS["domains"]))
+    assert "torch" in results["environment"]["packages"]
+    assert "(46.94)" in (tmp_path / "results" / "study_small_paper_table_1_table.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_of_the_study_is_one_partition(tmp_path: Path) -> None:
+    """The partition trains the run that the study then finds done."""
+    definitions = build_defs()
+    config = study(tmp_path, experiments=["table_1"], domains={"general": ["reversals"]})
+    corpus = {name: op for name, op in config["ops"].items() if name in corpus_ops(tmp_path)}
+    jobs = {name: definitions.resolve_job_def(name) for name in ("corpus", "study", "one_run")}
+    assert jobs["corpus"].execute_in_process(run_config={"resources": config["resources"], "ops": corpus}).success
+    one = {"study_run": {"config": {**PARTS, "domains": {"general": ["reversals"]}, "domain": "general"}}}
+    selected = {"resources": config["resources"], "ops": {"comparison_documents": {"config": PARTS}}}
+    tune = jobs["study"].get_subset(
+        asset_selection={dg.AssetKey("comparison_documents"), dg.AssetKey("learning_rates")}
+    )
+    assert tune.execute_in_process(run_config=selected).success
+    result = jobs["one_run"].execute_in_process(
+        run_config={"resources": config["resources"], "ops": one}, partition_key="lora_r16:seed-0:tuned"
+    )
+    assert result.success
+    (trained,) = [path for path in (tmp_path / "store" / "method_runs").iterdir() if path.is_dir()]
+
+    assert jobs["study"].execute_in_process(run_config=config).success
+    runs = ArtifactStore(directory=str(tmp_path / "store")).latest("study_runs").read("runs")
+    assert trained.name in set(runs.filter(pl.col("method") == "lora_r16")["fingerprint"])
+    untouched = ArtifactStore(directory=str(tmp_path / "store")).latest("paper_table_2")
+    assert "not among the experiments" in untouched.path("table.md").read_text()
