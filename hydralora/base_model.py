@@ -124,6 +124,10 @@ def load_base_model(
         tokenizer.pad_token = tokenizer.eos_token
     if blocks is None:
         model.to(target)
+    for module in model.modules():
+        # Otherwise bitsandbytes rewrites weights on some CPUs at the first evaluation, and rounds their scales.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     # PEFT writes this name into adapter_config.json: `load_base_model` understands it on any machine.
     model.name_or_path = name_or_path
     model.requires_grad_(False)

@@ -258,6 +258,8 @@ def _prepare(model: Any, peft_config: "PeftConfig | None") -> Any:
     """
     from peft import PeftModel, get_peft_model
 
+    if peft_config is None and getattr(model, "is_quantized", False) and not isinstance(model, PeftModel):
+        raise TrainingError("A 4-bit base model cannot be trained whole; choose an adapter, or load it without 4 bits")
     if peft_config is None:
         return model if isinstance(model, PeftModel) else model.float().requires_grad_(True)
     if isinstance(model, PeftModel):
