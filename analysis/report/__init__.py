@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.figures import png
+from analysis.report.comparison import compare
 from analysis.report.inputs import ReportInputs, TokenGates
-from analysis.report.page import render
+from analysis.report.page import render, render_comparison
 from analysis.report.sections import sections
-from analysis.report.summary import compare_reports, summarise, summary_markdown
+from analysis.report.summary import compare_reports, read_summary, summarise, summary_markdown
 
-__all__ = ["ReportFiles", "ReportInputs", "TokenGates", "compare_reports", "write_report"]
+__all__ = ["ReportFiles", "ReportInputs", "TokenGates", "compare_reports", "write_comparison", "write_report"]
 
 MAP_POINTS = 15_000
+SIDE_BY_SIDE = ("elbow", "training_curves", "similarity_by_relation", "gates_by_cluster")
+"""Figures that a comparison shows of both runs."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,25 @@ def write_report(inputs: ReportInputs, folder: Path) -> ReportFiles:
         summary=_write(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False).encode()),
         figures={p.name: _write(folder / "figures" / f"{p.name}.png", png(p.figure)) for p in pictures},
     )
+
+
+def write_comparison(first: Path, second: Path, path: Path) -> Path:
+    """Write an HTML page of two reports side by side: verdicts, N, losses, sizes, provenance, some figures.
+
+    Args:
+        first, second: folders of reports, or their `summary.json` (then without figures).
+        path: of the page.
+
+    Raises:
+        FileNotFoundError: a folder without a summary.
+    """
+    found = compare(read_summary(first), read_summary(second))
+    images = []
+    for name in SIDE_BY_SIDE:
+        files = [folder / "figures" / f"{name}.png" for folder in (first, second)]
+        if all(file.is_file() for file in files):
+            images.append((name.replace("_", " ").capitalize(), files[0].read_bytes(), files[1].read_bytes()))
+    return _write(path, render_comparison(found, images).encode())
 
 
 def _sampled(inputs: ReportInputs) -> ReportInputs:

@@ -1,15 +1,18 @@
-"""The HTML page: one file, no network, corpus text escaped."""
+"""The HTML pages: each one file, no network, corpus text escaped."""
 
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import polars as pl
+from markupsafe import Markup
 
 from analysis.figures.style import OKABE_ITO, color, svg
+from analysis.report.comparison import Comparison
 from analysis.report.inputs import ReportInputs, TokenGates
 from analysis.report.sections import Section
 from analysis.report.summary import plain
@@ -20,9 +23,40 @@ SCALE = 65535
 
 
 def render(inputs: ReportInputs, sections: tuple[Section, ...]) -> str:
-    """The page as HTML."""
+    """The report of a run as HTML."""
+    n_experts = max((len(document.gates[0]) for document in inputs.token_gates if len(document.gates)), default=0)
+    return _filled(
+        "report.html.j2",
+        _resource("report.js"),
+        inputs=inputs,
+        sections=sections,
+        verdict=verdict(inputs),
+        svg={p.name: Markup(svg(p)) for section in sections if section.name != "map" for p in section.pictures},
+        map_data=Markup(_map_data(inputs.cluster_map)) if inputs.cluster_map is not None else "",
+        cards=_cards(inputs),
+        tokens=[_coloured(document) for document in inputs.token_gates],
+        experts=[{"number": i, "color": _variable(i)} for i in range(n_experts)],
+    )
+
+
+def render_comparison(comparison: Comparison, images: Sequence[tuple[str, bytes, bytes]]) -> str:
+    """The comparison of two runs as HTML.
+
+    Args:
+        images: name, PNG of the first run, PNG of the second.
+    """
+    pairs = [(name, *(base64.b64encode(data).decode() for data in pair)) for name, *pair in images]
+    return _filled(
+        "comparison.html.j2",
+        "",
+        comparison=comparison,
+        svg={p.name: Markup(svg(p)) for section in comparison.sections for p in section.pictures},
+        images=pairs,
+    )
+
+
+def _filled(template: str, script: str, **values: Any) -> str:
     import jinja2
-    from markupsafe import Markup
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis.report", package_path=""),
@@ -32,21 +66,12 @@ def render(inputs: ReportInputs, sections: tuple[Section, ...]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["plain"] = plain
-    script = _resource("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    n_experts = max((len(document.gates[0]) for document in inputs.token_gates if len(document.gates)), default=0)
-    return environment.get_template("report.html.j2").render(
-        inputs=inputs,
-        sections=sections,
-        verdict=verdict(inputs),
+    return environment.get_template(template).render(
         style=Markup(_resource("report.css")),
         script=Markup(script),
         script_hash=Markup(f"sha256-{digest}"),
-        svg={p.name: Markup(svg(p)) for section in sections if section.name != "map" for p in section.pictures},
-        map_data=Markup(_map_data(inputs.cluster_map)) if inputs.cluster_map is not None else "",
-        cards=_cards(inputs),
-        tokens=[_coloured(document) for document in inputs.token_gates],
-        experts=[{"number": i, "color": _variable(i)} for i in range(n_experts)],
+        **values,
     )
 
 

@@ -12,6 +12,8 @@ from analysis.report.inputs import ReportInputs
 from analysis.report.verdict import matched_difference, verdict
 
 Summary = dict[str, Any]
+CHOICE = ("num_experts", "interval", "rule", "sharpness", "stability", "runner_up", "structure")
+LOSS_COLUMNS = ("method", "seed", "group_kind", "group", "loss", "loss_low", "loss_high")
 
 
 def summarise(inputs: ReportInputs) -> Summary:
@@ -21,6 +23,9 @@ def summarise(inputs: ReportInputs) -> Summary:
         "command": inputs.command,
         "verdict": [vars(statement) for statement in verdict(inputs)],
         "numbers": _numbers(inputs),
+        "choice": {name: inputs.choice[name] for name in CHOICE if name in inputs.choice} if inputs.choice else {},
+        "losses": inputs.evaluation.select(LOSS_COLUMNS).to_dicts() if inputs.evaluation is not None else [],
+        "parameters": inputs.parameters.to_dicts() if inputs.parameters is not None else [],
         "alarms": [vars(alarm) for alarm in inputs.routing.alarms] if inputs.routing else [],
         "provenance": {name: str(value) for name, value in inputs.provenance.items()},
     }
@@ -50,7 +55,7 @@ def compare_reports(a: Path, b: Path) -> str:
     Raises:
         FileNotFoundError: a folder without a summary.
     """
-    one, other = _read(a), _read(b)
+    one, other = read_summary(a), read_summary(b)
     lines = [f"# {_escape(one['title'])} and {_escape(other['title'])}", ""]
     answers = ({s["question"]: s["answer"] for s in summary["verdict"]} for summary in (one, other))
     lines += _differences("verdict", *answers)
@@ -105,7 +110,15 @@ def _numbers(inputs: ReportInputs) -> dict[str, float | int]:
     return numbers
 
 
-def _read(path: Path) -> Summary:
+def read_summary(path: Path) -> Summary:
+    """The summary of a report.
+
+    Args:
+        path: the report's folder, or its `summary.json`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     file = path / "summary.json" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"expected a report's folder or its summary.json, got {path}; write_report makes both")
