@@ -34,7 +34,7 @@ class Costs:
 
     Attributes:
         tokens_per_second: trained, without padding, after the first steps.
-        generated_per_second: new tokens of a batch of eight prompts, greedy, with the KV cache.
+        generated_per_second: new tokens of a batch of at most eight prompts, greedy, with the KV cache.
         peak_memory_gib: of training; what the GPU's allocator held, on a CPU what this process did.
         hours: of training.
         cpu_kwh, gpu_kwh, ram_kwh: mean power of the measured steps times `hours`; None where it was not measured.
@@ -102,7 +102,9 @@ def generation_speed(base_model: BaseModel, folder: Path, documents: "TokenisedD
     import hydralora
 
     model, tokenizer = load_adapter(base_model, folder)
-    rows = documents.for_adapter(getattr(model, "active_peft_config", None)).rows(range(NUM_PROMPTS))
+    rows = documents.for_adapter(getattr(model, "active_peft_config", None)).rows(
+        range(min(NUM_PROMPTS, len(documents)))
+    )
     prompts = [{"input_ids": row["input_ids"][: row["answer_start"]]} for row in rows]
     batch = tokenizer.pad(prompts, padding_side="left", return_tensors="pt").to(model.device)
     gates = torch.tensor([row["expert_gates"] for row in rows]) if "expert_gates" in rows[0] else None
@@ -115,10 +117,10 @@ def generation_speed(base_model: BaseModel, folder: Path, documents: "TokenisedD
     with torch.inference_mode():
         if gates is None:
             generate()
-            return NUM_PROMPTS * NEW_TOKENS / generate()
+            return len(rows) * NEW_TOKENS / generate()
         with hydralora.expert_gates(model, gates.to(model.device)):
             generate()
-            return NUM_PROMPTS * NEW_TOKENS / generate()
+            return len(rows) * NEW_TOKENS / generate()
 
 
 def _silent(text: str) -> None:
