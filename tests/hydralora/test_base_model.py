@@ -34,7 +34,7 @@ def test_another_file_than_expected_is_refused(tmp_path: Path, monkeypatch: pyte
 
 def test_no_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gguf")
-    monkeypatch.setattr(base_model, "_embedded_gguf", lambda: tmp_path)
+    monkeypatch.setattr(base_model, "embedded_gguf", lambda: tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5_000_000))
     with pytest.raises(BaseModelError, match=r"needs 300 MB in .*, which has 5 MB free.*HYDRALORA_CACHE"):
         provision_embedded_base_model(tmp_path / "cache")
