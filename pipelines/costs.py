@@ -1,5 +1,6 @@
 """What a method costs: speed, memory and energy of some of its steps, trained alone on an otherwise idle machine."""
 
+import importlib.util
 import json
 import time
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import polars as pl
 
 from pipelines.adapters import Log, Training, load_adapter, train_adapter
@@ -48,6 +50,15 @@ class Costs:
     cpu_kwh: float | None
     gpu_kwh: float | None
     ram_kwh: float | None
+
+
+def check_meter(*, measure_energy: bool) -> None:
+    """Raises `dagster.Failure`, before hours of training, where energy is to be measured and its meter is missing."""
+    if measure_energy and importlib.util.find_spec("codecarbon") is None:
+        raise dg.Failure(
+            "Nothing was trained. Energy is measured by codecarbon: pip install codecarbon, or set measure_energy: false.",
+            allow_retries=False,
+        )
 
 
 def measure_costs(setup: Setup, runs: Sequence[Run], steps: int, *, measure_energy: bool, log: Log) -> pl.DataFrame:

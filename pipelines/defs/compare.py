@@ -7,7 +7,7 @@ import polars as pl
 
 from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized, write_thumbnail
 from pipelines.artifacts import Artifact, Draft, source_version
-from pipelines.costs import measure_costs
+from pipelines.costs import check_meter, measure_costs
 from pipelines.defs.evaluation import BASE
 from pipelines.defs.learning_rates import rate_of
 from pipelines.external.launcher import Launcher
@@ -69,6 +69,8 @@ def method_comparison(
         from analysis.figures import png
         from analysis.figures.comparison import compared_methods
 
+        if config.cost_steps:
+            check_meter(measure_energy=config.measure_energy)
         n = comparison_documents.json("num_experts")
         sizes = checked_sizes(config.methods, config.reference, n, setup)
         runs = planned_runs(config.methods, config.seeds, n, learning_rates, recipe, base_model)

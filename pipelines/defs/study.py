@@ -8,7 +8,7 @@ import polars as pl
 
 from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
 from pipelines.artifacts import Artifact, Draft, source_version
-from pipelines.costs import measure_costs
+from pipelines.costs import check_meter, measure_costs
 from pipelines.defs.evaluation import BASE
 from pipelines.defs.learning_rates import rate_of
 from pipelines.experiments import EXPERIMENTS, MATH, Cell, planned_cells
@@ -128,6 +128,9 @@ def study_runs(
     planner = Planner(store, recipe, base_model, corpus, learning_rates, config)
 
     def build(draft: Draft) -> None:
+        measures_costs = config.cost_steps > 0 and "table_4" in config.experiments and MATH in config.domains
+        if measures_costs:
+            check_meter(measure_energy=config.measure_energy)
         cells = planned_cells(config.experiments, config.domains)
         setups = {cell: planner.setup(cell) for cell in cells}
         draft.write_table("sizes", study_sizes(cells, setups, planner))
@@ -141,7 +144,7 @@ def study_runs(
             for (cell, _), artifact in zip(planned, artifacts, strict=True)
         ]
         draft.write_table("losses", pl.concat(losses))
-        if config.cost_steps and "table_4" in config.experiments and MATH in config.domains:
+        if measures_costs:
             first = [(cell, run) for cell, run in planned if run.seed == config.seeds[0] and cell.domain == MATH]
             chosen = [run for cell, run in first if cell in planned_cells(["table_4"], [MATH]) and run.method != BASE]
             costs = measure_costs(

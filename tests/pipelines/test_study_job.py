@@ -16,6 +16,7 @@ from pipelines.store import ArtifactStore
 from tests.pipelines.small_corpus import corpus_ops, resources
 
 DOMAINS = {"domains": {"general": ["reversals"], "math": ["sums"], "mixed": ["sums", "reversals", "gardens"]}}
+CI = Path(__file__).parents[2] / "pipelines" / "configs" / "study-ci.yaml"
 PARTS = {"validation_documents_per_source": 3, "held_out_documents_per_source": 5}
 
 
@@ -110,3 +111,17 @@ def test_a_run_of_the_study_is_one_partition(tmp_path: Path) -> None:
     assert trained.name in set(runs.filter(pl.col("method") == "lora_r16")["fingerprint"])
     untouched = ArtifactStore(directory=str(tmp_path / "store")).latest("paper_table_2")
     assert "not among the experiments" in untouched.path("table.md").read_text()
+
+
+@pytest.mark.slow
+def test_shipped_configuration_on_real_text(
+    shared_corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYDRALORA_CORPORA", str(shared_corpora))
+    monkeypatch.delenv("HYDRALORA_CACHE")
+    config = yaml.safe_load(CI.read_text())
+    config["resources"]["store"]["config"]["directory"] = str(tmp_path / "store")
+    assert build_defs().resolve_job_def("study").execute_in_process(run_config=config).success
+    table = ArtifactStore(directory=str(tmp_path / "store")).latest("paper_table_5").read("table")
+    assert set(table["domain"]) == {"general", "law"}
+    assert set(table["method"]) == {"base", "without_moe", "without_gate", "without_hydra", "hydralora"}
