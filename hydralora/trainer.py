@@ -3,6 +3,7 @@
 import errno
 import math
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from hydralora import adalora
 from hydralora.answer_loss import answer_loss
 from hydralora.batching import PlannedBatches, StepPlan
 from hydralora.data import Batch, TokenisedDocuments, collate
@@ -58,8 +60,7 @@ class AnswerTrainer(Trainer):
         self._config = config
         self._checkpoints = checkpoints
         self._evaluate_held_out = evaluate
-        # AdaLoRA adds its regulariser to the loss that the model computes itself, over all positions.
-        self._full_logits = getattr(getattr(model, "active_peft_config", None), "peft_type", None) == "ADALORA"
+        self._is_adalora = getattr(getattr(model, "active_peft_config", None), "peft_type", None) == "ADALORA"
         self._gates: Mapping[str, Tensor] = {}
         # Our loss is divided by the answer tokens of the whole step: Trainer must count them, and not divide again.
         self.model_accepts_loss_kwargs = True
@@ -98,7 +99,7 @@ class AnswerTrainer(Trainer):
         """Answer loss of a micro-batch, scaled so that a step's gradients sum to those of its mean token loss."""
         assert num_items_in_batch is not None  # every batch has labels
         clusters = inputs.pop("cluster", None)
-        if self._full_logits:
+        if self._is_adalora:  # it adds its regulariser to the loss that the model computes itself, over all positions
             loss = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False).loss
         else:
             loss = answer_loss(model, inputs) / num_items_in_batch
@@ -147,6 +148,8 @@ class AnswerTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                if self._is_adalora:
+                    adalora.save_state(self.model, folder)
                 (folder / COMPLETE).touch()
         except Exception as error:
             shutil.rmtree(folder, ignore_errors=True)
@@ -156,6 +159,12 @@ class AnswerTrainer(Trainer):
                 f"No disk space for a checkpoint at step {self.state.global_step} in {self._checkpoints}. Earlier "
                 f"checkpoints are whole: make room and run again to continue from the last one."
             ) from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self._is_adalora:
+            adalora.load_state(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The model alone: Trainer would add a pickle of its arguments."""
@@ -170,8 +179,11 @@ class AnswerTrainer(Trainer):
 def save_model(model: Any, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
     """Write an adapter, or a whole model, as safetensors; `state_dict` has its weights if the model does not."""
     if hasattr(model, "peft_config"):
-        # Otherwise PEFT asks the hub whether the base's vocabulary has grown.
-        model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
+        with warnings.catch_warnings():
+            # A layer of which AdaLoRA keeps no rank; PEFT takes its empty matrices for a mistake of saving.
+            warnings.filterwarnings("ignore", r"(?s).*LoRA tensor\(s\) have invalid shape: .*:\(0, ")
+            # Otherwise PEFT asks the hub whether the base's vocabulary has grown.
+            model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
     else:
         model.save_pretrained(folder, state_dict=state_dict)
 
@@ -262,6 +274,8 @@ def _arguments(
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
         disable_tqdm=not show_bar,
-        report_to="none",
+        report_to=[name for name in config.report_to if name != "tensorboard"],  # which would write into a checkpoint
+        project="hydralora",
+        run_name=checkpoints.parent.name,
         seed=config.seed,
     )

@@ -7,11 +7,12 @@ batches (see `batching`) and checkpoints that are whole or absent (see `checkpoi
 """
 
 import dataclasses
+import importlib.util
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,8 @@ class TrainingConfig:
         early_stopping_patience: evaluations without a better held-out loss before the run stops; the best checkpoint
             becomes the result.
         fsdp: split the base model and what is trained between the processes, for bases that do not fit one GPU.
+        report_to: trackers, by transformers' names ("trackio", "tensorboard", "mlflow"); TensorBoard's files go into
+            the folder of the run, the others where they are told by their own settings.
         seed: of initialisation, order and dropout.
     """
 
@@ -80,6 +83,7 @@ class TrainingConfig:
     eval_steps: int | None = None
     early_stopping_patience: int | None = None
     fsdp: bool = False
+    report_to: Sequence[str] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -170,6 +174,9 @@ def train(
 
     if config.eval_steps is not None and held_out is None:
         raise TrainingError("eval_steps needs held_out documents; there are none")
+    missing = [name for name in config.report_to if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TrainingError(f"report_to names {missing[0]!r}, which is not installed: pip install {missing[0]}")
     if config.fsdp:
         _check_can_split(model, peft_config)
     set_seed(config.seed)
@@ -242,8 +249,9 @@ def run_identity(
     peft_config: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What makes a run this one and no other; the first part of its record."""
+    # Who watches a run is no part of it: a resumed one may report elsewhere.
     return {
-        "config": dataclasses.asdict(config),
+        "config": {name: value for name, value in dataclasses.asdict(config).items() if name != "report_to"},
         "peft_config": peft_config,
         "base_model": {"name": model.name_or_path, "weights": base_weights},
         "data": {"fingerprint": documents.fingerprint(), "documents": len(documents), **documents.counts},
@@ -314,6 +322,11 @@ def _callbacks(
         callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
     if hasattr(getattr(model, "base_model", None), "update_and_allocate"):
         callbacks.append(AdaLoraSchedule())
+    if "tensorboard" in config.report_to and is_first_process():
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations.integration_utils import TensorBoardCallback
+
+        callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
     return callbacks
 
 

@@ -1,5 +1,6 @@
 """The training loop against a bare one, and its ends: resumed, diverged, out of disk."""
 
+import copy
 import errno
 import json
 from pathlib import Path
@@ -113,6 +114,47 @@ def test_a_killed_run_continues_to_the_same_weights(
     lines, resumed = curve(tmp_path / "whole"), curve(tmp_path / "killed")
     assert [{**line, "seconds": 0} for line in lines] == [{**line, "seconds": 0} for line in resumed]
     assert whole.record["tokens"] == lines[-1]["tokens"]
+
+
+@pytest.mark.parametrize("killed_at", [5, pytest.param(10, marks=pytest.mark.slow)])
+def test_adalora_continues_with_the_importance_it_had(
+    tmp_path: Path, plain: TokenisedDocuments, killed_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while ranks are pruned at every step, and after."""
+    config = AdaLoraConfig(
+        total_step=12, tinit=1, tfinal=4, init_r=6, target_r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"
+    )
+    options = {"max_steps": 12, "learning_rate": 0.05}
+    expected = run(tmp_path / "whole", plain, copy.deepcopy(config), **options).model.state_dict()
+
+    def die(self: AnswerTrainer, *arguments: Any, **options: Any) -> Any:
+        if self.state.global_step == killed_at:
+            raise Killed
+        return loss(self, *arguments, **options)
+
+    loss = AnswerTrainer.compute_loss
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerTrainer, "compute_loss", die)
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", plain, copy.deepcopy(config), **options)
+    found = run(tmp_path / "killed", plain, copy.deepcopy(config), **options).model.state_dict()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    values = [value for name, value in expected.items() if "lora_E" in name]
+    assert sum(int((value == 0).sum()) for value in values) == 2 * (6 - 2)  # ranks were pruned
+
+
+def test_a_tracker_that_is_not_installed(tmp_path: Path, plain: TokenisedDocuments) -> None:
+    with pytest.raises(TrainingError, match="report_to names 'no_such_tracker', which is not installed: pip install"):
+        run(tmp_path, plain, report_to=["no_such_tracker"])
+
+
+def test_tensorboard_gets_the_curve(tmp_path: Path, plain: TokenisedDocuments) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run(tmp_path, plain, report_to=["tensorboard"])
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    losses = [line["loss"] for line in curve(tmp_path)]
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses, rel=1e-6)
 
 
 def test_a_checkpoint_cut_short_is_not_used(tmp_path: Path, plain: TokenisedDocuments) -> None:
