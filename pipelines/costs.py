@@ -56,7 +56,7 @@ def check_meter(*, measure_energy: bool) -> None:
     """Raises `dagster.Failure`, before hours of training, where energy is to be measured and its meter is missing."""
     if measure_energy and importlib.util.find_spec("codecarbon") is None:
         raise dg.Failure(
-            "Nothing was trained. Energy is measured by codecarbon: pip install codecarbon, or set measure_energy: false.",
+            "Nothing was trained. Energy needs codecarbon: pip install codecarbon, or set measure_energy: false.",
             allow_retries=False,
         )
 
