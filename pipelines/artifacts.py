@@ -24,6 +24,7 @@ import numpy as np
 import polars as pl
 
 RECORD = "artifact.json"
+SOURCE_SUFFIXES = (".py", ".j2", ".css", ".js")
 
 
 class ArtifactError(RuntimeError):
@@ -65,7 +66,9 @@ def _source_files(module: str) -> list[Path]:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"source_version: no module named {module!r}")
     origin = Path(spec.origin)
-    return sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+    if origin.name != "__init__.py":
+        return [origin]
+    return sorted(path for path in origin.parent.rglob("*") if path.suffix in SOURCE_SUFFIXES)
 
 
 def file_digest(path: Path) -> str:

@@ -113,18 +113,24 @@ def energy(table: pl.DataFrame) -> Picture:
     """Energy and time of each run.
 
     Args:
-        table: method, seed, energy_kwh, seconds.
+        table: method, seed, energy_kwh, seconds; a run without an energy has no bar, a table without any no panel.
     """
     means = table.group_by("method", maintain_order=True).agg(pl.col("energy_kwh", "seconds").mean())
-    figure, axes = subplots(1, 2, width=6.6, height=0.9 + 0.3 * len(means), share_y=True)
-    for ax, column, label, scale in ((axes[0], "energy_kwh", "energy, Wh", 1e3), (axes[1], "seconds", "time, s", 1.0)):
-        values = means[column].to_numpy() * scale
-        ax.barh(means["method"].to_list(), values, color=color(0 if scale > 1 else 2), height=0.6)
+    panels = {"energy_kwh": ("energy, Wh", 1e3, 0), "seconds": ("time, s", 1.0, 2)}
+    shown = [column for column in panels if means[column].is_not_null().any()]
+    figure, axes = subplots(1, len(shown), width=6.6, height=0.9 + 0.3 * len(means), share_y=True)
+    for ax, column in zip(axes, shown, strict=True):
+        label, scale, shade = panels[column]
+        values = means[column].fill_null(float("nan")).to_numpy() * scale
+        ax.barh(means["method"].to_list(), values, color=color(shade), height=0.6)
         for y, value in enumerate(values):
-            ax.text(value, y, f" {value:,.3g}", va="center")
-        ax.set(xlabel=label, xlim=(0, 1.2 * float(values.max() or 1)))
+            ax.text(np.nan_to_num(value), y, f" {value:,.0f}" if value >= 100 else f" {value:,.3g}", va="center")
+        ax.set(xlabel=label, xlim=(0, 1.2 * float(np.nanmax(values) or 1)))
         ax.tick_params(axis="y", length=0)
     axes[0].invert_yaxis()
     return Picture(
-        "energy", figure, "Energy and wall time of training, mean over seeds.", "Bars; the numbers are in the table."
+        "energy",
+        figure,
+        "Energy and wall time of training, mean over seeds." if len(shown) == 2 else "Wall time of training.",
+        "Bars; the numbers are in the table.",
     )

@@ -11,12 +11,20 @@ from pathlib import Path
 
 from analysis.figures import png
 from analysis.report.comparison import compare
-from analysis.report.inputs import ReportInputs, TokenGates
+from analysis.report.inputs import MoreTable, ReportInputs, TokenGates
 from analysis.report.page import render, render_comparison
 from analysis.report.sections import sections
 from analysis.report.summary import compare_reports, read_summary, summarise, summary_markdown
 
-__all__ = ["ReportFiles", "ReportInputs", "TokenGates", "compare_reports", "write_comparison", "write_report"]
+__all__ = [
+    "MoreTable",
+    "ReportFiles",
+    "ReportInputs",
+    "TokenGates",
+    "compare_reports",
+    "write_comparison",
+    "write_report",
+]
 
 MAP_POINTS = 15_000
 SIDE_BY_SIDE = ("elbow", "training_curves", "similarity_by_relation", "gates_by_cluster")

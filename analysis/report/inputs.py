@@ -26,6 +26,22 @@ class TokenGates:
 
 
 @dataclass(frozen=True)
+class MoreTable:
+    """A table that a run may have beyond the usual ones, as a section of its own.
+
+    Attributes:
+        name: of the section in links; letters and hyphens.
+        title, lead: what stands above the table.
+        table: shown whole, up to 400 rows.
+    """
+
+    name: str
+    title: str
+    lead: str
+    table: pl.DataFrame
+
+
+@dataclass(frozen=True)
 class ReportInputs:
     """The tables of one run; a section whose tables are absent says so and is left out.
 
@@ -37,6 +53,8 @@ class ReportInputs:
         matched_baseline: name there of the LoRA with as many trainable parameters.
         choice: `num_experts`, `reason`, and where known `interval`, `rule`, `sharpness`, `stability`, `runner_up`,
             `structure`.
+        grouping: where experts are given by the prompt: `num_experts`, `group_kind`, `groups` (one an expert),
+            `reason`, `held_out_accuracy` (share of held-out prompts that tell their group, or None).
         data_card: of `analysis.data_card`.
         sweep: n_clusters, inertia.
         cluster_map: document_id, x, y, cluster, source, excerpt; all documents or a sample of them.
@@ -50,7 +68,8 @@ class ReportInputs:
         paired: method, baseline, group_kind, group, difference, low, high: paired differences of losses (method minus
             baseline: negative is better) with 95% intervals. Absent: read off `evaluation`, less surely.
         parameters: method, part, n_parameters.
-        energy: method, seed, energy_kwh, seconds.
+        energy: method, seed, energy_kwh (null where not measured), seconds.
+        more: further tables, each a section before the costs.
         serving: how to serve the adapter, a sentence or two; empty for the general advice.
     """
 
@@ -60,6 +79,7 @@ class ReportInputs:
     method: str = "hydralora"
     matched_baseline: str = "lora"
     choice: Mapping[str, Any] | None = None
+    grouping: Mapping[str, Any] | None = None
     data_card: Mapping[str, Any] | None = None
     sweep: pl.DataFrame | None = None
     cluster_map: pl.DataFrame | None = None
@@ -76,6 +96,7 @@ class ReportInputs:
     token_gates: Sequence[TokenGates] = ()
     parameters: pl.DataFrame | None = None
     energy: pl.DataFrame | None = None
+    more: Sequence[MoreTable] = ()
     serving: str = ""
 
     def __post_init__(self) -> None:

@@ -50,6 +50,7 @@ def sections(inputs: ReportInputs) -> tuple[Section, ...]:
         comparison(inputs),
         parameter_breakdown(inputs),
         gates(inputs),
+        *(Section(t.name, t.title, t.lead, tables=(table(t.table, t.title, folded=False),)) for t in inputs.more),
         costs(inputs),
         parameters(inputs),
         provenance(inputs),
@@ -107,8 +108,15 @@ def number_of_experts(inputs: ReportInputs) -> Section:
         title,
         f"{choice['reason']} {words}",
         (clusters.elbow(inputs.sweep, choice),),
-        (Table("The choice", ("measure", "value"), rows, False), table(inputs.sweep, "Every K")),
+        (Table("The choice", ("measure", "value"), rows, False), *_groups(inputs), table(inputs.sweep, "Every K")),
     )
+
+
+def _groups(inputs: ReportInputs) -> tuple[Table, ...]:
+    if inputs.grouping is None:
+        return ()
+    kind = inputs.grouping["group_kind"]
+    return (Table(f"Experts: one for each {kind}", ("expert", kind), tuple(enumerate(inputs.grouping["groups"]))),)
 
 
 def _plain(value: Any) -> Any:
@@ -240,11 +248,12 @@ def gates(inputs: ReportInputs) -> Section:
 
 def costs(inputs: ReportInputs) -> Section:
     """Section: energy and time."""
+    title = "Energy and time"
     if inputs.energy is None:
-        return Section("energy", "Energy and time", missing="This run measured no energy.")
-    return Section(
-        "energy", "Energy and time", "", (training.energy(inputs.energy),), (table(inputs.energy, "All runs"),)
-    )
+        return Section("energy", title, missing="This run has no times.")
+    measured = inputs.energy["energy_kwh"].is_not_null().any()
+    lead = "" if measured else "Energy was not measured; times are wall times of training."
+    return Section("energy", title, lead, (training.energy(inputs.energy),), (table(inputs.energy, "All runs"),))
 
 
 def parameters(inputs: ReportInputs) -> Section:

@@ -83,7 +83,7 @@ def plain(value: Any) -> str:
 def _numbers(inputs: ReportInputs) -> dict[str, float | int]:
     numbers: dict[str, Any] = {}
     if inputs.choice is not None:
-        numbers["num_experts"] = inputs.choice["num_experts"]
+        numbers["num_experts"] = (inputs.grouping or inputs.choice)["num_experts"]
     if inputs.data_card is not None:
         numbers["n_documents"] = inputs.data_card["n_kept"]
     if inputs.evaluation is not None:

@@ -1,6 +1,7 @@
 """The verdict of a run: a few questions, answered from its tables with how sure the answer is."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,13 +102,30 @@ def _number_of_experts(inputs: ReportInputs) -> Statement:
     if inputs.choice is None:
         return Statement(question, "Not known", "This run has no choice of N.", "unknown")
     choice = inputs.choice
-    n_experts = choice["num_experts"]
+    n_experts = _n_experts(inputs)
+    if inputs.grouping is not None:
+        return Statement(question, *_groups(inputs.grouping, choice))
     answer = f"N = {n_experts}" + (" (one LoRA is enough)" if n_experts == 1 else "")
     structured = choice.get("structure", True)
     detail = str(choice["reason"])
     if "interval" in choice and choice["interval"][0] != choice["interval"][1]:
         detail += f" About as well supported: {choice['interval'][0]} to {choice['interval'][1]}."
     return Statement(question, answer, detail, "good" if structured else "neutral")
+
+
+def _n_experts(inputs: ReportInputs) -> Any:
+    """Of the adapter; the elbow's number is another thing where experts are sources or tasks."""
+    return (inputs.grouping or inputs.choice or {}).get("num_experts")
+
+
+def _groups(grouping: Mapping[str, Any], choice: Mapping[str, Any]) -> tuple[str, str, str]:
+    n_experts, kind, found = grouping["num_experts"], grouping["group_kind"], grouping.get("held_out_accuracy")
+    detail = str(grouping["reason"])
+    if found is not None:
+        detail += f" Prompts tell the {kind} of {100 * found:.1f}% of held-out documents."
+    if kind != "cluster":
+        detail += f" The clusters of the corpus: {choice['num_experts']}. {choice['reason']}"
+    return f"N = {n_experts}" + (f", one for each {kind}" if n_experts > 1 else ""), detail, "good"
 
 
 def _specialisation(inputs: ReportInputs) -> Statement:
@@ -147,7 +165,6 @@ def _observation(inputs: ReportInputs) -> Statement:
 
 
 def _serving_words(inputs: ReportInputs) -> str:
-    n_experts: Any = inputs.choice["num_experts"] if inputs.choice else None
-    if n_experts == 1:
+    if _n_experts(inputs) == 1:
         return "As a plain LoRA"
     return "With live routing, or as one LoRA for each domain"

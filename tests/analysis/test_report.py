@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 
 from analysis.breakdown import ComponentAdapter, break_down
-from analysis.report import ReportInputs, compare_reports, write_comparison, write_report
+from analysis.report import MoreTable, ReportInputs, compare_reports, write_comparison, write_report
 from analysis.report.__main__ import main
+from analysis.report.sections import sections
 from analysis.report.summary import plain, summarise, summary_markdown
 from analysis.report.verdict import matched_difference, verdict
 from analysis.routing import analyse_routing
@@ -156,6 +157,35 @@ def test_one_expert_is_called_a_lora():
     statements = verdict(dataclasses.replace(EMPTY, choice=choice))
     assert statements[0].answer == "N = 1 (one LoRA is enough)"
     assert statements[-1].answer == "As a plain LoRA"
+
+
+def test_experts_given_by_the_prompt_are_called_by_their_groups(inputs: ReportInputs):
+    grouping = {
+        "num_experts": 3, "group_kind": "source", "groups": ["law", "code", "<b>maths</b>"],
+        "reason": "Prompts tell the source.", "held_out_accuracy": 0.992,
+    }  # fmt: skip
+    grouped = dataclasses.replace(inputs, grouping=grouping)
+    statement = verdict(grouped)[0]
+    assert statement.answer == "N = 3, one for each source"
+    assert "99.2% of held-out documents" in statement.detail
+    assert "The clusters of the corpus: 4." in statement.detail
+    assert summarise(grouped)["numbers"]["num_experts"] == 3
+    tables = {t.caption: t for t in sections(grouped)[1].tables}
+    assert tables["Experts: one for each source"].rows[0] == (0, "law")
+
+
+def test_further_tables_are_sections_and_times_need_no_energy(inputs: ReportInputs, tmp_path: Path):
+    assert inputs.energy is not None
+    more = (
+        MoreTable("serving", "One LoRA for each domain", "What it costs.", pl.DataFrame({"domain": ["<i>law</i>"]})),
+    )
+    energy = inputs.energy.with_columns(energy_kwh=pl.lit(None, pl.Float64))
+    page = write_report(dataclasses.replace(EMPTY, more=more, energy=energy), tmp_path).html.read_text("utf-8")
+    assert '<section id="serving"' in page
+    assert "&lt;i&gt;law&lt;/i&gt;" in page
+    assert "Energy was not measured" in page
+    assert "time, s" in page
+    assert "energy, Wh" not in page
 
 
 def evaluation(rows: list[tuple[str, int, float]]) -> pl.DataFrame:

@@ -36,8 +36,8 @@ paper_table_5 <- corpus_documents, document_features, study_benchmarks, study_ru
 parameter_breakdown <- component_adapters, hydralora_adapter
 prompt_gates <- cluster_labels, corpus_documents, document_features, num_experts
 raw_documents <-
-report <- baseline_adapters, cluster_labels, cluster_sweep, corpus_documents, document_features, evaluation, \
-hydralora_adapter, num_experts, parameter_breakdown, routing_analysis
+report <- baseline_adapters, cluster_labels, cluster_sweep, corpus_documents, document_features, domain_exports, \
+evaluation, hydralora_adapter, num_experts, parameter_breakdown, prompt_gates, routing_analysis
 routing_analysis <- cluster_labels, corpus_documents, hydralora_adapter, prompt_gates
 study_benchmarks <- study_runs
 study_run <- corpus_documents, document_features, learning_rates

@@ -1,0 +1,210 @@
+"""What the report of a run is made from: tables of its artifacts, read and put side by side."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from pipelines.adapters import SEQUENCE_GATES
+from pipelines.artifacts import Artifact
+from pipelines.defs.breakdown import load_state
+from pipelines.defs.training import read_curve
+
+if TYPE_CHECKING:
+    from analysis.breakdown import ParameterBreakdown
+    from analysis.report import MoreTable, ReportInputs
+    from analysis.routing import RoutingAnalysis
+
+EXCERPT = 280
+MAP_POINTS = 15_000
+ENERGY_PARTS = ("cpu_kwh", "gpu_kwh", "ram_kwh")
+
+Inputs = Mapping[str, Artifact]
+
+
+def report_inputs(title: str, command: str, inputs: Inputs) -> "ReportInputs":
+    """Collect the tables of a run; nothing is computed again but the two coordinates of the map.
+
+    Args:
+        title, command: of the report.
+        inputs: the artifacts of the run by the names of their assets.
+    """
+    from analysis.report import ReportInputs, TokenGates
+
+    routing = load_routing(inputs["routing_analysis"])
+    examples = inputs["routing_analysis"].json("token_gates") if routing else []
+    adapter, baselines = inputs["hydralora_adapter"], inputs["baseline_adapters"]
+    method = adapter.record["config"]["method"]
+    folders = {method: adapter.folder}
+    folders |= {name: baselines.folder / name for name in baselines.record["config"]["methods"]}
+    records = {name: json.loads((folder / "run.json").read_text()) for name, folder in folders.items()}
+    labels = inputs["cluster_labels"]
+    documents = (
+        inputs["corpus_documents"]
+        .scan("documents")
+        .join(labels.scan("labels"), on="document_id", maintain_order="left")
+    )
+    return ReportInputs(
+        title=title,
+        command=command,
+        provenance=provenance(inputs, records),
+        method=method,
+        matched_baseline="lora_matched",
+        choice=inputs["num_experts"].json("num_experts"),
+        grouping=inputs["prompt_gates"].json("prompt_gates") if method == SEQUENCE_GATES else None,
+        data_card=inputs["corpus_documents"].json("data_card"),
+        sweep=inputs["cluster_sweep"].read("sweep"),
+        cluster_map=cluster_map(documents, inputs["document_features"].array("features")),
+        projection="PCA",
+        n_documents=documents.select(pl.len()).collect().item(),
+        clusters=labels.read("clusters"),
+        representatives=labels.read("examples").filter(pl.col("kind") == "representative"),
+        composition=labels.read("composition"),
+        curves=pl.concat([curve(folder, name, records[name]) for name, folder in folders.items()], how="diagonal"),
+        evaluation=inputs["evaluation"].read("evaluation"),
+        paired=inputs["evaluation"].read("paired"),
+        breakdown=load_breakdown(inputs["parameter_breakdown"]),
+        routing=routing,
+        token_gates=[TokenGates(**example) for example in examples],
+        parameters=parameters_table(folders),
+        energy=energy_table(records),
+        more=(served_table(inputs["domain_exports"]), stages_table(inputs)),
+        serving=serving_words(inputs["domain_exports"]),
+    )
+
+
+def cluster_map(documents: pl.LazyFrame, features: np.ndarray) -> pl.DataFrame:
+    """The two leading principal components of the documents' features, for at most 15,000 documents."""
+    table = (
+        documents.select(
+            "document_id",
+            "cluster",
+            "source",
+            excerpt=pl.concat_str("prompt", "completion", separator="\n").str.slice(0, EXCERPT),
+        )
+        .with_row_index("row")
+        .collect()
+    )
+    if len(table) > MAP_POINTS:
+        table = table.sample(MAP_POINTS, seed=0).sort("row")
+    centred = features[table["row"].to_numpy()]
+    centred = centred - centred.mean(axis=0)
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    points = centred @ directions[:2].T
+    return table.drop("row").with_columns(x=pl.Series(points[:, 0]), y=pl.Series(points[:, -1]))
+
+
+def curve(folder: Path, method: str, record: dict[str, Any]) -> pl.DataFrame:
+    """The training curve of a method."""
+    return read_curve(folder).with_columns(method=pl.lit(method), seed=pl.lit(record["config"]["seed"]))
+
+
+def parameters_table(folders: dict[str, Path]) -> pl.DataFrame:
+    """`method, part, n_parameters` of A, B and router of each adapter."""
+    from analysis.adapter_parts import parameter_counts
+
+    counts = {name: parameter_counts(load_state(folder)) for name, folder in folders.items()}
+    rows = [(name, part, n) for name, parts in counts.items() for part, n in parts.items() if n]
+    return pl.DataFrame(rows, schema=("method", "part", "n_parameters"), orient="row")
+
+
+def energy_table(records: Mapping[str, dict[str, Any]]) -> pl.DataFrame:
+    """`method, seed, energy_kwh, seconds`; energy is null where it was not measured."""
+    rows = []
+    for name, record in records.items():
+        use = record.get("energy")
+        energy = sum(use[part] for part in ENERGY_PARTS) if use else None
+        rows.append((name, record["config"]["seed"], energy, record["seconds"]))
+    schema = {"method": pl.String, "seed": pl.Int64, "energy_kwh": pl.Float64, "seconds": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def served_table(exports: Artifact) -> "MoreTable":
+    """The plain LoRAs of the domains, and what each costs against live gates."""
+    from analysis.report import MoreTable
+
+    lead = (
+        "One plain PEFT LoRA for each domain, with gates that no longer depend on the prompt. Losses are nats a token "
+        "on held-out documents; the difference is what a server without this package loses."
+    )
+    return MoreTable("serving", "One LoRA for each domain", lead, exports.read("exports"))
+
+
+def serving_words(exports: Artifact) -> str:
+    """How to serve the adapter, with what fixed gates cost in this run."""
+    table = exports.read("exports")
+    worst = table.sort("difference").row(-1, named=True)
+    return (
+        f"Live gates need this package in the process that serves. {len(table)} plain LoRAs for servers without it "
+        f"are in the artifact domain_exports; the one that costs most is {worst['domain']}, "
+        f"{worst['difference']:+.4f} nats a token against live gates."
+    )
+
+
+def stages_table(inputs: Inputs) -> "MoreTable":
+    """Seconds of the build of each artifact."""
+    from analysis.report import MoreTable
+
+    rows = [(name, a.record["wall_seconds"], a.record["cpu_seconds"]) for name, a in inputs.items()]
+    seconds = pl.DataFrame(rows, schema=("stage", "wall_seconds", "cpu_seconds"), orient="row")
+    lead = "Of the build of each artifact; one that was found finished keeps the time it took then."
+    return MoreTable("stages", "Time of each stage", lead, seconds.with_columns(pl.selectors.float().round(1)))
+
+
+def provenance(inputs: Inputs, records: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    """Base model, data, settings and seeds of every training; fingerprints and code of the artifacts; versions."""
+    record = next(iter(records.values()))
+    environment, peft = record["environment"], record["peft_config"]
+    settings = ("r", "lora_alpha", "num_experts", "router_input", "shared_expert", "target_modules")
+    return {
+        "base model": f"{record['base_model']['name']}, weights {record['base_model']['weights']}",
+        "adapter": ", ".join(f"{name} {_words(peft[name])}" for name in settings if peft.get(name) is not None),
+        **{f"training of {name}": _training(record) for name, record in records.items()},
+        **{f"artifact {name}": artifact.fingerprint for name, artifact in inputs.items()},
+        **{f"code of {name}": artifact.record["code_version"] for name, artifact in inputs.items()},
+        **{f"package {name}": version for name, version in environment["packages"].items()},
+        "python": environment["python"],
+        "platform": environment["platform"],
+        "hardware": ", ".join([environment["cpu"], *environment["gpus"]]),
+    }
+
+
+def _training(record: Mapping[str, Any]) -> str:
+    config, data = record["config"], record["data"]
+    return (
+        f"seed {config['seed']}, {record['tokens']:,} tokens in {record['steps']:,} steps, rate "
+        f"{config['learning_rate']:g}, {data['documents']:,} documents {data['fingerprint']}, template "
+        f"{data['template']}, at most {data['max_length']} tokens"
+    )
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def load_breakdown(artifact: Artifact) -> "ParameterBreakdown":
+    """The breakdown as `analysis.breakdown` returned it."""
+    from analysis.breakdown import ParameterBreakdown
+    from analysis.observation import ObservationTwo
+
+    names = [field.name for field in fields(ParameterBreakdown) if field.name != "observation"]
+    tables = {name: artifact.read(name) for name in names}
+    return ParameterBreakdown(**tables, observation=ObservationTwo(**artifact.json("observation")))
+
+
+def load_routing(artifact: Artifact) -> "RoutingAnalysis | None":
+    """The analysis as `analysis.routing` returned it; None where there was one expert."""
+    from analysis.routing import RoutingAnalysis
+    from analysis.routing_alarms import Alarm
+
+    if not (artifact.folder / "usage.parquet").exists():
+        return None
+    verdict = artifact.json("routing")
+    words = {"alarms", "specialised", "reason"}
+    tables = {field.name: artifact.read(field.name) for field in fields(RoutingAnalysis) if field.name not in words}
+    alarms = tuple(Alarm(**alarm) for alarm in verdict["alarms"])
+    return RoutingAnalysis(**tables, alarms=alarms, specialised=verdict["specialised"], reason=verdict["reason"])

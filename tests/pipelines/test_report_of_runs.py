@@ -1,0 +1,103 @@
+"""What the asset `report` adds to `analysis.report`: changes since the last run, provenance, served links."""
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from analysis.report import ReportInputs, write_report
+from pipelines.artifacts import Artifact
+from pipelines.defs.report import _link, compare_with_previous
+from pipelines.report_inputs import energy_table, provenance, serving_words, stages_table
+from pipelines.store import ArtifactStore
+
+RECORD = {
+    "config": {"seed": 3, "learning_rate": 0.003},
+    "peft_config": {"r": 7, "lora_alpha": 14, "num_experts": 5, "target_modules": ["q_proj", "v_proj"]},
+    "base_model": {"name": "embedded", "weights": "abcd"},
+    "data": {"fingerprint": "0123", "documents": 5000, "template": "plain", "max_length": 192},
+    "steps": 6,
+    "tokens": 6480,
+    "seconds": 12.5,
+    "energy": None,
+    "environment": {
+        "python": "3.11.7", "packages": {"torch": "2.13.0"}, "platform": "Linux", "cpu": "a CPU", "gpus": ["a GPU"],
+    },
+}  # fmt: skip
+
+
+def reported(store: ArtifactStore, n_experts: int) -> Artifact:
+    """A report of nothing but a choice of N."""
+    choice = {"num_experts": n_experts, "reason": f"It is {n_experts}."}
+    inputs = ReportInputs(title="a run", command="make run", choice=choice)
+    return store.build(
+        "report",
+        lambda draft: write_report(inputs, draft.folder) and None,
+        code_version="1",
+        config={"n": n_experts},
+    )  # fmt: skip
+
+
+def remember(store: ArtifactStore, artifact: Artifact) -> None:
+    store.handle_output(dg.build_output_context(), artifact)
+
+
+def test_a_second_run_is_compared_with_the_first(tmp_path: Path) -> None:
+    store = ArtifactStore(directory=str(tmp_path))
+    first = reported(store, 4)
+    assert compare_with_previous(store, first) is None
+    remember(store, first)
+    assert compare_with_previous(store, first) is None  # nothing changed
+    page = compare_with_previous(store, reported(store, 5))
+    assert page is not None
+    words = page.path("comparison.html").read_text("utf-8")
+    assert "N = 4" in words
+    assert "N = 5" in words
+
+
+def test_links_are_of_the_server_where_there_is_one(tmp_path: Path) -> None:
+    store = ArtifactStore(directory=str(tmp_path))
+    artifact = reported(store, 4)
+    served = _link("http://localhost:3001/quickstart/", artifact, "report.html")
+    assert served.value == f"http://localhost:3001/quickstart/report/{artifact.fingerprint}/report.html"
+    assert _link(None, artifact, "report.html").value == str(artifact.folder / "report.html")
+
+
+def test_provenance_names_base_model_data_settings_and_code(tmp_path: Path) -> None:
+    store = ArtifactStore(directory=str(tmp_path))
+    found = provenance({"report": reported(store, 4)}, {"hydralora": RECORD})
+    assert found["base model"] == "embedded, weights abcd"
+    assert found["adapter"] == "r 7, lora_alpha 14, num_experts 5, target_modules q_proj v_proj"
+    assert found["training of hydralora"].startswith(
+        "seed 3, 6,480 tokens in 6 steps, rate 0.003, 5,000 documents 0123"
+    )
+    assert found["code of report"] == "1"
+    assert found["hardware"] == "a CPU, a GPU"
+
+
+def test_times_are_told_where_energy_was_not_measured(tmp_path: Path) -> None:
+    use = {"cpu_kwh": 0.25, "gpu_kwh": 0.5, "ram_kwh": 0.25}
+    table = energy_table({"hydralora": RECORD, "lora": {**RECORD, "energy": use}})
+    assert table["energy_kwh"].to_list() == [None, 1.0]
+    assert table["seconds"].to_list() == [12.5, 12.5]
+    store = ArtifactStore(directory=str(tmp_path))
+    stages = stages_table({"report": reported(store, 4)}).table
+    assert stages["stage"].to_list() == ["report"]
+    assert json.loads(stages.select("wall_seconds").write_json())[0]["wall_seconds"] >= 0
+
+
+def test_serving_says_what_the_worst_export_costs(tmp_path: Path) -> None:
+    table = pl.DataFrame({"domain": ["law", "code", "others"], "difference": [0.01, 0.2, -0.1]})
+    table.write_parquet(tmp_path / "exports.parquet")
+    words = serving_words(Artifact("domain_exports", "0", tmp_path))
+    assert "3 plain LoRAs" in words
+    assert "code, +0.2000 nats" in words
+
+
+@pytest.mark.parametrize("suffix", [".j2", ".css", ".js"])
+def test_a_changed_template_makes_another_report(suffix: str) -> None:
+    from pipelines.artifacts import _source_files
+
+    assert any(path.suffix == suffix for path in _source_files("analysis.report"))
