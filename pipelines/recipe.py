@@ -73,11 +73,13 @@ class Recipe(dg.ConfigurableResource):
     gradient_accumulation_steps: int = 4
     gradient_checkpointing: bool = False
     save_steps: int = 50
+    report_to: list[str] = []
+    """Trackers beside Dagster: `trackio`, `tensorboard`, `mlflow`."""
     seed: int = 0
 
     def identity(self) -> dict[str, Any]:
-        """What a fingerprint needs to know of it: everything but how often it is saved."""
-        return {"recipe": self.model_dump(exclude={"save_steps"})}
+        """What a fingerprint needs to know of it: everything but how often it is saved and who watches."""
+        return {"recipe": self.model_dump(exclude={"save_steps", "report_to"})}
 
     def text_identity(self) -> dict[str, Any]:
         """What a fingerprint needs to know of how documents become tokens."""
@@ -117,5 +119,6 @@ class Recipe(dg.ConfigurableResource):
             gradient_accumulation_steps=self.gradient_accumulation_steps,
             gradient_checkpointing=self.gradient_checkpointing,
             save_steps=self.save_steps,
+            report_to=self.report_to,
             seed=self.seed if seed is None else seed,
         )
