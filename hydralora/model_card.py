@@ -8,9 +8,16 @@ from hydralora.base_model import EMBEDDED, EMBEDDED_ON_HUB
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
+# Folder beside an adapter, if it was trained with gates that a model of prompts gives (see `analysis.prompt_gates`).
+GROUP_MODEL = "group_model"
 
-def model_card(record: Mapping[str, Any]) -> "ModelCard":
-    """A card from the record of a run (`run.json`)."""
+
+def model_card(record: Mapping[str, Any], *, has_group_model: bool = False) -> "ModelCard":
+    """A card from the record of a run (`run.json`).
+
+    Args:
+        has_group_model: beside the adapter lies what finds the expert of a prompt (`analysis.prompt_gates`).
+    """
     from huggingface_hub import ModelCard, ModelCardData
 
     name = record["base_model"]["name"]
@@ -21,13 +28,17 @@ def model_card(record: Mapping[str, Any]) -> "ModelCard":
         pipeline_tag="text-generation",
         tags=["hydralora"] if peft_config is None else ["hydralora", peft_config["peft_type"].lower()],
     )
-    sections = ["# " + _title(record), _facts(record), "## Use\n\n```python\n" + usage_code(record) + "```"]
+    sections = [
+        "# " + _title(record),
+        _facts(record),
+        "## Use\n\n```python\n" + usage_code(record, has_group_model=has_group_model) + "```",
+    ]
     if record["held_out"] is not None:
         sections.append("## Held-out loss\n\n" + _losses(record["held_out"]))
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
 
 
-def usage_code(record: Mapping[str, Any]) -> str:
+def usage_code(record: Mapping[str, Any], *, has_group_model: bool = False) -> str:
     """Python that loads the adapter from the current folder and answers a prompt with the template of the training."""
     name, peft_config = record["base_model"]["name"], record["peft_config"]
     template = record["data"]["template"]
@@ -39,17 +50,22 @@ def usage_code(record: Mapping[str, Any]) -> str:
     generate = "output = model.generate(tokens, max_new_tokens=64, do_sample=False)\n"
     if peft_config is not None and peft_config.get("router_input") == "sequence":
         gates = [1.0] + [0.0] * (peft_config["num_experts"] - 1)
-        generate = (
-            f"gates = torch.tensor([{gates}])  # a weight for each expert, here the first alone\n"
-            f"with hydralora.expert_gates(model, gates):\n    {generate}"
-        )
+        if has_group_model:
+            lines = f'gates = torch.from_numpy(prompt_gates(load_group_model("{GROUP_MODEL}"), [prompt]))\n'
+        else:
+            lines = f"gates = torch.tensor([{gates}])  # a weight for each expert, here the first alone\n"
+        generate = f"{lines}with hydralora.expert_gates(model, gates):\n    {generate}"
     return (
-        "import torch\n" + ("" if peft_config is None else "from peft import PeftModel\n") + "\nimport hydralora\n"
-        "from hydralora.base_model import load_base_model\n"
+        "import torch\n"
+        + ("" if peft_config is None else "from peft import PeftModel\n")
+        + "\nimport hydralora\n"
+        + ("from analysis.prompt_gates import load_group_model, prompt_gates\n" if has_group_model else "")
+        + "from hydralora.base_model import load_base_model\n"
         "from hydralora.data import Frame\n\n"
         + load
         + f'frame = Frame.of(tokenizer, "{template}")\n'
-        + 'tokens = torch.tensor(frame.prompt_tokens(tokenizer, ["What is a router?"]))\n'
+        + 'prompt = "What is a router?"\n'
+        + "tokens = torch.tensor(frame.prompt_tokens(tokenizer, [prompt]))\n"
         + generate
         + "print(tokenizer.decode(output[0, tokens.shape[1] :], skip_special_tokens=True))\n"
     )

@@ -43,7 +43,7 @@ def write_result(
     Args:
         state_dict: the weights of a model that is split between processes; it is not read back.
     """
-    from hydralora.model_card import model_card
+    from hydralora.model_card import GROUP_MODEL, model_card
     from hydralora.trainer import save_model
 
     partial = folder / "partial"
@@ -51,7 +51,7 @@ def write_result(
     save_model(model, partial, state_dict)
     if record["peft_config"] is None:
         tokenizer.save_pretrained(partial)
-    model_card(record).save(partial / "README.md")
+    model_card(record, has_group_model=(folder / GROUP_MODEL).is_dir()).save(partial / "README.md")
     difference = reload_difference(model, partial, documents) if state_dict is None else None
     for path in sorted(partial.iterdir()):
         os.replace(path, folder / path.name)

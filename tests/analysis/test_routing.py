@@ -4,7 +4,7 @@ import pytest
 from sklearn.metrics import normalized_mutual_info_score
 
 from analysis.association import gate_association
-from analysis.routing import DocumentGates, analyse_routing, specialisation
+from analysis.routing import DocumentGates, analyse_routing, given_specialisation, specialisation
 from analysis.routing_alarms import routing_alarms
 
 from .synthetic_run import MODULES, hydralora_state, routing, routing_tables
@@ -132,6 +132,27 @@ def test_gates_that_follow_clusters_do_not_make_equal_experts_specialists(cosine
     told, reason = specialisation(entropy, association, usage, similar_experts(cosine))
     assert told == answer
     assert reason.startswith("The experts are nearly the same") == (answer == "no")
+
+
+@pytest.mark.parametrize(("cosine", "answer"), [(0.97, "no"), (0.2, "yes")])
+def test_gates_that_are_given_follow_their_groups_by_construction(cosine: float, answer: str):
+    told, reason = given_specialisation("source", similar_experts(cosine))
+    assert told == answer
+    assert "goes to the expert of its source" in reason
+    assert f"{cosine:.3f}" in reason
+    assert given_specialisation("task", NO_SIMILARITY)[0] == "cannot tell"
+
+
+def test_a_rare_source_is_no_dead_expert():
+    """The same hard gates with a router are alarming: one expert has nearly all the use, the other is dead."""
+    gates = pl.DataFrame(
+        {"layer": 0, "module": "q", "expert": [0, 1], "group_kind": "all", "group": "all", "gate": [0.99, 0.01]}
+    )
+    entropy = pl.DataFrame({"layer": [0], "module": ["q"], "entropy": [0.0]})
+    assert analyse_routing(gates, entropy).alarms
+    given = analyse_routing(gates, entropy, given_by="source")
+    assert given.alarms == ()
+    assert given.reason.startswith("Gates are given")
 
 
 def test_warnings_come_before_notes():
