@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from analysis.text_blocks import TextBlock, Texts, map_threads, text_blocks
 
+BATCH_ROWS = 1 << 17
+
 
 def sample_texts(batches: Iterable[Texts], size: int, random_state: int = 0) -> pa.Array:
     """Draw `size` different texts in one pass over `batches`: those with the smallest seeded hashes.
@@ -55,11 +57,20 @@ def sample_documents(documents: pl.LazyFrame, size: int, random_state: int = 0) 
     number = pl.col("document_id").str.to_integer(base=16, dtype=pl.UInt64)
     start = int(np.random.default_rng(random_state).integers(2**63))
     rank = number - pl.lit(start, pl.UInt64)  # wraps around
-    ranks = documents.select(rank).collect(engine="streaming").to_series().to_numpy()
-    if len(ranks) > size:
-        largest = int(np.partition(ranks, size - 1)[size - 1])
-        documents = documents.filter(rank <= pl.lit(largest, pl.UInt64))
-    return documents.collect(engine="streaming")
+    ranks = (batch.to_series().to_numpy() for batch in documents.select(rank).collect_batches(chunk_size=BATCH_ROWS))
+    largest = _largest_of_smallest(ranks, size)
+    return documents.filter(rank <= pl.lit(largest, pl.UInt64)).collect(engine="streaming")
+
+
+def _largest_of_smallest(blocks: Iterable[NDArray[np.uint64]], size: int) -> int:
+    """The `size`-th smallest number, or the largest possible one if there are not as many; few are kept at a time."""
+    smallest, largest = np.empty(0, np.uint64), 2**64 - 1
+    for block in blocks:
+        smallest = np.concatenate([smallest, block[block <= largest]])
+        if len(smallest) >= size:
+            smallest = np.partition(smallest, size - 1)[:size]
+            largest = int(smallest[-1])
+    return largest
 
 
 class _Smallest:

@@ -168,9 +168,9 @@ def _reason(
         sentences.append(f"{value} clusters, because you asked for that number; {wanted}.")
     elif not evidence.structure:
         sentences.append(
-            f"No clear structure: one LoRA is enough. Clusters found with one half of the words explain "
-            f"{evidence.explained:.0%} of the variation there and {evidence.shared:.0%} in the other half; parts of a "
-            f"corpus would explain at least {MIN_SHARED:.0%}."
+            f"No clear structure: one LoRA is enough. {evidence.n_clusters} clusters found with one half of the words "
+            f"explain {evidence.explained:.0%} of the variation there and {evidence.shared:.0%} in the other half; "
+            f"parts of a corpus would explain at least {MIN_SHARED[evidence.n_clusters]:.0%}."
         )
     else:
         sentences.append(

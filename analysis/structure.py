@@ -21,8 +21,9 @@ from analysis.tfidf import Tfidf
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-# Set on development corpora (docs/results/selection.md).
-N_CLUSTERS, MIN_SHARED = 4, 0.15
+# What 4 or 8 clusters must explain: 4 suffice for few parts, of many parts they leave too much. Set on development
+# corpora (docs/results/selection.md).
+MIN_SHARED = {4: 0.15, 8: 0.205}
 N_COMPONENTS = 32
 SAMPLE_SIZE = 2048
 
@@ -32,16 +33,23 @@ class StructureEvidence:
     """Why a corpus counts as one piece or as several.
 
     Attributes:
-        explained: share of the variation in one half of the vocabulary that four clusters found there explain.
+        n_clusters: the number of clusters, of those in `MIN_SHARED`, that speaks most for structure.
+        explained: share of the variation in one half of the vocabulary that the clusters found there explain.
         shared: the same for the other half of the vocabulary, beyond chance: 0 where the clusters say nothing about it.
     """
 
+    n_clusters: int
     explained: float
     shared: float
 
     @property
     def structure(self) -> bool:
-        return self.shared >= MIN_SHARED
+        return self.strength >= 1
+
+    @property
+    def strength(self) -> float:
+        """`shared` as a multiple of what parts of a corpus share at least."""
+        return self.shared / MIN_SHARED[self.n_clusters]
 
 
 def measure_structure(
@@ -57,12 +65,14 @@ def measure_structure(
     rows = _sample(len(documents), random_state)
     weights = np.ones(len(rows)) if sample_weight is None else sample_weight[rows]
     halves = vocabulary_halves(documents.take(pa.array(rows)), random_state)
-    explained, shared = [], []
-    for own, other in (halves, halves[::-1]):
-        labels = sweep_kmeans(own, range(1, N_CLUSTERS + 1), sample_weight=weights).labels[-1]
-        explained.append(explained_by(own, labels, weights))
-        shared.append(explained_by(other, labels, weights))
-    return StructureEvidence(float(np.mean(explained)), float(np.mean(shared)))
+    sweeps = [sweep_kmeans(half, range(1, max(MIN_SHARED) + 1), sample_weight=weights) for half in halves]
+    candidates = []
+    for n_clusters in MIN_SHARED:
+        labels = [sweep.labels[min(n_clusters, len(sweep.labels)) - 1] for sweep in sweeps]
+        explained = [explained_by(half, own, weights) for half, own in zip(halves, labels, strict=True)]
+        shared = [explained_by(half, other, weights) for half, other in zip(halves, labels[::-1], strict=True)]
+        candidates.append(StructureEvidence(n_clusters, float(np.mean(explained)), float(np.mean(shared))))
+    return max(candidates, key=lambda evidence: evidence.strength)
 
 
 def vocabulary_halves(texts: Texts, random_state: int = 0) -> tuple[Features, Features]:

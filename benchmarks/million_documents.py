@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 RESULT = Path(__file__).parent / "results" / "million_documents.json"
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", Path(__file__).resolve().parents[2] / "shared" / "corpora"))
@@ -66,7 +68,7 @@ def measure(path: Path, n_documents: int) -> dict[str, Any]:
 
     def label(paths: list[Path]) -> dict[str, Any]:
         seconds, start = {}, time.process_time()
-        documents = pl.scan_parquet(paths).select("document_id", text=document_text())
+        documents = pl.scan_parquet(paths).select("document_id", text=document_text("both"))
         sample = sample_documents(documents, 10_000)["text"]
         seconds["sample"] = time.process_time() - start
         features = TfidfLsa().fit(sample)
@@ -78,10 +80,14 @@ def measure(path: Path, n_documents: int) -> dict[str, Any]:
         seconds["choice"] = time.process_time() - start - sum(seconds.values())
         model = CorpusModel(features, sweep.centers[sweep.index(n_clusters)])
         batches = (batch for path in paths for batch in iter_parquet(path, ["prompt", "completion"]))
-        labels = np.concatenate([block.labels for block in model.stream(batches)])
+        sizes = np.zeros(n_clusters, np.int64)
+        with pq.ParquetWriter(Path(folder) / "labels.parquet", pa.schema({"cluster": pa.int32()})) as writer:
+            for block in model.stream(batches):
+                sizes += np.bincount(block.labels, minlength=n_clusters)
+                writer.write_table(pa.table({"cluster": block.labels}))
         seconds["label"] = time.process_time() - start - sum(seconds.values())
-        sizes = np.bincount(labels, minlength=n_clusters).tolist()
-        return {"labelled": len(labels), "n_clusters": n_clusters, "cluster_sizes": sizes, "cpu_seconds": seconds}
+        cluster_sizes = sizes.tolist()
+        return {"labelled": sum(cluster_sizes), "cluster_sizes": cluster_sizes, "cpu_seconds": seconds}
 
     with tempfile.TemporaryDirectory() as folder:
         warm_up = Path(folder) / "few.parquet"

@@ -43,7 +43,7 @@ def answers(texts: list[str], labels: np.ndarray, rules: tuple[str, ...], source
         "interval": choice.interval,
         "sharpness": choice.sharpness,
         "stability": choice.stability,
-        "shared": choice.evidence.shared,
+        "strength": choice.evidence.strength,
         "ari": adjusted_rand_score(labels, sweep.labels[sweep.index(choice.value)]),
         **{f"rule {rule}": value for rule, value in raw.items()},
         f"constant {CONSTANT}": CONSTANT,
@@ -185,7 +185,7 @@ def one_part(name: str, text: str) -> dict:
             "draws": len(found),
             "one": round(float(np.mean(np.array(found) == 1)), 3),
             "others": {row["name"]: row["choice"] for row in rows if row["choice"] != 1 and "name" in row},
-            "shared": [round(row["shared"], 3) for row in rows],
+            "strength": [round(row["strength"], 3) for row in rows],
         }
     }
 

@@ -35,7 +35,7 @@ SETTINGS = {
     "all terms": {"min_df": 1, "max_features": None, "sublinear_tf": False},
     "min_df=2, 20,000 terms, sublinear": {"min_df": 2, "max_features": 20_000, "sublinear_tf": True},
 }
-REPEATS = 3
+REPEATS = 5
 COLD_START = """
 import time
 start = time.process_time()
