@@ -120,3 +120,16 @@ def test_layers_that_do_not_exist_are_named(tmp_path: Path) -> None:
     }
     result = build_defs().resolve_job_def("compare").execute_in_process(run_config=config, raise_on_error=False)
     assert "Expected target_modules among the layers of LlamaForCausalLM, got 'query'" in reason(result)
+
+
+@pytest.mark.slow
+def test_benchmarks_of_what_was_compared(tmp_path: Path, shared_corpora: Path) -> None:
+    pytest.importorskip("lm_eval")
+    benchmarks = {"tasks": ["mmlu_law"], "methods": ["base", "hydralora_sequence"], "limit": 2}
+    options = {**benchmarks, "corpora": str(shared_corpora)}
+    assert compare(tmp_path, ["hydralora_sequence", "lora_matched"], method_benchmarks=options).success
+    scores = latest(tmp_path, "method_benchmarks").read("scores")
+    means = scores.filter(pl.col("task") == "mmlu_law")
+    assert means["method"].to_list() == ["base", "hydralora_sequence"]
+    assert set(means["chance"]) == {0.25}
+    assert set(means["n"]) == {4}

@@ -85,6 +85,6 @@ def test_jobs_split_at_the_clusters() -> None:
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.name != "dagster.yaml"], ids=lambda path: path.stem)
 def test_shipped_configurations_fit_the_job(path: Path) -> None:
     config = yaml.safe_load(path.read_text())
-    jobs = {"compare": "compare", "study": "study", "paper": "study"}
+    jobs = {"compare": "compare", "study": "study", "paper": "study", "one": "one_run"}
     job = jobs.get(path.stem.split("-")[0], "hydralora")
     assert dg.validate_run_config(defs.resolve_job_def(job), config)

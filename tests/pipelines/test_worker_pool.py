@@ -1,0 +1,56 @@
+"""Work in processes that stay: all of it is done or named, whatever happens to one piece."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from pipelines.adapters import Log
+from pipelines.artifacts import Artifact
+from pipelines.external.launcher import Launcher
+from pipelines.worker_pool import build_all
+
+
+def succeed(folder: Path, name: str, log: Log) -> Artifact:
+    log(f"{name} in {os.getpid()}")
+    (folder / name).write_text(str(os.getpid()))
+    return Artifact("work", name, folder)
+
+
+def fail(log: Log) -> Artifact:
+    raise dg.Failure("out of luck", allow_retries=False)
+
+
+def die(log: Log) -> Artifact:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("parallel", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_one_failure_leaves_the_others_finished(tmp_path: Path, parallel: int) -> None:
+    work = {
+        "first": partial(succeed, tmp_path, "first"),
+        "second": fail,
+        "third": partial(succeed, tmp_path, "third"),
+        "fourth": partial(succeed, tmp_path, "fourth"),
+    }
+    lines: list[str] = []
+    with pytest.raises(dg.Failure, match=r"1 of 4 failed\.\nsecond: out of luck"):
+        build_all(work, Launcher(parallel=parallel), lines.append, lambda artifact: artifact.fingerprint)
+    processes = {(tmp_path / name).read_text() for name in ("first", "third", "fourth")}
+    assert (str(os.getpid()) in processes) == (parallel == 1)
+    assert len(processes) <= parallel
+    assert lines[0] == f"4 to do, {parallel} at a time"
+    assert any(line.endswith("third: third") for line in lines)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_work_with_its_name(tmp_path: Path) -> None:
+    work = {"first": die, "second": partial(succeed, tmp_path, "second")}
+    with pytest.raises(
+        dg.Failure, match=r"of 2 failed\.\nfirst: A process in the process pool was terminated abruptly"
+    ):
+        build_all(work, Launcher(parallel=2), lambda text: None, lambda artifact: artifact.fingerprint)
