@@ -11,9 +11,14 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float32]
 State = Mapping[str, NDArray[np.generic]]
 
+OUTSIDE = -1
+"""The layer of modules outside of the numbered layers, such as `lm_head`."""
+
 # `base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight`; the adapter's name may stand before `.weight`.
-_KEY = re.compile(
-    r"(?:^|\.)(?P<layer>\d+)\.(?P<module>[^\d.][\w.]*?)\.(?P<part>lora_[AB]|hydralora_(?:A|B|router))(?:\.\w+)?\.weight$"
+_PART = r"\.(?P<part>lora_[AB]|hydralora_(?:A|B|router))(?:\.\w+)?\.weight$"
+_KEYS = (
+    re.compile(r"(?:^|\.)(?P<layer>\d+)\.(?P<module>[^\d.][\w.]*?)" + _PART),
+    re.compile(r"(?:^|\.)(?P<module>\w+)" + _PART),  # `base_model.model.lm_head.lora_A.weight`
 )
 
 
@@ -23,7 +28,7 @@ class Submodule:
 
     Attributes:
         head: name of the adapter, or of the expert within it.
-        layer: number of the layer.
+        layer: number of the layer, or `OUTSIDE`.
         module: path of the adapted module within its layer, such as "self_attn.q_proj".
         matrix: "A" or "B".
         rows: [r, dim], the r directions that the matrix reads (A) or writes (B transposed).
@@ -86,8 +91,8 @@ def parameter_counts(state: State) -> dict[str, int]:
 def _parts(state: State) -> dict[tuple[int, str], dict[str, Matrix]]:
     parts: dict[tuple[int, str], dict[str, Matrix]] = {}
     for key, values in state.items():
-        if match := _KEY.search(key):
-            place = int(match["layer"]), match["module"]
+        if match := next(filter(None, (pattern.search(key) for pattern in _KEYS)), None):
+            place = int(match.groupdict().get("layer", OUTSIDE)), match["module"]
             parts.setdefault(place, {})[match["part"]] = np.asarray(values, np.float32)
     return parts
 

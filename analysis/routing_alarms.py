@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from analysis.adapter_parts import OUTSIDE
+
 INERT_ENTROPY = 0.995
 COLLAPSED_USAGE = 0.95
 DEAD_SHARE = 0.1
@@ -103,4 +105,4 @@ def _places(rows: pl.DataFrame, most: int = 4) -> str:
 
 
 def _where(row: dict[str, object]) -> str:
-    return f"layer {row['layer']} {row['module']}"
+    return str(row["module"]) if row["layer"] == OUTSIDE else f"layer {row['layer']} {row['module']}"

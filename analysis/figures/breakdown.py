@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 
+from analysis.adapter_parts import OUTSIDE
 from analysis.figures.style import Picture, color, integer_ticks, legend_below, marker, styled, subplots
 from analysis.observation import RELATIONS, SAME_SEED
 
@@ -54,7 +55,7 @@ def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int =
         most: layers shown, evenly spread from the first to the last.
     """
     points = embedding.filter((pl.col("method") == method) & (pl.col("panel") == matrix))
-    layers = points["layer"].unique().sort().to_list()
+    layers = points.filter(pl.col("layer") != OUTSIDE)["layer"].unique().sort().to_list()
     shown = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, min(most, len(layers))).round().astype(int))]
     heads = points["head"].unique(maintain_order=True).to_list()
     n_columns = min(4, len(shown))
@@ -120,7 +121,7 @@ def similarity_by_relation(pairs: pl.DataFrame) -> Picture:
 @styled
 def similarity_by_layer(pairs: pl.DataFrame) -> Picture:
     """Mean subspace similarity and CKA of heads of one seed by layer, A against B."""
-    table = pairs.filter(pl.col("relation") == SAME_SEED)
+    table = pairs.filter((pl.col("relation") == SAME_SEED) & (pl.col("layer") != OUTSIDE))
     modules = table["module"].unique().sort().to_list()
     layers = table["layer"].unique().sort().to_list()
     figure, axes = subplots(1, 2, width=6.6, height=2.9, share_y=True)

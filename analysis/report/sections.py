@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from analysis.adapter_parts import OUTSIDE
 from analysis.figures import Picture, breakdown, clusters, routing, training
 from analysis.observation import SAME_SEED
 from analysis.report.inputs import ReportInputs
@@ -207,13 +208,16 @@ _MEASURES = ("subspace_similarity", "mean_angle", "largest_angle", "cka", "cosin
 
 
 def _relation_means(pairs: pl.DataFrame) -> pl.DataFrame:
-    return pairs.group_by("relation", "matrix", maintain_order=True).agg(pl.col(*_MEASURES).fill_nan(None).mean())
+    return pairs.group_by("relation", "matrix", maintain_order=True).agg(
+        pl.col(*_MEASURES).fill_nan(None).mean().round(3)
+    )
 
 
 def _layer_means(pairs: pl.DataFrame) -> pl.DataFrame:
     keys = ("relation", "matrix", "layer", "module")
     measures = ("subspace_similarity", "mean_angle", "cka", "update_cosine")
-    return pairs.group_by(keys).agg(pl.col(measures).fill_nan(None).mean()).sort(keys)
+    means = pairs.group_by(keys).agg(pl.col(measures).fill_nan(None).mean().round(3)).sort(keys)
+    return means.with_columns(pl.col("layer").replace(OUTSIDE, None))
 
 
 def _sizes(submodules: pl.DataFrame) -> pl.DataFrame:

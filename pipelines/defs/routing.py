@@ -174,9 +174,13 @@ def example_rows(sources: list[str], examples: int) -> list[int]:
 
 
 def layer_and_module(name: str) -> tuple[int, str]:
-    """`model.layers.3.self_attn.q_proj` -> (3, "self_attn.q_proj")."""
+    """`model.layers.3.self_attn.q_proj` -> (3, "self_attn.q_proj"); `lm_head` -> (OUTSIDE, "lm_head")."""
+    from analysis.adapter_parts import OUTSIDE
+
     parts = name.split(".")
-    number = next(i for i, part in enumerate(parts) if part.isdigit())
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    if number is None:
+        return OUTSIDE, parts[-1]
     return int(parts[number]), ".".join(parts[number + 1 :])
 
 

@@ -1,10 +1,12 @@
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.text import Text
 from sklearn.metrics import silhouette_score
 
-from analysis.adapter_parts import parameter_counts, submodules
+from analysis.adapter_parts import OUTSIDE, parameter_counts, submodules
 from analysis.breakdown import ComponentAdapter, break_down
+from analysis.figures.breakdown import layer_maps, similarity_by_layer
 from analysis.observation import EXPERTS, FROM_START, OTHER_SEED, SAME_SEED, SEED_CONTROL, UNTRAINED
 from analysis.permutation import matching, p_value, separability, sign_flip_p_value
 from analysis.projection import distances, embed, gram
@@ -230,6 +232,27 @@ def test_b_as_alike_as_a_is_not_support():
     observation = break_down(twins, methods=()).observation
     assert observation.verdict == "not supported"
     assert "not clearly more alike than B" in observation.reason
+
+
+def test_modules_outside_of_the_layers_are_compared_too():
+    def with_head(seed: int, part: int) -> dict[str, np.ndarray]:
+        generator = np.random.default_rng([seed, part])
+        head = {"A": generator.normal(size=(4, 48)), "B": generator.normal(size=(200, 4))}
+        named = {f"base_model.model.lm_head.lora_{m}.weight": values for m, values in head.items()}
+        return lora_state(seed, part, n_layers=2) | named
+
+    parts = submodules(with_head(0, 0), "x")
+    assert [(s.layer, s.module, s.rows.shape) for s in parts[:2]] == [
+        (OUTSIDE, "lm_head", (4, 48)), (OUTSIDE, "lm_head", (4, 200)),
+    ]  # fmt: skip
+    assert parameter_counts(with_head(0, 0))["A"] == parameter_counts(lora_state(0, 0, n_layers=2))["A"] + 4 * 48
+    heads = [ComponentAdapter(f"{p}", f"{p}", 0, with_head(0, p)) for p in range(2)]
+    found = break_down(heads, methods=("t-SNE",))
+    assert found.pairs.filter(module="lm_head")["matrix"].to_list() == ["A", "B"]
+    for picture in (similarity_by_layer(found.pairs), layer_maps(found.embedding, "t-SNE", "B")):
+        words = {text.get_text() for text in picture.figure.findobj(Text)}
+        assert not {"layer -1", "-1", "A lm_head"} & words
+        assert {"layer 1", "A q_proj"} & words
 
 
 def test_tables_of_a_breakdown():

@@ -40,6 +40,7 @@ def test_examples_go_round_the_sources() -> None:
 def test_layer_and_module() -> None:
     assert layer_and_module("model.layers.3.self_attn.q_proj") == (3, "self_attn.q_proj")
     assert layer_and_module("transformer.h.11.attn.c_attn") == (11, "attn.c_attn")
+    assert layer_and_module("base_model.model.lm_head") == (-1, "lm_head")
 
 
 def test_group_means_weigh_documents_by_their_tokens() -> None:
