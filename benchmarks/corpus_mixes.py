@@ -16,6 +16,7 @@ Pool = dict[str, list[Document]]
 
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", Path(__file__).resolve().parents[2] / "shared" / "corpora"))
 SPLIT_SEED = 2024
+WHOLE = ("dolly15k", "flan10", "gsm8k", "legalbench", "mbxp", "medquad")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ def domains() -> Pool:
     whole = {"math": "gsm8k", "medical": "medquad", "law": "legalbench", "code": "mbxp"}
     pool = {name: documents(read(f"{stem}_train")) for name, stem in whole.items()}
     return pool | by(read("flan10_train"), "domain", 1)
+
+
+def whole_corpora() -> Pool:
+    """Collections as users have them, most of them of many parts."""
+    return {name: documents(read(f"{name}_train")) for name in WHOLE}
 
 
 def datasets() -> Pool:

@@ -73,7 +73,7 @@ def single(pool: mixes.Pool, text: str, n: int = 2000) -> list[dict]:
     return rows
 
 
-def shuffled(pool: mixes.Pool, text: str, n: int, draws: int = 10) -> list[dict]:
+def shuffled(pool: mixes.Pool, text: str, n: int = 1000, draws: int = 12) -> list[dict]:
     rows = []
     for repeat in range(draws):
         mix = mixes.draw(pool, 2 + repeat % 6, n, 1, (repeat, 9))
@@ -173,21 +173,48 @@ def four_domains(name: str, text: str) -> dict:
 
 def one_part(name: str, text: str) -> dict:
     """Corpora whose answer should be 1."""
-    if name == "one task":
-        rows = single(mixes.single_tasks(), text)
-    elif name == "one legal task":
-        rows = single(mixes.legal_tasks(), text)
+    if name == "shuffled words":
+        rows = [
+            row for pool in ("development", "held out") for row in shuffled(families()[f"{pool}: data sets"].pool, text)
+        ]
     else:
-        rows = shuffled(families()["held out: data sets"].pool, text, 1000)
+        rows = single(one_part_pools()[name], text)
     found = [row["choice"] for row in rows]
     return {
         f"{name}, {text}": {
             "draws": len(found),
             "one": round(float(np.mean(np.array(found) == 1)), 3),
             "others": {row["name"]: row["choice"] for row in rows if row["choice"] != 1 and "name" in row},
-            "strength": [round(row["strength"], 3) for row in rows],
+            "strength": sorted(round(row["strength"], 2) for row in rows),
         }
     }
+
+
+def one_part_pools() -> dict[str, mixes.Pool]:
+    development, held_out = mixes.split(mixes.single_tasks())
+    bbh = {name: documents for name, documents in mixes.bbh_tasks().items() if name != "multistep_arithmetic_two"}
+    return {
+        "development: one task": development,
+        "held out: one task": held_out,
+        "development: one legal task": mixes.legal_tasks(),
+        "held out: one BBH task": bbh,  # without one that has no word
+    }
+
+
+def whole_corpora(name: str, text: str) -> dict:
+    """Corpora of many parts, as a user would throw them together: all six, and five, in equal parts and as they are."""
+    corpora = mixes.whole_corpora()
+    rows = []
+    for left_out in (None, *corpora):
+        pool = {corpus: documents for corpus, documents in corpora.items() if corpus != left_out}
+        together = {"together": [document for documents in pool.values() for document in documents]}
+        for sizes, mix in (
+            ("equal", mixes.draw(pool, len(pool), 2000, 1, (1,))),
+            ("as they are", mixes.draw(together, 1, 2000, 1, (1,))),
+        ):
+            row = answers(mix.texts(text), mix.labels, ())
+            rows.append({"left out": left_out, "sizes": sizes, **{key: row[key] for key in ("choice", "strength")}})
+    return {f"{name}, {text}": {"several": sum(row["choice"] > 1 for row in rows), "draws": len(rows), "rows": rows}}
 
 
 def other_order(name: str, text: str) -> dict:
@@ -216,7 +243,8 @@ def tasks() -> list[tuple[Callable[[str, str], dict], str, str]]:
     mixed += [(mixed_corpora, name, "both") for name in families() if "data sets" in name or "domains" in name]
     texts = ("prompt", "both")
     rest = [(four_domains, "four domains", text) for text in texts]
-    rest += [(one_part, name, text) for name in ("one task", "one legal task", "shuffled words") for text in texts]
+    rest += [(one_part, name, text) for name in (*one_part_pools(), "shuffled words") for text in texts]
+    rest += [(whole_corpora, "development: whole corpora", "prompt")]
     rest += [(other_order, "change of N in another order", "prompt"), (heterogeneity, "heterogeneity", "prompt")]
     return [*mixed, *rest]
 
