@@ -228,7 +228,8 @@ def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     text = str(error)
-    return any(mark in text for mark in ("No space left", "os error 28", "PytorchStreamWriter failed"))
+    marks = ("No space left", "os error 28", "PytorchStreamWriter failed", "fail at inline_container", "iostream error")
+    return any(mark in text for mark in marks)
 
 
 def _collate_planned(micro_batches: list[list[dict[str, Any]]], pad_token_id: int) -> Batch:

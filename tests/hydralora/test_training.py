@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from hydralora import HydraLoraConfig
 from hydralora.answer_loss import answer_loss
 from hydralora.data import IGNORED, TokenisedDocuments, collate, tokenise
-from hydralora.trainer import AnswerTrainer, adamw, schedule
+from hydralora.trainer import AnswerTrainer, adamw, is_disk_full, schedule
 from hydralora.training import Progress, TrainingConfig, TrainingError, TrainingResult, plan_run, train
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
 
@@ -206,6 +206,23 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
     with pytest.raises(TrainingError, match=r"No disk space for a checkpoint at step 4 in .* make room and run again"):
         run(tmp_path, plain)
     assert [path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 8384 vs 8278"),  # torch 2.13
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),  # safetensors
+    ],
+)
+def test_errors_of_a_full_disk(error: Exception) -> None:
+    assert is_disk_full(error)
+
+
+def test_other_errors_are_not_of_the_disk() -> None:
+    assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
+    assert not is_disk_full(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 def test_no_memory(tmp_path: Path, plain: TokenisedDocuments, monkeypatch: pytest.MonkeyPatch) -> None:
