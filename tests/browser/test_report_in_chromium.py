@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from analysis.report import write_report
+from analysis.report import write_comparison, write_report
 
 from ..analysis.synthetic_run import report_inputs
 from .chromium import Page, chromium_page
@@ -114,3 +114,32 @@ def test_filters_hover_zoom_and_keys(page: Page, report: Path):
     page.key("+")
     assert page.screenshot() != before
     assert page.complaints == []
+
+
+@pytest.fixture(scope="module")
+def compared(report: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_comparison(report.parent, report.parent, tmp_path_factory.mktemp("compared") / "comparison.html")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_two_reports_are_shown_beside_each_other(page: Page, compared: Path, width: int, dark: bool):
+    page.complaints.clear()
+    page.requests.clear()
+    page.open(compared, width=width, dark=dark)
+    tops = page.evaluate("[...document.querySelectorAll('.pair img')].map(i => [i.naturalWidth, i.offsetTop])")
+    assert len(tops) == 8
+    assert all(natural > 300 for natural, _ in tops)
+    assert (tops[0][1] == tops[1][1]) == (width == 1280)  # a phone shows one under the other
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.evaluate("innerWidth")
+    assert page.complaints == []
+    assert [url for url in page.requests if not url.startswith("data:")] == [compared.resolve().as_uri()]
+
+
+def test_paper_shows_what_a_mouse_would(page: Page, report: Path):
+    page.open(report, width=1280, dark=True)
+    page.call("Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    shown = "[...document.querySelectorAll('{}')].map(e => getComputedStyle(e).display != 'none').every(x => x)"
+    assert page.evaluate(shown.format("#map-cluster .swatch"))  # the map's legend
+    assert not page.evaluate(shown.format("nav"))
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.call("Emulation.setEmulatedMedia", media="")
