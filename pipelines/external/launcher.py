@@ -22,6 +22,8 @@ from pipelines.recipe import BaseModel, Recipe
 
 if TYPE_CHECKING:
     from hydralora.data import TokenisedDocuments
+    from hydralora.methods import Settings
+    from hydralora.training import TrainingConfig
 
 FOLDER = "process"
 """Beside the results of a training while its process runs: its description, its output, its tokens."""
@@ -46,6 +48,16 @@ class Job:
     def done(self) -> bool:
         return (self.folder / "run.json").exists()
 
+    def settings(self, recipe: Recipe) -> "Settings":
+        """Of the method."""
+        training = self.training
+        return replace(recipe.settings(training.num_experts), match_parameters=training.match_parameters)
+
+    def config(self, recipe: Recipe) -> "TrainingConfig":
+        """Of the run."""
+        training = self.training
+        return recipe.training_config(training.method, max_tokens=training.max_tokens, seed=training.seed)
+
 
 class Launcher(dg.ConfigurableResource):
     """How the trainings of an asset are run.
@@ -68,9 +80,11 @@ class Launcher(dg.ConfigurableResource):
         """Train what is not trained yet; killed trainings continue from their checkpoints.
 
         Raises:
-            dagster.Failure: some failed, with the reason of each. The others are finished, and not trained again.
+            dagster.Failure: a method does not fit the base model, and nothing was trained; or some trainings failed,
+                with the reason of each, and the others are finished and not trained again.
         """
         missing = [job for job in jobs if not job.done]
+        _check_methods(missing, recipe, base_model)
         if self.parallel == self.processes_per_training == 1:
             for job in missing:
                 train_adapter(context.log.info, job.folder, job.training, job.documents, recipe, base_model)
@@ -88,19 +102,16 @@ class Launcher(dg.ConfigurableResource):
 
     def _describe(self, job: Job, tokens: dict[int, Path], recipe: Recipe, base_model: BaseModel) -> Path:
         """Write the run as `hydralora.launch` reads it."""
-        training = job.training
-        settings = replace(recipe.settings(training.num_experts), match_parameters=training.match_parameters)
-        config = recipe.training_config(training.method, max_tokens=training.max_tokens, seed=training.seed)
         path = job.folder / FOLDER / "run.json"
         description = {
             "base_model": base_model.arguments(),
             "documents": str(tokens[id(job.documents)]),
             "folder": str(job.folder),
-            "method": training.method,
-            "settings": asdict(settings),
-            "config": asdict(replace(config, fsdp=self.fsdp)),
+            "method": job.training.method,
+            "settings": asdict(job.settings(recipe)),
+            "config": asdict(replace(job.config(recipe), fsdp=self.fsdp)),
             # Beside others a meter would count theirs as well.
-            "measure_energy": training.measure_energy and self.parallel == 1,
+            "measure_energy": job.training.measure_energy and self.parallel == 1,
         }
         path.write_text(json.dumps(description, indent=2) + "\n")
         return path
@@ -224,6 +235,21 @@ class _Process:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._stack.close()
+
+
+def _check_methods(jobs: Sequence[Job], recipe: Recipe, base_model: BaseModel) -> None:
+    from hydralora.methods import MethodError, get_method
+    from hydralora.training import plan_run
+
+    if not jobs:
+        return
+    skeleton = base_model.skeleton()
+    for job in jobs:
+        steps = plan_run(job.documents, job.config(recipe)).num_steps
+        try:
+            get_method(job.training.method).config(skeleton, replace(job.settings(recipe), total_steps=steps))
+        except MethodError as error:
+            raise dg.Failure(f"{job.label}: {error}", allow_retries=False) from error
 
 
 def _save_tokens(jobs: Sequence[Job]) -> dict[int, Path]:

@@ -68,6 +68,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
+def failure_text(result: dg.ExecuteInProcessResult) -> str:
+    failure = result.failure_data_for_node("adapters")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    return str(failure.user_failure_data.description)
+
+
 def record(folder: Path) -> Any:
     return json.loads((folder / "run.json").read_text())
 
@@ -94,15 +101,20 @@ def test_several_processes_for_one_training(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_failure_is_told_and_spoils_no_other(tmp_path: Path) -> None:
-    result, log = launch(tmp_path / "out", Launcher(parallel=2), ("lora_matched", "lora_r8"))
-    assert not result.success
-    failure = result.failure_data_for_node("adapters")
-    assert failure is not None
-    assert failure.user_failure_data is not None
-    reason = "lora_matched (lora_matched): lora_matched needs match_parameters, the trainable parameters of the adapter"
-    assert f"1 of 2 trainings failed.\n{reason}" in str(failure.user_failure_data.description)
+    checkpoints = tmp_path / "out" / "lora_r16" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "identity.json").write_text(json.dumps({"config": "of another run"}))
+    result, log = launch(tmp_path / "out", Launcher(parallel=2), ("lora_r16", "lora_r8"))
+    reason = f"lora_r16 (lora_r16): {checkpoints} holds checkpoints of a run with another config"
+    assert f"1 of 2 trainings failed.\n{reason}" in failure_text(result)
     assert any(reason in line for line in log)
     assert record(tmp_path / "out" / "lora_r8")["steps"] == 6
+
+
+def test_methods_that_do_not_fit_stop_before_anything_is_trained(tmp_path: Path) -> None:
+    result, _ = launch(tmp_path / "out", Launcher(), ("lora_r8", "lora_matched"))
+    assert "lora_matched (lora_matched): lora_matched needs match_parameters" in failure_text(result)
+    assert not (tmp_path / "out").exists()
 
 
 SCRIPT = """
