@@ -47,6 +47,7 @@ def domain_table(
             for row, trained in methods.items()
         ]
         compared = compare_losses(pl.concat(rows), reference, resamples=resamples)
+        compared = compared.sort(pl.col("method").cast(pl.Enum(list(methods))))  # the order of the paper
         beside = printed.select("method", printed=domain)
         tables.append(compared.join(beside, on="method", how="left").select(pl.lit(domain).alias("domain"), pl.all()))
     named = pl.DataFrame({"row": list(methods), "method": list(methods.values())})

@@ -9,6 +9,8 @@ from pipelines.defs.evaluation import BASE
 GENERAL, MEDICAL, LAW, CODE, MATH = SINGLE = ("general", "medical", "law", "code", "math")
 MIXED = "mixed"
 """Many tasks at once: the ten Flan clusters of Table 3."""
+NUM_CLUSTERS: Mapping[str, int] = {**dict.fromkeys(SINGLE, 3), MIXED: 10}
+"""K-means clusters of a domain's documents, which LoraHub trains on."""
 
 
 @dataclass(frozen=True)

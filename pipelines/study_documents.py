@@ -43,17 +43,17 @@ def study_documents(
     store: ArtifactStore,
     corpus: Corpus,
     sources: list[str],
-    num_experts: int,
+    num_clusters: int,
     split: Split,
     recipe: Recipe,
     base_model: BaseModel,
 ) -> Artifact:
-    """Tokens of a domain's documents, with the clusters that K-means finds in them for N: LoraHub trains on those."""
+    """Tokens of a domain's documents, with the clusters that K-means finds in them."""
 
     def build(draft: Draft) -> None:
         documents, features = corpus.domain(sources)
         columns = ("document_id", "source", "task", "split", "prompt", "completion")
-        labelled = documents.select(columns).with_columns(cluster=clusters(documents, features, num_experts))
+        labelled = documents.select(columns).with_columns(cluster=clusters(documents, features, num_clusters))
         write_run_documents(draft, labelled.lazy(), split, recipe, base_model)
 
     return store.build(
@@ -62,7 +62,7 @@ def study_documents(
         code_version=VERSION,
         config={
             "sources": sources,
-            "num_experts": num_experts,
+            "num_clusters": num_clusters,
             "validation": split.validation_per_source,
             "held_out": split.held_out_per_source,
             **recipe.text_identity(),
@@ -72,10 +72,10 @@ def study_documents(
     )
 
 
-def clusters(documents: pl.DataFrame, features: np.ndarray, num_experts: int) -> pl.Series:
+def clusters(documents: pl.DataFrame, features: np.ndarray, num_clusters: int) -> pl.Series:
     """The cluster of each document; centres are those of the training documents."""
     from analysis.clustering import assign, sweep_kmeans
 
     train = (documents["split"] == "train").to_numpy()
-    sweep = sweep_kmeans(np.ascontiguousarray(features[train]), (num_experts,))
+    sweep = sweep_kmeans(np.ascontiguousarray(features[train]), (num_clusters,))
     return pl.Series("cluster", assign(features, sweep.centers[0])[0])

@@ -2,7 +2,9 @@
 
 import polars as pl
 
-from analysis.figures.style import Picture, color, integer_ticks, legend_below, marker, styled, subplots
+from analysis.figures.style import Picture, color, integer_ticks, marker, styled, subplots
+
+DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 
 @styled
@@ -12,23 +14,23 @@ def heterogeneity_gaps(table: pl.DataFrame) -> Picture:
     Args:
         table: `domain, index, method, difference, difference_low, difference_high`; differences are to LoRA.
     """
-    figure, (axes,) = subplots(width=6.6, height=3.2)
-    for i, part in enumerate(table.partition_by("method", maintain_order=True)):
-        value, low, high = (part[f"difference{end}"].to_numpy() for end in ("", "_low", "_high"))
-        axes.errorbar(
-            part["index"].to_numpy(),
+    parts = table.partition_by("method", maintain_order=True)
+    figure, axes = subplots(1, len(parts), width=7.2, height=3.0)
+    for i, (ax, part) in enumerate(zip(axes, parts, strict=True)):
+        index, value, low, high = (part[c].to_numpy() for c in ("index", *DIFFERENCE))
+        ax.errorbar(
+            index,
             value,
             yerr=[(value - low).clip(0), (high - value).clip(0)],
             fmt=marker(i),
             color=color(i),
             elinewidth=1,
-            label=f"{part['method'][0]} minus LoRA of HydraLoRA's size",
         )
-    for domain, index in table.select("domain", "index").unique().sort("domain").iter_rows():
-        axes.annotate(domain, (index, 1), xycoords=("data", "axes fraction"), rotation=45, fontsize=7)
-    axes.axhline(0, color=color(6), linewidth=0.8)
-    axes.set(xlabel="heterogeneity index of the training documents", ylabel="loss difference, nats per token")
-    legend_below(figure, table["method"].n_unique())
+        for domain, x, y in zip(part["domain"], index, value, strict=True):
+            ax.annotate(domain, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        ax.axhline(0, color=color(6), linewidth=0.8)
+        ax.set(title=f"{part['method'][0]} minus LoRA", xlabel="heterogeneity index")
+    axes[0].set_ylabel("loss difference, nats per token")
     return Picture(
         "figure_2",
         figure,
@@ -44,23 +46,24 @@ def clusters_and_losses(sweep: pl.DataFrame, losses: pl.DataFrame) -> Picture:
 
     Args:
         sweep: `n_clusters, inertia`.
-        losses: `num_experts, loss, loss_low, loss_high`.
+        losses: `num_experts, difference, difference_low, difference_high`; null where N is what others are compared to.
     """
     figure, axes = subplots(1, 2, width=6.6, height=2.8)
     axes[0].plot(sweep["n_clusters"], sweep["inertia"], marker(0), linestyle="-", color=color(0))
     axes[0].set(xlabel="K", ylabel="sum of squared errors")
     integer_ticks(axes[0], sweep["n_clusters"].to_list())
-    value, low, high = (losses[name].to_numpy() for name in ("loss", "loss_low", "loss_high"))
+    value, low, high = (losses[name].fill_null(0.0).to_numpy() for name in DIFFERENCE)
     n = losses["num_experts"].to_numpy()
     axes[1].errorbar(
         n, value, yerr=[(value - low).clip(0), (high - value).clip(0)], fmt=marker(1), color=color(1), elinewidth=1
     )
-    axes[1].set(xlabel="N", ylabel="held-out loss, nats per token")
+    axes[1].axhline(0, color=color(6), linewidth=0.8)
+    axes[1].set(xlabel="N", ylabel=f"held-out loss minus that of N = {n[0]}")
     integer_ticks(axes[1], n.tolist())
     return Picture(
         "figure_5",
         figure,
-        "Left: the SSE curve whose elbow chooses K. Right: held-out loss of HydraLoRA with N experts (N = 1 is plain "
-        "LoRA of its rank), with 95% intervals over documents.",
+        "Left: the SSE curve whose elbow chooses K. Right: held-out loss of HydraLoRA by its number of experts N, "
+        f"minus that of N = {n[0]} (N = 1 is the plain LoRA of its rank), with 95% intervals over documents.",
         "Two panels; the numbers are in the table.",
     )

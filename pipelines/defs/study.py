@@ -11,7 +11,7 @@ from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.costs import check_meter, measure_costs
 from pipelines.defs.evaluation import BASE
 from pipelines.defs.learning_rates import rate_of
-from pipelines.experiments import EXPERIMENTS, MATH, Cell, planned_cells
+from pipelines.experiments import EXPERIMENTS, MATH, NUM_CLUSTERS, Cell, planned_cells
 from pipelines.external.launcher import Launcher
 from pipelines.recipe import BaseModel, Recipe
 from pipelines.run_documents import TRAINING, Split, read_run_documents
@@ -80,17 +80,26 @@ class Planner:
     learning_rates: Artifact
     config: DomainsConfig
 
-    def setup(self, cell: Cell) -> Setup:
-        """Documents of a cell's domain; the base model is measured on those of any N."""
-        documents = study_documents(
-            self.store,
-            self.corpus,
-            self.config.domains[cell.domain],
-            cell.num_experts,
-            self.config.split(),
-            self.recipe,
-            self.base_model,
-        )
+    def setup(self, domain: str) -> Setup:
+        """What all runs of a domain share.
+
+        Raises:
+            dagster.Failure: a domain that no experiment knows, or without sources.
+        """
+        if domain not in NUM_CLUSTERS:
+            raise dg.Failure(f"Expected domains among {', '.join(NUM_CLUSTERS)}, got {domain!r}", allow_retries=False)
+        try:
+            documents = study_documents(
+                self.store,
+                self.corpus,
+                self.config.domains[domain],
+                NUM_CLUSTERS[domain],
+                self.config.split(),
+                self.recipe,
+                self.base_model,
+            )
+        except ValueError as error:
+            raise dg.Failure(f"Nothing was trained. {domain}: {error}", allow_retries=False) from error
         return Setup.of(self.store.directory, documents, self.recipe, self.base_model)
 
     def run(self, cell: Cell, seed: int, rate: float | None = None) -> Run:
@@ -132,10 +141,10 @@ def study_runs(
         if measures_costs:
             check_meter(measure_energy=config.measure_energy)
         cells = planned_cells(config.experiments, config.domains)
-        setups = {cell: planner.setup(cell) for cell in cells}
+        setups = {domain: planner.setup(domain) for domain in config.domains}
         draft.write_table("sizes", study_sizes(cells, setups, planner))
         planned = [(cell, planner.run(cell, seed)) for seed in config.seeds for cell in cells]
-        artifacts = build_runs([(setups[cell], run) for cell, run in planned], launcher, log)
+        artifacts = build_runs([(setups[cell.domain], run) for cell, run in planned], launcher, log)
         domains = pl.Series("domain", [cell.domain for cell, _ in planned])
         runs = run_table([run for _, run in planned], artifacts).insert_column(0, domains)
         draft.write_table("runs", runs)
@@ -148,7 +157,7 @@ def study_runs(
             first = [(cell, run) for cell, run in planned if run.seed == config.seeds[0] and cell.domain == MATH]
             chosen = [run for cell, run in first if cell in planned_cells(["table_4"], [MATH]) and run.method != BASE]
             costs = measure_costs(
-                setups[first[0][0]], chosen, config.cost_steps, measure_energy=config.measure_energy, log=log
+                setups[MATH], chosen, config.cost_steps, measure_energy=config.measure_energy, log=log
             )
             draft.write_table("costs", costs)
 
@@ -204,7 +213,7 @@ def study_run(
     method, seed, rate = context.partition_key.split(":")
     cell = Cell(method, config.domain, config.num_experts)
     run = planner.run(cell, int(seed.removeprefix("seed-")), None if rate == TUNED else float(rate))
-    artifact = build_run(planner.setup(cell), run, context.log.info)
+    artifact = build_run(planner.setup(cell.domain), run, context.log.info)
     loss = mean_loss(artifact)
     return materialized(
         artifact,
@@ -214,7 +223,7 @@ def study_run(
     )
 
 
-def study_sizes(cells: list[Cell], setups: dict[Cell, Setup], planner: Planner) -> pl.DataFrame:
+def study_sizes(cells: list[Cell], setups: dict[str, Setup], planner: Planner) -> pl.DataFrame:
     """Sizes of all methods for each N; a method that does not fit ends the job before anything is trained."""
     from hydralora.methods import MethodError
     from hydralora.training import plan_run
@@ -222,7 +231,7 @@ def study_sizes(cells: list[Cell], setups: dict[Cell, Setup], planner: Planner) 
     tables = []
     for n in sorted({cell.num_experts for cell in cells}):
         own = [cell for cell in cells if cell.num_experts == n and cell.method != BASE]
-        documents = read_run_documents(setups[own[0]].documents, TRAINING)
+        documents = read_run_documents(setups[own[0].domain].documents, TRAINING)
         steps = plan_run(documents, planner.recipe.training_config(own[0].method)).num_steps
         settings = replace(planner.recipe.settings(n), total_steps=steps)
         methods = list(dict.fromkeys(cell.method for cell in own))

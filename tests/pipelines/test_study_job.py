@@ -113,6 +113,26 @@ def test_a_run_of_the_study_is_one_partition(tmp_path: Path) -> None:
     assert "not among the experiments" in untouched.path("table.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("domains", "text"),
+    [
+        (
+            {"general": ["reversals", "poems"]},
+            "Nothing was trained. general: Expected sources of the corpus, got ['poems']",
+        ),
+        (
+            {"gardening": ["gardens"]},
+            "Expected domains among general, medical, law, code, math, mixed, got 'gardening'",
+        ),
+    ],
+)
+def test_domains_are_checked_before_training(tmp_path: Path, domains: dict[str, list[str]], text: str) -> None:
+    job = build_defs().resolve_job_def("study")
+    result = job.execute_in_process(run_config=study(tmp_path, domains=domains), raise_on_error=False)
+    event = next(event for event in result.all_events if event.is_step_failure)
+    assert text in event.step_failure_data.user_failure_data.description
+
+
 @pytest.mark.slow
 def test_shipped_configuration_on_real_text(
     shared_corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
