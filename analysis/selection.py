@@ -169,8 +169,8 @@ def _reason(
     elif not evidence.structure:
         sentences.append(
             f"No clear structure: one LoRA is enough. {evidence.n_clusters} clusters found with one half of the words "
-            f"explain {evidence.explained:.0%} of the variation there and {evidence.shared:.0%} in the other half; "
-            f"parts of a corpus would explain at least {MIN_SHARED[evidence.n_clusters]:.0%}."
+            f"explain {evidence.explained:.0%} of the variation there and {max(evidence.shared, 0):.0%} in the other "
+            f"half; parts of a corpus would explain at least {MIN_SHARED[evidence.n_clusters]:.0%}."
         )
     else:
         sentences.append(

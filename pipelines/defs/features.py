@@ -69,7 +69,10 @@ def document_features(
     def build(draft: Draft) -> None:
         documents = corpus_documents.scan("documents").select("split", text=document_text(config.text)).collect()
         vectoriser = _vectoriser(config)
-        vectoriser.fit(documents.filter(pl.col("split") == "train")["text"])
+        try:
+            vectoriser.fit(documents.filter(pl.col("split") == "train")["text"])
+        except ValueError as error:
+            raise dg.Failure(f"document_features: {error}", allow_retries=False) from error
         vectoriser.save(draft.folder / "vectoriser")
         blocks = list(vectoriser.stream([documents["text"]]))
         draft.write_array("features", np.concatenate([block.features for block in blocks]))

@@ -109,6 +109,67 @@ def test_bad_sources_give_one_clear_error(tmp_path: Path) -> None:
     assert "nothing is left of 5 records" in failure(store, [files("x", same)])
 
 
+def test_bad_documents_are_counted_each_with_its_reason(tmp_path: Path) -> None:
+    good = [
+        {"prompt": f"How many {fruit} has {name} after buying {i} more?", "completion": f"{name} has {i}."}
+        for fruit in ("apples", "pears", "plums")
+        for name in ("Tom", "Ann", "Eve")
+        for i in range(15)
+    ]
+    scripts = (
+        "今日は天気がいいので、市場に行きます",
+        "Привет, как дела сегодня",
+        "مرحبا كيف حالك اليوم",
+        "ΣΊΣΥΦΟΣ İstanbul 👩‍👩‍👧",
+    )
+    kept = [
+        {"prompt": "a NUL\0byte inside", "completion": "goes\0away"},
+        {"prompt": "the of and to in", "completion": "only stop words"},
+        {"prompt": "?", "completion": "no word at all"},
+        *({"prompt": text, "completion": "a script"} for text in scripts),
+    ]
+    dropped = {
+        "empty_prompt": [{"prompt": "", "completion": "x"}, {"prompt": "\0 \n", "completion": "x"}, {"prompt": None}],
+        "empty_completion": [{"prompt": "Why?", "completion": " "}],
+        "prompt_too_long": [{"prompt": "word " * 10_000_000, "completion": "50 MB"}],
+        "exact_duplicate": good[:1] * 20,
+    }
+    path = tmp_path / "documents.jsonl"
+    rows = [*good, *kept, *(row for rows in dropped.values() for row in rows)]
+    broken = b'{"prompt": "bytes \xff\xfe that are not UTF-8", "completion": "x"}\n'
+    path.write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode() + broken)
+    result = run(
+        tmp_path / "store", [files("x", path, split="train")], corpus_documents={"near_duplicate_threshold": None}
+    )
+    assert result.success
+    store = ArtifactStore(directory=str(tmp_path / "store"))
+    corpus = store.latest("corpus_documents")
+    expected = {reason: len(rows) for reason, rows in dropped.items()} | {"invalid_utf8": 1}
+    assert dict(corpus.read("dropped").group_by("reason").len().iter_rows()) == expected
+    assert corpus.json("data_card")["n_dropped"] == sum(expected.values())
+    prompts = corpus.read("documents")["prompt"].to_list()
+    assert len(prompts) == len(good) + len(kept)
+    assert {"a NULbyte inside", *scripts} <= set(prompts)
+    statistics = store.latest("document_features").json("statistics")
+    assert (statistics["n_documents"], statistics["n_without_words"]) == (len(prompts), 1)
+    warned = {check.check_name for check in result.get_asset_check_evaluations() if not check.passed}
+    assert "no_zero_rows" in warned
+
+
+def test_columns_of_the_wrong_type_and_texts_without_words_give_one_clear_error(tmp_path: Path) -> None:
+    for name, values in (("binary", [b"ab"]), ("struct", [{"a": 1}]), ("list", [[1, 2]])):
+        pl.DataFrame({"prompt": values, "completion": ["x"]}).write_parquet(tmp_path / f"{name}.parquet")
+        text = failure(tmp_path / "store", [files("x", tmp_path / f"{name}.parquet")])
+        assert text.startswith(f"raw_documents: source 'x': {tmp_path / name}.parquet: column 'prompt' has type")
+    signs = write(tmp_path / "signs.jsonl", [{"prompt": f"? {i} !", "completion": "x"} for i in range(9)])
+    text = failure(tmp_path / "store", [files("x", signs, split="train")])
+    assert (
+        text
+        == "document_features: document_features: expected texts with words of at least two characters, got "
+        + ("none in 9 texts")
+    )
+
+
 @pytest.mark.parametrize("copies", [1, 50])
 def test_one_document_is_one_expert(tmp_path: Path, copies: int) -> None:
     path = write(
