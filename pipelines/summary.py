@@ -11,7 +11,7 @@ from pipelines.store import ArtifactStore
 
 
 def main() -> None:
-    """Print N and why, the held-out losses, and the path of the report."""
+    """Print the clusters, N and why, the held-out losses, and the path of the report."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.summary", description=__doc__)
     parser.add_argument("config", type=Path, help="the run configuration that was executed")
     arguments = parser.parse_args()
@@ -29,7 +29,7 @@ def store_of(config: Path) -> ArtifactStore:
 
 def summary(store: ArtifactStore) -> str:
     """The answer of the last run, as text."""
-    choice = store.latest("num_experts").json("num_experts")
+    choice, gates = store.latest("num_experts").json("num_experts"), store.latest("prompt_gates").json("prompt_gates")
     table = store.latest("evaluation").read("evaluation").filter(pl.col("group_kind") == "all").sort("loss")
     losses = [
         f"  {row['method']:<20} {row['loss']:.4f}   {row['loss_low']:.4f} to {row['loss_high']:.4f}"
@@ -37,7 +37,8 @@ def summary(store: ArtifactStore) -> str:
     ]
     lines = [
         "",
-        f"N = {choice['num_experts']} experts. {choice['reason']}",
+        choice["reason"],
+        f"N = {gates['num_experts']} experts. {gates['reason']}",
         "",
         "Held-out loss (nats per answer token, 95% interval):",
         *losses,
