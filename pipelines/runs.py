@@ -20,9 +20,9 @@ from pipelines.recipe import BaseModel, Recipe
 from pipelines.run_documents import HELD_OUT, TRAINING, read_run_documents
 from pipelines.worker_pool import build_all
 
-VERSION = source_version(
-    "hydralora", "pipelines.adapters", "pipelines.defs.evaluation", "pipelines.recipe", "pipelines.runs"
-)
+CODE = ("hydralora", "pipelines.adapters", "pipelines.defs.evaluation", "pipelines.recipe", "pipelines.runs")
+"""What a run is computed by, also where its results are collected."""
+VERSION = source_version(*CODE)
 ASSET = "method_runs"
 
 

@@ -34,6 +34,12 @@ def build_all(work: Mapping[str, Work], launcher: Launcher, log: Log, outcome: C
     Raises:
         dagster.Failure: some pieces failed, with the reason of each. The others were finished.
     """
+    if launcher.processes_per_training > 1:
+        raise dg.Failure(
+            "Expected resources.launcher.config.processes_per_training of 1: runs of a comparison or a study have a "
+            "process each. Several GPUs are shared out by `parallel`.",
+            allow_retries=False,
+        )
     if work:
         log(f"{len(work)} to do, {launcher.parallel} at a time")
     failed: dict[str, str] = {}

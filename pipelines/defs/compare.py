@@ -13,16 +13,16 @@ from pipelines.defs.learning_rates import rate_of
 from pipelines.external.launcher import Launcher
 from pipelines.recipe import BaseModel, Recipe
 from pipelines.run_documents import TRAINING, read_run_documents
-from pipelines.runs import Run, Setup, build_runs, run_losses, run_table
+from pipelines.runs import CODE, Run, Setup, build_runs, run_losses, run_table
 from pipelines.sizes import matched_parameters, method_sizes
 from pipelines.store import ArtifactStore
 
 VERSION = source_version(
+    *CODE,
     "analysis.comparison",
     "analysis.figures.comparison",
     "pipelines.costs",
     "pipelines.defs.compare",
-    "pipelines.runs",
     "pipelines.sizes",
 )
 

@@ -11,14 +11,14 @@ from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.external.launcher import Launcher
 from pipelines.recipe import BaseModel, Recipe
 from pipelines.run_documents import VALIDATION, Split, parts_overlap, write_run_documents
-from pipelines.runs import Run, Setup, build_runs, mean_loss
+from pipelines.runs import CODE, Run, Setup, build_runs, mean_loss
 from pipelines.sizes import matched_parameters
 from pipelines.store import ArtifactStore
 
 DOCUMENTS_VERSION = source_version(
     "hydralora.data", "pipelines.adapters", "pipelines.defs.evaluation", "pipelines.run_documents"
 )
-VERSION = source_version("pipelines.runs", "pipelines.defs.learning_rates")
+VERSION = source_version(*CODE, "analysis.comparison", "pipelines.defs.learning_rates", "pipelines.sizes")
 
 
 class ComparisonDocumentsConfig(dg.Config):

@@ -15,16 +15,16 @@ from pipelines.experiments import EXPERIMENTS, MATH, NUM_CLUSTERS, Cell, planned
 from pipelines.external.launcher import Launcher
 from pipelines.recipe import BaseModel, Recipe
 from pipelines.run_documents import TRAINING, Split, read_run_documents
-from pipelines.runs import Run, Setup, build_run, build_runs, mean_loss, run_table
+from pipelines.runs import CODE, Run, Setup, build_run, build_runs, mean_loss, run_table
 from pipelines.sizes import matched_parameters, method_sizes
 from pipelines.store import ArtifactStore
 from pipelines.study_documents import Corpus, study_documents
 
 VERSION = source_version(
+    *CODE,
     "pipelines.costs",
     "pipelines.defs.study",
     "pipelines.experiments",
-    "pipelines.runs",
     "pipelines.sizes",
     "pipelines.study_documents",
 )

@@ -54,3 +54,8 @@ def test_a_process_that_is_killed_ends_the_work_with_its_name(tmp_path: Path) ->
         dg.Failure, match=r"of 2 failed\.\nfirst: A process in the process pool was terminated abruptly"
     ):
         build_all(work, Launcher(parallel=2), lambda text: None, lambda artifact: artifact.fingerprint)
+
+
+def test_several_processes_for_one_run_are_refused() -> None:
+    with pytest.raises(dg.Failure, match="processes_per_training of 1"):
+        build_all({"first": fail}, Launcher(processes_per_training=2), print, str)
