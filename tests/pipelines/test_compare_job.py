@@ -99,6 +99,19 @@ def test_costs_are_measured_alone(tmp_path: Path) -> None:
     assert table["gpu_kwh"].null_count() == 2
 
 
+@pytest.mark.slow
+def test_every_row_of_the_table_of_methods_is_compared(tmp_path: Path) -> None:
+    from hydralora.methods import METHODS
+
+    assert compare(tmp_path, list(METHODS), method_comparison={"cost_steps": 8, "measure_energy": False}).success
+    table = latest(tmp_path, "method_comparison").read("comparison")
+    assert set(table["method"]) == {"base", *METHODS}
+    loss = dict(table.select("method", "loss").iter_rows())
+    assert loss["lora_split_16x2"] == loss["lora_split_8x4"] == loss["lora_split_4x8"] == loss["lora_r32"]
+    assert loss["without_moe"] == pytest.approx(loss["lora_r8"], abs=1e-5)
+    assert table.filter(pl.col("method") != "base").drop_nulls("generated_per_second").height == len(METHODS)
+
+
 @pytest.mark.parametrize(
     ("methods", "text"),
     [
