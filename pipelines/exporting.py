@@ -63,9 +63,11 @@ class DomainDocuments:
 def domain_gates(
     model: "PeftModel", domains: Sequence[str], training: Callable[[], DomainDocuments]
 ) -> "dict[str, GateSpec | None]":
-    """Fixed gates of each domain, and of `OTHERS` their mean.
+    """Fixed gates of each domain, and of `OTHERS`.
 
-    Where gates are given, a domain has an expert; the gates of a router are averaged over training documents.
+    Where gates are given, a domain has an expert, and others have the one that is always on alone: on domains whose own
+    expert was left out, it did better than the mean of the rest (docs/serving.md). The gates of a router are averaged
+    over training documents, for others over the domains.
     """
     import torch
 
@@ -75,7 +77,8 @@ def domain_gates(
     if config.num_experts == 1:
         return {OTHERS: None}
     if config.router_input == "sequence":
-        return {**{domain: i for i, domain in enumerate(domains)}, OTHERS: "uniform"}
+        others = torch.zeros(config.num_experts) if config.shared_expert else "uniform"
+        return {**{domain: i for i, domain in enumerate(domains)}, OTHERS: others}
     documents = training()
     measured = calibrate_gates_by_group(model, documents.batches(documents.rows_of(OTHERS)))
     layers = next(iter(measured.values()))
