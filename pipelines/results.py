@@ -60,6 +60,8 @@ def write_results(store: ArtifactStore, config: Path, folder: Path) -> Path:
             "inputs": artifact.record["inputs"],
             **{table: artifact.read(table).to_dicts() for table in tables},
         }
+        if asset == "learning_rates":
+            results[asset] |= artifact.json(asset)
         for path in artifact.folder.iterdir():
             if path.suffix in FOR_PEOPLE and path.stem != "thumbnail":
                 shutil.copyfile(path, folder / f"{name}_{asset}_{path.name}")

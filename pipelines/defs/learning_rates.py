@@ -112,7 +112,14 @@ def learning_rates(
         rows = [(run.method, run.learning_rate, loss) for run, loss in zip(runs, losses, strict=True)]
         table = pl.DataFrame(rows, schema=SWEEP_SCHEMA, orient="row")
         draft.write_table("sweep", table)
-        draft.write_json("learning_rates", chosen_rates(table))
+        provenance = {
+            "measured_on": VALIDATION,
+            "max_tokens": config.max_tokens,
+            "seed": config.seed,
+            "num_experts": n,
+            "documents": comparison_documents.fingerprint,
+        }
+        draft.write_json("learning_rates", {"methods": chosen_rates(table), **provenance})
 
     artifact = store.build(
         "learning_rates",
@@ -121,7 +128,7 @@ def learning_rates(
         config={**config.model_dump(), **recipe.identity(), **base_model.identity()},
         inputs={"comparison_documents": comparison_documents},
     )
-    table, chosen = artifact.read("sweep"), artifact.json("learning_rates")
+    table, chosen = artifact.read("sweep"), artifact.json("learning_rates")["methods"]
     tried = sum(len(rates) for rates in config.rates.values())
     at_edge = [method for method, choice in chosen.items() if not choice["bracketed"]]
     return materialized(
@@ -160,5 +167,5 @@ def chosen_rates(sweep: pl.DataFrame) -> dict[str, dict[str, Any]]:
 
 def rate_of(method: str, learning_rates: Artifact, recipe: Recipe) -> float:
     """The tuned rate of a method where there is one, else the recipe's."""
-    tuned = learning_rates.json("learning_rates").get(method)
+    tuned = learning_rates.json("learning_rates")["methods"].get(method)
     return float(tuned["learning_rate"]) if tuned else recipe.learning_rates.get(method, recipe.learning_rate)

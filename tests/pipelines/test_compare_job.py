@@ -64,7 +64,9 @@ def test_methods_meet_in_one_table_and_one_more_is_trained_alone(tmp_path: Path)
     # q and v of two layers: A 8 x 32, three experts 32 x 8 and 16 x 8, a router 3 x 8 each.
     assert [rows["hydralora"][part] for part in ("a", "b", "router")] == [4 * 256, 2 * 3 * (256 + 128), 4 * 24]
     assert abs(rows["lora_matched"]["n_parameters"] - rows["hydralora"]["n_parameters"]) < 200
-    tuned = latest(tmp_path, "learning_rates").json("learning_rates")
+    sweep = latest(tmp_path, "learning_rates").json("learning_rates")
+    assert (sweep["measured_on"], sweep["max_tokens"], sweep["num_experts"]) == ("validation", 300, 3)
+    tuned = sweep["methods"]
     assert rows["hydralora"]["learning_rate"] == tuned["hydralora"]["learning_rate"]
     assert tuned["hydralora"]["losses"][0] != tuned["hydralora"]["losses"][1]
     assert not tuned["lora_matched"]["bracketed"]
