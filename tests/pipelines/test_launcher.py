@@ -122,25 +122,50 @@ import sys
 from pathlib import Path
 from tests.pipelines.test_launcher import launch
 from pipelines.external.launcher import Launcher
-if __name__ == "__main__":
-    launch(Path(sys.argv[1]), Launcher(parallel=2, processes_per_training=int(sys.argv[2])), max_steps=100_000)
+launcher = Launcher(parallel=2, processes_per_training=int(sys.argv[2]))
+launch(Path(sys.argv[1]), launcher, max_steps=int(sys.argv[3]), save_steps=7)
 """
+
+
+def start(folder: Path, processes: int, max_steps: int) -> "subprocess.Popen[bytes]":
+    """Train in an asset of another process."""
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(processes), str(max_steps)])
+
+
+def wait_for(path: Path, asset: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 240
+    while not path.exists():
+        assert asset.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_killed_trainings_continue_to_the_same_weights(tmp_path: Path) -> None:
+    options = {"max_steps": 60, "save_steps": 7}
+    assert launch(tmp_path / "whole", Launcher(), ("lora_r8",), **options)[0].success
+    with start(tmp_path / "killed", 1, 60) as asset:
+        wait_for(tmp_path / "killed" / "lora_r8" / "checkpoints" / "checkpoint-14" / "complete", asset)
+        asset.kill()
+    while processes_of(tmp_path / "killed"):
+        time.sleep(0.1)
+    assert not (tmp_path / "killed" / "lora_r8" / "run.json").exists()
+    assert launch(tmp_path / "killed", Launcher(parallel=2), **options)[0].success
+    expected, found = (weights(tmp_path / name / "lora_r8") for name in ("whole", "killed"))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("end", "processes"), [(signal.SIGTERM, 2), (signal.SIGKILL, 2), (signal.SIGINT, 1)])
 def test_the_end_of_the_asset_is_the_end_of_its_processes(tmp_path: Path, end: int, processes: int) -> None:
     folder = tmp_path / "out"
-    with subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(processes)]) as asset:
+    with start(folder, processes, 100_000) as asset:
         try:
-            deadline = time.monotonic() + 240
-            while not (folder / "lora_r8" / "curve.jsonl").exists():
-                assert asset.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            wait_for(folder / "lora_r8" / "curve.jsonl", asset)
             assert len(processes_of(folder)) >= 1 + processes
             asset.send_signal(end)
             asset.wait(timeout=120)
+            deadline = time.monotonic() + 60
             while processes_of(folder) and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert processes_of(folder) == []
