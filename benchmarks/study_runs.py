@@ -36,7 +36,7 @@ from hydralora.trainer import adamw, schedule
 from hydralora.training import TrainingConfig
 
 TOKENS_PER_STEP = 8192
-MICRO_BATCHES = 1
+MICRO_BATCHES = 2
 EVALUATION_TOKENS = 4096
 PAD = 2  # any token: masked by the loss, unseen by attention
 MEASURED_PARTS = {"tune": ("train", "validation"), "final": ("train", "test")}

@@ -14,7 +14,6 @@ from hydralora.ops import triton_kernels as kernels
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 FEW_TOKENS = 32  # up to here one launch that computes A x many times beats two that compute it once
 _VECTOR_OUTPUTS = 40_000  # up to so many outputs of all tokens together, a program a token and no tensor cores
-_FEW_CHUNK, _FEW_WARPS, _FEW_STAGES = 512, 4, 3
 _ROWS = 16  # tokens a program: 2048 tokens make 128 programs, one for each multiprocessor of an H100
 
 
@@ -142,16 +141,18 @@ def add_experts_few(
             num_warps=16,
         )
         return
-    columns = 128 if rank_pad * experts_pad <= 256 else 64
     rank_pad = max(rank_pad, _cdiv(16, experts_pad))  # tensor cores take 16 at a time
+    # As much as registers and shared memory hold: on an H100 the loop over x is a chain of waits, a third of them here.
+    columns = max(16, min(128, 16384 // (rank_pad * experts_pad)))
+    chunk = max(64, min(1024, 8192 // _pad(rank_pad + (experts_pad if hidden else 0))))
     _launch(
         kernels.add_experts_some_kernel,
         (_cdiv(tokens, _ROWS), _cdiv(out_features, columns), 1),
         tensors,
         (tokens, per_gate, float(scaling)),
-        (*sizes, rank_pad, experts_pad, _ROWS, _FEW_CHUNK, columns),
-        num_warps=_FEW_WARPS,
-        num_stages=_FEW_STAGES,
+        (*sizes, rank_pad, experts_pad, _ROWS, chunk, columns),
+        num_warps=4,
+        num_stages=3,
     )
 
 

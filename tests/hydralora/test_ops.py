@@ -30,7 +30,8 @@ class Layer:
         return [p for p in (self.weight_a, self.weight_b, self.weight_router) if p is not None and p.requires_grad]
 
     def fused(self, x: Tensor) -> Tensor:
-        return hydra_linear(x, **vars(self))
+        adapter = (self.weight_a, self.weight_b, self.weight_router)
+        return hydra_linear(x, self.base_weight, self.base_bias, *adapter, self.scaling, self.router_input)
 
     def eager(self, x: Tensor) -> Tensor:
         h = F.linear(x, self.weight_a)
