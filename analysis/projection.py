@@ -57,8 +57,9 @@ def embed(cosines: Floats, method: Method, *, random_state: int = 0) -> Floats:
         warnings.simplefilter("ignore", ImportWarning)  # that TensorFlow, which is not used, is not installed
         from umap import UMAP
 
-    # The spectral initialisation fails where the neighbour graph has many parts, as here.
-    mapper = UMAP(n_neighbors=min(15, n - 1), init="pca", random_state=random_state, n_jobs=1)
+    # A place has as many near points as there are heads: among more neighbours most are strangers, which heap up. The
+    # spectral initialisation fails where the neighbour graph has many parts, as here.
+    mapper = UMAP(n_neighbors=min(5, n - 1), min_dist=0.5, init="pca", random_state=random_state, n_jobs=1)
     return np.asarray(mapper.fit_transform(points), np.float64)
 
 

@@ -78,24 +78,29 @@ def report_inputs(title: str, command: str, inputs: Inputs) -> "ReportInputs":
 
 
 def cluster_map(documents: pl.LazyFrame, features: np.ndarray) -> pl.DataFrame:
-    """The two leading principal components of the documents' features, for at most 15,000 documents."""
+    """The two leading principal components of the documents' features, for at most 15,000 documents.
+
+    Only the texts of those are read: a million documents are not held in memory.
+    """
+    rows = np.arange(len(features))
+    if len(rows) > MAP_POINTS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, MAP_POINTS, replace=False))
     table = (
-        documents.select(
+        documents.with_row_index("row")
+        .filter(pl.col("row").is_in(rows.tolist()))
+        .select(
             "document_id",
             "cluster",
             "source",
             excerpt=pl.concat_str("prompt", "completion", separator="\n").str.slice(0, EXCERPT),
         )
-        .with_row_index("row")
-        .collect()
+        .collect(engine="streaming")
     )
-    if len(table) > MAP_POINTS:
-        table = table.sample(MAP_POINTS, seed=0).sort("row")
-    centred = features[table["row"].to_numpy()]
+    centred = features[rows]
     centred = centred - centred.mean(axis=0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
     points = centred @ directions[:2].T
-    return table.drop("row").with_columns(x=pl.Series(points[:, 0]), y=pl.Series(points[:, -1]))
+    return table.with_columns(x=pl.Series(points[:, 0]), y=pl.Series(points[:, -1]))
 
 
 def curve(folder: Path, method: str, record: dict[str, Any]) -> pl.DataFrame:

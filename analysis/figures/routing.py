@@ -88,7 +88,7 @@ def entropy_and_usage(entropy: pl.DataFrame, usage: pl.DataFrame) -> Picture:
         axes[1].plot(i + spread, values, ".", color=color(i), markersize=4, alpha=0.7)
         axes[1].plot([i - 0.3, i + 0.3], [values.mean()] * 2, color=color(i), linewidth=2)
     axes[1].axhline(1 / len(experts), color="#777777", linestyle=":", linewidth=1.2)
-    axes[1].set(xlabel="expert", ylabel="mean gate", ylim=(0, None))
+    axes[1].set(xlabel="expert", ylabel="mean gate", ylim=(0, 1.1 * float(usage["usage"].to_numpy().max())))
     axes[1].set_xticks(range(len(experts)), [str(e) for e in experts])
     axes[1].grid(axis="y")
     mean = float(entropy["entropy"].to_numpy().mean())
