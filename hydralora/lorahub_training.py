@@ -55,7 +55,8 @@ def train_lorahub(
 
     The optimizer steps that `config` gives to all documents are shared out among the clusters in proportion to their
     tokens (one step at least), so that LoraHub sees as many tokens as the methods it is compared with. All LoRAs start
-    from the same A. The examples of the search are the first training documents of each cluster.
+    from the same A. The examples of the search are training documents of each cluster, drawn with the seed. There is no
+    evaluation or early stopping within the LoRAs.
 
     `run.json` has the sums over all LoRAs, and under `lorahub` the search; each LoRA with its own record stays in
     `folder/components`. A killed run continues.
@@ -96,7 +97,7 @@ def train_lorahub(
             ).model
             model = trained.unload().eval()
         records.append(json.loads((component / RECORD).read_text()))
-    examples = documents.take(np.concatenate([share.rows[:examples_per_cluster] for share in shares]))
+    examples = _examples(documents, shares, examples_per_cluster, config.seed)
     with clear_errors(config, folder), _Cost(measure_energy) as cost:
         composed, search = search_weights(model, folders, examples, budget=budget, seed=config.seed)
     after = None if held_out is None else evaluate_documents(composed, held_out, pad_token_id=0)
@@ -110,9 +111,7 @@ def train_lorahub(
         "held_out": held_out_values(before, after),
         "lorahub": {
             **dataclasses.asdict(search),
-            "adapters": [share.name for share in shares],
-            "steps": [record["steps"] for record in records],
-            "tokens": [record["tokens"] for record in records],
+            **_parts(shares, records),
             "examples": len(examples),
             "search_tokens": int(examples.lengths.sum()) * search.evaluations,
             "search_seconds": cost.values["seconds"],
@@ -167,8 +166,24 @@ def _config_of(config: TrainingConfig, num_documents: int, steps: int) -> Traini
         max_steps=steps,
         max_tokens=None,
         num_train_epochs=None,
+        eval_steps=None,
+        early_stopping_patience=None,
         gradient_accumulation_steps=max(1, min(config.gradient_accumulation_steps, num_documents // num_processes())),
     )
+
+
+def _examples(
+    documents: TokenisedDocuments, shares: Sequence[_Share], per_cluster: int, seed: int
+) -> TokenisedDocuments:
+    random = np.random.default_rng(seed)
+    return documents.take(np.concatenate([random.permutation(share.rows)[:per_cluster] for share in shares]))
+
+
+def _parts(shares: Sequence[_Share], records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """What each LoRA took, in the order of the weights."""
+    return {"adapters": [share.name for share in shares]} | {
+        name: [record[name] for record in records] for name in ("steps", "tokens")
+    }
 
 
 def _apportion(total: int, weights: Sequence[int]) -> list[int]:
