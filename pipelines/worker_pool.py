@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,9 @@ from pipelines.external.launcher import Launcher
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
+
+# polars takes SIGINT in a way that restarts waits without end: Python would see it when the next piece is done.
+SECONDS_BETWEEN_LOOKS = 1.0
 
 Work = Callable[[Log], Artifact]
 """Builds an artifact; a function of a module or a `partial` of one, so that it passes to another process."""
@@ -70,8 +73,9 @@ def _side_by_side(work: Mapping[str, Work], launcher: Launcher) -> Iterator[tupl
     with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(environments,)) as pool:
         futures = {pool.submit(_build, label, build): label for label, build in work.items()}
         try:
-            for future in as_completed(futures):
-                yield futures[future], future.result
+            while futures:
+                for future in wait(futures, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED).done:
+                    yield futures.pop(future), future.result
         except BaseException:  # an interrupt: leave no child behind
             for process in multiprocessing.active_children():
                 process.terminate()

@@ -2,6 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -50,10 +54,45 @@ def test_one_failure_leaves_the_others_finished(tmp_path: Path, parallel: int) -
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_work_with_its_name(tmp_path: Path) -> None:
     work = {"first": die, "second": partial(succeed, tmp_path, "second")}
-    with pytest.raises(
-        dg.Failure, match=r"of 2 failed\.\nfirst: A process in the process pool was terminated abruptly"
-    ):
+    with pytest.raises(dg.Failure, match=r"of 2 failed\.(.|\n)*first: A process in the process pool was terminated"):
         build_all(work, Launcher(parallel=2), lambda text: None, lambda artifact: artifact.fingerprint)
+
+
+def sleep(folder: Path, name: str, log: Log) -> Artifact:
+    (folder / name).write_text(str(os.getpid()))
+    time.sleep(600)
+    raise AssertionError
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGINT])
+def test_nobody_is_left_behind(tmp_path: Path, with_signal: signal.Signals) -> None:
+    code = f"""
+from functools import partial
+from pathlib import Path
+from pipelines.external.launcher import Launcher
+from pipelines.worker_pool import build_all
+from tests.pipelines.test_worker_pool import sleep
+if __name__ == "__main__":
+    work = {{name: partial(sleep, Path({str(tmp_path)!r}), name) for name in ("first", "second")}}
+    build_all(work, Launcher(parallel=2), print, str)
+"""
+    script = tmp_path / "job.py"
+    script.write_text(code)
+    root = Path(__file__).parents[2]
+    job = subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": str(root)}, cwd=root)
+    children = [tmp_path / "first", tmp_path / "second"]
+    wait_until(lambda: all(child.exists() and child.read_text() for child in children))
+    job.send_signal(with_signal)
+    job.wait(timeout=60)
+    wait_until(lambda: not any(Path(f"/proc/{child.read_text()}").exists() for child in children))
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_several_processes_for_one_run_are_refused() -> None:
