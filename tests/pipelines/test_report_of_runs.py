@@ -9,9 +9,11 @@ import pytest
 
 from analysis.report import ReportInputs, write_report
 from pipelines.artifacts import Artifact
+from pipelines.definitions import build_defs
 from pipelines.defs.report import _link, compare_with_previous
 from pipelines.report_inputs import energy_table, provenance, serving_words, stages_table
 from pipelines.store import ArtifactStore
+from tests.pipelines.small_corpus import corpus_ops, resources
 
 RECORD = {
     "config": {"seed": 3, "learning_rate": 0.003},
@@ -101,3 +103,41 @@ def test_a_changed_template_makes_another_report(suffix: str) -> None:
     from pipelines.artifacts import _source_files
 
     assert any(path.suffix == suffix for path in _source_files("analysis.report"))
+
+
+def run_hydralora(folder: Path, title: str) -> dg.ExecuteInProcessResult:
+    ops = {
+        "component_adapters": {"max_tokens": 300, "parts": 2},
+        "parameter_breakdown": {"umap": False},
+        "routing_analysis": {"max_documents_per_source": 4, "examples": 2},
+        "domain_exports": {"max_documents_per_domain": 4},
+        "report": {"title": title, "url": "http://localhost:3001/test"},
+    }
+    config = {
+        "resources": resources(folder),
+        "ops": corpus_ops(folder) | {name: {"config": value} for name, value in ops.items()},
+    }
+    return build_defs().resolve_job_def("hydralora").execute_in_process(run_config=config)
+
+
+@pytest.mark.slow
+def test_the_main_job_twice_gives_two_reports_and_a_page_of_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYDRALORA_CACHE", str(tmp_path / "cache"))
+    metadata = []
+    for title in ("one", "two"):
+        result = run_hydralora(tmp_path, title)
+        metadata.append(result.asset_materializations_for_node("report")[0].metadata)
+    assert "changes_since_previous" not in metadata[0]
+    link = metadata[1]["changes_since_previous"].value
+    page = (tmp_path / "store" / link.removeprefix("http://localhost:3001/test/")).read_text("utf-8")
+    assert "<h1>one and two</h1>" in page
+    report = (tmp_path / "store" / metadata[1]["report"].value.removeprefix("http://localhost:3001/test/")).read_text()
+    for words in (
+        "N = 3, one for each source",
+        "One LoRA for each domain",
+        "Time of each stage",
+        "training of lora_matched",
+    ):
+        assert words in report
