@@ -32,7 +32,7 @@ CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", Path(__file__).resolve().pare
 NAMES = ("dolly15k", "flan10", "gsm8k", "legalbench", "mbxp", "medquad")
 SEED = 0
 N_DOCUMENTS = 1_000_000
-# Documents, threads. The CPU seconds are judged on one thread, the wall time on two; pairs, as other work comes and goes.
+# Documents, threads: CPU seconds are judged on one thread, wall time on two; in pairs, as other work comes and goes.
 RUNS = ((100_000, 1), *((N_DOCUMENTS, 1), (N_DOCUMENTS, 2)) * 3, (10_000_000, 2))
 
 
