@@ -174,9 +174,7 @@ def train(
 
     if config.eval_steps is not None and held_out is None:
         raise TrainingError("eval_steps needs held_out documents; there are none")
-    missing = [name for name in config.report_to if importlib.util.find_spec(name) is None]
-    if missing:
-        raise TrainingError(f"report_to names {missing[0]!r}, which is not installed: pip install {missing[0]}")
+    _check_trackers(config)
     if config.fsdp:
         _check_can_split(model, peft_config)
     set_seed(config.seed)
@@ -293,6 +291,12 @@ def claim(folder: Path, run: Mapping[str, Any]) -> None:
     elif is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(identity, values)
+
+
+def _check_trackers(config: TrainingConfig) -> None:
+    for name in config.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise TrainingError(f"report_to names {name!r}, which is not installed: pip install {name}")
 
 
 def _check_can_split(model: Any, peft_config: "PeftConfig | None") -> None:

@@ -46,8 +46,8 @@ def test_a_method_by_its_name_on_tokens_of_another_process(tmp_path: Path) -> No
 
 
 def test_fields_that_are_missing_unknown_or_contradict(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"unknown fields \['metod'\]"):
-        run_from_json(describe(tmp_path, {"metod": "hydralora"}))
+    with pytest.raises(ValueError, match=r"unknown fields \['rank'\]"):
+        run_from_json(describe(tmp_path, {"rank": "hydralora"}))
     with pytest.raises(ValueError, match="exactly one of the fields method and peft_config"):
         run_from_json(describe(tmp_path, {}))
 
