@@ -28,7 +28,7 @@ import numpy as np
 import polars as pl
 
 from analysis.corpus import CleanConfig, clean
-from analysis.deduplication import CONTENT_SHARE, SHINGLE_SIZE, _content, _shingle_counts, near_duplicates
+from analysis.deduplication import CONTENT_SHARE, SHINGLE_SIZE, _content, _shingle_counts, _Shingled, near_duplicates
 from analysis.shingles import jaccard, shingles
 from analysis.sources import FilesSource, PackagesSource, read_source, read_sources
 
@@ -141,7 +141,7 @@ def duplicate_recall() -> dict[str, Any]:
     batch = pl.DataFrame({"row": range(len(texts)), "text": texts}, schema={"row": pl.UInt32, "text": pl.String})
     rank = np.arange(len(texts), dtype=np.uint32)
     every = shingles(batch["text"], SHINGLE_SIZE, punctuation=True)
-    content = _content(every, _shingle_counts(lambda: iter([batch])))
+    content = _content(every, _shingle_counts(_Shingled(lambda: iter([batch]))))
     pairs = list(itertools.combinations(range(len(texts)), 2))
     copies = [(original, 2_000 + original) for original in range(1_000)]
     alike = {pair: jaccard(*(every[i] for i in pair)) for pair in pairs}
