@@ -7,8 +7,9 @@ a few examples as the authors do (arXiv 2307.13269): from w = 0, within [-1.5, 1
 
 import dataclasses
 import importlib.util
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,8 +84,6 @@ def search_weights(
     from safetensors.torch import load_file
 
     check_nevergrad()
-    import nevergrad
-
     _check_equal(folders)
     states = [load_file(folder / "adapter_model.safetensors") for folder in folders]
     adapted = PeftModel.from_pretrained(model, folders[0]).eval()
@@ -96,14 +95,30 @@ def search_weights(
         set_peft_model_state_dict(adapted, _weighted_sum(states, weights))
         return evaluate_documents(adapted, examples, pad_token_id=0).mean
 
-    space = nevergrad.p.Array(init=np.zeros(len(states)), lower=-_BOUND, upper=_BOUND)
+    found = _minimize(lambda weights: loss(weights) + _L1 * float(np.abs(weights).mean()), len(states), budget, seed)
+    return adapted, LoraHubResult(tuple(float(weight) for weight in found), loss(found), evaluations)
+
+
+def _minimize(loss: Callable[[Sequence[float]], float], size: int, budget: int, seed: int) -> Sequence[float]:
+    """Weights of least loss among `budget` tried."""
+    import nevergrad
+    from nevergrad.optimization.recaster import _MessagingThread
+
+    space = nevergrad.p.Array(init=np.zeros(size), lower=-_BOUND, upper=_BOUND)
     space.random_state.seed(seed)
     optimizer = nevergrad.optimizers.NGOpt(parametrization=space, budget=budget)
-    with warnings.catch_warnings():
-        # At such budgets NGOpt hands over to COBYLA (which draws nothing at random); scipy corrects its last radius.
-        warnings.filterwarnings("ignore", "COBYLA: Invalid RHOEND", UserWarning)
-        found = optimizer.minimize(lambda weights: loss(weights) + _L1 * float(np.abs(weights).mean())).value
-    return adapted, LoraHubResult(tuple(float(weight) for weight in found), loss(found), evaluations)
+    threads = set(threading.enumerate())
+    try:
+        with warnings.catch_warnings():
+            # At such budgets NGOpt hands over to COBYLA (which draws nothing at random); scipy corrects its last radius.
+            warnings.filterwarnings("ignore", "COBYLA: Invalid RHOEND", UserWarning)
+            best: Sequence[float] = optimizer.minimize(loss).value
+    finally:
+        # COBYLA runs in a thread that goes on waiting for values, and would keep the process alive.
+        for thread in set(threading.enumerate()) - threads:
+            if isinstance(thread, _MessagingThread):
+                thread.stop()
+    return best
 
 
 def _weighted_sum(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:

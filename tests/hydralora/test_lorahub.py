@@ -1,6 +1,9 @@
 """LoraHub: the composition against its formula, the search against a case it must solve, and a run end to end."""
 
 import json
+import threading
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +17,7 @@ from safetensors.torch import load_file
 import hydralora.lorahub
 from hydralora.data import TokenisedDocuments, tokenise
 from hydralora.evaluation import evaluate_documents
-from hydralora.lorahub import compose_lorahub
+from hydralora.lorahub import _minimize, compose_lorahub
 from hydralora.lorahub_training import _apportion, train_lorahub
 from hydralora.training import Progress, TrainingConfig, TrainingError, TrainingResult
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
@@ -79,6 +82,23 @@ def test_search_finds_the_lora_that_helps(
         weights.append(result.weights)
     assert weights[0] == pytest.approx([1.0, 0.0], abs=0.1)
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_thread_outlives_the_search(fails: bool) -> None:
+    """nevergrad's would keep the process from ending."""
+
+    def loss(weights: Sequence[float]) -> float:
+        if fails:
+            raise MemoryError
+        return float(np.square(np.asarray(weights) - 0.3).sum())
+
+    before = set(threading.enumerate())
+    with pytest.raises(MemoryError) if fails else nullcontext():
+        assert np.allclose(_minimize(loss, 3, 40, seed=0), 0.3, atol=0.05)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=5)
+        assert not thread.is_alive()
 
 
 def test_a_run_leaves_what_other_methods_leave(tmp_path: Path, documents: TokenisedDocuments) -> None:
