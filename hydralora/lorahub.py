@@ -110,7 +110,7 @@ def _minimize(loss: Callable[[Sequence[float]], float], size: int, budget: int, 
     threads = set(threading.enumerate())
     try:
         with warnings.catch_warnings():
-            # At such budgets NGOpt hands over to COBYLA (which draws nothing at random); scipy corrects its last radius.
+            # At such budgets NGOpt hands over to COBYLA, which draws nothing at random; scipy corrects its last radius.
             warnings.filterwarnings("ignore", "COBYLA: Invalid RHOEND", UserWarning)
             best: Sequence[float] = optimizer.minimize(loss).value
     finally:
