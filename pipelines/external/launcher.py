@@ -83,6 +83,8 @@ class Launcher(dg.ConfigurableResource):
             dagster.Failure: a method does not fit the base model, and nothing was trained; or some trainings failed,
                 with the reason of each, and the others are finished and not trained again.
         """
+        for job in jobs:  # what a run that was ended left, of trainings that had finished as well
+            shutil.rmtree(job.folder / FOLDER, ignore_errors=True)
         missing = [job for job in jobs if not job.done]
         _check_methods(missing, recipe, base_model)
         if self.parallel == self.processes_per_training == 1:
@@ -90,7 +92,7 @@ class Launcher(dg.ConfigurableResource):
                 train_adapter(context.log.info, job.folder, job.training, job.documents, recipe, base_model)
             return
         for job in missing:
-            _clear(job.folder / FOLDER)
+            (job.folder / FOLDER).mkdir(parents=True)
         tokens = _save_tokens(missing)
         failed = self._run(context, {job: self._describe(job, tokens, recipe, base_model) for job in missing})
         for job in missing:
@@ -260,8 +262,3 @@ def _save_tokens(jobs: Sequence[Job]) -> dict[int, Path]:
             paths[id(job.documents)] = job.folder / FOLDER / "tokens"
             job.documents.save(paths[id(job.documents)])
     return paths
-
-
-def _clear(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)

@@ -111,6 +111,15 @@ def test_a_failure_is_told_and_spoils_no_other(tmp_path: Path) -> None:
     assert record(tmp_path / "out" / "lora_r8")["steps"] == 6
 
 
+def test_nothing_is_left_of_a_run_that_was_ended(tmp_path: Path) -> None:
+    """Of a training that had finished while others had not."""
+    finished = tmp_path / "out" / "lora_r8"
+    (finished / FOLDER / "tokens").mkdir(parents=True)
+    (finished / "run.json").write_text("{}")
+    assert launch(tmp_path / "out", Launcher(), ("lora_r8",))[0].success
+    assert [path.name for path in finished.iterdir()] == ["run.json"]
+
+
 def test_methods_that_do_not_fit_stop_before_anything_is_trained(tmp_path: Path) -> None:
     result, _ = launch(tmp_path / "out", Launcher(), ("lora_r8", "lora_matched"))
     assert "lora_matched (lora_matched): lora_matched needs match_parameters" in failure_text(result)
@@ -151,6 +160,7 @@ def test_killed_trainings_continue_to_the_same_weights(tmp_path: Path) -> None:
         time.sleep(0.1)
     assert not (tmp_path / "killed" / "lora_r8" / "run.json").exists()
     assert launch(tmp_path / "killed", Launcher(parallel=2), **options)[0].success
+    assert not list((tmp_path / "killed").glob(f"*/{FOLDER}"))
     expected, found = (weights(tmp_path / name / "lora_r8") for name in ("whole", "killed"))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
