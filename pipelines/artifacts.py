@@ -62,13 +62,15 @@ def source_version(*modules: str) -> str:
 
 
 def _source_files(module: str) -> list[Path]:
-    spec = importlib.util.find_spec(module)
+    package, *parts = module.split(".")
+    spec = importlib.util.find_spec(package)  # of a submodule, this would import the packages around it
     if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"source_version: no module named {package!r}")
+    path = Path(spec.origin).parent.joinpath(*parts) if spec.submodule_search_locations else Path(spec.origin)
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    if not files or not files[0].is_file():
         raise ModuleNotFoundError(f"source_version: no module named {module!r}")
-    origin = Path(spec.origin)
-    if origin.name != "__init__.py":
-        return [origin]
-    return sorted(path for path in origin.parent.rglob("*") if path.suffix in SOURCE_SUFFIXES)
+    return files
 
 
 def file_digest(path: Path) -> str:
