@@ -7,6 +7,8 @@ from analysis.adapter_parts import OUTSIDE
 from analysis.figures.style import Picture, color, integer_ticks, legend_below, marker, styled, subplots
 from analysis.observation import RELATIONS, SAME_SEED
 
+MOST_DOTS = 250
+"""Of each relation: thousands would say no more, and weigh a megabyte."""
 PANELS = {"all": "All submodules", "A": "A matrices", "B": "B matrices"}
 
 
@@ -64,7 +66,8 @@ def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int =
     for ax in axes[len(shown) :]:
         ax.set_visible(False)
     for ax, layer in zip(axes, shown, strict=False):
-        ax.scatter(points["x"], points["y"], s=3, color="#999999", alpha=0.35, linewidths=0)
+        # As an image: eight panels of every matrix would weigh more than all other figures.
+        ax.scatter(points["x"], points["y"], s=3, color="#999999", alpha=0.35, linewidths=0, rasterized=True)
         for i, head in enumerate(heads):
             rows = points.filter((pl.col("layer") == layer) & (pl.col("head") == head))
             ax.scatter(
@@ -98,8 +101,9 @@ def similarity_by_relation(pairs: pl.DataFrame) -> Picture:
             values = values[np.isfinite(values)]
             if not len(values):
                 continue
-            jitter = y + generator.uniform(-0.2, 0.2, len(values))
-            ax.plot(values, jitter, ".", color=color(0 if matrix == "A" else 1), markersize=2.5, alpha=0.5)
+            dots = values if len(values) <= MOST_DOTS else generator.choice(values, MOST_DOTS, replace=False)
+            jitter = y + generator.uniform(-0.2, 0.2, len(dots))
+            ax.plot(dots, jitter, ".", color=color(0 if matrix == "A" else 1), markersize=2.5, alpha=0.5)
             ax.plot([values.mean()], [y], "D", color=color(5), markersize=5)
             words.append(f"{matrix}, {relation}: {values.mean():.2f}")
         chance = pairs.filter(pl.col("matrix") == matrix)["chance"].to_numpy().mean()
@@ -112,8 +116,8 @@ def similarity_by_relation(pairs: pl.DataFrame) -> Picture:
     return Picture(
         "similarity_by_relation",
         figure,
-        "Subspace similarity of pairs of heads; a dot is one pair at one place, the diamond their mean, the dotted "
-        "line what random matrices have. A converge only if other seeds are right of the dotted line.",
+        f"Subspace similarity of pairs of heads; a dot is one pair at one place ({MOST_DOTS} of them at most), the "
+        "diamond the mean of all, the dotted line what random matrices have. A converge only if other seeds are right of the dotted line.",
         f"Mean subspace similarity. {'; '.join(words)}.",
     )
 
