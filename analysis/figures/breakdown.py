@@ -117,7 +117,8 @@ def similarity_by_relation(pairs: pl.DataFrame) -> Picture:
         "similarity_by_relation",
         figure,
         f"Subspace similarity of pairs of heads; a dot is one pair at one place ({MOST_DOTS} of them at most), the "
-        "diamond the mean of all, the dotted line what random matrices have. A converge only if other seeds are right of the dotted line.",
+        "diamond the mean of all, the dotted line what random matrices have. A converge only if other seeds are right of "
+        "the dotted line.",
         f"Mean subspace similarity. {'; '.join(words)}.",
     )
 
