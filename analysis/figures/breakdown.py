@@ -8,7 +8,8 @@ from analysis.figures.style import Picture, color, integer_ticks, legend_below, 
 from analysis.observation import RELATIONS, SAME_SEED
 
 MOST_DOTS = 250
-"""Of each relation: thousands would say no more, and weigh a megabyte."""
+"""Of each relation, and behind the points of a layer: thousands would say no more, and weigh a megabyte."""
+
 PANELS = {"all": "All submodules", "A": "A matrices", "B": "B matrices"}
 
 
@@ -65,9 +66,9 @@ def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int =
     figure, axes = subplots(n_rows, n_columns, width=6.6, height=1.65 * n_rows + 0.4)
     for ax in axes[len(shown) :]:
         ax.set_visible(False)
+    grey = points.sample(min(MOST_DOTS, len(points)), seed=0)
     for ax, layer in zip(axes, shown, strict=False):
-        # As an image: eight panels of every matrix would weigh more than all other figures.
-        ax.scatter(points["x"], points["y"], s=3, color="#999999", alpha=0.35, linewidths=0, rasterized=True)
+        ax.scatter(grey["x"], grey["y"], s=3, color="#999999", alpha=0.35, linewidths=0)
         for i, head in enumerate(heads):
             rows = points.filter((pl.col("layer") == layer) & (pl.col("head") == head))
             ax.scatter(
@@ -117,8 +118,8 @@ def similarity_by_relation(pairs: pl.DataFrame) -> Picture:
         "similarity_by_relation",
         figure,
         f"Subspace similarity of pairs of heads; a dot is one pair at one place ({MOST_DOTS} of them at most), the "
-        "diamond the mean of all, the dotted line what random matrices have. A converge only if other seeds are right of "
-        "the dotted line.",
+        "diamond the mean of all, the dotted line what random matrices have. A converge only if other seeds are right "
+        "of it.",
         f"Mean subspace similarity. {'; '.join(words)}.",
     )
 
