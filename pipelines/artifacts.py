@@ -67,10 +67,11 @@ def _source_files(module: str) -> list[Path]:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"source_version: no module named {package!r}")
     path = Path(spec.origin).parent.joinpath(*parts) if spec.submodule_search_locations else Path(spec.origin)
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
-    if not files or not files[0].is_file():
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.suffix in SOURCE_SUFFIXES)
+    if not path.with_suffix(".py").is_file():
         raise ModuleNotFoundError(f"source_version: no module named {module!r}")
-    return files
+    return [path.with_suffix(".py")]
 
 
 def file_digest(path: Path) -> str:
