@@ -122,9 +122,9 @@ def _groups(grouping: Mapping[str, Any], choice: Mapping[str, Any]) -> tuple[str
     n_experts, kind, found = grouping["num_experts"], grouping["group_kind"], grouping.get("held_out_accuracy")
     detail = str(grouping["reason"])
     if found is not None:
-        detail += f" Prompts tell the {kind} of {100 * found:.1f}% of held-out documents."
+        detail += f" On the test documents: {100 * found:.1f}%."
     if kind != "cluster":
-        detail += f" The clusters of the corpus: {choice['num_experts']}. {choice['reason']}"
+        detail += f" By K-means: {choice['reason']}"
     return f"N = {n_experts}" + (f", one for each {kind}" if n_experts > 1 else ""), detail, "good"
 
 

@@ -168,7 +168,7 @@ def test_experts_given_by_the_prompt_are_called_by_their_groups(inputs: ReportIn
     statement = verdict(grouped)[0]
     assert statement.answer == "N = 3, one for each source"
     assert "99.2% of held-out documents" in statement.detail
-    assert "The clusters of the corpus: 4." in statement.detail
+    assert "By K-means: " in statement.detail
     assert summarise(grouped)["numbers"]["num_experts"] == 3
     tables = {t.caption: t for t in sections(grouped)[1].tables}
     assert tables["Experts: one for each source"].rows[0] == (0, "law")
