@@ -167,7 +167,7 @@ def test_experts_given_by_the_prompt_are_called_by_their_groups(inputs: ReportIn
     grouped = dataclasses.replace(inputs, grouping=grouping)
     statement = verdict(grouped)[0]
     assert statement.answer == "N = 3, one for each source"
-    assert "99.2% of held-out documents" in statement.detail
+    assert "On the test documents: 99.2%." in statement.detail
     assert "By K-means: " in statement.detail
     assert summarise(grouped)["numbers"]["num_experts"] == 3
     tables = {t.caption: t for t in sections(grouped)[1].tables}
