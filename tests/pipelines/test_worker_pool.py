@@ -68,12 +68,14 @@ def sleep(folder: Path, name: str, log: Log) -> Artifact:
 @pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGINT])
 def test_nobody_is_left_behind(tmp_path: Path, with_signal: signal.Signals) -> None:
     code = f"""
+import signal
 from functools import partial
 from pathlib import Path
 from pipelines.external.launcher import Launcher
 from pipelines.worker_pool import build_all
 from tests.pipelines.test_worker_pool import sleep
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
     work = {{name: partial(sleep, Path({str(tmp_path)!r}), name) for name in ("first", "second")}}
     build_all(work, Launcher(parallel=2), print, str)
 """
