@@ -20,11 +20,44 @@ def _softmax_gates(logits, experts, ROUTED: tl.constexpr):
 
 
 @triton.jit
-def _given_gates(router_ptr, rows, row_mask, tokens_per_gate, ROUTED: tl.constexpr, EXPERTS_PAD: tl.constexpr):
-    """[rows, EXPERTS_PAD] of gates [G, ROUTED], a row for each `tokens_per_gate` tokens; 1 for the always-on expert."""
+def _router_weights(
+    router_ptr, RANK: tl.constexpr, ROUTED: tl.constexpr, RANK_PAD: tl.constexpr, EXPERTS_PAD: tl.constexpr
+):
+    """[EXPERTS_PAD, RANK_PAD] of a router on A x."""
+    ranks = tl.arange(0, RANK_PAD)
     experts = tl.arange(0, EXPERTS_PAD)
-    pointers = router_ptr + (rows // tokens_per_gate)[:, None] * ROUTED + experts[None, :]
-    return tl.load(pointers, mask=row_mask & (experts[None, :] < ROUTED), other=1.0).to(tl.float32)
+    mask = (experts[:, None] < ROUTED) & (ranks[None, :] < RANK)
+    return tl.load(router_ptr + experts[:, None] * RANK + ranks[None, :], mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _gates(
+    router_ptr,
+    rows,
+    row_mask,
+    tokens_per_gate,
+    h,
+    logits,
+    RANK: tl.constexpr,
+    ROUTED: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    GIVEN: tl.constexpr,
+    RANK_PAD: tl.constexpr,
+    EXPERTS_PAD: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """[ROWS, EXPERTS_PAD], 1 for the always-on expert: as GIVEN, from `logits` (HIDDEN), or from a router on h."""
+    experts = tl.arange(0, EXPERTS_PAD)
+    gates = tl.full([ROWS, EXPERTS_PAD], 1.0, dtype=tl.float32)
+    if GIVEN:
+        pointers = router_ptr + (rows // tokens_per_gate)[:, None] * ROUTED + experts[None, :]
+        gates = tl.load(pointers, mask=row_mask & (experts[None, :] < ROUTED), other=1.0).to(tl.float32)
+    elif ROUTED > 0:
+        if not HIDDEN:
+            w = _router_weights(router_ptr, RANK, ROUTED, RANK_PAD, EXPERTS_PAD)
+            logits = tl.sum(h[:, None, :] * w[None, :, :], axis=2)
+        gates = _softmax_gates(logits, experts, ROUTED)
+    return gates
 
 
 @triton.jit
@@ -95,20 +128,26 @@ def project_and_gate_kernel(
     low = h.to(low_ptr.dtype.element_ty)
     tl.store(low_ptr + rows[:, None] * WIDTH + ranks[None, :], low, mask=row_mask & (ranks[None, :] < RANK))
     h = low.to(tl.float32)
-    gates = tl.full([ROWS, EXPERTS_PAD], 1.0, dtype=tl.float32)
-    if GIVEN:
-        gates = _given_gates(router_ptr, rows, row_mask, tokens_per_gate, ROUTED, EXPERTS_PAD)
-    elif ROUTED > 0:
-        if HIDDEN:
-            low_logits = logits.to(low_ptr.dtype.element_ty)
-            logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + experts[None, :]
-            tl.store(logit_ptrs, low_logits, mask=row_mask & (experts[None, :] < ROUTED))
-            logits = low_logits.to(tl.float32)
-        else:
-            w_mask = (experts[:, None] < ROUTED) & (ranks[None, :] < RANK)
-            w = tl.load(router_ptr + experts[:, None] * RANK + ranks[None, :], mask=w_mask, other=0.0).to(tl.float32)
-            logits = tl.sum(h[:, None, :] * w[None, :, :], axis=2)
-        gates = _softmax_gates(logits, experts, ROUTED)
+    if HIDDEN:
+        low_logits = logits.to(low_ptr.dtype.element_ty)
+        logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + experts[None, :]
+        tl.store(logit_ptrs, low_logits, mask=row_mask & (experts[None, :] < ROUTED))
+        logits = low_logits.to(tl.float32)
+    gates = _gates(
+        router_ptr,
+        rows,
+        row_mask,
+        tokens_per_gate,
+        h,
+        logits,
+        RANK,
+        ROUTED,
+        HIDDEN,
+        GIVEN,
+        RANK_PAD,
+        EXPERTS_PAD,
+        ROWS,
+    )
     u = gates[:, :, None] * h[:, None, :] * scaling
     u_offsets = rows[:, None, None] * (BLOCKS * RANK) + experts[None, :, None] * RANK + ranks[None, None, :]
     u_mask = (rows[:, None, None] < tokens) & (experts[None, :, None] < BLOCKS) & (ranks[None, None, :] < RANK)
@@ -143,19 +182,25 @@ def gate_backward_kernel(
     logit_mask = row_mask & (experts[None, :] < ROUTED)
     WIDTH: tl.constexpr = RANK + ROUTED if HIDDEN else RANK
     h = tl.load(low_ptr + rows[:, None] * WIDTH + ranks[None, :], mask=h_mask, other=0.0).to(tl.float32)
-    w_mask = (experts[:, None] < ROUTED) & (ranks[None, :] < RANK)
-
-    gates = tl.full([ROWS, EXPERTS_PAD], 1.0, dtype=tl.float32)
-    if GIVEN:
-        gates = _given_gates(router_ptr, rows, row_mask, tokens_per_gate, ROUTED, EXPERTS_PAD)
-    elif ROUTED > 0:
-        if HIDDEN:
-            logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + experts[None, :]
-            logits = tl.load(logit_ptrs, mask=logit_mask, other=0.0).to(tl.float32)
-        else:
-            w = tl.load(router_ptr + experts[:, None] * RANK + ranks[None, :], mask=w_mask, other=0.0).to(tl.float32)
-            logits = tl.sum(h[:, None, :] * w[None, :, :], axis=2)
-        gates = _softmax_gates(logits, experts, ROUTED)
+    logits = tl.zeros([ROWS, EXPERTS_PAD], dtype=tl.float32)
+    if HIDDEN:
+        logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + experts[None, :]
+        logits = tl.load(logit_ptrs, mask=logit_mask, other=0.0).to(tl.float32)
+    gates = _gates(
+        router_ptr,
+        rows,
+        row_mask,
+        tokens_per_gate,
+        h,
+        logits,
+        RANK,
+        ROUTED,
+        HIDDEN,
+        GIVEN,
+        RANK_PAD,
+        EXPERTS_PAD,
+        ROWS,
+    )
 
     u_offsets = rows[:, None, None] * (BLOCKS * RANK) + experts[None, :, None] * RANK + ranks[None, None, :]
     u_mask = (rows[:, None, None] < tokens) & (experts[None, :, None] < BLOCKS) & (ranks[None, None, :] < RANK)
@@ -172,6 +217,8 @@ def gate_backward_kernel(
             grad_logit_ptrs = grad_low_ptr + rows[:, None] * WIDTH + RANK + experts[None, :]
             tl.store(grad_logit_ptrs, grad_logits.to(grad_low_ptr.dtype.element_ty), mask=logit_mask)
         else:
+            w = _router_weights(router_ptr, RANK, ROUTED, RANK_PAD, EXPERTS_PAD)
+            w_mask = (experts[:, None] < ROUTED) & (ranks[None, :] < RANK)
             grad_h += tl.sum(grad_logits[:, :, None] * w[None, :, :], axis=1)
             grad_w = tl.sum(grad_logits[:, :, None] * h[:, None, :], axis=0)
             partial_ptrs = grad_router_ptr + tl.program_id(0) * (ROUTED * RANK)
@@ -305,24 +352,28 @@ def add_experts_some_kernel(
     """ROWS tokens and COLUMNS outputs a program, on tensor cores; B is read once for all of a program's tokens."""
     dtype = y_ptr.dtype.element_ty
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    ranks = tl.arange(0, RANK_PAD)
-    experts = tl.arange(0, EXPERTS_PAD)
     row_mask = rows[:, None] < tokens
     h, logits = _project(
         x_ptr, a_ptr, router_ptr, rows, row_mask, IN, RANK, ROUTED, HIDDEN, RANK_PAD, EXPERTS_PAD, ROWS, CHUNK
     )
     h = h.to(dtype).to(tl.float32)  # rounded where the other kernels round
-    gates = tl.full([ROWS, EXPERTS_PAD], 1.0, dtype=tl.float32)
-    if GIVEN:
-        gates = _given_gates(router_ptr, rows, row_mask, tokens_per_gate, ROUTED, EXPERTS_PAD)
-    elif ROUTED > 0:
-        if HIDDEN:
-            logits = logits.to(dtype).to(tl.float32)
-        else:
-            w_mask = (experts[:, None] < ROUTED) & (ranks[None, :] < RANK)
-            w = tl.load(router_ptr + experts[:, None] * RANK + ranks[None, :], mask=w_mask, other=0.0).to(tl.float32)
-            logits = tl.sum(h[:, None, :] * w[None, :, :], axis=2)
-        gates = _softmax_gates(logits, experts, ROUTED)
+    if HIDDEN:
+        logits = logits.to(dtype).to(tl.float32)
+    gates = _gates(
+        router_ptr,
+        rows,
+        row_mask,
+        tokens_per_gate,
+        h,
+        logits,
+        RANK,
+        ROUTED,
+        HIDDEN,
+        GIVEN,
+        RANK_PAD,
+        EXPERTS_PAD,
+        ROWS,
+    )
     INNER: tl.constexpr = EXPERTS_PAD * RANK_PAD
     u = tl.reshape(gates[:, :, None] * h[:, None, :] * scaling, [ROWS, INNER]).to(dtype)
 

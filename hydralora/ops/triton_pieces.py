@@ -142,7 +142,7 @@ def add_experts_few(
         )
         return
     rank_pad = max(rank_pad, _cdiv(16, experts_pad))  # tensor cores take 16 at a time
-    # As much as registers and shared memory hold: on an H100 the loop over x is a chain of waits, a third of them here.
+    # As much as registers and shared memory hold: the loop over x is a chain of waits, so few long steps.
     columns = max(16, min(128, 16384 // (rank_pad * experts_pad)))
     chunk = max(64, min(1024, 8192 // _pad(rank_pad + (experts_pad if hidden else 0))))
     _launch(
