@@ -94,7 +94,7 @@ def method_benchmarks(
     prompt_gates: Artifact,
 ) -> dg.MaterializeResult:
     """Scores of the compared methods in the paper's benchmarks, with standard errors and what chance gives."""
-    runs = method_comparison.read("runs").filter(pl.col("seed") == pl.col("seed").first())
+    runs = first_seed(method_comparison)
     if config.methods:
         runs = runs.filter(pl.col("method").is_in(config.methods))
     trained = [
@@ -116,7 +116,7 @@ def study_benchmarks(
     study_runs: Artifact,
 ) -> dg.MaterializeResult:
     """Scores of the study's methods in the benchmark of the domain that each was trained on."""
-    runs = study_runs.read("runs").filter(pl.col("seed") == pl.col("seed").first())
+    runs = first_seed(study_runs)
     trained = [
         Trained(row["domain"], row["method"], row["num_experts"], run_artifact(store, row["fingerprint"]), task)
         for domain, task in config.tasks.items()
@@ -124,6 +124,11 @@ def study_benchmarks(
     ]
     inputs = {"study_runs": study_runs}
     return scored("study_benchmarks", trained, config, store, base_model, launcher, context, inputs)
+
+
+def first_seed(runs: Artifact) -> pl.DataFrame:
+    """The table `runs` of an artifact, one seed of it: benchmarks take longer than trainings."""
+    return runs.read("runs").filter(pl.col("seed") == pl.col("seed").first())
 
 
 def run_artifact(store: ArtifactStore, fingerprint: str) -> Artifact:

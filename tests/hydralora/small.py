@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from hydralora import HydraLoraConfig
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -82,3 +85,16 @@ def save_run(folder: Path, **config: Any) -> Path:
     path = folder / "run.json"
     path.write_text(json.dumps(description))
     return path
+
+
+def model_for_long_prompts(**options: Any) -> PeftModel:
+    """One token a byte, so prompts with examples are some thousand tokens; adapter away from the identity."""
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(
+        **sizes, vocab_size=264, num_hidden_layers=2, max_position_embeddings=8192, pad_token_id=256, eos_token_id=263
+    )
+    fields = {"r": 4, "num_experts": 3, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    return get_peft_model(
+        LlamaForCausalLM(config).eval(), HydraLoraConfig(**{**fields, "init_weights": False, **options})
+    ).eval()

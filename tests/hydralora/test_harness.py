@@ -1,41 +1,23 @@
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import datasets
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from peft import PeftModel, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from peft import PeftModel
 
-from hydralora import HydraLoraConfig, set_static_gates
-from hydralora.harness import BenchmarkScore, __main__, evaluate_benchmarks
+from hydralora import set_static_gates
+from hydralora.harness import BenchmarkScore, evaluate_benchmarks
 from hydralora.harness.benchmarks import load_tasks
 from hydralora.harness.language_model import SequenceGatesLM
-from tests.hydralora.small import small_tokenizer
+from tests.hydralora.small import model_for_long_prompts, small_tokenizer
 
 Row = dict[str, Any]
-
-
-def model_for_long_prompts(**options: Any) -> PeftModel:
-    """One token a byte, so prompts with examples are some thousand tokens; adapter away from the identity."""
-    torch.manual_seed(1)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = LlamaConfig(
-        **sizes, vocab_size=264, num_hidden_layers=2, max_position_embeddings=8192, pad_token_id=256, eos_token_id=263
-    )
-    fields = {"r": 4, "num_experts": 3, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    return get_peft_model(
-        LlamaForCausalLM(config).eval(), HydraLoraConfig(**{**fields, "init_weights": False, **options})
-    ).eval()
 
 
 def rows(path: Path, **equal: str) -> list[Row]:
@@ -358,55 +340,3 @@ def test_humaneval_draws_ten_programs_for_each_problem(shared_corpora: Path) -> 
         "pass@1": (pytest.approx(0.2), 2),
         "pass@10": (0.5, 2),
     }
-
-
-# --- errors and the command line
-
-
-def test_unknown_tasks_and_missing_files(tmp_path: Path) -> None:
-    model, tokenizer = model_for_long_prompts(), small_tokenizer()
-    with pytest.raises(ValueError, match=r"Expected some of \['bbh', .*\], got \['mmmlu'\]"):
-        evaluate_benchmarks(model, tokenizer, ["mmmlu"])
-    with pytest.raises(ValueError, match="`limit` of at least 1, or None for all documents, got 0"):
-        evaluate_benchmarks(model, tokenizer, ["gsm8k"], corpora=tmp_path, limit=0)
-    with pytest.raises(FileNotFoundError, match=r"gsm8k_test\.parquet, which is no file"):
-        evaluate_benchmarks(model, tokenizer, ["gsm8k"], corpora=tmp_path)
-    pq.write_table(pa.table({"instruction": ["1 + 1?"]}), tmp_path / "gsm8k_test.parquet")
-    with pytest.raises(ValueError, match=r"lacks the columns \['output'\]"):
-        evaluate_benchmarks(model, tokenizer, ["gsm8k"], corpora=tmp_path)
-    pq.write_table(pa.table({"task": ["x"], "input": ["y"], "target": ["z"]}), tmp_path / "bbh_test.parquet")
-    with pytest.raises(ValueError, match="with task 'boolean_expressions', got none"):
-        evaluate_benchmarks(model, tokenizer, ["bbh_direct"], corpora=tmp_path)
-
-
-def test_a_missing_harness_is_said_before_anything_else() -> None:
-    with patch("importlib.util.find_spec", return_value=None), pytest.raises(ImportError, match=r"hydralora\[eval\]"):
-        evaluate_benchmarks(model_for_long_prompts(), small_tokenizer(), ["gsm8k"])
-
-
-def test_the_harness_is_imported_late() -> None:
-    code = "import sys, hydralora.harness; sys.exit('lm_eval' in sys.modules or 'datasets' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_command_line(
-    shared_corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    base = str(tmp_path / "base")
-    model = model_for_long_prompts()
-    model.get_base_model().name_or_path = model.peft_config["default"].base_model_name_or_path = base
-    LlamaForCausalLM(model.config).save_pretrained(base)
-    small_tokenizer().save_pretrained(base)
-    model.save_pretrained(tmp_path / "adapter")
-    arguments = ["--adapter", str(tmp_path / "adapter"), "--corpora", str(shared_corpora), "--limit", "2", "--tasks"]
-
-    monkeypatch.setattr(sys, "argv", ["harness", *arguments, "mmlu_law", "--output", str(tmp_path / "scores.json")])
-    __main__.main()
-    scores = json.loads((tmp_path / "scores.json").read_text())
-    assert [score["task"] for score in scores] == ["mmlu_law", "mmlu_professional_law", "mmlu_international_law"]
-    assert f"| mmlu_law | mmlu_law | acc | {scores[0]['value']:.4f} |" in capsys.readouterr().out
-
-    monkeypatch.setattr(sys, "argv", ["harness", *arguments, "humaneval"])
-    with pytest.raises(SystemExit):
-        __main__.main()
-    assert "--allow-code-execution" in capsys.readouterr().err

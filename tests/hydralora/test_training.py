@@ -3,6 +3,8 @@
 import copy
 import errno
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,22 +94,30 @@ class Killed(BaseException):
     """Stands for SIGKILL; the true one is in test_training_processes.py."""
 
 
+@contextmanager
+def killed(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[None]:
+    """The training within is killed after so many steps."""
+    loss = AnswerTrainer.compute_loss
+
+    def die(self: AnswerTrainer, *arguments: Any, **options: Any) -> Any:
+        if self.state.global_step == step:
+            raise Killed
+        return loss(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerTrainer, "compute_loss", die)
+        with pytest.raises(Killed):
+            yield
+
+
 @pytest.mark.parametrize("killed_at", [1, 3])
 def test_a_killed_run_continues_to_the_same_weights(
     tmp_path: Path, plain: TokenisedDocuments, killed_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(tmp_path / "whole", plain)
 
-    def die(self: AnswerTrainer, *arguments: Any, **options: Any) -> Any:
-        if self.state.global_step == killed_at:
-            raise Killed
-        return loss(self, *arguments, **options)
-
-    loss = AnswerTrainer.compute_loss
-    with monkeypatch.context() as patch:
-        patch.setattr(AnswerTrainer, "compute_loss", die)
-        with pytest.raises(Killed):
-            run(tmp_path / "killed", plain)
+    with killed(monkeypatch, killed_at):
+        run(tmp_path / "killed", plain)
     run(tmp_path / "killed", plain)
     expected, found = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -127,16 +137,8 @@ def test_adalora_continues_with_the_importance_it_had(
     options = {"max_steps": 12, "learning_rate": 0.05}
     expected = run(tmp_path / "whole", plain, copy.deepcopy(config), **options).model.state_dict()
 
-    def die(self: AnswerTrainer, *arguments: Any, **options: Any) -> Any:
-        if self.state.global_step == killed_at:
-            raise Killed
-        return loss(self, *arguments, **options)
-
-    loss = AnswerTrainer.compute_loss
-    with monkeypatch.context() as patch:
-        patch.setattr(AnswerTrainer, "compute_loss", die)
-        with pytest.raises(Killed):
-            run(tmp_path / "killed", plain, copy.deepcopy(config), **options)
+    with killed(monkeypatch, killed_at):
+        run(tmp_path / "killed", plain, copy.deepcopy(config), **options)
     found = run(tmp_path / "killed", plain, copy.deepcopy(config), **options).model.state_dict()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     values = [value for name, value in expected.items() if "lora_E" in name]

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from peft import get_peft_model
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from analysis.corpus_model import CorpusModel
 from analysis.features import TfidfLsa
@@ -32,6 +32,7 @@ from pipelines.exporting import (
     write_exports,
 )
 from pipelines.plain_peft import plain_peft_losses
+from tests.hydralora.small import small_model
 
 CATS = [f"the cat number {i} sleeps" for i in range(20)]
 SHIPS = [f"a ship number {i} sails" for i in range(20)]
@@ -121,16 +122,7 @@ def test_folders_are_names_that_servers_take() -> None:
 
 def tiny_adapter(folder: Path, **options: Any) -> Any:
     """A HydraLoRA with three experts, away from the identity, on a Llama of two layers saved in `folder`."""
-    torch.manual_seed(0)
-    shape = LlamaConfig(
-        vocab_size=50,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(shape).save_pretrained(folder)
+    small_model().save_pretrained(folder)
     base = LlamaForCausalLM.from_pretrained(folder)
     config = HydraLoraConfig(
         r=2, num_experts=3, target_modules=["v_proj"], task_type="CAUSAL_LM", init_weights=False, **options
