@@ -1,6 +1,6 @@
 """Speed and memory of HydraLoRA's layer on LLaMA2-7B shapes beside the frozen base, PEFT's LoRA and Lily, and a loop.
 
-On a GPU (bf16, random weights, about four minutes on an H100):
+On a GPU (bf16, random weights):
     python benchmarks/layer_speed.py train decode graphs compile
 On a CPU (fp32, the shape of SmolLM2-135M):
     python benchmarks/layer_speed.py cpu
