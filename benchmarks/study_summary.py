@@ -20,12 +20,16 @@ ROWS = {  # name -> family and gates that its loss was measured with
     "gates by predicted source, shared expert": ("sources", "predicted_source"),
     "gates by nearest source, shared expert": ("sources", "nearest_source"),
     "gates by true source (oracle), shared expert": ("sources", "oracle"),
+    "LoRA, LoRA+ rates": ("lora_plus", "router"),
+    "gates by predicted source, shared expert, LoRA+ rates": ("sources_plus", "predicted_source"),
+    "gates by true source (oracle), shared expert, LoRA+ rates": ("sources_plus", "oracle"),
 }
 # Losses under other gates, put together from those measured: in each document one expert is on, and all but two of the
 # documents have a measured loss with that expert.
 COMPOSED = "gates by source predicted from words, shared expert"
 COMPOSED_GATES = "predicted_source_words"
-BASELINES = ("LoRA", "HydraLoRA, its own router")
+PLAIN = "HydraLoRA, its own router"
+BASELINES = ("LoRA", "LoRA, LoRA+ rates", PLAIN)
 ORACLE = "gates by true source (oracle), shared expert"
 
 Floats = NDArray[np.float64]
@@ -142,8 +146,7 @@ def _difference(
 
 def _gap_closed(resampled: Mapping[str, Floats], name: str) -> dict[str, float]:
     """0 is HydraLoRA with its own router, 1 the oracle."""
-    plain = resampled[BASELINES[1]]
-    shares = (plain - resampled[name]) / (plain - resampled[ORACLE])
+    shares = (resampled[PLAIN] - resampled[name]) / (resampled[PLAIN] - resampled[ORACLE])
     low, middle, high = np.quantile(shares, [0.025, 0.5, 0.975])
     return {"median": float(middle), "low": float(low), "high": float(high)}
 
@@ -171,7 +174,8 @@ def _print(result: Mapping[str, Any]) -> None:
     print("| setting | trainable | validation loss |\n|---|---|---|")
     for row in result["tuning"]:
         print(f"| {row['setting']} | {row['trainable']:,} | {row['validation_loss']:.4f} |")
-    print("\n| | test loss | minus LoRA | minus HydraLoRA, its own router | gap closed |\n|---|---|---|---|---|")
+    names = "".join(f" | minus {base}" for base in BASELINES)
+    print(f"\n| | test loss{names} | gap closed |\n|---|---|{'---|' * len(BASELINES)}---|")
     for name, row in result["final"].items():
         differences = [
             "" if name == base else f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
