@@ -102,12 +102,12 @@ class _HydraLinear(torch.autograd.Function):
         router_input: str,
     ) -> Tensor:
         dtype = _compute_dtype(x, weight_a)
-        rows = _rows(x, dtype)
+        saved_x = _cast(x, dtype)
+        rows = _rows(saved_x, dtype)
         y, low = _forward(rows, base_weight, base_bias, weight_a, weight_b, weight_router, scaling, router_input)
         # Low-precision copies of weights are made again in backward: keeping them would cost more memory than LoRA.
-        saved_x = x if x.dtype == dtype else rows
         ctx.save_for_backward(saved_x, low, base_weight, weight_a, weight_b, weight_router)
-        ctx.scaling, ctx.router_input, ctx.x_shape, ctx.x_dtype = scaling, router_input, x.shape, x.dtype
+        ctx.scaling, ctx.router_input, ctx.x_dtype = scaling, router_input, x.dtype
         return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
@@ -137,8 +137,9 @@ class _HydraLinear(torch.autograd.Function):
             rows = _cast(weight_a, dtype)
             if hidden and router is not None:
                 rows = torch.cat((rows, router))
-            grad_x = pieces.accumulate(grad @ _cast(base_weight, dtype), grad_low, rows).view(ctx.x_shape)
-            grad_x = _cast(grad_x, ctx.x_dtype)
+            grad_x = pieces.accumulate(grad @ _cast(base_weight, dtype), grad_low, rows)
+            # `view` with the same sizes, a torch.Size, takes three times as long.
+            grad_x = _cast(grad_x.view_as(saved_x), ctx.x_dtype)
         return (
             grad_x,
             None,

@@ -4,10 +4,12 @@ Under torch.compile the kernels are part of the graph (Inductor sees them as the
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from triton import knobs
 
 from hydralora.ops import triton_kernels as kernels
 
@@ -22,7 +24,8 @@ def supports(x: Tensor) -> bool:
     return (x.is_cuda or _INTERPRETED) and x.dtype in (torch.float16, torch.bfloat16) and x.shape[0] > 0
 
 
-_compiled: dict[tuple[Any, ...], Any] = {}
+_Launcher = tuple[Callable[..., None], int, Any]  # of a compiled kernel: what runs it, its handle, its metadata
+_launchers: dict[tuple[Any, ...], _Launcher] = {}
 
 
 def _launch(
@@ -37,22 +40,35 @@ def _launch(
 
     Small layers and decoding are bound by launches, and binding and hashing a kernel's arguments is most of one.
     Triton specialises on dtype and on alignment to 16 bytes. Of scalars it specialises integers, unless told not to, as
-    for the number of tokens here.
+    for the number of tokens here. A launcher takes a tensor's address as well, and then does not ask the driver for it.
     """
     if torch.compiler.is_compiling():
         kernel[grid](*tensors, *scalars, *constants, **options)
         return None
     device = tensors[0].device
-    if device.index is not None and device.index != torch.cuda.current_device():
+    index = device.index
+    if index is not None and index != torch.cuda.current_device():
         with torch.cuda.device(device):
             return _launch(kernel, grid, tensors, scalars, constants, **options)
-    key = (kernel, device.index, constants, *[t.dtype if t.data_ptr() % 16 == 0 else (t.dtype,) for t in tensors])
-    compiled = _compiled.get(key)
-    if compiled is None:
-        _compiled[key] = kernel[grid](*tensors, *scalars, *constants, **options)
-    else:
-        compiled[grid](*tensors, *scalars, *constants)
+    addresses = [t.data_ptr() for t in tensors]
+    dtypes = [t.dtype if at % 16 == 0 else (t.dtype,) for t, at in zip(tensors, addresses, strict=True)]
+    key = (kernel, index, constants, *dtypes)
+    launcher = _launchers.get(key)
+    if launcher is None or _profiled():
+        compiled = kernel[grid](*tensors, *scalars, *constants, **options)
+        if compiled is not None:  # as it is in Triton's interpreter
+            _launchers[key] = (compiled.run, compiled.function, compiled.packed_metadata)
+    else:  # the call that kernel[grid] ends with, without hooks and what it collects for them
+        run, function, metadata = launcher
+        stream = torch._C._cuda_getCurrentRawStream(index)
+        run(*grid, stream, function, metadata, None, None, None, *addresses, *scalars, *constants)
     return None
+
+
+def _profiled() -> bool:
+    """Whether someone wants to hear of launches from Triton."""
+    hooks = knobs.runtime
+    return bool(hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls)
 
 
 def project_and_gate(
