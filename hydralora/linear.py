@@ -93,21 +93,23 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
     def _fused(self, x: Tensor, name: str) -> Tensor | None:
         """The layer as one function; None unless that is the same: one A, no dropout, no hooks, one kind of gates.
 
-        (Written for few attribute look-ups: it stands before each launch, and small batches are bound by launches.)
+        (Written for few attribute look-ups: it stands before each launch, and small batches are bound by launches.
+        nn.Module finds submodules through a slow `__getattr__`: their dictionary is read once instead.)
         """
-        routers = self.hydralora_router
-        a, b = self.hydralora_A[name], self.hydralora_B[name]
+        children: Any = self._modules
+        routers = children["hydralora_router"]
+        a, b = children["hydralora_A"][name], children["hydralora_B"][name]
         router = routers[name] if name in routers else None  # noqa: SIM401 (nn.ModuleDict has no get)
         modules = (a, b) if router is None else (a, b, router)
         if self.gate_observer is not None or a.out_features != self.r[name]:
             return None
-        if self.training and not isinstance(self.hydralora_dropout[name], nn.Identity):
+        if self.training and not isinstance(children["hydralora_dropout"][name], nn.Identity):
             return None
-        base: Any = self.base_layer
+        base = children["base_layer"]
         if not can_fuse(x, base, *modules):
             return None
         router_input, weight_router = self.router_input[name], None if router is None else router.weight
-        if name in self.static_gates or (router is None and self.num_experts[name] > 1):
+        if name in children["static_gates"] or (router is None and self.num_experts[name] > 1):
             router_input, weight_router = "given", self._constant_gates(x, name)
             if weight_router.requires_grad:
                 return None
