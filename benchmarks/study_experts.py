@@ -5,7 +5,7 @@
     python benchmarks/study_experts.py summarise study.npz runs.jsonl
 
 Every setting is trained once and judged on validation documents; the best of each family is then trained with new seeds
-and measured on test documents. The families with LoRA+ rates (arXiv 2402.12354) say what of a gain is a matter of rates.
+and measured on test documents. The families with LoRA+ rates (arXiv 2402.12354) say how much of a gain is rates.
 Other ideas are then tried once each on validation documents. `run` appends a line for each finished run and skips runs
 that are there, so it can be stopped and started again. `summarise` writes `results/study_experts.json` and prints the
 tables of docs/results/experts.md.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from pipelines.plain_peft import Documents, answer_loss, plain_peft_losses
+from pipelines.plain_peft import Documents, answer_loss, n_answer_tokens, plain_peft_losses
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OTHERS = "(others)"
 """The export for prompts of no known domain."""
-SEEN_BY_PLAIN_PEFT = 3  # documents of each domain
+SEEN_BY_PLAIN_PEFT = 64  # answer tokens of each domain, so that rounding of single ones averages out
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,16 @@ class DomainDocuments:
             yield {**batch, "group": [self.domains[row] for row in rows[places]]}
 
     def plain(self, rows: np.ndarray) -> Documents:
-        """The first of some documents for `plain_peft`."""
-        documents = self.tokens.rows(rows[:SEEN_BY_PLAIN_PEFT])
-        return [([int(token) for token in row["input_ids"]], int(row["answer_start"])) for row in documents]
+        """The first of some documents for `plain_peft`, as many as have enough answer tokens together."""
+        documents: list[tuple[list[int], int]] = []
+        n_tokens = 0
+        for row in rows:
+            if n_tokens >= SEEN_BY_PLAIN_PEFT:
+                break
+            (document,) = self.tokens.rows([int(row)])
+            documents.append(([int(token) for token in document["input_ids"]], int(document["answer_start"])))
+            n_tokens += n_answer_tokens(documents[-1:])
+        return documents
 
 
 def domain_gates(
@@ -122,8 +129,12 @@ def plain_peft_differences(
     held_out: DomainDocuments,
     base_path: str,
     revision: str | None,
-) -> pl.Series:
-    """For each row of `write_exports`, the loss under peft alone minus that here, on the same few documents."""
+) -> pl.DataFrame:
+    """For each row of `write_exports`, on the same few documents.
+
+    Returns:
+        plain_peft_difference (the loss under peft alone minus that here), plain_peft_tokens (of their answers).
+    """
     from hydralora import static_gates
 
     folders = {domain: folder / name for domain, name in table.select("domain", "folder").iter_rows()}
@@ -133,7 +144,9 @@ def plain_peft_differences(
     for domain in folders:
         with static_gates(model, gates[domain]):
             differences.append(there[domain] - answer_loss(model, documents[domain]))
-    return pl.Series(differences, dtype=pl.Float64)
+    counts = [n_answer_tokens(documents[domain]) for domain in folders]
+    schema = {"plain_peft_difference": pl.Float64, "plain_peft_tokens": pl.Int64}
+    return pl.DataFrame({"plain_peft_difference": differences, "plain_peft_tokens": counts}, schema=schema)
 
 
 def folder_names(domains: Sequence[str]) -> dict[str, str]:

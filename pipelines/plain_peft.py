@@ -18,14 +18,18 @@ def answer_loss(model: Any, documents: Documents) -> float:
     """Mean loss of an answer token, document by document."""
     import torch
 
-    loss_sum, n_tokens = 0.0, 0
+    loss_sum = 0.0
     for input_ids, start in documents:
         tokens = torch.tensor([list(input_ids)], device=model.device)
         with torch.inference_mode():
             logits = model(input_ids=tokens).logits[0, start - 1 : -1].float()
         loss_sum += float(torch.nn.functional.cross_entropy(logits, tokens[0, start:], reduction="sum"))
-        n_tokens += tokens.shape[1] - start
-    return loss_sum / n_tokens
+    return loss_sum / n_answer_tokens(documents)
+
+
+def n_answer_tokens(documents: Documents) -> int:
+    """Of all documents together."""
+    return sum(len(input_ids) - start for input_ids, start in documents)
 
 
 def plain_peft_losses(

@@ -21,7 +21,7 @@ from hydralora import HydraLoraConfig
 from hydralora.data import TokenisedDocuments
 from pipelines.adapters import documents_table, experts_of
 from pipelines.artifacts import Artifact
-from pipelines.defs.exports import domain_documents
+from pipelines.defs.exports import agreement, domain_documents
 from pipelines.defs.gates import group_model, held_out_accuracy, with_experts
 from pipelines.exporting import (
     OTHERS,
@@ -176,6 +176,16 @@ def test_gates_of_a_router_are_measured(tmp_path: Path) -> None:
         torch.testing.assert_close(mean, sum(gates[domain][layer] for domain in "abc") / 3)
 
 
+def test_differences_of_few_tokens_may_be_larger() -> None:
+    """Of two tokens rounding is seen as it is, of a hundred it averages out."""
+    few = pl.DataFrame({"plain_peft_difference": [0.2, 0.01], "plain_peft_tokens": [2, 100]})
+    many = pl.DataFrame({"plain_peft_difference": [-0.2, 0.01], "plain_peft_tokens": [100, 100]})
+    assert agreement(few)[0]
+    assert not agreement(many)[0]
+    assert "0.2 nats" in agreement(many)[1]
+    assert agreement(many.drop("plain_peft_difference")) == (True, "not checked")
+
+
 @pytest.mark.slow
 def test_peft_alone_gives_the_same_losses(tmp_path: Path) -> None:
     """And the process cannot have used this package: with a HydraLoRA adapter it fails."""
@@ -185,7 +195,7 @@ def test_peft_alone_gives_the_same_losses(tmp_path: Path) -> None:
     table = write_exports(tmp_path, model, gates, folder_names(list(gates)), documents)
     base = str(tmp_path / "base")
     differences = plain_peft_differences(tmp_path, model, gates, table, documents, base, None)
-    assert differences.to_list() == pytest.approx([0] * 4, abs=1e-5)
+    assert differences["plain_peft_difference"].to_list() == pytest.approx([0] * 4, abs=1e-5)
     model.save_pretrained(tmp_path / "hydra")
     with pytest.raises(RuntimeError, match=r"does not load under peft alone(.|\n)*import hydralora"):
         plain_peft_losses(model.get_base_model(), base, None, {"x": tmp_path / "hydra"}, {"x": [([1, 2, 3], 1)]})
