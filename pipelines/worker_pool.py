@@ -31,6 +31,9 @@ Work = Callable[[Log], Artifact]
 def build_all(work: Mapping[str, Work], launcher: Launcher, log: Log, outcome: Callable[[Artifact], str]) -> None:
     """Do all the work, by label, `launcher.parallel` pieces at a time. One at a time stays in this process.
 
+    Beside others a piece may find no memory left, or may die with all others when the system ends a process for want of
+    it. So what fails side by side is tried once more, alone.
+
     Args:
         outcome: what the log says of a finished artifact.
 
@@ -45,25 +48,41 @@ def build_all(work: Mapping[str, Work], launcher: Launcher, log: Log, outcome: C
         )
     if work:
         log(f"{len(work)} to do, {launcher.parallel} at a time")
-    failed: dict[str, str] = {}
-    results = _side_by_side(work, launcher) if launcher.parallel > 1 and len(work) > 1 else _one_by_one(work, log)
-    for done, (label, result) in enumerate(results, start=1):
-        try:
-            text = outcome(result())
-        except Exception as error:  # the others are still worth finishing
-            failed[label] = text = str(error)
-        log(f"{done} of {len(work)}: {label}: {text}")
+    side_by_side = launcher.parallel > 1 and len(work) > 1
+    results = _side_by_side(work, launcher) if side_by_side else _one_by_one(work, log)
+    failed = _collect(results, len(work), log, outcome)
+    if side_by_side and failed:
+        log(f"{len(failed)} failed, which are tried once more, one at a time")
+        alone = launcher.model_copy(update={"parallel": 1})
+        again = (result for label in failed for result in _side_by_side({label: work[label]}, alone))
+        failed = _collect(again, len(failed), log, outcome)
     if failed:
         texts = "\n".join(f"{label}: {text}" for label, text in failed.items())
         raise dg.Failure(f"{len(failed)} of {len(work)} failed.\n{texts}", allow_retries=False)
 
 
-def _one_by_one(work: Mapping[str, Work], log: Log) -> Iterator[tuple[str, Callable[[], Artifact]]]:
+Results = Iterator[tuple[str, Callable[[], Artifact]]]
+"""Label of each piece, and what gives its artifact or raises what it failed with."""
+
+
+def _collect(results: Results, total: int, log: Log, outcome: Callable[[Artifact], str]) -> dict[str, str]:
+    """Tell how each piece went; the reasons of those that failed."""
+    failed: dict[str, str] = {}
+    for done, (label, result) in enumerate(results, start=1):
+        try:
+            text = outcome(result())
+        except Exception as error:  # the others are still worth finishing
+            failed[label] = text = str(error)
+        log(f"{done} of {total}: {label}: {text}")
+    return failed
+
+
+def _one_by_one(work: Mapping[str, Work], log: Log) -> Results:
     for label, build in work.items():
         yield label, partial(build, log)
 
 
-def _side_by_side(work: Mapping[str, Work], launcher: Launcher) -> Iterator[tuple[str, Callable[[], Artifact]]]:
+def _side_by_side(work: Mapping[str, Work], launcher: Launcher) -> Results:
     """Label and result of each piece, in the order in which they end."""
     processes = min(launcher.parallel, len(work))
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork

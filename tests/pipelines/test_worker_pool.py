@@ -49,13 +49,34 @@ def test_one_failure_leaves_the_others_finished(tmp_path: Path, parallel: int) -
     assert len(processes) <= parallel
     assert lines[0] == f"4 to do, {parallel} at a time"
     assert any(line.endswith("third: third") for line in lines)
+    assert ("1 failed, which are tried once more, one at a time" in lines) == (parallel > 1)
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_ends_the_work_with_its_name(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_is_named_and_takes_no_other_with_it(tmp_path: Path) -> None:
     work = {"first": die, "second": partial(succeed, tmp_path, "second")}
-    with pytest.raises(dg.Failure, match=r"of 2 failed\.(.|\n)*first: A process in the process pool was terminated"):
-        build_all(work, Launcher(parallel=2), lambda text: None, lambda artifact: artifact.fingerprint)
+    lines: list[str] = []
+    with pytest.raises(dg.Failure, match=r"1 of 2 failed\.\nfirst: A process in the process pool was terminated"):
+        build_all(work, Launcher(parallel=2), lines.append, lambda artifact: artifact.fingerprint)
+    assert (tmp_path / "second").exists()
+    assert any("tried once more" in line for line in lines)
+
+
+def fail_beside_others(folder: Path, log: Log) -> Artifact:
+    """As if a first attempt had found no memory left."""
+    first = not (folder / "tried").exists()
+    (folder / "tried").touch()
+    if first:
+        raise RuntimeError("Out of memory")
+    return Artifact("work", "done", folder)
+
+
+@pytest.mark.slow
+def test_what_fails_beside_others_is_tried_alone(tmp_path: Path) -> None:
+    work = {"first": partial(fail_beside_others, tmp_path), "second": partial(succeed, tmp_path, "second")}
+    lines: list[str] = []
+    build_all(work, Launcher(parallel=2), lines.append, lambda artifact: artifact.fingerprint)
+    assert "1 of 1: first: done" in lines
 
 
 def sleep(folder: Path, name: str, log: Log) -> Artifact:
