@@ -64,8 +64,8 @@ def observation_two(pairs: pl.DataFrame, *, random_state: int = 0) -> Observatio
     """The paper's Observation II (section 2.3) in a table of pairs, as `ParameterBreakdown.pairs`.
 
     Two questions. Are the A of one seed more alike than the B of the same heads (by subspace, paired by place)? And is
-    it training that made them so: are A of different seeds more alike than chance, or, where no other seed was
-    trained, did A of one seed end nearer to each other than to their common start?
+    it training that made them so: are A of different seeds more alike than chance, and at least as much as their B, or,
+    where no other seed was trained, did A of one seed end nearer to each other than to their common start?
     """
     a, b = (_by_place(pairs, SAME_SEED, matrix) for matrix in ("A", "B"))
     both = a.join(b, on=["layer", "module"], suffix="_b")
@@ -101,7 +101,13 @@ def _control(numbers: dict[str, float]) -> tuple[str, str]:
     if (other_seed := numbers.get("a_other_seed")) is not None:
         text = f"With other seeds A have {other_seed:.2f}, where random matrices have {chance:.2f}: "
         if other_seed - chance >= LEAST_EFFECT:
-            return SUPPORTED, f"{text}training brings them together."
+            b = numbers["b_other_seed"]
+            if other_seed >= b - LEAST_EFFECT:
+                return SUPPORTED, f"{text}training brings them together."
+            return STARTED_EQUAL, (
+                f"{text}training brings them together a little, and B more ({b:.2f}): A are more alike than B in one "
+                f"seed only because they started equal."
+            )
         return STARTED_EQUAL, f"{text}they are alike because they started equal, not because they converge."
     if "a_to_start" in numbers:
         text = f"A have {numbers['a_to_start']:.2f} with their common start: "

@@ -42,14 +42,44 @@ def summarise(path: Path, records: Records) -> None:
     test = data.parts == "test"
     tuning = [_tuning_row(record) for record in records.values() if record["kind"] == "tune"]
     final = [record for record in records.values() if record["kind"] == "final"]
-    seeds = sorted(set.intersection(*({r["seed"] for r in final if r["family"] == f} for f, _ in ROWS.values())))
-    losses = {name: _losses(final, family, gates, seeds) for name, (family, gates) in ROWS.items()}
+    seeds_of = {family: {r["seed"] for r in final if r["family"] == family} for family, _ in ROWS.values()}
+    seeds = set.intersection(*(seeds_of[ROWS[name][0]] for name in (*BASELINES, ORACLE)))
+    common = set.intersection(*(found for found in seeds_of.values() if found))
+    finished = {name: row for name, row in ROWS.items() if seeds <= seeds_of[row[0]]}
+    started = {name: row for name, row in ROWS.items() if seeds_of[row[0]]}
+    rows, unmeasured = _final_rows(final, finished, sorted(seeds), data)
+    result = {
+        "hardware": sorted({f"{r['gpu']}, torch {r['torch']}" for r in records.values()}),
+        "data": {
+            "fingerprint": data.fingerprint(),
+            "test_documents": int(test.sum()),
+            "routing": _agreement(data, test),
+        },
+        "seeds": sorted(seeds),
+        "resamples": NUM_RESAMPLES,
+        "documents_with_another_wrong_expert_in_composed": unmeasured,
+        "tuning": sorted(tuning, key=lambda row: row["validation_loss"]),
+        "final": rows,
+    }
+    if common and len(started) > len(finished):
+        others, _ = _final_rows(final, started, sorted(common), data)
+        result["final_of_fewer_seeds"] = {"seeds": sorted(common), "rows": others}
+    write_json(RESULTS, result)
+    _print(result)
+
+
+def _final_rows(
+    final: list[Mapping[str, Any]], families: Mapping[str, tuple[str, str]], seeds: list[int], data: StudyData
+) -> tuple[dict[str, Any], int]:
+    """Losses, differences and gaps of rows over these seeds; and what `_composed` says of its documents."""
+    test = data.parts == "test"
+    losses = {name: _losses(final, family, gates, seeds) for name, (family, gates) in families.items()}
     losses[COMPOSED], unmeasured = _composed(losses, {name: gates[test] for name, gates in data.gates.items()})
     counts, sources = (data.lengths - data.answer_starts)[test], data.sources[test]
     resampled = _resampled_means(losses, counts, sources)
     rows = {}
     for name in losses:
-        family, _ = ROWS.get(name, ROWS[ORACLE])
+        family, _ = families.get(name, ROWS[ORACLE])
         of_row = [r for r in final if r["family"] == family and r["seed"] in seeds]
         rows[name] = {
             "setting": of_row[0]["setting"],
@@ -60,21 +90,7 @@ def summarise(path: Path, records: Records) -> None:
             "gap_closed": _gap_closed(resampled, name),
             "seconds": round(float(np.mean([r["seconds"] for r in of_row])), 1),
         }
-    result = {
-        "hardware": sorted({f"{r['gpu']}, torch {r['torch']}" for r in records.values()}),
-        "data": {
-            "fingerprint": data.fingerprint(),
-            "test_documents": int(test.sum()),
-            "routing": _agreement(data, test),
-        },
-        "seeds": seeds,
-        "resamples": NUM_RESAMPLES,
-        "documents_with_another_wrong_expert_in_composed": unmeasured,
-        "tuning": sorted(tuning, key=lambda row: row["validation_loss"]),
-        "final": rows,
-    }
-    write_json(RESULTS, result)
-    _print(result)
+    return rows, unmeasured
 
 
 def _tuning_row(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,16 +190,23 @@ def _print(result: Mapping[str, Any]) -> None:
     print("| setting | trainable | validation loss |\n|---|---|---|")
     for row in result["tuning"]:
         print(f"| {row['setting']} | {row['trainable']:,} | {row['validation_loss']:.4f} |")
+    _print_final(result["final"])
+    if "final_of_fewer_seeds" in result:
+        print("\nSeeds", result["final_of_fewer_seeds"]["seeds"])
+        _print_final(result["final_of_fewer_seeds"]["rows"])
+    print("\n| |", " | ".join(SOURCES), "|\n|---|" + "---|" * len(SOURCES))
+    for name, row in result["final"].items():
+        print(f"| {name} |", " | ".join(f"{row['loss'][source]:.4f}" for source in SOURCES), "|")
+    print(result["data"]["routing"])
+
+
+def _print_final(rows: Mapping[str, Any]) -> None:
     names = "".join(f" | minus {base}" for base in BASELINES)
     print(f"\n| | test loss{names} | gap closed |\n|---|---|{'---|' * len(BASELINES)}---|")
-    for name, row in result["final"].items():
+    for name, row in rows.items():
         differences = [
             "" if name == base else f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
             for base, d in row["differences"].items()
         ]
         gap = "{median:.0%} [{low:.0%}, {high:.0%}]".format(**row["gap_closed"])
         print(f"| {name} | {row['loss']['mean']:.4f} | {' | '.join(differences)} | {gap} |")
-    print("\n| |", " | ".join(SOURCES), "|\n|---|" + "---|" * len(SOURCES))
-    for name, row in result["final"].items():
-        print(f"| {name} |", " | ".join(f"{row['loss'][source]:.4f}" for source in SOURCES), "|")
-    print(result["data"]["routing"])

@@ -7,7 +7,15 @@ from sklearn.metrics import silhouette_score
 from analysis.adapter_parts import OUTSIDE, parameter_counts, submodules
 from analysis.breakdown import ComponentAdapter, break_down
 from analysis.figures.breakdown import layer_maps, similarity_by_layer
-from analysis.observation import EXPERTS, FROM_START, OTHER_SEED, SAME_SEED, SEED_CONTROL, UNTRAINED
+from analysis.observation import (
+    EXPERTS,
+    FROM_START,
+    OTHER_SEED,
+    SAME_SEED,
+    SEED_CONTROL,
+    UNTRAINED,
+    observation_two,
+)
 from analysis.permutation import matching, p_value, separability, sign_flip_p_value
 from analysis.projection import distances, embed, gram
 from analysis.subspace import (
@@ -211,6 +219,27 @@ def test_a_that_converges_from_any_seed_is_support():
     found = break_down(components(moved=3.0, together=True), methods=())
     assert found.observation.verdict == "supported"
     assert found.observation.numbers["a_update_cosine"] > 0.95
+
+
+def test_b_that_converge_more_than_a_speak_against_convergence_of_a():
+    """Means of heads of three random thirds of GSM8K: A of two seeds exceed chance, their B exceed them."""
+    similarities = {
+        ("A", SAME_SEED): 0.956,
+        ("B", SAME_SEED): 0.700,
+        ("A", OTHER_SEED): 0.095,
+        ("B", OTHER_SEED): 0.387,
+        ("A", SEED_CONTROL): 0.099,
+        ("B", SEED_CONTROL): 0.406,
+    }
+    rows = [
+        {"layer": layer, "module": "q_proj", "matrix": matrix, "relation": relation, "subspace_similarity": value}
+        for (matrix, relation), value in similarities.items()
+        for layer in range(30)
+    ]
+    pairs = pl.DataFrame(rows).with_columns(chance=pl.lit(0.014), update_cosine=pl.lit(0.5))
+    found = observation_two(pairs)
+    assert found.verdict == "looks so, but A started equal"
+    assert "training brings them together a little, and B more (0.39)" in found.reason
 
 
 def test_without_another_seed_the_start_decides():
