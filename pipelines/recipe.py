@@ -69,6 +69,8 @@ class Recipe(dg.ConfigurableResource):
     learning_rate: float = 2e-3
     learning_rates: dict[str, float] = {}
     """Method to its own learning rate, where it was tuned."""
+    learning_rate_ratios: dict[str, float] = {}
+    """LoRA+: fragment of a parameter's name to a factor on its rate; `{lora_B: 4}` is B of LoRA and of HydraLoRA."""
     tokens_per_step: int = 4096
     gradient_accumulation_steps: int = 4
     gradient_checkpointing: bool = False
@@ -115,6 +117,7 @@ class Recipe(dg.ConfigurableResource):
         return TrainingConfig(
             **budget,
             learning_rate=self.learning_rates.get(method, self.learning_rate),
+            learning_rate_ratios=self.learning_rate_ratios,
             tokens_per_step=self.tokens_per_step,
             gradient_accumulation_steps=self.gradient_accumulation_steps,
             gradient_checkpointing=self.gradient_checkpointing,
