@@ -42,19 +42,16 @@ def _gates(
     ROUTED: tl.constexpr,
     HIDDEN: tl.constexpr,
     GIVEN: tl.constexpr,
-    RANK_PAD: tl.constexpr,
-    EXPERTS_PAD: tl.constexpr,
-    ROWS: tl.constexpr,
 ):
-    """[ROWS, EXPERTS_PAD], 1 for the always-on expert: as GIVEN, from `logits` (HIDDEN), or from a router on h."""
-    experts = tl.arange(0, EXPERTS_PAD)
-    gates = tl.full([ROWS, EXPERTS_PAD], 1.0, dtype=tl.float32)
+    """[rows, EXPERTS_PAD], 1 for the always-on expert: as GIVEN, from `logits` (HIDDEN), or from a router on h."""
+    experts = tl.arange(0, logits.shape[1])
+    gates = tl.full(logits.shape, 1.0, dtype=tl.float32)
     if GIVEN:
         pointers = router_ptr + (rows // tokens_per_gate)[:, None] * ROUTED + experts[None, :]
         gates = tl.load(pointers, mask=row_mask & (experts[None, :] < ROUTED), other=1.0).to(tl.float32)
     elif ROUTED > 0:
         if not HIDDEN:
-            w = _router_weights(router_ptr, RANK, ROUTED, RANK_PAD, EXPERTS_PAD)
+            w = _router_weights(router_ptr, RANK, ROUTED, h.shape[1], logits.shape[1])
             logits = tl.sum(h[:, None, :] * w[None, :, :], axis=2)
         gates = _softmax_gates(logits, experts, ROUTED)
     return gates
@@ -133,21 +130,7 @@ def project_and_gate_kernel(
         logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + experts[None, :]
         tl.store(logit_ptrs, low_logits, mask=row_mask & (experts[None, :] < ROUTED))
         logits = low_logits.to(tl.float32)
-    gates = _gates(
-        router_ptr,
-        rows,
-        row_mask,
-        tokens_per_gate,
-        h,
-        logits,
-        RANK,
-        ROUTED,
-        HIDDEN,
-        GIVEN,
-        RANK_PAD,
-        EXPERTS_PAD,
-        ROWS,
-    )
+    gates = _gates(router_ptr, rows, row_mask, tokens_per_gate, h, logits, RANK, ROUTED, HIDDEN, GIVEN)
     u = gates[:, :, None] * h[:, None, :] * scaling
     u_offsets = rows[:, None, None] * (BLOCKS * RANK) + experts[None, :, None] * RANK + ranks[None, None, :]
     u_mask = (rows[:, None, None] < tokens) & (experts[None, :, None] < BLOCKS) & (ranks[None, None, :] < RANK)
@@ -186,21 +169,7 @@ def gate_backward_kernel(
     if HIDDEN:
         logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + experts[None, :]
         logits = tl.load(logit_ptrs, mask=logit_mask, other=0.0).to(tl.float32)
-    gates = _gates(
-        router_ptr,
-        rows,
-        row_mask,
-        tokens_per_gate,
-        h,
-        logits,
-        RANK,
-        ROUTED,
-        HIDDEN,
-        GIVEN,
-        RANK_PAD,
-        EXPERTS_PAD,
-        ROWS,
-    )
+    gates = _gates(router_ptr, rows, row_mask, tokens_per_gate, h, logits, RANK, ROUTED, HIDDEN, GIVEN)
 
     u_offsets = rows[:, None, None] * (BLOCKS * RANK) + experts[None, :, None] * RANK + ranks[None, None, :]
     u_mask = (rows[:, None, None] < tokens) & (experts[None, :, None] < BLOCKS) & (ranks[None, None, :] < RANK)
@@ -359,21 +328,7 @@ def add_experts_some_kernel(
     h = h.to(dtype).to(tl.float32)  # rounded where the other kernels round
     if HIDDEN:
         logits = logits.to(dtype).to(tl.float32)
-    gates = _gates(
-        router_ptr,
-        rows,
-        row_mask,
-        tokens_per_gate,
-        h,
-        logits,
-        RANK,
-        ROUTED,
-        HIDDEN,
-        GIVEN,
-        RANK_PAD,
-        EXPERTS_PAD,
-        ROWS,
-    )
+    gates = _gates(router_ptr, rows, row_mask, tokens_per_gate, h, logits, RANK, ROUTED, HIDDEN, GIVEN)
     INNER: tl.constexpr = EXPERTS_PAD * RANK_PAD
     u = tl.reshape(gates[:, :, None] * h[:, None, :] * scaling, [ROWS, INNER]).to(dtype)
 
