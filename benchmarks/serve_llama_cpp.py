@@ -21,22 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 from gguf import MODEL_ARCH, GGUFReader, GGUFWriter, dequantize, get_tensor_name_map
-from peft import PeftModel
 from safetensors.torch import load_file
+from serving_reference import GREEDY_TOKENS, PROMPTS, TOP, ServedAnswer, compared, export_folders, peft_answers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hydralora.base_model import embedded_gguf, provision_embedded_base_model
 from hydralora.run_record import environment
 
 RESULTS = Path(__file__).parent / "results" / "serve_llama_cpp.json"
-PROMPTS = (
-    "What does the function open return?\n\n",
-    "Translate to French: The file was not found.\n\n",
-    "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?\n\n",
-)
 DOMAINS = 3  # beside `others`
-GREEDY_TOKENS = 12
-TOP = 20
 NOT_COPIED = ("GGUF.version", "GGUF.tensor_count", "GGUF.kv_count", "general.architecture", "general.file_type")
 
 
@@ -82,10 +75,6 @@ def write(writer: GGUFWriter) -> None:
     writer.close()
 
 
-# Log-probabilities of the next token, and greedy tokens.
-Answer = tuple[torch.Tensor, list[int]]
-
-
 class LlamaCpp:
     """One server with several adapters, of which a request applies at most one."""
 
@@ -107,7 +96,7 @@ class LlamaCpp:
         self.numbers = {name: i for i, name in enumerate(adapters)}
         self.server = xllamacpp.Server(parameters)
 
-    def complete(self, tokens: list[int], adapter: str | None) -> tuple[dict[int, float], list[int]]:
+    def complete(self, tokens: list[int], adapter: str | None) -> ServedAnswer:
         """Log-probabilities of the likeliest next tokens, and greedy tokens."""
         scales = [{"id": i, "scale": float(name == adapter)} for name, i in self.numbers.items()]
         request = {
@@ -124,54 +113,18 @@ class LlamaCpp:
         return likeliest, [step["id"] for step in steps]
 
 
-def expected(model: Any, tokens: list[int]) -> Answer:
-    """The same under transformers."""
-    inputs = torch.tensor([tokens])
-    with torch.inference_mode():
-        logprobs = torch.log_softmax(model(input_ids=inputs).logits[0, -1].float(), dim=-1)
-        output = model.generate(
-            inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=GREEDY_TOKENS, do_sample=False
-        )
-    return logprobs, output[0, len(tokens) :].tolist()
-
-
-def compared(
-    answers: list[tuple[dict[int, float], list[int]]], ours: list[Answer], base: list[Answer]
-) -> dict[str, float]:
-    """Over the prompts: largest difference of log-probabilities among llama.cpp's likeliest tokens, what the adapter
-    changes there, and the share of greedy tokens that agree up to the first difference."""
-    differences, effects, agreed = [], [], []
-    for (likeliest, greedy_there), (logprobs, greedy), (base_logprobs, _) in zip(answers, ours, base, strict=True):
-        differences.append(max(abs(logprobs[token].item() - logprob) for token, logprob in likeliest.items()))
-        effects.append(max(abs(logprobs[token] - base_logprobs[token]).item() for token in likeliest))
-        length = max(len(greedy), len(greedy_there))
-        same = next((i for i, (a, b) in enumerate(zip(greedy, greedy_there, strict=False)) if a != b), length)
-        agreed.append(min(same, length) / length)
-    return {"difference": max(differences), "effect": max(effects), "greedy_agreed": float(np.mean(agreed))}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("exports", type=Path, help="folder of a domain_exports artifact")
     exports: Path = parser.parse_args().exports
-    serving = json.loads((exports / "serving.json").read_text())
-    folders = [*list(serving["domains"].values())[:DOMAINS], serving["others"]]
+    folders = export_folders(exports, DOMAINS)
     embedded = embedded_gguf()
     tokenizer = AutoTokenizer.from_pretrained(provision_embedded_base_model())
     tokens = [tokenizer(prompt).input_ids for prompt in PROMPTS]
     base = AutoModelForCausalLM.from_pretrained(
         embedded.parent, gguf_file=embedded.name, dtype=torch.float32, attn_implementation="eager"
     )
-    model: Any = PeftModel.from_pretrained(base, exports / folders[0], adapter_name=folders[0])
-    for folder in folders[1:]:
-        model.load_adapter(exports / folder, folder)
-    model.eval()
-    ours: dict[str | None, list[Answer]] = {}
-    with model.disable_adapter():
-        ours[None] = [expected(model, prompt) for prompt in tokens]
-    for folder in folders:
-        model.set_adapter(folder)
-        ours[folder] = [expected(model, prompt) for prompt in tokens]
+    ours = peft_answers(base, exports, folders, tokens)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         adapters = {folder: Path(scratch) / f"{folder}.gguf" for folder in folders}
