@@ -3,9 +3,12 @@
 import dataclasses
 import importlib.util
 import logging
+import os
 import time
 from types import TracebackType
 from typing import Any, Self
+
+import torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,6 +16,7 @@ class EnergyUse:
     """Energy by part of the machine, and the time it took.
 
     Where the processor has no counter that codecarbon may read, it estimates from the processor's rated power and load.
+    Processor and memory are those of the whole machine; GPUs are those that the run uses, here on this machine.
     """
 
     cpu_kwh: float
@@ -46,7 +50,11 @@ class EnergyMeter:
             logging.getLogger("codecarbon").setLevel(logging.ERROR)
             # The country sets grams of CO2 for a kWh, which is not reported: kWh are what two machines can compare.
             self._tracker = OfflineEmissionsTracker(
-                country_iso_code="USA", output_methods=[], log_level="error", allow_multiple_runs=True
+                country_iso_code="USA",
+                gpu_ids=gpus_of_run(),
+                output_methods=[],
+                log_level="error",
+                allow_multiple_runs=True,
             )
             self._started = time.monotonic()
             self._tracker.start()
@@ -61,3 +69,22 @@ class EnergyMeter:
         hours = (time.monotonic() - self._started) / 3600
         data = self._tracker.final_emissions_data
         self.use = EnergyUse(data.cpu_energy, data.gpu_energy, data.ram_energy, hours)
+
+
+def gpus_of_run() -> list[int] | None:
+    """NVML's numbers of the GPUs that this process, or torchrun's processes here, train on; None without NVIDIA's.
+
+    codecarbon would count all that `CUDA_VISIBLE_DEVICES` names, idle ones too, and none where it names them by UUID.
+    """
+    if not torch.cuda.is_available() or torch.version.cuda is None:
+        return None
+    import pynvml  # codecarbon brings it
+
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    devices = range(processes) if processes > 1 else [torch.cuda.current_device()]
+    pynvml.nvmlInit()
+    try:
+        uuids = [f"GPU-{torch.cuda.get_device_properties(device).uuid}" for device in devices]
+        return [pynvml.nvmlDeviceGetIndex(pynvml.nvmlDeviceGetHandleByUUID(uuid)) for uuid in uuids]
+    finally:
+        pynvml.nvmlShutdown()

@@ -247,7 +247,7 @@ def _arguments(
     }
     evaluates = config.eval_steps is not None
     stops_early = config.early_stopping_patience is not None
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=plan.num_steps,
         per_device_train_batch_size=1,
@@ -280,3 +280,8 @@ def _arguments(
         run_name=checkpoints.parent.name,
         seed=config.seed,
     )
+    if arguments.n_gpu > 1:
+        # Else Trainer copies the model to every GPU in sight for each micro-batch (DataParallel), and scales the
+        # loss by their number. More GPUs are for torchrun.
+        arguments._n_gpu = 1
+    return arguments

@@ -1,11 +1,14 @@
 """The meter around codecarbon."""
 
 import importlib.util
+import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from hydralora.energy import EnergyMeter
+from hydralora.energy import EnergyMeter, gpus_of_run
 
 
 def test_off_by_request() -> None:
@@ -18,6 +21,25 @@ def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install codecarbon"):
         EnergyMeter()
+
+
+@pytest.mark.parametrize(("processes", "numbers"), [("1", [3]), ("2", [2, 3])])
+def test_counts_the_gpus_of_the_run(monkeypatch: pytest.MonkeyPatch, processes: str, numbers: list[int]) -> None:
+    """Of four in the machine two are visible, and the process is on the second of them."""
+    visible = ["cc", "dd"]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=visible[device]))
+    nvml = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetHandleByUUID=["GPU-aa", "GPU-bb", "GPU-cc", "GPU-dd"].index,
+        nvmlDeviceGetIndex=lambda handle: handle,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert gpus_of_run() == numbers
 
 
 @pytest.mark.slow

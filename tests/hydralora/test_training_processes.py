@@ -70,6 +70,20 @@ def test_sigkill_and_a_rerun_give_the_same_weights(tmp_path: Path, environment: 
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_one_process_takes_one_of_several_gpus(tmp_path: Path, environment: dict[str, str]) -> None:
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1")
+    runs = []
+    for name, visible in (("one", gpus.split(",")[0]), ("all", gpus)):
+        (tmp_path / name).mkdir()
+        runs.append(save_run(tmp_path / name, max_steps=6, learning_rate=0.01))
+        subprocess.run([*COMMAND, str(runs[-1])], env={**environment, "CUDA_VISIBLE_DEVICES": visible}, check=True)
+    expected, found = map(weights, runs)
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("fsdp", [False, True], ids=["whole", "split"])
 def test_two_processes_save_one_adapter_as_good_as_that_of_one(
     tmp_path: Path, environment: dict[str, str], fsdp: bool
