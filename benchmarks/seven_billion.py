@@ -1,10 +1,11 @@
 """Training at the size of the paper's base model: speed, memory and energy by method, and several GPUs by torchrun.
 
-    python benchmarks/seven_billion.py
+    python benchmarks/seven_billion.py methods    # on one GPU, for the paper's Table 4
+    python benchmarks/seven_billion.py gpus       # HydraLoRA on all there are
 
 LLaMA2-7B's layers with random weights, which cost what trained ones cost, and SmolLM2's vocabulary; documents of GSM8K
-from `HYDRALORA_CORPORA`. Methods are trained on one GPU for the paper's Table 4, and HydraLoRA on as many as there are,
-each GPU with the same tokens a step: a copy of the base on each (DDP), and one base split between them (FSDP).
+from `HYDRALORA_CORPORA`. On several GPUs each has the same tokens a step, and a copy of the base (DDP) or a part of it
+(FSDP).
 """
 
 import argparse
@@ -30,7 +31,7 @@ from hydralora.run_record import environment, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", REPOSITORY.parent / "shared" / "corpora"))
-RESULTS = REPOSITORY / "benchmarks" / "results" / "seven_billion.json"
+RESULTS = REPOSITORY / "benchmarks" / "results"
 SHAPES = REPOSITORY / "pipelines" / "configs" / "llama2-7b"
 METHODS = ("lora_r8", "lora_r16", "lora_r32", "hydralora")  # the first also pays for the page cache
 SETTINGS = Settings(num_experts=3, target_modules=("q_proj", "v_proj"))
@@ -48,13 +49,12 @@ class Launch:
     fsdp: bool = False
 
 
-def launches(gpus: int) -> list[Launch]:
+def launches(part: str, gpus: int) -> list[Launch]:
+    if part == "methods":
+        return [Launch(method, 1) for method in METHODS]
     several = [n for n in (2, 4, 8) if n <= gpus]
-    return [
-        *(Launch(method, 1) for method in METHODS),
-        *(Launch("hydralora", n) for n in several),
-        *(Launch("hydralora", n, fsdp=True) for n in several[-1:]),
-    ]
+    split = [Launch("hydralora", n, fsdp=True) for n in several[-1:]]
+    return [*(Launch("hydralora", n) for n in several), *split, Launch("hydralora", 1)]
 
 
 def save_base_model(folder: Path, shapes: Path) -> None:
@@ -122,21 +122,24 @@ def main() -> None:
         work(Path(sys.argv[2]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("methods", "gpus"))
     parser.add_argument("--shapes", type=Path, default=SHAPES, help="folder with the config.json of the base model")
     parser.add_argument("--gpus", type=int, default=max(1, torch.cuda.device_count()), help="most GPUs of a training")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    name = "seven_billion.json" if arguments.part == "methods" else "seven_billion_gpus.json"
+    output = arguments.output or RESULTS / name
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         save_base_model(folder / "base", arguments.shapes)
         save_documents(folder / "documents", folder / "base")
         rows = []
-        for launch in launches(arguments.gpus):
+        for launch in launches(arguments.part, arguments.gpus):
             rows.append(measure(launch, folder, arguments.steps))
             print(json.dumps(rows[-1]), flush=True)
             # After each, so that an end in between loses one.
-            write_json(arguments.output, {"environment": environment(), "steps": arguments.steps, "trainings": rows})
+            write_json(output, {"environment": environment(), "steps": arguments.steps, "trainings": rows})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from study_data import SOURCES, StudyData
+from study_data import HOMOGENEOUS, SOURCES, StudyData
 from study_runs import source_means, unpack
 
 from hydralora.run_record import write_json
@@ -44,9 +44,7 @@ def summarise(path: Path, records: Records) -> None:
     final = [record for record in records.values() if record["kind"] == "final"]
     seeds_of = {family: {r["seed"] for r in final if r["family"] == family} for family, _ in ROWS.values()}
     seeds = set.intersection(*(seeds_of[ROWS[name][0]] for name in (*BASELINES, ORACLE)))
-    common = set.intersection(*(found for found in seeds_of.values() if found))
     finished = {name: row for name, row in ROWS.items() if seeds <= seeds_of[row[0]]}
-    started = {name: row for name, row in ROWS.items() if seeds_of[row[0]]}
     rows, unmeasured = _final_rows(final, finished, sorted(seeds), data)
     result = {
         "hardware": sorted({f"{r['gpu']}, torch {r['torch']}" for r in records.values()}),
@@ -60,10 +58,8 @@ def summarise(path: Path, records: Records) -> None:
         "documents_with_another_wrong_expert_in_composed": unmeasured,
         "tuning": sorted(tuning, key=lambda row: row["validation_loss"]),
         "final": rows,
+        "alone": _alone_rows([record for record in records.values() if record["kind"] == "alone"], data),
     }
-    if common and len(started) > len(finished):
-        others, _ = _final_rows(final, started, sorted(common), data)
-        result["final_of_fewer_seeds"] = {"seeds": sorted(common), "rows": others}
     write_json(RESULTS, result)
     _print(result)
 
@@ -91,6 +87,26 @@ def _final_rows(
             "seconds": round(float(np.mean([r["seconds"] for r in of_row])), 1),
         }
     return rows, unmeasured
+
+
+def _alone_rows(alone: list[Mapping[str, Any]], data: StudyData) -> dict[str, Any]:
+    """The homogeneous corpus: mean loss of each setting, and its difference to the LoRA of HydraLoRA's size."""
+    test = (data.parts == "test") & (data.sources == SOURCES.index(HOMOGENEOUS))
+    counts, sources = (data.lengths - data.answer_starts)[test], data.sources[test]
+    settings = {record["family"]: record for record in alone}
+    seeds = sorted(set.intersection(*({r["seed"] for r in alone if r["family"] == family} for family in settings)))
+    losses = {family: _losses(alone, family, "router", seeds) for family in settings}
+    resampled = _resampled_means(losses, counts, sources)
+    return {
+        family: {
+            "setting": record["setting"],
+            "trainable": record["trainable"],
+            "seeds": seeds,
+            "loss": float((losses[family].sum(axis=1) / counts.sum()).mean()),
+            "difference": _difference(losses, resampled, family, "lora", counts, sources),
+        }
+        for family, record in settings.items()
+    }
 
 
 def _tuning_row(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +137,7 @@ def _composed(losses: Mapping[str, Floats], gates: Mapping[str, NDArray[np.float
 def _resampled_means(
     losses: Mapping[str, Floats], counts: NDArray[np.int64], sources: NDArray[np.int64]
 ) -> dict[str, Floats]:
-    """Mean over sources of the mean token loss, [NUM_RESAMPLES] for each method.
+    """Mean over the sources there are of the mean token loss, [NUM_RESAMPLES] for each method.
 
     Seeds and, within each source, documents are drawn with replacement: the same ones for all methods.
     """
@@ -129,13 +145,14 @@ def _resampled_means(
     num_seeds = len(next(iter(losses.values())))
     seed_weights = random.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), NUM_RESAMPLES) / num_seeds
     means = {name: np.zeros(NUM_RESAMPLES) for name in losses}
-    for source in range(len(SOURCES)):
+    there = np.unique(sources)
+    for source in there:
         rows = np.flatnonzero(sources == source)
         drawn = random.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), NUM_RESAMPLES).astype(np.float64)
         tokens = drawn @ counts[rows]
         for name, values in losses.items():
             sums = drawn @ values[:, rows].T  # [NUM_RESAMPLES, seeds]
-            means[name] += (sums * seed_weights).sum(axis=1) / tokens / len(SOURCES)
+            means[name] += (sums * seed_weights).sum(axis=1) / tokens / len(there)
     return means
 
 
@@ -191,12 +208,13 @@ def _print(result: Mapping[str, Any]) -> None:
     for row in result["tuning"]:
         print(f"| {row['setting']} | {row['trainable']:,} | {row['validation_loss']:.4f} |")
     _print_final(result["final"])
-    if "final_of_fewer_seeds" in result:
-        print("\nSeeds", result["final_of_fewer_seeds"]["seeds"])
-        _print_final(result["final_of_fewer_seeds"]["rows"])
     print("\n| |", " | ".join(SOURCES), "|\n|---|" + "---|" * len(SOURCES))
     for name, row in result["final"].items():
         print(f"| {name} |", " | ".join(f"{row['loss'][source]:.4f}" for source in SOURCES), "|")
+    print(f"\n| {HOMOGENEOUS} alone | trainable | test loss | minus lora |\n|---|---|---|---|")
+    for row in result["alone"].values():
+        difference = "{mean:+.4f} [{low:+.4f}, {high:+.4f}]".format(**row["difference"])
+        print(f"| {row['setting']} | {row['trainable']:,} | {row['loss']:.4f} | {difference} |")
     print(result["data"]["routing"])
 
 

@@ -81,6 +81,7 @@ def load_base_model(
     dtype: torch.dtype | Literal["auto"] = "auto",
     quantization: Literal["4bit"] | None = None,
     device: str | torch.device | None = None,
+    on_cpu: bool = False,
     trust_remote_code: bool = False,
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """The model, in evaluation mode with its parameters frozen, and its tokenizer.
@@ -91,6 +92,8 @@ def load_base_model(
         dtype: of the weights; `"auto"` is `fast_dtype(device)`.
         quantization: `"4bit"` loads NF4 blocks through bitsandbytes, for bases that do not fit otherwise.
         device: where to put it; default this process's GPU (torchrun's `LOCAL_RANK`) if there is one.
+        on_cpu: leave it in the machine's memory, with the type and the attention that `device` wants: for FSDP, which
+            splits it between the GPUs.
         trust_remote_code: run Python code from the model's repository. Leave it off unless you have read that code.
 
     Raises:
@@ -122,7 +125,7 @@ def load_base_model(
         raise BaseModelError(_advice(name_or_path, revision, error)) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if blocks is None:
+    if blocks is None and not on_cpu:
         model.to(target)
     for module in model.modules():
         # Otherwise bitsandbytes rewrites weights on some CPUs at the first evaluation, and rounds their scales.

@@ -56,8 +56,9 @@ class EnergyMeter:
                 log_level="error",
                 allow_multiple_runs=True,
             )
-            self._started = time.monotonic()
             self._tracker.start()
+            # Its start looks for the hardware, for seconds in a process's first meter, before it counts.
+            self._started = time.monotonic()
         return self
 
     def __exit__(

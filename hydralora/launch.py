@@ -55,8 +55,7 @@ def run_from_json(path: Path, progress: Callable[[Progress], None] | None = None
         raise ValueError(f"{path}: expected exactly one of the fields method and peft_config")
     folder, config = Path(values["folder"]), TrainingConfig(**values["config"])
     # Split between GPUs, a model need not fit one; it is read into the memory of the machine.
-    device = {"device": "cpu"} if config.fsdp else {}
-    model, tokenizer = load_base_model(**{**device, **values["base_model"]})
+    model, tokenizer = load_base_model(on_cpu=config.fsdp, **values["base_model"])
     options: dict[str, Any] = {
         "held_out": _documents(values.get("held_out"), values, tokenizer),
         "progress": progress,

@@ -56,6 +56,11 @@ class AnswerTrainer(Trainer):
             eval_dataset=None if evaluate is None else [],
             data_collator=partial(_collate_planned, pad_token_id=pad_token_id),
         )
+        if config.fsdp and not self.is_fsdp_enabled:
+            raise TrainingError(
+                "fsdp splits a model between GPUs, and there are none: accelerate would give each process the whole. Set "
+                "fsdp: false."
+            )
         self.remove_callback(PrinterCallback)
         self._config = config
         self._checkpoints = checkpoints

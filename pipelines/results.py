@@ -1,7 +1,7 @@
 """`python -m pipelines.results CONFIG.yaml FOLDER`: what the jobs `compare` and `study` found, small enough to keep.
 
 Writes one JSON named like the configuration (tables, rates, how and on what they were made) and the tables and figures
-for people. Losses of single documents and adapters stay in the store.
+for people. Losses of single documents, scores of single tasks of a benchmark, and adapters stay in the store.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import yaml
 
 from pipelines.artifacts import Artifact, ArtifactError, without_nan
@@ -58,7 +59,7 @@ def write_results(store: ArtifactStore, config: Path, folder: Path) -> Path:
         results[asset] = {
             "fingerprint": artifact.fingerprint,
             "inputs": artifact.record["inputs"],
-            **{table: artifact.read(table).to_dicts() for table in tables},
+            **{table: _kept(table, artifact).to_dicts() for table in tables},
         }
         if asset == "learning_rates":
             results[asset] |= artifact.json(asset)
@@ -68,6 +69,11 @@ def write_results(store: ArtifactStore, config: Path, folder: Path) -> Path:
     path = folder / f"{name}.json"
     path.write_text(json.dumps(without_nan(results), indent=1, default=str) + "\n")
     return path
+
+
+def _kept(table: str, artifact: Artifact) -> pl.DataFrame:
+    rows = artifact.read(table)
+    return rows.filter(pl.col("task") == pl.col("benchmark")) if table == "scores" else rows
 
 
 def _latest(store: ArtifactStore, asset: str) -> Artifact | None:

@@ -87,8 +87,11 @@ def evaluate_benchmarks(
         language_model = _language_model(model, tokenizer, gates, batch_size)
     for task in loaded.values():
         _configure(task, num_fewshot=num_fewshot, max_gen_toks=max_gen_toks, seed=seed)
+    # Without a list torch saves the state of every GPU in sight, and warns.
+    device = next(model.parameters()).device
+    gpus = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=gpus):
             torch.manual_seed(seed)
             results = evaluate(
                 language_model,

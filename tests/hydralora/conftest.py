@@ -23,7 +23,7 @@ def tiny_llama() -> Callable[..., LlamaForCausalLM]:
     def make(**options: Any) -> LlamaForCausalLM:
         sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
         config = LlamaConfig(**{**sizes, "num_hidden_layers": 2, "vocab_size": 64, "pad_token_id": 0, **options})
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             return LlamaForCausalLM(config).eval()
 
@@ -36,7 +36,7 @@ def hydra_llama(tiny_llama: Callable[..., LlamaForCausalLM]) -> Callable[..., Pe
 
     def make(**options: Any) -> PeftModel:
         fields = {"r": 4, "init_weights": False, "task_type": "CAUSAL_LM", "target_modules": "all-linear"}
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(2)
             return get_peft_model(tiny_llama(), HydraLoraConfig(**{**fields, **options})).eval()
 

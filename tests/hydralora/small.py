@@ -32,7 +32,7 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
 
 def small_model() -> LlamaForCausalLM:
     """The same weights in each call."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         config = LlamaConfig(
             vocab_size=264,

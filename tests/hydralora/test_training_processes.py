@@ -18,6 +18,8 @@ from tests.hydralora.small import save_run
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "hydralora.training", "--config"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+WHOLE = [*TORCHRUN, "-m", "hydralora.training", "--config"]
+SPLIT = [*TORCHRUN, str(Path(__file__).with_name("split_on_cpus.py")), "--config"]
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_two_processes_save_one_adapter_as_good_as_that_of_one(
     for run in (one, two):  # dropout draws other masks in two processes
         run.write_text(run.read_text().replace('"lora_dropout": 0.1', '"lora_dropout": 0.0'))
     subprocess.run([*COMMAND, str(one)], env=environment, check=True)
-    subprocess.run([*TORCHRUN, *COMMAND[1:], str(two)], env=environment, check=True)
+    subprocess.run([*(SPLIT if fsdp else WHOLE), str(two)], env=environment, check=True)
     expected, found = weights(one), weights(two)
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5)
@@ -107,26 +109,35 @@ def test_two_processes_save_one_adapter_as_good_as_that_of_one(
     assert record(two)["held_out"]["after"]["all"] == pytest.approx(record(one)["held_out"]["after"]["all"], rel=1e-4)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPUs")
+def test_refuses_to_split_where_it_would_copy(tmp_path: Path, environment: dict[str, str]) -> None:
+    run = save_run(tmp_path, max_steps=5, fsdp=True)
+    done = subprocess.run([*WHOLE, str(run)], env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "fsdp splits a model between GPUs, and there are none" in done.stderr
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
 def test_a_split_model_resumes_to_the_same_weights(tmp_path: Path, environment: dict[str, str]) -> None:
     folders = [tmp_path / name for name in ("whole", "ended")]
     for folder in folders:
         folder.mkdir()
     config = {"max_steps": 40, "save_steps": 7, "learning_rate": 0.01, "gradient_accumulation_steps": 1, "fsdp": True}
     whole, ended = (save_run(folder, **config) for folder in folders)
-    subprocess.run([*TORCHRUN, *COMMAND[1:], str(whole)], env=environment, check=True)
-    process = subprocess.Popen([*TORCHRUN, *COMMAND[1:], str(ended)], env=environment)
+    subprocess.run([*SPLIT, str(whole)], env=environment, check=True)
+    process = subprocess.Popen([*SPLIT, str(ended)], env=environment)
     wait_for(tmp_path / "ended" / "out" / "checkpoints" / "checkpoint-14" / "complete", process)
     process.terminate()
     process.wait()
     assert not (tmp_path / "ended" / "out" / "run.json").exists()
-    subprocess.run([*TORCHRUN, *COMMAND[1:], str(ended)], env=environment, check=True)
+    subprocess.run([*SPLIT, str(ended)], env=environment, check=True)
     expected, found = weights(whole), weights(ended)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_sigterm_leaves_no_child(tmp_path: Path, environment: dict[str, str]) -> None:
     run = save_run(tmp_path, max_steps=100_000, save_steps=5, gradient_accumulation_steps=1)
-    with subprocess.Popen([*TORCHRUN, *COMMAND[1:], str(run)], env=environment) as process:
+    with subprocess.Popen([*WHOLE, str(run)], env=environment) as process:
         try:
             wait_for(tmp_path / "out" / "checkpoints" / "checkpoint-5" / "complete", process)
             assert len(processes_of(run)) == 3
