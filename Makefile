@@ -62,7 +62,7 @@ format: install ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Shortest first. peft_suite needs PEFT's sources, the study and layer_speed's other sections a GPU.
+# Shortest first. peft_suite needs PEFT's sources; the study, seven_billion and layer_speed's other sections need a GPU.
 BENCHMARKS = "layer_speed.py cpu" gate_statistics.py kmeans_sweep.py drift.py vectorise.py training_throughput.py \
 	clean_corpus.py million_documents.py select_n.py
 

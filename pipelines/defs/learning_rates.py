@@ -34,8 +34,8 @@ class LearningRatesConfig(dg.Config):
     """Which rates are tried for which method; the others keep the recipe's."""
 
     rates: dict[str, list[float]] = {}
-    max_tokens: int = 200_000
-    """Budget of each run."""
+    max_tokens: int | None = None
+    """Budget of each run, by default the recipe's: a shorter one wants higher rates, and chooses them too high."""
     seed: int = 0
 
 
