@@ -64,6 +64,15 @@ def test_a_local_folder(tmp_path: Path) -> None:
     assert tokenizer.pad_token == "<|pad|>"
 
 
+def test_what_waits_on_the_cpu_to_be_split_has_the_attention_of_its_device(tmp_path: Path) -> None:
+    small_model().save_pretrained(tmp_path)
+    small_tokenizer().save_pretrained(tmp_path)
+    elsewhere, _ = load_base_model(str(tmp_path), device="meta", on_cpu=True)
+    here, _ = load_base_model(str(tmp_path), device="cpu")
+    assert elsewhere.device.type == here.device.type == "cpu"
+    assert (elsewhere.config._attn_implementation, here.config._attn_implementation) == ("sdpa", "eager")
+
+
 @pytest.mark.parametrize(
     "config",
     [
