@@ -58,8 +58,8 @@ class AnswerTrainer(Trainer):
         )
         if config.fsdp and not self.is_fsdp_enabled:
             raise TrainingError(
-                "fsdp splits a model between GPUs, and there are none: accelerate would give each process the whole. Set "
-                "fsdp: false."
+                "fsdp splits a model between GPUs, and there are none: accelerate would give each process the whole. "
+                "Set fsdp: false."
             )
         self.remove_callback(PrinterCallback)
         self._config = config
