@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow.parquet as pq
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -28,6 +29,7 @@ from hydralora.data import tokenise
 from hydralora.launch import run_from_json
 from hydralora.methods import Settings
 from hydralora.run_record import environment, write_json
+from pipelines.costs import steady_speed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", REPOSITORY.parent / "shared" / "corpora"))
@@ -36,7 +38,6 @@ SHAPES = REPOSITORY / "pipelines" / "configs" / "llama2-7b"
 METHODS = ("lora_r8", "lora_r16", "lora_r32", "hydralora")  # the first also pays for the page cache
 SETTINGS = Settings(num_experts=3, target_modules=("q_proj", "v_proj"))
 TOKENS_PER_GPU = 8192
-WARM_UP_STEPS = 2
 WORKER = "worker"
 
 
@@ -96,12 +97,10 @@ def measure(launch: Launch, folder: Path, steps: int) -> dict[str, Any]:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch.gpus)]
     processes = torchrun if launch.gpus > 1 else []
     subprocess.run([sys.executable, *processes, __file__, WORKER, str(run / "run.json")], check=True)
-    curve = [json.loads(line) for line in (run / "out" / "curve.jsonl").read_text().splitlines()]
-    first, last = curve[WARM_UP_STEPS - 1], curve[-1]
     record = json.loads((run / "out" / "run.json").read_text())
     return {
         **asdict(launch),
-        "tokens_per_second": (last["tokens"] - first["tokens"]) / (last["seconds"] - first["seconds"]),
+        "tokens_per_second": steady_speed(pl.read_ndjson(run / "out" / "curve.jsonl")),
         "tokens": record["tokens"],
         "trainable": record["parameters"]["trainable"],
         "energy": record["energy"],

@@ -91,6 +91,8 @@ def _final_rows(
 
 def _alone_rows(alone: list[Mapping[str, Any]], data: StudyData) -> dict[str, Any]:
     """The homogeneous corpus: mean loss of each setting, and its difference to the LoRA of HydraLoRA's size."""
+    if not alone:
+        return {}
     test = (data.parts == "test") & (data.sources == SOURCES.index(HOMOGENEOUS))
     counts, sources = (data.lengths - data.answer_starts)[test], data.sources[test]
     settings = {record["family"]: record for record in alone}

@@ -76,6 +76,7 @@ def gpus_of_run() -> list[int] | None:
     """NVML's numbers of the GPUs that this process, or torchrun's processes here, train on; None without NVIDIA's.
 
     codecarbon would count all that `CUDA_VISIBLE_DEVICES` names, idle ones too, and none where it names them by UUID.
+    Where NVML does not know them (parts of a GPU), codecarbon is left to it.
     """
     if not torch.cuda.is_available() or torch.version.cuda is None:
         return None
@@ -83,9 +84,9 @@ def gpus_of_run() -> list[int] | None:
 
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     devices = range(processes) if processes > 1 else [torch.cuda.current_device()]
-    pynvml.nvmlInit()
     try:
+        pynvml.nvmlInit()
         uuids = [f"GPU-{torch.cuda.get_device_properties(device).uuid}" for device in devices]
         return [pynvml.nvmlDeviceGetIndex(pynvml.nvmlDeviceGetHandleByUUID(uuid)) for uuid in uuids]
-    finally:
-        pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None

@@ -59,7 +59,7 @@ def write_results(store: ArtifactStore, config: Path, folder: Path) -> Path:
         results[asset] = {
             "fingerprint": artifact.fingerprint,
             "inputs": artifact.record["inputs"],
-            **{table: _kept(table, artifact).to_dicts() for table in tables},
+            **{table: _rows(artifact, table) for table in tables},
         }
         if asset == "learning_rates":
             results[asset] |= artifact.json(asset)
@@ -71,9 +71,15 @@ def write_results(store: ArtifactStore, config: Path, folder: Path) -> Path:
     return path
 
 
-def _kept(table: str, artifact: Artifact) -> pl.DataFrame:
+def _rows(artifact: Artifact, table: str) -> list[dict[str, Any]]:
     rows = artifact.read(table)
-    return rows.filter(pl.col("task") == pl.col("benchmark")) if table == "scores" else rows
+    return (benchmark_means(rows) if table == "scores" else rows).to_dicts()
+
+
+def benchmark_means(scores: pl.DataFrame) -> pl.DataFrame:
+    """Of each model and benchmark the scores of the first task: the mean over the tasks, where there are several."""
+    first = pl.col("task").first().over("domain", "method", "num_experts", "benchmark")
+    return scores.filter(pl.col("task") == first)
 
 
 def _latest(store: ArtifactStore, asset: str) -> Artifact | None:

@@ -23,9 +23,14 @@ def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) ->
         EnergyMeter()
 
 
-@pytest.mark.parametrize(("processes", "numbers"), [("1", [3]), ("2", [2, 3])])
-def test_counts_the_gpus_of_the_run(monkeypatch: pytest.MonkeyPatch, processes: str, numbers: list[int]) -> None:
-    """Of four in the machine two are visible, and the process is on the second of them."""
+@pytest.mark.parametrize(
+    ("processes", "known", "numbers"),
+    [("1", "aa bb cc dd", [3]), ("2", "aa bb cc dd", [2, 3]), ("1", "aa bb", None)],
+)
+def test_counts_the_gpus_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, processes: str, known: str, numbers: list[int] | None
+) -> None:
+    """Two are visible, and the process is on the second of them; NVML may know them among four, or not."""
     visible = ["cc", "dd"]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
@@ -33,9 +38,9 @@ def test_counts_the_gpus_of_the_run(monkeypatch: pytest.MonkeyPatch, processes: 
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=visible[device]))
     nvml = SimpleNamespace(
+        NVMLError=ValueError,  # what `index` raises
         nvmlInit=lambda: None,
-        nvmlShutdown=lambda: None,
-        nvmlDeviceGetHandleByUUID=["GPU-aa", "GPU-bb", "GPU-cc", "GPU-dd"].index,
+        nvmlDeviceGetHandleByUUID=[f"GPU-{uuid}" for uuid in known.split()].index,
         nvmlDeviceGetIndex=lambda handle: handle,
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)

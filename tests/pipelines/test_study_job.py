@@ -11,7 +11,7 @@ import yaml
 
 from pipelines.definitions import build_defs
 from pipelines.experiments import EXPERIMENTS, Cell, planned_cells
-from pipelines.results import write_results
+from pipelines.results import benchmark_means, write_results
 from pipelines.store import ArtifactStore
 from tests.pipelines.small_corpus import corpus_ops, resources
 
@@ -84,6 +84,15 @@ def test_tables_and_figures_beside_the_papers_values(tmp_path: Path) -> None:
     assert len(results["study_runs"]["runs"]) == len(planned_cells(EXPERIMENTS, DOMAINS["domains"]))
     assert "torch" in results["environment"]["packages"]
     assert "(46.94)" in (tmp_path / "results" / "study_small_paper_table_1_table.md").read_text()
+
+
+def test_results_keep_the_mean_of_a_benchmark_or_its_only_task() -> None:
+    tasks = [("mmlu", "mmlu"), ("mmlu", "mmlu_anatomy"), ("gsm8k", "gsm8k_local"), ("gsm8k", "gsm8k_local")]
+    rows = [("math", method, 3, *task) for method in ("base", "hydralora") for task in tasks]
+    scores = pl.DataFrame(rows, schema=["domain", "method", "num_experts", "benchmark", "task"], orient="row")
+    kept = benchmark_means(scores)
+    assert kept["method"].to_list() == ["base"] * 3 + ["hydralora"] * 3
+    assert kept["task"].to_list() == ["mmlu", "gsm8k_local", "gsm8k_local"] * 2
 
 
 @pytest.mark.slow
