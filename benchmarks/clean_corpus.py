@@ -27,10 +27,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.corpus import CleanConfig, clean
-from analysis.deduplication import CONTENT_SHARE, SHINGLE_SIZE, _content, _shingle_counts, _Shingled, near_duplicates
-from analysis.shingles import jaccard, shingles
+from analysis.corpus.cleaning import CleanConfig, clean
+from analysis.corpus.deduplication import (
+    CONTENT_SHARE,
+    SHINGLE_SIZE,
+    _content,
+    _shingle_counts,
+    _Shingled,
+    near_duplicates,
+)
 from analysis.sources import FilesSource, PackagesSource, read_source, read_sources
+from analysis.text.shingles import jaccard, shingles
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", REPOSITORY.parent / "shared" / "corpora"))

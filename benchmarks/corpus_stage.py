@@ -21,11 +21,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import polars as pl
 
-from analysis.clustering import sweep_kmeans
-from analysis.corpus import CleanConfig, clean
-from analysis.document_text import document_text
-from analysis.features import TfidfLsa
-from analysis.selection import select_num_clusters, source_weights
+from analysis.clusters.kmeans import sweep_kmeans
+from analysis.clusters.selection import select_num_clusters, source_weights
+from analysis.corpus.cleaning import CleanConfig, clean
+from analysis.corpus.document_text import document_text
+from analysis.features.lsa import TfidfLsa
 from analysis.sources import FilesSource, Source, read_sources
 
 RESULT = Path(__file__).parent / "results" / "corpus_stage.json"

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.clustering import sweep_kmeans
-from analysis.corpus_model import AssignedBlock, CorpusModel
-from analysis.drift import measure_drift, summarise, summarise_corpus
-from analysis.feature_blocks import TextStatistics
-from analysis.features import TfidfLsa
+from analysis.clusters.corpus_model import AssignedBlock, CorpusModel
+from analysis.clusters.drift import measure_drift, summarise, summarise_corpus
+from analysis.clusters.kmeans import sweep_kmeans
+from analysis.features.lsa import TfidfLsa
+from analysis.features.vectoriser import TextStatistics
 
 RESULT = Path(__file__).parent / "results" / "drift.json"
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", Path(__file__).resolve().parents[2] / "shared" / "corpora"))

@@ -111,7 +111,7 @@ def draw_documents() -> Any:
     """Documents as a polars table: source, prompt, completion, and part, the group or held-out group of each."""
     import polars as pl
 
-    from analysis.corpus import CleanConfig, clean
+    from analysis.corpus.cleaning import CleanConfig, clean
     from analysis.sources import FilesSource, read_sources
 
     files = {name: FilesSource((str(CORPORA / f"{name}_train.parquet"),)) for name in ("gsm8k", "dolly15k")}

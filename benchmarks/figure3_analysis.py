@@ -10,10 +10,10 @@ import polars as pl
 from figure3 import EXPERIMENTS, Experiment, Run, planned
 from safetensors.numpy import load_file
 
-from analysis.breakdown import ComponentAdapter, ParameterBreakdown, break_down
+from analysis.adapters.breakdown import ComponentAdapter, ParameterBreakdown, break_down
+from analysis.adapters.observation_two import OTHER_SEED, SAME_SEED, SEED_CONTROL
 from analysis.figures import png
 from analysis.figures.breakdown import similarity_by_layer, similarity_by_relation, submodule_map
-from analysis.observation import OTHER_SEED, SAME_SEED, SEED_CONTROL
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results" / "figure3.json"

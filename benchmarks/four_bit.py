@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from peft import PeftModel
 
 import hydralora
-from hydralora.answer_loss import answer_logits
 from hydralora.base_model import load_base_model
 from hydralora.data import TokenisedDocuments, collate, tokenise
-from hydralora.export import export_lora
-from hydralora.launch import train_method
+from hydralora.evaluation.answer_loss import answer_logits
+from hydralora.gates.export import export_lora
 from hydralora.methods import Settings
-from hydralora.run_record import environment
 from hydralora.training import TrainingConfig
+from hydralora.training.record import environment
+from hydralora.training.run import train_method
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", REPOSITORY.parent / "shared" / "corpora"))

@@ -21,8 +21,8 @@ import transformers
 from layer_speed import SMOLLM2_135M, build
 
 from hydralora import HydraLoraConfig, record_gates
-from hydralora.routing import GateStatistics
-from hydralora.routing_losses import balance_loss
+from hydralora.gates.losses import balance_loss
+from hydralora.gates.recording import GateStatistics
 
 RESULTS = Path(__file__).parent / "results" / "gate_statistics.json"
 BATCH, LENGTH = 2, 128

@@ -73,7 +73,7 @@ def hydralora(num_experts: int, router_input: str = "low_rank") -> Method:
 def given_gates(num_experts: int) -> Method:
     """No router: one of the experts is on, and one more always."""
     from hydralora import HydraLoraConfig
-    from hydralora.layer import HydraLoraLayer
+    from hydralora.adapter.layer import HydraLoraLayer
 
     config = {"r": 8, "lora_alpha": 16, "num_experts": num_experts, "router_input": "sequence", "shared_expert": True}
     plain = _peft_method("", lambda targets: HydraLoraConfig(**config, target_modules=targets))

@@ -58,13 +58,13 @@ def build_corpus(path: Path) -> None:
 
 
 def measure(path: Path, n_documents: int) -> dict[str, Any]:
-    from analysis.clustering import sweep_kmeans
-    from analysis.corpus_model import CorpusModel
-    from analysis.document_text import document_text
-    from analysis.features import TfidfLsa
-    from analysis.sampling import sample_documents
-    from analysis.selection import select_num_clusters
-    from analysis.text_blocks import iter_parquet
+    from analysis.clusters.corpus_model import CorpusModel
+    from analysis.clusters.kmeans import sweep_kmeans
+    from analysis.clusters.selection import select_num_clusters
+    from analysis.corpus.document_text import document_text
+    from analysis.features.lsa import TfidfLsa
+    from analysis.text.blocks import iter_parquet
+    from analysis.text.sampling import sample_documents
 
     def label(paths: list[Path]) -> dict[str, Any]:
         seconds, start = {}, time.process_time()

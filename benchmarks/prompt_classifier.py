@@ -16,7 +16,7 @@ import polars as pl
 from sklearn.metrics import roc_auc_score
 from study_data import SOURCES, draw_documents
 
-from analysis.prompt_classifier import PromptClassifier
+from analysis.experts.prompt_classifier import PromptClassifier
 
 RESULTS = Path(__file__).parent / "results" / "prompt_classifier.json"
 DOUBTS = (0.05, 0.1, 0.3, 0.5)

@@ -26,10 +26,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from hydralora.base_model import provision_embedded_base_model
 from hydralora.data import tokenise
-from hydralora.launch import run_from_json
 from hydralora.methods import Settings
-from hydralora.run_record import environment, write_json
-from pipelines.costs import steady_speed
+from hydralora.training.record import environment, write_json
+from hydralora.training.run import run_from_json
+from pipelines.study.costs import steady_speed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", REPOSITORY.parent / "shared" / "corpora"))

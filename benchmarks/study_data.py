@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/study_data.py study.npz
 
 Reads six corpora from `HYDRALORA_CORPORA` (default `../shared/corpora`), cleans them with the rules of
-`analysis.corpus`, and draws from each as many training, validation and test documents. The file is all that a machine
-with a GPU needs beside the base model.
+`analysis.corpus.cleaning`, and draws from each as many training, validation and test documents. The file is all that
+a machine with a GPU needs beside the base model.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def draw_documents() -> Any:
     """The documents of all parts as a polars table with the columns source, prompt, completion, part."""
     import polars as pl
 
-    from analysis.corpus import CleanConfig, clean
+    from analysis.corpus.cleaning import CleanConfig, clean
     from analysis.sources import FilesSource, read_sources
 
     records = read_sources({name: FilesSource((str(CORPORA / f"{name}_*.parquet"),)) for name in SOURCES}).records
@@ -114,9 +114,9 @@ def compute_gates(prompts: list[str], sources: Ints, training: NDArray[np.bool_]
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    from analysis.clustering import sweep_kmeans
-    from analysis.corpus_model import CorpusModel
-    from analysis.features import TfidfLsa
+    from analysis.clusters.corpus_model import CorpusModel
+    from analysis.clusters.kmeans import sweep_kmeans
+    from analysis.features.lsa import TfidfLsa
 
     known = [prompt for prompt, is_training in zip(prompts, training, strict=True) if is_training]
     features = TfidfLsa(COMPONENTS, random_state=SEED).fit(known)

@@ -25,15 +25,15 @@ from study_data import HOMOGENEOUS, SOURCES, StudyData
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from hydralora import HydraLoraConfig
-from hydralora.answer_loss import answer_loss, document_losses
 from hydralora.base_model import load_base_model
-from hydralora.batching import plan_steps
 from hydralora.data import Batch, collate
+from hydralora.data.batching import plan_steps
 from hydralora.evaluation import length_batches
-from hydralora.routing import record_gates
-from hydralora.routing_losses import balance_loss, cluster_loss
-from hydralora.trainer import adamw, schedule
+from hydralora.evaluation.answer_loss import answer_loss, document_losses
+from hydralora.gates.losses import balance_loss, cluster_loss
+from hydralora.gates.recording import record_gates
 from hydralora.training import TrainingConfig
+from hydralora.training.trainer import adamw, schedule
 
 TOKENS_PER_STEP = 8192
 MICRO_BATCHES = 2

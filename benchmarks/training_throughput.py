@@ -21,11 +21,11 @@ import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
 
 from hydralora import HydraLoraConfig
-from hydralora.answer_loss import answer_loss
 from hydralora.base_model import load_base_model
 from hydralora.data import IGNORED, Batch, TokenisedDocuments, collate, pad_token_id, tokenise
-from hydralora.run_record import environment
+from hydralora.evaluation.answer_loss import answer_loss
 from hydralora.training import TrainingConfig, plan_run, train
+from hydralora.training.record import environment
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", REPOSITORY.parent / "shared" / "corpora"))

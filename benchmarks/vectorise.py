@@ -25,8 +25,8 @@ import numpy as np
 import polars as pl
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from analysis.features import TfidfLsa
-from analysis.tfidf import Tfidf
+from analysis.features.lsa import TfidfLsa
+from analysis.text.tfidf import Tfidf
 
 RESULT = Path(__file__).parent / "results" / "vectorise.json"
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", Path(__file__).resolve().parents[2] / "shared" / "corpora"))
@@ -39,7 +39,7 @@ REPEATS = 5
 COLD_START = """
 import time
 start = time.process_time()
-from analysis.features import TfidfLsa
+from analysis.features.lsa import TfidfLsa
 TfidfLsa(2).fit(["some words here", "some other words", "naïve words"]).transform(["some wörds"])
 print(time.process_time() - start)
 """

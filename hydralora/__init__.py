@@ -3,15 +3,15 @@
 Importing this package registers the method with PEFT.
 """
 
-from hydralora.calibration import calibrate_gates, calibrate_gates_by_group, compare_with_live
-from hydralora.config import SAVED_PEFT_TYPE, HydraLoraConfig
-from hydralora.export import export_lora, to_lora, to_merged
-from hydralora.model import HydraLoraModel
-from hydralora.parameters import print_parameters
-from hydralora.registration import register
-from hydralora.routing import record_gates
-from hydralora.sequence_gates import expert_gates
-from hydralora.static_routing import set_static_gates, static_gates
+from hydralora.adapter.config import SAVED_PEFT_TYPE, HydraLoraConfig
+from hydralora.adapter.given_gates import expert_gates
+from hydralora.adapter.model import HydraLoraModel
+from hydralora.adapter.registration import register
+from hydralora.gates.calibration import calibrate_gates, calibrate_gates_by_group, compare_with_live
+from hydralora.gates.export import export_lora, to_lora, to_merged
+from hydralora.gates.fixed import set_static_gates, static_gates
+from hydralora.gates.recording import record_gates
+from hydralora.methods.parameters import print_parameters
 
 __all__ = [
     "HydraLoraConfig",

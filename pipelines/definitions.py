@@ -3,28 +3,24 @@
 import dagster as dg
 
 from pipelines.defs import (
-    benchmarks,
     breakdown,
     clusters,
-    compare,
     corpus,
     evaluation,
     exports,
     features,
     gates,
-    learning_rates,
     new_data,
-    paper,
     report,
     routing,
     sources,
-    study,
     training,
 )
-from pipelines.external.launcher import Launcher
+from pipelines.defs.study import benchmarks, compare, learning_rates, paper, study_runs
 from pipelines.jobs import JOBS
-from pipelines.recipe import BaseModel, Recipe
-from pipelines.store import ArtifactStore
+from pipelines.store.io_manager import ArtifactStore
+from pipelines.training.launcher import Launcher
+from pipelines.training.recipe import BaseModel, Recipe
 
 MODULES = (
     sources,
@@ -41,7 +37,7 @@ MODULES = (
     report,
     learning_rates,
     compare,
-    study,
+    study_runs,
     benchmarks,
     paper,
 )

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from pipelines.adapters import SEQUENCE_GATES
-from pipelines.artifacts import Artifact
 from pipelines.defs.breakdown import load_state
 from pipelines.defs.training import read_curve
+from pipelines.store.artifacts import Artifact
+from pipelines.training.adapters import SEQUENCE_GATES
 
 if TYPE_CHECKING:
-    from analysis.breakdown import ParameterBreakdown
+    from analysis.adapters.breakdown import ParameterBreakdown
+    from analysis.adapters.routing import RoutingAnalysis
     from analysis.report import MoreTable, ReportInputs
-    from analysis.routing import RoutingAnalysis
 
 EXCERPT = 280
 MAP_POINTS = 15_000
@@ -110,7 +110,7 @@ def curve(folder: Path, method: str, record: dict[str, Any]) -> pl.DataFrame:
 
 def parameters_table(folders: dict[str, Path]) -> pl.DataFrame:
     """`method, part, n_parameters` of A, B and router of each adapter."""
-    from analysis.adapter_parts import parameter_counts
+    from analysis.adapters.parts import parameter_counts
 
     counts = {name: parameter_counts(load_state(folder)) for name, folder in folders.items()}
     rows = [(name, part, n) for name, parts in counts.items() for part, n in parts.items() if n]
@@ -192,9 +192,9 @@ def _words(value: Any) -> str:
 
 
 def load_breakdown(artifact: Artifact) -> "ParameterBreakdown":
-    """The breakdown as `analysis.breakdown` returned it."""
-    from analysis.breakdown import ParameterBreakdown
-    from analysis.observation import ObservationTwo
+    """The breakdown as `analysis.adapters.breakdown` returned it."""
+    from analysis.adapters.breakdown import ParameterBreakdown
+    from analysis.adapters.observation_two import ObservationTwo
 
     names = [field.name for field in fields(ParameterBreakdown) if field.name != "observation"]
     tables = {name: artifact.read(name) for name in names}
@@ -202,9 +202,9 @@ def load_breakdown(artifact: Artifact) -> "ParameterBreakdown":
 
 
 def load_routing(artifact: Artifact) -> "RoutingAnalysis | None":
-    """The analysis as `analysis.routing` returned it; None where there was one expert."""
-    from analysis.routing import RoutingAnalysis
-    from analysis.routing_alarms import Alarm
+    """The analysis as `analysis.adapters.routing` returned it; None where there was one expert."""
+    from analysis.adapters.alarms import Alarm
+    from analysis.adapters.routing import RoutingAnalysis
 
     if not (artifact.folder / "usage.parquet").exists():
         return None

@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from pipelines.artifacts import ArtifactError
-from pipelines.store import ArtifactStore
+from pipelines.store.artifacts import ArtifactError
+from pipelines.store.io_manager import ArtifactStore
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 import polars as pl
 
-from analysis.adapter_parts import OUTSIDE
+from analysis.adapters.observation_two import RELATIONS, SAME_SEED
+from analysis.adapters.parts import OUTSIDE
 from analysis.figures.style import Picture, color, integer_ticks, legend_below, marker, styled, subplots
-from analysis.observation import RELATIONS, SAME_SEED
 
 MOST_DOTS = 250
 """Of each relation, and behind the points of a layer: thousands would say no more, and weigh a megabyte."""

@@ -10,7 +10,7 @@ def compared_methods(table: pl.DataFrame, reference: str) -> Picture:
     """Held-out loss of each method and its paired difference to a reference, with 95% intervals.
 
     Args:
-        table: of `analysis.comparison.compare_losses`, with `n_parameters` (null for the base model).
+        table: of `analysis.methods.comparison.compare_losses`, with `n_parameters` (null for the base model).
         reference: method that the differences are to.
     """
     table = table.sort("loss")

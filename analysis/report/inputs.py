@@ -6,8 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from analysis.breakdown import ParameterBreakdown
-from analysis.routing import RoutingAnalysis
+from analysis.adapters.breakdown import ParameterBreakdown
+from analysis.adapters.routing import RoutingAnalysis
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ReportInputs:
             `structure`.
         grouping: where experts are given by the prompt: `num_experts`, `group_kind`, `groups` (one an expert),
             `reason`, `held_out_accuracy` (share of held-out prompts that tell their group, or None).
-        data_card: of `analysis.data_card`.
+        data_card: of `analysis.corpus.data_card`.
         sweep: n_clusters, inertia.
         cluster_map: document_id, x, y, cluster, source, excerpt; all documents or a sample of them.
         projection: what made x and y: "PCA", "UMAP", "t-SNE".

@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from analysis.adapter_parts import OUTSIDE
+from analysis.adapters.observation_two import SAME_SEED
+from analysis.adapters.parts import OUTSIDE
 from analysis.figures import Picture, breakdown, clusters, routing, training
-from analysis.observation import SAME_SEED
 from analysis.report.inputs import ReportInputs
 
 

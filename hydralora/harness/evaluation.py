@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from hydralora.adapter.layer import HydraLoraLayer
 from hydralora.harness.benchmarks import BENCHMARKS, load_tasks
 from hydralora.harness.sandbox import check_sandbox
-from hydralora.layer import HydraLoraLayer
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group

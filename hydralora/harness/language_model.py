@@ -11,7 +11,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-from hydralora.sequence_gates import expert_gates
+from hydralora.adapter.given_gates import expert_gates
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hydralora.ops import small
+from hydralora.ops import torch_kernels as small
 
 try:
-    from hydralora.ops import triton_pieces
+    from hydralora.ops import triton_launch as triton_pieces
 except ImportError:  # no Triton on this platform; the plain pieces give the same results
     triton_pieces = None  # type: ignore[assignment]
 

@@ -1,0 +1,1 @@
+"""The assets; imported by `pipelines.definitions` alone."""

@@ -9,10 +9,10 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from pipelines.adapters import UNTRAINED
-from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized, write_thumbnail
-from pipelines.artifacts import Artifact, Draft, source_version
-from pipelines.store import ArtifactStore
+from pipelines.store.artifacts import Artifact, Draft, source_version
+from pipelines.store.assets import Check, artifact_asset, markdown_table, materialized, write_thumbnail
+from pipelines.store.io_manager import ArtifactStore
+from pipelines.training.adapters import UNTRAINED
 
 VERSION = source_version("analysis", "pipelines.defs.breakdown")
 TABLES = ("submodules", "pairs", "separability", "identification", "embedding", "parameters")
@@ -45,7 +45,7 @@ def parameter_breakdown(
     """
 
     def build(draft: Draft) -> None:
-        from analysis.breakdown import break_down
+        from analysis.adapters.breakdown import break_down
         from analysis.figures.breakdown import submodule_map
 
         result = break_down(
@@ -92,7 +92,7 @@ def parameter_breakdown(
 
 def components(folder: Path) -> list[Any]:
     """The component adapters of a folder and the untrained ones beside them, as the breakdown takes them."""
-    from analysis.breakdown import ComponentAdapter
+    from analysis.adapters.breakdown import ComponentAdapter
 
     found = []
     for path in sorted(folder.glob("*/adapter_model.safetensors")):

@@ -7,32 +7,34 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized, write_thumbnail
-from pipelines.artifacts import Artifact, Draft, source_version
-from pipelines.store import ArtifactStore
+from pipelines.store.artifacts import Artifact, Draft, source_version
+from pipelines.store.assets import Check, artifact_asset, markdown_table, materialized, write_thumbnail
+from pipelines.store.io_manager import ArtifactStore
 
 if TYPE_CHECKING:
-    from analysis.clustering import ClusterSweep
-    from analysis.corpus_model import AssignedBlock
+    from analysis.clusters.corpus_model import AssignedBlock
+    from analysis.clusters.kmeans import ClusterSweep
 
-SWEEP_VERSION = source_version("analysis.clustering", "analysis._kmeans_kernels", "analysis.selection")
+SWEEP_VERSION = source_version(
+    "analysis.clusters.kmeans", "analysis.clusters._kmeans_kernels", "analysis.clusters.selection"
+)
 CHOICE_VERSION = source_version(
-    "analysis._kmeans_kernels",
-    "analysis.clustering",
-    "analysis.features",
-    "analysis.rules",
-    "analysis.selection",
-    "analysis.stability",
-    "analysis.structure",
-    "analysis.tfidf",
+    "analysis.clusters._kmeans_kernels",
+    "analysis.clusters.kmeans",
+    "analysis.features.lsa",
+    "analysis.clusters.elbow_rules",
+    "analysis.clusters.selection",
+    "analysis.clusters.stability",
+    "analysis.clusters.structure",
+    "analysis.text.tfidf",
 )
 EXCERPT = 400
 LABELS_VERSION = source_version(
-    "analysis.corpus_model",
-    "analysis.drift",
-    "analysis.feature_blocks",
-    "analysis.heterogeneity",
-    "analysis.interpretation",
+    "analysis.clusters.corpus_model",
+    "analysis.clusters.drift",
+    "analysis.features.vectoriser",
+    "analysis.clusters.heterogeneity",
+    "analysis.clusters.interpretation",
 )
 
 
@@ -76,8 +78,8 @@ def cluster_sweep(
     """K-means of the training documents for every K from 1 up, with the sum of squared errors (SSE) of each."""
 
     def build(draft: Draft) -> None:
-        from analysis.clustering import sweep_kmeans
-        from analysis.selection import source_weights
+        from analysis.clusters.kmeans import sweep_kmeans
+        from analysis.clusters.selection import source_weights
 
         features = training_rows(corpus_documents, document_features)
         sources = training_documents(corpus_documents, pl.col("source"))
@@ -141,9 +143,9 @@ def num_experts(
     """N, the number of experts: the elbow of the SSE curve, how stable it is, and the reason in words."""
 
     def build(draft: Draft) -> None:
-        from analysis.document_text import document_text
+        from analysis.clusters.selection import select_num_clusters
+        from analysis.corpus.document_text import document_text
         from analysis.figures.clusters import elbow
-        from analysis.selection import select_num_clusters
 
         text = document_text(document_features.record["config"]["text"])
         try:
@@ -203,12 +205,12 @@ def cluster_labels(
     """The cluster of every document at N, what each is about, and the corpus model that assigns new documents."""
 
     def build(draft: Draft) -> None:
-        from analysis.corpus_model import CorpusModel
-        from analysis.drift import REFERENCE, summarise_corpus
-        from analysis.feature_blocks import load_features
+        from analysis.clusters.corpus_model import CorpusModel
+        from analysis.clusters.drift import REFERENCE, summarise_corpus
+        from analysis.clusters.heterogeneity import measure_heterogeneity
+        from analysis.clusters.interpretation import document_positions, merge_order
+        from analysis.features.loading import load_features
         from analysis.figures.clusters import composition
-        from analysis.heterogeneity import measure_heterogeneity
-        from analysis.interpretation import document_positions, merge_order
 
         n_clusters = num_experts.json("num_experts")["num_experts"]
         centers = cluster_sweep.array(f"centers/{n_clusters}")
@@ -267,8 +269,8 @@ def cluster_labels(
 
 def assigned_block(positions: pl.DataFrame, document_features: Artifact) -> "AssignedBlock":
     """The corpus's documents as the corpus model would assign them, without reading them again."""
-    from analysis.corpus_model import AssignedBlock
-    from analysis.feature_blocks import TextStatistics
+    from analysis.clusters.corpus_model import AssignedBlock
+    from analysis.features.vectoriser import TextStatistics
 
     return AssignedBlock(
         labels=positions["cluster"].to_numpy(),
@@ -279,8 +281,8 @@ def assigned_block(positions: pl.DataFrame, document_features: Artifact) -> "Ass
 
 
 def load_sweep(artifact: Artifact) -> "ClusterSweep":
-    """The sweep as `analysis.clustering` returned it."""
-    from analysis.clustering import ClusterSweep
+    """The sweep as `analysis.clusters.kmeans` returned it."""
+    from analysis.clusters.kmeans import ClusterSweep
 
     table = artifact.read("sweep")
     return ClusterSweep(
@@ -301,8 +303,8 @@ def described_clusters(
     `clusters`: cluster, n_documents, top_terms; `examples`: cluster, kind (representative, borderline, outlier), rank,
     document_id, source, excerpt; `composition` and `tasks`: cluster, source or task, n_documents and shares.
     """
-    from analysis.document_text import document_text
-    from analysis.interpretation import cross_table, examples, top_terms
+    from analysis.clusters.interpretation import cross_table, examples, top_terms
+    from analysis.corpus.document_text import document_text
 
     labels = positions["cluster"].to_numpy()
     terms = top_terms(documents.select(text=document_text(text))["text"], labels, config.top_terms)
@@ -325,7 +327,7 @@ def described_clusters(
 
 def agreement_with_labels(documents: pl.DataFrame, positions: pl.DataFrame) -> dict[str, dict[str, float]]:
     """NMI and ARI of the clusters with the sources and, where documents have them, the tasks."""
-    from analysis.interpretation import agreement
+    from analysis.clusters.interpretation import agreement
 
     columns = [column for column in ("source", "task") if documents[column].null_count() < len(documents)]
     return {column: asdict(agreement(positions["cluster"].to_numpy(), documents[column])) for column in columns}

@@ -3,25 +3,25 @@
 import dagster as dg
 import polars as pl
 
-from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
-from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.defs.sources import SourceConfig, content_of, to_source
-from pipelines.store import ArtifactStore
+from pipelines.store.artifacts import Artifact, Draft, source_version
+from pipelines.store.assets import Check, artifact_asset, markdown_table, materialized
+from pipelines.store.io_manager import ArtifactStore
 
 VERSION = source_version(
-    "analysis.corpus",
-    "analysis.data_card",
-    "analysis.decontamination",
-    "analysis.deduplication",
-    "analysis.documents",
-    "analysis.language",
-    "analysis.normalisation",
-    "analysis.shingles",
+    "analysis.corpus.cleaning",
+    "analysis.corpus.data_card",
+    "analysis.corpus.decontamination",
+    "analysis.corpus.deduplication",
+    "analysis.corpus.documents",
+    "analysis.text.language",
+    "analysis.text.normalisation",
+    "analysis.text.shingles",
 )
 
 
 class CorpusConfig(dg.Config):
-    """What is kept of the records; see `analysis.corpus.CleanConfig`."""
+    """What is kept of the records; see `analysis.corpus.cleaning.CleanConfig`."""
 
     max_prompt_characters: int = 20_000
     max_completion_characters: int = 20_000
@@ -53,7 +53,7 @@ def corpus_documents(
     """
 
     def build(draft: Draft) -> None:
-        from analysis.corpus import CleanConfig, clean
+        from analysis.corpus.cleaning import CleanConfig, clean
         from analysis.sources import read_source
 
         settings = {name: value for name, value in config.model_dump().items() if name != "evaluation_sets"}

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
-from pipelines.adapters import documents_table, held_out_losses, tokenised
-from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized, write_thumbnail
-from pipelines.artifacts import Artifact, Draft, source_version
-from pipelines.recipe import BaseModel, Recipe
-from pipelines.store import ArtifactStore
+from pipelines.store.artifacts import Artifact, Draft, source_version
+from pipelines.store.assets import Check, artifact_asset, markdown_table, materialized, write_thumbnail
+from pipelines.store.io_manager import ArtifactStore
+from pipelines.training.adapters import documents_table, held_out_losses, tokenised
+from pipelines.training.recipe import BaseModel, Recipe
 
 if TYPE_CHECKING:
     from hydralora.data import TokenisedDocuments
     from hydralora.evaluation import DocumentLosses
 
-VERSION = source_version("hydralora", "pipelines.adapters", "pipelines.defs.evaluation")
+VERSION = source_version("hydralora", "pipelines.training.adapters", "pipelines.defs.evaluation")
 BASE = "base"
 
 

@@ -5,11 +5,12 @@ import shutil
 import dagster as dg
 import polars as pl
 
-from pipelines.adapters import documents_table, load_adapter, tokenised
-from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
-from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.defs.gates import GROUP_MODEL
-from pipelines.exporting import (
+from pipelines.store.artifacts import Artifact, Draft, source_version
+from pipelines.store.assets import Check, artifact_asset, markdown_table, materialized
+from pipelines.store.io_manager import ArtifactStore
+from pipelines.training.adapters import documents_table, load_adapter, tokenised
+from pipelines.training.exporting import (
     OTHERS,
     DomainDocuments,
     domain_gates,
@@ -17,11 +18,14 @@ from pipelines.exporting import (
     plain_peft_differences,
     write_exports,
 )
-from pipelines.recipe import BaseModel, Recipe
-from pipelines.store import ArtifactStore
+from pipelines.training.recipe import BaseModel, Recipe
 
 VERSION = source_version(
-    "hydralora", "pipelines.adapters", "pipelines.defs.exports", "pipelines.exporting", "pipelines.plain_peft"
+    "hydralora",
+    "pipelines.training.adapters",
+    "pipelines.defs.exports",
+    "pipelines.training.exporting",
+    "pipelines.training.plain_peft",
 )
 # Nats. bfloat16 moves the loss of a single token by some tenths: a layer adds its parts in another order.
 TOLERANCE, TOLERANCE_OF_TOKEN = 0.05, 0.4

@@ -7,26 +7,26 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from pipelines.artifact_assets import Check, artifact_asset, materialized
-from pipelines.artifacts import Artifact, Draft, source_version
-from pipelines.store import ArtifactStore
+from pipelines.store.artifacts import Artifact, Draft, source_version
+from pipelines.store.assets import Check, artifact_asset, materialized
+from pipelines.store.io_manager import ArtifactStore
 
 if TYPE_CHECKING:
-    from analysis.embeddings import SentenceEmbeddings
-    from analysis.features import TfidfLsa
+    from analysis.features.embeddings import SentenceEmbeddings
+    from analysis.features.lsa import TfidfLsa
 
 VERSION = source_version(
-    "analysis._bits",
-    "analysis._terms",
-    "analysis._tokens",
-    "analysis.document_text",
-    "analysis.embeddings",
-    "analysis.feature_blocks",
-    "analysis.features",
-    "analysis.sampling",
-    "analysis.term_counts",
-    "analysis.text_blocks",
-    "analysis.tfidf",
+    "analysis.text._bits",
+    "analysis.text._terms",
+    "analysis.text._tokens",
+    "analysis.corpus.document_text",
+    "analysis.features.embeddings",
+    "analysis.features.vectoriser",
+    "analysis.features.lsa",
+    "analysis.text.sampling",
+    "analysis.text.term_counts",
+    "analysis.text.blocks",
+    "analysis.text.tfidf",
 )
 
 
@@ -63,8 +63,8 @@ def document_features(
     The vectoriser is learnt from a sample of the training documents and saved, so that documents that arrive later
     get the same vectors.
     """
-    from analysis.document_text import document_text
-    from analysis.feature_blocks import TextStatistics
+    from analysis.corpus.document_text import document_text
+    from analysis.features.vectoriser import TextStatistics
 
     def build(draft: Draft) -> None:
         documents = corpus_documents.scan("documents").select("split", text=document_text(config.text)).collect()
@@ -103,7 +103,7 @@ def document_features(
 def _vectoriser(config: FeaturesConfig) -> "TfidfLsa | SentenceEmbeddings":
     """Unfitted features of the configured kind."""
     if config.kind == "tfidf":
-        from analysis.features import TfidfLsa
+        from analysis.features.lsa import TfidfLsa
 
         return TfidfLsa(
             config.n_components,
@@ -112,7 +112,7 @@ def _vectoriser(config: FeaturesConfig) -> "TfidfLsa | SentenceEmbeddings":
             random_state=config.random_state,
         )
     if config.kind == "embeddings":
-        from analysis.embeddings import SentenceEmbeddings
+        from analysis.features.embeddings import SentenceEmbeddings
 
         return SentenceEmbeddings(config.embedding_model)
     raise dg.Failure(

@@ -5,16 +5,19 @@ from typing import TYPE_CHECKING, Literal
 import dagster as dg
 import polars as pl
 
-from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
-from pipelines.artifacts import Artifact, Draft, source_version
-from pipelines.store import ArtifactStore
+from pipelines.store.artifacts import Artifact, Draft, source_version
+from pipelines.store.assets import Check, artifact_asset, markdown_table, materialized
+from pipelines.store.io_manager import ArtifactStore
 
 if TYPE_CHECKING:
-    from analysis.grouping import Grouping
-    from analysis.prompt_gates import GroupModel
+    from analysis.experts.grouping import Grouping
+    from analysis.experts.prompt_gates import GroupModel
 
 VERSION = source_version(
-    "analysis.corpus_model", "analysis.grouping", "analysis.prompt_classifier", "analysis.prompt_gates"
+    "analysis.clusters.corpus_model",
+    "analysis.experts.grouping",
+    "analysis.experts.prompt_classifier",
+    "analysis.experts.prompt_gates",
 )
 GROUP_MODEL = "group_model"
 """Folder, also beside an adapter, of the model that finds the group of a prompt."""
@@ -54,7 +57,7 @@ def prompt_gates(
     """
 
     def build(draft: Draft) -> None:
-        from analysis.grouping import choose_grouping
+        from analysis.experts.grouping import choose_grouping
 
         documents = labelled_documents(corpus_documents, cluster_labels)
         training = documents.filter(pl.col("split") == "train")
@@ -138,10 +141,10 @@ def group_model(
     if grouping.classifier is not None:
         return grouping.classifier
     if document_features.record["config"]["text"] == "prompt":
-        from analysis.corpus_model import CorpusModel
+        from analysis.clusters.corpus_model import CorpusModel
 
         return CorpusModel.load(cluster_labels.path("corpus_model"))
-    from analysis.prompt_classifier import PromptClassifier
+    from analysis.experts.prompt_classifier import PromptClassifier
 
     return PromptClassifier().fit(training["prompt"], training["cluster"])
 

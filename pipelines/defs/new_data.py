@@ -4,17 +4,17 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
-from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.defs.sources import SourceConfig, content_of, to_source
-from pipelines.store import ArtifactStore
+from pipelines.store.artifacts import Artifact, Draft, source_version
+from pipelines.store.assets import Check, artifact_asset, markdown_table, materialized
+from pipelines.store.io_manager import ArtifactStore
 
 VERSION = source_version(
-    "analysis.assignment",
-    "analysis.corpus_model",
-    "analysis.drift",
-    "analysis.feature_blocks",
-    "analysis.normalisation",
+    "analysis.clusters.assignment",
+    "analysis.clusters.corpus_model",
+    "analysis.clusters.drift",
+    "analysis.features.vectoriser",
+    "analysis.text.normalisation",
     "analysis.sources",
 )
 
@@ -37,7 +37,7 @@ def new_document_labels(
     """The cluster of every new document, how far they differ from the corpus, and whether N should be reconsidered."""
 
     def build(draft: Draft) -> None:
-        from analysis.assignment import assign_records, cluster_shares
+        from analysis.clusters.assignment import assign_records, cluster_shares
         from analysis.sources import read_sources
 
         try:

@@ -2,10 +2,10 @@
 
 import dagster as dg
 
-from pipelines.artifact_assets import Check, artifact_asset, materialized
-from pipelines.artifacts import Artifact, ArtifactError, Draft, source_version
 from pipelines.report_inputs import report_inputs
-from pipelines.store import ArtifactStore
+from pipelines.store.artifacts import Artifact, ArtifactError, Draft, source_version
+from pipelines.store.assets import Check, artifact_asset, materialized
+from pipelines.store.io_manager import ArtifactStore
 
 VERSION = source_version("analysis.figures", "analysis.report", "pipelines.defs.report", "pipelines.report_inputs")
 PAGE = "comparison.html"

@@ -7,20 +7,20 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from pipelines.adapters import documents_table, for_adapter, load_adapter, tokenised
-from pipelines.artifact_assets import Check, artifact_asset, materialized, write_thumbnail
-from pipelines.artifacts import Artifact, Draft, source_version
 from pipelines.defs.breakdown import adapter_config, load_state
 from pipelines.defs.evaluation import held_out_documents
-from pipelines.recipe import BaseModel, Recipe
-from pipelines.store import ArtifactStore
+from pipelines.store.artifacts import Artifact, Draft, source_version
+from pipelines.store.assets import Check, artifact_asset, materialized, write_thumbnail
+from pipelines.store.io_manager import ArtifactStore
+from pipelines.training.adapters import documents_table, for_adapter, load_adapter, tokenised
+from pipelines.training.recipe import BaseModel, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hydralora.data import TokenisedDocuments
 
-VERSION = source_version("hydralora", "analysis", "pipelines.adapters", "pipelines.defs.routing")
+VERSION = source_version("hydralora", "analysis", "pipelines.training.adapters", "pipelines.defs.routing")
 TABLES = ("gates", "entropy", "usage", "experts", "similarity", "association")
 NO_GATES: dict[str, Any] = {
     "given_by": None,
@@ -131,7 +131,7 @@ def record(model: Any, tokenizer: Any, documents: "TokenisedDocuments", config: 
     """Run the model over documents, longest first, and keep their gates."""
     from hydralora.data import collate, pad_token_id
     from hydralora.evaluation import length_batches
-    from hydralora.routing import document_statistics
+    from hydralora.gates.recording import document_statistics
 
     shown = set(example_rows(documents.column("source"), config.examples))
     gates: list[np.ndarray] = [np.empty(0)] * len(documents)
@@ -175,7 +175,7 @@ def example_rows(sources: list[str], examples: int) -> list[int]:
 
 def layer_and_module(name: str) -> tuple[int, str]:
     """`model.layers.3.self_attn.q_proj` -> (3, "self_attn.q_proj"); `lm_head` -> (OUTSIDE, "lm_head")."""
-    from analysis.adapter_parts import OUTSIDE
+    from analysis.adapters.parts import OUTSIDE
 
     parts = name.split(".")
     number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
@@ -209,8 +209,8 @@ def analyse(
     given_by: str | None,
 ) -> None:
     """Write the tables of the analysis, the gates of every document, and the examples."""
+    from analysis.adapters.routing import DocumentGates, analyse_routing
     from analysis.figures.routing import gates_by_layer
-    from analysis.routing import DocumentGates, analyse_routing
 
     layers, modules = zip(*recorded.modules, strict=True)
     result = analyse_routing(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import dagster as dg
 from pydantic import Field
 
-from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
-from pipelines.artifacts import Draft, file_digest, source_version
-from pipelines.store import ArtifactStore
+from pipelines.store.artifacts import Draft, file_digest, source_version
+from pipelines.store.assets import Check, artifact_asset, markdown_table, materialized
+from pipelines.store.io_manager import ArtifactStore
 
 if TYPE_CHECKING:
     from analysis.sources import Source

@@ -9,7 +9,11 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from pipelines.adapters import (
+from pipelines.defs.gates import GROUP_MODEL
+from pipelines.store.artifacts import Artifact, Draft, source_version
+from pipelines.store.assets import Check, artifact_asset, markdown_table, materialized
+from pipelines.store.io_manager import ArtifactStore
+from pipelines.training.adapters import (
     SEQUENCE_GATES,
     UNTRAINED,
     Training,
@@ -19,16 +23,10 @@ from pipelines.adapters import (
     save_untrained,
     tokenised,
 )
-from pipelines.artifact_assets import Check, artifact_asset, markdown_table, materialized
-from pipelines.artifacts import Artifact, Draft, source_version
-from pipelines.defs.gates import GROUP_MODEL
-from pipelines.external.launcher import Job, Launcher
-from pipelines.recipe import BaseModel, Recipe
-from pipelines.store import ArtifactStore
+from pipelines.training.launcher import Job, Launcher
+from pipelines.training.recipe import BaseModel, Recipe
 
-VERSION = source_version(
-    "hydralora", "pipelines.adapters", "pipelines.defs.training", "pipelines.external", "pipelines.recipe"
-)
+VERSION = source_version("hydralora", "pipelines.training", "pipelines.defs.training")
 
 
 training_asset = artifact_asset(

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from analysis.breakdown import ComponentAdapter, break_down
+from analysis.adapters.breakdown import ComponentAdapter, break_down
+from analysis.adapters.routing import DocumentGates, RoutingAnalysis, analyse_routing
 from analysis.report import ReportInputs, TokenGates
-from analysis.routing import DocumentGates, RoutingAnalysis, analyse_routing
 
 MODULES = {"self_attn.q_proj": (48, 48), "self_attn.v_proj": (48, 16), "mlp.down_proj": (96, 48)}
 """Input and output sizes; grouped-query attention and an MLP, so that shapes differ."""

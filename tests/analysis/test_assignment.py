@@ -7,12 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis import assignment
-from analysis.assignment import LABELS_SCHEMA, assign_records, cluster_shares
-from analysis.clustering import sweep_kmeans
-from analysis.corpus_model import CorpusModel
-from analysis.drift import REFERENCE, summarise_corpus
-from analysis.features import TfidfLsa
+from analysis.clusters import assignment
+from analysis.clusters.assignment import LABELS_SCHEMA, assign_records, cluster_shares
+from analysis.clusters.corpus_model import CorpusModel
+from analysis.clusters.drift import REFERENCE, summarise_corpus
+from analysis.clusters.kmeans import sweep_kmeans
+from analysis.features.lsa import TfidfLsa
 from analysis.sources import FilesSource, read_source
 
 SUBJECTS = ("gsm8k", "legalbench", "mbxp")

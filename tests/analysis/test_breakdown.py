@@ -4,10 +4,8 @@ import pytest
 from matplotlib.text import Text
 from sklearn.metrics import silhouette_score
 
-from analysis.adapter_parts import OUTSIDE, parameter_counts, submodules
-from analysis.breakdown import ComponentAdapter, break_down
-from analysis.figures.breakdown import layer_maps, similarity_by_layer
-from analysis.observation import (
+from analysis.adapters.breakdown import ComponentAdapter, break_down
+from analysis.adapters.observation_two import (
     EXPERTS,
     FROM_START,
     OTHER_SEED,
@@ -16,9 +14,10 @@ from analysis.observation import (
     UNTRAINED,
     observation_two,
 )
-from analysis.permutation import matching, p_value, separability, sign_flip_p_value
-from analysis.projection import distances, embed, gram
-from analysis.subspace import (
+from analysis.adapters.parts import OUTSIDE, parameter_counts, submodules
+from analysis.adapters.permutation import matching, p_value, separability, sign_flip_p_value
+from analysis.adapters.projection import distances, embed, gram
+from analysis.adapters.subspace import (
     cosine,
     effective_rank,
     linear_cka,
@@ -27,6 +26,7 @@ from analysis.subspace import (
     relative_distance,
     subspace_similarity,
 )
+from analysis.figures.breakdown import layer_maps, similarity_by_layer
 
 from .synthetic_run import MODULES, RANK, components, hydralora_state, lora_state
 

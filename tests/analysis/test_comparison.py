@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.comparison import compare_losses, losses_by_source
 from analysis.figures import png
 from analysis.figures.comparison import compared_methods
+from analysis.methods.comparison import compare_losses, losses_by_source
 
 
 def table(method: str, seed: int, losses: list[float], tokens: list[int], sources: list[str]) -> pl.DataFrame:

@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from analysis import corpus
-from analysis.corpus import CleanConfig, clean
-from analysis.documents import Documents, Dropped, document_ids
+from analysis.corpus import cleaning as corpus
+from analysis.corpus.cleaning import CleanConfig, clean
+from analysis.corpus.documents import Documents, Dropped, document_ids
 from analysis.sources import RECORD_SCHEMA, FilesSource, read_sources
 
 QUIET = CleanConfig(near_duplicate_threshold=None, decontaminate=False, detect_language=False)
@@ -181,7 +181,7 @@ def test_a_corpus_larger_than_the_cache_gives_the_same(shared_corpora: Path, mon
 def test_same_bytes_in_another_process(shared_corpora: Path) -> None:
     script = (
         "import hashlib, io, sys\n"
-        "from analysis.corpus import clean\n"
+        "from analysis.corpus.cleaning import clean\n"
         "from analysis.sources import FilesSource, read_sources\n"
         "paths = [f'{sys.argv[1]}/{name}_*.parquet' for name in ('mbpp', 'pubmedqa')]\n"
         "result = clean(read_sources({'x': FilesSource(tuple(paths))}).records)\n"

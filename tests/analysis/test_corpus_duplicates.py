@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import deduplication, language
-from analysis.decontamination import MAX_DOCUMENTS, NGRAM_WORDS, contaminated
-from analysis.deduplication import CONTENT_SHARE, TEMPLATE_DOCUMENTS, near_duplicates
-from analysis.language import languages
-from analysis.shingles import jaccard, shingles
+from analysis.corpus import deduplication
+from analysis.corpus.decontamination import MAX_DOCUMENTS, NGRAM_WORDS, contaminated
+from analysis.corpus.deduplication import CONTENT_SHARE, TEMPLATE_DOCUMENTS, near_duplicates
+from analysis.text import language
+from analysis.text.language import languages
+from analysis.text.shingles import jaccard, shingles
 
 WORD = re.compile(r"(?:[^\W_]|_|[^\x00-\x7f])+", re.ASCII)
 TOKEN = re.compile(r"(?:\w|[^\x00-\x7f])+|[!-~]", re.ASCII)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.corpus_model import CorpusModel
-from analysis.feature_blocks import FeatureBlock, TextStatistics
-from analysis.features import TfidfLsa
-from analysis.text_blocks import Texts
+from analysis.clusters.corpus_model import CorpusModel
+from analysis.features.lsa import TfidfLsa
+from analysis.features.vectoriser import FeatureBlock, TextStatistics
+from analysis.text.blocks import Texts
 
 CATS = ["cats purr and meow", "a cat will purr", "meow meow purr cats", "cats sleep and purr"]
 SHIPS = ["ships sail the sea", "the sea carries ships", "sail ships on the sea", "a ship on the sea"]

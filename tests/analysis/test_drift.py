@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.clustering import sweep_kmeans
-from analysis.corpus_model import AssignedBlock, CorpusModel
-from analysis.drift import AssignmentSummary, measure_drift, summarise, summarise_corpus
-from analysis.feature_blocks import TextStatistics
-from analysis.features import TfidfLsa
+from analysis.clusters.corpus_model import AssignedBlock, CorpusModel
+from analysis.clusters.drift import AssignmentSummary, measure_drift, summarise, summarise_corpus
+from analysis.clusters.kmeans import sweep_kmeans
+from analysis.features.lsa import TfidfLsa
+from analysis.features.vectoriser import TextStatistics
 
 OLD_SUBJECTS = ["gsm8k", "legalbench", "mbxp", "flan10"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.feature_blocks import load_features
+from analysis.features.loading import load_features
 
 pytestmark = [
     pytest.mark.slow,  # importing torch and sentence-transformers is
@@ -19,7 +19,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def embeddings():
-    from analysis.embeddings import SentenceEmbeddings
+    from analysis.features.embeddings import SentenceEmbeddings
 
     return SentenceEmbeddings()
 
@@ -42,7 +42,7 @@ def test_saved_and_loaded(embeddings, tmp_path: Path) -> None:
 
 
 def test_without_the_package_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    from analysis.embeddings import SentenceEmbeddings
+    from analysis.features.embeddings import SentenceEmbeddings
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="install it, or name a model"):

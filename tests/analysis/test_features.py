@@ -11,8 +11,9 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
-from analysis.feature_blocks import TextStatistics, load_features
-from analysis.features import TfidfLsa
+from analysis.features.loading import load_features
+from analysis.features.lsa import TfidfLsa
+from analysis.features.vectoriser import TextStatistics
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,7 @@ def test_arguments_out_of_range() -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, analysis.features, analysis.corpus_model, analysis.drift; print(*sys.modules)"
+    imported = "analysis.features.lsa, analysis.clusters.corpus_model, analysis.clusters.drift"
+    code = f"import sys, {imported}; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"numba", "sklearn", "scipy", "torch", "sentence_transformers"}.isdisjoint(modules)

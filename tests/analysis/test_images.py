@@ -12,12 +12,12 @@ import polars as pl
 import pytest
 from matplotlib.testing.compare import compare_images
 
+from analysis.adapters.observation_two import FROM_START, OTHER_SEED, SAME_SEED
 from analysis.figures import Picture, png
 from analysis.figures.breakdown import similarity_by_relation, submodule_map
 from analysis.figures.clusters import composition, elbow
 from analysis.figures.routing import gates_by_layer
 from analysis.figures.training import losses
-from analysis.observation import FROM_START, OTHER_SEED, SAME_SEED
 
 from .synthetic_run import routing_tables
 

@@ -6,10 +6,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.clustering import sweep_kmeans
-from analysis.features import TfidfLsa
-from analysis.heterogeneity import measure_heterogeneity
-from analysis.interpretation import agreement, cross_table, document_positions, examples, merge_order, top_terms
+from analysis.clusters.heterogeneity import measure_heterogeneity
+from analysis.clusters.interpretation import (
+    agreement,
+    cross_table,
+    document_positions,
+    examples,
+    merge_order,
+    top_terms,
+)
+from analysis.clusters.kmeans import sweep_kmeans
+from analysis.features.lsa import TfidfLsa
 
 ON_A_LINE = np.array([[0.0], [1.0], [2.0], [4.9], [9.0], [10.0], [11.0], [9.5], [10.5], [40.0]])
 CENTERS = np.array([[1.0], [10.0]])

@@ -3,10 +3,10 @@
 import polars as pl
 import pytest
 
-from analysis import paper
 from analysis.figures import png
 from analysis.figures.paper import clusters_and_losses, heterogeneity_gaps
-from analysis.paper_tables import cost_markdown, domain_markdown, domain_table, plain_markdown
+from analysis.methods import paper
+from analysis.methods.paper_tables import cost_markdown, domain_markdown, domain_table, plain_markdown
 
 
 def losses() -> pl.DataFrame:

@@ -9,11 +9,11 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from analysis.corpus_model import CorpusModel
-from analysis.features import TfidfLsa
-from analysis.grouping import choose_grouping
-from analysis.prompt_classifier import PromptClassifier
-from analysis.prompt_gates import load_group_model, one_hot, prompt_gates
+from analysis.clusters.corpus_model import CorpusModel
+from analysis.experts.grouping import choose_grouping
+from analysis.experts.prompt_classifier import PromptClassifier
+from analysis.experts.prompt_gates import load_group_model, one_hot, prompt_gates
+from analysis.features.lsa import TfidfLsa
 
 ANIMALS = [f"how much does the {animal} number {i} eat" for i in range(40) for animal in ("cat", "dog", "hen")]
 SHIPS = [f"how fast does the {ship} number {i} sail" for i in range(40) for ship in ("boat", "ferry", "yacht")]
@@ -56,7 +56,7 @@ def test_order_and_batches_do_not_matter(classifier: PromptClassifier, monkeypat
     order = np.random.default_rng(0).permutation(len(PROMPTS))
     shuffled = PromptClassifier().fit([PROMPTS[i] for i in order], [LABELS[i] for i in order])
     np.testing.assert_array_equal(shuffled.predict_proba(PROMPTS), classifier.predict_proba(PROMPTS))
-    monkeypatch.setattr("analysis.prompt_classifier.BATCH", 7)
+    monkeypatch.setattr("analysis.experts.prompt_classifier.BATCH", 7)
     np.testing.assert_allclose(classifier.predict_proba(PROMPTS), shuffled.predict_proba(PROMPTS), atol=1e-6)
 
 

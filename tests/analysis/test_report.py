@@ -8,13 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from analysis.breakdown import ComponentAdapter, break_down
+from analysis.adapters.breakdown import ComponentAdapter, break_down
+from analysis.adapters.routing import analyse_routing
 from analysis.report import MoreTable, ReportInputs, compare_reports, write_comparison, write_report
 from analysis.report.__main__ import main
 from analysis.report.sections import sections
 from analysis.report.summary import plain, summarise, summary_markdown
 from analysis.report.verdict import matched_difference, verdict
-from analysis.routing import analyse_routing
 
 from .synthetic_run import hydralora_state, lora_state, report_inputs
 

@@ -3,9 +3,9 @@ import polars as pl
 import pytest
 from sklearn.metrics import normalized_mutual_info_score
 
-from analysis.association import gate_association
-from analysis.routing import DocumentGates, analyse_routing, given_specialisation, specialisation
-from analysis.routing_alarms import routing_alarms
+from analysis.adapters.alarms import routing_alarms
+from analysis.adapters.association import gate_association
+from analysis.adapters.routing import DocumentGates, analyse_routing, given_specialisation, specialisation
 
 from .synthetic_run import MODULES, hydralora_state, routing, routing_tables
 

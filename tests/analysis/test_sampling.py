@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.sampling import sample_documents, sample_texts
+from analysis.text.sampling import sample_documents, sample_texts
 
 TEXTS = [f"text number {i}" for i in range(5000)]
 

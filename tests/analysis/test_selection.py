@@ -7,12 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.clustering import ClusterSweep, sweep_kmeans
-from analysis.features import TfidfLsa
-from analysis.rules import RULES, l_method_corners
-from analysis.selection import select_num_clusters, source_weights
-from analysis.stability import half_split_agreement
-from analysis.structure import explained_by, measure_structure, vocabulary_halves
+from analysis.clusters.elbow_rules import RULES, l_method_corners
+from analysis.clusters.kmeans import ClusterSweep, sweep_kmeans
+from analysis.clusters.selection import select_num_clusters, source_weights
+from analysis.clusters.stability import half_split_agreement
+from analysis.clusters.structure import explained_by, measure_structure, vocabulary_halves
+from analysis.features.lsa import TfidfLsa
 
 
 def blobs(n_blobs: int, n_rows: int = 800, spread: float = 0.15, seed: int = 0) -> tuple[np.ndarray, list[str]]:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.term_counts import TermCounter, stack
-from analysis.text_blocks import text_blocks
+from analysis.text.blocks import text_blocks
+from analysis.text.term_counts import TermCounter, stack
 
 WORD = re.compile(r"(?u)\b\w\w+\b")
 

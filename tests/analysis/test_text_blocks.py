@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.text_blocks import PADDING, TextBlock, iter_parquet, map_threads, text_blocks
+from analysis.text.blocks import PADDING, TextBlock, iter_parquet, map_threads, text_blocks
 
 TEXTS = ["one", "", "two words", "drei Wörter, ja", "x" * 200]
 

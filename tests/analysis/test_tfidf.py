@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from analysis.tfidf import Tfidf
+from analysis.text.tfidf import Tfidf
 
 ODD = [
     "Ünïcode WÖRTER, naïve café",

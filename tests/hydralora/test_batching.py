@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hydralora.batching import plan_steps, split_by_length
+from hydralora.data.batching import plan_steps, split_by_length
 
 LENGTHS = np.random.default_rng(0).integers(5, 60, size=50)
 

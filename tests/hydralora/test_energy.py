@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hydralora.energy import EnergyMeter, gpus_of_run
+from hydralora.training.energy import EnergyMeter, gpus_of_run
 
 
 def test_off_by_request() -> None:

@@ -17,11 +17,11 @@ from transformers import LlamaForCausalLM
 
 from hydralora import expert_gates
 from hydralora.base_model import load_base_model
-from hydralora.calibration import calibrate_gates, calibrate_gates_by_group, compare_with_live
-from hydralora.export import export_lora, to_lora, to_merged
+from hydralora.gates.calibration import calibrate_gates, calibrate_gates_by_group, compare_with_live
+from hydralora.gates.export import export_lora, to_lora, to_merged
+from hydralora.gates.fixed import resolve_gates, set_static_gates, static_gates
+from hydralora.gates.recording import hydralora_layers, record_gates
 from hydralora.methods import Settings, adapt
-from hydralora.routing import hydralora_layers, record_gates
-from hydralora.static_routing import resolve_gates, set_static_gates, static_gates
 
 MakeModel = Callable[..., PeftModel]
 GATES = torch.tensor([0.7, -0.2, 0.5])  # of any size and sign: what is exact for these is so for all

@@ -8,13 +8,13 @@ import torch
 from peft import PeftModel
 
 import hydralora
-from hydralora.answer_loss import answer_logits
 from hydralora.base_model import load_base_model
 from hydralora.data import TokenisedDocuments, collate, tokenise
-from hydralora.export import export_lora
-from hydralora.launch import train_method
+from hydralora.evaluation.answer_loss import answer_logits
+from hydralora.gates.export import export_lora
 from hydralora.methods import Settings
 from hydralora.training import TrainingConfig, TrainingError, TrainingResult
+from hydralora.training.run import train_method
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hydralora.data import DataError, TokenisedDocuments, tokenise
-from hydralora.launch import run_from_json
 from hydralora.training import Progress
+from hydralora.training.run import run_from_json
 from tests.hydralora.small import save_run, small_documents, small_tokenizer
 
 

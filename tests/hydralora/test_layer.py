@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hydralora import HydraLoraConfig
-from hydralora.linear import HydraLoraLinear
+from hydralora.adapter.linear import HydraLoraLinear
 from tests import reference
 
 VARIANTS = {

@@ -14,12 +14,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
-import hydralora.lorahub
+import hydralora.training.lorahub_search
 from hydralora.data import TokenisedDocuments, tokenise
 from hydralora.evaluation import evaluate_documents
-from hydralora.lorahub import _minimize, compose_lorahub
-from hydralora.lorahub_training import _apportion, train_lorahub
 from hydralora.training import Progress, TrainingConfig, TrainingError, TrainingResult
+from hydralora.training.lorahub import _apportion, train_lorahub
+from hydralora.training.lorahub_search import _minimize, compose_lorahub
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
@@ -74,7 +74,7 @@ def test_search_finds_the_lora_that_helps(
         value = dict(model.named_parameters())[name.replace(".weight", ".default.weight")]
         return SimpleNamespace(mean=float((value - first[name]).square().mean() / first[name].square().mean()))
 
-    monkeypatch.setattr(hydralora.lorahub, "evaluate_documents", distance)
+    monkeypatch.setattr(hydralora.training.lorahub_search, "evaluate_documents", distance)
     weights = []
     for state in range(2):
         np.random.seed(state)  # noqa: NPY002 (what must not matter)
@@ -130,13 +130,13 @@ def test_a_run_leaves_what_other_methods_leave(tmp_path: Path, documents: Tokeni
 def test_a_killed_run_continues(tmp_path: Path, documents: TokenisedDocuments, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path / "whole", documents)
     with monkeypatch.context() as patch:
-        patch.setattr("hydralora.lorahub_training.search_weights", lambda *_, **__: 1 / 0)
+        patch.setattr("hydralora.training.lorahub.search_weights", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(tmp_path / "killed", documents)
     with pytest.raises(TrainingError, match=r"another run|another budget"):
         run(tmp_path / "killed", documents, budget=13)
     with monkeypatch.context() as patch:
-        patch.setattr("hydralora.lorahub_training.train", lambda *_, **__: pytest.fail("trained again"))
+        patch.setattr("hydralora.training.lorahub.train", lambda *_, **__: pytest.fail("trained again"))
         run(tmp_path / "killed", documents)
     expected, found = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(expected[name], found[name]) for name in expected)

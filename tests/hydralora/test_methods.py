@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from hydralora.base_model import load_base_model
 from hydralora.methods import METHODS, MethodError, Settings, adapt, get_method, matched_rank
-from hydralora.parameters import count_parameters
+from hydralora.methods.parameters import count_parameters
 
 MakeModel = Callable[..., LlamaForCausalLM]
 SETTINGS = Settings(num_experts=3, total_steps=20, match_parameters=5000, num_virtual_tokens=4)

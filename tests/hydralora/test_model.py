@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, convert_to_lora, get_peft_model, set_pef
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hydralora import HydraLoraConfig
-from hydralora.layer import HydraLoraLayer
+from hydralora.adapter.layer import HydraLoraLayer
 
 LIVE = [{}, {"router_input": "hidden"}, {"shared_a": False}, {"shared_expert": True}]
 

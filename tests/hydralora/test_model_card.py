@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftConfig
 
-from analysis.prompt_classifier import PromptClassifier
+from analysis.experts.prompt_classifier import PromptClassifier
 from hydralora import HydraLoraConfig
 from hydralora.data import tokenise
 from hydralora.training import TrainingConfig, train

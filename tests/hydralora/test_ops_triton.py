@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from hydralora.ops import small
+from hydralora.ops import torch_kernels as small
 from hydralora.ops.fused import hydra_linear
 
-pieces = pytest.importorskip("hydralora.ops.triton_pieces", reason="needs Triton", exc_type=ImportError)
+pieces = pytest.importorskip("hydralora.ops.triton_launch", reason="needs Triton", exc_type=ImportError)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 pytestmark = [

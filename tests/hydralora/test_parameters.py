@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hydralora import HydraLoraConfig
 from hydralora.methods import Settings, adapt, get_method
-from hydralora.parameters import ParameterCounts, count_parameters, expected_parameters, print_parameters
+from hydralora.methods.parameters import ParameterCounts, count_parameters, expected_parameters, print_parameters
 
 BASE = 6_738_415_616
 # q and v of 32 layers are 4096 x 4096, so one rank of one LoRA has this many parameters.

@@ -20,7 +20,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from safetensors.torch import load_file, save_file
 
 from hydralora import HydraLoraConfig
-from hydralora.layer import HydraLoraLayer
+from hydralora.adapter.layer import HydraLoraLayer
 
 WEIGHTS = "adapter_model.safetensors"
 VARIANTS = [

@@ -12,8 +12,8 @@ from peft import LoraConfig
 from peft.utils import PeftType
 
 from hydralora import HydraLoraConfig, HydraLoraModel
-from hydralora.config import SAVED_PEFT_TYPE
-from hydralora.registration import add_peft_type, register
+from hydralora.adapter.config import SAVED_PEFT_TYPE
+from hydralora.adapter.registration import add_peft_type, register
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

@@ -10,8 +10,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from hydralora import expert_gates
-from hydralora.routing import GateStatistics, document_statistics, hydralora_layers, record_gates
-from hydralora.routing_losses import balance_loss, cluster_loss
+from hydralora.gates.losses import balance_loss, cluster_loss
+from hydralora.gates.recording import GateStatistics, document_statistics, hydralora_layers, record_gates
 
 MakeModel = Callable[..., PeftModel]
 

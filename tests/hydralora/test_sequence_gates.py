@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import hydralora
-from hydralora.layer import HydraLoraLayer
+from hydralora.adapter.layer import HydraLoraLayer
 
 GATES = torch.tensor([[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]])
 
@@ -43,7 +43,7 @@ def test_gates_take_the_fused_path_unless_they_learn(
     torch.testing.assert_close(logits, fused)
     logits.sum().backward()
     assert learning.grad is not None
-    monkeypatch.setattr("hydralora.linear.hydra_linear", lambda *_: pytest.fail("fused"))
+    monkeypatch.setattr("hydralora.adapter.linear.hydra_linear", lambda *_: pytest.fail("fused"))
     model(tokens, expert_gates=learning)
     with pytest.raises(BaseException, match="fused"):
         model(tokens, expert_gates=GATES)

@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from hydralora import expert_gates
-from hydralora.parameters import count_parameters
-from hydralora.routing import hydralora_layers, record_gates
-from hydralora.static_routing import set_static_gates
-from hydralora.surgery import add_expert, drop_expert, merge_experts, upcycle
+from hydralora.gates.fixed import set_static_gates
+from hydralora.gates.recording import hydralora_layers, record_gates
+from hydralora.gates.surgery import add_expert, drop_expert, merge_experts, upcycle
+from hydralora.methods.parameters import count_parameters
 
 MakeModel = Callable[..., PeftModel]
 FIRST = "model.layers.0.self_attn.q_proj"  # its input does not depend on the adapters

@@ -16,10 +16,10 @@ from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftConfig, PeftModel, Pr
 from safetensors.torch import load_file
 
 from hydralora import HydraLoraConfig
-from hydralora.answer_loss import answer_loss
 from hydralora.data import IGNORED, TokenisedDocuments, collate, tokenise
-from hydralora.trainer import AnswerTrainer, adamw, is_disk_full, schedule
+from hydralora.evaluation.answer_loss import answer_loss
 from hydralora.training import Progress, TrainingConfig, TrainingError, TrainingResult, plan_run, train
+from hydralora.training.trainer import AnswerTrainer, adamw, is_disk_full, schedule
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
 
 LORA = LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
@@ -324,8 +324,8 @@ def test_cluster_loss_teaches_routers_the_clusters(tmp_path: Path) -> None:
 
     Equal gates have a loss of log 2 = 0.69; the best that a layer without context can reach is 0.50.
     """
-    from hydralora.routing import record_gates
-    from hydralora.routing_losses import cluster_loss
+    from hydralora.gates.losses import cluster_loss
+    from hydralora.gates.recording import record_gates
 
     rows = [{**row, "cluster": i % 2} for i, row in enumerate(small_documents())]
     documents = tokenise(rows, small_tokenizer())
@@ -342,8 +342,8 @@ def test_cluster_loss_teaches_routers_the_clusters(tmp_path: Path) -> None:
 
 
 def test_balance_loss_evens_the_gates(tmp_path: Path, plain: TokenisedDocuments) -> None:
-    from hydralora.routing import record_gates
-    from hydralora.routing_losses import balance_loss
+    from hydralora.gates.losses import balance_loss
+    from hydralora.gates.recording import record_gates
 
     def imbalance(folder: str, weight: float) -> float:
         config = HydraLoraConfig(num_experts=3, target_modules=["q_proj"], task_type="CAUSAL_LM")

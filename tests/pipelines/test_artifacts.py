@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines.artifacts import Artifact, ArtifactError, Draft, build_artifact, source_version
+from pipelines.store.artifacts import Artifact, ArtifactError, Draft, build_artifact, source_version
 
 
 def build(directory: Path, number: int, calls: list[str], inputs: dict[str, Artifact] | None = None) -> Artifact:
@@ -64,7 +64,7 @@ def test_killed_build_leaves_no_finished_folder(tmp_path: Path) -> None:
     code = textwrap.dedent(
         """
         import os, pathlib, signal, sys
-        from pipelines.artifacts import build_artifact
+        from pipelines.store.artifacts import build_artifact
         def build(draft):
             draft.write_json("checkpoint", {"step": 7})
             os.kill(os.getpid(), signal.SIGKILL)
@@ -108,7 +108,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_source_version_follows_the_files() -> None:
-    assert source_version("pipelines.artifacts") == source_version("pipelines.artifacts")
-    assert source_version("pipelines.artifacts") != source_version("pipelines.store")
+    assert source_version("pipelines.store.artifacts") == source_version("pipelines.store.artifacts")
+    assert source_version("pipelines.store.artifacts") != source_version("pipelines.store.io_manager")
     with pytest.raises(ModuleNotFoundError, match=r"no module named 'pipelines\.nothing'"):
         source_version("pipelines.nothing")

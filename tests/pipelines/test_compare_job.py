@@ -7,9 +7,9 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from pipelines.artifacts import Artifact
 from pipelines.definitions import build_defs
-from pipelines.store import ArtifactStore
+from pipelines.store.artifacts import Artifact
+from pipelines.store.io_manager import ArtifactStore
 from tests.pipelines.small_corpus import corpus_ops, resources
 
 METHODS = ["hydralora", "hydralora_sequence", "lora_matched", "lorahub", "full"]

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from pipelines.definitions import build_defs
-from pipelines.store import ArtifactStore
+from pipelines.store.io_manager import ArtifactStore
 
 
 def run(

@@ -13,17 +13,17 @@ from peft import get_peft_model
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from analysis.corpus_model import CorpusModel
-from analysis.features import TfidfLsa
-from analysis.grouping import Grouping
-from analysis.prompt_classifier import PromptClassifier
+from analysis.clusters.corpus_model import CorpusModel
+from analysis.experts.grouping import Grouping
+from analysis.experts.prompt_classifier import PromptClassifier
+from analysis.features.lsa import TfidfLsa
 from hydralora import HydraLoraConfig
 from hydralora.data import TokenisedDocuments
-from pipelines.adapters import documents_table, experts_of
-from pipelines.artifacts import Artifact
 from pipelines.defs.exports import agreement, domain_documents
 from pipelines.defs.gates import group_model, held_out_accuracy, with_experts
-from pipelines.exporting import (
+from pipelines.store.artifacts import Artifact
+from pipelines.training.adapters import documents_table, experts_of
+from pipelines.training.exporting import (
     OTHERS,
     DomainDocuments,
     domain_gates,
@@ -31,7 +31,7 @@ from pipelines.exporting import (
     plain_peft_differences,
     write_exports,
 )
-from pipelines.plain_peft import plain_peft_losses
+from pipelines.training.plain_peft import plain_peft_losses
 from tests.hydralora.small import small_model
 
 CATS = [f"the cat number {i} sleeps" for i in range(20)]

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from hydralora.data import TokenisedDocuments, tokenise
-from pipelines.adapters import Training
-from pipelines.external.launcher import FOLDER, Job, Launcher, gpus_of
-from pipelines.recipe import BaseModel, Recipe
+from pipelines.training.adapters import Training
+from pipelines.training.launcher import FOLDER, Job, Launcher, gpus_of
+from pipelines.training.recipe import BaseModel, Recipe
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
 
 METHODS = ("lora_r8", "lorahub")
@@ -130,7 +130,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from tests.pipelines.test_launcher import launch
-from pipelines.external.launcher import Launcher
+from pipelines.training.launcher import Launcher
 launcher = Launcher(parallel=2, processes_per_training=int(sys.argv[2]))
 launch(Path(sys.argv[1]), launcher, max_steps=int(sys.argv[3]), save_steps=7)
 """

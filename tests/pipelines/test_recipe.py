@@ -1,6 +1,6 @@
 """What a recipe hands to a training."""
 
-from pipelines.recipe import Recipe
+from pipelines.training.recipe import Recipe
 
 
 def test_a_training_gets_the_rates_of_its_method() -> None:

@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 
 from analysis.report import ReportInputs, write_report
-from pipelines.artifacts import Artifact
 from pipelines.definitions import build_defs
 from pipelines.defs.report import _link, compare_with_previous
 from pipelines.report_inputs import energy_table, provenance, serving_words, stages_table
-from pipelines.store import ArtifactStore
+from pipelines.store.artifacts import Artifact
+from pipelines.store.io_manager import ArtifactStore
 from tests.pipelines.small_corpus import corpus_ops, resources
 
 RECORD = {
@@ -100,7 +100,7 @@ def test_serving_says_what_the_worst_export_costs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".j2", ".css", ".js"])
 def test_a_changed_template_makes_another_report(suffix: str) -> None:
-    from pipelines.artifacts import _source_files
+    from pipelines.store.artifacts import _source_files
 
     assert any(path.suffix == suffix for path in _source_files("analysis.report"))
 

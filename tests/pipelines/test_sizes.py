@@ -6,12 +6,12 @@ import polars as pl
 import pytest
 import yaml
 
-from analysis.paper import TABLE_1, TABLE_2, TABLE_3_MEANS
+from analysis.methods.paper import TABLE_1, TABLE_2, TABLE_3_MEANS
 from hydralora.methods import MethodError, Settings
-from pipelines.dry_run import dry_run
-from pipelines.experiments import TRAINED_AS
-from pipelines.recipe import BaseModel
-from pipelines.sizes import method_sizes
+from pipelines.study.dry_run import dry_run
+from pipelines.study.experiments import TRAINED_AS
+from pipelines.study.sizes import method_sizes
+from pipelines.training.recipe import BaseModel
 
 CONFIGS = Path(__file__).parents[2] / "pipelines" / "configs"
 LLAMA = CONFIGS / "llama2-7b"

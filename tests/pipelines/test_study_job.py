@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from pipelines.definitions import build_defs
-from pipelines.experiments import EXPERIMENTS, Cell, planned_cells
-from pipelines.results import benchmark_means, write_results
-from pipelines.store import ArtifactStore
+from pipelines.store.io_manager import ArtifactStore
+from pipelines.study.experiments import EXPERIMENTS, Cell, planned_cells
+from pipelines.study.results import benchmark_means, write_results
 from tests.pipelines.small_corpus import corpus_ops, resources
 
 DOMAINS = {"domains": {"general": ["reversals"], "math": ["sums"], "mixed": ["sums", "reversals", "gardens"]}}

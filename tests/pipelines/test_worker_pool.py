@@ -12,10 +12,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pipelines.adapters import Log
-from pipelines.artifacts import Artifact
-from pipelines.external.launcher import Launcher
-from pipelines.worker_pool import build_all
+from pipelines.store.artifacts import Artifact
+from pipelines.study.worker_pool import build_all
+from pipelines.training.adapters import Log
+from pipelines.training.launcher import Launcher
 
 
 def succeed(folder: Path, name: str, log: Log) -> Artifact:
@@ -92,8 +92,8 @@ def test_nobody_is_left_behind(tmp_path: Path, with_signal: signal.Signals) -> N
 import signal
 from functools import partial
 from pathlib import Path
-from pipelines.external.launcher import Launcher
-from pipelines.worker_pool import build_all
+from pipelines.training.launcher import Launcher
+from pipelines.study.worker_pool import build_all
 from tests.pipelines.test_worker_pool import sleep
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell

@@ -1,0 +1,1 @@
+"""What trained parameters and gates look like. Imports nothing of the project."""

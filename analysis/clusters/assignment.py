@@ -1,0 +1,139 @@
+"""New documents and a saved corpus model: a cluster for each, in one streaming pass, and whether N still stands.
+
+    python -m analysis.clusters.assignment CORPUS_MODEL FILE... --labels labels.parquet
+
+`CORPUS_MODEL` is the folder `corpus_model` of a run's `cluster_labels`; files are JSON lines, JSON, CSV, TSV or
+Parquet.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from analysis.clusters.corpus_model import AssignedBlock, CorpusModel
+from analysis.clusters.drift import REFERENCE, AssignmentSummary, Drift, measure_drift, summarise
+from analysis.corpus.document_text import document_text
+from analysis.corpus.documents import document_ids
+from analysis.text.normalisation import normalised
+
+BATCH_ROWS = 8192
+LABELS_SCHEMA = pl.Schema(
+    {
+        "document_id": pl.String(),
+        "source": pl.String(),
+        "cluster": pl.Int32(),
+        "squared_distance": pl.Float64(),
+        "explained": pl.Float32(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What new documents are like, and how that differs from the corpus.
+
+    Attributes:
+        summary: of the new documents.
+        reference: of the corpus.
+        drift: the difference, with the verdict on N in words.
+    """
+
+    summary: AssignmentSummary
+    reference: AssignmentSummary
+    drift: Drift
+
+
+def assign_records(records: pl.LazyFrame, folder: Path, labels: Path) -> Assignment:
+    """Assign every record to a cluster, write the clusters, and compare the records with the corpus.
+
+    Records are not cleaned: all are assigned, in the normal form that cleaning gives. A record without a known word
+    goes to the broadest cluster and is counted in the summary. Memory does not grow with the number of records.
+
+    Args:
+        records: as `analysis.sources.read_source` gives them.
+        folder: of a `CorpusModel`, with the summary of its corpus beside it.
+        labels: Parquet file to write, with the columns of `LABELS_SCHEMA`, in the order read; `explained` is low for
+            documents unlike the corpus's.
+
+    Raises:
+        ValueError: there is no record.
+    """
+    model, reference = CorpusModel.load(folder), AssignmentSummary.load(Path(folder) / REFERENCE)
+    temporary = labels.with_name(f".{labels.name}.{os.getpid()}")
+    try:
+        summary = summarise(_write_labels(records, model, temporary), model.n_clusters)
+        if not summary.statistics.n_documents:
+            raise ValueError("expected records to assign, got none")
+        os.replace(temporary, labels)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Assignment(summary, reference, measure_drift(reference, summary))
+
+
+def _write_labels(records: pl.LazyFrame, model: CorpusModel, path: Path) -> Iterator[AssignedBlock]:
+    """Assign batch by batch; each block is written before it is handed on."""
+    import pyarrow.parquet as pq
+
+    schema = pl.DataFrame(schema=LABELS_SCHEMA).to_arrow().schema
+    with pq.ParquetWriter(path, schema) as writer:
+        for batch in records.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
+            documents = batch.select("source", normalised(pl.col("prompt", "completion")))
+            blocks = list(model.stream([documents.select(text=document_text(model.text))["text"]]))
+            table = pl.DataFrame(
+                {
+                    "document_id": document_ids(documents["source"], documents["prompt"], documents["completion"]),
+                    "source": documents["source"],
+                    "cluster": np.concatenate([block.labels for block in blocks]),
+                    "squared_distance": np.concatenate([block.squared_distances for block in blocks]),
+                    "explained": np.concatenate([block.explained for block in blocks]),
+                },
+                schema=LABELS_SCHEMA,
+            )
+            writer.write_table(table.to_arrow())
+            yield from blocks
+
+
+def cluster_shares(assignment: Assignment) -> pl.DataFrame:
+    """Cluster by cluster: `cluster, n_documents, share, share_of_corpus`."""
+    counts = pl.col("n_documents")
+    table = pl.DataFrame(
+        {"n_documents": assignment.summary.cluster_counts, "corpus": assignment.reference.cluster_counts}
+    ).with_row_index("cluster")
+    shares = {"share": counts / counts.sum(), "share_of_corpus": pl.col("corpus") / pl.col("corpus").sum()}
+    return table.with_columns(**shares).drop("corpus")
+
+
+def main() -> None:
+    """Assign the documents of files; print the mix of clusters and the verdict."""
+    from analysis.sources import FilesSource, SourceError, read_source
+
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.clusters.assignment",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("corpus_model", type=Path, help="folder of the corpus model")
+    parser.add_argument("files", nargs="+", help="files or globs of new documents")
+    parser.add_argument("--labels", type=Path, required=True, help="Parquet file to write")
+    parser.add_argument(
+        "--column", action="append", default=[], metavar="ROLE=NAME", help="prompt=question; as `columns` of a source"
+    )
+    arguments = parser.parse_args()
+    columns = dict(pair.split("=", 1) for pair in arguments.column)
+    try:
+        records = read_source("new", FilesSource(tuple(arguments.files), columns))
+        assignment = assign_records(records, arguments.corpus_model, arguments.labels)
+    except (SourceError, OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    for cluster, n_documents, share, of_corpus in cluster_shares(assignment).iter_rows():
+        print(f"cluster {cluster:>2}  {n_documents:>9,} documents  {share:>6.1%}  (corpus {of_corpus:.1%})")
+    print(assignment.drift.reason)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The vectoriser and the cluster centres of a corpus: assigns documents, old and new, to clusters."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.atomic_files import load_array, load_json, save_array, save_json
+from analysis.features.loading import load_features
+from analysis.features.vectoriser import Features, TextStatistics
+from analysis.text.blocks import Texts
+
+
+@dataclass(frozen=True)
+class AssignedBlock:
+    """Consecutive documents and their clusters.
+
+    Attributes:
+        labels: [n_documents], the nearest centre.
+        squared_distances: [n_documents], to that centre, 0 to 4.
+        explained: [n_documents], the share of a document that its features keep (see `FeatureBlock`).
+        statistics: of their texts.
+    """
+
+    labels: NDArray[np.int32]
+    squared_distances: NDArray[np.float64]
+    explained: NDArray[np.float32]
+    statistics: TextStatistics
+
+
+class CorpusModel:
+    """K-means clusters in the space of fitted features.
+
+    A document without a known word is a zero row: it gets the cluster whose centre is nearest to zero, the broadest
+    one, and is counted in the statistics.
+
+    Args:
+        features: fitted.
+        centers: [n_clusters, n_components].
+        text: which text of a document stands for it, see `analysis.corpus.document_text`.
+
+    Raises:
+        ValueError: if the centres do not fit the features.
+    """
+
+    def __init__(self, features: Features, centers: ArrayLike, text: str = "prompt") -> None:
+        self.features = features
+        self.text = text
+        self.centers: NDArray[np.float32] = np.array(centers, np.float32)
+        if self.centers.ndim != 2 or self.centers.shape[1] != features.n_components or not len(self.centers):
+            expected = f"[n_clusters, {features.n_components}]"
+            raise ValueError(f"centers: expected shape {expected}, got {list(self.centers.shape)}")
+        if not np.isfinite(self.centers).all():
+            raise ValueError("centers: expected finite numbers, got infinity or NaN")
+
+    @property
+    def n_clusters(self) -> int:
+        return len(self.centers)
+
+    def assign(self, texts: Texts) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Cluster of each document and the squared distance to its centre; what is odd about the texts is logged."""
+        blocks = list(self.stream([texts]))
+        sum((block.statistics for block in blocks), TextStatistics()).log_oddities()
+        labels = np.concatenate([np.empty(0, np.int32), *(block.labels for block in blocks)])
+        return labels, np.concatenate([np.empty(0), *(block.squared_distances for block in blocks)])
+
+    def stream(self, batches: Iterable[Texts]) -> Iterator[AssignedBlock]:
+        """Clusters of the documents of all batches, in order; memory does not grow with their number."""
+        from analysis.clusters.kmeans import assign
+
+        for block in self.features.stream(batches):
+            labels, squared_distances = assign(block.features, self.centers)
+            yield AssignedBlock(labels, squared_distances, block.explained, block.statistics)
+
+    def soft_assign(self, texts: Texts, temperature: float) -> NDArray[np.float32]:
+        """Weights [n, n_clusters] of the clusters for each document: softmax of -(squared distance) / temperature.
+
+        Raises:
+            ValueError: if `temperature` is not positive.
+        """
+        if not temperature > 0:
+            raise ValueError(f"temperature: expected a positive number, got {temperature}; `assign` is its limit at 0")
+        rows = self.features.transform(texts)
+        # The squared length of a row is the same for all clusters, so it cancels.
+        logits = (2 * rows @ self.centers.T - (self.centers**2).sum(axis=1)) / temperature
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Write `corpus_model.json`, `centers.npy` and the features' files into `folder`."""
+        self.features.save(Path(folder))
+        save_array(Path(folder) / "centers.npy", self.centers)
+        save_json(Path(folder) / "corpus_model.json", {"text": self.text})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        centers = load_array(Path(folder) / "centers.npy")
+        return cls(load_features(folder), centers, **load_json(Path(folder) / "corpus_model.json"))

@@ -1,0 +1,45 @@
+"""One number for how heterogeneous a corpus is: the axis along which the paper's Figure 2 compares tasks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from analysis.clusters.kmeans import sweep_kmeans
+
+HETEROGENEITY_CLUSTERS = 20
+
+
+@dataclass(frozen=True)
+class Heterogeneity:
+    """How different two random documents of a corpus are in kind.
+
+    Attributes:
+        index: half the mean squared distance between the centres of the clusters of two random documents, 0 (all of
+            one kind) to almost 1 (many kinds that share nothing). This is Rao's quadratic entropy over 20 clusters.
+        effective_parts: how many equally large parts that share nothing have the same index, 1 / (1 - index).
+        within: half the mean squared distance of two random documents of the same cluster: variety that is not kind.
+    """
+
+    index: float
+    effective_parts: float
+    within: float
+
+
+def measure_heterogeneity(
+    X: ArrayLike, *, sample_weight: ArrayLike | None = None, random_state: int = 0
+) -> Heterogeneity:
+    """Heterogeneity of a corpus, from its features.
+
+    Words in random order do not count as variety: documents then differ, but no cluster explains how.
+
+    Args:
+        X: [n, d], rows of length one.
+
+    Source: Rao (1982), Diversity and dissimilarity coefficients.
+    """
+    sweep = sweep_kmeans(X, (1, HETEROGENEITY_CLUSTERS), sample_weight=sample_weight, random_state=random_state)
+    weight = float(len(np.asarray(X)) if sweep.sample_weight is None else sweep.sample_weight.sum())
+    within = float(sweep.inertia[-1]) / weight if len(sweep.inertia) > 1 else 0.0
+    index = max(float(sweep.inertia[0]) / weight - within, 0.0)
+    return Heterogeneity(index=index, effective_parts=1 / max(1 - index, 1e-12), within=within)

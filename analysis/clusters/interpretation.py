@@ -1,0 +1,169 @@
+"""What each cluster is about: its words, its typical and its doubtful documents, and how it relates to known labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.text.blocks import Texts, text_blocks
+from analysis.text.term_counts import TermCounter
+
+# A document this many interquartile ranges beyond the upper quartile of its cluster's distances is an outlier.
+OUTLIER_RANGES = 3.0
+WIDESPREAD = 0.1
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far clusters and known labels are the same grouping; 1 is the same, 0 is chance (for `ari`).
+
+    Attributes:
+        nmi: normalised mutual information.
+        ari: adjusted Rand index.
+    """
+
+    nmi: float
+    ari: float
+
+
+def top_terms(texts: Texts, labels: ArrayLike, n_terms: int = 12) -> pl.DataFrame:
+    """The words that set each cluster apart, by class-based TF-IDF: columns `cluster, rank, term, weight`.
+
+    The weight of term t in cluster c is its share of the cluster's words times log(1 + A / f_t), with A the mean number
+    of words of a cluster and f_t the count of t in the corpus. Words that a tenth of the documents have in more than
+    half of the clusters ("the", in any language) are left out.
+
+    Args:
+        labels: [n], the cluster of each text.
+
+    Raises:
+        ValueError: not one label a text.
+
+    Source: Grootendorst (2022), BERTopic: Neural topic modeling with a class-based TF-IDF procedure, equation 2.
+    """
+    clusters = np.asarray(labels, dtype=np.int64)
+    terms, counts, documents = _cluster_term_counts(texts, clusters)
+    words = counts.sum(axis=1, keepdims=True)
+    weights = counts / np.maximum(words, 1) * np.log1p(words.mean() / np.maximum(counts.sum(axis=0), 1))
+    if len(counts) > 1:
+        sizes = np.bincount(clusters, minlength=len(counts))[:, None]
+        weights[:, (documents > WIDESPREAD * sizes).sum(axis=0) > len(counts) / 2] = 0
+    rows = []
+    for cluster, row in enumerate(weights):
+        best = sorted(np.flatnonzero(row).tolist(), key=lambda term, row=row: (-row[term], terms[term]))  # type: ignore[misc]
+        rows += [(cluster, rank, terms[term], float(row[term])) for rank, term in enumerate(best[:n_terms], start=1)]
+    schema = {"cluster": pl.Int32, "rank": pl.Int32, "term": pl.String, "weight": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _cluster_term_counts(
+    texts: Texts, clusters: NDArray[np.int64]
+) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
+    """The terms, and for each cluster and term: how often it occurs, and in how many documents; both [K, terms]."""
+    counter = TermCounter()
+    counts = [counter.learn(block) for block in text_blocks(texts)]
+    n_texts = sum(len(block.n_tokens) for block in counts)
+    if n_texts != len(clusters):
+        raise ValueError(f"labels: expected one for each of {n_texts} texts, got {len(clusters)}")
+    shape = (int(clusters.max()) + 1, len(counter.terms))
+    occurrences, documents = np.zeros(shape), np.zeros(shape)
+    first = 0
+    for block in counts:
+        n_documents = len(block.n_tokens)
+        cluster_of_entry = np.repeat(clusters[first : first + n_documents], np.diff(block.indptr))
+        cell = cluster_of_entry * shape[1] + block.indices
+        occurrences += np.bincount(cell, block.counts, occurrences.size).reshape(shape)
+        documents += np.bincount(cell, minlength=occurrences.size).reshape(shape)
+        first += n_documents
+    return counter.terms, occurrences, documents
+
+
+def document_positions(X: ArrayLike, centers: ArrayLike) -> pl.DataFrame:
+    """Where each document stands: columns `row, cluster, distance, neighbour, margin, is_outlier`.
+
+    `distance` is to the document's centre, `neighbour` the second nearest cluster, `margin` how much farther that one
+    is, as a share of its distance: 0 on the border, 1 at the centre. An outlier is far from its own centre, measured
+    by the other documents of the cluster.
+    """
+    rows, points = np.asarray(X, dtype=np.float32), np.asarray(centers, dtype=np.float32)
+    squared = np.square(rows).sum(axis=1)[:, None] + np.square(points).sum(axis=1) - 2 * rows @ points.T
+    distances = np.sqrt(np.maximum(squared, 0)).astype(np.float64)
+    order = np.argsort(distances, axis=1, kind="stable")
+    cluster, neighbour = order[:, 0], order[:, min(1, len(points) - 1)]
+    own, other = np.take_along_axis(distances, np.stack([cluster, neighbour], axis=1), axis=1).T
+    margin = np.ones(len(rows)) if len(points) == 1 else (other - own) / np.maximum(other, 1e-12)
+    table = pl.DataFrame({"cluster": cluster, "distance": own, "neighbour": neighbour, "margin": margin})
+    low, high = (pl.col("distance").quantile(q, "linear").over("cluster") for q in (0.25, 0.75))
+    is_outlier = pl.col("distance") > high + OUTLIER_RANGES * (high - low)
+    return table.with_columns(is_outlier=is_outlier).with_row_index("row")
+
+
+def examples(positions: pl.DataFrame, n: int = 5) -> pl.DataFrame:
+    """Documents to read of each cluster: columns `cluster, kind, rank` and those of `document_positions`.
+
+    Kinds: `representative`, nearest to the centre; `borderline`, almost as near to the neighbour; `outlier`, farthest
+    from the centre among the outliers.
+    """
+    kinds = {
+        "representative": positions.sort("distance", "row"),
+        "borderline": positions.sort("margin", "row"),
+        "outlier": positions.filter("is_outlier").sort("distance", "row", descending=[True, False]),
+    }
+    tables = [
+        table.group_by("cluster", maintain_order=True)
+        .head(n)
+        .with_columns(kind=pl.lit(kind), rank=(pl.int_range(pl.len()) + 1).over("cluster"))
+        for kind, table in kinds.items()
+    ]
+    columns = ["cluster", "kind", "rank", "row", "distance", "neighbour", "margin"]
+    return pl.concat(tables).select(columns).sort("cluster", pl.col("kind").cast(pl.Enum(list(kinds))), "rank")
+
+
+def cross_table(labels: ArrayLike, groups: pl.Series | Sequence[str]) -> pl.DataFrame:
+    """Clusters against known labels: `cluster, group, documents, share_of_cluster, share_of_group`; no empty cells."""
+    table = pl.DataFrame({"cluster": np.asarray(labels), "group": groups}).group_by("cluster", "group")
+    counts = table.len("documents").sort("cluster", "documents", "group", descending=[False, True, False])
+    shares = {f"share_of_{of}": pl.col("documents") / pl.col("documents").sum().over(of) for of in ("cluster", "group")}
+    return counts.with_columns(**shares)
+
+
+def agreement(labels: ArrayLike, groups: pl.Series | Sequence[str]) -> Agreement:
+    """NMI and ARI of clusters and known labels; documents with a null label do not count."""
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    table = pl.DataFrame({"cluster": np.asarray(labels), "group": groups}).drop_nulls()
+    cluster, group = table["cluster"].to_numpy(), table["group"].rank("dense").to_numpy()
+    return Agreement(
+        nmi=float(normalized_mutual_info_score(group, cluster)), ari=float(adjusted_rand_score(group, cluster))
+    )
+
+
+def merge_order(centers: ArrayLike, sizes: ArrayLike) -> pl.DataFrame:
+    """Which clusters are closest: Ward's mergers down to one, columns `n_clusters, left, right, increase`.
+
+    The first row is the merger that leaves one cluster fewer. A merged cluster keeps the smaller of the two numbers.
+    `increase` is how much the SSE rises.
+
+    Args:
+        centers: [K, d].
+        sizes: [K], documents of each cluster.
+    """
+    pairs_of = zip(np.asarray(centers, dtype=np.float64), np.asarray(sizes, dtype=np.float64), strict=True)
+    points = {i: (center, float(size)) for i, (center, size) in enumerate(pairs_of)}
+    rows = []
+    while len(points) > 1:
+        pairs = [(a, b) for a in points for b in points if a < b]
+        increase, left, right = min((_ward(points[a], points[b]), a, b) for a, b in pairs)
+        (first, first_size), (second, second_size) = points[left], points.pop(right)
+        size = first_size + second_size
+        points[left] = ((first_size * first + second_size * second) / size, size)
+        rows.append((len(points), left, right, increase))
+    schema = {"n_clusters": pl.Int32, "left": pl.Int32, "right": pl.Int32, "increase": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _ward(first: tuple[NDArray[np.float64], float], second: tuple[NDArray[np.float64], float]) -> float:
+    (a, size_a), (b, size_b) = first, second
+    return size_a * size_b / (size_a + size_b) * float(np.square(a - b).sum())

@@ -1,0 +1,306 @@
+"""K-means for every number of clusters at once."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
+
+from analysis.clusters._kmeans_kernels import (
+    assign_block,
+    count_distinct_rows,
+    greedy_kmeans_plusplus,
+    squared_distances_to,
+)
+
+logger = logging.getLogger(__name__)
+
+Features = NDArray[np.float32]
+Labels = NDArray[np.int32]
+
+# Starts are compared on a sample of this many rows; only the best start of each K then sees all rows.
+START_SAMPLE_SIZE = 4096
+START_ITERATIONS = 8
+CANDIDATES = 4
+NEIGHBOUR_ROUNDS = 8
+# Inner products of a block of rows with all centres stay in the cache.
+BLOCK_ROWS = 512
+
+
+@dataclass(frozen=True)
+class ClusterSweep:
+    """K-means fits for a range of K; the i-th entries belong together.
+
+    Attributes:
+        n_clusters: the K that were fitted, ascending.
+        inertia: [len(n_clusters)], exact sum of squared distances (SSE) of `labels` to `centers`; never rises with K.
+        centers: for each K an array [K, d].
+        labels: [len(n_clusters), n], the nearest centre of each row.
+        n_iter: Lloyd iterations over all rows.
+        sample_weight: [n], the weights of the rows; None if they count alike.
+    """
+
+    n_clusters: tuple[int, ...]
+    inertia: NDArray[np.float64]
+    centers: tuple[Features, ...]
+    labels: Labels
+    n_iter: tuple[int, ...]
+    sample_weight: NDArray[np.float64] | None = None
+
+    def index(self, n_clusters: int) -> int:
+        """Position of a K in the sweep.
+
+        Raises:
+            ValueError: that K was not fitted.
+        """
+        if n_clusters not in self.n_clusters:
+            raise ValueError(f"expected one of the fitted n_clusters {list(self.n_clusters)}, got {n_clusters}")
+        return self.n_clusters.index(n_clusters)
+
+
+# The products are small: BLAS threads that wait for each other on a busy machine took 17 times as long.
+@threadpool_limits.wrap(limits=1, user_api="blas")
+def sweep_kmeans(
+    X: ArrayLike,
+    n_clusters: Iterable[int] = range(1, 21),
+    *,
+    n_init: int = 4,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+    sample_weight: ArrayLike | None = None,
+    random_state: int = 0,
+) -> ClusterSweep:
+    """Fit K-means for every K in `n_clusters`, all K and starts in shared passes over the rows.
+
+    `n_init` nested greedy k-means++ starts are refined on a sample of rows, then the best of each K competes with its
+    neighbours (K-1 with a cluster split, K+1 with two merged). The winner of each K is refined on all rows
+    until its centres move by less than `tol` times the variance of the features. Where more clusters ended with a
+    higher SSE, that K starts again from the solution below it with its worst row as the new centre.
+
+    Args:
+        X: [n, d].
+        n_clusters: K values; those above the number of distinct rows are left out, with a warning.
+        sample_weight: [n], positive; all one if absent.
+
+    Raises:
+        ValueError: X is not a finite matrix, a weight is not positive, or no K fits the number of distinct rows.
+    """
+    rows, weights = _validated(X, sample_weight)
+    ks = _feasible(rows, n_clusters)
+    mean = np.average(rows, axis=0, weights=weights).astype(np.float32)
+    rows = rows - mean  # distances by inner products lose digits far from the origin
+    tolerance = tol * float(np.average(np.square(rows).mean(axis=1), weights=weights))
+
+    with_neighbour = [*ks, ks[-1] + 1]  # so that the largest K, too, has a fit above it to learn from
+    starts = _best_starts(rows, weights, with_neighbour, n_init, tolerance, np.random.default_rng(random_state))
+    fits = _lloyd(rows, weights, starts[: len(ks)], max_iter, tolerance)
+    for i in range(1, len(ks)):
+        if fits[i].inertia > fits[i - 1].inertia:
+            start = _split(rows, fits[i - 1], ks[i])
+            fits[i] = _lloyd(rows, weights, [start], max_iter, tolerance)[0]
+    return ClusterSweep(
+        n_clusters=tuple(ks),
+        inertia=np.array([fit.inertia for fit in fits]),
+        centers=tuple(fit.centers + mean for fit in fits),
+        labels=np.stack([fit.labels for fit in fits]),
+        n_iter=tuple(fit.n_iter for fit in fits),
+        sample_weight=None if sample_weight is None else weights,
+    )
+
+
+def assign(X: ArrayLike, centers: ArrayLike) -> tuple[Labels, NDArray[np.float64]]:
+    """Nearest centre of each row and the squared distance to it.
+
+    Args:
+        X: [n, d].
+        centers: [K, d].
+
+    Returns:
+        labels [n], squared distances [n] in float64.
+    """
+    rows, weights = _validated(X, None)
+    points = np.ascontiguousarray(centers, np.float32)
+    if points.ndim != 2 or points.shape[1] != rows.shape[1]:
+        raise ValueError(f"centers: expected shape [K, {rows.shape[1]}], got {list(points.shape)}")
+    mean = points.mean(axis=0)
+    rows, points = rows - mean, points - mean
+    labels, _, _ = _assignment(rows, weights, [points])
+    return labels[0], squared_distances_to(rows, points, labels[0])
+
+
+@dataclass
+class _Fit:
+    centers: Features
+    labels: Labels
+    inertia: float
+    n_iter: int
+
+
+def _validated(X: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Features, NDArray[np.float64]]:
+    rows = np.ascontiguousarray(X, np.float32)
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ValueError(f"X: expected a matrix [n, d] with n, d >= 1, got shape {list(rows.shape)}")
+    if not np.isfinite(rows).all():
+        bad = int((~np.isfinite(rows).all(axis=1)).sum())
+        raise ValueError(f"X: expected finite numbers, got NaN or infinity in {bad} of {len(rows)} rows")
+    if sample_weight is None:
+        return rows, np.ones(len(rows))
+    weights = np.ascontiguousarray(sample_weight, np.float64)
+    if weights.shape != (len(rows),) or not (np.isfinite(weights).all() and (weights > 0).all()):
+        raise ValueError(
+            f"sample_weight: expected {len(rows)} positive finite numbers, got shape {list(weights.shape)}"
+        )
+    return rows, weights
+
+
+def _feasible(rows: Features, n_clusters: Iterable[int]) -> list[int]:
+    ks = sorted(set(n_clusters))
+    if not ks or ks[0] < 1:
+        raise ValueError(f"n_clusters: expected whole numbers >= 1, got {ks}")
+    distinct = count_distinct_rows(rows, ks[-1])
+    feasible = [k for k in ks if k <= distinct]
+    if not feasible:
+        raise ValueError(f"n_clusters: X has {distinct} distinct rows, too few for {ks[0]} clusters; ask for fewer")
+    if len(feasible) < len(ks):
+        logger.warning("X has %d distinct rows: n_clusters above that are left out", distinct)
+    return feasible
+
+
+def _best_starts(
+    rows: Features,
+    weights: NDArray[np.float64],
+    ks: Sequence[int],
+    n_init: int,
+    tolerance: float,
+    random: np.random.Generator,
+) -> list[Features]:
+    if len(rows) > START_SAMPLE_SIZE:
+        sample = np.sort(random.choice(len(rows), START_SAMPLE_SIZE, replace=False))
+        if count_distinct_rows(rows[sample], ks[-1]) == ks[-1]:
+            rows, weights = rows[sample], weights[sample]
+    sequences = [
+        rows[greedy_kmeans_plusplus(rows, weights, random.random((ks[-1], CANDIDATES)))] for _ in range(n_init)
+    ]
+    starts = [sequence[:k] for sequence in sequences for k in ks]
+    fits = _lloyd(rows, weights, starts, START_ITERATIONS, tolerance)
+    best = [_best(fits[i :: len(ks)]) for i in range(len(ks))]
+    improved = set(range(len(ks)))
+    for _ in range(NEIGHBOUR_ROUNDS):
+        neighbours = [(i, start) for i in range(len(ks)) for start in _neighbours(rows, weights, best, i, improved)]
+        if not neighbours:
+            break
+        fits = _lloyd(rows, weights, [start for _, start in neighbours], START_ITERATIONS, tolerance)
+        improved = set()
+        for (i, _), fit in zip(neighbours, fits, strict=True):
+            if fit.inertia < best[i].inertia:
+                best[i] = fit
+                improved.add(i)
+    return [fit.centers for fit in best]
+
+
+def _best(fits: Sequence[_Fit]) -> _Fit:
+    return min(fits, key=lambda fit: fit.inertia)
+
+
+def _neighbours(
+    rows: Features, weights: NDArray[np.float64], fits: Sequence[_Fit], index: int, improved: set[int]
+) -> list[Features]:
+    """Starts for one K from the fits of K-1 and K+1, if improved: the widest cluster split, the closest two merged."""
+    n_clusters = len(fits[index].centers)
+    starts = []
+    if index - 1 in improved and len(fits[index - 1].centers) == n_clusters - 1:
+        starts.append(_split_widest(rows, weights, fits[index - 1]))
+    if index + 1 in improved and len(fits[index + 1].centers) == n_clusters + 1:
+        starts.append(_merge_closest(weights, fits[index + 1]))
+    return starts
+
+
+def _split_widest(rows: Features, weights: NDArray[np.float64], fit: _Fit) -> Features:
+    """The cluster with the largest SSE gives way to the two halves across its mean, along its widest feature."""
+    errors = weights * squared_distances_to(rows, fit.centers, fit.labels)
+    widest = int(np.argmax(np.bincount(fit.labels, errors, len(fit.centers))))
+    members, center = rows[fit.labels == widest], fit.centers[widest]
+    spread = members.std(axis=0)
+    step = np.where(spread == spread.max(), spread, 0).astype(np.float32)
+    return np.vstack([np.delete(fit.centers, widest, axis=0), center - step, center + step])
+
+
+def _merge_closest(weights: NDArray[np.float64], fit: _Fit) -> Features:
+    """The two clusters whose merger raises the SSE least (Ward's criterion) become one."""
+    sizes = np.bincount(fit.labels, weights, len(fit.centers))
+    squares = np.square(fit.centers).sum(axis=1)
+    distances = squares[:, None] + squares - 2 * fit.centers @ fit.centers.T
+    costs = sizes[:, None] * sizes / np.maximum(sizes[:, None] + sizes, 1e-12) * distances
+    np.fill_diagonal(costs, np.inf)
+    a, b = np.unravel_index(int(np.argmin(costs)), costs.shape)
+    merged = (sizes[a] * fit.centers[a] + sizes[b] * fit.centers[b]) / max(sizes[a] + sizes[b], 1e-12)
+    return np.vstack([np.delete(fit.centers, [a, b], axis=0), merged.astype(np.float32)])
+
+
+def _lloyd(
+    rows: Features, weights: NDArray[np.float64], starts: Sequence[Features], max_iter: int, tolerance: float
+) -> list[_Fit]:
+    centers = list(starts)
+    n_iter = [0] * len(starts)
+    active = list(range(len(starts)))
+    for _ in range(max_iter):
+        labels, sums, counts = _assignment(rows, weights, [centers[f] for f in active])
+        moving = []
+        for position, f in enumerate(active):
+            moved = _means(rows, labels[position], sums[position], counts[position], centers[f])
+            shift = float(np.square(moved - centers[f], dtype=np.float64).sum())
+            centers[f] = moved
+            n_iter[f] += 1
+            if shift > tolerance:
+                moving.append(f)
+        active = moving
+        if not active:
+            break
+    labels, _, _ = _assignment(rows, weights, centers)
+    return [
+        _Fit(centers[f], labels[f], float(weights @ squared_distances_to(rows, centers[f], labels[f])), n_iter[f])
+        for f in range(len(centers))
+    ]
+
+
+def _assignment(
+    rows: Features, weights: NDArray[np.float64], centers: Sequence[Features]
+) -> tuple[Labels, list[NDArray[np.float64]], list[NDArray[np.float64]]]:
+    """Labels [fits, n]; for each fit the weighted sums [K, d] and weights [K] of its clusters."""
+    packed = np.concatenate(centers)
+    offsets = np.cumsum([0, *map(len, centers)])
+    half_norms = (np.square(packed, dtype=np.float64).sum(axis=1) / 2).astype(np.float32)
+    labels = np.empty((len(centers), len(rows)), np.int32)
+    sums, counts = np.zeros(packed.shape), np.zeros(len(packed))
+    buffer = np.empty(len(packed) * BLOCK_ROWS, np.float32)
+    for first in range(0, len(rows), BLOCK_ROWS):
+        block = slice(first, min(first + BLOCK_ROWS, len(rows)))
+        products = buffer[: len(packed) * (block.stop - first)].reshape(len(packed), -1)
+        np.matmul(packed, rows[block].T, out=products)
+        assign_block(products, half_norms, offsets, rows[block], weights[block], labels[:, block], sums, counts)
+    return labels, np.split(sums, offsets[1:-1]), np.split(counts, offsets[1:-1])
+
+
+def _means(
+    rows: Features, labels: Labels, sums: NDArray[np.float64], counts: NDArray[np.float64], centers: Features
+) -> Features:
+    """Centres of the clusters; an empty one moves to the row farthest from its centre."""
+    empty = np.flatnonzero(counts == 0)
+    means = (sums / np.where(counts == 0, 1, counts)[:, None]).astype(np.float32)
+    if len(empty):
+        distances = squared_distances_to(rows, centers, labels)
+        means[empty] = rows[np.argsort(-distances, kind="stable")[: len(empty)]]
+    return means
+
+
+def _split(rows: Features, fit: _Fit, n_clusters: int) -> Features:
+    """The centres of a fit and, as further ones, the rows farthest from their own centre."""
+    centers, labels = fit.centers, fit.labels
+    while len(centers) < n_clusters:
+        worst = int(np.argmax(squared_distances_to(rows, centers, labels)))
+        centers = np.vstack([centers, rows[worst]])
+        labels, _, _ = _assignment(rows, np.ones(len(rows)), [centers])
+        labels = labels[0]
+    return centers

@@ -1,0 +1,183 @@
+"""How many clusters a corpus has, how sure that is, and why, in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.clusters.elbow_rules import RULES, l_method_corners
+from analysis.clusters.kmeans import ClusterSweep
+from analysis.clusters.stability import half_split_agreement
+from analysis.clusters.structure import MIN_SHARED, StructureEvidence, measure_structure
+from analysis.text.blocks import Texts
+
+IMBALANCE_LIMIT = 5.0
+SMALLEST_CAP = 50
+
+
+@dataclass(frozen=True)
+class ClusterChoice:
+    """The number of clusters, hence of experts, and how far to trust it.
+
+    Attributes:
+        value: the number of clusters.
+        interval: least and greatest elbow of the L-method when the sweep ends sooner, down to half its length; holds
+            `value`.
+        rule: name of the rule that chose.
+        sharpness: how much faster log SSE falls before `value` than after it; 1 is a straight line, no elbow.
+        stability: adjusted Rand index between the clusters of two halves of the rows; nan if not measurable.
+        runner_up: the next best number; None if there is none.
+        structure: False where the corpus has no clear parts, and one LoRA is enough.
+        evidence: the measurements behind `structure`.
+        reason: a few sentences for a person.
+        table: one dict for each K: n_clusters, inertia, score (of the rule; -inf where it is undefined).
+    """
+
+    value: int
+    interval: tuple[int, int]
+    rule: str
+    sharpness: float
+    stability: float
+    runner_up: int | None
+    structure: bool
+    evidence: StructureEvidence
+    reason: str
+    table: tuple[dict[str, float], ...]
+
+
+def source_weights(sources: pl.Series | Sequence[str]) -> NDArray[np.float64] | None:
+    """Weights [n] that cap each source at the size of the smallest one (at least 50 documents), for `sweep_kmeans`.
+
+    None where the largest source has at most five times the documents of the smallest: no need.
+    """
+    _, of_row, sizes = np.unique(np.asarray(sources, dtype=str), return_inverse=True, return_counts=True)
+    if sizes.max() <= IMBALANCE_LIMIT * sizes.min():
+        return None
+    cap = max(int(sizes.min()), SMALLEST_CAP)
+    return np.asarray(np.minimum(1.0, cap / sizes)[of_row], dtype=np.float64)
+
+
+def select_num_clusters(
+    X: ArrayLike,
+    sweep: ClusterSweep,
+    texts: Texts,
+    *,
+    rule: str = "l_method",
+    n_clusters: int | None = None,
+    random_state: int = 0,
+) -> ClusterChoice:
+    """Choose the number of clusters of a corpus.
+
+    A rule only looks for the best K above 1. Whether there is more than one part is decided first, by
+    `measure_structure`; without structure the answer is 1.
+
+    Args:
+        X: [n, d], the rows the sweep was fitted to.
+        texts: [n], the documents behind them.
+        rule: a name in `analysis.clusters.elbow_rules.RULES`, or "manual": `n_clusters` decides, even against the
+            evidence.
+        n_clusters: only with the rule "manual".
+
+    Raises:
+        ValueError: an unknown rule, a sweep without K=1, another number of texts than of rows, or `n_clusters` missing,
+            superfluous or not in the sweep.
+    """
+    if rule not in (*RULES, "manual"):
+        raise ValueError(f"rule: expected one of {', '.join(RULES)} or manual, got {rule!r}")
+    if (rule == "manual") != (n_clusters is not None):
+        raise ValueError(f"n_clusters: expected with rule 'manual' and only there, got {n_clusters} with {rule!r}")
+    if sweep.n_clusters[0] != 1:
+        raise ValueError(f"sweep: expected K from 1 up, to compare with no clusters; got {list(sweep.n_clusters)}")
+    rows = np.ascontiguousarray(X, np.float32)
+    if len(texts) != len(rows):
+        raise ValueError(f"texts: expected one for each of {len(rows)} rows, got {len(texts)}")
+    evidence = measure_structure(texts, sweep.sample_weight, random_state)
+    scores = _scores(rows, sweep, "l_method" if rule == "manual" else rule)
+    ranking = [sweep.n_clusters[i] for i in np.argsort(-scores, kind="stable") if scores[i] > -np.inf]
+    if n_clusters is not None:
+        value = sweep.n_clusters[sweep.index(n_clusters)]
+    else:
+        value = _best(sweep, ranking) if evidence.structure else 1
+    stability = half_split_agreement(rows, value, random_state=random_state) if value > 1 else 1.0
+    sharpness = _sharpness(sweep, value)
+    others = [k for k in ranking if k != value]
+    return ClusterChoice(
+        value=value,
+        interval=_interval(sweep, value),
+        rule=rule,
+        sharpness=sharpness,
+        stability=stability,
+        runner_up=others[0] if others else None,
+        structure=evidence.structure,
+        evidence=evidence,
+        reason=_reason(sweep, rule, value, ranking, evidence, sharpness, stability),
+        table=tuple(
+            {"n_clusters": float(k), "inertia": float(sse), "score": float(score)}
+            for k, sse, score in zip(sweep.n_clusters, sweep.inertia, scores, strict=True)
+        ),
+    )
+
+
+def _scores(rows: NDArray[np.float32], sweep: ClusterSweep, rule: str) -> NDArray[np.float64]:
+    if len(sweep.n_clusters) < 3:
+        return np.full(len(sweep.n_clusters), -np.inf)
+    return RULES[rule](rows, sweep)
+
+
+def _best(sweep: ClusterSweep, ranking: Sequence[int]) -> int:
+    """First of the ranking; but clusters of equal rows, which leave no error, need no elbow."""
+    without_error = np.flatnonzero(sweep.inertia <= 1e-6 * sweep.inertia[0])
+    if len(without_error) or not ranking:
+        return sweep.n_clusters[int(without_error[0])] if len(without_error) else sweep.n_clusters[0]
+    return ranking[0]
+
+
+def _interval(sweep: ClusterSweep, value: int) -> tuple[int, int]:
+    if value == 1 or len(sweep.n_clusters) < 3:
+        return value, value
+    corners = l_method_corners(sweep).tolist()
+    return min(value, *corners), max(value, *corners)
+
+
+def _sharpness(sweep: ClusterSweep, value: int) -> float:
+    index = sweep.index(value)
+    if index in (0, len(sweep.n_clusters) - 1) or sweep.inertia[-1] <= 0:
+        return 1.0
+    logs = np.log(sweep.inertia)
+    before = (logs[0] - logs[index]) / (value - sweep.n_clusters[0])
+    after = (logs[index] - logs[-1]) / (sweep.n_clusters[-1] - value)
+    return float(before / after) if after > 0 else float("inf")
+
+
+def _reason(
+    sweep: ClusterSweep,
+    rule: str,
+    value: int,
+    ranking: Sequence[int],
+    evidence: StructureEvidence,
+    sharpness: float,
+    stability: float,
+) -> str:
+    sentences = []
+    if sweep.sample_weight is not None:
+        ratio = float(sweep.sample_weight.max() / sweep.sample_weight.min())
+        sentences.append(f"Sources are badly imbalanced ({ratio:.0f} to 1); balanced sweep used.")
+    if rule == "manual":
+        wanted = f"the L-method would say {_best(sweep, ranking) if evidence.structure else 1}"
+        sentences.append(f"{value} clusters, because you asked for that number; {wanted}.")
+    elif not evidence.structure:
+        sentences.append(
+            f"No clear structure: one LoRA is enough. {evidence.n_clusters} clusters found with one half of the words "
+            f"explain {evidence.explained:.0%} of the variation there and {max(evidence.shared, 0):.0%} in the other "
+            f"half; parts of a corpus would explain at least {MIN_SHARED[evidence.n_clusters]:.0%}."
+        )
+    else:
+        sentences.append(
+            f"{value} clusters: up to there each one removes {sharpness:.1f} times as much of the remaining "
+            f"error as later ones do (rule {rule})."
+        )
+    if value > 1 and not np.isnan(stability):
+        sentences.append(f"Two halves of the corpus agree on these clusters to {stability:.2f} (1 is fully).")
+    return " ".join(sentences)

@@ -1,0 +1,117 @@
+"""Does a corpus have parts at all? Parts that are there show in any half of the vocabulary.
+
+The vocabulary is split in two; the documents are clustered by the words of one half, and the clusters judged by the
+words of the other. Words that only happen to separate documents (shuffled texts, the few words in which the questions
+of one template differ) say nothing about the other half; a subject or a task has its words in both.
+"""
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from analysis.clusters.kmeans import Features, sweep_kmeans
+from analysis.features.lsa import leading_directions
+from analysis.text.blocks import Texts, as_binary
+from analysis.text.tfidf import Tfidf
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+# What 4 or 8 clusters must explain: 4 suffice for few parts, of many parts they leave too much. Set on development
+# corpora (docs/results/selection.md).
+MIN_SHARED = {4: 0.15, 8: 0.205}
+N_COMPONENTS = 32
+SAMPLE_SIZE = 2048
+
+
+@dataclass(frozen=True)
+class StructureEvidence:
+    """Why a corpus counts as one piece or as several.
+
+    Attributes:
+        n_clusters: the number of clusters, of those in `MIN_SHARED`, that speaks most for structure.
+        explained: share of the variation in one half of the vocabulary that the clusters found there explain.
+        shared: the same for the other half of the vocabulary, beyond chance: 0 where the clusters say nothing about it.
+    """
+
+    n_clusters: int
+    explained: float
+    shared: float
+
+    @property
+    def structure(self) -> bool:
+        return self.strength >= 1
+
+    @property
+    def strength(self) -> float:
+        """`shared` as a multiple of what parts of a corpus share at least."""
+        return self.shared / MIN_SHARED[self.n_clusters]
+
+
+def measure_structure(
+    texts: Texts, sample_weight: NDArray[np.float64] | None = None, random_state: int = 0
+) -> StructureEvidence:
+    """Cluster a sample of texts by each half of the vocabulary, and judge the clusters by the other half.
+
+    Args:
+        texts: the documents.
+        sample_weight: [n], how much each document counts; all the same if absent.
+    """
+    documents = pa.chunked_array(as_binary(texts))
+    rows = _sample(len(documents), random_state)
+    weights = np.ones(len(rows)) if sample_weight is None else sample_weight[rows]
+    halves = vocabulary_halves(documents.take(pa.array(rows)), random_state)
+    sweeps = [sweep_kmeans(half, range(1, max(MIN_SHARED) + 1), sample_weight=weights) for half in halves]
+    candidates = []
+    for n_clusters in MIN_SHARED:
+        labels = [sweep.labels[min(n_clusters, len(sweep.labels)) - 1] for sweep in sweeps]
+        explained = [explained_by(half, own, weights) for half, own in zip(halves, labels, strict=True)]
+        shared = [explained_by(half, other, weights) for half, other in zip(halves, labels[::-1], strict=True)]
+        candidates.append(StructureEvidence(n_clusters, float(np.mean(explained)), float(np.mean(shared))))
+    return max(candidates, key=lambda evidence: evidence.strength)
+
+
+def vocabulary_halves(texts: Texts, random_state: int = 0) -> tuple[Features, Features]:
+    """Two LSA features of the same documents, [n, N_COMPONENTS] each, that have no word in common."""
+    from sklearn.preprocessing import normalize
+
+    tfidf = Tfidf()
+    try:
+        matrix = tfidf.fit_transform(texts)
+    except ValueError:  # no text has a word
+        return (np.zeros((len(texts), 1), np.float32),) * 2
+    side = np.array([zlib.crc32(term.encode()) & 1 for term in tfidf.vocabulary_])
+    first, second = (_lsa(normalize(matrix[:, side == half]), random_state) for half in (0, 1))
+    return first, second
+
+
+def explained_by(X: Features, labels: NDArray[np.int32], weights: NDArray[np.float64]) -> float:
+    """Share of the variance of X between the groups of `labels`, with what as many random groups explain at 0."""
+    groups, members = np.unique(labels, return_inverse=True)
+    centered = X - np.average(X, axis=0, weights=weights)
+    total = float(weights @ np.square(centered).sum(axis=1))
+    if total <= 0 or len(groups) == 1 or len(X) <= len(groups):
+        return 0.0
+    sums = np.zeros((len(groups), X.shape[1]))
+    np.add.at(sums, members, weights[:, None] * centered)
+    between = float((np.square(sums).sum(axis=1) / np.bincount(members, weights)).sum())
+    return 1 - (1 - between / total) * (len(X) - 1) / (len(X) - len(groups))
+
+
+def _sample(n_rows: int, random_state: int) -> NDArray[np.int64]:
+    if n_rows <= SAMPLE_SIZE:
+        return np.arange(n_rows)
+    return np.sort(np.random.default_rng(random_state).choice(n_rows, SAMPLE_SIZE, replace=False))
+
+
+def _lsa(matrix: "csr_array", random_state: int) -> Features:
+    """Rows of length one; zero rows stay."""
+    if not matrix.shape[1]:
+        return np.zeros((matrix.shape[0], 1), np.float32)
+    rows = matrix @ leading_directions(matrix, N_COMPONENTS, random_state).T
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(lengths > 0, lengths, 1), np.float32)

@@ -1,0 +1,1 @@
+"""From records to documents: cleaning, duplicates, leaks. Imports `text` and `sources`."""

@@ -1,0 +1,248 @@
+"""From records to documents: normalise, drop with a reason, split, and describe what was done.
+
+The records are passed over several times. Up to `CACHE_BYTES` of normalised text stay in memory between the passes;
+of a larger corpus only the index (some hundred bytes for each record) and the band keys of the near-duplicate search
+(256 bytes at the default threshold) do, and its sources are read and normalised again for each pass.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from analysis.corpus.data_card import data_card
+from analysis.corpus.decontamination import contaminated
+from analysis.corpus.deduplication import exact_duplicates, near_duplicates
+from analysis.corpus.documents import Documents, Dropped, document_ids
+from analysis.sources.records import RECORD_SCHEMA
+from analysis.text.language import languages
+from analysis.text.normalisation import normalised
+
+BATCH_ROWS = 8_192
+CACHE_BYTES = 256_000_000
+HELD_OUT = "held_out"
+"""Name of the corpus's own test documents among the evaluation sets."""
+TEXT = pl.concat_str("prompt", "completion", separator="\n").alias("text")
+
+
+@dataclass(frozen=True)
+class CleanConfig:
+    """What is kept.
+
+    Args:
+        max_prompt_characters, max_completion_characters: longer texts are dropped.
+        near_duplicate_threshold: Jaccard similarity of word trigrams from which a document is a duplicate; None: off.
+        decontaminate: drop training documents that share a run of words with an evaluation text or with the corpus's
+            own test documents.
+        max_documents_per_source: training documents kept of each source, chosen by a hash of their id; None: all.
+        test_fraction: share of the documents held out where a source has no split of its own.
+        detect_language: fill the `language` column.
+    """
+
+    max_prompt_characters: int = 20_000
+    max_completion_characters: int = 20_000
+    near_duplicate_threshold: float | None = 0.8
+    decontaminate: bool = True
+    max_documents_per_source: int | None = None
+    test_fraction: float = 0.1
+    detect_language: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_prompt_characters", "max_completion_characters", "max_documents_per_source"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.near_duplicate_threshold is not None and not 0 < self.near_duplicate_threshold <= 1:
+            raise ValueError(f"near_duplicate_threshold must be in (0, 1], got {self.near_duplicate_threshold}")
+        if not 0 <= self.test_fraction < 1:
+            raise ValueError(f"test_fraction must be in [0, 1), got {self.test_fraction}")
+
+
+@dataclass(frozen=True)
+class CleanedCorpus:
+    """The outcome of `clean`.
+
+    Args:
+        documents: the table of `analysis.corpus.documents.Documents`, in the order read; lazy, to be streamed.
+        dropped: the table of `analysis.corpus.documents.Dropped`.
+        data_card: sizes, duplicates, languages, licences; see `analysis.corpus.data_card`.
+    """
+
+    documents: pl.LazyFrame
+    dropped: pl.DataFrame
+    data_card: dict[str, Any] = field(repr=False)
+
+
+def clean(
+    records: pl.LazyFrame, config: CleanConfig = CleanConfig(), *, evaluation: Mapping[str, pl.LazyFrame] | None = None
+) -> CleanedCorpus:
+    """Clean the records of all sources together.
+
+    Of two duplicates the one in a test split is kept, else the first read: held-out sets stay whole.
+
+    Args:
+        records: the columns of `RECORD_SCHEMA`, as `read_sources` gives them.
+        config: what is kept.
+        evaluation: records of named evaluation sets; a training document that shares a run of words with one is
+            dropped, see `analysis.corpus.decontamination`.
+
+    Raises:
+        ValueError: `records` has other columns or types, or nothing is left of them.
+    """
+    found = records.collect_schema()
+    if dict(found) != dict(RECORD_SCHEMA):
+        raise ValueError(f"expected records with the columns {dict(RECORD_SCHEMA)}, got {dict(found)}")
+    run = _Run(records, config)
+    run.drop_duplicates()
+    if config.decontaminate:
+        run.drop_contaminated(evaluation or {})
+    run.drop_over_limit()
+    return run.result()
+
+
+class _Run:
+    """One cleaning: the records, and an index with a row for each of them that collects the verdicts."""
+
+    def __init__(self, records: pl.LazyFrame, config: CleanConfig) -> None:
+        self.config = config
+        self.records = records.select(
+            pl.exclude("prompt", "completion"), normalised(pl.col("prompt", "completion"))
+        ).with_row_index("row")
+        self.index = self._first_pass()
+        # held-out documents first: they are the ones kept of two duplicates
+        ordered = self.index.select("row", pl.col("split") != "test").sort("split", "row")["row"]
+        self.rank = np.empty(len(self.index), dtype=np.uint32)
+        self.rank[ordered.to_numpy()] = np.arange(len(ordered), dtype=np.uint32)
+        self.duplicates: dict[str, pl.DataFrame] = {}
+
+    def _first_pass(self) -> pl.DataFrame:
+        """The index; the records become a table in memory if they are small enough."""
+        blocks: list[pl.DataFrame] = []
+        cache: list[pl.DataFrame] | None = []
+        n_bytes = 0
+        for batch in self.records.collect_batches(chunk_size=BATCH_ROWS):
+            blocks.append(self._index(batch))
+            n_bytes += int(batch.estimated_size())
+            if cache is not None and n_bytes <= CACHE_BYTES:
+                cache.append(batch)
+            else:
+                cache = None
+        if not blocks:
+            raise ValueError("the corpus is empty: no source gave a record")
+        if cache is not None:
+            self.records = pl.concat(cache).lazy()
+        return pl.concat(blocks)
+
+    def _index(self, batch: pl.DataFrame) -> pl.DataFrame:
+        """Everything about a batch that is decided row by row."""
+        ids = document_ids(batch["source"], batch["prompt"], batch["completion"])
+        texts = batch.select(TEXT)["text"]
+        return batch.select(
+            "row",
+            ids,
+            "source",
+            "task",
+            _split(ids, self.config.test_fraction),
+            "licence",
+            content=pl.struct("prompt", "completion").hash(),
+            prompt_characters=pl.col("prompt").str.len_chars(),
+            completion_characters=pl.col("completion").str.len_chars(),
+            n_bytes=pl.Series(texts.str.len_bytes()),
+            language=languages(texts) if self.config.detect_language else pl.lit(None, pl.String),
+            reason=_reason(self.config),
+            detail=pl.lit(None, pl.String),
+        )
+
+    def _batches(self, keep: pl.Expr | None = None) -> Iterator[pl.DataFrame]:
+        """A pass over the texts of the records without a verdict."""
+        wanted = self.index.filter(pl.col("reason").is_null(), *([] if keep is None else [keep]))["row"]
+        alive = np.zeros(len(self.index), dtype=bool)
+        alive[wanted.to_numpy()] = True
+        for batch in self.records.select("row", TEXT).collect_batches(chunk_size=BATCH_ROWS):
+            chosen = batch.filter(pl.Series(alive[batch["row"].to_numpy()]))
+            if len(chosen):
+                yield chosen
+
+    def _drop(self, reason: str, rows: pl.DataFrame, detail: str) -> None:
+        """Give a verdict; `rows` has the columns `row` and `detail`."""
+        verdict = rows.select("row", new_reason=pl.lit(reason), new_detail=detail)
+        self.index = (
+            self.index.join(verdict, on="row", how="left", maintain_order="left")
+            .with_columns(reason=pl.coalesce("reason", "new_reason"), detail=pl.coalesce("detail", "new_detail"))
+            .drop("new_reason", "new_detail")
+        )
+
+    def drop_duplicates(self) -> None:
+        ranked = self.index.filter(pl.col("reason").is_null())
+        ranked = ranked.sort(pl.Series(self.rank[ranked["row"].to_numpy()]))
+        self._drop_pairs("exact_duplicate", exact_duplicates(ranked))
+        if self.config.near_duplicate_threshold is not None:
+            threshold = self.config.near_duplicate_threshold
+            self._drop_pairs("near_duplicate", near_duplicates(self._batches, self.rank, threshold))
+
+    def _drop_pairs(self, reason: str, pairs: pl.DataFrame) -> None:
+        kept = self.index.select(kept_row="row", kept_source="source", kept_id="document_id")
+        pairs = pairs.join(kept, on="kept_row").join(self.index.select("row", "source"), on="row")
+        self.duplicates[reason] = pairs.select("source", "kept_source")
+        self._drop(reason, pairs, "kept_id")
+
+    def drop_contaminated(self, evaluation: Mapping[str, pl.LazyFrame]) -> None:
+        sets: dict[str, Iterator[pl.Series]] = {name: _texts(table) for name, table in evaluation.items()}
+        is_test = pl.col("split") == "test"
+        sets[HELD_OUT] = (batch["text"] for batch in self._batches(is_test))
+        found = contaminated(lambda: self._batches(~is_test), sets)
+        self._drop("contaminated", found, "evaluation_set")
+
+    def drop_over_limit(self) -> None:
+        limit = self.config.max_documents_per_source
+        if limit is None:
+            return
+        alive = self.index.filter(pl.col("reason").is_null(), pl.col("split") == "train")
+        place = pl.col("document_id").rank("ordinal").over("source")
+        self._drop("over_source_limit", alive.filter(place > limit).with_columns(limit=pl.lit(f"{limit}")), "limit")
+
+    def result(self) -> CleanedCorpus:
+        kept = self.index.filter(pl.col("reason").is_null())
+        if kept.is_empty():
+            counts = dict(self.index.group_by("reason").len().sort("len", descending=True).iter_rows())
+            raise ValueError(f"nothing is left of {len(self.index)} records; dropped: {counts}")
+        decided = kept.select("row", "document_id", "language", decided_split="split")
+        documents = (
+            self.records.join(decided.lazy(), on="row", how="inner", maintain_order="left")
+            .with_columns(split="decided_split")
+            .select(Documents.column_names())
+        )
+        dropped = self.index.filter(pl.col("reason").is_not_null())
+        return CleanedCorpus(
+            documents,
+            Dropped.validate(dropped.select(Dropped.column_names()), cast=True),
+            data_card(self.index, self.duplicates),
+        )
+
+
+def _reason(config: CleanConfig) -> pl.Expr:
+    """The first reason to drop a record that its own text gives, or null."""
+    prompt, completion = pl.col("prompt"), pl.col("completion")
+    holds = {
+        "empty_prompt": prompt == "",
+        "empty_completion": completion.str.strip_chars() == "",
+        "invalid_utf8": pl.any_horizontal(pl.col("prompt", "completion").str.contains("\ufffd", literal=True)),
+        "prompt_too_long": prompt.str.len_chars() > config.max_prompt_characters,
+        "completion_too_long": completion.str.len_chars() > config.max_completion_characters,
+    }
+    return pl.coalesce(pl.when(condition).then(pl.lit(reason)) for reason, condition in holds.items())
+
+
+def _texts(records: pl.LazyFrame) -> Iterator[pl.Series]:
+    texts = records.select(normalised(pl.col("prompt", "completion"))).select(TEXT)
+    for batch in texts.collect_batches(chunk_size=BATCH_ROWS):
+        yield batch["text"]
+
+
+def _split(ids: pl.Series, test_fraction: float) -> pl.Expr:
+    """The source's own split, else by the first 32 bits of the id."""
+    chance = ids.str.slice(0, 8).str.to_integer(base=16) / 2**32
+    by_hash = pl.when(pl.Series(chance < test_fraction)).then(pl.lit("test")).otherwise(pl.lit("train"))
+    return pl.coalesce("split", by_hash).alias("split")

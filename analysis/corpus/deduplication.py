@@ -1,0 +1,166 @@
+"""Exact and near duplicates, within and across sources.
+
+Near duplicates: MinHash over word trigrams, bands of hashes as candidates, and the exact Jaccard similarity of each
+candidate pair as the verdict. Two documents must be alike as wholes, and not quite so much in what remains without
+the template of their task: two questions under one long instruction, alike as wholes, differ in content; two tasks on
+one passage, alike in content once their instructions count as templates, differ as wholes. Neither are duplicates.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from analysis.text.shingles import Rows, count_slots, jaccard, shingles
+
+Batches = Callable[[], Iterator[pl.DataFrame]]
+"""Each call starts a new pass over the documents in batches with the columns `row` and `text`."""
+
+SHINGLE_SIZE = 3
+NUM_PERMUTATIONS = 128
+SEED = 42
+TEMPLATE_DOCUMENTS = 20
+"""A shingle in more documents than this belongs to a template."""
+CONTENT_SHARE = 0.5
+"""Likeness asked of the content, as a share of the threshold for wholes: an edit weighs more in fewer trigrams."""
+COUNTER_SLOTS = 1 << 24
+KEPT_SHINGLES = 4_000_000
+"""Shingles (of 8 bytes) that may stay in memory between passes."""
+NEIGHBOURS = 8
+"""In a band, a document is compared with the first one and with this many before it."""
+
+PAIR_SCHEMA = pl.Schema({"row": pl.UInt32(), "kept_row": pl.UInt32()})
+
+
+def exact_duplicates(index: pl.DataFrame) -> pl.DataFrame:
+    """Rows whose `content` occurs earlier in `index`: columns `row` and `kept_row`."""
+    first = pl.col("row").first().over("content")
+    return index.select("row", kept_row=first).filter(pl.col("row") != pl.col("kept_row")).cast(PAIR_SCHEMA)
+
+
+def near_duplicates(batches: Batches, rank: NDArray[np.uint32], threshold: float) -> pl.DataFrame:
+    """Rows at least `threshold` similar to a row of lower rank that is kept: columns `row` and `kept_row`.
+
+    Args:
+        batches: the documents, see `Batches`; passed over two or three times.
+        rank: rank of every row number; of two duplicates the one of lower rank is kept.
+        threshold: Jaccard similarity of wholes in (0, 1].
+    """
+    shingled = _Shingled(batches)
+    counts = _shingle_counts(shingled)
+    pairs = _candidates(*_bands(shingled, counts, threshold), rank)
+    compared = _compared(batches, counts, np.unique(pairs))
+    duplicate_of: dict[int, int] = {}
+    for kept, row in pairs.tolist():
+        if kept in duplicate_of or row in duplicate_of:
+            continue
+        (whole, content), (other_whole, other_content) = compared[kept], compared[row]
+        alike = jaccard(whole, other_whole) >= threshold
+        if alike and jaccard(content, other_content) >= CONTENT_SHARE * threshold:
+            duplicate_of[row] = kept
+    return pl.DataFrame({"row": list(duplicate_of), "kept_row": list(duplicate_of.values())}, schema=PAIR_SCHEMA)
+
+
+class _Shingled:
+    """Row numbers and shingles of each batch; those of a small corpus are kept for the next pass."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._kept: list[tuple[NDArray[np.uint32], Rows]] | None = None
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.uint32], Rows]]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept, n_shingles = [], 0
+        for batch in self._batches():
+            item = batch["row"].to_numpy(), shingles(batch["text"], SHINGLE_SIZE, punctuation=True)
+            n_shingles += len(item[1].values)
+            if n_shingles <= KEPT_SHINGLES:
+                kept.append(item)
+            yield item
+        self._kept = kept if n_shingles <= KEPT_SHINGLES else None
+
+
+def _shingle_counts(shingled: _Shingled) -> NDArray[np.uint8]:
+    """In how many documents a shingle occurs, up to 255, by its hash modulo the number of slots: never too few."""
+    counts = np.zeros(COUNTER_SLOTS, dtype=np.uint8)
+    for _, every in shingled:
+        count_slots(every.values, counts)
+    return counts
+
+
+def _content(every: Rows, counts: NDArray[np.uint8]) -> Rows:
+    """Shingles without those of templates; a document with nothing else keeps them all."""
+    own = counts[every.values % COUNTER_SLOTS] <= TEMPLATE_DOCUMENTS
+    rows = every.row_of_value()
+    only_template = np.bincount(rows, weights=own, minlength=len(every)) == 0
+    return every.where(own | only_template[rows])
+
+
+def _rows_per_band(threshold: float) -> int:
+    """The longest band with an even chance of a hit at a likeness of content well below the threshold.
+
+    Two contents of likeness s share one of b bands of r hashes with the chance 1 - (1 - s^r)^b, an even one near
+    s = (1 / b)^(1 / r). At a threshold of 0.8: r = 4, b = 32, chance .56 at s = .4, .87 at .5 and .99 at .6.
+    """
+    for length in (16, 8, 4):
+        if (length / NUM_PERMUTATIONS) ** (1 / length) <= (1 + CONTENT_SHARE) / 2 * threshold:
+            return length
+    return 2
+
+
+def _bands(
+    shingled: _Shingled, counts: NDArray[np.uint8], threshold: float
+) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+    """(row numbers, [n, bands] keys): two documents with an equal key in a column are candidates."""
+    from rensa import RMinHash
+
+    length = _rows_per_band(threshold)
+    multipliers = np.cumprod(np.full(length, 0x9E3779B97F4A7C15, dtype=np.uint64))
+    rows, keys = [np.empty(0, np.uint32)], [np.empty((0, NUM_PERMUTATIONS // length), np.uint64)]
+    for batch_rows, every in shingled:
+        content = _content(every, counts)
+        offsets = content.offsets.astype(np.uint64)
+        digests = RMinHash.digest_matrix_from_flat_token_hashes(content.values, offsets, NUM_PERMUTATIONS, SEED)
+        matrix = np.array(digests.to_rows(), dtype=np.uint64).reshape(len(content), -1, length)
+        has_content = np.diff(content.offsets) > 0
+        rows.append(batch_rows[has_content])
+        keys.append((matrix * multipliers).sum(axis=2)[has_content])
+    return np.concatenate(rows), np.concatenate(keys)
+
+
+def _candidates(rows: NDArray[np.uint32], keys: NDArray[np.uint64], rank: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """[n, 2] different pairs (lower rank, higher rank), ordered by the rank of the second, then of the first."""
+    found = [np.empty((0, 2), np.uint32)]
+    by_rank = np.argsort(rank[rows])
+    rows, keys = rows[by_rank], keys[by_rank]
+    for band in keys.T:
+        order = np.argsort(band, kind="stable")
+        key, row = band[order], rows[order]
+        for step in range(1, NEIGHBOURS + 1):
+            same = key[step:] == key[:-step]
+            found.append(np.column_stack([row[:-step][same], row[step:][same]]))
+        starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if len(key) else np.empty(0, np.int64)
+        first = row[np.repeat(starts, np.diff(np.append(starts, len(key))))]
+        found.append(np.column_stack([first, row])[first != row])
+    pairs = np.unique(np.concatenate(found), axis=0)
+    return pairs[np.lexsort((rank[pairs[:, 0]], rank[pairs[:, 1]]))]
+
+
+def _compared(
+    batches: Batches, counts: NDArray[np.uint8], wanted: NDArray[np.uint32]
+) -> dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
+    """All shingles, and those of the content, of each wanted row."""
+    found: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]] = {}
+    is_wanted = pl.Series(wanted)
+    for batch in batches():
+        chosen = batch.filter(pl.col("row").is_in(is_wanted.implode()))
+        if chosen.is_empty():
+            continue
+        every = shingles(chosen["text"], SHINGLE_SIZE, punctuation=True)
+        content = _content(every, counts)
+        for position, row in enumerate(chosen["row"]):
+            found[row] = (every[position].copy(), content[position].copy())
+    return found

@@ -1,0 +1,1 @@
+"""What experts stand for, and what reads the group off a prompt. Imports `clusters`."""

@@ -1,0 +1,238 @@
+"""Reads the source, task or cluster of a document off its prompt: gates for experts that belong to such groups.
+
+TF-IDF of words and pairs of words, and multinomial logistic regression. Where prompts of the groups are told apart by
+what stands in them, this is right more often than nearest centres in the space of LSA features
+(docs/results/experts.md), and every wrong expert costs more than the right ones gain.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.atomic_files import load_array, load_json, save_array, save_json
+from analysis.text.blocks import Texts, text_blocks
+
+# Prompts whose terms are in memory at once.
+BATCH = 4096
+# Every tenth prompt, by its hash, is not learnt from.
+VALIDATION_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Predicted groups against the true ones.
+
+    Attributes:
+        accuracy: share of prompts whose group is found; NaN without prompts.
+        confusion: label, predicted, n_prompts, for every pair that occurs.
+    """
+
+    accuracy: float
+    confusion: pl.DataFrame
+
+
+class PromptClassifier:
+    """TF-IDF of words and pairs of words, and multinomial logistic regression.
+
+    Args:
+        max_features: terms kept, those that occur most often.
+        C: inverse strength of the penalty on the weights, as in scikit-learn.
+        sample_size: prompts looked at while fitting, as many of each group where there are enough; the choice, like
+            that of the validation prompts, is by hash of the text and does not depend on the order.
+        random_state: seed of that hash.
+
+    Attributes:
+        classes_: the groups, sorted; the place of a group is the number of its expert.
+        validation_: on the prompts of the sample that were not learnt from. Equal prompts are never on both sides.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    classes_: tuple[str, ...]
+    validation_: Agreement
+
+    def __init__(
+        self, *, max_features: int = 20_000, C: float = 100.0, sample_size: int = 20_000, random_state: int = 0
+    ) -> None:
+        for name, value in (("max_features", max_features), ("C", C), ("sample_size", sample_size)):
+            if not value > 0:
+                raise ValueError(f"{name}: expected a positive number, got {value}")
+        self.max_features = max_features
+        self.C = C
+        self.sample_size = sample_size
+        self.random_state = random_state
+
+    @property
+    def n_clusters(self) -> int:
+        """The number of groups, by the name that a corpus model has for it."""
+        return len(self.classes_)
+
+    def fit(self, prompts: Texts, labels: Sequence[Any] | NDArray[Any] | pl.Series) -> Self:
+        """Learn from nine tenths of a sample, and measure on the rest.
+
+        Args:
+            prompts: [n].
+            labels: [n], the group of each: text, or integers such as clusters.
+
+        Raises:
+            ValueError: fewer than two groups, a missing label, other lengths, or no prompt with a word.
+            TypeError: if `prompts` does not hold text.
+        """
+        texts, groups = _as_series(prompts), pl.Series("label", labels)
+        if len(texts) != len(groups) or groups.null_count():
+            raise ValueError(
+                f"labels: expected one for each of {len(texts)} prompts, got {len(groups)}, "
+                f"{groups.null_count()} of them null"
+            )
+        found = groups.unique().sort()
+        if len(found) < 2:
+            raise ValueError(f"labels: expected at least two different groups, got {found.to_list()}")
+        self.classes_ = tuple(found.cast(pl.String))
+        numbers = groups.cast(pl.String).replace_strict(self.classes_, range(len(found)), return_dtype=pl.Int32)
+        is_known, rows = self._draw(texts, numbers.to_numpy())
+        self._learn(texts.gather(rows[is_known]), numbers.to_numpy()[rows[is_known]])
+        validation = rows[~is_known]
+        self.validation_ = self.measure(texts.gather(validation), groups.gather(validation))
+        return self
+
+    def predict(self, prompts: Texts) -> list[str]:
+        """The group of each prompt."""
+        return [self.classes_[i] for i in self.assign(prompts)[0]]
+
+    def predict_proba(self, prompts: Texts) -> NDArray[np.float32]:
+        """Probabilities [n, n_groups], in the order of `classes_`."""
+        return self.soft_assign(prompts, temperature=1)
+
+    def assign(self, texts: Texts) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Number of each prompt's group, and 1 - its probability: as a distance, larger where it fits less."""
+        probabilities = self.predict_proba(texts)
+        return probabilities.argmax(axis=1).astype(np.int32), 1 - probabilities.max(axis=1, initial=0).astype(float)
+
+    def soft_assign(self, texts: Texts, temperature: float) -> NDArray[np.float32]:
+        """Weights [n, n_groups] of the groups for each prompt: softmax of its logits / temperature.
+
+        Raises:
+            ValueError: if `temperature` is not positive.
+        """
+        if not temperature > 0:
+            raise ValueError(f"temperature: expected a positive number, got {temperature}; `assign` is its limit at 0")
+        logits = self._logits(_as_series(texts)) / temperature
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
+
+    def measure(self, prompts: Texts, labels: Sequence[Any] | NDArray[Any] | pl.Series) -> Agreement:
+        """Predicted groups against true ones, which need not be among those learnt."""
+        table = pl.DataFrame({"label": pl.Series(labels).cast(pl.String), "predicted": self.predict(prompts)})
+        right = (table["label"] == table["predicted"]).mean()
+        counts = table.group_by("label", "predicted").agg(n_prompts=pl.len()).sort("label", "predicted")
+        return Agreement(float("nan") if right is None else float(right), counts)  # type: ignore[arg-type]
+
+    def save(self, folder: Path) -> None:
+        """Write `classifier.json`, `terms.json`, `idf.npy`, `weights.npy` and `bias.npy` into `folder`."""
+        folder = Path(folder)
+        save_array(folder / "idf.npy", self._idf)
+        save_array(folder / "weights.npy", self._weights)
+        save_array(folder / "bias.npy", self._bias)
+        save_json(folder / "terms.json", self._terms)
+        parameters = {name: getattr(self, name) for name in ("max_features", "C", "sample_size", "random_state")}
+        validation = {
+            "accuracy": self.validation_.accuracy if len(self.validation_.confusion) else None,
+            "confusion": self.validation_.confusion.rows(),
+        }
+        values = {"classes": self.classes_, "parameters": parameters, "validation": validation}
+        save_json(folder / "classifier.json", values)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: if the files do not fit each other.
+        """
+        folder = Path(folder)
+        values = load_json(folder / "classifier.json")
+        classifier = cls(**values["parameters"])
+        classifier.classes_ = tuple(values["classes"])
+        accuracy, rows = values["validation"]["accuracy"], values["validation"]["confusion"]
+        schema = {"label": pl.String, "predicted": pl.String, "n_prompts": pl.get_index_type()}
+        confusion = pl.DataFrame(rows, schema=schema, orient="row")
+        classifier.validation_ = Agreement(float("nan") if accuracy is None else accuracy, confusion)
+        terms, idf, weights, bias = (
+            load_json(folder / "terms.json"),
+            *(load_array(folder / f"{name}.npy") for name in ("idf", "weights", "bias")),
+        )
+        expected = (len(classifier.classes_), len(terms))
+        if (*bias.shape, *idf.shape) != expected or weights.shape != expected:
+            raise ValueError(
+                f"expected weights {list(expected)}, as many idf and a bias for each group in {folder}, "
+                f"got {list(weights.shape)}, {list(idf.shape)} and {list(bias.shape)}; fit again"
+            )
+        classifier._set(terms, idf, weights, bias)
+        return classifier
+
+    def _draw(self, texts: pl.Series, numbers: NDArray[np.int32]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Rows of the sample in an order that only the texts decide, and which of them to learn from."""
+        from analysis.text._tokens import hash_documents
+
+        seed = np.uint64(self.random_state)
+        hashes = np.concatenate([hash_documents(block.data, block.offsets, seed) for block in text_blocks(texts)])
+        order = np.lexsort((numbers, hashes))
+        each = max(1, self.sample_size // len(self.classes_))
+        rank_in_group = pl.Series(numbers[order]).to_frame("g").select(pl.int_range(pl.len()).over("g")).to_series()
+        rows = order[rank_in_group.to_numpy() < each]
+        is_known = hashes[rows] % VALIDATION_EVERY != 0
+        # A group of a few prompts is learnt rather than measured.
+        is_known |= ~np.isin(numbers[rows], numbers[rows[is_known]])
+        return is_known, rows
+
+    def _learn(self, texts: pl.Series, numbers: NDArray[np.int32]) -> None:
+        from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits
+
+        vectoriser = _vectoriser(max_features=self.max_features)
+        try:
+            rows = vectoriser.fit_transform(texts)
+        except ValueError as error:
+            raise ValueError(f"expected prompts with words of two characters, got none in {len(texts)}") from error
+        with threadpool_limits(1):  # the number of threads would change the last bits
+            regression = LogisticRegression(C=self.C, max_iter=1000).fit(rows, numbers)
+        weights, bias = regression.coef_, regression.intercept_
+        if len(self.classes_) == 2:  # scikit-learn keeps the second group's logit alone
+            weights, bias = np.vstack([np.zeros_like(weights), weights]), np.array([0.0, *bias])
+        terms = vectoriser.get_feature_names_out().tolist()
+        self._set(terms, vectoriser.idf_, weights.astype(np.float32), bias.astype(np.float32))
+
+    def _set(self, terms: list[str], idf: ArrayLike, weights: NDArray[Any], bias: NDArray[Any]) -> None:
+        self._terms, self._weights, self._bias = terms, weights, bias
+        self._idf = np.asarray(idf, np.float64)
+        self._vectoriser = _vectoriser(vocabulary=terms)
+        self._vectoriser.idf_ = self._idf
+
+    def _logits(self, texts: pl.Series) -> NDArray[np.float32]:
+        batches = (
+            self._vectoriser.transform(texts[start : start + BATCH]) @ self._weights.T
+            for start in range(0, len(texts), BATCH)
+        )
+        logits = np.concatenate([np.empty((0, self.n_clusters), np.float32), *batches])
+        return np.asarray(logits + self._bias, np.float32)
+
+
+def _vectoriser(**options: Any) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32, **options)
+
+
+def _as_series(texts: Texts) -> pl.Series:
+    series = pl.Series(texts, strict=True) if isinstance(texts, Sequence) else pl.Series(texts)
+    if len(series) and series.dtype != pl.String:
+        raise TypeError(f"prompts: expected text, got {series.dtype}")
+    if series.null_count():
+        raise TypeError(f"prompts: expected text, got null {series.null_count()} times; drop or fill them")
+    return series.cast(pl.String)

@@ -1,0 +1,1 @@
+"""Documents as vectors. Imports `text`."""

@@ -1,0 +1,1 @@
+"""Methods side by side, and the paper's printed values. Imports nothing of the project."""

@@ -1,0 +1,231 @@
+"""The words of a text, as scikit-learn's vectorisers see them: lower-cased matches of `(?u)\\b\\w\\w+\\b`.
+
+A term is a 128-bit key made from its lower-case UTF-8 bytes. Up to 16 bytes the key is those bytes; longer terms are
+hashed to 120 bits. ASCII is scanned 64 bytes at a time; a word with other characters is read one character at a time
+from a table of Unicode's word characters and lower-case forms.
+"""
+
+import re
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from analysis.text._bits import classify_64_bytes, count_ones, count_trailing_zeros, load_8_bytes
+
+# Tokens that one call of `read_tokens` may return; a block of 64 bytes has at most 32.
+MAX_TOKENS = 256
+
+_U64 = np.uint64
+_ALL = _U64(0xFFFFFFFFFFFFFFFF)
+# Bytes of a token that are in the first and second half of its key, by length.
+_LOW_MASK = np.array([(1 << 8 * min(n, 8)) - 1 for n in range(17)], np.uint64)
+_HIGH_MASK = np.array([(1 << 8 * max(n - 8, 0)) - 1 for n in range(17)], np.uint64)
+_CASE_BITS = _U64(0x4040404040404040)
+_ONE, _EIGHT, _THIRTY_TWO = _U64(1), _U64(8), _U64(32)
+_MIX_1, _MIX_2 = _U64(0x9E3779B97F4A7C15), _U64(0xC2B2AE3D27D4EB4F)
+
+
+@cache
+def unicode_table() -> NDArray[np.int32]:
+    """For each code point its lower-case form where `\\w` matches it, else 0."""
+    table = np.zeros(0x110000, np.int32)
+    for match in re.finditer(r"\w", "".join(map(chr, range(0x110000)))):
+        lower = match[0].lower()
+        table[match.start()] = ord(lower) if len(lower) == 1 else match.start()
+    return table
+
+
+@njit(cache=True, inline="always")
+def _lower_ascii(word: Any) -> Any:
+    # Letters and the underscore have bit 0x40, digits do not: sets 0x20 in those, so "_" becomes 0x7f, which no other
+    # word character is.
+    return word | ((word & _CASE_BITS) >> _ONE)
+
+
+@njit(cache=True)
+def _fold(low: Any, high: Any, word: Any) -> Any:
+    """Mix the next eight bytes of a long term into the two halves of its key."""
+    low = (low ^ word) * _MIX_1
+    high = (high + word) * _MIX_2
+    return low ^ (low >> _THIRTY_TWO), high ^ (high >> _THIRTY_TWO)
+
+
+@njit(cache=True)
+def _hashed(low: Any, high: Any, length: Any) -> Any:
+    """Key of a term of more than 16 bytes; its first byte is zero, which no shorter term's is."""
+    low, high = _fold(low, high, _U64(length))
+    return low << _EIGHT, high
+
+
+@njit(cache=True)
+def _long_ascii_key(data: Any, start: Any, length: Any) -> Any:
+    low = high = _U64(0)
+    for i in range(0, length, 8):
+        mask = _LOW_MASK[min(length - i, 8)]
+        low, high = _fold(low, high, _lower_ascii(load_8_bytes(data, start + i)) & mask)
+    return _hashed(low, high, length)
+
+
+@njit(cache=True)
+def _code_point(data: Any, position: Any) -> Any:
+    """Code point at `position` of valid UTF-8, and its number of bytes."""
+    first = np.int64(data[position])
+    if first < 0x80:
+        return first, 1
+    second = np.int64(data[position + 1]) & 0x3F
+    if first < 0xE0:
+        return (first & 0x1F) << 6 | second, 2
+    third = np.int64(data[position + 2]) & 0x3F
+    if first < 0xF0:
+        return (first & 0x0F) << 12 | second << 6 | third, 3
+    fourth = np.int64(data[position + 3]) & 0x3F
+    return (first & 0x07) << 18 | second << 12 | third << 6 | fourth, 4
+
+
+@njit(cache=True)
+def _utf8(code_point: Any) -> Any:
+    """UTF-8 bytes of a code point as a little-endian uint64, and their number; "_" as in `_lower_ascii`."""
+    c = code_point
+    if c < 0x80:
+        return _lower_ascii(_U64(c)), 1
+    if c < 0x800:
+        return _U64(0xC0 | c >> 6 | (0x80 | c & 0x3F) << 8), 2
+    if c < 0x10000:
+        return _U64(0xE0 | c >> 12 | (0x80 | c >> 6 & 0x3F) << 8 | (0x80 | c & 0x3F) << 16), 3
+    tail = (0x80 | c >> 12 & 0x3F) << 8 | (0x80 | c >> 6 & 0x3F) << 16 | (0x80 | c & 0x3F) << 24
+    return _U64(0xF0 | c >> 18 | tail), 4
+
+
+@njit(cache=True)
+def _read_word(data: Any, position: Any, end: Any, table: Any) -> Any:
+    """Read a word of any characters, or skip one character that starts none.
+
+    Returns:
+        The word's end, the position to go on from, its key's two halves and its number of characters.
+    """
+    low = high = word = folded_low = folded_high = _U64(0)
+    characters = length = 0
+    step = 0
+    while position < end:
+        code_point, step = _code_point(data, position)
+        lower = table[code_point]
+        if lower == 0:
+            break
+        encoded, n_bytes = _utf8(lower)
+        for _ in range(n_bytes):
+            word |= (encoded & _U64(0xFF)) << _U64(8 * (length & 7))
+            encoded >>= _EIGHT
+            length += 1
+            if length & 7 == 0:
+                if length == 8:
+                    low = word
+                elif length == 16:
+                    high = word
+                folded_low, folded_high = _fold(folded_low, folded_high, word)
+                word = _U64(0)
+        characters += 1
+        position += step
+        step = 0
+    if length < 8:
+        low = word
+    elif length < 16:
+        high = word
+    if length > 16:
+        if length & 7:
+            folded_low, folded_high = _fold(folded_low, folded_high, word)
+        low, high = _hashed(folded_low, folded_high, length)
+    return position, position + step, low, high, characters
+
+
+@njit(cache=True)
+def read_tokens(data: Any, position: Any, end: Any, table: Any, keys: Any, spans: Any) -> Any:
+    """Read the next tokens of `data[position:end]`, at most `MAX_TOKENS`.
+
+    Args:
+        data: uint8, valid UTF-8, readable for 80 bytes after `end`.
+        position: where the last call left off, at first the start of the text.
+        end: end of the text.
+        table: `unicode_table()`.
+        keys: uint64 [MAX_TOKENS, 2], receives the tokens' keys.
+        spans: int64 [MAX_TOKENS, 2], receives the tokens' start and end in `data`.
+
+    Returns:
+        The position to go on from (`end` when the text is done) and the number of tokens read.
+    """
+    n = 0
+    while position < end and n <= MAX_TOKENS - 33:
+        word, other = classify_64_bytes(data, position)
+        if end - position < 64:
+            inside = (_ONE << _U64(end - position)) - _ONE
+            word &= inside
+            other &= inside
+        starts = word & ~(word << _ONE)
+        ends = ~word & (word << _ONE)
+        ascii_bytes = count_trailing_zeros(other)
+        if ascii_bytes < 64:
+            before = (_ONE << _U64(ascii_bytes)) - _ONE
+            starts &= before
+            ends &= before
+        for _ in range(count_ones(ends)):
+            offset = count_trailing_zeros(starts)
+            length = count_trailing_zeros(ends) - offset
+            starts &= starts - _ONE
+            ends &= ends - _ONE
+            start = position + offset
+            if length <= 16:
+                keys[n, 0] = _lower_ascii(load_8_bytes(data, start)) & _LOW_MASK[length]
+                keys[n, 1] = _lower_ascii(load_8_bytes(data, start + 8)) & _HIGH_MASK[length]
+            else:
+                keys[n, 0], keys[n, 1] = _long_ascii_key(data, start, length)
+            spans[n, 0], spans[n, 1] = start, start + length
+            n += length > 1
+        # A word that is open at the end of these bytes is read again from its start.
+        open_word = min(count_trailing_zeros(starts), ascii_bytes)
+        if ascii_bytes == 64 and open_word > 0:
+            position += open_word
+            continue
+        start = position + open_word
+        stop, position, low, high, characters = _read_word(data, start, end, table)
+        if characters > 1:
+            keys[n, 0], keys[n, 1] = low, high
+            spans[n, 0], spans[n, 1] = start, stop
+            n += 1
+    return position, n
+
+
+@njit(nogil=True, cache=True)
+def contextual_capitals(data: Any, offsets: Any) -> Any:
+    """Which documents have a capital whose lower-case form is not one character found in a table.
+
+    These are sigma (its form depends on the neighbours) and dotted I (its form is two characters).
+    """
+    found = np.zeros(offsets.size - 1, np.bool_)
+    for document in range(offsets.size - 1):
+        end = offsets[document + 1]
+        for position in range(offsets[document], end, 64):
+            _, other = classify_64_bytes(data, position)
+            while other != 0:
+                i = position + count_trailing_zeros(other)
+                other &= other - _ONE
+                if i + 1 < end:
+                    first, second = data[i], data[i + 1]
+                    found[document] |= (first == 0xCE and second == 0xA3) or (first == 0xC4 and second == 0xB0)
+    return found
+
+
+@njit(nogil=True, cache=True)
+def hash_documents(data: Any, offsets: Any, seed: Any) -> Any:
+    """A uint64 for each document that depends on its bytes and the seed only."""
+    hashes = np.empty(offsets.size - 1, np.uint64)
+    for document in range(offsets.size - 1):
+        start, end = offsets[document], offsets[document + 1]
+        low = high = _U64(seed)
+        for position in range(start, end, 8):
+            low, high = _fold(low, high, load_8_bytes(data, position) & _LOW_MASK[min(end - position, 8)])
+        low, high = _fold(low, high, _U64(end - start))
+        low, high = _fold(low, high, high)
+        hashes[document] = low ^ high
+    return hashes

@@ -1,0 +1,102 @@
+"""A sample of documents that depends on their texts and the seed, not on their order."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from analysis.text.blocks import TextBlock, Texts, map_threads, text_blocks
+
+BATCH_ROWS = 1 << 17
+
+
+def sample_texts(batches: Iterable[Texts], size: int, random_state: int = 0) -> pa.Array:
+    """Draw `size` different texts in one pass over `batches`: those with the smallest seeded hashes.
+
+    Equal texts count once. Permuting the documents, or cutting them into other batches, changes nothing, not even the
+    order of the sample.
+
+    Returns:
+        At most `size` texts as a large_string array, in the order of their hashes.
+
+    Raises:
+        ValueError: if `size` is not positive.
+        TypeError: if a batch does not hold text.
+    """
+    if size < 1:
+        raise ValueError(f"sample size: expected at least 1, got {size}")
+
+    def hashed(block: TextBlock) -> tuple[TextBlock, NDArray[np.uint64]]:
+        from analysis.text._tokens import hash_documents
+
+        return block, hash_documents(block.data, block.offsets, np.uint64(random_state))
+
+    sample = _Smallest(size)
+    blocks = (block for batch in batches for block in text_blocks(batch))
+    for block, hashes in map_threads(hashed, blocks):
+        sample.offer(block, hashes)
+    return sample.texts()
+
+
+def sample_documents(documents: pl.LazyFrame, size: int, random_state: int = 0) -> pl.DataFrame:
+    """Draw `size` rows of a documents table by `document_id`, which is a hash of the text already.
+
+    Reads the ids first and then only the rows that were drawn: half the work of `sample_texts` on a large file, and as
+    independent of the order.
+
+    Args:
+        documents: with `document_id` as in docs/architecture.md (16 hex digits, unique) and whatever is to be sampled.
+
+    Raises:
+        ValueError: if `size` is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"sample size: expected at least 1, got {size}")
+    number = pl.col("document_id").str.to_integer(base=16, dtype=pl.UInt64)
+    start = int(np.random.default_rng(random_state).integers(2**63))
+    rank = number - pl.lit(start, pl.UInt64)  # wraps around
+    ranks = (batch.to_series().to_numpy() for batch in documents.select(rank).collect_batches(chunk_size=BATCH_ROWS))
+    largest = _largest_of_smallest(ranks, size)
+    return documents.filter(rank <= pl.lit(largest, pl.UInt64)).collect(engine="streaming")
+
+
+def _largest_of_smallest(blocks: Iterable[NDArray[np.uint64]], size: int) -> int:
+    """The `size`-th smallest number, or the largest possible one if there are not as many; few are kept at a time."""
+    smallest, largest = np.empty(0, np.uint64), 2**64 - 1
+    for block in blocks:
+        smallest = np.concatenate([smallest, block[block <= largest]])
+        if len(smallest) >= size:
+            smallest = np.partition(smallest, size - 1)[:size]
+            largest = int(smallest[-1])
+    return largest
+
+
+class _Smallest:
+    """The texts with the `size` smallest different hashes among those offered."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._texts: list[pa.Array] = [pa.array([], pa.large_string())]
+        self._hashes: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
+        self._largest = np.uint64(2**64 - 1)
+
+    def offer(self, block: TextBlock, hashes: NDArray[np.uint64]) -> None:
+        rows = np.flatnonzero(hashes <= self._largest)
+        if rows.size:
+            self._texts.append(block.take(rows))
+            self._hashes.append(hashes[rows])
+        if sum(map(len, self._hashes)) > 2 * self.size:
+            self._drop_larger()
+
+    def texts(self) -> pa.Array:
+        self._drop_larger()
+        return self._texts[0]
+
+    def _drop_larger(self) -> None:
+        hashes, first = np.unique(np.concatenate(self._hashes), return_index=True)
+        self._hashes = [hashes[: self.size]]
+        self._texts = [pa.concat_arrays(self._texts).take(pa.array(first[: self.size]))]
+        if len(hashes) >= self.size:
+            self._largest = hashes[self.size - 1]

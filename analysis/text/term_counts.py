@@ -1,0 +1,93 @@
+"""How often each document has each term."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.text.blocks import TextBlock, text_blocks
+
+
+class TermCounts(NamedTuple):
+    """Counts of terms, one row a document.
+
+    Attributes:
+        indptr: int64 [n_documents + 1]; document i has the different terms `indices[indptr[i] : indptr[i + 1]]`, in
+            order of first occurrence.
+        indices: int32, numbers of terms.
+        counts: int32, how often the document has the term.
+        n_tokens: int64 [n_documents], all tokens of each document, known or not.
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    counts: NDArray[np.int32]
+    n_tokens: NDArray[np.int64]
+
+
+class TermCounter:
+    """Counts terms; knows those of `vocabulary` and those it has learnt, by number.
+
+    Attributes:
+        terms: the known terms; a term's number is its place here.
+
+    Raises:
+        ValueError: if `vocabulary` does not consist of different lower-case words.
+    """
+
+    terms: list[str]
+
+    def __init__(self, vocabulary: Sequence[str] = ()) -> None:
+        from analysis.text._terms import build_slots
+        from analysis.text._tokens import unicode_table
+
+        self.terms = []
+        self._unicode = unicode_table()
+        self._keys = np.zeros((1 << 14, 2), np.uint64)
+        self._slots = build_slots(self._keys, 0)
+        for block in text_blocks(vocabulary):
+            self.learn(block)
+        if self.terms != list(vocabulary):
+            raise ValueError("expected a vocabulary of different lower-case words; fit or load the vectoriser again")
+
+    def count(self, block: TextBlock) -> TermCounts:
+        """Count the known terms of each document (may run in several threads)."""
+        return self._count(block, learn=False)
+
+    def learn(self, block: TextBlock) -> TermCounts:
+        """Count all terms of each document; unknown ones become known."""
+        return self._count(block, learn=True)
+
+    def _count(self, block: TextBlock, learn: bool) -> TermCounts:
+        from analysis.text._terms import build_slots, count_terms
+
+        spans = np.empty((len(self._keys) if learn else 0, 2), np.int64)
+        n_terms = n_old = len(self.terms)
+        while True:
+            *counts, n_terms = count_terms(
+                block.data, block.offsets, self._unicode, self._slots, self._keys, spans, n_terms, learn
+            )
+            if len(counts[0]):
+                break
+            self._keys = np.concatenate([self._keys, np.zeros_like(self._keys)])
+            self._slots = build_slots(self._keys, n_terms)
+            spans = np.concatenate([spans, np.empty_like(spans)])
+        if n_terms > n_old:
+            first, last = block.offsets[0], block.offsets[-1]
+            text = block.data[first:last].tobytes()
+            starts, ends = (spans[n_old:n_terms] - first).T.tolist()
+            self.terms += [text[start:end].decode().lower() for start, end in zip(starts, ends, strict=True)]
+        return TermCounts(*counts)
+
+
+def stack(blocks: Sequence[TermCounts]) -> TermCounts:
+    """The counts of one block of documents below those of the other."""
+    nonzeros = np.cumsum([0, *(block.indptr[-1] for block in blocks)])
+    indptr = [block.indptr[1:] + before for block, before in zip(blocks, nonzeros, strict=False)]
+    return TermCounts(
+        np.concatenate([np.zeros(1, np.int64), *indptr]),
+        np.concatenate([np.empty(0, np.int32), *(block.indices for block in blocks)]),
+        np.concatenate([np.empty(0, np.int32), *(block.counts for block in blocks)]),
+        np.concatenate([np.empty(0, np.int64), *(block.n_tokens for block in blocks)]),
+    )

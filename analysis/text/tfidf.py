@@ -1,0 +1,110 @@
+"""TF-IDF with scikit-learn's vocabulary and weights, counted by compiled kernels over the bytes of the text."""
+
+import logging
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from analysis.text.blocks import Texts, map_threads, text_blocks
+from analysis.text.term_counts import TermCounter, TermCounts, stack
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+logger = logging.getLogger(__name__)
+
+
+class Tfidf:
+    """scikit-learn's TfidfVectorizer with its default token pattern, lower-casing, smooth idf and L2 norm.
+
+    Vocabulary and weights are the same, with one exception: of terms that are equally frequent at the `max_features`
+    cut, the alphabetically first are kept, where scikit-learn's choice is that of an unstable sort.
+
+    Args:
+        max_features: terms kept, those that occur most often.
+        min_df: fewest documents a term must occur in. Where no term does, all are kept.
+        sublinear_tf: weigh a term by 1 + log(count) instead of its count.
+
+    Attributes:
+        vocabulary_: the terms in alphabetical order.
+        idf_: float64 [n_terms].
+    """
+
+    vocabulary_: list[str]
+    idf_: NDArray[np.float64]
+
+    def __init__(self, *, max_features: int | None = 20_000, min_df: int = 2, sublinear_tf: bool = True) -> None:
+        if max_features is not None and max_features < 1:
+            raise ValueError(f"max_features: expected at least 1 or None, got {max_features}")
+        if min_df < 1:
+            raise ValueError(f"min_df: expected a number of documents, at least 1, got {min_df}")
+        self.max_features = max_features
+        self.min_df = min_df
+        self.sublinear_tf = sublinear_tf
+        self._counter: TermCounter | None = None
+
+    def fit(self, texts: Texts) -> Self:
+        """Learn vocabulary and idf.
+
+        Raises:
+            ValueError: if no text has a word of two characters.
+            TypeError: if `texts` does not hold text.
+        """
+        self.fit_transform(texts)
+        return self
+
+    def fit_transform(self, texts: Texts) -> "csr_array":
+        """Learn vocabulary and idf, and return what `transform(texts)` would, without reading them again."""
+        counter = TermCounter()
+        blocks = [counter.learn(block) for block in text_blocks(texts)]
+        terms, n_documents = counter.terms, sum(len(block.n_tokens) for block in blocks)
+        if not terms:
+            raise ValueError(f"expected texts with words of at least two characters, got none in {n_documents} texts")
+        counts = stack(blocks)
+        document_frequency = np.bincount(counts.indices, minlength=len(terms))
+        frequency = np.bincount(counts.indices, counts.counts, minlength=len(terms))
+        chosen = self._choose(terms, document_frequency, frequency)
+        self.vocabulary_ = [terms[i] for i in chosen]
+        self.idf_ = np.log((n_documents + 1) / (document_frequency[chosen] + 1)) + 1
+        columns = np.full(len(terms), -1, np.int32)
+        columns[chosen] = np.arange(len(chosen))
+        return self._weigh(counts, columns)
+
+    def transform(self, texts: Texts) -> "csr_array":
+        """TF-IDF float32 [n_documents, n_terms], rows of length one; the columns of a row are in no order."""
+        if self._counter is None or self._counter.terms != self.vocabulary_:
+            self._counter = TermCounter(self.vocabulary_)
+        blocks = list(map_threads(self._counter.count, text_blocks(texts)))
+        return self._weigh(stack(blocks), np.arange(len(self.vocabulary_), dtype=np.int32))
+
+    def count_weights(self, largest: int) -> NDArray[np.float64]:
+        """float64 [largest + 1]: the weight of a term that occurs 0, 1, ... times in a document, before idf."""
+        counts = np.arange(largest + 1, dtype=np.float64)
+        return 1 + np.log(np.maximum(counts, 1)) if self.sublinear_tf else counts
+
+    def _choose(
+        self, terms: list[str], document_frequency: NDArray[np.int64], frequency: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Indices of the terms to keep, in alphabetical order."""
+        kept = np.flatnonzero(document_frequency >= self.min_df)
+        if not kept.size:
+            logger.warning("no term occurs in %d documents: all %d terms are kept", self.min_df, len(terms))
+            kept = np.arange(len(terms))
+        # Arrow compares UTF-8 bytes, which order as code points do.
+        kept = kept[pc.sort_indices(pa.array([terms[i] for i in kept])).to_numpy()]
+        if self.max_features is not None and len(kept) > self.max_features:
+            most_frequent = np.argsort(-frequency[kept], kind="stable")[: self.max_features]
+            kept = kept[np.sort(most_frequent)]
+        return np.asarray(kept, np.int64)
+
+    def _weigh(self, counts: TermCounts, columns: NDArray[np.int32]) -> "csr_array":
+        from scipy.sparse import csr_array
+
+        from analysis.text._terms import weigh_rows
+
+        count_weights = self.count_weights(int(counts.counts.max(initial=0)))
+        indptr, indices, values = weigh_rows(*counts[:3], columns, self.idf_, count_weights)
+        return csr_array((values, indices, indptr), shape=(len(counts.n_tokens), len(self.vocabulary_)))

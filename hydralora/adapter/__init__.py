@@ -1,0 +1,1 @@
+"""The PEFT method: configuration, layer, model, and its registration with PEFT. Imports `ops`."""

@@ -1,0 +1,172 @@
+"""A linear layer with HydraLoRA adapters: forward, merge, unmerge."""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft.tuners.tuners_utils import check_adapters_to_merge
+from peft.utils import resolve_quantization_backend
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from hydralora.adapter.config import HydraLoraConfig
+from hydralora.adapter.layer import HydraLoraLayer
+from hydralora.ops import can_fuse, hydra_linear
+from hydralora.ops.eager import gate_low_rank, with_shared_expert
+
+
+class HydraLoraLinear(nn.Module, HydraLoraLayer):
+    """y = W0 x + b + scaling * sum_i g_i B_i A x (arXiv 2404.19245, section 3.2) over any linear base layer.
+
+    ("Linear" is in the name because PEFT's "all-linear" looks for it.)
+    """
+
+    if TYPE_CHECKING:
+        # nn.Module's own would give Tensor | Module for all that comes from PEFT's untyped BaseTunerLayer.
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        adapter_name: str,
+        r: int,
+        lora_alpha: float,
+        config: HydraLoraConfig,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        HydraLoraLayer.__init__(self, base_layer)
+        base = self.get_base_layer()
+        self.weight_is_transposed = isinstance(base, Conv1D) or (
+            config.fan_in_fan_out and not isinstance(base, nn.Linear)
+        )
+        # Brings bitsandbytes, GPTQ and others: how to read the base weight, and to write a merged one.
+        self.quantization_backend = resolve_quantization_backend(base, **kwargs)
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, r, lora_alpha, config)
+
+    def forward(self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Tensor:
+        """x [..., in] -> [..., out] in the base layer's dtype. `adapter_names`: an adapter for each row of x."""
+        if adapter_names is not None:
+            self._check_adapter_names(x, adapter_names)
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        if self.disable_adapters or self.merged:
+            return self._base(x, *args, **kwargs)
+        if adapter_names is not None:
+            return self._forward_mixed_batch(x, adapter_names, *args, **kwargs)
+        adapters = [name for name in self.active_adapters if name in self.hydralora_A]
+        if len(adapters) == 1 and not args and not kwargs:
+            fused = self._fused(x, adapters[0])
+            if fused is not None:
+                return fused
+        result = self._base(x, *args, **kwargs)
+        if adapters and self.quantization_backend is not None:
+            result = self.quantization_backend.maybe_clone_base_result(result)
+        dtype = result.dtype
+        for name in adapters:
+            result = result + self._update(x, name)
+        return result.to(dtype)
+
+    def _base(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        return result
+
+    def _update(self, x: Tensor, adapter_name: str, rows: Sequence[int] | None = None) -> Tensor:
+        """What an adapter adds, [..., out]. Calls its modules, not their weights, so that hooks and FSDP work."""
+        a = self.hydralora_A[adapter_name]
+        x = self._cast_input_dtype(x, a.weight.dtype)
+        h = a(self.hydralora_dropout[adapter_name](x))
+        gates: Tensor | None = None
+        if self.num_experts[adapter_name] > 1:
+            gates = self._gates(x, h, adapter_name, rows)
+            if self.shared_expert[adapter_name]:
+                gates = with_shared_expert(gates)
+        elif self.shared_expert[adapter_name]:
+            gates = h.new_ones(2)
+        # Scaling r columns is cheaper than all `out` columns, as PEFT's LoRA does.
+        scaled = h * self.scaling[adapter_name]
+        update: Tensor = self.hydralora_B[adapter_name](gate_low_rank(scaled, gates, self.r[adapter_name]))
+        return update
+
+    def _fused(self, x: Tensor, name: str) -> Tensor | None:
+        """The layer as one function; None unless that is the same: one A, no dropout, no hooks, one kind of gates.
+
+        (Written for few attribute look-ups: it stands before each launch, and small batches are bound by launches.
+        nn.Module finds submodules through a slow `__getattr__`: their dictionary is read once instead.)
+        """
+        children: Any = self._modules
+        routers = children["hydralora_router"]
+        a, b = children["hydralora_A"][name], children["hydralora_B"][name]
+        router = routers[name] if name in routers else None  # noqa: SIM401 (nn.ModuleDict has no get)
+        modules = (a, b) if router is None else (a, b, router)
+        if self.gate_observer is not None or a.out_features != self.r[name]:
+            return None
+        if self.training and not isinstance(children["hydralora_dropout"][name], nn.Identity):
+            return None
+        base = children["base_layer"]
+        if not can_fuse(x, base, *modules):
+            return None
+        router_input, weight_router = self.router_input[name], None if router is None else router.weight
+        if name in children["static_gates"] or (router is None and self.num_experts[name] > 1):
+            router_input, weight_router = "given", self._constant_gates(x, name)
+            if weight_router.requires_grad:
+                return None
+        scaling = self.scaling[name]
+        return hydra_linear(x, base.weight, base.bias, a.weight, b.weight, weight_router, scaling, router_input)
+
+    def _constant_gates(self, x: Tensor, name: str) -> Tensor:
+        """Gates that no router computes, [G, N] in float32 or wider, a row for as many of x's tokens."""
+        fixed = self.fixed_gates(name)
+        gates = self._given_gates(x.shape, name) if fixed is None else fixed[None]
+        return gates.to(torch.promote_types(x.dtype, torch.float32))
+
+    def _check_adapter_names(self, x: Tensor, adapter_names: Sequence[str]) -> None:
+        if len(x) != len(adapter_names):
+            raise ValueError(
+                "Length of `adapter_names` should be the same as the number of inputs, but got "
+                f"{len(adapter_names)} and {len(x)} respectively."
+            )
+        if self.merged:
+            raise ValueError(
+                "Cannot pass `adapter_names` when there are merged adapters, call `unmerge_adapter` first."
+            )
+
+    def _forward_mixed_batch(self, x: Tensor, adapter_names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
+        """Rows of one batch with different adapters; "__base__" and adapters that this layer lacks add nothing."""
+        result = self._base(x, *args, **kwargs).clone()
+        for name in sorted(set(adapter_names) & set(self.hydralora_A)):
+            rows = [row for row, row_name in enumerate(adapter_names) if row_name == name]
+            result[rows] += self._update(x[rows], name, rows).to(result.dtype)
+        return result
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add adapters with fixed gates to the base weight, in float32 or wider, then rounded once.
+
+        Args:
+            safe_merge: raise rather than write values that are not finite.
+            adapter_names: default the active ones.
+
+        Raises:
+            ValueError: gates depend on the input, or the result is not finite.
+        """
+        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.hydralora_A]
+        deltas = {name: self.get_delta_weight(name) for name in names}  # all refusals come before any change
+        for name, delta in deltas.items():
+            merged = self._shifted_base_weight(delta)
+            if safe_merge and not torch.isfinite(merged).all():
+                raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
+            self.set_base_weight(merged)
+            self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Subtract merged adapters from the base weight."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+        while self.merged_adapters:
+            self.set_base_weight(self._shifted_base_weight(-self.get_delta_weight(self.merged_adapters.pop())))
+
+    def _shifted_base_weight(self, delta: Tensor) -> Tensor:
+        weight: Tensor = self.get_base_weight()
+        return (weight.to(torch.promote_types(weight.dtype, delta.dtype)) + delta.to(weight.device)).to(weight.dtype)

@@ -1,0 +1,184 @@
+"""HydraLoRA's tuner: puts adapter layers into a base model, in the way PEFT asks of its methods."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import (
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    AuxiliaryTrainingWrapper,
+    resolve_quantization_backend,
+)
+from peft.utils.other import get_pattern_key
+from peft.utils.quantization_utils import get_quantization_kwargs
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from hydralora.adapter.config import HydraLoraConfig
+from hydralora.adapter.given_gates import expert_gates as given_gates
+from hydralora.adapter.layer import HydraLoraLayer, merge_refusal
+from hydralora.adapter.linear import HydraLoraLinear
+
+
+class HydraLoraModel(BaseTuner):
+    """Adds HydraLoRA (Tian et al., arXiv 2404.19245) to a base model; made by `peft.get_peft_model`."""
+
+    prefix = "hydralora_"
+    tuner_layer_cls = HydraLoraLayer
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    def forward(self, *args: Any, expert_gates: Tensor | None = None, **kwargs: Any) -> Any:
+        """The base model's forward pass.
+
+        Args:
+            expert_gates: [batch, N], the gates of each sequence for adapters with router_input="sequence".
+        """
+        with nullcontext() if expert_gates is None else given_gates(self.model, expert_gates):
+            return self.model(*args, **kwargs)
+
+    def _create_and_replace(
+        self,
+        peft_config: HydraLoraConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        r = peft_config.rank_pattern.get(get_pattern_key(peft_config.rank_pattern, current_key), peft_config.r)
+        alpha_key = get_pattern_key(peft_config.alpha_pattern, current_key)
+        lora_alpha = peft_config.alpha_pattern.get(alpha_key, peft_config.lora_alpha)
+        if isinstance(target, HydraLoraLayer):
+            target.update_layer(adapter_name, r, lora_alpha, peft_config)
+            return
+        new_module = self._create_new_module(peft_config, adapter_name, target, r, lora_alpha)
+        if adapter_name not in self.active_adapters:
+            new_module.requires_grad_(False)  # a further adapter is not trained before it is made active
+        self._replace_module(parent, target_name, new_module, target)
+
+    def _create_new_module(
+        self, config: HydraLoraConfig, adapter_name: str, target: nn.Module, r: int, lora_alpha: float
+    ) -> HydraLoraLinear:
+        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        if not _is_linear(base):
+            raise ValueError(
+                f"Target module {target} is not supported: expected `torch.nn.Linear`, "
+                f"`transformers.pytorch_utils.Conv1D` or a quantised linear layer. Check `target_modules`."
+            )
+        return HydraLoraLinear(target, adapter_name, r, lora_alpha, config, **get_quantization_kwargs(self.model))
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        self._refuse_live_gates(adapter_names)
+        super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> Any:
+        if merge:
+            self._refuse_live_gates(adapter_names)
+        return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+
+    def _refuse_live_gates(self, adapter_names: list[str] | None) -> None:
+        """Before any layer is touched: a model merged in half would be wrong without a sign of it."""
+        for layer in self._layers():
+            for name in adapter_names or layer.active_adapters:
+                if name in layer.hydralora_A and layer.fixed_gates(name) is None:
+                    raise ValueError(merge_refusal(name, layer.num_experts[name]))
+
+    def _layers(self) -> list[HydraLoraLayer]:
+        return [module for module in self.model.modules() if isinstance(module, HydraLoraLayer)]
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hands `adapter_names` (an adapter for each row of the batch) to every layer; without it PEFT drops them."""
+        adapter_names = kwargs.get("adapter_names")
+        if adapter_names is None:
+            yield
+            return
+        self._check_adapter_names(adapter_names)
+        num_beams = kwargs.get("num_beams") or 1
+        repeated = [name for name in adapter_names for _ in range(num_beams)]
+        encoder = self.model.get_encoder() if num_beams > 1 and hasattr(self.model, "get_encoder") else None
+        # An encoder runs before beams are made. A model without one returns itself.
+        before_beams = set(encoder.modules()) if encoder is not None and encoder is not self.model else set()
+        with ExitStack() as hooks:
+            for module in self.modules():
+                if isinstance(module, HydraLoraLayer | AuxiliaryTrainingWrapper):
+                    names = adapter_names if module in before_beams else repeated
+                    handle = module.register_forward_pre_hook(_pass_adapter_names(names), with_kwargs=True)
+                    hooks.callback(handle.remove)
+            yield
+
+    def _check_adapter_names(self, adapter_names: Sequence[str]) -> None:
+        if self.training:
+            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
+        known = {name for layer in self._layers() for name in layer.hydralora_A}
+        unknown = set(adapter_names) - known - {"__base__"}
+        if unknown:
+            raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}")
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: HydraLoraConfig, adapter_name: str, state_dict: dict[str, Any]
+    ) -> Any:
+        """Called by PEFT from 0.21 on."""
+        if not any(f".{cls.prefix}" in key for key in state_dict):
+            raise ValueError(
+                f"Expected weights named '*.{cls.prefix}*' for adapter {adapter_name!r}, got {_listed(set(state_dict))}"
+            )
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Strict about adapters although PEFT loads with strict=False: a part of an adapter would load in silence.
+
+        PyTorch adds differing shapes to the same error.
+        """
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        error_msgs.extend(self._differences(state_dict, prefix))
+
+    def _differences(self, state_dict: dict[str, Any], prefix: str) -> list[str]:
+        """Per adapter of which `state_dict` has anything: the keys it lacks, and those that no layer has."""
+        own = {prefix + key for key in self.state_dict() if f".{self.prefix}" in key}
+        given = {key for key in state_dict if key.startswith(prefix) and f".{self.prefix}" in key}
+        messages = [f"Unexpected adapter weights, which no layer has: {_listed(given - own)}"] if given - own else []
+        for name in self.peft_config:
+            mine = {key for key in own if key.split(".")[-2] == name}
+            if given & mine and mine - given:
+                messages.append(f"Missing weights of adapter {name!r}: {_listed(mine - given)}")
+        return messages
+
+
+def _is_linear(base: nn.Module) -> bool:
+    if isinstance(base, nn.Linear | Conv1D):
+        return True
+    backend = resolve_quantization_backend(base) if not hasattr(base, "weight") else None
+    return backend is not None or hasattr(base, "qweight")
+
+
+def _pass_adapter_names(adapter_names: Sequence[str]) -> Any:
+    def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        return args, {**kwargs, "adapter_names": adapter_names}
+
+    return hook
+
+
+def _listed(keys: set[str]) -> str:
+    shown = sorted(keys)
+    return ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")

@@ -1,0 +1,25 @@
+"""The frozen model under an adapter: loading, the embedded default, its fingerprint. Imports nothing of the project."""
+
+from hydralora.base_model.embedded import (
+    EMBEDDED,
+    EMBEDDED_ON_HUB,
+    BaseModelError,
+    default_cache_dir,
+    embedded_gguf,
+    provision_embedded_base_model,
+)
+from hydralora.base_model.fingerprint import weights_fingerprint
+from hydralora.base_model.loading import fast_dtype, load_base_model, load_skeleton
+
+__all__ = [
+    "EMBEDDED",
+    "EMBEDDED_ON_HUB",
+    "BaseModelError",
+    "default_cache_dir",
+    "embedded_gguf",
+    "fast_dtype",
+    "load_base_model",
+    "load_skeleton",
+    "provision_embedded_base_model",
+    "weights_fingerprint",
+]

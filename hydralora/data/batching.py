@@ -1,0 +1,142 @@
+"""The order of a whole run, planned before its first step from document lengths and a seed alone.
+
+A planned run resumes with the very batches it would have had, and every method trained with the same plan sees the
+same data. Each optimizer step is a random sample of the whole corpus, so that no step belongs to one source; only
+inside a step are documents sorted by length into micro-batches, which keeps padding low without biasing the order.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from hydralora.data.documents import TokenisedDocuments
+
+Indices = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepPlan:
+    """`micro_batches[step * per_step + i]` are the document indices of micro-batch i of a step."""
+
+    micro_batches: tuple[Indices, ...]
+    per_step: int
+    tokens_of_step: Indices
+    padding_share: float
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.tokens_of_step)
+
+
+def plan_steps(
+    lengths: Indices,
+    *,
+    tokens_per_step: int,
+    micro_batches_per_step: int,
+    max_steps: int | None = None,
+    max_tokens: int | None = None,
+    num_epochs: float | None = None,
+    seed: int,
+) -> StepPlan:
+    """Plan a run until its budget is spent; exactly one of the three budgets is given.
+
+    Args:
+        lengths: tokens of each document.
+        tokens_per_step: documents are added to a step until it has so many tokens (without padding).
+        micro_batches_per_step: forward passes of one step, over all processes.
+        max_steps: budget in optimizer steps.
+        max_tokens: budget in tokens (without padding).
+        num_epochs: budget in passes over the documents; may be a fraction.
+        seed: of the order; each epoch has its own.
+
+    Raises:
+        ValueError: not exactly one budget, or fewer documents than micro-batches in a step.
+    """
+    if (max_steps, max_tokens, num_epochs).count(None) != 2:
+        raise ValueError(
+            f"Expected exactly one budget, got max_steps={max_steps}, max_tokens={max_tokens}, num_epochs={num_epochs}"
+        )
+    if len(lengths) < micro_batches_per_step:
+        raise ValueError(
+            f"Expected at least {micro_batches_per_step} documents (one for each micro-batch of a step), got "
+            f"{len(lengths)}. Lower gradient_accumulation_steps or the number of processes, or add documents."
+        )
+    tokens = max_tokens if num_epochs is None else int(num_epochs * lengths.sum())
+    micro_batches: list[Indices] = []
+    tokens_of_step: list[int] = []
+    padded, seen = 0, 0
+    for step in _steps(lengths, tokens_per_step, micro_batches_per_step, seed):
+        if len(tokens_of_step) == max_steps or (tokens is not None and seen >= tokens):
+            break
+        groups = split_by_length(lengths, step, micro_batches_per_step)
+        micro_batches += groups
+        tokens_of_step.append(int(lengths[step].sum()))
+        seen += tokens_of_step[-1]
+        padded += sum(len(group) * int(lengths[group].max()) for group in groups)
+    return StepPlan(tuple(micro_batches), micro_batches_per_step, np.array(tokens_of_step), 1 - seen / padded)
+
+
+def split_by_length(lengths: Indices, documents: Indices, num_groups: int) -> list[Indices]:
+    """Split documents, sorted by length, into the groups with the fewest padded tokens (dynamic programme).
+
+    Args:
+        lengths: tokens of every document.
+        documents: indices to split, at least `num_groups`.
+        num_groups: none of them is empty.
+    """
+    order = documents[np.lexsort((documents, lengths[documents]))]
+    sizes = lengths[order]
+    n = len(order)
+    # cost[j] is the least padded size of the first j documents in the groups so far; a group (i, j] pads to sizes[j-1].
+    cost = np.arange(n + 1) * np.concatenate(([0], sizes))
+    starts = np.zeros((num_groups, n + 1), dtype=np.int64)
+    for group in range(1, num_groups):
+        longer = np.full(n + 1, np.iinfo(np.int64).max)
+        for j in range(group + 1, n + 1):
+            candidates = cost[group:j] + (j - np.arange(group, j)) * sizes[j - 1]
+            starts[group, j] = group + int(candidates.argmin())
+            longer[j] = candidates.min()
+        cost = longer
+    groups, end = [], n
+    for group in range(num_groups - 1, -1, -1):
+        start = int(starts[group, end])
+        groups.append(order[start:end])
+        end = start
+    return groups[::-1]
+
+
+def _steps(lengths: Indices, tokens_per_step: int, at_least: int, seed: int) -> Iterator[Indices]:
+    """Endless steps of enough tokens and documents; a step may straddle two epochs."""
+    step: list[int] = []
+    tokens = 0
+    for document in _order(len(lengths), seed):
+        step.append(document)
+        tokens += int(lengths[document])
+        if tokens >= tokens_per_step and len(step) >= at_least:
+            yield np.array(step)
+            step, tokens = [], 0
+
+
+def _order(num_documents: int, seed: int) -> Iterator[int]:
+    epoch = 0
+    while True:
+        yield from np.random.default_rng([seed, epoch]).permutation(num_documents).tolist()
+        epoch += 1
+
+
+class PlannedBatches(Dataset[list[dict[str, Any]]]):
+    """A map-style data set whose items are the micro-batches of a plan, in order."""
+
+    def __init__(self, documents: TokenisedDocuments, plan: StepPlan) -> None:
+        self._documents = documents
+        self._micro_batches: Sequence[Indices] = plan.micro_batches
+
+    def __len__(self) -> int:
+        return len(self._micro_batches)
+
+    def __getitem__(self, index: int) -> list[dict[str, Any]]:
+        return self._documents.rows(self._micro_batches[index])

@@ -1,0 +1,242 @@
+"""Documents as tokens: templates, answer-only labels, and a truncation that never loses an answer in silence."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hydralora.base_model import default_cache_dir
+from hydralora.data.template import DataError, Frame, Template
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # the label that torch's cross entropy leaves out
+Batch = dict[str, torch.Tensor]
+_OPTIONAL_COLUMNS = ("document_id", "cluster", "expert_gates")
+_COUNTS = "counts.json"  # beside the tokens; written last
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenisedDocuments:
+    """Token sequences of documents, memory-mapped, and what did not fit.
+
+    `dataset` has the columns `input_ids`, `answer_start` (position of the answer's first token), `length`, `source`,
+    and `document_id`, `cluster`, `expert_gates` where the documents have them.
+    """
+
+    dataset: "Dataset"
+    template: Template
+    max_length: int
+    prompts_cut: int
+    answers_cut: int
+    without_answer: int
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def column(self, name: str) -> list[Any]:
+        """All values of one column."""
+        return list(self.dataset[name][:])
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each document."""
+        return np.asarray(self.column("length"), dtype=np.int64)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """How they were tokenised and what did not fit, for the record of a run."""
+        names = ("template", "max_length", "prompts_cut", "answers_cut", "without_answer")
+        return {name: getattr(self, name) for name in names}
+
+    def rows(self, indices: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
+        """Some documents, in the order asked for."""
+        columns = self.dataset[[int(index) for index in indices]]
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> "TokenisedDocuments":
+        """Some of the documents, in the order asked for."""
+        return dataclasses.replace(self, dataset=self.dataset.select([int(index) for index in indices]))
+
+    def for_adapter(self, config: Any) -> "TokenisedDocuments":
+        """The documents as an adapter wants them: with gates only if it takes them from outside."""
+        takes_gates = getattr(config, "router_input", None) == "sequence"
+        if takes_gates or "expert_gates" not in self.dataset.column_names:
+            return self
+        return dataclasses.replace(self, dataset=self.dataset.remove_columns("expert_gates"))
+
+    def save(self, folder: Path) -> None:
+        """Write the tokens, so that other processes map them into memory rather than tokenise again."""
+        with _quiet_datasets():
+            self.dataset.save_to_disk(folder)
+        (folder / _COUNTS).write_text(json.dumps(self.counts) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "TokenisedDocuments":
+        """What `save` wrote.
+
+        Raises:
+            DataError: the folder has none.
+        """
+        from datasets import load_from_disk
+
+        if not (folder / _COUNTS).is_file():
+            raise DataError(f"Expected a folder of tokenised documents at {folder}, found none")
+        return cls(load_from_disk(folder), **json.loads((folder / _COUNTS).read_text()))
+
+    def fingerprint(self) -> str:
+        """16 hex digits over tokens, answer positions, sources and gates, in order."""
+        digest = hashlib.blake2b(digest_size=8)
+        for rows in self.dataset.iter(batch_size=1000):
+            for name in sorted(rows):
+                digest.update(repr((name, rows[name])).encode())
+        return digest.hexdigest()
+
+
+def tokenise(
+    documents: "Path | str | Dataset | Sequence[Mapping[str, Any]]",
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    template: Template = "chat",
+    max_length: int = 512,
+) -> TokenisedDocuments:
+    """Token sequences with the place where each answer starts.
+
+    Prompt and answer are tokenised apart and joined, because that is what generation sees: the tokens of a prompt do
+    not depend on the answer after it. The answer ends with the token at which generation stops.
+
+    A document longer than `max_length` loses the middle of its prompt; the template's frame at both ends stays. Only an
+    answer longer than half of `max_length` is cut itself, at its end, and then has no end token.
+
+    Args:
+        documents: Parquet file or rows with `prompt`, `completion`, `source` and optionally `document_id`, `cluster`,
+            `expert_gates` (one weight for each expert).
+        tokenizer: of the base model.
+        template: `"chat"` is the tokenizer's chat template, `"plain"` a blank line between prompt and answer.
+        max_length: most tokens of one document.
+
+    Raises:
+        DataError: no documents, a missing column, or a tokenizer without chat template or end token.
+    """
+    frame = Frame.of(tokenizer, template)
+    with _quiet_datasets():
+        rows = _select_columns(_as_dataset(documents))
+        tokens = rows.map(
+            _tokenise_rows,
+            batched=True,
+            remove_columns=["prompt", "completion"],
+            fn_kwargs={"tokenizer": tokenizer, "frame": frame, "max_length": max_length},
+        )
+        prompts_cut, answers_cut = sum(tokens["prompt_cut"][:]), sum(tokens["answer_cut"][:])
+        tokens = tokens.remove_columns(["prompt_cut", "answer_cut"])
+        usable = tokens.filter(_has_answer, input_columns=["answer_start", "length"])
+    if len(usable) == 0:
+        raise DataError(f"Expected documents with an answer, got {len(rows)} documents and none with one")
+    without_answer = len(tokens) - len(usable)
+    return TokenisedDocuments(usable, template, max_length, prompts_cut, answers_cut, without_answer)
+
+
+def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> Batch:
+    """One right-padded batch; `labels` are `IGNORED` outside of the answers.
+
+    Args:
+        rows: documents of a `TokenisedDocuments`.
+        pad_token_id: fills `input_ids` where `attention_mask` is 0.
+
+    Returns:
+        `input_ids`, `attention_mask`, `labels` [batch, longest], and `expert_gates` [batch, N] and
+        `cluster` [batch] where rows have them.
+    """
+    shape = (len(rows), max(len(row["input_ids"]) for row in rows))
+    input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED, dtype=torch.long)
+    for i, row in enumerate(rows):
+        tokens, start = torch.as_tensor(row["input_ids"]), row["answer_start"]
+        input_ids[i, : len(tokens)] = tokens
+        attention_mask[i, : len(tokens)] = 1
+        labels[i, start : len(tokens)] = tokens[start:]
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    if "expert_gates" in rows[0]:
+        batch["expert_gates"] = torch.tensor([row["expert_gates"] for row in rows], dtype=torch.float32)
+    if rows[0].get("cluster") is not None:
+        batch["cluster"] = torch.tensor([row["cluster"] for row in rows])
+    return batch
+
+
+def pad_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """What fills batches: the padding token, or the end token of tokenizers that have none (it is masked anyway)."""
+    token = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return int(token)
+
+
+def _tokenise_rows(
+    rows: Mapping[str, list[Any]], tokenizer: "PreTrainedTokenizerBase", frame: Frame, max_length: int
+) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("input_ids", "answer_start", "length", "prompt_cut", "answer_cut")
+    }
+    prompts = frame.prompt_tokens(tokenizer, rows["prompt"])
+    answers = frame.answer_tokens(tokenizer, rows["completion"])
+    for prompt, answer in zip(prompts, answers, strict=True):
+        answer_room = max(max_length - len(prompt), max_length // 2)
+        columns["answer_cut"].append(len(answer) > answer_room)
+        answer = answer[:answer_room]
+        prompt_room = max_length - len(answer)
+        columns["prompt_cut"].append(len(prompt) > prompt_room)
+        if len(prompt) > prompt_room:
+            prompt = [*prompt[: prompt_room - prompt_room // 2], *prompt[len(prompt) - prompt_room // 2 :]]
+        columns["input_ids"].append(prompt + answer)
+        columns["answer_start"].append(len(prompt))
+        columns["length"].append(len(prompt) + len(answer))
+    return columns
+
+
+def _has_answer(answer_start: int, length: int) -> bool:
+    return answer_start < length
+
+
+def _as_dataset(documents: "Path | str | Dataset | Sequence[Mapping[str, Any]]") -> "Dataset":
+    from datasets import Dataset
+
+    if isinstance(documents, Dataset):
+        return documents
+    if isinstance(documents, (str, Path)):
+        if not Path(documents).is_file():
+            raise DataError(f"Expected a Parquet file of documents at {documents}, found none")
+        return Dataset.from_parquet(str(documents), cache_dir=str(default_cache_dir() / "datasets"))
+    if not documents:
+        raise DataError("Expected documents, got an empty list")
+    return Dataset.from_list([dict(document) for document in documents])
+
+
+def _select_columns(rows: "Dataset") -> "Dataset":
+    required = ("prompt", "completion", "source")
+    missing = [name for name in required if name not in rows.column_names]
+    if missing:
+        raise DataError(f"Expected the columns {', '.join(required)}; {', '.join(missing)} not in {rows.column_names}")
+    return rows.select_columns([*required, *(name for name in _OPTIONAL_COLUMNS if name in rows.column_names)])
+
+
+@contextmanager
+def _quiet_datasets() -> Iterator[None]:
+    """No progress bars for steps of a few seconds; the setting of the caller comes back."""
+    import datasets
+
+    if datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

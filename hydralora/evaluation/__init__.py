@@ -1,0 +1,21 @@
+"""Losses of held-out answers, and how sure their differences are. Imports `data`."""
+
+from hydralora.evaluation.held_out import (
+    DocumentLosses,
+    PairedDifference,
+    bootstrap_interval,
+    evaluate_documents,
+    length_batches,
+    option_scores,
+    paired_bootstrap,
+)
+
+__all__ = [
+    "DocumentLosses",
+    "PairedDifference",
+    "bootstrap_interval",
+    "evaluate_documents",
+    "length_batches",
+    "option_scores",
+    "paired_bootstrap",
+]

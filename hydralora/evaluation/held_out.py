@@ -1,0 +1,201 @@
+"""Held-out answer loss of documents, by source and cluster, with bootstrap intervals."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import nn
+
+from hydralora.data import Template, TokenisedDocuments, collate, pad_token_id, tokenise
+from hydralora.evaluation.answer_loss import document_losses
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class DocumentLosses:
+    """Summed answer loss (nats) and answer tokens of each document, in the order of the documents.
+
+    Methods evaluated on the same documents are compared document by document: see `paired_bootstrap`.
+    """
+
+    loss_sums: Floats
+    token_counts: Ints
+    sources: tuple[str, ...]
+    clusters: tuple[int, ...] | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean loss of an answer token."""
+        return float(self.loss_sums.sum() / self.token_counts.sum())
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.mean)
+
+    def groups(self) -> dict[tuple[str, str], "DocumentLosses"]:
+        """`(group_kind, group)` -> its documents, for the kinds `all`, `source` and, where known, `cluster`."""
+        groups = {("all", "all"): self}
+        groups |= {("source", group): self.take(rows) for group, rows in _rows_by_label(self.sources).items()}
+        if self.clusters is not None:
+            groups |= {("cluster", group): self.take(rows) for group, rows in _rows_by_label(self.clusters).items()}
+        return groups
+
+    def means(self) -> dict[str, float]:
+        """Mean loss of an answer token over `all` documents and within each source."""
+        return {group: losses.mean for (kind, group), losses in self.groups().items() if kind != "cluster"}
+
+    def take(self, rows: Ints) -> "DocumentLosses":
+        """Some of the documents."""
+        return DocumentLosses(
+            self.loss_sums[rows],
+            self.token_counts[rows],
+            tuple(self.sources[row] for row in rows),
+            None if self.clusters is None else tuple(self.clusters[row] for row in rows),
+        )
+
+
+@torch.inference_mode()
+def evaluate_documents(
+    model: nn.Module, documents: TokenisedDocuments, *, pad_token_id: int, batch_tokens: int = 2048
+) -> DocumentLosses:
+    """Answer losses of documents under a model. Processes started by torchrun share the work, and all get the result.
+
+    Args:
+        model: a causal language model, possibly with an adapter; documents with `expert_gates` pass them on.
+        documents: tokenised as in training.
+        pad_token_id: of the tokenizer.
+        batch_tokens: most padded tokens of a batch; a longer document is a batch of its own.
+    """
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    lengths = documents.lengths
+    sums = torch.zeros(len(documents), dtype=torch.float64, device=device)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    batches = length_batches(lengths, batch_tokens)
+    for start in range(0, len(batches), world):
+        # A model split between processes needs all of them for each forward pass: some repeat the last batch.
+        indices = batches[min(start + rank, len(batches) - 1)]
+        batch = collate(documents.rows(indices), pad_token_id)
+        losses = document_losses(model, {name: tensor.to(device) for name, tensor in batch.items()})
+        if start + rank < len(batches):
+            sums[torch.from_numpy(indices)] = losses.double()
+    if world > 1:
+        dist.all_reduce(sums)
+    model.train(was_training)
+    return DocumentLosses(
+        sums.cpu().numpy(),
+        lengths - np.asarray(documents.column("answer_start")),
+        tuple(documents.column("source")),
+        tuple(documents.column("cluster")) if "cluster" in documents.dataset.column_names else None,
+    )
+
+
+def option_scores(
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str],
+    options: Sequence[Sequence[str]],
+    *,
+    template: Template = "chat",
+    max_length: int = 2048,
+    expert_gates: Sequence[Sequence[float]] | None = None,
+) -> list[Floats]:
+    """Log likelihood (nats, end token included) of each option as the answer to its prompt.
+
+    Args:
+        model, tokenizer: with an adapter or without.
+        prompts: one for each question.
+        options: of each question.
+        template, max_length: as in training.
+        expert_gates: of each question, for adapters that take gates from outside.
+
+    Raises:
+        ValueError: an empty option.
+    """
+    rows = [
+        {"prompt": prompt, "completion": option, "source": str(i)}
+        | ({} if expert_gates is None else {"expert_gates": list(expert_gates[i])})
+        for i, prompt in enumerate(prompts)
+        for option in options[i]
+    ]
+    documents = tokenise(rows, tokenizer, template=template, max_length=max_length)
+    if documents.without_answer:
+        raise ValueError(f"Expected options with text, got {documents.without_answer} empty ones")
+    losses = evaluate_documents(model, documents, pad_token_id=pad_token_id(tokenizer))
+    return np.split(-losses.loss_sums, np.cumsum([len(choices) for choices in options])[:-1])
+
+
+def bootstrap_interval(
+    losses: DocumentLosses, *, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of the mean token loss over resampled documents (percentile bootstrap).
+
+    Documents are resampled, not tokens: the tokens of an answer are not independent.
+    """
+    sums, tokens = _resampled((losses.loss_sums, losses.token_counts), num_resamples, seed)
+    low, high = np.quantile(sums / tokens, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedDifference:
+    """Mean token loss of a minus that of b on the same documents, its interval, and how often a is lower."""
+
+    difference: float
+    low: float
+    high: float
+    share_a_lower: float
+
+
+def paired_bootstrap(
+    a: DocumentLosses, b: DocumentLosses, *, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
+) -> PairedDifference:
+    """Compare two models document by document: both are resampled with the same documents.
+
+    Raises:
+        ValueError: losses of different documents.
+    """
+    if a.sources != b.sources or not np.array_equal(a.token_counts, b.token_counts):
+        raise ValueError("Expected losses of the same documents in the same order, got different ones")
+    sums, tokens = _resampled((a.loss_sums - b.loss_sums, a.token_counts), num_resamples, seed)
+    differences = sums / tokens
+    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return PairedDifference(a.mean - b.mean, float(low), float(high), float((differences < 0).mean()))
+
+
+def length_batches(lengths: Ints, batch_tokens: int) -> list[Ints]:
+    """Documents sorted by falling length, cut where a batch would exceed `batch_tokens` with padding."""
+    order = np.argsort(-lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        size = max(1, batch_tokens // int(lengths[order[start]]))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def _rows_by_label(labels: Sequence[str] | Sequence[int]) -> dict[str, Ints]:
+    array = np.asarray(labels)
+    return {str(label): np.flatnonzero(array == label) for label in np.unique(array)}
+
+
+def _resampled(columns: Sequence[Floats | Ints], num_resamples: int, seed: int) -> list[Floats]:
+    """Sums of columns over documents drawn with replacement, each [num_resamples]."""
+    n = len(columns[0])
+    generator = np.random.default_rng(seed)
+    sums = np.empty((num_resamples, len(columns)))
+    for i in range(num_resamples):
+        drawn = generator.integers(n, size=n)
+        sums[i] = [column[drawn].sum() for column in columns]
+    return list(sums.T)

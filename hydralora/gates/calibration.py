@@ -1,0 +1,158 @@
+"""Fixed gates measured on live routing, and what fixing them costs."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hydralora.gates.fixed import GateSpec, static_gates
+from hydralora.gates.recording import document_statistics
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_IGNORED = -100  # label of tokens without loss, as everywhere in transformers
+
+
+def calibrate_gates(
+    model: "PeftModel",
+    batches: Iterable[Mapping[str, Any]],
+    adapter_name: str = "default",
+    mask_key: str = "attention_mask",
+    max_batches: int | None = None,
+) -> dict[str, Tensor]:
+    """Mean live gates of each layer over the tokens of some batches, padding left out.
+
+    Args:
+        batches: what the model's forward takes; `labels` are not needed.
+        mask_key: entry that is 0 for padding [batch, length]; without it every token counts.
+        max_batches: stop after so many.
+
+    Returns:
+        Gates [N] by layer name, for `set_static_gates`, `to_lora` and `export_lora`.
+
+    Raises:
+        ValueError: no batch, or none with a token.
+    """
+    return _calibrate(model, ((batch, None) for batch in batches), adapter_name, mask_key, max_batches)["all"]
+
+
+def calibrate_gates_by_group(
+    model: "PeftModel",
+    batches: Iterable[Mapping[str, Any]],
+    group_key: str = "group",
+    adapter_name: str = "default",
+    mask_key: str = "attention_mask",
+    max_batches: int | None = None,
+) -> dict[str, dict[str, Tensor]]:
+    """`calibrate_gates` for each domain or cluster apart.
+
+    Args:
+        group_key: entry of each batch with a label for each sequence (strings, or a tensor of integers); the model does
+            not see it.
+
+    Returns:
+        For each label, as a string, gates [N] by layer name.
+
+    Raises:
+        ValueError: no batch, or a group without a token.
+    """
+    labelled = (
+        ({key: value for key, value in batch.items() if key != group_key}, _labels(batch[group_key]))
+        for batch in batches
+    )
+    return _calibrate(model, labelled, adapter_name, mask_key, max_batches)
+
+
+def _calibrate(
+    model: "PeftModel",
+    batches: Iterator[tuple[Mapping[str, Any], list[str] | None]],
+    adapter_name: str,
+    mask_key: str,
+    max_batches: int | None,
+) -> dict[str, dict[str, Tensor]]:
+    sums: dict[str, Tensor] = {}
+    num_tokens: dict[str, float] = {}
+    modules: tuple[str, ...] = ()
+    for batch, labels in islice(batches, max_batches):
+        statistics, _ = document_statistics(model, batch, adapter_name, mask_key)
+        modules = statistics.modules
+        for i, label in enumerate(labels or ["all"] * statistics.num_groups):
+            sums[label] = sums.get(label, 0) + statistics.gate_sums[:, i]
+            num_tokens[label] = num_tokens.get(label, 0) + float(statistics.num_tokens[i])
+    empty = [label for label, count in num_tokens.items() if count == 0]
+    if not sums or empty:
+        raise ValueError(
+            f"Expected batches with tokens to measure gates on, got none{' for ' * bool(empty)}{empty or ''}"
+        )
+    return {
+        label: dict(zip(modules, (total / num_tokens[label]).float().unbind(), strict=True))
+        for label, total in sums.items()
+    }
+
+
+def _labels(values: Tensor | Sequence[Any]) -> list[str]:
+    return [str(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
+
+
+@dataclasses.dataclass(frozen=True)
+class RoutingGap:
+    """Live routing against fixed gates on the same tokens; losses and divergence in nats a token."""
+
+    live_loss: float
+    static_loss: float
+    mean_kl: float
+    num_tokens: int
+
+    @property
+    def loss_difference(self) -> float:
+        """What fixing the gates costs: positive where live routing predicts better."""
+        return self.static_loss - self.live_loss
+
+
+@torch.inference_mode()
+def compare_with_live(
+    model: "PeftModel", gates: GateSpec | None, batches: Iterable[Mapping[str, Any]], adapter_name: str = "default"
+) -> RoutingGap:
+    """Loss under live routing and under fixed gates, and the mean divergence KL(live || fixed) of predictions.
+
+    Args:
+        model: with the adapter active; evaluated without dropout.
+        gates: as in `to_lora`; None for those that are fixed already.
+        batches: held-out text, not that of the calibration, with `labels` (-100 where no loss is read) and what the
+            model's forward takes.
+
+    Raises:
+        ValueError: no token with a label, or gates that do not fit.
+    """
+    was_training = model.training
+    model.eval()
+    live_sum = static_sum = kl_sum = 0.0
+    num_tokens = 0
+    for batch in batches:
+        targets = batch["labels"][:, 1:].to(model.device)
+        live = _predictions(model, batch, targets)
+        with static_gates(model, gates, adapter_name):
+            fixed = _predictions(model, batch, targets)
+        kept = targets[targets != _IGNORED]
+        live_sum += float(F.nll_loss(live, kept, reduction="sum"))
+        static_sum += float(F.nll_loss(fixed, kept, reduction="sum"))
+        kl_sum += float(F.kl_div(fixed, live, reduction="sum", log_target=True))
+        num_tokens += len(kept)
+    model.train(was_training)
+    if num_tokens == 0:
+        raise ValueError("Expected batches with labels to compare predictions on, got no token with a label")
+    return RoutingGap(live_sum / num_tokens, static_sum / num_tokens, kl_sum / num_tokens, num_tokens)
+
+
+def _predictions(model: "PeftModel", batch: Mapping[str, Any], targets: Tensor) -> Tensor:
+    """Log-probabilities [n, vocabulary] in float32 where a label is read."""
+    inputs = {
+        key: value.to(model.device) for key, value in batch.items() if isinstance(value, Tensor) and key != "labels"
+    }
+    logits = model(**inputs, use_cache=False).logits[:, :-1][targets != _IGNORED]
+    return F.log_softmax(logits.float(), dim=-1)

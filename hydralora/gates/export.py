@@ -1,0 +1,153 @@
+"""HydraLoRA as plain LoRA: for fixed gates g, sum_i g_i B_i with the shared A is a LoRA of rank r, exactly.
+
+While gates depend on the input there is no such LoRA, so an export is an approximation of live routing (measure it with
+`compare_with_live`), but it serves wherever a LoRA does and needs nothing of this package. Gates can be measured once
+(`calibrate_gates`) or for each domain (`calibrate_gates_by_group`), which gives one adapter a domain.
+"""
+
+import copy
+import dataclasses
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hydralora.adapter.layer import HydraLoraLayer
+from hydralora.base_model import EMBEDDED, EMBEDDED_ON_HUB
+from hydralora.gates.fixed import GateSpec, resolve_gates
+from hydralora.gates.recording import hydralora_layers
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel
+
+_WEIGHTS_NAME = "adapter_model.safetensors"
+
+
+def to_lora(
+    model: "PeftModel", gates: GateSpec | None = None, adapter_name: str = "default", portable: bool = True
+) -> tuple["LoraConfig", dict[str, Tensor]]:
+    """Config and state dict of the plain LoRA that equals the adapter under fixed gates.
+
+    Its rank is r; with an `A_i` for each expert (`shared_a=False`) it is N r. An expert that is always on is added with
+    gate 1.
+
+    Args:
+        gates: of each layer by name, one vector [N] for all layers, the number of one expert, or "uniform"; default
+            those that are fixed already (static or uniform gates, or a single expert).
+        portable: for servers that know one rank and one alpha (vLLM, llama.cpp): alpha / r is folded into B, ranks are
+            padded with zeros to the largest, patterns and rslora are gone. Otherwise r, alpha and patterns stay as they
+            are, as further training wants them.
+
+    Raises:
+        ValueError: no gates, gates that do not fit, or a portable export of trained modules that servers do not load.
+    """
+    from peft import get_peft_model_state_dict
+
+    layers = hydralora_layers(model, adapter_name)
+    vectors = resolve_gates(model, gates, adapter_name)
+    config = model.peft_config[adapter_name]
+    saved = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    state = {key: tensor for key, tensor in saved.items() if ".hydralora_" not in key}
+    if portable and state:
+        raise ValueError(
+            f"Expected low-rank factors alone in a portable adapter, got also {', '.join(sorted(state))}: "
+            f"vLLM and llama.cpp load no such weights. Pass portable=False for an adapter that PEFT loads."
+        )
+    factors = {name: lora_factors(layer, adapter_name, vectors[name]) for name, layer in layers.items()}
+    max_rank = max(len(a) for a, _ in factors.values())
+    for name, (a, b) in factors.items():
+        if portable:
+            scaled = (b.float() * layers[name].scaling[adapter_name]).to(b.dtype)
+            a, b = _pad(a, 0, max_rank), _pad(scaled, 1, max_rank)
+        key = f"base_model.model.{name}"
+        state[f"{key}.lora_A.weight"], state[f"{key}.lora_B.weight"] = a.contiguous(), b.contiguous()
+    return _lora_config(model, config, max_rank if portable else None), state
+
+
+def export_lora(
+    model: "PeftModel",
+    save_directory: str | os.PathLike[str],
+    gates: GateSpec | None = None,
+    adapter_name: str = "default",
+    portable: bool = True,
+) -> None:
+    """Write `to_lora` as an adapter folder that `PeftModel.from_pretrained` loads without this package.
+
+    Each file appears whole or not at all.
+    """
+    from safetensors.torch import save_file
+
+    config, state = to_lora(model, gates, adapter_name, portable)
+    folder = Path(save_directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
+        config.save_pretrained(partial)
+        tensors = {key: tensor.detach().cpu() for key, tensor in state.items()}
+        save_file(tensors, Path(partial) / _WEIGHTS_NAME, metadata={"format": "pt"})
+        for path in Path(partial).iterdir():
+            os.replace(path, folder / path.name)
+
+
+def to_merged(model: "PeftModel", gates: GateSpec | None = None, adapter_name: str = "default") -> "PreTrainedModel":
+    """The base model with the adapter, under fixed gates, merged into its weights; all adapters are removed from it.
+
+    As PEFT's `merge_and_unload`, this changes the base model in place.
+    """
+    from peft import get_peft_model, set_peft_model_state_dict
+
+    config, state = to_lora(model, gates, adapter_name, portable=False)
+    state = {key: tensor.detach().clone() for key, tensor in state.items()}
+    plain = get_peft_model(model.unload(), config)
+    set_peft_model_state_dict(plain, state)
+    merged: PreTrainedModel = plain.merge_and_unload()
+    return merged
+
+
+def lora_factors(layer: HydraLoraLayer, adapter_name: str, gates: Tensor) -> tuple[Tensor, Tensor]:
+    """A [r', in] and B [out, r'] with B A = sum_i g_i B_i A_i (plus the expert that is always on), without scaling.
+
+    Args:
+        gates: [N].
+    """
+    a = layer.hydralora_A[adapter_name].weight
+    b = layer.hydralora_B[adapter_name].weight
+    rank = layer.r[adapter_name]
+    blocks = b.unflatten(1, (-1, rank))  # [out, E, r]
+    block_gates = torch.nn.functional.pad(gates.to(b.device), (0, blocks.shape[1] - len(gates)), value=1.0)
+    # In float32 at least, then rounded once.
+    gated = blocks.to(torch.promote_types(b.dtype, torch.float32)) * block_gates[:, None]
+    shared_a = len(a) == rank
+    return a, (gated.sum(1) if shared_a else gated.flatten(1)).to(b.dtype)
+
+
+def _pad(factor: Tensor, dim: int, rank: int) -> Tensor:
+    """Zeros up to a rank add nothing to B A."""
+    missing = rank - factor.shape[dim]
+    return torch.nn.functional.pad(factor, (0, 0, 0, missing) if dim == 0 else (0, missing))
+
+
+def _lora_config(model: "PeftModel", config: Any, portable_rank: int | None) -> "LoraConfig":
+    from peft import LoraConfig
+
+    shared = {field.name for field in dataclasses.fields(LoraConfig)} & {f.name for f in dataclasses.fields(config)}
+    values = {name: copy.copy(getattr(config, name)) for name in shared - {"peft_type", "init_weights"}}
+    lora = LoraConfig(**{**values, "init_lora_weights": True, "inference_mode": True})
+    lora.base_model_name_or_path = config.base_model_name_or_path or model.get_base_model().name_or_path or None
+    if portable_rank is not None:
+        if lora.base_model_name_or_path == EMBEDDED:
+            lora.base_model_name_or_path = EMBEDDED_ON_HUB  # a name that others know
+        lora.r = lora.lora_alpha = portable_rank
+        lora.rank_pattern, lora.alpha_pattern, lora.use_rslora = {}, {}, False
+    elif not config.shared_a:
+        # The rank grows by the number of blocks: alpha grows so that alpha / r (or / sqrt r) stays.
+        blocks = config.num_experts + config.shared_expert
+        growth = math.sqrt(blocks) if config.use_rslora else blocks
+        lora.r, lora.lora_alpha = lora.r * blocks, lora.lora_alpha * growth
+        lora.rank_pattern = {key: r * blocks for key, r in lora.rank_pattern.items()}
+        lora.alpha_pattern = {key: alpha * growth for key, alpha in lora.alpha_pattern.items()}
+    return lora

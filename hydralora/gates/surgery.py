@@ -1,0 +1,203 @@
+"""Change how many experts an adapter has, with a known effect on its outputs.
+
+`upcycle` turns a trained plain LoRA into N experts and changes nothing; the others edit the experts of every layer in
+place. Gates are a softmax without bias, so no edit but `upcycle` can leave every output as it was: each says what it
+does to gates and outputs. An optimizer must be made anew afterwards, since parameters are replaced.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from hydralora.adapter.config import HydraLoraConfig
+from hydralora.adapter.layer import HydraLoraLayer
+from hydralora.gates.recording import hydralora_layers
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_SHARED_FIELDS = (
+    *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "lora_dropout", "fan_in_fan_out"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "task_type"),
+)
+
+# (B_i [N, out, r], rows of the router [N, d] or None) -> the same of the new experts
+Edit = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+
+
+def upcycle(
+    model: "PeftModel", num_experts: int, adapter_name: str = "default", router_input: str = "low_rank"
+) -> "PeftModel":
+    """Turn a plain LoRA into a HydraLoRA whose N experts all start as its B; outputs stay as they are.
+
+    Whatever the gates, they sum to 1 and sum_i g_i B = B. The router starts at random (seed it with
+    `torch.manual_seed`), so the experts see differently weighted gradients and part.
+
+    Args:
+        model: with one plain LoRA adapter; its layers are replaced in place.
+        router_input: "low_rank" or "hidden".
+
+    Returns:
+        A new PEFT model around the same base model.
+
+    Raises:
+        ValueError: no LoRA of that name, or one with parts that HydraLoRA does not have (DoRA, biases in B).
+    """
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    lora = model.peft_config.get(adapter_name)
+    if lora is None or lora.peft_type.value != "LORA":
+        raise ValueError(
+            f"Expected a plain LoRA adapter {adapter_name!r}, got the adapters {sorted(model.peft_config)}"
+        )
+    unsupported = [name for name in ("use_dora", "lora_bias", "target_parameters") if getattr(lora, name, None)]
+    if unsupported:
+        raise ValueError(f"Expected a plain LoRA, got one with {', '.join(unsupported)}, which experts do not have")
+    config = HydraLoraConfig(
+        **{name: getattr(lora, name) for name in _SHARED_FIELDS}, num_experts=num_experts, router_input=router_input
+    )
+    trained = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    upcycled = get_peft_model(model.unload(), config, adapter_name=adapter_name)
+    state = get_peft_model_state_dict(upcycled, adapter_name=adapter_name, save_embedding_layers=False)
+    for key, tensor in trained.items():
+        copies = num_experts if ".lora_B." in key else 1
+        state[key.replace(".lora_", ".hydralora_")] = tensor.repeat(1, copies) if copies > 1 else tensor
+    set_peft_model_state_dict(upcycled, state, adapter_name=adapter_name)
+    return upcycled
+
+
+def add_expert(model: "PeftModel", copy_of: int | None = None, adapter_name: str = "default") -> None:
+    """Add an expert, the last of the routed ones.
+
+    Effect: with `copy_of=i`, it has expert i's B and router row; gates become g_j / (1 + g_i), and the pair together
+    2 g_i / (1 + g_i), so outputs move towards expert i. Otherwise its B is zero and its router row random (seed it with
+    `torch.manual_seed`): what the adapter adds shrinks by the factor 1 - g_new. Gates given from outside ("sequence")
+    must have one entry more.
+
+    Raises:
+        ValueError: no such expert, or experts that an edit is not defined for.
+    """
+
+    def edit(experts: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if copy_of is not None:
+            return _append(experts, experts[copy_of]), None if rows is None else _append(rows, rows[copy_of])
+        new_rows = None if rows is None else _append(rows, _random_row(rows))
+        return _append(experts, torch.zeros_like(experts[0])), new_rows
+
+    if copy_of is not None:
+        _check_experts(model, adapter_name, [copy_of])
+    _edit_experts(model, adapter_name, +1, edit)
+
+
+def drop_expert(model: "PeftModel", expert: int, adapter_name: str = "default") -> None:
+    """Remove an expert.
+
+    Effect: the gates of the others become g_j / (1 - g_dropped); the softmax is taken over what is left.
+
+    Raises:
+        ValueError: no such expert, the only expert, or experts that an edit is not defined for.
+    """
+    _check_experts(model, adapter_name, [expert])
+
+    def edit(experts: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return _without(experts, expert), None if rows is None else _without(rows, expert)
+
+    _edit_experts(model, adapter_name, -1, edit)
+
+
+def merge_experts(
+    model: "PeftModel", experts: tuple[int, int], weight: float = 0.5, adapter_name: str = "default"
+) -> None:
+    """Replace two experts by one in the first one's place.
+
+    Effect: its B and its router row are `weight` times the first's plus (1 - weight) times the second's, so its logit
+    is the same mean of theirs. Merging the last two gives the plain LoRA of these fixed gates.
+
+    Raises:
+        ValueError: not two experts of the adapter, or experts that an edit is not defined for.
+    """
+    first, second = experts
+    _check_experts(model, adapter_name, experts)
+    if first == second:
+        raise ValueError(f"Expected two different experts to merge, got {first} twice")
+
+    def edit(blocks: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return merged(blocks), None if rows is None else merged(rows)
+
+    def merged(values: Tensor) -> Tensor:
+        result = values.clone()
+        result[first] = torch.lerp(values[second], values[first], weight)
+        return _without(result, second)
+
+    _edit_experts(model, adapter_name, -1, edit)
+
+
+def _edit_experts(model: "PeftModel", adapter_name: str, change: int, edit: Edit) -> None:
+    """Replace B and router of every layer; the expert that is always on stays the last block."""
+    layers = hydralora_layers(model, adapter_name)
+    config = model.peft_config[adapter_name]
+    if not config.shared_a:
+        raise ValueError(
+            "Expected experts that share one A, got one A for each (shared_a=False): no edit is defined there"
+        )
+    if config.num_experts == 1 and change > 0 and config.router_input in ("low_rank", "hidden"):
+        raise ValueError(
+            "Expected at least two experts, got one, which has no router: export it as the LoRA that it is "
+            "(`export_lora`) and `upcycle` that"
+        )
+    for layer in layers.values():
+        _edit_layer(layer, adapter_name, edit)
+    config.num_experts += change
+
+
+@torch.no_grad()
+def _edit_layer(layer: HydraLoraLayer, adapter_name: str, edit: Edit) -> None:
+    b = layer.hydralora_B[adapter_name]
+    num_experts = layer.num_experts[adapter_name]
+    blocks = b.weight.unflatten(1, (-1, layer.r[adapter_name])).movedim(1, 0)  # [E, out, r]
+    routed, always_on = blocks[:num_experts], blocks[num_experts:]
+    router = dict(layer.hydralora_router.items()).get(adapter_name)
+    new_routed, new_rows = edit(routed, None if router is None else router.weight)
+    new_blocks = torch.cat((new_routed, always_on))
+    layer.hydralora_B[adapter_name] = _linear_like(b, new_blocks.movedim(0, 1).flatten(1))
+    layer.num_experts[adapter_name] = len(new_routed)
+    if router is not None and new_rows is not None and len(new_rows) > 1:
+        layer.hydralora_router[adapter_name] = _linear_like(router, new_rows)
+    elif router is not None:  # a router for one expert would be a parameter without effect
+        del layer.hydralora_router[adapter_name]
+    if adapter_name in layer.static_gates:
+        del layer.static_gates[adapter_name]
+
+
+def _linear_like(linear: nn.Linear, weight: Tensor) -> nn.Linear:
+    new = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    new.weight = nn.Parameter(weight.contiguous(), requires_grad=linear.weight.requires_grad)
+    return new
+
+
+def _check_experts(model: "PeftModel", adapter_name: str, experts: Sequence[int]) -> None:
+    hydralora_layers(model, adapter_name)
+    num_experts = model.peft_config[adapter_name].num_experts
+    unknown = [expert for expert in experts if not 0 <= expert < num_experts]
+    if unknown or num_experts == 1:
+        raise ValueError(
+            f"Expected experts from 0 to {num_experts - 1} of at least two, got {list(experts)} of {num_experts}"
+        )
+
+
+def _append(values: Tensor, value: Tensor) -> Tensor:
+    return torch.cat((values, value[None]))
+
+
+def _without(values: Tensor, index: int) -> Tensor:
+    return torch.cat((values[:index], values[index + 1 :]))
+
+
+def _random_row(rows: Tensor) -> Tensor:
+    """As the layer initialises its router."""
+    row = torch.empty_like(rows[:1])
+    nn.init.kaiming_uniform_(row, a=math.sqrt(5))
+    return row[0]

@@ -1,0 +1,35 @@
+"""The table of methods that are compared, and their numbers of parameters. Imports `adapter`."""
+
+from hydralora.methods.parameters import (
+    ParameterCounts,
+    count_parameters,
+    expected_parameters,
+    print_parameters,
+    target_shapes,
+)
+from hydralora.methods.table import (
+    METHODS,
+    Method,
+    MethodError,
+    Settings,
+    adapt,
+    check_targets,
+    get_method,
+    matched_rank,
+)
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "MethodError",
+    "ParameterCounts",
+    "Settings",
+    "adapt",
+    "check_targets",
+    "count_parameters",
+    "expected_parameters",
+    "get_method",
+    "matched_rank",
+    "print_parameters",
+    "target_shapes",
+]

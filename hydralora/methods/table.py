@@ -1,0 +1,358 @@
+"""Every method of the paper in one table: its name, its row in the paper, its PEFT config, its parameter count.
+
+`adapt(model, "hydralora", Settings(num_experts=3))` puts any of them on a base model, ready to train.
+"""
+
+import copy
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from hydralora.adapter.config import HydraLoraConfig
+from hydralora.methods.parameters import ParameterCounts, expected_parameters, target_shapes
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from transformers import PreTrainedModel
+
+
+class MethodError(ValueError):
+    """A method that does not exist, does not fit the base model, or was given settings that contradict it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the methods have in common; the defaults are the paper's where it gives one.
+
+    Attributes:
+        target_modules: names of the layers to adapt, or "all-linear". The paper counts parameters for q and v.
+        layers_to_transform: indices of the layers to adapt; None: all. Training does not go back below the lowest one,
+            which is cheaper. Methods that adapt no chosen modules ignore it.
+        r: rank of methods that do not fix it in their name.
+        lora_alpha: at rank `r`. Methods of another rank keep lora_alpha / r, so that all take similar steps. The paper
+            does not give it.
+        lora_dropout: on the input of A.
+        num_experts: N, of methods with several experts, and the number of LoRAs that LoraHub combines.
+        router_input: of HydraLoRA, see `HydraLoraConfig`.
+        num_virtual_tokens: of prefix, prompt and P-tuning.
+        encoder_hidden_size: of P-tuning's LSTM.
+        total_steps: optimizer steps of the whole run; AdaLoRA's schedule needs them.
+        match_parameters: of "lora_matched": trainable parameters to come close to, a router included.
+    """
+
+    target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
+    layers_to_transform: tuple[int, ...] | None = None
+    r: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    num_experts: int = 3
+    router_input: str = "low_rank"
+    num_virtual_tokens: int = 20
+    encoder_hidden_size: int = 256
+    total_steps: int | None = None
+    match_parameters: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("r", "lora_alpha", "num_experts", "num_virtual_tokens", "encoder_hidden_size"):
+            if getattr(self, name) < 1:
+                raise MethodError(f"Expected {name} of at least 1, got {getattr(self, name)}")
+        if not 0 <= self.lora_dropout < 1:
+            raise MethodError(f"Expected lora_dropout from 0 to below 1, got {self.lora_dropout}")
+        if self.layers_to_transform is not None and isinstance(self.target_modules, str):
+            raise MethodError("Expected target_modules as a list of names with layers_to_transform, got one string")
+        if not self.target_modules:
+            raise MethodError("Expected at least one of target_modules, got none")
+
+
+Factory = Callable[["PreTrainedModel", Settings], "PeftConfig"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        name: as given to `adapt`.
+        paper: where the paper reports it; empty for rows that are ours.
+        description: what is trained.
+        factory: makes the PEFT config for a base model; None trains the whole model.
+        min_experts: fewest experts with which the method is itself.
+        one_adapter_per_expert: whether `num_experts` adapters are trained one by one, each with this config (LoraHub).
+    """
+
+    name: str
+    paper: str
+    description: str
+    factory: Factory | None
+    min_experts: int = 1
+    one_adapter_per_expert: bool = False
+
+    def config(self, model: "PreTrainedModel", settings: Settings) -> "PeftConfig | None":
+        """The PEFT config for a base model, None for full fine-tuning.
+
+        Raises:
+            MethodError: settings that contradict the method, or layers that the model does not have.
+        """
+        if settings.num_experts < self.min_experts:
+            raise MethodError(
+                f"Expected num_experts of at least {self.min_experts} for {self.name}, got {settings.num_experts}. "
+                f"With one expert it is plain LoRA: use lora_r8 or without_moe."
+            )
+        if self.factory is None:
+            return None
+        config = self.factory(model, settings)
+        check_targets(model, config)
+        return config
+
+    def parameters(self, model: "PreTrainedModel", settings: Settings) -> ParameterCounts:
+        """Closed-form count, before anything is built; for LoraHub of all its LoRAs."""
+        counts = expected_parameters(self.config(model, settings), model)
+        if not self.one_adapter_per_expert:
+            return counts
+        return dataclasses.replace(counts, a=counts.a * settings.num_experts, b=counts.b * settings.num_experts)
+
+
+def get_method(name: str) -> Method:
+    """Row of the table.
+
+    Raises:
+        MethodError: no such row.
+    """
+    if name not in METHODS:
+        raise MethodError(f"Expected one of the methods {', '.join(METHODS)}, got {name!r}")
+    return METHODS[name]
+
+
+def adapt(model: "PreTrainedModel", name: str, settings: Settings) -> "PeftModel | PreTrainedModel":
+    """Put a method on a base model, which is changed in place; only the method's parameters require gradients.
+
+    LoraHub is adapted for one of its LoRAs.
+
+    Raises:
+        MethodError: unknown name, settings that contradict the method, or a model that it does not fit.
+    """
+    from peft import get_peft_model
+
+    config = get_method(name).config(model, settings)
+    if config is None:
+        return model.requires_grad_(True)
+    return get_peft_model(model, config)
+
+
+def check_targets(model: nn.Module, config: "PeftConfig") -> None:
+    """Every entry of `target_modules` names a layer of the model.
+
+    Raises:
+        MethodError: it does not; lists the names that the model has.
+    """
+    targets = getattr(config, "target_modules", None)
+    if targets is None or targets == "all-linear":
+        return
+    entries = [targets] if isinstance(targets, str) else sorted(targets)
+    for entry in entries:
+        alone: Any = copy.copy(config)
+        alone.target_modules = entry if isinstance(targets, str) else {entry}
+        if next(target_shapes(alone, model), None) is None:
+            raise MethodError(
+                f"Expected target_modules among the layers of {type(model).__name__}, got {entry!r}. "
+                f"It has {_linear_names(model)}."
+            )
+
+
+def matched_rank(model: "PreTrainedModel", settings: Settings, trainable: int) -> int:
+    """Rank of the plain LoRA on `settings.target_modules` whose size is nearest to a number of parameters.
+
+    Raises:
+        MethodError: even rank 1 is more than twice that size.
+    """
+    per_rank = expected_parameters(_lora(model, settings, 1), model).total
+    if trainable < per_rank / 2:
+        raise MethodError(f"Expected match_parameters of at least {per_rank} (LoRA of rank 1), got {trainable}")
+    return max(1, round(trainable / per_rank))
+
+
+def _linear_names(model: nn.Module) -> str:
+    from transformers.pytorch_utils import Conv1D
+
+    names = Counter(
+        name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))
+    )
+    return ", ".join(f"{name} ({count})" for name, count in names.items())
+
+
+def _alpha(settings: Settings, r: int) -> float:
+    """lora_alpha that gives rank r the same lora_alpha / r as the settings' rank has."""
+    alpha = settings.lora_alpha * r / settings.r
+    return int(alpha) if alpha.is_integer() else alpha
+
+
+def _lora(model: "PreTrainedModel", settings: Settings, r: int) -> "PeftConfig":
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=r,
+        lora_alpha=_alpha(settings, r),
+        lora_dropout=settings.lora_dropout,
+        target_modules=_targets(settings),
+        layers_to_transform=_layers(settings),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _lora_of_rank(r: int | None = None) -> Factory:
+    return lambda model, settings: _lora(model, settings, r or settings.r)
+
+
+def _lora_split(r: int, n: int) -> Factory:
+    """n LoRAs of rank r, summed: [B_1 .. B_n][A_1; ..; A_n] is one LoRA of rank n r, with each part's own alpha / r.
+
+    Rows of A are initialised one by one and Adam works entry by entry, so the two train identically as well.
+    """
+    return lambda model, settings: _lora(model, settings, n * r)
+
+
+def _hydralora(model: "PreTrainedModel", settings: Settings, **options: Any) -> "PeftConfig":
+    shared = {
+        "r": settings.r,
+        "lora_alpha": settings.lora_alpha,
+        "num_experts": settings.num_experts,
+        "router_input": settings.router_input,
+    }
+    return HydraLoraConfig(
+        lora_dropout=settings.lora_dropout,
+        target_modules=_targets(settings),
+        layers_to_transform=_layers(settings),
+        task_type="CAUSAL_LM",
+        **{**shared, **options},
+    )
+
+
+def _hydralora_with(**options: Any) -> Factory:
+    return lambda model, settings: _hydralora(model, settings, **options)
+
+
+def _hydralora_sequence(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+    """Gates given for each sequence, and one more expert that is always on, paid for by the rank of all.
+
+    (N + 1) columns of B of rank r N / (N + 1) are as many as N of rank r, so that the size stays that of `hydralora`.
+    """
+    r = max(1, round(settings.r * settings.num_experts / (settings.num_experts + 1)))
+    options = {"router_input": "sequence", "shared_expert": True}
+    return _hydralora(model, settings, r=r, lora_alpha=_alpha(settings, r), **options)
+
+
+def _lora_matched(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+    if settings.match_parameters is None:
+        raise MethodError("lora_matched needs match_parameters, the trainable parameters of the adapter to match")
+    return _lora(model, settings, matched_rank(model, settings, settings.match_parameters))
+
+
+def _adalora(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+    """Starts at 12/8 of the target rank, PEFT's default; prunes between a tenth and seven tenths of the run."""
+    from peft import AdaLoraConfig
+
+    steps = settings.total_steps
+    if steps is None or steps < 10:
+        raise MethodError(f"adalora needs total_steps of at least 10 for its schedule of ranks, got {steps}")
+    return AdaLoraConfig(
+        target_r=settings.r,
+        init_r=settings.r * 3 // 2,
+        tinit=steps // 10,
+        tfinal=3 * steps // 10,
+        total_step=steps,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=_targets(settings),
+        layers_to_transform=_layers(settings),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _ia3(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+    """Keys, values and the second feed-forward layer, by PEFT's table of architectures; not `target_modules`."""
+    from peft import IA3Config
+    from peft.utils import (
+        TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
+        TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
+    )
+
+    kind = model.config.model_type
+    if kind not in TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:
+        known = ", ".join(TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING)
+        raise MethodError(f"Expected an architecture that PEFT knows for (IA)3 ({known}), got {kind!r}")
+    return IA3Config(
+        target_modules=TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING[kind],
+        feedforward_modules=TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[kind],
+        task_type="CAUSAL_LM",
+    )
+
+
+def _prefix_tuning(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+    from peft import PrefixTuningConfig
+
+    return PrefixTuningConfig(num_virtual_tokens=settings.num_virtual_tokens, task_type="CAUSAL_LM")
+
+
+def _prompt_tuning(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+    from peft import PromptTuningConfig
+
+    return PromptTuningConfig(num_virtual_tokens=settings.num_virtual_tokens, task_type="CAUSAL_LM")
+
+
+def _p_tuning(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+    from peft import PromptEncoderConfig
+
+    return PromptEncoderConfig(
+        num_virtual_tokens=settings.num_virtual_tokens,
+        encoder_reparameterization_type="LSTM",
+        encoder_hidden_size=settings.encoder_hidden_size,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _targets(settings: Settings) -> list[str] | str:
+    return settings.target_modules if isinstance(settings.target_modules, str) else list(settings.target_modules)
+
+
+def _layers(settings: Settings) -> list[int] | None:
+    return None if settings.layers_to_transform is None else list(settings.layers_to_transform)
+
+
+_ROWS = (
+    Method("hydralora", "Tables 2, 3: HydraLoRA", "one A, N experts B_i, a router per layer", _hydralora),
+    Method("lora_r8", "Table 2: LoRA(r=8)", "plain LoRA", _lora_of_rank(8)),
+    Method("lora_r16", "Table 2: LoRA(r=16)", "plain LoRA, the size of HydraLoRA r=8, N=3", _lora_of_rank(16)),
+    Method("lora_r32", "Table 2: LoRA(r=32)", "plain LoRA", _lora_of_rank(32)),
+    Method("lora_matched", "", "plain LoRA as large as `match_parameters`", _lora_matched),
+    Method("lora_split_16x2", "Table 1: LoRA (Split) 16x2", "2 LoRAs of rank 16, summed", _lora_split(16, 2)),
+    Method("lora_split_8x4", "Table 1: LoRA (Split) 8x4", "4 LoRAs of rank 8, summed", _lora_split(8, 4)),
+    Method("lora_split_4x8", "Table 1: LoRA (Split) 4x8", "8 LoRAs of rank 4, summed", _lora_split(4, 8)),
+    Method("without_moe", "Table 5: w/o MoE", "one expert, no router: plain LoRA", _hydralora_with(num_experts=1)),
+    Method("without_gate", "Table 5: w/o gate", "gates fixed at 1/N", _hydralora_with(router_input="uniform"), 2),
+    Method("without_hydra", "Table 5: w/o hydra", "an A_i for each B_i", _hydralora_with(shared_a=False), 2),
+    Method(
+        "lora_moe",
+        "Table 3: LoRA MoE (48 LoRAs)",
+        "N LoRAs and a router on the layer's input",
+        _hydralora_with(shared_a=False, router_input="hidden"),
+        2,
+    ),
+    Method("lorahub", "Table 3: LoraHub (20 LoRAs)", "N LoRAs, combined without gradients", _lora_of_rank(), 2, True),
+    Method(
+        "hydralora_sequence",
+        "",
+        "one A, an expert for each source, task or cluster, chosen by the prompt, and one that is always on",
+        _hydralora_sequence,
+        2,
+    ),
+    Method("adalora", "Table 2: AdaLoRA(r=8)", "LoRA whose rank is moved between layers", _adalora),
+    Method("ia3", "Table 2: (IA)3", "scales of keys, values and feed-forward activations", _ia3),
+    Method("prefix_tuning", "Table 2: Prefix Tuning", "virtual keys and values in every layer", _prefix_tuning),
+    Method("prompt_tuning", "Table 2: Prompt Tuning", "virtual input embeddings", _prompt_tuning),
+    Method("p_tuning", "Table 2: P-Tuning(256)", "virtual input embeddings from an LSTM", _p_tuning),
+    Method("full", "Table 2: Full Fine-Tuning", "all weights", None),
+)
+METHODS: dict[str, Method] = {method.name: method for method in _ROWS}

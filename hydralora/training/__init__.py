@@ -1,0 +1,16 @@
+"""Training any method of the table, or all weights, on documents. Imports everything but `harness`."""
+
+from hydralora.training.config import Progress, TrainingConfig, TrainingError, TrainingResult
+from hydralora.training.loop import is_first_process, num_processes, plan_run, run_identity, train
+
+__all__ = [
+    "Progress",
+    "TrainingConfig",
+    "TrainingError",
+    "TrainingResult",
+    "is_first_process",
+    "num_processes",
+    "plan_run",
+    "run_identity",
+    "train",
+]

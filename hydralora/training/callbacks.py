@@ -1,0 +1,135 @@
+"""What watches a run: the curve on disk, progress for a caller, a stop at the first loss that is no number."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hydralora.data.batching import StepPlan
+from hydralora.training.config import Progress, TrainingError
+
+
+class CurveWriter(TrainerCallback):
+    """Appends a line to `curve.jsonl` for each logged step: `step, tokens, loss, learning_rate, seconds`, `eval_loss`.
+
+    A resumed run first drops the lines after its checkpoint, so that each step is there once.
+    """
+
+    def __init__(self, path: Path, plan: StepPlan) -> None:
+        self._path = path
+        self._tokens = np.cumsum(plan.tokens_of_step)
+        self._started = time.monotonic()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= state.global_step]
+        self._path.write_text("".join(kept))
+        self._started = time.monotonic() - (json.loads(kept[-1])["seconds"] if kept else 0.0)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        values = _chosen(logs, "loss", "learning_rate", "eval_loss")
+        if not values or not state.is_world_process_zero:
+            return
+        line = {
+            "step": state.global_step,
+            "tokens": int(self._tokens[state.global_step - 1]) if state.global_step else 0,
+            **values,
+            "seconds": round(time.monotonic() - self._started, 3),
+        }
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _lines(self) -> list[str]:
+        """Whole lines; a killed run may have left half of one."""
+        if not self._path.exists():
+            return []
+        return [line for line in self._path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+class ProgressReporter(TrainerCallback):
+    """Calls `report` with the state of the run, at most every `seconds` and at the last step."""
+
+    def __init__(self, report: Callable[[Progress], None], plan: StepPlan, seconds: float = 2.0) -> None:
+        self._report = report
+        self._tokens = np.cumsum(plan.tokens_of_step)
+        self._seconds = seconds
+        self._reported = -math.inf
+        self._started = (0, time.monotonic())
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._started = (self._tokens_at(state.global_step), time.monotonic())
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        now = time.monotonic()
+        last = state.global_step == state.max_steps
+        if "loss" not in (logs or {}) or not state.is_world_process_zero:
+            return
+        if now - self._reported < self._seconds and not last:
+            return
+        self._reported = now
+        tokens = self._tokens_at(state.global_step)
+        speed = (tokens - self._started[0]) / max(now - self._started[1], 1e-9)
+        self._report(Progress(state.global_step, state.max_steps, tokens, (logs or {})["loss"], speed))
+
+    def _tokens_at(self, step: int) -> int:
+        return int(self._tokens[step - 1]) if step else 0
+
+
+class StopAtNonFinite(TrainerCallback):
+    """Stops at the first loss or gradient norm that is no number, before it can reach a checkpoint."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        control.should_log = control.should_log or control.should_save  # never save what was not looked at
+        return control
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        values = _chosen(logs, "loss", "grad_norm", "eval_loss")
+        if all(math.isfinite(value) for value in values.values()):
+            return
+        raise TrainingError(
+            f"Step {state.global_step}: expected finite numbers, got {values}. The checkpoints before it are good. "
+            f"Lower learning_rate (now {args.learning_rate}) or max_grad_norm (now {args.max_grad_norm}), or lengthen "
+            f"the warm-up."
+        )
+
+
+class AdaLoraSchedule(TrainerCallback):
+    """Lets AdaLoRA prune ranks after each optimizer step, as PEFT asks of the training loop."""
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        getattr(model, "module", model).base_model.update_and_allocate(state.global_step)
+
+
+def _chosen(logs: dict[str, float] | None, *names: str) -> dict[str, float]:
+    return {name: value for name, value in (logs or {}).items() if name in names}

@@ -1,0 +1,272 @@
+"""Training any PEFT method, or the whole model, on documents: one loop, the same data and reports for each.
+
+The loop is transformers' `Trainer`; ours are only the loss (answers alone, see `answer_loss`), the planned order of
+batches (see `batching`) and checkpoints that are whole or absent (see `checkpoints`).
+
+`torchrun --nproc-per-node 2 -m hydralora.training --config run.json` trains on several processes.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hydralora.base_model import weights_fingerprint
+from hydralora.data import TokenisedDocuments, pad_token_id
+from hydralora.data.batching import StepPlan, plan_steps
+from hydralora.evaluation import evaluate_documents
+from hydralora.training.config import Progress, TrainingConfig, TrainingError, TrainingResult
+from hydralora.training.record import (
+    environment,
+    held_out_values,
+    parameter_values,
+    peft_values,
+    write_json,
+    write_result,
+)
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+
+def plan_run(documents: TokenisedDocuments, config: TrainingConfig, *, num_processes: int = 1) -> StepPlan:
+    """The batches of a run; its `num_steps` is what schedules such as AdaLoRA's need."""
+    return plan_steps(
+        documents.lengths,
+        tokens_per_step=config.tokens_per_step,
+        micro_batches_per_step=config.gradient_accumulation_steps * num_processes,
+        max_steps=config.max_steps,
+        max_tokens=config.max_tokens,
+        num_epochs=config.num_train_epochs,
+        seed=config.seed,
+    )
+
+
+def train(
+    model: "PreTrainedModel | PeftModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    documents: TokenisedDocuments,
+    folder: Path,
+    config: TrainingConfig,
+    *,
+    peft_config: "PeftConfig | None" = None,
+    held_out: TokenisedDocuments | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    show_bar: bool = False,
+    measure_energy: bool = False,
+) -> TrainingResult:
+    """Train an adapter (or the whole model) and write it, its curve, its record and its card into `folder`.
+
+    A run that was killed continues from its last checkpoint in `folder` when called again with the same arguments, to
+    the same final weights (bit for bit on CPU).
+
+    Args:
+        model: the base model, changed in place by `peft_config`; a model that already has an adapter is trained as it
+            is; a base model without `peft_config` is trained whole.
+        tokenizer: of the base model.
+        documents: to train on.
+        folder: where the results and, until it is done, the checkpoints go.
+        config: budget, rates, batches.
+        peft_config: what to train.
+        held_out: documents for the loss before, during (`eval_steps`) and after.
+        progress: called every two seconds at most.
+        show_bar: a bar in the terminal.
+        measure_energy: record the energy used, with codecarbon.
+
+    Raises:
+        TrainingError: a loss that is no number, no memory, no disk space, or a folder of another run.
+    """
+    from transformers import set_seed
+
+    from hydralora.training.energy import EnergyMeter
+    from hydralora.training.trainer import AnswerTrainer
+
+    if config.eval_steps is not None and held_out is None:
+        raise TrainingError("eval_steps needs held_out documents; there are none")
+    _check_trackers(config)
+    if config.fsdp:
+        _check_can_split(model, peft_config)
+    set_seed(config.seed)
+    plan = plan_run(documents, config, num_processes=num_processes())
+    base_weights = weights_fingerprint(model)
+    model = _prepare(model, peft_config)
+    run = run_identity(model, documents, config, base_weights, peft_values(getattr(model, "active_peft_config", None)))
+    checkpoints = folder / "checkpoints"
+    claim(checkpoints, run)
+    pad = pad_token_id(tokenizer)
+    evaluate = None if held_out is None else partial(evaluate_documents, model, held_out, pad_token_id=pad)
+    trainer = AnswerTrainer(
+        model,
+        documents,
+        plan,
+        config,
+        pad_token_id=pad,
+        evaluate=evaluate,
+        checkpoints=checkpoints,
+        show_bar=show_bar,
+    )
+    for callback in _callbacks(folder, config, plan, model, progress):
+        trainer.add_callback(callback)
+    # A model that is yet to be split lies on the CPU, where the loss of one that large would take hours.
+    before = evaluate() if evaluate and not config.fsdp else None
+    started, cpu_started = time.monotonic(), time.process_time()
+    with clear_errors(config, folder), EnergyMeter(enabled=measure_energy) as energy:
+        trainer.train(resume_from_checkpoint=trainer.last_checkpoint())
+    state_dict = trainer.whole_state_dict()
+    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
+    after = evaluate() if evaluate else None
+    if peft_config is not None and weights_fingerprint(model) != base_weights:
+        raise TrainingError("The base model's weights changed under an adapter. This is a bug: please report it.")
+    steps = trainer.state.global_step
+    record = {
+        **run,
+        "parameters": parameter_values(model),
+        "steps": steps,
+        "tokens": int(plan.tokens_of_step[:steps].sum()),
+        "padding_share": round(plan.padding_share, 4),
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu_seconds, 2),
+        "energy": None if energy.use is None else dataclasses.asdict(energy.use),
+        "held_out": held_out_values(before, after),
+        "environment": environment(),
+    }
+    if trainer.is_world_process_zero():
+        with clear_errors(config, folder):
+            write_result(model, tokenizer, documents, folder, record, state_dict)
+        shutil.rmtree(checkpoints)
+    trainer.accelerator.wait_for_everyone()
+    return TrainingResult(model, folder, record, before, after)
+
+
+def num_processes() -> int:
+    """How many processes train together; torchrun sets it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the files of a run."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def run_identity(
+    model: Any,
+    documents: TokenisedDocuments,
+    config: TrainingConfig,
+    base_weights: str,
+    peft_config: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What makes a run this one and no other; the first part of its record."""
+    # Who watches a run is no part of it: a resumed one may report elsewhere.
+    return {
+        "config": {name: value for name, value in dataclasses.asdict(config).items() if name != "report_to"},
+        "peft_config": peft_config,
+        "base_model": {"name": model.name_or_path, "weights": base_weights},
+        "data": {"fingerprint": documents.fingerprint(), "documents": len(documents), **documents.counts},
+        "num_processes": num_processes(),
+    }
+
+
+def _prepare(model: Any, peft_config: "PeftConfig | None") -> Any:
+    """The model with its new adapter in float32; a base model without one with all its weights trainable in float32.
+
+    Weights in bfloat16 cannot be trained as they are: a step is smaller than the gap between neighbouring numbers.
+    """
+    from peft import PeftModel, get_peft_model
+
+    if peft_config is None and getattr(model, "is_quantized", False) and not isinstance(model, PeftModel):
+        raise TrainingError("A 4-bit base model cannot be trained whole; choose an adapter, or load it without 4 bits")
+    if peft_config is None:
+        return model if isinstance(model, PeftModel) else model.float().requires_grad_(True)
+    if isinstance(model, PeftModel):
+        raise TrainingError("Expected a base model for a new adapter, got a model that already has one")
+    return get_peft_model(model, peft_config)
+
+
+def claim(folder: Path, run: Mapping[str, Any]) -> None:
+    """Make a folder of unfinished work this run's own.
+
+    Raises:
+        TrainingError: it holds the work of another run.
+    """
+    identity = folder / "identity.json"
+    values = json.loads(json.dumps(run, default=str))
+    if identity.exists():
+        differing = [name for name, value in json.loads(identity.read_text()).items() if values.get(name) != value]
+        if differing:
+            raise TrainingError(
+                f"{folder} holds checkpoints of a run with another {', '.join(differing)}. Delete that folder to "
+                f"start anew, or choose another one."
+            )
+    elif is_first_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(identity, values)
+
+
+def _check_trackers(config: TrainingConfig) -> None:
+    for name in config.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise TrainingError(f"report_to names {name!r}, which is not installed: pip install {name}")
+
+
+def _check_can_split(model: Any, peft_config: "PeftConfig | None") -> None:
+    if num_processes() == 1:
+        raise TrainingError("fsdp splits a model between processes, and this is the only one: start it with torchrun")
+    if getattr(model, "is_loaded_in_4bit", False):
+        raise TrainingError("fsdp does not split a 4-bit base model; give each process the whole of it (fsdp: false)")
+    if peft_config is not None and peft_config.peft_type == "ADALORA":
+        raise TrainingError("fsdp does not work with AdaLoRA, which prunes ranks by whole matrices")
+
+
+def _callbacks(
+    folder: Path,
+    config: TrainingConfig,
+    plan: StepPlan,
+    model: Any,
+    progress: Callable[[Progress], None] | None,
+) -> "list[TrainerCallback]":
+    from transformers import EarlyStoppingCallback
+
+    from hydralora.training.callbacks import AdaLoraSchedule, CurveWriter, ProgressReporter, StopAtNonFinite
+
+    callbacks: list[TrainerCallback] = [CurveWriter(folder / "curve.jsonl", plan), StopAtNonFinite()]
+    if progress is not None:
+        callbacks.append(ProgressReporter(progress, plan))
+    if config.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
+    if hasattr(getattr(model, "base_model", None), "update_and_allocate"):
+        callbacks.append(AdaLoraSchedule())
+    if "tensorboard" in config.report_to and is_first_process():
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations.integration_utils import TensorBoardCallback
+
+        callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
+    return callbacks
+
+
+@contextmanager
+def clear_errors(config: TrainingConfig, folder: Path) -> Iterator[None]:
+    """Errors of memory and disk as `TrainingError` with the way out."""
+    from hydralora.training.checkpoints import is_disk_full
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TrainingError(
+            f"Out of memory at {config.tokens_per_step} tokens a step in {config.gradient_accumulation_steps} "
+            f"micro-batches. Raise gradient_accumulation_steps (the result stays the same), lower max_length, or set "
+            f"gradient_checkpointing. The last checkpoint is kept."
+        ) from error
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise TrainingError(f"No disk space in {folder}. Make room and run again: it continues.") from error

@@ -1,0 +1,248 @@
+"""Training LoraHub end to end: the LoRAs of the clusters, then the search that composes them."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from hydralora.base_model import weights_fingerprint
+from hydralora.data import TokenisedDocuments
+from hydralora.evaluation import evaluate_documents
+from hydralora.training.config import Progress, TrainingConfig, TrainingError, TrainingResult
+from hydralora.training.energy import EnergyMeter
+from hydralora.training.loop import claim, clear_errors, is_first_process, num_processes, plan_run, run_identity, train
+from hydralora.training.lorahub_search import BUDGET, check_nevergrad, search_weights
+from hydralora.training.record import RECORD, environment, held_out_values, parameter_values, peft_values, write_result
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EXAMPLES_PER_CLUSTER = 5
+
+
+def train_lorahub(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    documents: TokenisedDocuments,
+    folder: Path,
+    config: TrainingConfig,
+    *,
+    peft_config: "PeftConfig",
+    held_out: TokenisedDocuments | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    show_bar: bool = False,
+    measure_energy: bool = False,
+    budget: int = BUDGET,
+    examples_per_cluster: int = EXAMPLES_PER_CLUSTER,
+) -> TrainingResult:
+    """Train a LoRA for each cluster, compose them, and leave in `folder` what `train` leaves for any other method.
+
+    The optimizer steps that `config` gives to all documents are shared out among the clusters in proportion to their
+    tokens (one step at least), so that LoraHub sees as many tokens as the methods it is compared with. All LoRAs start
+    from the same A. The examples of the search are training documents of each cluster, drawn with the seed. There is no
+    evaluation or early stopping within the LoRAs.
+
+    `run.json` has the sums over all LoRAs, and under `lorahub` the search; each LoRA with its own record stays in
+    `folder/components`. A killed run continues.
+
+    Args:
+        model, tokenizer, documents, folder, config, held_out, progress, show_bar, measure_energy: as of `train`;
+            documents need a `cluster`.
+        peft_config: of each LoRA.
+        budget: evaluations of the search.
+        examples_per_cluster: documents for the search, of each cluster.
+
+    Raises:
+        ModuleNotFoundError: nevergrad is not installed.
+        TrainingError: fewer than two clusters, or what stops `train`.
+    """
+    check_nevergrad()
+    if config.fsdp:
+        raise TrainingError("LoraHub does not split its base model (fsdp): the search needs it whole")
+    base_weights = weights_fingerprint(model)
+    shares = _shares(documents, config)
+    folders = [folder / "components" / share.name for share in shares]
+    identity = run_identity(model, documents, config, base_weights, peft_values(peft_config))
+    claim(folder / "components", {**identity, "budget": budget, "examples_per_cluster": examples_per_cluster})
+    before = None if held_out is None else evaluate_documents(model, held_out, pad_token_id=0)
+    records: list[dict[str, Any]] = []
+    for share, component in zip(shares, folders, strict=True):
+        if not (component / RECORD).exists():
+            trained: Any = train(
+                model,
+                tokenizer,
+                share.documents,
+                component,
+                share.config,
+                peft_config=peft_config,
+                progress=None if progress is None else _as_part(progress, shares, records),
+                show_bar=show_bar,
+                measure_energy=measure_energy,
+            ).model
+            model = trained.unload().eval()
+        records.append(json.loads((component / RECORD).read_text()))
+    examples = _examples(documents, shares, examples_per_cluster, config.seed)
+    with clear_errors(config, folder), _Cost(measure_energy) as cost:
+        composed, search = search_weights(model, folders, examples, budget=budget, seed=config.seed)
+    after = None if held_out is None else evaluate_documents(composed, held_out, pad_token_id=0)
+    if weights_fingerprint(composed) != base_weights:
+        raise TrainingError("The base model's weights changed under an adapter. This is a bug: please report it.")
+    parameters = parameter_values(composed)
+    record = {
+        **identity,
+        "parameters": {name: n if name == "all" else n * len(shares) for name, n in parameters.items()},
+        **_sums([*records, cost.values]),
+        "held_out": held_out_values(before, after),
+        "lorahub": {
+            **dataclasses.asdict(search),
+            **_parts(shares, records),
+            "examples": len(examples),
+            "search_tokens": int(examples.lengths.sum()) * search.evaluations,
+            "search_seconds": cost.values["seconds"],
+            "saved_parameters": parameters["trainable"],
+        },
+        "environment": environment(),
+    }
+    if is_first_process():
+        with clear_errors(config, folder):
+            _join_curves(folders, folder / "curve.jsonl")
+            write_result(composed, tokenizer, documents, folder, record)
+    return TrainingResult(composed, folder, record, before, after)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """The documents of one cluster, and its part of the budget."""
+
+    name: str
+    rows: np.ndarray
+    documents: TokenisedDocuments
+    config: TrainingConfig
+
+    @property
+    def num_steps(self) -> int:
+        assert self.config.max_steps is not None
+        return self.config.max_steps
+
+
+def _shares(documents: TokenisedDocuments, config: TrainingConfig) -> list[_Share]:
+    if "cluster" not in documents.dataset.column_names:
+        raise TrainingError("LoraHub trains a LoRA for each cluster; the documents have no column `cluster`")
+    clusters = np.asarray(documents.column("cluster"))
+    names = np.unique(clusters)
+    if len(names) < 2:
+        raise TrainingError(f"LoraHub composes two LoRAs or more; all documents are of cluster {names[0]}")
+    rows = [np.flatnonzero(clusters == name) for name in names]
+    steps = _apportion(
+        plan_run(documents, config, num_processes=num_processes()).num_steps,
+        [documents.lengths[part].sum() for part in rows],
+    )
+    return [
+        _Share(f"cluster-{name}", part, documents.take(part), _config_of(config, len(part), n))
+        for name, part, n in zip(names, rows, steps, strict=True)
+    ]
+
+
+def _config_of(config: TrainingConfig, num_documents: int, steps: int) -> TrainingConfig:
+    """The run's configuration for one cluster, whose documents may be fewer than the micro-batches of a step."""
+    return dataclasses.replace(
+        config,
+        max_steps=steps,
+        max_tokens=None,
+        num_train_epochs=None,
+        eval_steps=None,
+        early_stopping_patience=None,
+        gradient_accumulation_steps=max(1, min(config.gradient_accumulation_steps, num_documents // num_processes())),
+    )
+
+
+def _examples(
+    documents: TokenisedDocuments, shares: Sequence[_Share], per_cluster: int, seed: int
+) -> TokenisedDocuments:
+    random = np.random.default_rng(seed)
+    return documents.take(np.concatenate([random.permutation(share.rows)[:per_cluster] for share in shares]))
+
+
+def _parts(shares: Sequence[_Share], records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """What each LoRA took, in the order of the weights."""
+    return {"adapters": [share.name for share in shares]} | {
+        name: [record[name] for record in records] for name in ("steps", "tokens")
+    }
+
+
+def _apportion(total: int, weights: Sequence[int]) -> list[int]:
+    """Whole numbers in proportion to weights, each at least 1, with the sum `total` where that is possible.
+
+    By largest remainders.
+    """
+    exact = np.asarray(weights, dtype=np.float64) / np.sum(weights) * total
+    parts = np.maximum(np.floor(exact), 1).astype(int)
+    for i in np.argsort(parts - exact, kind="stable")[: max(0, total - int(parts.sum()))]:
+        parts[i] += 1
+    while parts.sum() > total and parts.max() > 1:
+        parts[parts.argmax()] -= 1
+    return [int(part) for part in parts]
+
+
+def _as_part(
+    progress: Callable[[Progress], None], shares: Sequence[_Share], records: Sequence[Mapping[str, Any]]
+) -> Callable[[Progress], None]:
+    """Progress of the next LoRA as part of the whole."""
+    num_steps = sum(share.num_steps for share in shares)
+    steps, tokens = (sum(record[name] for record in records) for name in ("steps", "tokens"))
+    return lambda part: progress(
+        dataclasses.replace(part, step=steps + part.step, num_steps=num_steps, tokens=tokens + part.tokens)
+    )
+
+
+class _Cost:
+    """Time and energy of the search, named as in a record."""
+
+    def __init__(self, measure_energy: bool) -> None:
+        self._meter = EnergyMeter(enabled=measure_energy)
+
+    def __enter__(self) -> Self:
+        self._started = time.monotonic(), time.process_time()
+        self._meter.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._meter.__exit__(*error)
+        wall, cpu = self._started
+        use = self._meter.use
+        self.values = {
+            "seconds": time.monotonic() - wall,
+            "cpu_seconds": time.process_time() - cpu,
+            "energy": None if use is None else dataclasses.asdict(use),
+        }
+
+
+def _sums(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Steps, tokens, time and energy of all parts together."""
+    uses = [part["energy"] for part in parts]
+    tokens = sum(part.get("tokens", 0) for part in parts)
+    padded = sum(part["tokens"] / (1 - part["padding_share"]) for part in parts if "tokens" in part)
+    return {
+        "steps": sum(part.get("steps", 0) for part in parts),
+        "tokens": tokens,
+        "padding_share": round(1 - tokens / padded, 4),
+        "seconds": round(sum(part["seconds"] for part in parts), 2),
+        "cpu_seconds": round(sum(part["cpu_seconds"] for part in parts), 2),
+        "energy": {name: sum(use[name] for use in uses) for name in uses[0]} if all(uses) else None,
+    }
+
+
+def _join_curves(folders: Sequence[Path], path: Path) -> None:
+    """The curves of the LoRAs one after the other, their steps, tokens and seconds counted on."""
+    lines: list[str] = []
+    offset = {"step": 0, "tokens": 0, "seconds": 0.0}
+    for folder in folders:
+        rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+        lines += [json.dumps({**row, **{name: row[name] + offset[name] for name in offset}}) for row in rows]
+        offset = {name: rows[-1][name] + offset[name] for name in offset}
+    path.write_text("\n".join(lines) + "\n")

@@ -1,0 +1,43 @@
+"""AdamW with a rate for each kind of parameter, and the schedule of the rate."""
+
+import math
+
+import torch
+from torch import nn
+
+from hydralora.training.config import TrainingConfig, TrainingError
+
+
+def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW with one group of parameters for each learning rate."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            ratios = [ratio for fragment, ratio in config.learning_rate_ratios.items() if fragment in name]
+            groups.setdefault(ratios[0] if ratios else 1.0, []).append(parameter)
+    if not groups:
+        raise TrainingError("Expected parameters to train, got a model with none that requires a gradient")
+    return torch.optim.AdamW(
+        [{"params": group, "lr": config.learning_rate * ratio} for ratio, group in groups.items()],
+        weight_decay=config.weight_decay,
+    )
+
+
+def schedule(
+    optimizer: torch.optim.Optimizer, config: TrainingConfig, num_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up, then the decay of `config.lr_scheduler_type` to 0.
+
+    Unlike transformers', the first step is not taken at rate 0: a short budget has no step to waste.
+    """
+    warmup = math.ceil(config.warmup_ratio * num_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(1, num_steps - warmup)
+        return {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[
+            config.lr_scheduler_type
+        ]
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

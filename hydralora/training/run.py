@@ -1,0 +1,142 @@
+"""A run described in one JSON file, for torchrun and for processes that another program starts.
+
+    {"base_model": {"name_or_path": "embedded"}, "documents": "documents.parquet", "template": "plain",
+     "method": "hydralora", "settings": {"num_experts": 3, "target_modules": ["q_proj", "v_proj"]},
+     "config": {"max_tokens": 100000}, "folder": "out"}
+
+`python -m hydralora.training --config run.json`, `torchrun --nproc-per-node 2 -m hydralora.training --config run.json`
+
+Fields: `base_model` are arguments of `load_base_model`; `documents` and `held_out` are Parquet files, or folders of
+tokenised documents (`TokenisedDocuments.save`), which `template` and `max_length` do not concern; `config` are fields
+of `TrainingConfig`. What is trained is a row of `hydralora.methods` with `settings`, or a `peft_config` with its
+`peft_type`, or all weights where `peft_config` is null.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydralora.base_model import load_base_model
+from hydralora.data import TokenisedDocuments, tokenise
+from hydralora.methods import Settings, get_method
+from hydralora.training.config import Progress, TrainingConfig, TrainingResult
+from hydralora.training.loop import num_processes, plan_run, train
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_REQUIRED = frozenset({"base_model", "documents", "folder", "config"})
+_OPTIONAL = frozenset(
+    {"method", "settings", "peft_config", "held_out", "template", "max_length", "measure_energy", "show_bar"}
+)
+
+
+def main() -> None:
+    """Entry of `python -m hydralora.training`."""
+    parser = argparse.ArgumentParser(prog="python -m hydralora.training", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="JSON file that describes the run")
+    run_from_json(parser.parse_args().config)
+
+
+def run_from_json(path: Path, progress: Callable[[Progress], None] | None = None) -> TrainingResult:
+    """Run what a JSON file describes.
+
+    Raises:
+        ValueError: fields that are missing or unknown.
+    """
+    values = json.loads(path.read_text())
+    missing, unknown = _REQUIRED - values.keys(), values.keys() - _REQUIRED - _OPTIONAL
+    if missing or unknown:
+        raise ValueError(f"{path}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}")
+    if ("method" in values) == ("peft_config" in values):
+        raise ValueError(f"{path}: expected exactly one of the fields method and peft_config")
+    folder, config = Path(values["folder"]), TrainingConfig(**values["config"])
+    # Split between GPUs, a model need not fit one; it is read into the memory of the machine.
+    model, tokenizer = load_base_model(on_cpu=config.fsdp, **values["base_model"])
+    options: dict[str, Any] = {
+        "held_out": _documents(values.get("held_out"), values, tokenizer),
+        "progress": progress,
+        "show_bar": values.get("show_bar", False),
+        "measure_energy": values.get("measure_energy", False),
+    }
+    documents = _documents(values["documents"], values, tokenizer)
+    assert documents is not None
+    if "method" in values:
+        settings = settings_from_json(values.get("settings", {}))
+        return train_method(values["method"], settings, model, tokenizer, documents, folder, config, **options)
+    peft_config = _peft_config(values["peft_config"])
+    return train(model, tokenizer, documents, folder, config, peft_config=peft_config, **options)
+
+
+def train_method(
+    name: str,
+    settings: Settings,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    documents: TokenisedDocuments,
+    folder: Path,
+    config: TrainingConfig,
+    *,
+    held_out: TokenisedDocuments | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    show_bar: bool = False,
+    measure_energy: bool = False,
+) -> TrainingResult:
+    """Train any row of `hydralora.methods` end to end, LoraHub as well; see `hydralora.training.train`.
+
+    Args:
+        name: of the row.
+        settings: `total_steps` is filled in from the plan of the run.
+        documents, held_out: their `expert_gates` go to methods that take gates from outside, and to no others.
+
+    Raises:
+        MethodError: the method does not fit the base model or the settings.
+        TrainingError: see `train`.
+    """
+    from hydralora.training.lorahub import train_lorahub
+
+    method = get_method(name)
+    num_steps = plan_run(documents, config, num_processes=num_processes()).num_steps
+    peft_config = method.config(model, dataclasses.replace(settings, total_steps=num_steps))
+    documents = documents.for_adapter(peft_config)
+    options: dict[str, Any] = {
+        "held_out": None if held_out is None else held_out.for_adapter(peft_config),
+        "progress": progress,
+        "show_bar": show_bar,
+        "measure_energy": measure_energy,
+    }
+    if peft_config is not None and method.one_adapter_per_expert:
+        return train_lorahub(model, tokenizer, documents, folder, config, peft_config=peft_config, **options)
+    return train(model, tokenizer, documents, folder, config, peft_config=peft_config, **options)
+
+
+def settings_from_json(values: Mapping[str, Any]) -> Settings:
+    """Settings whose lists are tuples, as they are in Python."""
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return Settings(**fields)
+
+
+def _documents(
+    path: str | None, values: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase"
+) -> TokenisedDocuments | None:
+    if path is None:
+        return None
+    if Path(path).is_dir():
+        return TokenisedDocuments.load(Path(path))
+    return tokenise(
+        Path(path), tokenizer, template=values.get("template", "chat"), max_length=values.get("max_length", 512)
+    )
+
+
+def _peft_config(values: Mapping[str, Any] | None) -> "PeftConfig | None":
+    from peft import get_peft_config
+
+    import hydralora  # noqa: F401 - makes PEFT know HYDRALORA
+
+    return None if values is None else get_peft_config(dict(values))

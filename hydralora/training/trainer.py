@@ -1,0 +1,232 @@
+"""transformers' Trainer with an answer-only loss, batches in planned order, and checkpoints known to be whole."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from hydralora.data import Batch, TokenisedDocuments, collate
+from hydralora.data.batching import PlannedBatches, StepPlan
+from hydralora.evaluation import DocumentLosses
+from hydralora.evaluation.answer_loss import answer_loss
+from hydralora.training import adalora
+from hydralora.training.checkpoints import COMPLETE, is_disk_full, save_model
+from hydralora.training.config import TrainingConfig, TrainingError
+from hydralora.training.optimiser import adamw, schedule
+
+
+class AnswerTrainer(Trainer):
+    """`Trainer` over the micro-batches of a `StepPlan`.
+
+    Args:
+        documents, plan, config: of the run.
+        pad_token_id: of the tokenizer.
+        evaluate: gives the held-out losses; called every `config.eval_steps`.
+        checkpoints: folder for them.
+        show_bar: a bar in the terminal.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        documents: TokenisedDocuments,
+        plan: StepPlan,
+        config: TrainingConfig,
+        *,
+        pad_token_id: int,
+        evaluate: Callable[[], DocumentLosses] | None,
+        checkpoints: Path,
+        show_bar: bool,
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=_arguments(config, plan, checkpoints, show_bar, next(model.parameters()).device),
+            train_dataset=PlannedBatches(documents, plan),
+            # Trainer evaluates only when it has a data set; ours is inside `evaluate`.
+            eval_dataset=None if evaluate is None else [],
+            data_collator=partial(_collate_planned, pad_token_id=pad_token_id),
+        )
+        if config.fsdp and not self.is_fsdp_enabled:
+            raise TrainingError(
+                "fsdp splits a model between GPUs, and there are none: accelerate would give each process the whole. "
+                "Set fsdp: false."
+            )
+        self.remove_callback(PrinterCallback)
+        self._config = config
+        self._checkpoints = checkpoints
+        self._evaluate_held_out = evaluate
+        self._is_adalora = getattr(getattr(model, "active_peft_config", None), "peft_type", None) == "ADALORA"
+        self._gates: Mapping[str, Tensor] = {}
+        # Our loss is divided by the answer tokens of the whole step: Trainer must count them, and not divide again.
+        self.model_accepts_loss_kwargs = True
+        self._loss_shifts_labels = True
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Called by Trainer before accelerate splits the model between processes, if it does."""
+        if self.optimizer is None:
+            self.optimizer = adamw(model or cast(nn.Module, self.model), self._config)
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Called by Trainer after `create_optimizer`."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = schedule(optimizer or self.create_optimizer(), self._config, num_training_steps)
+        return self.lr_scheduler
+
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        """Forward and backward pass of a micro-batch, gates recorded throughout.
+
+        Gradient checkpointing runs layers again within the backward pass, and they must take the path they took before.
+        """
+        with self._recorded_gates() as self._gates:
+            loss: Tensor = super().training_step(*arguments, **options)
+        return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Answer loss of a micro-batch, scaled so that a step's gradients sum to those of its mean token loss."""
+        assert num_items_in_batch is not None  # every batch has labels
+        clusters = inputs.pop("cluster", None)
+        if self._is_adalora:  # it adds its regulariser to the loss that the model computes itself, over all positions
+            loss = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False).loss
+        else:
+            loss = answer_loss(model, inputs) / num_items_in_batch
+        if self._gates:
+            loss = loss + self._routing_loss(self._gates, inputs, clusters) / self.current_gradient_accumulation_steps
+        # DistributedDataParallel averages gradients over processes, while the tokens counted are those of all.
+        return loss * self.accelerator.num_processes
+
+    def _recorded_gates(self) -> AbstractContextManager[Mapping[str, Tensor]]:
+        if self._config.balance_weight == self._config.cluster_weight == 0:
+            return nullcontext({})
+        from hydralora.gates.recording import record_gates
+
+        return record_gates(self.accelerator.unwrap_model(self.model))
+
+    def _routing_loss(self, gates: Mapping[str, Tensor], inputs: Batch, clusters: Tensor | None) -> Tensor:
+        from hydralora.gates.losses import balance_loss, cluster_loss
+
+        loss = self._config.balance_weight * balance_loss(gates, inputs["attention_mask"])
+        if self._config.cluster_weight == 0:
+            return loss
+        if clusters is None:
+            raise TrainingError("cluster_weight needs documents with a cluster; they have none")
+        return loss + self._config.cluster_weight * cluster_loss(gates, clusters, inputs["attention_mask"])
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Held-out answer loss, in the form that Trainer's callbacks read."""
+        assert self._evaluate_held_out is not None
+        metrics = {"eval_loss": self._evaluate_held_out().mean}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def floating_point_ops(self, inputs: dict[str, Tensor | Any]) -> int:
+        """Not counted: that walks all parameters for each micro-batch."""
+        return 0
+
+    def last_checkpoint(self) -> str | None:
+        """The newest whole checkpoint, if there is any."""
+        whole = [marker.parent for marker in self._checkpoints.glob(f"checkpoint-*/{COMPLETE}")]
+        return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = self._checkpoints / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                if self._is_adalora:
+                    adalora.save_state(self.model, folder)
+                (folder / COMPLETE).touch()
+        except Exception as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if not is_disk_full(error):
+                raise
+            raise TrainingError(
+                f"No disk space for a checkpoint at step {self.state.global_step} in {self._checkpoints}. Earlier "
+                f"checkpoints are whole: make room and run again to continue from the last one."
+            ) from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self._is_adalora:
+            adalora.load_state(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The model alone: Trainer would add a pickle of its arguments."""
+        if self.args.should_save:
+            save_model(self.model, Path(str(output_dir)), state_dict)
+
+    def whole_state_dict(self) -> dict[str, Tensor] | None:
+        """The weights of a model that is split between processes, in the first of them; None of one that is not."""
+        return self.accelerator.get_state_dict(self.model) if self._config.fsdp else None
+
+
+def _collate_planned(micro_batches: list[list[dict[str, Any]]], pad_token_id: int) -> Batch:
+    [rows] = micro_batches
+    return collate(rows, pad_token_id)
+
+
+def _arguments(
+    config: TrainingConfig, plan: StepPlan, checkpoints: Path, show_bar: bool, device: torch.device
+) -> TrainingArguments:
+    # transformers 5 renames this argument and warns about the old name.
+    renamed = hasattr(TrainingArguments, "activation_checkpointing")
+    checkpointing: dict[str, Any] = {
+        "activation_checkpointing" if renamed else "gradient_checkpointing": config.gradient_checkpointing
+    }
+    evaluates = config.eval_steps is not None
+    stops_early = config.early_stopping_patience is not None
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=plan.num_steps,
+        per_device_train_batch_size=1,
+        train_sampling_strategy="sequential",
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        **checkpointing,
+        learning_rate=config.learning_rate,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.autocast,
+        # Also what makes several processes without GPUs a group. A model to be split waits on the CPU.
+        use_cpu=device.type == "cpu" and not (config.fsdp and torch.cuda.is_available()),
+        fsdp=cast(Any, config.fsdp or None),  # typed as the string that it was before
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        # The best checkpoint can only be kept if each evaluation has one.
+        save_steps=config.eval_steps if stops_early and config.eval_steps else config.save_steps,
+        save_total_limit=2,  # with one alone, a run killed while it writes the next would have none
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=config.eval_steps,
+        load_best_model_at_end=stops_early,
+        metric_for_best_model="eval_loss" if evaluates else None,
+        greater_is_better=False if evaluates else None,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        disable_tqdm=not show_bar,
+        report_to=[name for name in config.report_to if name != "tensorboard"],  # which would write into a checkpoint
+        project="hydralora",
+        run_name=checkpoints.parent.name,
+        seed=config.seed,
+    )
+    if arguments.n_gpu > 1:
+        # Else Trainer copies the model to every GPU in sight for each micro-batch (DataParallel), and scales the
+        # loss by their number. More GPUs are for torchrun.
+        arguments._n_gpu = 1
+    return arguments

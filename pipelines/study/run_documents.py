@@ -1,0 +1,64 @@
+"""Documents of a study as tokens, in three parts that never overlap: to train on, to tune on, to report on."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from pipelines.defs.evaluation import held_out_documents
+from pipelines.store.artifacts import Artifact, Draft
+from pipelines.training.adapters import tokenised
+from pipelines.training.recipe import BaseModel, Recipe
+
+if TYPE_CHECKING:
+    from hydralora.data import TokenisedDocuments
+
+TRAINING, VALIDATION, HELD_OUT = "training", "validation", "held_out"
+
+
+@dataclass(frozen=True)
+class Split:
+    """How many documents of each source are kept from training: to choose learning rates with, and to report on.
+
+    The order of the ids, hashes of the text, chooses; validation documents come from the training documents.
+    """
+
+    validation_per_source: int
+    held_out_per_source: int | None
+
+    def parts(self, documents: pl.LazyFrame) -> dict[str, pl.LazyFrame]:
+        """The three parts of a documents table."""
+        train = documents.filter(pl.col("split") == "train").sort("source", "document_id")
+        validates = pl.int_range(pl.len()).over("source") < self.validation_per_source
+        return {
+            TRAINING: train.filter(~validates),
+            VALIDATION: train.filter(validates),
+            HELD_OUT: held_out_documents(documents, self.held_out_per_source),
+        }
+
+
+def write_run_documents(
+    draft: Draft, documents: pl.LazyFrame, split: Split, recipe: Recipe, base_model: BaseModel
+) -> None:
+    """Tokens of the three parts, each a folder that `read_run_documents` maps into memory, and their table `parts`."""
+    _, tokenizer = base_model.load()
+    rows = []
+    for part, frame in split.parts(documents).items():
+        tokens = tokenised(draft, part, frame, tokenizer, recipe)
+        tokens.save(draft.folder / part)
+        (draft.folder / f"{part}.parquet").unlink()
+        rows.append({"part": part, "documents": len(tokens), "tokens": int(tokens.lengths.sum()), **tokens.counts})
+    draft.write_table("parts", pl.DataFrame(rows))
+
+
+def read_run_documents(artifact: Artifact, part: str) -> "TokenisedDocuments":
+    """One part, as it was tokenised."""
+    from hydralora.data import TokenisedDocuments
+
+    return TokenisedDocuments.load(artifact.path(part))
+
+
+def parts_overlap(artifact: Artifact) -> int:
+    """How many documents are in more than one part."""
+    ids = [set(read_run_documents(artifact, part).column("document_id")) for part in (TRAINING, VALIDATION, HELD_OUT)]
+    return sum(len(part) for part in ids) - len(set().union(*ids))

@@ -1,0 +1,64 @@
+"""What every method would add to a base model, found without weights: do they fit, how large, how much memory."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from pipelines.training.recipe import BaseModel
+
+if TYPE_CHECKING:
+    from hydralora.methods import Settings
+
+GIB = 2**30
+
+
+def method_sizes(base_model: BaseModel, methods: Sequence[str], settings: "Settings") -> pl.DataFrame:
+    """Put every method on the base model's layers, on the meta device, and count.
+
+    Args:
+        base_model: of which only the shapes are read.
+        methods: rows of `hydralora.methods`.
+        settings: of all of them.
+
+    Returns:
+        A row for each method: `method, a, b, router, shared_expert, other, n_parameters, percent,
+        percent_without_router, state_gib`. The last is what weights, gradients and Adam's moments take, without
+        activations: two bytes for a frozen parameter (half of one in 4 bits), sixteen for one that is trained.
+
+    Raises:
+        hydralora.methods.MethodError: a method that does not fit this base model or these settings.
+        ValueError: a model that has other parameters than the closed form says.
+    """
+    import torch
+
+    from hydralora.methods import adapt, get_method
+    from hydralora.methods.parameters import count_parameters
+
+    skeleton = base_model.skeleton()
+    rows = []
+    for name in methods:
+        method = get_method(name)
+        own = replace(settings, match_parameters=matched_parameters(name, base_model, settings))
+        counts = method.parameters(skeleton, own)
+        with torch.device("meta"):
+            counted = count_parameters(adapt(base_model.skeleton(), name, own))
+        copies = own.num_experts if method.one_adapter_per_expert else 1
+        if counted.total * copies != counts.total:
+            raise ValueError(f"{name}: expected {counts.total} parameters, got {counted.total * copies}")
+        frozen = 0 if method.factory is None else counts.base
+        state = frozen * (0.5 if base_model.load_in_4bit else 2.0) + 16 * counted.total
+        shown = {part: value for part, value in asdict(counts).items() if part != "base"}
+        percent = {"percent": counts.percent, "percent_without_router": counts.percent_without_router}
+        rows.append({"method": name, **shown, "n_parameters": counts.total, **percent, "state_gib": state / GIB})
+    return pl.DataFrame(rows)
+
+
+def matched_parameters(method: str, base_model: BaseModel, settings: "Settings") -> int | None:
+    """For "lora_matched": the trainable parameters of HydraLoRA, router included. None for other methods."""
+    from hydralora.methods import get_method
+
+    if method != "lora_matched":
+        return None
+    return get_method("hydralora").parameters(base_model.skeleton(), settings).total

@@ -1,0 +1,1 @@
+"""What the trainings of a run share: recipe, processes, exports. Imports `store`."""

@@ -1,0 +1,158 @@
+"""Plain LoRAs of an adapter for each domain, and what they cost against its live gates."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from pipelines.training.plain_peft import Documents, answer_loss, n_answer_tokens, plain_peft_losses
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from hydralora.data import TokenisedDocuments
+    from hydralora.gates.fixed import GateSpec
+
+OTHERS = "(others)"
+"""The export for prompts of no known domain."""
+SEEN_BY_PLAIN_PEFT = 64  # answer tokens of each domain, so that rounding of single ones averages out
+
+
+@dataclass(frozen=True)
+class DomainDocuments:
+    """Tokens of documents of known domains.
+
+    Attributes:
+        tokens: as the adapter wants them.
+        domains: of each document.
+        found: whether its prompt tells the domain.
+        pad_token_id: of the tokenizer.
+        batch_tokens: most padded tokens of a batch.
+    """
+
+    tokens: "TokenisedDocuments"
+    domains: tuple[str, ...]
+    found: tuple[bool, ...]
+    pad_token_id: int
+    batch_tokens: int
+
+    def rows_of(self, domain: str) -> np.ndarray:
+        """Indices of the documents of a domain; of all documents for `OTHERS`."""
+        return np.flatnonzero([domain in (OTHERS, name) for name in self.domains])
+
+    def batches(self, rows: np.ndarray) -> Iterator[dict[str, Any]]:
+        """Some documents as the model takes them, with their domains as `group`."""
+        from hydralora.data import collate
+        from hydralora.evaluation import length_batches
+
+        for places in length_batches(self.tokens.lengths[rows], self.batch_tokens):
+            batch: dict[str, Any] = collate(self.tokens.rows(rows[places]), self.pad_token_id)
+            batch.pop("cluster", None)
+            yield {**batch, "group": [self.domains[row] for row in rows[places]]}
+
+    def plain(self, rows: np.ndarray) -> Documents:
+        """The first of some documents for `plain_peft`, as many as have enough answer tokens together."""
+        documents: list[tuple[list[int], int]] = []
+        n_tokens = 0
+        for row in rows:
+            if n_tokens >= SEEN_BY_PLAIN_PEFT:
+                break
+            (document,) = self.tokens.rows([int(row)])
+            documents.append(([int(token) for token in document["input_ids"]], int(document["answer_start"])))
+            n_tokens += n_answer_tokens(documents[-1:])
+        return documents
+
+
+def domain_gates(
+    model: "PeftModel", domains: Sequence[str], training: Callable[[], DomainDocuments]
+) -> "dict[str, GateSpec | None]":
+    """Fixed gates of each domain, and of `OTHERS`.
+
+    Where gates are given, a domain has an expert, and others have the one that is always on alone: on domains whose own
+    expert was left out, it did better than the mean of the rest (docs/serving.md). The gates of a router are averaged
+    over training documents, for others over the domains.
+    """
+    import torch
+
+    from hydralora import calibrate_gates_by_group
+
+    config: Any = model.active_peft_config
+    if config.num_experts == 1:
+        return {OTHERS: None}
+    if config.router_input == "sequence":
+        others = torch.zeros(config.num_experts) if config.shared_expert else "uniform"
+        return {**{domain: i for i, domain in enumerate(domains)}, OTHERS: others}
+    documents = training()
+    measured = calibrate_gates_by_group(model, documents.batches(documents.rows_of(OTHERS)))
+    layers = next(iter(measured.values()))
+    mean = {layer: torch.stack([gates[layer] for gates in measured.values()]).mean(dim=0) for layer in layers}
+    return {**measured, OTHERS: mean}
+
+
+def write_exports(
+    folder: Path,
+    model: "PeftModel",
+    gates: "Mapping[str, GateSpec | None]",
+    folders: Mapping[str, str],
+    held_out: DomainDocuments,
+) -> pl.DataFrame:
+    """Write the LoRA of each domain, and measure it on held-out documents of the domain.
+
+    Returns:
+        domain, folder, n_documents, n_tokens, found (share of prompts that tell the domain), live_loss, export_loss,
+        difference, kl (of predictions, live against exported); nats a token.
+    """
+    from hydralora import compare_with_live, export_lora
+
+    rows = []
+    for domain, fixed in gates.items():
+        export_lora(model, folder / folders[domain], fixed)
+        documents = held_out.rows_of(domain)
+        if len(documents):
+            gap = compare_with_live(model, fixed, held_out.batches(documents))
+            found = float(np.mean([held_out.found[row] for row in documents]))
+            losses = (gap.live_loss, gap.static_loss, gap.loss_difference, gap.mean_kl)
+            rows.append((domain, folders[domain], len(documents), gap.num_tokens, found, *losses))
+    columns = ("domain", "folder", "n_documents", "n_tokens", "found", "live_loss", "export_loss", "difference", "kl")
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def plain_peft_differences(
+    folder: Path,
+    model: "PeftModel",
+    gates: "Mapping[str, GateSpec | None]",
+    table: pl.DataFrame,
+    held_out: DomainDocuments,
+    base_path: str,
+    revision: str | None,
+) -> pl.DataFrame:
+    """For each row of `write_exports`, on the same few documents.
+
+    Returns:
+        plain_peft_difference (the loss under peft alone minus that here), plain_peft_tokens (of their answers).
+    """
+    from hydralora import static_gates
+
+    folders = {domain: folder / name for domain, name in table.select("domain", "folder").iter_rows()}
+    documents = {domain: held_out.plain(held_out.rows_of(domain)) for domain in folders}
+    there = plain_peft_losses(model.get_base_model(), base_path, revision, folders, documents)
+    differences = []
+    for domain in folders:
+        with static_gates(model, gates[domain]):
+            differences.append(there[domain] - answer_loss(model, documents[domain]))
+    counts = [n_answer_tokens(documents[domain]) for domain in folders]
+    schema = {"plain_peft_difference": pl.Float64, "plain_peft_tokens": pl.Int64}
+    return pl.DataFrame({"plain_peft_difference": differences, "plain_peft_tokens": counts}, schema=schema)
+
+
+def folder_names(domains: Sequence[str]) -> dict[str, str]:
+    """A name for the folder of each domain, which is also what a server may call its LoRA."""
+    names: dict[str, str] = {}
+    for domain in domains:
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", domain).strip("-").lower() or "domain"
+        names[domain] = name if name not in names.values() else f"{name}-{len(names)}"
+    return names

@@ -1,0 +1,264 @@
+"""Where trainings run: in the process of the asset, in several side by side, or each in several of torchrun's."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from pipelines.training.adapters import Training, train_adapter
+from pipelines.training.recipe import BaseModel, Recipe
+from pipelines.training.training_process import ERROR
+
+if TYPE_CHECKING:
+    from hydralora.data import TokenisedDocuments
+    from hydralora.methods import Settings
+    from hydralora.training import TrainingConfig
+
+FOLDER = "process"
+"""Beside the results of a training while its process runs: its description, its output, its tokens."""
+_MODULE = "pipelines.training.training_process"
+_SECONDS_TO_END = 40  # torchrun gives its processes 30
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One adapter to train: where, what, on which documents."""
+
+    folder: Path
+    training: Training
+    documents: "TokenisedDocuments"
+
+    @property
+    def label(self) -> str:
+        """As logs name it."""
+        return f"{self.training.method} ({self.folder.name})"
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "run.json").exists()
+
+    def settings(self, recipe: Recipe) -> "Settings":
+        """Of the method."""
+        training = self.training
+        return replace(recipe.settings(training.num_experts), match_parameters=training.match_parameters)
+
+    def config(self, recipe: Recipe) -> "TrainingConfig":
+        """Of the run."""
+        training = self.training
+        return recipe.training_config(training.method, max_tokens=training.max_tokens, seed=training.seed)
+
+
+class Launcher(dg.ConfigurableResource):
+    """How the trainings of an asset are run.
+
+    By default one by one in the process of the asset. More `parallel` ones share a GPU that a small model leaves idle
+    between its kernels, or take a GPU each; more `processes_per_training` are torchrun's, for one training on several
+    GPUs. The data of a step is the same in all cases.
+    """
+
+    parallel: int = 1
+    """Trainings at a time, each in a process of its own."""
+    processes_per_training: int = 1
+    """Processes of one training, each with a GPU if there are any."""
+    fsdp: bool = False
+    """Split the base model between the processes of a training, rather than give each the whole of it."""
+
+    def train(
+        self, context: dg.AssetExecutionContext, jobs: Sequence[Job], recipe: Recipe, base_model: BaseModel
+    ) -> None:
+        """Train what is not trained yet; killed trainings continue from their checkpoints.
+
+        Raises:
+            dagster.Failure: a method does not fit the base model, and nothing was trained; or some trainings failed,
+                with the reason of each, and the others are finished and not trained again.
+        """
+        for job in jobs:  # what a run that was ended left, of trainings that had finished as well
+            shutil.rmtree(job.folder / FOLDER, ignore_errors=True)
+        missing = [job for job in jobs if not job.done]
+        _check_methods(missing, recipe, base_model)
+        if self.parallel == self.processes_per_training == 1:
+            for job in missing:
+                train_adapter(context.log.info, job.folder, job.training, job.documents, recipe, base_model)
+            return
+        for job in missing:
+            (job.folder / FOLDER).mkdir(parents=True)
+        tokens = _save_tokens(missing)
+        failed = self._run(context, {job: self._describe(job, tokens, recipe, base_model) for job in missing})
+        for job in missing:
+            if job not in failed:
+                shutil.rmtree(job.folder / FOLDER)
+        if failed:
+            texts = "\n".join(f"{job.label}: {text}" for job, text in failed.items())
+            raise dg.Failure(f"{len(failed)} of {len(jobs)} trainings failed.\n{texts}", allow_retries=False)
+
+    def _describe(self, job: Job, tokens: dict[int, Path], recipe: Recipe, base_model: BaseModel) -> Path:
+        """Write the run as `hydralora.training.run` reads it."""
+        path = job.folder / FOLDER / "run.json"
+        description = {
+            "base_model": base_model.arguments(),
+            "documents": str(tokens[id(job.documents)]),
+            "folder": str(job.folder),
+            "method": job.training.method,
+            "settings": asdict(job.settings(recipe)),
+            "config": asdict(replace(job.config(recipe), fsdp=self.fsdp)),
+            # Beside others a meter would count theirs as well.
+            "measure_energy": job.training.measure_energy and self.parallel == 1,
+        }
+        path.write_text(json.dumps(description, indent=2) + "\n")
+        return path
+
+    def _run(self, context: dg.AssetExecutionContext, descriptions: dict[Job, Path]) -> dict[Job, str]:
+        """Run all, so many at a time; the reasons of those that failed. An interrupt ends every process."""
+        waiting = deque(descriptions)
+        running: dict[int, tuple[Job, _Process]] = {}
+        failed: dict[Job, str] = {}
+        try:
+            while waiting or running:
+                for slot in range(self.parallel):
+                    if waiting and slot not in running:
+                        job = waiting.popleft()
+                        command, environment = self._command(descriptions[job]), self.environment(slot)
+                        running[slot] = job, _Process(context, job.label, descriptions[job], command, environment)
+                for slot, (job, process) in list(running.items()):
+                    if process.ended():
+                        del running[slot]
+                        if not job.done:
+                            failed[job] = process.reason()
+                            context.log.error(f"{job.label}: {failed[job]}")
+                time.sleep(0.1)
+        finally:
+            for _, process in running.values():
+                process.terminate()
+            for _, process in running.values():
+                process.wait()
+        return failed
+
+    def _command(self, description: Path) -> list[str]:
+        if self.processes_per_training == 1:
+            return [sys.executable, "-m", _MODULE, "--config", str(description)]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes_per_training}"]
+        return [sys.executable, *torchrun, "-m", _MODULE, "--config", str(description)]
+
+    def environment(self, slot: int) -> dict[str, str]:
+        """Threads and GPUs of a training."""
+        import torch
+
+        processes = self.parallel * self.processes_per_training
+        environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)), **os.environ}
+        if torch.cuda.is_available():
+            named = os.environ.get("CUDA_VISIBLE_DEVICES")
+            gpus = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus_of(slot, gpus, self.processes_per_training))
+        return environment
+
+
+def gpus_of(slot: int, gpus: Sequence[str], per_training: int) -> list[str]:
+    """The GPUs of the training in a slot; slots take turns where there are more of them than groups of GPUs.
+
+    Raises:
+        dagster.Failure: a training needs more GPUs than there are.
+    """
+    if per_training > len(gpus):
+        raise dg.Failure(
+            f"Expected at least {per_training} GPUs for resources.launcher.config.processes_per_training, got "
+            f"{len(gpus)}.",
+            allow_retries=False,
+        )
+    first = slot % (len(gpus) // per_training) * per_training
+    return list(gpus[first : first + per_training])
+
+
+class _Process:
+    """A running training, and the Dagster Pipes session over which it reports."""
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        label: str,
+        description: Path,
+        command: Sequence[str],
+        environment: dict[str, str],
+    ) -> None:
+        self._folder = description.parent
+        self._stack = ExitStack()
+        injector, reader = dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Dagster's own code calls what Dagster deprecates, or calls a preview
+            session = self._stack.enter_context(
+                dg.open_pipes_session(context, injector, reader, extras={"label": label})
+            )
+        output = self._stack.enter_context((self._folder / "output.log").open("wb"))
+        self._process = subprocess.Popen(
+            command,
+            env={**environment, **session.get_bootstrap_env_vars()},
+            stdin=subprocess.PIPE,  # never written to: the process ends when it is closed
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def ended(self) -> bool:
+        if self._process.poll() is None:
+            return False
+        self._close()
+        return True
+
+    def reason(self) -> str:
+        """Why it failed."""
+        error, output = self._folder / ERROR, self._folder / "output.log"
+        if error.exists():
+            return error.read_text()
+        last = "\n".join(output.read_text(errors="replace").splitlines()[-20:])
+        return f"The process ended with {self._process.returncode}; {output} ends with:\n{last}"
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def wait(self) -> None:
+        """Until it has ended, by force if need be."""
+        try:
+            self._process.wait(timeout=_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._stack.close()
+
+
+def _check_methods(jobs: Sequence[Job], recipe: Recipe, base_model: BaseModel) -> None:
+    from hydralora.methods import MethodError, get_method
+    from hydralora.training import plan_run
+
+    if not jobs:
+        return
+    skeleton = base_model.skeleton()
+    for job in jobs:
+        steps = plan_run(job.documents, job.config(recipe)).num_steps
+        try:
+            get_method(job.training.method).config(skeleton, replace(job.settings(recipe), total_steps=steps))
+        except MethodError as error:
+            raise dg.Failure(f"{job.label}: {error}", allow_retries=False) from error
+
+
+def _save_tokens(jobs: Sequence[Job]) -> dict[int, Path]:
+    """Tokens on disk, once for jobs that share their documents; by the identity of the documents."""
+    paths: dict[int, Path] = {}
+    for job in jobs:
+        if id(job.documents) not in paths:
+            paths[id(job.documents)] = job.folder / FOLDER / "tokens"
+            job.documents.save(paths[id(job.documents)])
+    return paths
