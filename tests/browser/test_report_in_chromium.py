@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from analysis.report import write_comparison, write_report
+from tests.analysis.synthetic_run import report_inputs
 
-from ..analysis.synthetic_run import report_inputs
 from .chromium import Page, chromium_page
 
 pytestmark = pytest.mark.slow

@@ -129,7 +129,7 @@ def test_methods_that_do_not_fit_stop_before_anything_is_trained(tmp_path: Path)
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.pipelines.test_launcher import launch
+from tests.pipelines.training.test_launcher import launch
 from pipelines.training.launcher import Launcher
 launcher = Launcher(parallel=2, processes_per_training=int(sys.argv[2]))
 launch(Path(sys.argv[1]), launcher, max_steps=int(sys.argv[3]), save_steps=7)

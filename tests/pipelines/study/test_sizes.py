@@ -13,7 +13,7 @@ from pipelines.study.experiments import TRAINED_AS
 from pipelines.study.sizes import method_sizes
 from pipelines.training.recipe import BaseModel
 
-CONFIGS = Path(__file__).parents[2] / "pipelines" / "configs"
+CONFIGS = Path(__file__).parents[3] / "pipelines" / "configs"
 LLAMA = CONFIGS / "llama2-7b"
 
 

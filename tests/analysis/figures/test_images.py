@@ -1,6 +1,6 @@
 """A few figures against reference images: what a test of their data cannot see, such as marks that hide each other.
 
-`HYDRALORA_UPDATE_IMAGES=1 pytest tests/analysis/test_images.py` writes the references anew; look at them then.
+`HYDRALORA_UPDATE_IMAGES=1 pytest tests/analysis/figures/test_images.py` writes the references anew; look at them then.
 """
 
 import os
@@ -18,8 +18,7 @@ from analysis.figures.breakdown import similarity_by_relation, submodule_map
 from analysis.figures.clusters import composition, elbow
 from analysis.figures.routing import gates_by_layer
 from analysis.figures.training import losses
-
-from .synthetic_run import routing_tables
+from tests.analysis.synthetic_run import routing_tables
 
 REFERENCES = Path(__file__).parent / "images"
 UPDATE = "HYDRALORA_UPDATE_IMAGES"

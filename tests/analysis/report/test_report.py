@@ -15,8 +15,7 @@ from analysis.report.__main__ import main
 from analysis.report.sections import sections
 from analysis.report.summary import plain, summarise, summary_markdown
 from analysis.report.verdict import matched_difference, verdict
-
-from .synthetic_run import hydralora_state, lora_state, report_inputs
+from tests.analysis.synthetic_run import hydralora_state, lora_state, report_inputs
 
 EVIL = '</script><script>alert("x")</script> <img src=x onerror=alert(1)> & <b>bold</b>\u2028'
 TEXTS = [EVIL if i % 10 == 0 else f"How many apples are {i} and {i + 1}?" for i in range(60)]

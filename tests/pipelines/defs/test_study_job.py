@@ -16,7 +16,7 @@ from pipelines.study.results import benchmark_means, write_results
 from tests.pipelines.small_corpus import corpus_ops, resources
 
 DOMAINS = {"domains": {"general": ["reversals"], "math": ["sums"], "mixed": ["sums", "reversals", "gardens"]}}
-CI = Path(__file__).parents[2] / "pipelines" / "configs" / "study-ci.yaml"
+CI = Path(__file__).parents[3] / "pipelines" / "configs" / "study-ci.yaml"
 PARTS = {"validation_documents_per_source": 3, "held_out_documents_per_source": 5}
 
 

@@ -94,7 +94,7 @@ from functools import partial
 from pathlib import Path
 from pipelines.training.launcher import Launcher
 from pipelines.study.worker_pool import build_all
-from tests.pipelines.test_worker_pool import sleep
+from tests.pipelines.study.test_worker_pool import sleep
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
     work = {{name: partial(sleep, Path({str(tmp_path)!r}), name) for name in ("first", "second")}}
@@ -102,7 +102,7 @@ if __name__ == "__main__":
 """
     script = tmp_path / "job.py"
     script.write_text(code)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     job = subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": str(root)}, cwd=root)
     children = [tmp_path / "first", tmp_path / "second"]
     wait_until(lambda: all(child.exists() and child.read_text() for child in children))

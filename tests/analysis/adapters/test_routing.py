@@ -6,8 +6,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from analysis.adapters.alarms import routing_alarms
 from analysis.adapters.association import gate_association
 from analysis.adapters.routing import DocumentGates, analyse_routing, given_specialisation, specialisation
-
-from .synthetic_run import MODULES, hydralora_state, routing, routing_tables
+from tests.analysis.synthetic_run import MODULES, hydralora_state, routing, routing_tables
 
 LABELS = np.arange(120) % 4
 NO_SIMILARITY = pl.DataFrame(schema={"layer": int, "module": str, "expert_a": int, "expert_b": int, "b_cosine": float})

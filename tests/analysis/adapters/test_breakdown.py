@@ -27,8 +27,7 @@ from analysis.adapters.subspace import (
     subspace_similarity,
 )
 from analysis.figures.breakdown import layer_maps, similarity_by_layer
-
-from .synthetic_run import MODULES, RANK, components, hydralora_state, lora_state
+from tests.analysis.synthetic_run import MODULES, RANK, components, hydralora_state, lora_state
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> float:

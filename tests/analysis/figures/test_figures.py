@@ -13,8 +13,7 @@ from PIL import Image
 from analysis.figures import Picture, clusters, png, routing, svg, thumbnail, training
 from analysis.figures.style import ordered_groups
 from analysis.report.sections import sections
-
-from .synthetic_run import report_inputs
+from tests.analysis.synthetic_run import report_inputs
 
 TEXTS = [f"question {i} about <b>numbers</b>" for i in range(120)]
 SOURCES = [("gsm8k", "dolly", "medquad")[i % 3] for i in range(120)]
