@@ -9,7 +9,7 @@ from hydralora.base_model.embedded import (
     provision_embedded_base_model,
 )
 from hydralora.base_model.fingerprint import weights_fingerprint
-from hydralora.base_model.loading import fast_dtype, load_base_model, load_skeleton
+from hydralora.base_model.loading import fast_dtype, load_base_model, load_skeleton, load_tokenizer
 
 __all__ = [
     "EMBEDDED",
@@ -20,6 +20,7 @@ __all__ = [
     "fast_dtype",
     "load_base_model",
     "load_skeleton",
+    "load_tokenizer",
     "provision_embedded_base_model",
     "weights_fingerprint",
 ]

@@ -66,8 +66,7 @@ def load_base_model(
         )
     except (OSError, ValueError) as error:
         raise BaseModelError(_advice(name_or_path, revision, error)) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    _set_padding(tokenizer)
     if blocks is None and not on_cpu:
         model.to(target)
     for module in model.modules():
@@ -79,6 +78,34 @@ def load_base_model(
     model.requires_grad_(False)
     model.eval()
     return model, tokenizer
+
+
+def load_tokenizer(
+    name_or_path: str = EMBEDDED, *, revision: str | None = None, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a base model, without the model.
+
+    Args:
+        name_or_path, revision, trust_remote_code: as of `load_base_model`.
+
+    Raises:
+        BaseModelError: it cannot be found, reached, or loaded.
+    """
+    from transformers import AutoTokenizer
+
+    path = str(provision_embedded_base_model()) if name_or_path == EMBEDDED else name_or_path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(_advice(name_or_path, revision, error)) from error
+    _set_padding(tokenizer)
+    return cast("PreTrainedTokenizerBase", tokenizer)
+
+
+def _set_padding(tokenizer: Any) -> None:
+    """Padding is masked, so that the end token serves where a tokenizer has none for it."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def load_skeleton(

@@ -67,6 +67,15 @@ class TokenisedDocuments:
         """Some of the documents, in the order asked for."""
         return dataclasses.replace(self, dataset=self.dataset.select([int(index) for index in indices]))
 
+    def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> "TokenisedDocuments":
+        """The documents with further columns, or with other values in them; one value for each document."""
+        dataset = self.dataset
+        for name, values in columns.items():
+            if name in dataset.column_names:
+                dataset = dataset.remove_columns(name)
+            dataset = dataset.add_column(name, list(values))
+        return dataclasses.replace(self, dataset=dataset)
+
     def for_adapter(self, config: Any) -> "TokenisedDocuments":
         """The documents as an adapter wants them: with gates only if it takes them from outside."""
         takes_gates = getattr(config, "router_input", None) == "sequence"

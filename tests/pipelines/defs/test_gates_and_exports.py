@@ -19,10 +19,11 @@ from analysis.experts.prompt_classifier import PromptClassifier
 from analysis.features.lsa import TfidfLsa
 from hydralora import HydraLoraConfig
 from hydralora.data import TokenisedDocuments
-from pipelines.defs.exports import agreement, domain_documents
-from pipelines.defs.gates import group_model, held_out_accuracy, with_experts
+from pipelines.corpus.experts import group_model, held_out_accuracy, with_experts
+from pipelines.defs.results.domain_exports import agreement, domain_documents
 from pipelines.store.artifacts import Artifact
-from pipelines.training.adapters import documents_table, experts_of
+from pipelines.training.adapters import experts_of
+from pipelines.training.documents import labelled_documents
 from pipelines.training.exporting import (
     OTHERS,
     DomainDocuments,
@@ -67,38 +68,38 @@ def grouping() -> Grouping:
 
 
 @pytest.fixture
-def prompt_gates(tmp_path: Path, grouping: Grouping) -> Artifact:
+def expert_assignment(tmp_path: Path, grouping: Grouping) -> Artifact:
     assert grouping.classifier is not None
-    made = artifact(tmp_path, "prompt_gates", experts=with_experts(DOCUMENTS, grouping, grouping.classifier))
-    (made.folder / "prompt_gates.json").write_text(json.dumps({"num_experts": 2}))
+    made = artifact(tmp_path, "expert_assignment", experts=with_experts(DOCUMENTS, grouping, grouping.classifier))
+    (made.folder / "expert_assignment.json").write_text(json.dumps({"num_experts": 2}))
     return made
 
 
-def test_training_takes_the_own_group_and_held_out_documents_what_the_prompt_tells(prompt_gates: Artifact) -> None:
-    experts = prompt_gates.read("experts")
+def test_training_takes_the_own_group_and_held_out_documents_what_the_prompt_tells(expert_assignment: Artifact) -> None:
+    experts = expert_assignment.read("experts")
     assert experts["expert"].to_list() == [0] * 20 + [1] * 20 + [0, 1, 1]
     assert experts[-2:].select("group", "predicted").rows() == [("cats", "ships"), ("planes", "ships")]
     assert held_out_accuracy(experts) == pytest.approx(1 / 3)
     assert held_out_accuracy(experts.filter(pl.col("split") == "train")) is None
 
 
-def test_gates_of_documents_are_one_hot(tmp_path: Path, prompt_gates: Artifact) -> None:
+def test_gates_of_documents_are_one_hot(tmp_path: Path, expert_assignment: Artifact) -> None:
     documents = artifact(tmp_path, "corpus_documents", documents=DOCUMENTS.with_columns(completion=pl.lit("yes")))
     labels = artifact(tmp_path, "cluster_labels", labels=DOCUMENTS.select("document_id", "cluster"))
-    table = documents_table(documents, labels, prompt_gates).collect()
+    table = labelled_documents(documents, labels, expert_assignment).collect()
     assert table["expert_gates"].to_list() == [[1.0, 0.0]] * 20 + [[0.0, 1.0]] * 20 + [[1.0, 0.0]] + [[0.0, 1.0]] * 2
-    assert "expert_gates" not in documents_table(documents, labels).collect_schema()
+    assert "expert_gates" not in labelled_documents(documents, labels).collect_schema()
 
-    held_out = domain_documents(table.lazy(), prompt_gates, "test", max_documents=1)
+    held_out = domain_documents(table.lazy(), expert_assignment, "test", max_documents=1)
     assert held_out.select("domain", "found").rows() == [("cats", True), ("planes", False)]
-    assert len(domain_documents(table.lazy(), prompt_gates, "train", max_documents=5)) == 10
+    assert len(domain_documents(table.lazy(), expert_assignment, "train", max_documents=5)) == 10
 
 
-def test_routers_take_n_from_the_elbow(tmp_path: Path, prompt_gates: Artifact) -> None:
-    elbow = artifact(tmp_path, "num_experts")
-    (elbow.folder / "num_experts.json").write_text(json.dumps({"num_experts": 5}))
-    assert experts_of("hydralora", elbow, prompt_gates) == 5
-    assert experts_of("hydralora_sequence", elbow, prompt_gates) == 2
+def test_routers_take_n_from_the_elbow(tmp_path: Path, expert_assignment: Artifact) -> None:
+    elbow = artifact(tmp_path, "num_clusters")
+    (elbow.folder / "num_clusters.json").write_text(json.dumps({"num_clusters": 5}))
+    assert experts_of("hydralora", elbow, expert_assignment) == 5
+    assert experts_of("hydralora_sequence", elbow, expert_assignment) == 2
 
 
 def test_clusters_of_answers_are_read_off_prompts(tmp_path: Path) -> None:

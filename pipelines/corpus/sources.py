@@ -1,4 +1,4 @@
-"""What a run configuration says about sources, and reading them all into one table."""
+"""What a run configuration says about sources, and the frozen configuration that `analysis.sources` reads."""
 
 import glob
 import os
@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING, Literal
 import dagster as dg
 from pydantic import Field
 
-from pipelines.store.artifacts import Draft, file_digest, source_version
-from pipelines.store.assets import Check, artifact_asset, markdown_table, materialized
-from pipelines.store.io_manager import ArtifactStore
+from pipelines.store.manifest import file_hash
 
 if TYPE_CHECKING:
     from analysis.sources import Source
-
-VERSION = source_version("analysis.sources")
 
 
 class PackagesConfig(dg.Config):
@@ -71,14 +67,6 @@ class SourceConfig(dg.Config):
     read: PackagesConfig | FilesConfig | HubConfig | CatalogConfig = Field(discriminator="kind")
 
 
-class RawDocumentsConfig(dg.Config):
-    """Which sources, and what happens when one of them fails."""
-
-    sources: list[SourceConfig]
-    on_error: Literal["raise", "skip"] = "raise"
-    """`skip` goes on with the other sources; the failure is shown and kept."""
-
-
 def to_source(
     config: PackagesConfig | FilesConfig | HubConfig | CatalogConfig, purpose: Literal["train", "evaluation"] = "train"
 ) -> "Source":
@@ -120,53 +108,10 @@ def content_of(config: PackagesConfig | FilesConfig | HubConfig | CatalogConfig)
     match config:
         case FilesConfig():
             paths = sorted({p for pattern in config.paths for p in glob.glob(expanded(pattern), recursive=True)})
-            return {Path(path).name: file_digest(Path(path)) for path in paths if Path(path).is_file()}
+            return {path: file_hash(Path(path)) for path in paths if Path(path).is_file()}
         case PackagesConfig():
             from analysis.sources.packages.distributions import required_by
 
             names = config.distributions or sorted(required_by("hydralora", "pipelines"))
             return [f"{name}=={metadata.version(name)}" for name in names]
     return None
-
-
-@artifact_asset(
-    group="corpus",
-    version=VERSION,
-    kinds={"polars"},
-    warnings=("every_source_read",),
-    # Only sources on a hub can fail by chance; without one, a failure is final at once.
-    retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL),
-)
-def raw_documents(config: RawDocumentsConfig, store: dg.ResourceParam[ArtifactStore]) -> dg.MaterializeResult:
-    """Records of every configured source as they were read: prompt, completion, source, task, licence, origin."""
-
-    def build(draft: Draft) -> None:
-        from analysis.sources import SourceError, read_sources
-
-        try:
-            sources = {source.name: to_source(source.read) for source in config.sources}
-            read = read_sources(sources, on_error=config.on_error)
-        except SourceError as error:
-            remote = any(isinstance(source.read, HubConfig | CatalogConfig) for source in config.sources)
-            raise dg.Failure(str(error), allow_retries=remote) from error
-        draft.write_table("records", read.records)
-        draft.write_json("failures", dict(read.failures))
-
-    artifact = store.build(
-        "raw_documents",
-        build,
-        code_version=VERSION,
-        config={**config.model_dump(), "content": [content_of(source.read) for source in config.sources]},
-    )
-    counts = artifact.scan("records").group_by("source").len("records").sort("source").collect()
-    failures = artifact.json("failures")
-    return materialized(
-        artifact,
-        table="records",
-        metadata={"records_by_source": markdown_table(counts, rows=200), "failures": failures},
-        checks=[
-            Check(
-                "every_source_read", not failures, "; ".join(failures.values()) or "every source was read", warning=True
-            )
-        ],
-    )
