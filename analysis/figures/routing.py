@@ -11,8 +11,8 @@ from analysis.figures.style import (
     integer_ticks,
     legend_below,
     marker,
-    plain_text,
     ordered_groups,
+    plain_text,
     styled,
     subplots,
 )
@@ -116,7 +116,9 @@ def association(table: pl.DataFrame) -> Picture:
         by_layer = rows.filter(pl.col("group_kind") == kind).group_by("layer").agg(
             pl.col("variance_explained", "variance_null").mean()
         ).sort("layer")  # fmt: skip
-        axes.plot(by_layer["layer"], by_layer["variance_explained"], color=color(i), marker=marker(i), label=plain_text(kind))
+        axes.plot(
+            by_layer["layer"], by_layer["variance_explained"], color=color(i), marker=marker(i), label=plain_text(kind)
+        )
         axes.plot(by_layer["layer"], by_layer["variance_null"], color=color(i), linestyle=":", linewidth=1)
     axes.set(xlabel="layer", ylabel="variance of gates explained", ylim=(0, 1))
     integer_ticks(axes, rows["layer"].unique().sort().to_list())

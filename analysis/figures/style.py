@@ -87,8 +87,9 @@ def styled(draw: Callable[_Arguments, Picture]) -> Callable[_Arguments, Picture]
 def plain_text(name: str, longest: int = LONGEST_NAME) -> str:
     """A name as every figure shows it: one line of printable characters, at most `longest` of them.
 
-    What cannot be seen, or turns the text around it (controls, bidirectional marks), becomes U+FFFD. A long name loses
-    its middle, an empty one says so. A leading underscore gets a space before it: matplotlib leaves such entries out of a legend.
+    What is not seen, or turns the text around it (controls, bidirectional marks), becomes U+FFFD. A long name loses
+    its middle, an empty one says so. A leading underscore gets a space before it: matplotlib leaves such entries out
+    of a legend.
     """
     text = "".join("\ufffd" if unicodedata.category(c) in _UNSEEN else c for c in " ".join(name.split()))
     if len(text) > longest:
@@ -208,8 +209,7 @@ def svg(picture: Picture) -> str:
     text = re.sub(r"<[^>]*>", lambda tag: _own_tag(tag[0], picture.name), text)
     # Figures of different widths keep one size of type: on a wide page, and where a phone has to scroll them.
     width = picture.figure.get_figwidth()
-    text = text.replace("<svg ", f'<svg style="max-width: {7.5 * width:.1f}rem; min-width: {5.2 * width:.1f}rem" ', 1)
-    return text
+    return text.replace("<svg ", f'<svg style="max-width: {7.5 * width:.1f}rem; min-width: {5.2 * width:.1f}rem" ', 1)
 
 
 def _own_tag(tag: str, name: str) -> str:

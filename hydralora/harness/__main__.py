@@ -27,7 +27,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-gen-toks", type=int, help="most tokens of a generated answer")
     parser.add_argument("--apply-chat-template", action="store_true")
-    parser.add_argument("--allow-code-execution", action="store_true", help="run programs that the model writes, in bubblewrap")
+    parser.add_argument(
+        "--allow-code-execution", action="store_true", help="run programs that the model writes, in bubblewrap"
+    )
     parser.add_argument("--unsafe-no-isolation", action="store_true", help="run them with all your rights instead")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="write the scores into this JSON file as well")

@@ -180,7 +180,7 @@ def _interpreter() -> str:
 
 
 def _isolation(pid_in: int) -> list[str]:
-    """The command that runs another one in the sandbox; its first process is told on `pid_in`.
+    """The command that runs another one in the sandbox; bubblewrap tells the pid of its first process on `pid_in`.
 
     The kernel does not limit the number of root's processes, in a user namespace either. Root therefore becomes
     nobody first, behind mounts that let nobody reach Python where it lies in root's home.

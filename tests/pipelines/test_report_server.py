@@ -43,7 +43,8 @@ def test_reports_are_served_and_listed(port: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/corpus.parquet", "/link.html", "/folder/secret.html", "/../secret.html", "/%2e%2e/secret.html", "/report/"]
+    "path",
+    ["/corpus.parquet", "/link.html", "/folder/secret.html", "/../secret.html", "/%2e%2e/secret.html", "/report/"],
 )
 def test_nothing_else_is(port: int, path: str) -> None:
     assert get(port, path)[0] == 404

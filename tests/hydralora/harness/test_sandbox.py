@@ -96,9 +96,9 @@ LEAVING = [
     "import os\nfor n in range(32):\n    try: os.close(n)\n    except OSError: pass",
     "import os\nfor n in range(32):\n    try: os.write(n, b'ready\\n' + b'0' * 64)\n    except OSError: pass",
     "import os\nfor n in range(32):\n    try: os.write(n, b'null\\n' * 99)\n    except OSError: pass",
-    "import os\nfor n in range(32):\n    try: os.write(n, b'{\"error\": \"SystemExit\"}\\n' * 9)\n    except OSError: pass",
+    'import os\nfor n in range(32):\n    try: os.write(n, b\'{"error": "SystemExit"}\\n\' * 9)\n    except OSError: pass',  # noqa: E501
     "import os\nfor n in range(32):\n    try: os.write(n, b'[' * 60000 + b'\\n')\n    except OSError: pass",
-    "import os\nfor n in range(32):\n    try: os.write(n, b'{\"value\": {\"eval\": [1]}}\\n')\n    except OSError: pass",
+    'import os\nfor n in range(32):\n    try: os.write(n, b\'{"value": {"eval": [1]}}\\n\')\n    except OSError: pass',
     "import builtins; builtins.AssertionError = builtins.Exception; builtins.compile = None",
     "import json; json.dumps = lambda x: '{\"value\": true}'",
     "import sys; sys._getframe(1).f_globals['encode'] = lambda x: {'bytes': []}",
@@ -152,9 +152,13 @@ def test_the_parent_is_out_of_sight(tmp_path: Path) -> None:
 @isolated
 def test_nothing_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "1")
-    assert gives("import os\nreturn dict(os.environ), os.environb.copy(), os.listdir(), os.getuid()", ({}, {}, [], 65534))
+    assert gives(
+        "import os\nreturn dict(os.environ), os.environb.copy(), os.listdir(), os.getuid()", ({}, {}, [], 65534)
+    )
     assert gives("import socket\nreturn socket.gethostname()", "sandbox")
-    opened = "import os\nfound = []\nfor n in range(256):\n    try: os.fstat(n); found.append(n)\n    except OSError: pass\n"
+    opened = (
+        "import os\nfound = []\nfor n in range(256):\n    try: os.fstat(n); found.append(n)\n    except OSError: pass\n"
+    )
     with open(os.devnull) as file:
         os.set_inheritable(file.fileno(), True)
         assert gives(opened + "return found", [0, 1, 2, 3, 4])
@@ -167,7 +171,7 @@ def test_no_file_is_opened_for_writing(tmp_path: Path, flags: str) -> None:
     path.write_text("text")
     for target in (path, "/etc/ld.so.cache", json.__file__, sys.executable):
         assert passes(
-            f"import os\ndef f():\n    try: os.open({str(target)!r}, {flags})\n    except OSError: return 1\n    return 2",
+            f"import os\ndef f():\n    try: os.open({str(target)!r}, {flags})\n    except OSError: return 1\n    return 2",  # noqa: E501
             "assert f() in (1, 2)",
         )
     assert ends_in(f"import os\nos.open('/created', {flags} | os.O_CREAT)", OSError)
@@ -242,7 +246,9 @@ def test_much_memory_is_refused() -> None:
 
 @isolated
 def test_much_output_goes_nowhere() -> None:
-    flood = "import sys\ndef f():\n    for _ in range(200): sys.stdout.write('x' * 10**6); sys.stderr.write('x' * 10**6)\n"
+    flood = (
+        "import sys\ndef f():\n    for _ in range(200): sys.stdout.write('x' * 10**6); sys.stderr.write('x' * 10**6)\n"
+    )
     assert passes(flood + "    return 1", "assert f() == 1")
     assert not passes("def f(): return 'x' * (1 << 25)", "assert len(f()) == 1 << 25")
 
@@ -265,7 +271,10 @@ def processes_of(pid: int) -> list[str]:
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            name, fields = stat.read_text().rsplit(")", 1)[0].partition("(")[2], stat.read_text().rsplit(")", 1)[1].split()
+            name, fields = (
+                stat.read_text().rsplit(")", 1)[0].partition("(")[2],
+                stat.read_text().rsplit(")", 1)[1].split(),
+            )
         except OSError:
             continue
         if int(fields[1]) == pid and name in ("bwrap", "python3.11", "setpriv"):
@@ -275,19 +284,21 @@ def processes_of(pid: int) -> list[str]:
 
 @isolated
 def test_a_fork_bomb_does_not_start() -> None:
-    bomb = "import os\ndef f():\n    made = 0\n    for _ in range(1000):\n        try:\n            made += os.fork() > 0\n"
-    bomb += "        except BlockingIOError:\n            pass\n    return made"
+    bomb = "import os\ndef f():\n    made = 0\n    for _ in range(1000):\n        try:\n"
+    bomb += "            made += os.fork() > 0\n        except BlockingIOError:\n            pass\n    return made"
     assert passes(bomb, "assert f() == 0")
 
 
 def test_without_bubblewrap_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: pytest.fail("started"))
-    with pytest.raises(SandboxError, match="run only under bubblewrap, got no `bwrap` here. Install bubblewrap"):
+    with pytest.raises(SandboxError, match=r"run only under bubblewrap, got no `bwrap` here\. Install bubblewrap"):
         Sandbox().check()
 
 
-def test_a_bubblewrap_that_is_refused_is_an_error_and_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bubblewrap_that_is_refused_is_an_error_and_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     refusing = tmp_path / "bwrap"
     refusing.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
     refusing.chmod(0o755)

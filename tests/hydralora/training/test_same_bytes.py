@@ -11,6 +11,12 @@ import pytest
 from hydralora.adapter.saved_config import sort_adapter_configs
 from tests.hydralora.small import save_run
 
+TRAIN = """
+import sys
+from pathlib import Path
+from hydralora.training.run import run_from_json
+run_from_json(Path(sys.argv[1]))
+"""
 NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -28,8 +34,7 @@ def test_files_do_not_depend_on_hashes(tmp_path: Path, kind: str) -> None:
     for seed in ("1", "2"):
         run = tmp_path / f"run{seed}.json"
         run.write_text(json.dumps({**values, "folder": str(tmp_path / seed), "peft_config": peft}))
-        code = "import sys; from pathlib import Path; from hydralora.training.run import run_from_json; run_from_json(Path(sys.argv[1]))"
-        subprocess.run([sys.executable, "-c", code, str(run)], check=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        subprocess.run([sys.executable, "-c", TRAIN, str(run)], check=True, env={**os.environ, "PYTHONHASHSEED": seed})
         written.append(files(tmp_path / seed))
     first, second = written
     assert first.keys() == second.keys()

@@ -29,7 +29,6 @@ from pipelines.training.adapters import documents_table, experts_of
 from pipelines.training.exporting import (
     OTHERS,
     RESERVED,
-    OTHERS,
     DomainDocuments,
     domain_gates,
     folder_names,
