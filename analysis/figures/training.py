@@ -105,7 +105,7 @@ def parameters(table: pl.DataFrame) -> Picture:
         widths = np.array([counts.get(method, 0) for method in methods], float)
         axes.barh(range(len(methods)), widths, left=left, color=color(i), label=plain_text(part), height=0.65)
         left += widths
-    axes.set_yticks(range(len(methods)), methods)
+    axes.set_yticks(range(len(methods)), [plain_text(name) for name in methods])
     for y, total in enumerate(left):
         axes.text(total, y, f" {total:,.0f}", va="center")
     axes.set(xlabel="trainable parameters", xlim=(0, 1.18 * left.max()))
@@ -138,7 +138,7 @@ def energy(table: pl.DataFrame) -> Picture:
             ax.text(np.nan_to_num(value), y, f" {value:,.0f}" if value >= 100 else f" {value:,.3g}", va="center")
         ax.set(xlabel=label, xlim=(0, 1.2 * float(np.nanmax(values) or 1)))
         ax.tick_params(axis="y", length=0)
-    axes[0].set_yticks(range(len(means)), means["method"].to_list())
+    axes[0].set_yticks(range(len(means)), [plain_text(name) for name in means["method"]])
     axes[0].invert_yaxis()
     return Picture(
         "energy",

@@ -162,8 +162,8 @@ def _end(process: subprocess.Popen[bytes], pid_out: int) -> None:
 
 
 _WAYS_OUT = (
-    "Install bubblewrap (Debian: apt-get install bubblewrap) or evaluate on another machine, leave out the task humaneval, or "
-    "set unsafe_no_isolation to run the model's programs with all your rights."
+    "Install bubblewrap (Debian: apt-get install bubblewrap) or evaluate on another machine, leave out the task "
+    "humaneval, or set unsafe_no_isolation to run the model's programs with all your rights."
 )
 
 
