@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.figures.style import HEAT_MAP, INK, Picture, color, integer_ticks, marker, styled, subplots
+from analysis.figures.style import HEAT_MAP, INK, Picture, color, integer_ticks, marker, plain_text, styled, subplots
 
 
 @styled
@@ -77,6 +77,7 @@ def heat_map(
 ) -> None:
     """Draw a labelled heat map; up to 150 cells carry their number."""
     image = axes.imshow(values, cmap=HEAT_MAP, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest")
+    columns, rows = [plain_text(name) for name in columns], [plain_text(name) for name in rows]
     slanted = max(map(len, columns)) > 3
     axes.set_xticks(
         range(len(columns)), columns, rotation=40 if slanted else 0, ha="right" if slanted else "center",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hydralora.adapter.layer import HydraLoraLayer
+from hydralora.adapter.saved_config import sort_adapter_configs
 from hydralora.base_model import EMBEDDED, EMBEDDED_ON_HUB
 from hydralora.gates.fixed import GateSpec, resolve_gates
 from hydralora.gates.recording import hydralora_layers
@@ -87,6 +88,7 @@ def export_lora(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
         config.save_pretrained(partial)
+        sort_adapter_configs(Path(partial))
         tensors = {key: tensor.detach().cpu() for key, tensor in state.items()}
         save_file(tensors, Path(partial) / _WEIGHTS_NAME, metadata={"format": "pt"})
         for path in Path(partial).iterdir():

@@ -56,7 +56,9 @@ class HarnessConfig(dg.Config):
     batch_size: int = 8
     max_gen_toks: int | None = None
     allow_code_execution: bool = False
-    """Of humaneval: run the programs that the models write, in a sandbox."""
+    """Of humaneval: run the programs that the models write, isolated by bubblewrap."""
+    unsafe_no_isolation: bool = False
+    """Run them without bubblewrap, with all rights of this process."""
 
 
 @dataclass(frozen=True)

@@ -82,11 +82,12 @@ def save_untrained(folder: Path, training: Training, recipe: Recipe, base_model:
     from transformers import set_seed
 
     from hydralora.methods import get_method
+    from hydralora.training.checkpoints import save_model
 
     model, _ = base_model.load()
     peft_config = get_method(training.method).config(model, recipe.settings(training.num_experts))
     set_seed(training.seed)
-    get_peft_model(model, peft_config).save_pretrained(folder, save_embedding_layers=False)
+    save_model(get_peft_model(model, peft_config), folder)
 
 
 def held_out_losses(documents: "TokenisedDocuments", folder: Path | None, base_model: BaseModel) -> "DocumentLosses":
