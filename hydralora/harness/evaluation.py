@@ -92,7 +92,7 @@ def evaluate_benchmarks(
         language_model = _language_model(model, tokenizer, gates, batch_size)
     for task in loaded.values():
         _configure(task, num_fewshot=num_fewshot, max_gen_toks=max_gen_toks, seed=seed)
-    if "humaneval" in loaded:
+    if sandbox is not None and "humaneval" in loaded:
         loaded["humaneval"].set_config("process_results", functools.partial(score_samples, sandbox=sandbox))
     # Without a list torch saves the state of every GPU in sight, and warns.
     device = next(model.parameters()).device

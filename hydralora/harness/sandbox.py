@@ -154,10 +154,10 @@ def _end(process: subprocess.Popen[bytes], pid_out: int) -> None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=5)
         os.killpg(process.pid, signal.SIGKILL)
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
+    for end in (process.stdin, process.stdout):
+        if end is not None:
             with contextlib.suppress(BrokenPipeError):
-                stream.close()
+                end.close()
     process.wait()
 
 
