@@ -1,4 +1,4 @@
-"""The small pieces of `small` on CUDA: one launch of a Triton kernel each, where PyTorch needs about eight.
+"""The small pieces of `torch_kernels` on CUDA: one launch of a Triton kernel each, where PyTorch needs about eight.
 
 Under torch.compile the kernels are part of the graph (Inductor sees them as they are and fuses around them).
 """
@@ -72,21 +72,32 @@ def _profiled() -> bool:
 
 
 def project_and_gate(
-    x: Tensor, weight_a: Tensor, router: Tensor | None, blocks: int, scaling: float, router_input: str
+    x: Tensor,
+    weight_a: Tensor,
+    router: Tensor | None,
+    blocks: int,
+    scaling: float,
+    router_input: str,
+    shared_rank: int = 0,
+    shared_scaling: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """As `small.project_and_gate`."""
+    """As `torch_kernels.project_and_gate`."""
     tokens, in_features = x.shape
-    rank = weight_a.shape[0]
-    routed, per_gate, hidden, given = _routing(router, router_input, tokens)
-    low = x.new_empty(tokens, rank + routed if hidden else rank)
-    u = x.new_empty(tokens, blocks * rank)
+    a_rows = weight_a.shape[0]
+    rank = a_rows - shared_rank
+    routed, per_gate, hidden, given = _routing(router, router_input, tokens, blocks)
+    low = x.new_empty(tokens, a_rows + routed if hidden else a_rows)
+    u = x.new_empty(tokens, blocks * rank + shared_rank)
     # 4 stages of 256 columns: within 10% of the time cuBLAS takes for A x alone on an H100.
     _launch(
         kernels.project_and_gate_kernel,
         (_cdiv(tokens, _ROWS), 1, 1),
         (x, weight_a.contiguous(), x if router is None else router.contiguous(), low, u),
-        (tokens, per_gate, float(scaling)),
-        (in_features, rank, blocks, routed, hidden, given, _pad(rank), _pad(blocks), _ROWS, 256),
+        (tokens, per_gate, float(scaling), float(shared_scaling)),
+        (
+            *(in_features, rank, shared_rank, blocks, routed, hidden, given),
+            *(_pad(rank), _pad(shared_rank), _pad(blocks), _ROWS, 256),
+        ),
         num_warps=4,
         num_stages=4,
     )
@@ -94,12 +105,19 @@ def project_and_gate(
 
 
 def gate_backward(
-    grad_u: Tensor, low: Tensor, router: Tensor | None, rank: int, scaling: float, router_input: str
+    grad_u: Tensor,
+    low: Tensor,
+    router: Tensor | None,
+    rank: int,
+    scaling: float,
+    router_input: str,
+    shared_rank: int = 0,
+    shared_scaling: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As `small.gate_backward`."""
+    """As `torch_kernels.gate_backward`."""
     tokens, width = grad_u.shape
-    blocks = width // rank
-    routed, per_gate, hidden, given = _routing(router, router_input, tokens)
+    blocks = (width - shared_rank) // rank
+    routed, per_gate, hidden, given = _routing(router, router_input, tokens, blocks)
     programs = _cdiv(tokens, _ROWS)
     u, grad_low = torch.empty_like(grad_u), torch.empty_like(low)
     # One partial sum a program, added up in a fixed order.
@@ -110,15 +128,15 @@ def gate_backward(
         kernels.gate_backward_kernel,
         (programs, 1, 1),
         (grad_u, low, router_or_any, u, grad_low, low if partial is None else partial),
-        (tokens, per_gate, float(scaling)),
-        (rank, blocks, routed, hidden, given, _pad(rank), _pad(blocks), _ROWS),
+        (tokens, per_gate, float(scaling), float(shared_scaling)),
+        (rank, shared_rank, blocks, routed, hidden, given, _pad(rank), _pad(shared_rank), _pad(blocks), _ROWS),
         num_warps=4,
     )
     return u, grad_low, None if partial is None else partial.sum(0)
 
 
 def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """As `small.accumulate`: bound by reading and writing y once, and cuBLAS takes a third longer (k is small)."""
+    """As `torch_kernels.accumulate`: bound by reading and writing y once, and cuBLAS takes a third longer (k is small)."""
     tokens, width = y.shape
     inner = u.shape[1]
     _launch(
@@ -133,52 +151,65 @@ def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def add_experts_few(
-    y: Tensor, x: Tensor, weight_a: Tensor, router: Tensor | None, weight_b: Tensor, scaling: float, router_input: str
+    y: Tensor,
+    x: Tensor,
+    weight_a: Tensor,
+    router: Tensor | None,
+    weight_b: Tensor,
+    scaling: float,
+    router_input: str,
+    shared_rank: int = 0,
+    shared_scaling: float = 1.0,
 ) -> None:
-    """y += scaling * sum_i g_i B_i A x in one launch, for a few tokens and no gradients: y [T, out], x [T, in]."""
+    """y += u B^T in one launch (u of `torch_kernels.project_and_gate`), for a few tokens and no gradients: y [T, out],
+    x [T, in]."""
     tokens, in_features = x.shape
     out_features = y.shape[1]
-    rank = weight_a.shape[0]
-    blocks = weight_b.shape[1] // rank
-    rank_pad, experts_pad = _pad(rank), _pad(blocks)
-    routed, per_gate, hidden, given = _routing(router, router_input, tokens)
+    rank = weight_a.shape[0] - shared_rank
+    blocks = (weight_b.shape[1] - shared_rank) // rank
+    rank_pad, shared_pad, experts_pad = _pad(rank), _pad(shared_rank), _pad(blocks)
+    routed, per_gate, hidden, given = _routing(router, router_input, tokens, blocks)
     tensors = (y, x, weight_a.contiguous(), x if router is None else router.contiguous(), weight_b.contiguous())
-    sizes = (in_features, out_features, rank, blocks, routed, hidden, given)
+    scalars = (per_gate, float(scaling), float(shared_scaling))
+    sizes = (in_features, out_features, rank, shared_rank, blocks, routed, hidden, given)
     if tokens * out_features <= _VECTOR_OUTPUTS:
         columns = 128  # more would leave the chip idle
-        chunk = max(64, 16384 // max(rank_pad, experts_pad if hidden else 1))
-        tile = min(columns, max(8, 16384 // (rank_pad * experts_pad)))
+        chunk = max(64, 16384 // max(rank_pad, shared_pad, experts_pad if hidden else 1))
+        tile = min(columns, max(8, 16384 // max(rank_pad * experts_pad, shared_pad)))
         _launch(
             kernels.add_experts_few_kernel,
             (tokens, _cdiv(out_features, columns), 1),
             tensors,
-            (per_gate, float(scaling)),
-            (*sizes, rank_pad, experts_pad, chunk, columns, tile),
+            scalars,
+            (*sizes, rank_pad, shared_pad, experts_pad, chunk, columns, tile),
             num_warps=16,
         )
         return
     rank_pad = max(rank_pad, _cdiv(16, experts_pad))  # tensor cores take 16 at a time
+    shared_pad = max(shared_pad, 16) if shared_rank else shared_pad
     # As much as registers and shared memory hold: the loop over x is a chain of waits, so few long steps.
-    columns = max(16, min(128, 16384 // (rank_pad * experts_pad)))
-    chunk = max(64, min(1024, 8192 // _pad(rank_pad + (experts_pad if hidden else 0))))
+    columns = max(16, min(128, 16384 // max(rank_pad * experts_pad, shared_pad)))
+    chunk = max(64, min(1024, 8192 // _pad(rank_pad + shared_rank + (experts_pad if hidden else 0))))
     _launch(
         kernels.add_experts_some_kernel,
         (_cdiv(tokens, _ROWS), _cdiv(out_features, columns), 1),
         tensors,
-        (tokens, per_gate, float(scaling)),
-        (*sizes, rank_pad, experts_pad, _ROWS, chunk, columns),
+        (tokens, *scalars),
+        (*sizes, rank_pad, shared_pad, experts_pad, _ROWS, chunk, columns),
         num_warps=4,
         num_stages=3,
     )
 
 
-def _routing(router: Tensor | None, router_input: str, tokens: int) -> tuple[int, int, bool, bool]:
-    """Experts with a gate, tokens that share given gates, whether the router is on x, whether gates are given."""
+def _routing(router: Tensor | None, router_input: str, tokens: int, blocks: int) -> tuple[int, int, bool, int]:
+    """Experts with a gate, tokens that share given gates, whether the router is on x, what is given: 0 nothing, 1
+    gates, 2 the number of an expert."""
     if router is None:
-        return 0, 1, False, False
-    if router_input == "given":
-        return router.shape[1], tokens // router.shape[0], False, True
-    return router.shape[0], 1, router_input == "hidden", False
+        return 0, 1, False, 0
+    if router_input != "given":
+        return router.shape[0], 1, router_input == "hidden", 0
+    per_gate = tokens // router.shape[0]
+    return (router.shape[1], per_gate, False, 1) if router.dim() == 2 else (blocks, per_gate, False, 2)
 
 
 def _cdiv(a: int, b: int) -> int:
@@ -186,5 +217,5 @@ def _cdiv(a: int, b: int) -> int:
 
 
 def _pad(n: int) -> int:
-    """The next power of two."""
-    return 1 << (n - 1).bit_length()
+    """The next power of two; 1 for 0."""
+    return 1 << max(n - 1, 0).bit_length()

@@ -23,6 +23,11 @@ VARIANTS = {
     "A for each expert": {"shared_a": False},
     "A for each expert, hidden, shared": {"shared_a": False, "router_input": "hidden", "shared_expert": True},
     "ten experts, rslora": {"num_experts": 10, "use_rslora": True},
+    "shared LoRA": {"shared_rank": 3},
+    "shared LoRA, its own scaling": {"shared_rank": 6, "shared_alpha": 2, "router_input": "hidden"},
+    "shared LoRA, uniform, rslora": {"shared_rank": 6, "shared_alpha": 2, "router_input": "uniform", "use_rslora": True},
+    "shared LoRA, one expert": {"shared_rank": 2, "num_experts": 1},
+    "shared LoRA, A for each expert": {"shared_rank": 5, "shared_a": False},
 }
 
 
@@ -38,18 +43,24 @@ def expected(layer: HydraLoraLinear, x: Tensor, gates: Tensor | None = None) -> 
     if gates is None and layer.router_input[name] == "uniform":
         experts = layer.num_experts[name]
         gates = torch.full((x[..., 0].numel(), experts), 1 / experts, dtype=torch.float64)
+    s = layer.shared_rank[name]
+    weight_a, weight_b = layer.hydralora_A[name].weight, layer.hydralora_B[name].weight
+    rows, columns = len(weight_a) - s, weight_b.shape[1] - s
     flat = reference.hydralora(
         x.flatten(0, -2),
         base.weight.T if isinstance(base, Conv1D) else base.weight,
         base.bias,
-        layer.hydralora_A[name].weight,
-        layer.hydralora_B[name].weight,
+        weight_a[:rows],
+        weight_b[:, :columns],
         scaling=layer.scaling[name],
         r=layer.r[name],
         weight_router=router,
         router_input=layer.router_input[name],
         gates=gates,
         shared_expert=layer.shared_expert[name],
+        shared_a=weight_a[rows:],
+        shared_b=weight_b[:, columns:],
+        shared_scaling=layer.shared_scaling[name],
     )
     return flat.view(*x.shape[:-1], -1)
 
