@@ -142,8 +142,8 @@ class HydraLoraLayer(BaseTunerLayer):
 
     def fixed_gates(self, adapter_name: str) -> Tensor | None:
         """Gates [N] that hold for every input (one expert, static, uniform); None while they depend on the input."""
-        if adapter_name in self.static_gates:
-            gates: Tensor = self.static_gates[adapter_name]
+        gates: Tensor | None = self._modules["static_gates"]._buffers.get(adapter_name)  # type: ignore[attr-defined]
+        if gates is not None:
             return gates
         experts = self.num_experts[adapter_name]
         if experts == 1 or self.router_input[adapter_name] == "uniform":
@@ -247,7 +247,11 @@ class HydraLoraLayer(BaseTunerLayer):
                 f"got {tuple(gates.shape)}. Also possible: [batch, length, {experts}], gates of each token; and "
                 f"integers [batch] or [batch, length], the number of the one expert that is on."
             )
-        gates = gates.to(self.hydralora_B[adapter_name].weight.device)
+        device = self._modules["hydralora_B"]._modules[adapter_name]._parameters["weight"].device  # type: ignore[attr-defined]
+        if gates.device != device:
+            gates = gates.to(device)
+        if len(places) == 1:
+            return gates
         return gates.reshape(-1) if is_index else gates.reshape(-1, experts)
 
 

@@ -52,13 +52,14 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         """x [..., in] -> [..., out] in the base layer's dtype. `adapter_names`: an adapter for each row of x."""
         if adapter_names is not None:
             self._check_adapter_names(x, adapter_names)
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        if self.disable_adapters or self.merged:
+        if self._disable_adapters or self.merged_adapters:
+            if self._disable_adapters and self.merged:
+                self.unmerge()
             return self._base(x, *args, **kwargs)
         if adapter_names is not None:
             return self._forward_mixed_batch(x, adapter_names, *args, **kwargs)
-        adapters = [name for name in self.active_adapters if name in self.hydralora_A]
+        known = self._modules["hydralora_A"]._modules  # type: ignore[union-attr]
+        adapters = [name for name in self.active_adapters if name in known]
         if len(adapters) == 1 and not args and not kwargs:
             fused = self._fused(x, adapters[0])
             if fused is not None:
@@ -100,24 +101,26 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         nn.Module finds submodules through a slow `__getattr__`: their dictionary is read once instead.)
         """
         children: Any = self._modules
-        routers = children["hydralora_router"]
-        a, b = children["hydralora_A"][name], children["hydralora_B"][name]
-        router = routers[name] if name in routers else None  # noqa: SIM401 (nn.ModuleDict has no get)
-        modules = (a, b) if router is None else (a, b, router)
-        if self.gate_observer is not None or a.out_features != self.r[name] + self.shared_rank[name]:
+        shared_rank = self.shared_rank[name]
+        a = children["hydralora_A"]._modules[name]
+        if self.gate_observer is not None or a.out_features != self.r[name] + shared_rank:
             return None
-        if self.training and not isinstance(children["hydralora_dropout"][name], nn.Identity):
+        if self.training and type(children["hydralora_dropout"]._modules[name]) is not nn.Identity:
             return None
+        b, router = children["hydralora_B"]._modules[name], children["hydralora_router"]._modules.get(name)
         base = children["base_layer"]
-        if not can_fuse(x, base, *modules):
+        if not (can_fuse(x, base, a, b) if router is None else can_fuse(x, base, a, b, router)):
             return None
         router_input, weight_router = self.router_input[name], None if router is None else router.weight
-        if name in children["static_gates"] or (router is None and self.num_experts[name] > 1):
+        if (router is None and self.num_experts[name] > 1) or name in children["static_gates"]._buffers:
             router_input, weight_router = "given", self._constant_gates(x, name)
             if weight_router.requires_grad:
                 return None
-        split = self.scaling[name], router_input, self.shared_rank[name], self.shared_scaling[name]
-        return hydra_linear(x, base.weight, base.bias, a.weight, b.weight, weight_router, *split)
+        return hydra_linear(
+            *(x, base._parameters["weight"], base._parameters["bias"]),
+            *(a._parameters["weight"], b._parameters["weight"], weight_router),
+            *(self.scaling[name], router_input, shared_rank, self.shared_scaling[name]),
+        )
 
     def _constant_gates(self, x: Tensor, name: str) -> Tensor:
         """Gates that no router computes, [G, N] in float32 or wider, or the number of an expert, [G]: a row for as many
@@ -126,6 +129,8 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         gates = self._given_gates(x.shape, name) if fixed is None else fixed[None]
         if not gates.is_floating_point():
             return one_hot_gates(gates, self.num_experts[name]) if self.shared_expert[name] else gates
+        if gates.dtype == torch.float32 and x.dtype != torch.float64:
+            return gates
         return gates.to(torch.promote_types(x.dtype, torch.float32))
 
     def _check_adapter_names(self, x: Tensor, adapter_names: Sequence[str]) -> None:

@@ -5,14 +5,17 @@ Under torch.compile the kernels are part of the graph (Inductor sees them as the
 
 import os
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 from triton import knobs
 
 from hydralora.ops import triton_kernels as kernels
 
+_TAKES_NINE = triton.__version__.startswith("3.6.")  # the arguments of a launcher in C, which differ between versions
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 FEW_TOKENS = 32  # up to here one launch that computes A x many times beats two that compute it once
 _VECTOR_OUTPUTS = 40_000  # up to so many outputs of all tokens together, a program a token and no tensor cores
@@ -24,7 +27,8 @@ def supports(x: Tensor) -> bool:
     return (x.is_cuda or _INTERPRETED) and x.dtype in (torch.float16, torch.bfloat16) and x.shape[0] > 0
 
 
-_Launcher = tuple[Callable[..., None], int, Any]  # of a compiled kernel: what runs it, its handle, its metadata
+# Of a compiled kernel: what runs it, its handle and what else comes before the metadata, its metadata.
+_Launcher = tuple[Callable[..., None], tuple[Any, ...], Any]
 _launchers: dict[tuple[Any, ...], _Launcher] = {}
 
 
@@ -47,22 +51,38 @@ def _launch(
         return None
     device = tensors[0].device
     index = device.index
-    if index is not None and index != torch.cuda.current_device():
+    if index is not None and index != torch._C._cuda_getDevice():
         with torch.cuda.device(device):
             return _launch(kernel, grid, tensors, scalars, constants, **options)
     addresses = [t.data_ptr() for t in tensors]
-    dtypes = [t.dtype if at % 16 == 0 else (t.dtype,) for t, at in zip(tensors, addresses, strict=True)]
-    key = (kernel, index, constants, *dtypes)
+    all_bits = 0
+    for address in addresses:
+        all_bits |= address
+    unaligned = tuple([address % 16 for address in addresses]) if all_bits % 16 else None
+    # The kernel by identity: its hash takes a lock.
+    key = (id(kernel), index, constants, unaligned, *[t.dtype for t in tensors])
     launcher = _launchers.get(key)
     if launcher is None or _profiled():
         compiled = kernel[grid](*tensors, *scalars, *constants, **options)
         if compiled is not None:  # as it is in Triton's interpreter
-            _launchers[key] = (compiled.run, compiled.function, compiled.packed_metadata)
+            _launchers[key] = _launcher(compiled)
     else:  # the call that kernel[grid] ends with, without hooks and what it collects for them
-        run, function, metadata = launcher
+        launch, before, metadata = launcher
         stream = torch._C._cuda_getCurrentRawStream(index)
-        run(*grid, stream, function, metadata, None, None, None, *addresses, *scalars, *constants)
+        launch(*grid, stream, *before, metadata, None, None, None, *addresses, *scalars, *constants)
     return None
+
+
+def _launcher(compiled: Any) -> _Launcher:
+    """The launcher in C where Triton is laid out as 3.6 is and the kernel needs no scratch memory, else the Python
+    object around it."""
+    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+    names = ("launch", "launch_cooperative_grid", "launch_pdl", "global_scratch_size", "profile_scratch_size")
+    parts = [getattr(run, name, None) for name in names]
+    if None in parts or parts[3:] != [0, 0] or not _TAKES_NINE:
+        return run, (function,), metadata
+    launch, cooperative_grid, pdl, _, _ = parts
+    return launch, (function, cooperative_grid, pdl, None, None), metadata
 
 
 def _profiled() -> bool:
@@ -94,10 +114,7 @@ def project_and_gate(
         (_cdiv(tokens, _ROWS), 1, 1),
         (x, weight_a.contiguous(), x if router is None else router.contiguous(), low, u),
         (tokens, per_gate, float(scaling), float(shared_scaling)),
-        (
-            *(in_features, rank, shared_rank, blocks, routed, hidden, given),
-            *(_pad(rank), _pad(shared_rank), _pad(blocks), _ROWS, 256),
-        ),
+        _constants((in_features, rank, shared_rank, blocks, routed, hidden, given), rank, shared_rank, blocks, 256),
         num_warps=4,
         num_stages=4,
     )
@@ -129,7 +146,7 @@ def gate_backward(
         (programs, 1, 1),
         (grad_u, low, router_or_any, u, grad_low, low if partial is None else partial),
         (tokens, per_gate, float(scaling), float(shared_scaling)),
-        (rank, shared_rank, blocks, routed, hidden, given, _pad(rank), _pad(shared_rank), _pad(blocks), _ROWS),
+        _constants((rank, shared_rank, blocks, routed, hidden, given), rank, shared_rank, blocks),
         num_warps=4,
     )
     return u, grad_low, None if partial is None else partial.sum(0)
@@ -210,6 +227,12 @@ def _routing(router: Tensor | None, router_input: str, tokens: int, blocks: int)
         return router.shape[0], 1, router_input == "hidden", 0
     per_gate = tokens // router.shape[0]
     return (router.shape[1], per_gate, False, 1) if router.dim() == 2 else (blocks, per_gate, False, 2)
+
+
+@cache
+def _constants(sizes: tuple[Any, ...], rank: int, shared_rank: int, blocks: int, *chunk: int) -> tuple[Any, ...]:
+    """Sizes, padded sizes, tokens a program, and a chunk; the same few in every launch, so they are kept."""
+    return (*sizes, _pad(rank), _pad(shared_rank), _pad(blocks), _ROWS, *chunk)
 
 
 def _cdiv(a: int, b: int) -> int:
