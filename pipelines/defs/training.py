@@ -14,6 +14,7 @@ from pipelines.store.artifacts import Artifact, Draft, source_version
 from pipelines.store.assets import Check, artifact_asset, markdown_table, materialized
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.training.adapters import (
+    GIVEN_GATES,
     SEQUENCE_GATES,
     UNTRAINED,
     Training,
@@ -84,7 +85,7 @@ def hydralora_adapter(
     method = config.method if n > 1 else "without_moe"
 
     def build(draft: Draft) -> None:
-        if method == SEQUENCE_GATES:
+        if method in GIVEN_GATES:
             shutil.copytree(prompt_gates.path(GROUP_MODEL), draft.folder / GROUP_MODEL, dirs_exist_ok=True)
         documents = documents_table(corpus_documents, cluster_labels, prompt_gates).filter(pl.col("split") == "train")
         tokens = tokenised(draft, "training", documents, base_model.load()[1], recipe)

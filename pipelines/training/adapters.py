@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 UNTRAINED = "untrained"
 SEQUENCE_GATES = "hydralora_sequence"
+GIVEN_GATES = (SEQUENCE_GATES, "hydralora_split")
+"""Methods whose experts are chosen by the prompt, not by a router."""
 """The method whose gates are given, by `prompt_gates`."""
 
 Log = Callable[[str], object]
@@ -68,7 +70,7 @@ def expert_count(artifact: Artifact) -> int:
 
 def experts_of(method: str, num_experts: Artifact, prompt_gates: Artifact) -> int:
     """N of a method: that of the elbow, but where gates are given, there is an expert for each group."""
-    return expert_count(prompt_gates if method == SEQUENCE_GATES else num_experts)
+    return expert_count(prompt_gates if method in GIVEN_GATES else num_experts)
 
 
 def tokenised(draft: Draft, name: str, documents: pl.LazyFrame, tokenizer: Any, recipe: Recipe) -> "TokenisedDocuments":

@@ -17,7 +17,7 @@ from pipelines.store.assets import Check, artifact_asset, markdown_table, materi
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.study.runs import ASSET as RUNS
 from pipelines.study.worker_pool import build_all
-from pipelines.training.adapters import SEQUENCE_GATES, Log, load_adapter
+from pipelines.training.adapters import GIVEN_GATES, Log, load_adapter
 from pipelines.training.launcher import Launcher
 from pipelines.training.recipe import BaseModel
 
@@ -190,7 +190,7 @@ def evaluate(
         folder = None if item.method == BASE else item.run.folder
         model, tokenizer = load_adapter(BaseModel(**base_model), folder)
         corpora = None if options["corpora"] is None else Path(expanded(options["corpora"]))
-        gates = gates_of(prompt_gates) if item.method == SEQUENCE_GATES else None
+        gates = gates_of(prompt_gates) if item.method in GIVEN_GATES else None
         scores = evaluate_benchmarks(model, tokenizer, [item.task], **{**options, "corpora": corpora}, gates=gates)
         where = {"domain": item.domain, "method": item.method, "num_experts": item.num_experts}
         rows = [{**where, **dataclasses.asdict(score), "chance": CHANCE.get(score.benchmark)} for score in scores]
