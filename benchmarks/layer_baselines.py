@@ -49,7 +49,7 @@ def frozen_base() -> Method:
 def lora(r: int) -> Method:
     from peft import LoraConfig
 
-    return _peft_method(f"PEFT LoRA r={r}", lambda targets: LoraConfig(r=r, lora_alpha=16, target_modules=targets))
+    return _peft_method(f"PEFT LoRA r={r}", lambda targets: LoraConfig(r=r, lora_alpha=2 * r, target_modules=targets))
 
 
 def lily(r: int, num_experts: int) -> Method:
@@ -85,6 +85,37 @@ def given_gates(num_experts: int) -> Method:
                 layer.sequence_gates = torch.eye(num_experts, device=layer.get_base_layer().weight.device)[:1]
 
     return Method(f"HydraLoRA N={num_experts} + 1, gates given", adapt)
+
+
+def split(num_experts: int, gates: str = "sequence", r: int = 3, shared_rank: int = 16) -> Method:
+    """An always-on LoRA beside experts. `gates`: "sequence" or "token" (one-hot, float), "index" (the number of a
+    token's expert), or a router: "low_rank", "hidden"."""
+    from hydralora import HydraLoraConfig
+    from hydralora.adapter.layer import HydraLoraLayer
+
+    router_input = gates if gates in ("low_rank", "hidden") else "sequence"
+    config = {"r": r, "lora_alpha": 2 * r, "num_experts": num_experts, "router_input": router_input}
+    plain = _peft_method("", lambda targets: HydraLoraConfig(**config, shared_rank=shared_rank, target_modules=targets))
+
+    def adapt(model: nn.Module, targets: list[str]) -> None:
+        plain.adapt(model, targets)
+        device = next(model.parameters()).device
+        given = gates_of(gates, num_experts, model.benchmark_shape).to(device) if router_input == "sequence" else None
+        for layer in model.modules():
+            if isinstance(layer, HydraLoraLayer):
+                layer.sequence_gates = given
+
+    return Method(f"split {shared_rank}+{num_experts}x{r} ({gates})", adapt)
+
+
+def gates_of(kind: str, num_experts: int, shape: tuple[int, int]) -> Tensor:
+    """One expert for each sequence, or for each run of 128 tokens, as a packed row has documents of several groups."""
+    batch, length = shape
+    if kind == "sequence":
+        return torch.eye(num_experts)[torch.arange(batch) % num_experts]
+    documents = torch.arange(batch)[:, None] * 5 + torch.arange(length)[None] // 128
+    index = documents % num_experts
+    return index.int() if kind == "index" else torch.eye(num_experts)[index]
 
 
 def loop(num_experts: int) -> Method:

@@ -54,7 +54,7 @@ def report_inputs(title: str, command: str, artifacts: Iterable[Artifact]) -> "R
         method=method,
         matched_baseline="lora_matched",
         choice=inputs["num_clusters"].json("num_clusters"),
-        grouping=inputs["expert_assignment"].json("expert_assignment") if method == GIVEN_GATES else None,
+        grouping=inputs["expert_assignment"].json("expert_assignment") if method in GIVEN_GATES else None,
         data_card=inputs["corpus_documents"].json("data_card"),
         sweep=inputs["cluster_sweep"].read("sweep"),
         cluster_map=cluster_map(documents, inputs["document_features"].array("features")),
@@ -163,7 +163,7 @@ def provenance(inputs: Inputs, records: Mapping[str, dict[str, Any]]) -> dict[st
     """Base model, data, settings and seeds of every training; fingerprints and code of the artifacts; versions."""
     record = next(iter(records.values()))
     environment, peft = record["environment"], record["peft_config"]
-    settings = ("r", "lora_alpha", "num_experts", "router_input", "shared_expert", "target_modules")
+    settings = ("r", "lora_alpha", "num_experts", "router_input", "shared_expert", "shared_rank", "target_modules")
     return {
         "base model": f"{record['base_model']['name']}, weights {record['base_model']['weights']}",
         "adapter": ", ".join(f"{name} {_words(peft[name])}" for name in settings if peft.get(name) is not None),

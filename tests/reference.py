@@ -20,8 +20,12 @@ def hydralora(
     router_input: str = "low_rank",
     gates: Tensor | None = None,
     shared_expert: bool = False,
+    shared_a: Tensor | None = None,
+    shared_b: Tensor | None = None,
+    shared_scaling: float = 1.0,
 ) -> Tensor:
-    """y = W0 x + b + scaling sum_i g_i B_i A_i x, in float64, token by token and expert by expert.
+    """y = W0 x + b + scaling sum_i g_i B_i A_i x + shared_scaling B_s A_s x, in float64, token by token and expert by
+    expert.
 
     Args:
         x: [tokens, in].
@@ -30,6 +34,7 @@ def hydralora(
         weight_b: [out, E r], column block i is B_i.
         weight_router: [N, d]; None takes `gates` [tokens, N] or, without those, gate 1.
         shared_expert: the last block of B has gate 1.
+        shared_a, shared_b: [s, in] and [out, s], the LoRA that is always on.
     """
     x, weight, weight_a, weight_b = (tensor.double() for tensor in (x, weight, weight_a, weight_b))
     num_blocks = weight_b.shape[1] // r
@@ -51,5 +56,7 @@ def hydralora(
             a_i = weight_a if len(weight_a) == r else weight_a[i * r : (i + 1) * r]
             b_i = weight_b[:, i * r : (i + 1) * r]
             y = y + scaling * gate * (b_i @ (a_i @ x_t))
+        if shared_a is not None and shared_b is not None:
+            y = y + shared_scaling * (shared_b.double() @ (shared_a.double() @ x_t))
         rows.append(y)
     return torch.stack(rows)

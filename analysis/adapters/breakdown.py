@@ -22,7 +22,7 @@ from analysis.adapters.observation_two import (
     observation_two,
     relation_of,
 )
-from analysis.adapters.parts import State, Submodule, parameter_counts, submodules
+from analysis.adapters.parts import SHARED_LORA, State, Submodule, parameter_counts, submodules
 from analysis.adapters.permutation import matching, separability
 from analysis.adapters.projection import Method, distances, embed, gram
 from analysis.adapters.subspace import (
@@ -88,6 +88,7 @@ def break_down(
     hydralora: State | None = None,
     *,
     shared_expert: bool = False,
+    shared_rank: int = 0,
     methods: Sequence[Method] = ("t-SNE", "UMAP"),
     random_state: int = 0,
 ) -> ParameterBreakdown:
@@ -97,6 +98,7 @@ def break_down(
         components: trained adapters of different parts and, as controls, of other seeds and untrained.
         hydralora: parameters of a trained HydraLoRA; its experts are compared with each other.
         shared_expert: the HydraLoRA has an always-on expert beside the routed ones.
+        shared_rank: rank of its LoRA that is always on, 0 without one.
         methods: how to draw the points.
 
     Raises:
@@ -107,7 +109,8 @@ def break_down(
         raise ValueError(f"components: expected unique names, got {names}")
     heads = {component.name: submodules(component.state, component.name) for component in components}
     _check_places(heads)
-    experts = submodules(hydralora, "hydralora", shared_expert=shared_expert) if hydralora is not None else []
+    always_on: dict[str, Any] = {"shared_expert": shared_expert, "shared_rank": shared_rank}
+    experts = submodules(hydralora, "hydralora", **always_on) if hydralora is not None else []
     starts = _starts(components, heads)
     pairs = _pairs(components, heads, starts, experts)
     shown = _one_seed(components, heads)
@@ -205,7 +208,7 @@ def _pairs(
             rows.append({"relation": relation, **_compare(one, other, start_a, start_b)})
     by_place: dict[tuple[int, str], list[Submodule]] = {}
     for expert in experts:
-        if expert.matrix == "B":
+        if expert.matrix == "B" and expert.head != SHARED_LORA:  # of another rank
             by_place.setdefault(expert.place, []).append(expert)
     for blocks in by_place.values():
         rows += [{"relation": EXPERTS, **_compare(a, b, None, None)} for a, b in combinations(blocks, 2)]

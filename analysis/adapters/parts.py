@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float32]
 State = Mapping[str, NDArray[np.generic]]
 
+SHARED_LORA = "shared LoRA"
+"""The head of the LoRA that is always on beside experts."""
+
 OUTSIDE = -1
 """The layer of modules outside of the numbered layers, such as `lm_head`."""
 
@@ -46,15 +49,17 @@ class Submodule:
         return self.layer, self.module
 
 
-def submodules(state: State, name: str, *, shared_expert: bool = False) -> list[Submodule]:
+def submodules(state: State, name: str, *, shared_expert: bool = False, shared_rank: int = 0) -> list[Submodule]:
     """The matrices of an adapter, ordered by layer and module.
 
     A LoRA has one head, `name`. In a HydraLoRA, A belongs to the head `name`, and block i of B's columns to the head
-    `expert i`; a shared expert is the last block.
+    `expert i`; a shared expert is the last block. A shared LoRA has the last rows of A and the last columns of B, and is
+    a head of its own.
 
     Args:
         state: parameters by name, as `safetensors.numpy.load_file` gives them.
         shared_expert: the last block of B is the always-on expert, called `shared expert`.
+        shared_rank: rank of the LoRA that is always on beside the experts, called `shared LoRA`; 0: none.
 
     Raises:
         ValueError: no adapter parameters, a B without its A, or a B whose columns are not a multiple of A's rank.
@@ -66,10 +71,14 @@ def submodules(state: State, name: str, *, shared_expert: bool = False) -> list[
         b = matrices.get("lora_B", matrices.get("hydralora_B"))
         if a is None or b is None:
             raise ValueError(f"{name}, layer {layer} {module}: expected both A and B, got {', '.join(matrices)}")
-        found.append(Submodule(name, layer, module, "A", a))
         if "lora_B" in matrices:
-            found.append(Submodule(name, layer, module, "B", b.T))
+            found += [Submodule(name, layer, module, "A", a), Submodule(name, layer, module, "B", b.T)]
             continue
+        if shared_rank:
+            found.append(Submodule(SHARED_LORA, layer, module, "A", a[-shared_rank:]))
+            found.append(Submodule(SHARED_LORA, layer, module, "B", b[:, -shared_rank:].T))
+            a, b = a[:-shared_rank], b[:, :-shared_rank]
+        found.append(Submodule(name, layer, module, "A", a))
         for head, block in _expert_blocks(b, len(a), f"{name}, layer {layer} {module}", shared_expert):
             found.append(Submodule(head, layer, module, "B", block.T))
     if not found:

@@ -78,6 +78,7 @@ def analyse_routing(
     documents: pl.DataFrame | None = None,
     adapter: State | None = None,
     shared_expert: bool = False,
+    shared_rank: int = 0,
     top_terms: Mapping[int, Sequence[str]] | None = None,
     given_by: str | None = None,
     n_permutations: int = 499,
@@ -92,6 +93,7 @@ def analyse_routing(
         documents: document_id and any of cluster, source, task; needed with `document_gates`.
         adapter: the HydraLoRA's parameters, for the similarity of experts.
         shared_expert: the last block of B is the always-on expert.
+        shared_rank: rank of the adapter's LoRA that is always on, 0 without one.
         top_terms: of each cluster.
         given_by: what gates follow by construction ("source", "task" or "cluster"), for adapters that have no router;
             a rare source is then no dead expert.
@@ -105,7 +107,7 @@ def analyse_routing(
     usage = usage.sort(*MODULE_KEY, "expert")
     if usage.is_empty():
         raise ValueError("gates: expected rows with group_kind 'all', got none; record gates over all tokens as well")
-    similarity = _similarity(adapter, shared_expert, document_gates)
+    similarity = _similarity(adapter, shared_expert, shared_rank, document_gates)
     found = _association(document_gates, documents, n_permutations, random_state)
     if given_by is None:
         specialised, reason = specialisation(entropy, found, usage, similarity)
@@ -189,13 +191,13 @@ def _experts(gates: pl.DataFrame, usage: pl.DataFrame, top_terms: Mapping[int, S
 
 
 def _similarity(
-    adapter: State | None, shared_expert: bool, document_gates: DocumentGates | None
-) -> pl.DataFrame:  # fmt: skip
+    adapter: State | None, shared_expert: bool, shared_rank: int, document_gates: DocumentGates | None
+) -> pl.DataFrame:
     """Cosine of every two experts' B and correlation of their gates, by module."""
     cosines: dict[tuple[int, str, int, int], float] = {}
     if adapter is not None:
         blocks: dict[tuple[int, str], list[NDArray[np.float32]]] = {}
-        for part in submodules(adapter, "hydralora", shared_expert=shared_expert):
+        for part in submodules(adapter, "hydralora", shared_expert=shared_expert, shared_rank=shared_rank):
             if part.matrix == "B" and part.head.startswith("expert"):
                 blocks.setdefault(part.place, []).append(part.rows)
         for place, parts in blocks.items():

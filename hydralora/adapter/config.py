@@ -25,7 +25,12 @@ class HydraLoraConfig(PeftConfig):
         router_input: where gates come from. "low_rank": softmax(W_g A x), the paper; "hidden": softmax(W_g x), the
             authors' code; "uniform": 1 / N; "sequence": given from outside, one vector for each sequence, see
             `hydralora.expert_gates`. The last two have no router parameters.
-        shared_expert: one more expert beside the N, always on with gate 1.
+        shared_expert: one more expert beside the N, always on with gate 1: a further B of rank `r` on the experts' A.
+        shared_rank: rank of a LoRA that is always on beside the N experts, with an A and a B of its own ("shared
+            LoRA"); 0: none. Independent of `r`. Instead of `shared_expert`, not together with it.
+        shared_alpha: the shared LoRA's update is scaled by shared_alpha / shared_rank (shared_alpha / sqrt(shared_rank)
+            with `use_rslora`). None: by the experts' own scaling in each layer, so that for one-hot gates the two
+            parts together are one plain LoRA of rank shared_rank + r with one alpha / r.
         shared_a: one A for all experts, the paper's asymmetry; False gives each expert its own A_i.
         target_modules: names or a regular expression of the layers to adapt, or "all-linear".
         exclude_modules: names or a regular expression of layers to leave alone.
@@ -39,7 +44,7 @@ class HydraLoraConfig(PeftConfig):
             A, away from the identity, as tests need.
         layers_to_transform: indices of the layers to adapt.
         layers_pattern: name of the `nn.ModuleList` of layers, with `layers_to_transform`.
-        rank_pattern: layer name or regular expression -> rank other than `r`.
+        rank_pattern: layer name or regular expression -> rank other than `r`. `shared_rank` is the same in all layers.
         alpha_pattern: layer name or regular expression -> alpha other than `lora_alpha`.
 
     Raises:
@@ -50,6 +55,8 @@ class HydraLoraConfig(PeftConfig):
     num_experts: int = 3
     router_input: str = "low_rank"
     shared_expert: bool = False
+    shared_rank: int = 0
+    shared_alpha: float | None = None
     shared_a: bool = True
     target_modules: list[str] | set[str] | str | None = None
     exclude_modules: list[str] | set[str] | str | None = None
@@ -80,12 +87,28 @@ class HydraLoraConfig(PeftConfig):
             raise ValueError(f"Expected `num_experts` of at least 1, got {self.num_experts}")
         if self.router_input not in ROUTER_INPUTS:
             raise ValueError(f"Expected `router_input` to be one of {ROUTER_INPUTS}, got {self.router_input!r}")
+        self._check_shared()
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"Expected `lora_dropout` from 0 to below 1, got {self.lora_dropout}")
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("When `layers_pattern` is specified, `layers_to_transform` must also be specified.")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError("`layers_to_transform` cannot be used when `target_modules` is a str.")
+
+    def _check_shared(self) -> None:
+        if self.shared_rank < 0:
+            raise ValueError(f"Expected `shared_rank` of at least 0, got {self.shared_rank}")
+        if self.shared_rank and self.shared_expert:
+            raise ValueError(
+                f"Expected one part that is always on, got shared_expert=True and shared_rank={self.shared_rank}. "
+                f"Choose `shared_rank` for a LoRA with an A of its own, or `shared_expert` for one more B on the "
+                f"experts' A."
+            )
+        if self.shared_alpha is not None and not self.shared_rank:
+            raise ValueError(
+                f"Expected `shared_alpha` together with `shared_rank`, got shared_alpha={self.shared_alpha} without a "
+                f"shared LoRA to scale"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As PEFT writes it, with a `peft_type` that tells a process without this package what it needs."""

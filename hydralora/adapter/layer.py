@@ -1,4 +1,8 @@
-"""Parameters and gates of HydraLoRA adapters: one A, N experts B_i side by side in one matrix, and a router."""
+"""Parameters and gates of HydraLoRA adapters: one A, N experts B_i side by side in one matrix, and a router.
+
+A shared LoRA (`shared_rank`) lies in the same two matrices, below A and beside the B_i: then one product reads the
+layer's input for both, and one product writes to its output.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
 
 from hydralora.adapter.config import HydraLoraConfig
-from hydralora.ops.eager import softmax_gates, with_shared_expert
+from hydralora.ops.eager import expert_part, one_hot_gates, softmax_gates, with_shared_expert
 
 GateObserver = Callable[[str, Tensor], None]
 
@@ -18,15 +22,16 @@ GateObserver = Callable[[str, Tensor], None]
 class HydraLoraLayer(BaseTunerLayer):
     """Parameters and gates of the adapters on one layer; everything is keyed by adapter name.
 
-    Shapes: E = N + 1 with a shared expert, else N.
+    Shapes: E = N + 1 with a shared expert, else N; s = `shared_rank`, mostly 0.
 
-        hydralora_A       [r, in], or [E * r, in] with an A_i for each expert
-        hydralora_B       [out, E * r], column block i is B_i, the shared expert last
+        hydralora_A       [r + s, in], or [E * r + s, in] with an A_i for each expert; the shared LoRA's s rows last
+        hydralora_B       [out, E * r + s], column block i is B_i, then a shared expert, or the shared LoRA's s columns
         hydralora_router  [N, r] ([N, E * r] with an A_i for each expert), or [N, in] for router_input="hidden"
 
     Attributes:
         static_gates: gates [N] that replace the router's.
-        sequence_gates: gates [batch, N] for router_input="sequence", present while `hydralora.expert_gates` is active.
+        sequence_gates: gates [batch, N] or [batch, length, N] for router_input="sequence", or integers [batch] or
+            [batch, length], the number of an expert; present while `hydralora.expert_gates` is active.
         recompute_gates: the last of them, for layers that gradient checkpointing runs again within backward.
         gate_observer: called with the adapter's name and gates [..., N] in each forward pass of several experts.
     """
@@ -39,6 +44,8 @@ class HydraLoraLayer(BaseTunerLayer):
         "num_experts",
         "router_input",
         "shared_expert",
+        "shared_rank",
+        "shared_scaling",
         "hydralora_dropout",
         "static_gates",
     )
@@ -51,6 +58,8 @@ class HydraLoraLayer(BaseTunerLayer):
         self.num_experts: dict[str, int] = {}
         self.router_input: dict[str, str] = {}
         self.shared_expert: dict[str, bool] = {}
+        self.shared_rank: dict[str, int] = {}
+        self.shared_scaling: dict[str, float] = {}
         self.hydralora_dropout = nn.ModuleDict()
         # Of nn.Linear without bias; nn.ModuleDict's type says nn.Module.
         self.hydralora_A: Any = nn.ModuleDict()
@@ -73,20 +82,31 @@ class HydraLoraLayer(BaseTunerLayer):
         """
         if r < 1:
             raise ValueError(f"Expected a rank `r` of at least 1, got {r}. Check `r` and `rank_pattern`.")
+        if config.shared_rank and not lora_alpha:
+            raise ValueError(
+                "Expected `lora_alpha` and `alpha_pattern` other than 0 beside a shared LoRA (`shared_rank`), got 0. "
+                "For a shared LoRA alone, use PEFT's LoRA."
+            )
         experts = config.num_experts
         blocks = experts + config.shared_expert
-        a_rows = r if config.shared_a else blocks * r
+        expert_rows, shared_rank = r if config.shared_a else blocks * r, config.shared_rank
         self.r[adapter_name] = r
         self.scaling[adapter_name] = lora_alpha / (math.sqrt(r) if config.use_rslora else r)
+        self.shared_rank[adapter_name] = shared_rank
+        self.shared_scaling[adapter_name] = self.scaling[adapter_name]
+        if config.shared_alpha is not None:
+            self.shared_scaling[adapter_name] = config.shared_alpha / (
+                math.sqrt(shared_rank) if config.use_rslora else shared_rank
+            )
         self.num_experts[adapter_name] = experts
         self.router_input[adapter_name] = config.router_input
         self.shared_expert[adapter_name] = config.shared_expert
         self.hydralora_dropout[adapter_name] = nn.Dropout(config.lora_dropout) if config.lora_dropout else nn.Identity()
-        self.hydralora_A[adapter_name] = nn.Linear(self.in_features, a_rows, bias=False)
-        self.hydralora_B[adapter_name] = nn.Linear(blocks * r, self.out_features, bias=False)
+        self.hydralora_A[adapter_name] = nn.Linear(self.in_features, expert_rows + shared_rank, bias=False)
+        self.hydralora_B[adapter_name] = nn.Linear(blocks * r + shared_rank, self.out_features, bias=False)
         # One logit always has softmax 1: a router for a single expert would be a parameter without effect.
         if experts > 1 and config.router_input in ("low_rank", "hidden"):
-            router_inputs = a_rows if config.router_input == "low_rank" else self.in_features
+            router_inputs = expert_rows if config.router_input == "low_rank" else self.in_features
             self.hydralora_router[adapter_name] = nn.Linear(router_inputs, experts, bias=False)
         self.reset_parameters(adapter_name, config.init_weights)
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -116,13 +136,14 @@ class HydraLoraLayer(BaseTunerLayer):
             [..., N], float32 for a router in float32 or less; the shared expert is not among them.
         """
         x = self._cast_input_dtype(x, self.hydralora_A[adapter_name].weight.dtype)
-        h = self.hydralora_A[adapter_name](self.hydralora_dropout[adapter_name](x))
+        low = self.hydralora_A[adapter_name](self.hydralora_dropout[adapter_name](x))
+        h = expert_part(low, self.shared_rank[adapter_name])
         return self._gates(x, h, adapter_name).expand(*x.shape[:-1], -1)
 
     def fixed_gates(self, adapter_name: str) -> Tensor | None:
         """Gates [N] that hold for every input (one expert, static, uniform); None while they depend on the input."""
-        if adapter_name in self.static_gates:
-            gates: Tensor = self.static_gates[adapter_name]
+        gates: Tensor | None = self._modules["static_gates"]._buffers.get(adapter_name)  # type: ignore[attr-defined]
+        if gates is not None:
             return gates
         experts = self.num_experts[adapter_name]
         if experts == 1 or self.router_input[adapter_name] == "uniform":
@@ -136,7 +157,7 @@ class HydraLoraLayer(BaseTunerLayer):
         return adapter_name not in self.hydralora_A or self.fixed_gates(adapter_name) is not None
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """scaling * sum_i g_i B_i A, in the layout of the base layer's weight, in float32 or wider.
+        """scaling * sum_i g_i B_i A (+ shared_scaling * B_s A_s), laid out as the base weight, in float32 or wider.
 
         Raises:
             ValueError: gates depend on the input, so there is no such matrix.
@@ -144,16 +165,34 @@ class HydraLoraLayer(BaseTunerLayer):
         gates = self.fixed_gates(adapter_name)
         if gates is None:
             raise ValueError(merge_refusal(adapter_name, self.num_experts[adapter_name]))
-        weight_a, weight_b = self.hydralora_A[adapter_name].weight, self.hydralora_B[adapter_name].weight
+        a, b = self.lora_factors(adapter_name, gates)
+        delta: Tensor = (b @ a) * self.scaling[adapter_name]
+        return delta.T if self.weight_is_transposed else delta
+
+    @torch.no_grad()
+    def lora_factors(self, adapter_name: str, gates: Tensor) -> tuple[Tensor, Tensor]:
+        """The plain LoRA that the adapter is under fixed gates: A [r', in], B [out, r'], in float32 or wider.
+
+        scaling * B A is what the adapter adds. r' is r, or E r with an A_i for each expert, plus the shared LoRA's
+        rank, whose columns of B carry the ratio of the two scalings (1 unless `shared_alpha` says otherwise).
+
+        Args:
+            gates: [N].
+        """
+        rank, shared_rank = self.r[adapter_name], self.shared_rank[adapter_name]
+        weight_b = self.hydralora_B[adapter_name].weight
         dtype = torch.promote_types(weight_b.dtype, torch.float32)
-        experts = weight_b.detach().to(dtype).unflatten(1, (-1, self.r[adapter_name]))  # [out, E, r]
+        a, b = self.hydralora_A[adapter_name].weight.to(dtype), weight_b.to(dtype)
+        experts = expert_part(b, shared_rank).unflatten(1, (-1, rank))  # [out, E, r]
         if self.shared_expert[adapter_name]:
             gates = with_shared_expert(gates)
         gated = experts * gates.to(experts)[:, None]
-        rows_of_one_a = len(weight_a) == self.r[adapter_name]
-        delta: Tensor = (gated.sum(1) if rows_of_one_a else gated.flatten(1)) @ weight_a.detach().to(dtype)
-        delta = delta * self.scaling[adapter_name]
-        return delta.T if self.weight_is_transposed else delta
+        has_one_a = len(a) == rank + shared_rank
+        columns = gated.sum(1) if has_one_a else gated.flatten(1)
+        if shared_rank:
+            ratio = self.shared_scaling[adapter_name] / self.scaling[adapter_name]
+            columns = torch.cat((columns, b[:, -shared_rank:] * ratio), dim=1)
+        return a, columns
 
     def _gates(self, x: Tensor, h: Tensor, adapter_name: str, rows: Sequence[int] | None = None) -> Tensor:
         """[..., N], or [N] where they are fixed. `rows`: which sequences of the batch x holds, if not all."""
@@ -162,8 +201,14 @@ class HydraLoraLayer(BaseTunerLayer):
             pass
         elif self.router_input[adapter_name] == "sequence":
             gates = self._given_gates(h.shape, adapter_name, rows)
-            gates = gates.repeat_interleave(h.shape[0] // gates.shape[0], dim=0)
-            gates = gates.view(gates.shape[0], *(1,) * (h.dim() - 2), -1)
+            if not gates.is_floating_point():
+                gates = one_hot_gates(gates, self.num_experts[adapter_name])
+            # [G, N], each row for as many neighbouring tokens: shaped so that it broadcasts over h's leading dimensions.
+            if gates.shape[0] != h.shape[:-1].numel():
+                gates = gates.repeat_interleave(h.shape[0] // gates.shape[0], dim=0)
+                gates = gates.view(gates.shape[0], *(1,) * (h.dim() - 2), -1)
+            else:
+                gates = gates.view(*h.shape[:-1], -1)
         else:
             z = h if self.router_input[adapter_name] == "low_rank" else x
             gates = softmax_gates(self.hydralora_router[adapter_name](z))
@@ -172,10 +217,10 @@ class HydraLoraLayer(BaseTunerLayer):
         return gates
 
     def _given_gates(self, shape: torch.Size, adapter_name: str, rows: Sequence[int] | None = None) -> Tensor:
-        """Gates given for each sequence, [B, N], for an input of this shape, [B', ..., d].
+        """What was given for an input of this shape, [B', ..., d]: gates [G, N], or the number of an expert [G].
 
-        B' is a multiple of B where generation repeats sequences (beams) or a model flattens [batch, length]; both keep
-        what belongs to a sequence together.
+        G is B, the sequences, or B * length where every token has its own. B' is a multiple of B where generation
+        repeats sequences (beams) or a model flattens [batch, length]; both keep what belongs to a sequence together.
         """
         gates = self.sequence_gates
         if gates is None and torch._C._current_graph_task_id() != -1:
@@ -188,12 +233,26 @@ class HydraLoraLayer(BaseTunerLayer):
             )
         if rows is not None:
             gates = gates[list(rows)]
-        if gates.dim() != 2 or gates.shape[1] != experts or shape[0] % gates.shape[0]:
+        is_index = not gates.is_floating_point()
+        places = gates.shape if is_index else gates.shape[:-1]  # [B], or [B, length]
+        if is_index and len(places) == 2 and places[1] == experts == shape[-2]:
+            raise ValueError(
+                f"Expected expert_gates whose meaning is clear, got integers {tuple(gates.shape)}, which may be gates of "
+                f"{experts} experts or experts of {experts} tokens. Pass gates as floating point numbers."
+            )
+        fits = shape[:-1].numel() == places.numel() if len(places) == 2 else shape[0] % places.numel() == 0
+        if not fits or len(places) not in (1, 2) or not (is_index or gates.shape[-1] == experts):
             raise ValueError(
                 f"Expected expert_gates [batch, {experts}] for an input of shape {tuple(shape[:-1])}, "
-                f"got {tuple(gates.shape)}"
+                f"got {tuple(gates.shape)}. Also possible: [batch, length, {experts}], gates of each token; and "
+                f"integers [batch] or [batch, length], the number of the one expert that is on."
             )
-        return gates.to(self.hydralora_B[adapter_name].weight.device)
+        device = self._modules["hydralora_B"]._modules[adapter_name]._parameters["weight"].device  # type: ignore[attr-defined]
+        if gates.device != device:
+            gates = gates.to(device)
+        if len(places) == 1:
+            return gates
+        return gates.reshape(-1) if is_index else gates.reshape(-1, experts)
 
 
 def merge_refusal(adapter_name: str, num_experts: int) -> str:

@@ -13,11 +13,13 @@ from transformers.pytorch_utils import Conv1D
 from hydralora.adapter.config import HydraLoraConfig
 from hydralora.adapter.layer import HydraLoraLayer
 from hydralora.ops import can_fuse, hydra_linear
-from hydralora.ops.eager import gate_low_rank, with_shared_expert
+from hydralora.ops.eager import expert_part, gate_and_scale, one_hot_gates, with_shared_expert
 
 
 class HydraLoraLinear(nn.Module, HydraLoraLayer):
     """y = W0 x + b + scaling * sum_i g_i B_i A x (arXiv 2404.19245, section 3.2) over any linear base layer.
+
+    With a shared LoRA, + shared_scaling * B_s A_s x.
 
     ("Linear" is in the name because PEFT's "all-linear" looks for it.)
     """
@@ -50,13 +52,14 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         """x [..., in] -> [..., out] in the base layer's dtype. `adapter_names`: an adapter for each row of x."""
         if adapter_names is not None:
             self._check_adapter_names(x, adapter_names)
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        if self.disable_adapters or self.merged:
+        if self._disable_adapters or self.merged_adapters:
+            if self._disable_adapters and self.merged:
+                self.unmerge()
             return self._base(x, *args, **kwargs)
         if adapter_names is not None:
             return self._forward_mixed_batch(x, adapter_names, *args, **kwargs)
-        adapters = [name for name in self.active_adapters if name in self.hydralora_A]
+        known = self._modules["hydralora_A"]._modules  # type: ignore[union-attr]
+        adapters = [name for name in self.active_adapters if name in known]
         if len(adapters) == 1 and not args and not kwargs:
             fused = self._fused(x, adapters[0])
             if fused is not None:
@@ -77,7 +80,9 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         """What an adapter adds, [..., out]. Calls its modules, not their weights, so that hooks and FSDP work."""
         a = self.hydralora_A[adapter_name]
         x = self._cast_input_dtype(x, a.weight.dtype)
-        h = a(self.hydralora_dropout[adapter_name](x))
+        low = a(self.hydralora_dropout[adapter_name](x))
+        shared_rank = self.shared_rank[adapter_name]
+        h = expert_part(low, shared_rank)
         gates: Tensor | None = None
         if self.num_experts[adapter_name] > 1:
             gates = self._gates(x, h, adapter_name, rows)
@@ -85,9 +90,8 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
                 gates = with_shared_expert(gates)
         elif self.shared_expert[adapter_name]:
             gates = h.new_ones(2)
-        # Scaling r columns is cheaper than all `out` columns, as PEFT's LoRA does.
-        scaled = h * self.scaling[adapter_name]
-        update: Tensor = self.hydralora_B[adapter_name](gate_low_rank(scaled, gates, self.r[adapter_name]))
+        scalings = self.scaling[adapter_name], shared_rank, self.shared_scaling[adapter_name]
+        update: Tensor = self.hydralora_B[adapter_name](gate_and_scale(low, gates, self.r[adapter_name], *scalings))
         return update
 
     def _fused(self, x: Tensor, name: str) -> Tensor | None:
@@ -97,29 +101,36 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         nn.Module finds submodules through a slow `__getattr__`: their dictionary is read once instead.)
         """
         children: Any = self._modules
-        routers = children["hydralora_router"]
-        a, b = children["hydralora_A"][name], children["hydralora_B"][name]
-        router = routers[name] if name in routers else None  # noqa: SIM401 (nn.ModuleDict has no get)
-        modules = (a, b) if router is None else (a, b, router)
-        if self.gate_observer is not None or a.out_features != self.r[name]:
+        shared_rank = self.shared_rank[name]
+        a = children["hydralora_A"]._modules[name]
+        if self.gate_observer is not None or a.out_features != self.r[name] + shared_rank:
             return None
-        if self.training and not isinstance(children["hydralora_dropout"][name], nn.Identity):
+        if self.training and type(children["hydralora_dropout"]._modules[name]) is not nn.Identity:
             return None
+        b, router = children["hydralora_B"]._modules[name], children["hydralora_router"]._modules.get(name)
         base = children["base_layer"]
-        if not can_fuse(x, base, *modules):
+        if not (can_fuse(x, base, a, b) if router is None else can_fuse(x, base, a, b, router)):
             return None
         router_input, weight_router = self.router_input[name], None if router is None else router.weight
-        if name in children["static_gates"] or (router is None and self.num_experts[name] > 1):
+        if (router is None and self.num_experts[name] > 1) or name in children["static_gates"]._buffers:
             router_input, weight_router = "given", self._constant_gates(x, name)
             if weight_router.requires_grad:
                 return None
-        scaling = self.scaling[name]
-        return hydra_linear(x, base.weight, base.bias, a.weight, b.weight, weight_router, scaling, router_input)
+        return hydra_linear(
+            *(x, base._parameters["weight"], base._parameters["bias"]),
+            *(a._parameters["weight"], b._parameters["weight"], weight_router),
+            *(self.scaling[name], router_input, shared_rank, self.shared_scaling[name]),
+        )
 
     def _constant_gates(self, x: Tensor, name: str) -> Tensor:
-        """Gates that no router computes, [G, N] in float32 or wider, a row for as many of x's tokens."""
+        """Gates that no router computes, [G, N] in float32 or wider, or the number of an expert, [G]: a row for as many
+        of x's tokens."""
         fixed = self.fixed_gates(name)
         gates = self._given_gates(x.shape, name) if fixed is None else fixed[None]
+        if not gates.is_floating_point():
+            return one_hot_gates(gates, self.num_experts[name]) if self.shared_expert[name] else gates
+        if gates.dtype == torch.float32 and x.dtype != torch.float64:
+            return gates
         return gates.to(torch.promote_types(x.dtype, torch.float32))
 
     def _check_adapter_names(self, x: Tensor, adapter_names: Sequence[str]) -> None:

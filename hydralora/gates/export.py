@@ -10,6 +10,7 @@ import dataclasses
 import math
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ def to_lora(
     """Config and state dict of the plain LoRA that equals the adapter under fixed gates.
 
     Its rank is r; with an `A_i` for each expert (`shared_a=False`) it is N r. An expert that is always on is added with
-    gate 1.
+    gate 1. A shared LoRA adds its rank: the A of both stand below each other, their B side by side.
 
     Args:
         gates: of each layer by name, one vector [N] for all layers, the number of one expert, or "uniform"; default
@@ -67,7 +68,10 @@ def to_lora(
             a, b = _pad(a, 0, max_rank), _pad(scaled, 1, max_rank)
         key = f"base_model.model.{name}"
         state[f"{key}.lora_A.weight"], state[f"{key}.lora_B.weight"] = a.contiguous(), b.contiguous()
-    return _lora_config(model, config, max_rank if portable else None), state
+    lora = _lora_config(model, config, max_rank if portable else None)
+    if config.shared_rank and not portable:
+        _set_ranks(lora, {name: (len(a), layers[name].scaling[adapter_name]) for name, (a, _) in factors.items()})
+    return lora, state
 
 
 def export_lora(
@@ -111,20 +115,15 @@ def to_merged(model: "PeftModel", gates: GateSpec | None = None, adapter_name: s
 
 
 def lora_factors(layer: HydraLoraLayer, adapter_name: str, gates: Tensor) -> tuple[Tensor, Tensor]:
-    """A [r', in] and B [out, r'] with B A = sum_i g_i B_i A_i (plus the expert that is always on), without scaling.
+    """A [r', in] and B [out, r'] with B A = sum_i g_i B_i A_i (plus what is always on), without scaling, in the dtypes of
+    the adapter's A and B. See `HydraLoraLayer.lora_factors`.
 
     Args:
         gates: [N].
     """
-    a = layer.hydralora_A[adapter_name].weight
-    b = layer.hydralora_B[adapter_name].weight
-    rank = layer.r[adapter_name]
-    blocks = b.unflatten(1, (-1, rank))  # [out, E, r]
-    block_gates = torch.nn.functional.pad(gates.to(b.device), (0, blocks.shape[1] - len(gates)), value=1.0)
-    # In float32 at least, then rounded once.
-    gated = blocks.to(torch.promote_types(b.dtype, torch.float32)) * block_gates[:, None]
-    shared_a = len(a) == rank
-    return a, (gated.sum(1) if shared_a else gated.flatten(1)).to(b.dtype)
+    a, b = layer.lora_factors(adapter_name, gates)
+    # Computed in float32 at least, then rounded once.
+    return a.to(layer.hydralora_A[adapter_name].weight.dtype), b.to(layer.hydralora_B[adapter_name].weight.dtype)
 
 
 def _pad(factor: Tensor, dim: int, rank: int) -> Tensor:
@@ -153,3 +152,17 @@ def _lora_config(model: "PeftModel", config: Any, portable_rank: int | None) -> 
         lora.rank_pattern = {key: r * blocks for key, r in lora.rank_pattern.items()}
         lora.alpha_pattern = {key: alpha * growth for key, alpha in lora.alpha_pattern.items()}
     return lora
+
+
+def _set_ranks(lora: "LoraConfig", layers: dict[str, tuple[int, float]]) -> None:
+    """Rank and alpha of each layer, by (rank, scaling): those of most layers for all, patterns for the others."""
+    power = 0.5 if lora.use_rslora else 1
+    wanted = {name: (rank, _whole(scaling * rank**power)) for name, (rank, scaling) in layers.items()}
+    (lora.r, lora.lora_alpha), _ = Counter(wanted.values()).most_common(1)[0]
+    lora.rank_pattern = {name: rank for name, (rank, _) in wanted.items() if rank != lora.r}
+    lora.alpha_pattern = {name: alpha for name, (_, alpha) in wanted.items() if alpha != lora.lora_alpha}
+
+
+def _whole(alpha: float) -> float:
+    """3.0000000000000004 -> 3: PEFT types alpha as an integer, and reads others too."""
+    return round(alpha) if math.isclose(alpha, round(alpha), rel_tol=1e-12) else alpha

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hydralora.adapter.config import HydraLoraConfig
 from hydralora.adapter.layer import HydraLoraLayer
 from hydralora.gates.recording import hydralora_layers
+from hydralora.ops.eager import expert_part
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -136,7 +137,7 @@ def merge_experts(
 
 
 def _edit_experts(model: "PeftModel", adapter_name: str, change: int, edit: Edit) -> None:
-    """Replace B and router of every layer; the expert that is always on stays the last block."""
+    """Replace B and router of every layer; the expert or the shared LoRA that is always on stays last."""
     layers = hydralora_layers(model, adapter_name)
     config = model.peft_config[adapter_name]
     if not config.shared_a:
@@ -157,12 +158,16 @@ def _edit_experts(model: "PeftModel", adapter_name: str, change: int, edit: Edit
 def _edit_layer(layer: HydraLoraLayer, adapter_name: str, edit: Edit) -> None:
     b = layer.hydralora_B[adapter_name]
     num_experts = layer.num_experts[adapter_name]
-    blocks = b.weight.unflatten(1, (-1, layer.r[adapter_name])).movedim(1, 0)  # [E, out, r]
+    shared_rank = layer.shared_rank[adapter_name]
+    experts = expert_part(b.weight, shared_rank)
+    blocks = experts.unflatten(1, (-1, layer.r[adapter_name])).movedim(1, 0)  # [E, out, r]
     routed, always_on = blocks[:num_experts], blocks[num_experts:]
     router = dict(layer.hydralora_router.items()).get(adapter_name)
     new_routed, new_rows = edit(routed, None if router is None else router.weight)
     new_blocks = torch.cat((new_routed, always_on))
-    layer.hydralora_B[adapter_name] = _linear_like(b, new_blocks.movedim(0, 1).flatten(1))
+    shared_lora = b.weight[:, experts.shape[1] :]  # untouched, as its rows of A are
+    columns = torch.cat((new_blocks.movedim(0, 1).flatten(1), shared_lora), dim=1)
+    layer.hydralora_B[adapter_name] = _linear_like(b, columns)
     layer.num_experts[adapter_name] = len(new_routed)
     if router is not None and new_rows is not None and len(new_rows) > 1:
         layer.hydralora_router[adapter_name] = _linear_like(router, new_rows)

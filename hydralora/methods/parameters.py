@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class ParameterCounts:
     """Parameters of one adapter and of the base model under it.
 
-    `a` and `b` are the low-rank factors, `shared_expert` the `B` of the expert that is always on, `other` whatever is
-    no low-rank factor: virtual tokens, (IA)3 vectors, AdaLoRA's singular values, `modules_to_save`, or the whole model.
+    `a` and `b` are the low-rank factors, `shared_expert` the `B` of the expert that is always on, `shared_lora` A and B
+    of the LoRA that is always on (`shared_rank`), `other` whatever is no low-rank factor: virtual tokens, (IA)3 vectors, AdaLoRA's singular values, `modules_to_save`, or the whole model.
     """
 
     base: int
@@ -29,11 +29,12 @@ class ParameterCounts:
     b: int = 0
     router: int = 0
     shared_expert: int = 0
+    shared_lora: int = 0
     other: int = 0
 
     @property
     def total(self) -> int:
-        return self.a + self.b + self.router + self.shared_expert + self.other
+        return self.a + self.b + self.router + self.shared_expert + self.shared_lora + self.other
 
     @property
     def percent(self) -> float:
@@ -46,7 +47,14 @@ class ParameterCounts:
         return 100 * (self.total - self.router) / self.base
 
     def __str__(self) -> str:
-        parts = {"A": self.a, "B": self.b, "router": self.router, "shared": self.shared_expert, "other": self.other}
+        parts = {
+            "A": self.a,
+            "B": self.b,
+            "router": self.router,
+            "shared": self.shared_expert,
+            "shared LoRA": self.shared_lora,
+            "other": self.other,
+        }
         shown = " + ".join(f"{name} {count:,}" for name, count in parts.items() if count)
         return (
             f"adapter parameters: {self.total:,} ({shown or 'none'}) || base parameters: {self.base:,} || "
@@ -74,6 +82,10 @@ def count_parameters(model: "PeftModel | PreTrainedModel", adapter_name: str = "
         kind = _kind(name, model, adapter_name)
         if kind is not None:
             counts[kind] += _parameter_numel(parameter)
+        if kind in ("a", "b") and getattr(config, "shared_rank", 0):
+            in_or_out = parameter.shape[1 if kind == "a" else 0]  # rows of A_s, columns of B_s
+            counts[kind] -= config.shared_rank * in_or_out
+            counts["shared_lora"] += config.shared_rank * in_or_out
     if getattr(config, "shared_expert", False):
         counts["shared_expert"] = counts["b"] // (config.num_experts + 1)  # one of equal blocks
         counts["b"] -= counts["shared_expert"]
@@ -150,6 +162,7 @@ def _hydralora(config: Any, name: str, in_features: int, out_features: int) -> d
         "b": out_features * num_experts * r,
         "router": num_experts * router_inputs if num_experts > 1 else 0,
         "shared_expert": out_features * r if config.shared_expert else 0,
+        "shared_lora": config.shared_rank * (in_features + out_features),
     }
 
 

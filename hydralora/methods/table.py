@@ -37,6 +37,8 @@ class Settings:
         lora_dropout: on the input of A.
         num_experts: N, of methods with several experts, and the number of LoRAs that LoraHub combines.
         router_input: of HydraLoRA, see `HydraLoraConfig`.
+        shared_rank: of "hydralora_split", the rank of the LoRA that is always on; `r` is then the experts'. None: both
+            ranks follow from `r`, so that the method is about as large as "hydralora".
         num_virtual_tokens: of prefix, prompt and P-tuning.
         encoder_hidden_size: of P-tuning's LSTM.
         total_steps: optimizer steps of the whole run; AdaLoRA's schedule needs them.
@@ -50,6 +52,7 @@ class Settings:
     lora_dropout: float = 0.0
     num_experts: int = 3
     router_input: str = "low_rank"
+    shared_rank: int | None = None
     num_virtual_tokens: int = 20
     encoder_hidden_size: int = 256
     total_steps: int | None = None
@@ -59,6 +62,8 @@ class Settings:
         for name in ("r", "lora_alpha", "num_experts", "num_virtual_tokens", "encoder_hidden_size"):
             if getattr(self, name) < 1:
                 raise MethodError(f"Expected {name} of at least 1, got {getattr(self, name)}")
+        if self.shared_rank is not None and self.shared_rank < 1:
+            raise MethodError(f"Expected shared_rank of at least 1, or None, got {self.shared_rank}")
         if not 0 <= self.lora_dropout < 1:
             raise MethodError(f"Expected lora_dropout from 0 to below 1, got {self.lora_dropout}")
         if self.layers_to_transform is not None and isinstance(self.target_modules, str):
@@ -244,6 +249,20 @@ def _hydralora_sequence(model: "PreTrainedModel", settings: Settings) -> "PeftCo
     return _hydralora(model, settings, r=r, lora_alpha=_alpha(settings, r), **options)
 
 
+def _hydralora_split(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+    """Experts of small rank, chosen by the prompt, beside a LoRA of larger rank with an A of its own, always on.
+
+    On layers as wide as they are high, `hydralora` has r (N + 1) parameters a row. Four sevenths of them go to the
+    shared LoRA, which has two factors, and three to the experts: for r = 8 and N = 6, rank 16 and six of rank 3.
+    """
+    r, shared_rank = settings.r, settings.shared_rank
+    if shared_rank is None:
+        shared_rank = max(1, round(settings.r * (settings.num_experts + 1) * 2 / 7))
+        r = max(1, settings.r * 3 // 7)
+    options = {"router_input": "sequence", "shared_rank": shared_rank}
+    return _hydralora(model, settings, r=r, lora_alpha=_alpha(settings, r), **options)
+
+
 def _lora_matched(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
     if settings.match_parameters is None:
         raise MethodError("lora_matched needs match_parameters, the trainable parameters of the adapter to match")
@@ -346,6 +365,13 @@ _ROWS = (
         "",
         "one A, an expert for each source, task or cluster, chosen by the prompt, and one that is always on",
         _hydralora_sequence,
+        2,
+    ),
+    Method(
+        "hydralora_split",
+        "",
+        "small experts chosen by the prompt, and a LoRA of larger rank with an A of its own that is always on",
+        _hydralora_split,
         2,
     ),
     Method("adalora", "Table 2: AdaLoRA(r=8)", "LoRA whose rank is moved between layers", _adalora),

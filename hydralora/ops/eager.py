@@ -2,6 +2,8 @@
 
 Tian et al., "HydraLoRA" (arXiv 2404.19245), section 3.2: y = W0 x + scaling * sum_i g_i(x) B_i A x.
 The B_i are linear, so scaling each copy of h = A x by its gate and applying all experts as one matrix is the same sum.
+A shared LoRA adds shared_scaling * B_s A_s x: its A_s stands below A, and its B_s beside the B_i, so the two products
+with A and A_s are one, and those with B and B_s too.
 """
 
 import torch
@@ -32,22 +34,63 @@ def with_shared_expert(gates: Tensor) -> Tensor:
     return F.pad(gates, (0, 1), value=1.0)
 
 
-def add_experts(result: Tensor, h: Tensor, gates: Tensor | None, weight_b: Tensor, scaling: float) -> Tensor:
-    """Add the gated sum of experts to the base layer's output: result + scaling * sum_i g_i B_i h.
+def one_hot_gates(index: Tensor, num_experts: int) -> Tensor:
+    """Gates in float32 of one expert each: integers [...] -> [..., N].
+
+    -1 stands for no expert. Other numbers than -1 to N - 1 give gates that are not a number, which nobody overlooks:
+    looking at them here would make a GPU wait.
+    """
+    experts = torch.arange(num_experts, device=index.device)
+    index = index.unsqueeze(-1)
+    is_known = (index >= -1) & (index < num_experts)
+    return torch.where(is_known, (index == experts).float(), torch.nan)
+
+
+def add_experts(
+    result: Tensor,
+    low: Tensor,
+    gates: Tensor | None,
+    weight_b: Tensor,
+    scaling: float,
+    shared_rank: int = 0,
+    shared_scaling: float = 1.0,
+) -> Tensor:
+    """Add experts and shared LoRA to the base layer's output: result + scaling * sum_i g_i B_i h + ... B_s h_s.
 
     Args:
         result: output of the base layer [..., out].
-        h: A x, [..., r].
-        gates: [..., E], one for each column block of ``weight_b``, broadcast over h's leading dimensions;
-            None stands for a single expert with gate 1.
-        weight_b: [out, E * r], column block i is B_i.
+        low: [h | h_s] = [A x | A_s x], [..., r + shared_rank].
+        gates: [..., E], one for each column block of experts, broadcast over h's leading dimensions; None stands for a
+            single expert with gate 1.
+        weight_b: [out, E * r + shared_rank], column block i is B_i, the last columns are B_s.
         scaling: lora_alpha / r (or / sqrt(r)).
+        shared_rank: of the shared LoRA, 0 without one.
+        shared_scaling: of the shared LoRA.
 
     Returns:
-        [..., out] in the promoted dtype of ``result`` and ``h``; the caller casts to the base layer's dtype.
+        [..., out] in the promoted dtype of ``result`` and ``low``; the caller casts to the base layer's dtype.
+    """
+    r = low.shape[-1] - shared_rank
+    return result + F.linear(gate_and_scale(low, gates, r, scaling, shared_rank, shared_scaling), weight_b)
+
+
+def expert_part(low: Tensor, shared_rank: int) -> Tensor:
+    """What belongs to the experts of [experts | shared LoRA] along the last dimension."""
+    return low[..., : low.shape[-1] - shared_rank] if shared_rank else low
+
+
+def gate_and_scale(
+    low: Tensor, gates: Tensor | None, r: int, scaling: float, shared_rank: int = 0, shared_scaling: float = 1.0
+) -> Tensor:
+    """What B multiplies: [scaling * g_1 h | ... | scaling * g_E h | shared_scaling * h_s], [..., E * r + shared_rank].
+
+    Args: as those of `add_experts` and `gate_low_rank`.
     """
     # Scaling r columns is cheaper than all `out` columns, as PEFT's LoRA does.
-    return result + F.linear(gate_low_rank(h * scaling, gates, h.shape[-1]), weight_b)
+    gated = gate_low_rank(expert_part(low, shared_rank) * scaling, gates, r)
+    if not shared_rank:
+        return gated
+    return torch.cat((gated, low[..., -shared_rank:] * shared_scaling), dim=-1)
 
 
 def gate_low_rank(h: Tensor, gates: Tensor | None, r: int) -> Tensor:

@@ -27,7 +27,8 @@ def can_fuse(x: Tensor, base: nn.Module, *adapter: nn.Module) -> bool:
     base, nothing hooked in the adapter's A, B and router, and one dtype for all matrix products."""
     if type(base) is not nn.Linear or "forward" in base.__dict__:
         return False  # quantised, transposed, or moved between devices by accelerate
-    weight, bias, dtype = base.weight, base.bias, x.dtype
+    parameters, dtype = base._parameters, x.dtype  # the dictionary: nn.Module's `__getattr__` is slow
+    weight, bias = parameters["weight"], parameters["bias"]
     if type(weight) not in _PLAIN_TENSORS or weight.requires_grad or (bias is not None and bias.requires_grad):
         return False
     autocast = torch.is_autocast_enabled(x.device.type)
@@ -38,7 +39,7 @@ def can_fuse(x: Tensor, base: nn.Module, *adapter: nn.Module) -> bool:
             return False
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
             return False
-        if not autocast and module.weight.dtype != dtype:
+        if not autocast and module._parameters["weight"].dtype != dtype:
             return False
     return True
 
@@ -52,8 +53,11 @@ def hydra_linear(
     weight_router: Tensor | None,
     scaling: float,
     router_input: str = "low_rank",
+    shared_rank: int = 0,
+    shared_scaling: float = 1.0,
 ) -> Tensor:
-    """y = W0 x + b + scaling * sum_i g_i B_i A x with g = softmax(W_g z) (arXiv 2404.19245, section 3.2).
+    """y = W0 x + b + scaling * sum_i g_i B_i A x with g = softmax(W_g z) (arXiv 2404.19245, section 3.2), and with a
+    shared LoRA + shared_scaling * B_s A_s x.
 
     The same function as `router_gates` and `add_experts` over the base layer, to rounding. Under autocast all matrix
     products run in autocast's dtype, as PEFT's LoRA does there; gates are float32 (or wider) always.
@@ -62,30 +66,38 @@ def hydra_linear(
         x: [..., in].
         base_weight: [out, in], frozen. Its gradient is never computed.
         base_bias: [out] or None, frozen.
-        weight_a: [r, in].
-        weight_b: [out, E * r], column block i is B_i. E = N, or N + 1: the last one is then always on, with gate 1.
+        weight_a: [r + shared_rank, in], the rows of A_s last.
+        weight_b: [out, E * r + shared_rank], column block i is B_i, the columns of B_s last. E = N, or N + 1: block N
+            is then always on, with gate 1.
         weight_router: [N, r], or [N, in] for ``router_input="hidden"``; None: every gate is 1. For "given" the gates
             themselves, [G, N] in float32, constant: each row is for as many consecutive tokens (of x's leading
-            dimensions flattened), G divides their number.
+            dimensions flattened), G divides their number. Or integers [G], the one expert that is on (-1: none), with
+            E = N.
         scaling: lora_alpha / r (or / sqrt(r)).
-        router_input: z = A x ("low_rank"), z = x ("hidden"), or "given".
+        router_input: z = A x ("low_rank", without A_s), z = x ("hidden"), or "given".
+        shared_rank: rank of A_s and B_s, 0 without a shared LoRA.
+        shared_scaling: of the shared LoRA.
 
     Returns:
         [..., out]. Differentiable once in x, A, B and the router.
     """
+    split = (scaling, router_input, shared_rank, shared_scaling)
     if torch.is_grad_enabled():
-        y: Tensor = _HydraLinear.apply(
-            x, base_weight, base_bias, weight_a, weight_b, weight_router, scaling, router_input
-        )
+        is_plain = not (torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling())
+        apply = _apply_directly if is_plain else _HydraLinear.apply
+        y: Tensor = apply(x, base_weight, base_bias, weight_a, weight_b, weight_router, split)
         return y
     rows = _rows(x, _compute_dtype(x, weight_a))
     pieces = _pieces(rows)
     if pieces is triton_pieces and rows.shape[0] <= triton_pieces.FEW_TOKENS:  # decoding: bound by launches
         y = _base(rows, base_weight, base_bias)
-        triton_pieces.add_experts_few(y, rows, weight_a, weight_router, weight_b, scaling, router_input)
+        triton_pieces.add_experts_few(y, rows, weight_a, weight_router, weight_b, *split)
     else:
-        y, _ = _forward(rows, base_weight, base_bias, weight_a, weight_b, weight_router, scaling, router_input)
+        y, _ = _forward(rows, base_weight, base_bias, weight_a, weight_b, weight_router, *split)
     return y.view(*x.shape[:-1], y.shape[-1])
+
+
+Split = tuple[float, str, int, float]  # scaling, router_input, shared_rank, shared_scaling
 
 
 class _HydraLinear(torch.autograd.Function):
@@ -98,16 +110,15 @@ class _HydraLinear(torch.autograd.Function):
         weight_a: Tensor,
         weight_b: Tensor,
         weight_router: Tensor | None,
-        scaling: float,
-        router_input: str,
+        split: Split,
     ) -> Tensor:
         dtype = _compute_dtype(x, weight_a)
         saved_x = _cast(x, dtype)
         rows = _rows(saved_x, dtype)
-        y, low = _forward(rows, base_weight, base_bias, weight_a, weight_b, weight_router, scaling, router_input)
+        y, low = _forward(rows, base_weight, base_bias, weight_a, weight_b, weight_router, *split)
         # Low-precision copies of weights are made again in backward: keeping them would cost more memory than LoRA.
         ctx.save_for_backward(saved_x, low, base_weight, weight_a, weight_b, weight_router)
-        ctx.scaling, ctx.router_input, ctx.x_dtype = scaling, router_input, x.dtype
+        ctx.split, ctx.x_dtype = split, x.dtype
         return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
@@ -116,28 +127,30 @@ class _HydraLinear(torch.autograd.Function):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise RuntimeError("hydra_linear is differentiable once: call backward without create_graph=True")
         saved_x, low, base_weight, weight_a, weight_b, weight_router = ctx.saved_tensors
+        needs_x, _, _, needs_a, needs_b, needs_router, _ = ctx.needs_input_grad
         dtype = low.dtype
         x, grad = _rows(saved_x, dtype), _rows(grad_y, dtype)
-        rank = weight_a.shape[0]
+        a_rows = weight_a.shape[0]
+        _, router_input, shared_rank, _ = ctx.split
 
         pieces = _pieces(grad)
-        grad_u = grad @ _cast(weight_b, dtype)  # [T, E * r]
-        router = _router(weight_router, dtype, ctx.router_input)
-        hidden = ctx.router_input == "hidden" and router is not None
-        u, grad_low, grad_router = pieces.gate_backward(grad_u, low, router, rank, ctx.scaling, ctx.router_input)
+        grad_u = torch.mm(grad, _cast(weight_b, dtype))  # [T, E * r + shared_rank]
+        router = _router(weight_router, dtype, router_input)
+        hidden = router_input == "hidden" and router is not None
+        u, grad_low, grad_router = pieces.gate_backward(grad_u, low, router, a_rows - shared_rank, *ctx.split)
 
-        grad_b = grad.t() @ u if ctx.needs_input_grad[4] else None
+        grad_b = torch.mm(grad.t(), u) if needs_b else None
         grad_a = None
-        if ctx.needs_input_grad[3] or (hidden and ctx.needs_input_grad[5]):
-            grad_a = grad_low.t() @ x
+        if needs_a or (hidden and needs_router):
+            grad_a = torch.mm(grad_low.t(), x)
             if hidden:
-                grad_a, grad_router = grad_a[:rank], grad_a[rank:]
+                grad_a, grad_router = grad_a[:a_rows], grad_a[a_rows:]
         grad_x = None
-        if ctx.needs_input_grad[0]:
+        if needs_x:
             rows = _cast(weight_a, dtype)
             if hidden and router is not None:
                 rows = torch.cat((rows, router))
-            grad_x = pieces.accumulate(grad @ _cast(base_weight, dtype), grad_low, rows)
+            grad_x = pieces.accumulate(torch.mm(grad, _cast(base_weight, dtype)), grad_low, rows)
             # `view` with the same sizes, a torch.Size, takes three times as long.
             grad_x = _cast(grad_x.view_as(saved_x), ctx.x_dtype)
         return (
@@ -148,8 +161,11 @@ class _HydraLinear(torch.autograd.Function):
             _as_parameter(grad_b, weight_b),
             _as_parameter(grad_router, weight_router),
             None,
-            None,
         )
+
+
+# `Function.apply` without its loop over arguments for wrappers of `torch.func`: that loop takes as long as a launch.
+_apply_directly = super(torch.autograd.Function, _HydraLinear).apply
 
 
 def _forward(
@@ -161,14 +177,17 @@ def _forward(
     weight_router: Tensor | None,
     scaling: float,
     router_input: str,
+    shared_rank: int,
+    shared_scaling: float,
 ) -> tuple[Tensor, Tensor]:
     """(y, low) of x [T, in], in x's dtype."""
     dtype = x.dtype
     y = _base(x, base_weight, base_bias)
-    blocks = weight_b.shape[1] // weight_a.shape[0]
+    blocks = (weight_b.shape[1] - shared_rank) // (weight_a.shape[0] - shared_rank)
     router = _router(weight_router, dtype, router_input)
     pieces = _pieces(x)
-    low, u = pieces.project_and_gate(x, _cast(weight_a, dtype), router, blocks, scaling, router_input)
+    split = (scaling, router_input, shared_rank, shared_scaling)
+    low, u = pieces.project_and_gate(x, _cast(weight_a, dtype), router, blocks, *split)
     return pieces.accumulate(y, u, _cast(weight_b, dtype).t()), low
 
 

@@ -43,10 +43,17 @@ def _gates(
     HIDDEN: tl.constexpr,
     GIVEN: tl.constexpr,
 ):
-    """[rows, EXPERTS_PAD], 1 for the always-on expert: as GIVEN, from `logits` (HIDDEN), or from a router on h."""
+    """[rows, EXPERTS_PAD], 1 for the always-on expert: as GIVEN, from `logits` (HIDDEN), or from a router on h.
+
+    GIVEN: 0 no, 1 gates, 2 the number of one expert, as `eager.one_hot_gates` reads it.
+    """
     experts = tl.arange(0, logits.shape[1])
     gates = tl.full(logits.shape, 1.0, dtype=tl.float32)
-    if GIVEN:
+    if GIVEN == 2:
+        index = tl.load(router_ptr + (rows // tokens_per_gate)[:, None], mask=row_mask, other=-1).to(tl.int32)
+        gates = tl.where(experts[None, :] == index, 1.0, 0.0)
+        gates = tl.where((index >= -1) & (index < ROUTED), gates, float("nan"))
+    elif GIVEN:
         pointers = router_ptr + (rows // tokens_per_gate)[:, None] * ROUTED + experts[None, :]
         gates = tl.load(pointers, mask=row_mask & (experts[None, :] < ROUTED), other=1.0).to(tl.float32)
     elif ROUTED > 0:
@@ -66,17 +73,22 @@ def _project(
     row_mask,
     IN: tl.constexpr,
     RANK: tl.constexpr,
+    SHARED: tl.constexpr,
     ROUTED: tl.constexpr,
     HIDDEN: tl.constexpr,
     RANK_PAD: tl.constexpr,
+    SHARED_PAD: tl.constexpr,
     EXPERTS_PAD: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """A x, [ROWS, RANK_PAD], and the logits of a router on x (zeros unless HIDDEN), [ROWS, EXPERTS_PAD]."""
+    """One pass over x: the experts' A x, [ROWS, RANK_PAD], the shared LoRA's A x, [ROWS, SHARED_PAD] (SHARED of them),
+    and the logits of a router on x, [ROWS, EXPERTS_PAD] (zeros unless HIDDEN)."""
     ranks = tl.arange(0, RANK_PAD)
+    shared = tl.arange(0, SHARED_PAD)
     experts = tl.arange(0, EXPERTS_PAD)
     h = tl.zeros([ROWS, RANK_PAD], dtype=tl.float32)
+    h_shared = tl.zeros([ROWS, SHARED_PAD], dtype=tl.float32)
     logits = tl.zeros([ROWS, EXPERTS_PAD], dtype=tl.float32)
     for start in range(0, IN, CHUNK):
         columns = start + tl.arange(0, CHUNK)
@@ -84,11 +96,15 @@ def _project(
         a_mask = (ranks[None, :] < RANK) & (columns[:, None] < IN)
         a = tl.load(a_ptr + ranks[None, :] * IN + columns[:, None], mask=a_mask, other=0.0)
         h = tl.dot(x, a, h)
+        if SHARED > 0:
+            s_mask = (shared[None, :] < SHARED) & (columns[:, None] < IN)
+            a_shared = tl.load(a_ptr + (RANK + shared[None, :]) * IN + columns[:, None], mask=s_mask, other=0.0)
+            h_shared = tl.dot(x, a_shared, h_shared)
         if HIDDEN:
             w_mask = (experts[None, :] < ROUTED) & (columns[:, None] < IN)
             w = tl.load(router_ptr + experts[None, :] * IN + columns[:, None], mask=w_mask, other=0.0)
             logits = tl.dot(x, w, logits)
-    return h, logits
+    return h, h_shared, logits
 
 
 @triton.jit(do_not_specialize=["tokens", "tokens_per_gate"])
@@ -101,13 +117,16 @@ def project_and_gate_kernel(
     tokens,
     tokens_per_gate,
     scaling,
+    shared_scaling,
     IN: tl.constexpr,
     RANK: tl.constexpr,
+    SHARED: tl.constexpr,
     BLOCKS: tl.constexpr,
     ROUTED: tl.constexpr,
     HIDDEN: tl.constexpr,
     GIVEN: tl.constexpr,
     RANK_PAD: tl.constexpr,
+    SHARED_PAD: tl.constexpr,
     EXPERTS_PAD: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -116,25 +135,47 @@ def project_and_gate_kernel(
     ranks = tl.arange(0, RANK_PAD)
     experts = tl.arange(0, EXPERTS_PAD)
     row_mask = rows[:, None] < tokens
-    h, logits = _project(
-        x_ptr, a_ptr, router_ptr, rows, row_mask, IN, RANK, ROUTED, HIDDEN, RANK_PAD, EXPERTS_PAD, ROWS, CHUNK
+    h, h_shared, logits = _project(
+        x_ptr,
+        a_ptr,
+        router_ptr,
+        rows,
+        row_mask,
+        IN,
+        RANK,
+        SHARED,
+        ROUTED,
+        HIDDEN,
+        RANK_PAD,
+        SHARED_PAD,
+        EXPERTS_PAD,
+        ROWS,
+        CHUNK,
     )
 
     # What backward will read is rounded, so the forward pass rounds first: both see the same h and the same gates.
-    WIDTH: tl.constexpr = RANK + ROUTED if HIDDEN else RANK
+    WIDTH: tl.constexpr = RANK + SHARED + ROUTED if HIDDEN else RANK + SHARED
     low = h.to(low_ptr.dtype.element_ty)
     tl.store(low_ptr + rows[:, None] * WIDTH + ranks[None, :], low, mask=row_mask & (ranks[None, :] < RANK))
     h = low.to(tl.float32)
     if HIDDEN:
         low_logits = logits.to(low_ptr.dtype.element_ty)
-        logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + experts[None, :]
+        logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + SHARED + experts[None, :]
         tl.store(logit_ptrs, low_logits, mask=row_mask & (experts[None, :] < ROUTED))
         logits = low_logits.to(tl.float32)
     gates = _gates(router_ptr, rows, row_mask, tokens_per_gate, h, logits, RANK, ROUTED, HIDDEN, GIVEN)
     u = gates[:, :, None] * h[:, None, :] * scaling
-    u_offsets = rows[:, None, None] * (BLOCKS * RANK) + experts[None, :, None] * RANK + ranks[None, None, :]
+    u_offsets = rows[:, None, None] * (BLOCKS * RANK + SHARED) + experts[None, :, None] * RANK + ranks[None, None, :]
     u_mask = (rows[:, None, None] < tokens) & (experts[None, :, None] < BLOCKS) & (ranks[None, None, :] < RANK)
     tl.store(u_ptr + u_offsets, u.to(u_ptr.dtype.element_ty), mask=u_mask)
+    if SHARED > 0:
+        shared = tl.arange(0, SHARED_PAD)
+        shared_mask = row_mask & (shared[None, :] < SHARED)
+        low_shared = h_shared.to(low_ptr.dtype.element_ty)
+        tl.store(low_ptr + rows[:, None] * WIDTH + RANK + shared[None, :], low_shared, mask=shared_mask)
+        u_shared = (low_shared.to(tl.float32) * shared_scaling).to(u_ptr.dtype.element_ty)
+        shared_offsets = rows[:, None] * (BLOCKS * RANK + SHARED) + BLOCKS * RANK + shared[None, :]
+        tl.store(u_ptr + shared_offsets, u_shared, mask=shared_mask)
 
 
 @triton.jit(do_not_specialize=["tokens", "tokens_per_gate"])
@@ -148,12 +189,15 @@ def gate_backward_kernel(
     tokens,
     tokens_per_gate,
     scaling,
+    shared_scaling,
     RANK: tl.constexpr,
+    SHARED: tl.constexpr,
     BLOCKS: tl.constexpr,
     ROUTED: tl.constexpr,
     HIDDEN: tl.constexpr,
     GIVEN: tl.constexpr,
     RANK_PAD: tl.constexpr,
+    SHARED_PAD: tl.constexpr,
     EXPERTS_PAD: tl.constexpr,
     ROWS: tl.constexpr,
 ):
@@ -163,15 +207,15 @@ def gate_backward_kernel(
     row_mask = rows[:, None] < tokens
     h_mask = row_mask & (ranks[None, :] < RANK)
     logit_mask = row_mask & (experts[None, :] < ROUTED)
-    WIDTH: tl.constexpr = RANK + ROUTED if HIDDEN else RANK
+    WIDTH: tl.constexpr = RANK + SHARED + ROUTED if HIDDEN else RANK + SHARED
     h = tl.load(low_ptr + rows[:, None] * WIDTH + ranks[None, :], mask=h_mask, other=0.0).to(tl.float32)
     logits = tl.zeros([ROWS, EXPERTS_PAD], dtype=tl.float32)
     if HIDDEN:
-        logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + experts[None, :]
+        logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + SHARED + experts[None, :]
         logits = tl.load(logit_ptrs, mask=logit_mask, other=0.0).to(tl.float32)
     gates = _gates(router_ptr, rows, row_mask, tokens_per_gate, h, logits, RANK, ROUTED, HIDDEN, GIVEN)
 
-    u_offsets = rows[:, None, None] * (BLOCKS * RANK) + experts[None, :, None] * RANK + ranks[None, None, :]
+    u_offsets = rows[:, None, None] * (BLOCKS * RANK + SHARED) + experts[None, :, None] * RANK + ranks[None, None, :]
     u_mask = (rows[:, None, None] < tokens) & (experts[None, :, None] < BLOCKS) & (ranks[None, None, :] < RANK)
     u = gates[:, :, None] * h[:, None, :] * scaling
     tl.store(u_ptr + u_offsets, u.to(u_ptr.dtype.element_ty), mask=u_mask)
@@ -183,7 +227,7 @@ def gate_backward_kernel(
         routed = tl.where(experts[None, :] < ROUTED, gates, 0.0)
         grad_logits = routed * (grad_gates - tl.sum(routed * grad_gates, axis=1)[:, None])
         if HIDDEN:
-            grad_logit_ptrs = grad_low_ptr + rows[:, None] * WIDTH + RANK + experts[None, :]
+            grad_logit_ptrs = grad_low_ptr + rows[:, None] * WIDTH + RANK + SHARED + experts[None, :]
             tl.store(grad_logit_ptrs, grad_logits.to(grad_low_ptr.dtype.element_ty), mask=logit_mask)
         else:
             w = _router_weights(router_ptr, RANK, ROUTED, RANK_PAD, EXPERTS_PAD)
@@ -195,6 +239,16 @@ def gate_backward_kernel(
     tl.store(
         grad_low_ptr + rows[:, None] * WIDTH + ranks[None, :], grad_h.to(grad_low_ptr.dtype.element_ty), mask=h_mask
     )
+    if SHARED > 0:
+        shared = tl.arange(0, SHARED_PAD)
+        shared_mask = row_mask & (shared[None, :] < SHARED)
+        low_offsets = rows[:, None] * WIDTH + RANK + shared[None, :]
+        u_offsets_shared = rows[:, None] * (BLOCKS * RANK + SHARED) + BLOCKS * RANK + shared[None, :]
+        h_shared = tl.load(low_ptr + low_offsets, mask=shared_mask, other=0.0).to(tl.float32)
+        grad_shared = tl.load(grad_u_ptr + u_offsets_shared, mask=shared_mask, other=0.0).to(tl.float32)
+        tl.store(u_ptr + u_offsets_shared, (h_shared * shared_scaling).to(u_ptr.dtype.element_ty), mask=shared_mask)
+        grad_h_shared = (grad_shared * shared_scaling).to(grad_low_ptr.dtype.element_ty)
+        tl.store(grad_low_ptr + low_offsets, grad_h_shared, mask=shared_mask)
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -237,14 +291,17 @@ def add_experts_few_kernel(
     b_ptr,
     tokens_per_gate,
     scaling,
+    shared_scaling,
     IN: tl.constexpr,
     OUT: tl.constexpr,
     RANK: tl.constexpr,
+    SHARED: tl.constexpr,
     BLOCKS: tl.constexpr,
     ROUTED: tl.constexpr,
     HIDDEN: tl.constexpr,
     GIVEN: tl.constexpr,
     RANK_PAD: tl.constexpr,
+    SHARED_PAD: tl.constexpr,
     EXPERTS_PAD: tl.constexpr,
     CHUNK: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -255,13 +312,19 @@ def add_experts_few_kernel(
     ranks = tl.arange(0, RANK_PAD)
     experts = tl.arange(0, EXPERTS_PAD)
     dtype = y_ptr.dtype.element_ty
+    shared = tl.arange(0, SHARED_PAD)
     h_parts = tl.zeros([RANK_PAD, CHUNK], dtype=tl.float32)
+    shared_parts = tl.zeros([SHARED_PAD, CHUNK if SHARED > 0 else 1], dtype=tl.float32)
     logit_parts = tl.zeros([EXPERTS_PAD, CHUNK if HIDDEN else 1], dtype=tl.float32)
     for start in range(0, IN, CHUNK):
         columns = start + tl.arange(0, CHUNK)
         x = tl.load(x_ptr + token * IN + columns, mask=columns < IN, other=0.0).to(tl.float32)
         a_mask = (ranks[:, None] < RANK) & (columns[None, :] < IN)
         h_parts += tl.load(a_ptr + ranks[:, None] * IN + columns[None, :], mask=a_mask, other=0.0) * x[None, :]
+        if SHARED > 0:
+            s_mask = (shared[:, None] < SHARED) & (columns[None, :] < IN)
+            a_shared = tl.load(a_ptr + (RANK + shared[:, None]) * IN + columns[None, :], mask=s_mask, other=0.0)
+            shared_parts += a_shared * x[None, :]
         if HIDDEN:
             w_mask = (experts[:, None] < ROUTED) & (columns[None, :] < IN)
             w = tl.load(router_ptr + experts[:, None] * IN + columns[None, :], mask=w_mask, other=0.0)
@@ -269,7 +332,11 @@ def add_experts_few_kernel(
     h = tl.sum(h_parts, axis=1).to(dtype).to(tl.float32)  # rounded where the other kernel rounds
 
     gates = tl.full([EXPERTS_PAD], 1.0, dtype=tl.float32)
-    if GIVEN:
+    if GIVEN == 2:
+        index = tl.load(router_ptr + token // tokens_per_gate).to(tl.int32)
+        gates = tl.where(experts == index, 1.0, 0.0)
+        gates = tl.where((index >= -1) & (index < ROUTED), gates, float("nan"))
+    elif GIVEN:
         gate_ptrs = router_ptr + (token // tokens_per_gate) * ROUTED + experts
         gates = tl.load(gate_ptrs, mask=experts < ROUTED, other=1.0).to(tl.float32)
     elif ROUTED > 0:
@@ -283,13 +350,22 @@ def add_experts_few_kernel(
         powers = tl.exp(logits - tl.max(logits, axis=0))
         gates = tl.where(experts < ROUTED, powers / tl.sum(powers, axis=0), 1.0)
     u = (gates[:, None] * h[None, :] * scaling).to(dtype).to(tl.float32)
+    h_shared = tl.sum(shared_parts, axis=1).to(dtype).to(tl.float32)
+    u_shared = (h_shared * shared_scaling).to(dtype).to(tl.float32)
 
     block_mask = (experts[None, :, None] < BLOCKS) & (ranks[None, None, :] < RANK)
     for start in range(0, COLUMNS, TILE):
         outputs = tl.program_id(1) * COLUMNS + start + tl.arange(0, TILE)
-        b_offsets = outputs[:, None, None] * (BLOCKS * RANK) + experts[None, :, None] * RANK + ranks[None, None, :]
+        b_offsets = (
+            outputs[:, None, None] * (BLOCKS * RANK + SHARED) + experts[None, :, None] * RANK + ranks[None, None, :]
+        )
         b = tl.load(b_ptr + b_offsets, mask=(outputs[:, None, None] < OUT) & block_mask, other=0.0).to(tl.float32)
         update = tl.sum(tl.sum(b * u[None, :, :], axis=2), axis=1)
+        if SHARED > 0:
+            shared_offsets = outputs[:, None] * (BLOCKS * RANK + SHARED) + BLOCKS * RANK + shared[None, :]
+            shared_mask = (outputs[:, None] < OUT) & (shared[None, :] < SHARED)
+            b_shared = tl.load(b_ptr + shared_offsets, mask=shared_mask, other=0.0).to(tl.float32)
+            update += tl.sum(b_shared * u_shared[None, :], axis=1)
         y_ptrs = y_ptr + token * OUT + outputs
         y = tl.load(y_ptrs, mask=outputs < OUT, other=0.0).to(tl.float32)
         tl.store(y_ptrs, (y + update).to(dtype), mask=outputs < OUT)
@@ -305,14 +381,17 @@ def add_experts_some_kernel(
     tokens,
     tokens_per_gate,
     scaling,
+    shared_scaling,
     IN: tl.constexpr,
     OUT: tl.constexpr,
     RANK: tl.constexpr,
+    SHARED: tl.constexpr,
     BLOCKS: tl.constexpr,
     ROUTED: tl.constexpr,
     HIDDEN: tl.constexpr,
     GIVEN: tl.constexpr,
     RANK_PAD: tl.constexpr,
+    SHARED_PAD: tl.constexpr,
     EXPERTS_PAD: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -322,8 +401,22 @@ def add_experts_some_kernel(
     dtype = y_ptr.dtype.element_ty
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     row_mask = rows[:, None] < tokens
-    h, logits = _project(
-        x_ptr, a_ptr, router_ptr, rows, row_mask, IN, RANK, ROUTED, HIDDEN, RANK_PAD, EXPERTS_PAD, ROWS, CHUNK
+    h, h_shared, logits = _project(
+        x_ptr,
+        a_ptr,
+        router_ptr,
+        rows,
+        row_mask,
+        IN,
+        RANK,
+        SHARED,
+        ROUTED,
+        HIDDEN,
+        RANK_PAD,
+        SHARED_PAD,
+        EXPERTS_PAD,
+        ROWS,
+        CHUNK,
     )
     h = h.to(dtype).to(tl.float32)  # rounded where the other kernels round
     if HIDDEN:
@@ -336,8 +429,14 @@ def add_experts_some_kernel(
     expert, rank = inner // RANK_PAD, inner % RANK_PAD
     outputs = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     b_mask = (expert[:, None] < BLOCKS) & (rank[:, None] < RANK) & (outputs[None, :] < OUT)
-    b_offsets = outputs[None, :].to(tl.int64) * (BLOCKS * RANK) + expert[:, None] * RANK + rank[:, None]
+    b_offsets = outputs[None, :].to(tl.int64) * (BLOCKS * RANK + SHARED) + expert[:, None] * RANK + rank[:, None]
     update = tl.dot(u, tl.load(b_ptr + b_offsets, mask=b_mask, other=0.0))
+    if SHARED > 0:
+        shared = tl.arange(0, SHARED_PAD)
+        u_shared = (h_shared.to(dtype).to(tl.float32) * shared_scaling).to(dtype)
+        shared_mask = (shared[:, None] < SHARED) & (outputs[None, :] < OUT)
+        shared_offsets = outputs[None, :].to(tl.int64) * (BLOCKS * RANK + SHARED) + BLOCKS * RANK + shared[:, None]
+        update = tl.dot(u_shared, tl.load(b_ptr + shared_offsets, mask=shared_mask, other=0.0), update)
     y_mask = row_mask & (outputs[None, :] < OUT)
     y_ptrs = y_ptr + rows[:, None] * OUT + outputs[None, :]
     tl.store(y_ptrs, (tl.load(y_ptrs, mask=y_mask, other=0.0).to(tl.float32) + update).to(dtype), mask=y_mask)

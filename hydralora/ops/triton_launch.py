@@ -1,18 +1,21 @@
-"""The small pieces of `small` on CUDA: one launch of a Triton kernel each, where PyTorch needs about eight.
+"""The small pieces of `torch_kernels` on CUDA: one launch of a Triton kernel each, where PyTorch needs about eight.
 
 Under torch.compile the kernels are part of the graph (Inductor sees them as they are and fuses around them).
 """
 
 import os
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 from triton import knobs
 
 from hydralora.ops import triton_kernels as kernels
 
+_TAKES_NINE = triton.__version__.startswith("3.6.")  # the arguments of a launcher in C, which differ between versions
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 FEW_TOKENS = 32  # up to here one launch that computes A x many times beats two that compute it once
 _VECTOR_OUTPUTS = 40_000  # up to so many outputs of all tokens together, a program a token and no tensor cores
@@ -24,7 +27,8 @@ def supports(x: Tensor) -> bool:
     return (x.is_cuda or _INTERPRETED) and x.dtype in (torch.float16, torch.bfloat16) and x.shape[0] > 0
 
 
-_Launcher = tuple[Callable[..., None], int, Any]  # of a compiled kernel: what runs it, its handle, its metadata
+# Of a compiled kernel: what runs it, its handle and what else comes before the metadata, its metadata.
+_Launcher = tuple[Callable[..., None], tuple[Any, ...], Any]
 _launchers: dict[tuple[Any, ...], _Launcher] = {}
 
 
@@ -47,22 +51,38 @@ def _launch(
         return None
     device = tensors[0].device
     index = device.index
-    if index is not None and index != torch.cuda.current_device():
+    if index is not None and index != torch._C._cuda_getDevice():
         with torch.cuda.device(device):
             return _launch(kernel, grid, tensors, scalars, constants, **options)
     addresses = [t.data_ptr() for t in tensors]
-    dtypes = [t.dtype if at % 16 == 0 else (t.dtype,) for t, at in zip(tensors, addresses, strict=True)]
-    key = (kernel, index, constants, *dtypes)
+    all_bits = 0
+    for address in addresses:
+        all_bits |= address
+    unaligned = tuple([address % 16 for address in addresses]) if all_bits % 16 else None
+    # The kernel by identity: its hash takes a lock.
+    key = (id(kernel), index, constants, unaligned, *[t.dtype for t in tensors])
     launcher = _launchers.get(key)
     if launcher is None or _profiled():
         compiled = kernel[grid](*tensors, *scalars, *constants, **options)
         if compiled is not None:  # as it is in Triton's interpreter
-            _launchers[key] = (compiled.run, compiled.function, compiled.packed_metadata)
+            _launchers[key] = _launcher(compiled)
     else:  # the call that kernel[grid] ends with, without hooks and what it collects for them
-        run, function, metadata = launcher
+        launch, before, metadata = launcher
         stream = torch._C._cuda_getCurrentRawStream(index)
-        run(*grid, stream, function, metadata, None, None, None, *addresses, *scalars, *constants)
+        launch(*grid, stream, *before, metadata, None, None, None, *addresses, *scalars, *constants)
     return None
+
+
+def _launcher(compiled: Any) -> _Launcher:
+    """The launcher in C where Triton is laid out as 3.6 is and the kernel needs no scratch memory, else the Python
+    object around it."""
+    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+    names = ("launch", "launch_cooperative_grid", "launch_pdl", "global_scratch_size", "profile_scratch_size")
+    parts = [getattr(run, name, None) for name in names]
+    if None in parts or parts[3:] != [0, 0] or not _TAKES_NINE:
+        return run, (function,), metadata
+    launch, cooperative_grid, pdl, _, _ = parts
+    return launch, (function, cooperative_grid, pdl, None, None), metadata
 
 
 def _profiled() -> bool:
@@ -72,21 +92,29 @@ def _profiled() -> bool:
 
 
 def project_and_gate(
-    x: Tensor, weight_a: Tensor, router: Tensor | None, blocks: int, scaling: float, router_input: str
+    x: Tensor,
+    weight_a: Tensor,
+    router: Tensor | None,
+    blocks: int,
+    scaling: float,
+    router_input: str,
+    shared_rank: int = 0,
+    shared_scaling: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """As `small.project_and_gate`."""
+    """As `torch_kernels.project_and_gate`."""
     tokens, in_features = x.shape
-    rank = weight_a.shape[0]
-    routed, per_gate, hidden, given = _routing(router, router_input, tokens)
-    low = x.new_empty(tokens, rank + routed if hidden else rank)
-    u = x.new_empty(tokens, blocks * rank)
+    a_rows = weight_a.shape[0]
+    rank = a_rows - shared_rank
+    routed, per_gate, hidden, given = _routing(router, router_input, tokens, blocks)
+    low = x.new_empty(tokens, a_rows + routed if hidden else a_rows)
+    u = x.new_empty(tokens, blocks * rank + shared_rank)
     # 4 stages of 256 columns: within 10% of the time cuBLAS takes for A x alone on an H100.
     _launch(
         kernels.project_and_gate_kernel,
         (_cdiv(tokens, _ROWS), 1, 1),
         (x, weight_a.contiguous(), x if router is None else router.contiguous(), low, u),
-        (tokens, per_gate, float(scaling)),
-        (in_features, rank, blocks, routed, hidden, given, _pad(rank), _pad(blocks), _ROWS, 256),
+        (tokens, per_gate, float(scaling), float(shared_scaling)),
+        _constants((in_features, rank, shared_rank, blocks, routed, hidden, given), rank, shared_rank, blocks, 256),
         num_warps=4,
         num_stages=4,
     )
@@ -94,12 +122,19 @@ def project_and_gate(
 
 
 def gate_backward(
-    grad_u: Tensor, low: Tensor, router: Tensor | None, rank: int, scaling: float, router_input: str
+    grad_u: Tensor,
+    low: Tensor,
+    router: Tensor | None,
+    rank: int,
+    scaling: float,
+    router_input: str,
+    shared_rank: int = 0,
+    shared_scaling: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As `small.gate_backward`."""
+    """As `torch_kernels.gate_backward`."""
     tokens, width = grad_u.shape
-    blocks = width // rank
-    routed, per_gate, hidden, given = _routing(router, router_input, tokens)
+    blocks = (width - shared_rank) // rank
+    routed, per_gate, hidden, given = _routing(router, router_input, tokens, blocks)
     programs = _cdiv(tokens, _ROWS)
     u, grad_low = torch.empty_like(grad_u), torch.empty_like(low)
     # One partial sum a program, added up in a fixed order.
@@ -110,15 +145,15 @@ def gate_backward(
         kernels.gate_backward_kernel,
         (programs, 1, 1),
         (grad_u, low, router_or_any, u, grad_low, low if partial is None else partial),
-        (tokens, per_gate, float(scaling)),
-        (rank, blocks, routed, hidden, given, _pad(rank), _pad(blocks), _ROWS),
+        (tokens, per_gate, float(scaling), float(shared_scaling)),
+        _constants((rank, shared_rank, blocks, routed, hidden, given), rank, shared_rank, blocks),
         num_warps=4,
     )
     return u, grad_low, None if partial is None else partial.sum(0)
 
 
 def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """As `small.accumulate`: bound by reading and writing y once, and cuBLAS takes a third longer (k is small)."""
+    """As `torch_kernels.accumulate`: bound by reading and writing y once, and cuBLAS takes a third longer (k is small)."""
     tokens, width = y.shape
     inner = u.shape[1]
     _launch(
@@ -133,52 +168,71 @@ def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def add_experts_few(
-    y: Tensor, x: Tensor, weight_a: Tensor, router: Tensor | None, weight_b: Tensor, scaling: float, router_input: str
+    y: Tensor,
+    x: Tensor,
+    weight_a: Tensor,
+    router: Tensor | None,
+    weight_b: Tensor,
+    scaling: float,
+    router_input: str,
+    shared_rank: int = 0,
+    shared_scaling: float = 1.0,
 ) -> None:
-    """y += scaling * sum_i g_i B_i A x in one launch, for a few tokens and no gradients: y [T, out], x [T, in]."""
+    """y += u B^T in one launch (u of `torch_kernels.project_and_gate`), for a few tokens and no gradients: y [T, out],
+    x [T, in]."""
     tokens, in_features = x.shape
     out_features = y.shape[1]
-    rank = weight_a.shape[0]
-    blocks = weight_b.shape[1] // rank
-    rank_pad, experts_pad = _pad(rank), _pad(blocks)
-    routed, per_gate, hidden, given = _routing(router, router_input, tokens)
+    rank = weight_a.shape[0] - shared_rank
+    blocks = (weight_b.shape[1] - shared_rank) // rank
+    rank_pad, shared_pad, experts_pad = _pad(rank), _pad(shared_rank), _pad(blocks)
+    routed, per_gate, hidden, given = _routing(router, router_input, tokens, blocks)
     tensors = (y, x, weight_a.contiguous(), x if router is None else router.contiguous(), weight_b.contiguous())
-    sizes = (in_features, out_features, rank, blocks, routed, hidden, given)
+    scalars = (per_gate, float(scaling), float(shared_scaling))
+    sizes = (in_features, out_features, rank, shared_rank, blocks, routed, hidden, given)
     if tokens * out_features <= _VECTOR_OUTPUTS:
         columns = 128  # more would leave the chip idle
-        chunk = max(64, 16384 // max(rank_pad, experts_pad if hidden else 1))
-        tile = min(columns, max(8, 16384 // (rank_pad * experts_pad)))
+        chunk = max(64, 16384 // max(rank_pad, shared_pad, experts_pad if hidden else 1))
+        tile = min(columns, max(8, 16384 // max(rank_pad * experts_pad, shared_pad)))
         _launch(
             kernels.add_experts_few_kernel,
             (tokens, _cdiv(out_features, columns), 1),
             tensors,
-            (per_gate, float(scaling)),
-            (*sizes, rank_pad, experts_pad, chunk, columns, tile),
+            scalars,
+            (*sizes, rank_pad, shared_pad, experts_pad, chunk, columns, tile),
             num_warps=16,
         )
         return
     rank_pad = max(rank_pad, _cdiv(16, experts_pad))  # tensor cores take 16 at a time
+    shared_pad = max(shared_pad, 16) if shared_rank else shared_pad
     # As much as registers and shared memory hold: the loop over x is a chain of waits, so few long steps.
-    columns = max(16, min(128, 16384 // (rank_pad * experts_pad)))
-    chunk = max(64, min(1024, 8192 // _pad(rank_pad + (experts_pad if hidden else 0))))
+    columns = max(16, min(128, 16384 // max(rank_pad * experts_pad, shared_pad)))
+    chunk = max(64, min(1024, 8192 // _pad(rank_pad + shared_rank + (experts_pad if hidden else 0))))
     _launch(
         kernels.add_experts_some_kernel,
         (_cdiv(tokens, _ROWS), _cdiv(out_features, columns), 1),
         tensors,
-        (tokens, per_gate, float(scaling)),
-        (*sizes, rank_pad, experts_pad, _ROWS, chunk, columns),
+        (tokens, *scalars),
+        (*sizes, rank_pad, shared_pad, experts_pad, _ROWS, chunk, columns),
         num_warps=4,
         num_stages=3,
     )
 
 
-def _routing(router: Tensor | None, router_input: str, tokens: int) -> tuple[int, int, bool, bool]:
-    """Experts with a gate, tokens that share given gates, whether the router is on x, whether gates are given."""
+def _routing(router: Tensor | None, router_input: str, tokens: int, blocks: int) -> tuple[int, int, bool, int]:
+    """Experts with a gate, tokens that share given gates, whether the router is on x, what is given: 0 nothing, 1
+    gates, 2 the number of an expert."""
     if router is None:
-        return 0, 1, False, False
-    if router_input == "given":
-        return router.shape[1], tokens // router.shape[0], False, True
-    return router.shape[0], 1, router_input == "hidden", False
+        return 0, 1, False, 0
+    if router_input != "given":
+        return router.shape[0], 1, router_input == "hidden", 0
+    per_gate = tokens // router.shape[0]
+    return (router.shape[1], per_gate, False, 1) if router.dim() == 2 else (blocks, per_gate, False, 2)
+
+
+@cache
+def _constants(sizes: tuple[Any, ...], rank: int, shared_rank: int, blocks: int, *chunk: int) -> tuple[Any, ...]:
+    """Sizes, padded sizes, tokens a program, and a chunk; the same few in every launch, so they are kept."""
+    return (*sizes, _pad(rank), _pad(shared_rank), _pad(blocks), _ROWS, *chunk)
 
 
 def _cdiv(a: int, b: int) -> int:
@@ -186,5 +240,5 @@ def _cdiv(a: int, b: int) -> int:
 
 
 def _pad(n: int) -> int:
-    """The next power of two."""
-    return 1 << (n - 1).bit_length()
+    """The next power of two; 1 for 0."""
+    return 1 << max(n - 1, 0).bit_length()

@@ -133,7 +133,7 @@ def evaluate(
         folder = None if item.method == BASE else item.run.folder
         model, tokenizer = load_adapter(BaseModel(**base_model), folder)
         corpora = None if options["corpora"] is None else Path(expanded(options["corpora"]))
-        gates = gates_of(expert_assignment) if item.method == GIVEN_GATES else None
+        gates = gates_of(expert_assignment) if item.method in GIVEN_GATES else None
         scores = evaluate_benchmarks(model, tokenizer, [item.task], **{**options, "corpora": corpora}, gates=gates)
         where = {"domain": item.domain, "method": item.method, "num_experts": item.num_experts}
         rows = [{**where, **dataclasses.asdict(score), "chance": CHANCE.get(score.benchmark)} for score in scores]

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from hydralora.evaluation import DocumentLosses
 
 UNTRAINED = "untrained"
-GIVEN_GATES = "hydralora_sequence"
-"""The method whose gates are given, by `expert_assignment`."""
+DEFAULT_METHOD = "hydralora_sequence"
+GIVEN_GATES = (DEFAULT_METHOD, "hydralora_split")
+"""Methods whose gates are given, by `expert_assignment`."""
 
 Log = Callable[[str], object]
 
@@ -41,7 +42,7 @@ class Training:
 
 def experts_of(method: str, num_clusters: Artifact, expert_assignment: Artifact) -> int:
     """N of a method: one for each group where gates are given, else as many as there are clusters."""
-    return expert_count(expert_assignment) if method == GIVEN_GATES else cluster_count(num_clusters)
+    return expert_count(expert_assignment) if method in GIVEN_GATES else cluster_count(num_clusters)
 
 
 def train_adapter(

@@ -91,7 +91,7 @@ def domain_gates(
     if config.num_experts == 1:
         return {OTHERS: None}
     if config.router_input == "sequence":
-        others = torch.zeros(config.num_experts) if config.shared_expert else "uniform"
+        others = torch.zeros(config.num_experts) if config.shared_expert or config.shared_rank else "uniform"
         return {**{domain: i for i, domain in enumerate(domains)}, OTHERS: others}
     documents = training()
     measured = calibrate_gates_by_group(model, documents.batches(documents.rows_of(OTHERS)))

@@ -63,6 +63,7 @@ def parameter_breakdown(
         components(component_adapters.folder),
         load_state(hydralora_adapter.folder),
         shared_expert=adapter_config(hydralora_adapter.folder).get("shared_expert", False),
+        shared_rank=adapter_config(hydralora_adapter.folder).get("shared_rank", 0),
         methods=("t-SNE", "UMAP") if config.umap else ("t-SNE",),
         random_state=config.random_state,
     )

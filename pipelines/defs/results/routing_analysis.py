@@ -101,6 +101,7 @@ def analyse(
         documents=documents.select("document_id", *GROUP_KINDS),
         adapter=load_state(hydralora_adapter.folder),
         shared_expert=adapter_config(hydralora_adapter.folder).get("shared_expert", False),
+        shared_rank=adapter_config(hydralora_adapter.folder).get("shared_rank", 0),
         top_terms=top_terms,
         given_by=given_by,
     )

@@ -8,7 +8,7 @@ import polars as pl
 from pipelines.corpus.experts import GROUP_MODEL
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Description, artifact_asset
-from pipelines.training.adapters import GIVEN_GATES, Training, experts_of
+from pipelines.training.adapters import DEFAULT_METHOD, GIVEN_GATES, Training, experts_of
 from pipelines.training.checks import BLOCKING, WARNINGS, curve_checks, shown
 from pipelines.training.documents import labelled_documents, read_tokens
 from pipelines.training.launcher import Job, Launcher
@@ -18,7 +18,7 @@ from pipelines.training.recipe import BaseModel, Recipe
 class HydraloraConfig(dg.Config):
     """Which HydraLoRA: a row of `hydralora.methods`."""
 
-    method: str = GIVEN_GATES
+    method: str = DEFAULT_METHOD
     """`hydralora_sequence`: gates are given by `expert_assignment`; `hydralora`: the paper's, with routers."""
 
 
@@ -61,7 +61,7 @@ def hydralora_adapter(
     """
     n = experts_of(config.method, num_clusters, expert_assignment)
     method = trained_method(config, num_clusters, expert_assignment)["method"]
-    if method == GIVEN_GATES:
+    if method in GIVEN_GATES:
         shutil.copytree(expert_assignment.path(GROUP_MODEL), draft.folder / GROUP_MODEL, dirs_exist_ok=True)
     documents = labelled_documents(corpus_documents, cluster_labels, expert_assignment)
     tokens = read_tokens(tokenised_documents, documents.filter(pl.col("split") == "train"))

@@ -103,3 +103,51 @@ def test_missing_and_wrong_gates(hydra_llama: Any, tokens: torch.Tensor) -> None
     with pytest.raises(ValueError, match=r"got \(3, 3\)"):
         model(tokens, expert_gates=torch.ones(3, 3))
     assert all(layer.sequence_gates is None for layer in model.modules() if isinstance(layer, HydraLoraLayer))
+
+
+SPLIT = {"router_input": "sequence", "shared_rank": 5}
+
+
+@pytest.mark.parametrize(
+    "options", [SPLIT, {"router_input": "sequence", "shared_expert": True}], ids=["LoRA", "expert"]
+)
+def test_gates_of_each_token(hydra_llama: Any, tokens: torch.Tensor, options: dict[str, Any]) -> None:
+    """Every token is computed as in a batch in which all have its gates; the number of an expert is a one-hot gate."""
+    layer = hydra_llama(**options).get_base_model().model.layers[0].self_attn.q_proj
+    x, index = torch.randn(2, 7, 32), torch.randint(3, (2, 7))
+    with hydralora.expert_gates(layer, torch.eye(3)[index]):
+        y = layer(x)
+        torch.testing.assert_close(layer(x.flatten(0, 1)), y.flatten(0, 1))
+    for expert in range(3):
+        with hydralora.expert_gates(layer, torch.eye(3)[[expert, expert]]):
+            torch.testing.assert_close(y[index == expert], layer(x)[index == expert])
+    with hydralora.expert_gates(layer, index):
+        torch.testing.assert_close(layer(x), y)
+    with hydralora.expert_gates(layer, index[:, 0]):
+        by_number = layer(x)
+    with hydralora.expert_gates(layer, torch.eye(3)[index[:, 0]]):
+        torch.testing.assert_close(by_number, layer(x))
+
+
+def test_no_expert_leaves_the_shared_lora(hydra_llama: Any, tokens: torch.Tensor) -> None:
+    model = hydra_llama(**SPLIT)
+    with torch.no_grad():
+        alone = model(tokens, expert_gates=torch.zeros(2, 3)).logits
+        torch.testing.assert_close(model(tokens, expert_gates=torch.tensor([-1, -1])).logits, alone)
+        assert not torch.allclose(model(tokens, expert_gates=torch.tensor([0, 1])).logits, alone)
+
+
+def test_numbers_of_no_expert_are_refused(hydra_llama: Any, tokens: torch.Tensor) -> None:
+    model = hydra_llama(**SPLIT)
+    with pytest.raises(ValueError, match="from 0 to 2, or -1 for no expert, got 0 to 3"):
+        model(tokens, expert_gates=torch.tensor([0, 3]))
+    with pytest.raises(ValueError, match=r"integers \(2, 3\), which may be gates of 3 experts or experts of 3 tokens"):
+        model(tokens[:, :3], expert_gates=torch.eye(3, dtype=torch.long)[:2])
+
+
+def test_gates_of_tokens_are_recorded(hydra_llama: Any, tokens: torch.Tensor) -> None:
+    model, index = hydra_llama(**SPLIT), torch.randint(3, (2, 7))
+    with torch.no_grad(), hydralora.record_gates(model) as gates:
+        model(tokens, expert_gates=index)
+    for layer in gates.values():
+        assert torch.equal(layer, torch.eye(3)[index])

@@ -23,6 +23,16 @@ VARIANTS = {
     "A for each expert": {"shared_a": False},
     "A for each expert, hidden, shared": {"shared_a": False, "router_input": "hidden", "shared_expert": True},
     "ten experts, rslora": {"num_experts": 10, "use_rslora": True},
+    "shared LoRA": {"shared_rank": 3},
+    "shared LoRA, its own scaling": {"shared_rank": 6, "shared_alpha": 2, "router_input": "hidden"},
+    "shared LoRA, uniform, rslora": {
+        "shared_rank": 6,
+        "shared_alpha": 2,
+        "router_input": "uniform",
+        "use_rslora": True,
+    },
+    "shared LoRA, one expert": {"shared_rank": 2, "num_experts": 1},
+    "shared LoRA, A for each expert": {"shared_rank": 5, "shared_a": False},
 }
 
 
@@ -38,18 +48,24 @@ def expected(layer: HydraLoraLinear, x: Tensor, gates: Tensor | None = None) -> 
     if gates is None and layer.router_input[name] == "uniform":
         experts = layer.num_experts[name]
         gates = torch.full((x[..., 0].numel(), experts), 1 / experts, dtype=torch.float64)
+    s = layer.shared_rank[name]
+    weight_a, weight_b = layer.hydralora_A[name].weight, layer.hydralora_B[name].weight
+    rows, columns = len(weight_a) - s, weight_b.shape[1] - s
     flat = reference.hydralora(
         x.flatten(0, -2),
         base.weight.T if isinstance(base, Conv1D) else base.weight,
         base.bias,
-        layer.hydralora_A[name].weight,
-        layer.hydralora_B[name].weight,
+        weight_a[:rows],
+        weight_b[:, :columns],
         scaling=layer.scaling[name],
         r=layer.r[name],
         weight_router=router,
         router_input=layer.router_input[name],
         gates=gates,
         shared_expert=layer.shared_expert[name],
+        shared_a=weight_a[rows:],
+        shared_b=weight_b[:, columns:],
+        shared_scaling=layer.shared_scaling[name],
     )
     return flat.view(*x.shape[:-1], -1)
 
@@ -241,3 +257,43 @@ def test_safe_merge_finds_broken_weights() -> None:
 def test_config_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HydraLoraConfig(**options)
+
+
+def test_scaling_of_the_shared_lora() -> None:
+    """By default that of the experts, in each layer; its own alpha over its own rank where one is given."""
+    assert make_layer(shared_rank=16).shared_scaling == make_layer().scaling == {"default": 1.5}
+    own = make_layer(shared_rank=16, shared_alpha=8)
+    assert (own.scaling["default"], own.shared_scaling["default"]) == (1.5, 0.5)
+    root = make_layer(shared_rank=16, shared_alpha=8, use_rslora=True)
+    assert (root.scaling["default"], root.shared_scaling["default"]) == (3.0, 2.0)
+
+
+def test_split_with_one_expert_on_is_peft_lora_of_both_ranks() -> None:
+    """For one-hot gates: A stacked, B side by side, one alpha / r. So a trained LoRA's rate is the split's too."""
+    layer = make_layer(shared_rank=5, router_input="sequence")
+    weight_a, weight_b = layer.hydralora_A["default"].weight, layer.hydralora_B["default"].weight
+    lora = LoraLinear(layer.get_base_layer(), "default", LoraConfig(), r=9, lora_alpha=9 * 1.5).eval()
+    lora.lora_A["default"].weight.data.copy_(weight_a)
+    lora.lora_B["default"].weight.data.copy_(torch.cat((weight_b[:, 4:8], weight_b[:, 12:]), dim=1))
+    x = torch.randn(2, 5, 12)
+    for gates in (torch.eye(3)[[1, 1]], torch.tensor([1, 1]), torch.ones(2, 5, dtype=torch.int32)):
+        layer.sequence_gates = gates
+        torch.testing.assert_close(layer(x), lora(x))
+
+
+BAD = {
+    "below zero": ({"shared_rank": -1}, "`shared_rank` of at least 0, got -1"),
+    "two parts that are always on": ({"shared_rank": 2, "shared_expert": True}, "Expected one part that is always on"),
+    "alpha of nothing": ({"shared_alpha": 2}, "`shared_alpha` together with `shared_rank`"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BAD.values(), ids=BAD)
+def test_shared_lora_out_of_range(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HydraLoraConfig(**options)
+
+
+def test_shared_lora_beside_experts_without_a_scale() -> None:
+    with pytest.raises(ValueError, match="other than 0 beside a shared LoRA"):
+        make_layer(shared_rank=2, lora_alpha=0)

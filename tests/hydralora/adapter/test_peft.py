@@ -29,6 +29,7 @@ VARIANTS = [
     {"router_input": "hidden", "shared_expert": True},
     {"router_input": "uniform"},
     {"shared_a": False},
+    {"shared_rank": 5, "shared_alpha": 3, "lora_dropout": 0.1},
     {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 3}, "use_rslora": True},
 ]
 

@@ -35,6 +35,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "expert always on": {"shared_expert": True},
     "sequence": {"router_input": "sequence", "shared_expert": True},
     "A for each": {"shared_a": False, "use_rslora": True},
+    "shared LoRA": {"shared_rank": 5, "router_input": "sequence"},
+    "shared LoRA, its own scaling": {"shared_rank": 5, "shared_alpha": 3},
+    "shared LoRA, rslora": {"shared_rank": 5, "shared_alpha": 3, "use_rslora": True, "lora_alpha": 5},
+    "shared LoRA, patterns": {
+        "shared_rank": 2,
+        "shared_alpha": 7,
+        "use_rslora": True,
+        "rank_pattern": {"v_proj": 6, "down_proj": 2},
+        "alpha_pattern": {"q_proj": 3, "v_proj": 5},
+    },
+    "shared LoRA, A for each": {"shared_rank": 3, "shared_a": False, "rank_pattern": {"v_proj": 6}},
     "A for each, always on": {"shared_a": False, "shared_expert": True, "rank_pattern": {"v_proj": 6}},
 }
 
@@ -82,6 +93,17 @@ def test_as_configured_keeps_rank_and_alpha(hydra_llama: MakeModel) -> None:
     assert (config.r, config.lora_alpha, config.rank_pattern) == (4, 5, {"v_proj": 6})
     assert state["base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight"].shape == (6, 32)
     assert config.task_type == "CAUSAL_LM"
+
+
+def test_split_is_one_lora_of_both_ranks(hydra_llama: MakeModel) -> None:
+    """One-hot gates and one scaling for both parts: A stacked, B side by side, bit by bit, and one alpha / rank."""
+    model = hydra_llama(shared_rank=16, r=3, lora_alpha=6, router_input="sequence")
+    config, state = to_lora(model, 1, portable=False)
+    assert (config.r, config.lora_alpha, config.rank_pattern, config.alpha_pattern) == (19, 38, {}, {})
+    name, layer = next(iter(hydralora_layers(model).items()))
+    a, b = layer.hydralora_A["default"].weight, layer.hydralora_B["default"].weight
+    assert torch.equal(state[f"base_model.model.{name}.lora_A.weight"], a)
+    assert torch.equal(state[f"base_model.model.{name}.lora_B.weight"], torch.cat((b[:, 3:6], b[:, 9:]), dim=1))
 
 
 def test_without_this_package(

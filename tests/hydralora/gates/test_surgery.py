@@ -190,3 +190,15 @@ def test_edits_that_are_not_defined(hydra_llama: MakeModel) -> None:
         add_expert(hydra_llama(num_experts=1))
     with pytest.raises(ValueError, match="share one A"):
         add_expert(hydra_llama(shared_a=False))
+
+
+def test_surgery_leaves_the_shared_lora_alone(hydra_llama: MakeModel, tokens: Tensor) -> None:
+    model = hydra_llama(shared_rank=5)
+    expected = logits(model, tokens)
+    add_expert(model)
+    drop_expert(model, 3)
+    assert torch.equal(logits(model, tokens), expected)
+    two, fixed = hydra_llama(num_experts=2, shared_rank=5), hydra_llama(num_experts=2, shared_rank=5)
+    merge_experts(two, (0, 1), weight=0.3)
+    set_static_gates(fixed, torch.tensor([0.3, 0.7]))
+    torch.testing.assert_close(logits(two, tokens), logits(fixed, tokens), rtol=1e-5, atol=2e-6)

@@ -87,6 +87,10 @@ VARIANTS = {
     "patterns": HydraLoraConfig(r=4, target_modules=["q_proj", "down_proj"], rank_pattern={"down_proj": 2}),
     "hidden router": HydraLoraConfig(router_input="hidden", target_modules=["v_proj"]),
     "shared expert": HydraLoraConfig(num_experts=2, shared_expert=True, target_modules=["v_proj"]),
+    "shared LoRA": HydraLoraConfig(r=3, num_experts=2, shared_rank=5, target_modules=["v_proj"]),
+    "shared LoRA, one A each": HydraLoraConfig(
+        num_experts=2, shared_rank=5, shared_a=False, target_modules=["v_proj"], rank_pattern={"0.self_attn.v_proj": 2}
+    ),
     "one A each": HydraLoraConfig(num_experts=2, shared_a=False, shared_expert=True, target_modules=["v_proj"]),
     "modules_to_save": LoraConfig(target_modules=["v_proj"], modules_to_save=["lm_head"]),
 }

@@ -25,7 +25,7 @@ def test_every_row_trains(tiny_llama: MakeModel, tokens: Tensor, name: str) -> N
     before = {key: value.clone() for key, value in base.state_dict().items()}
     model = adapt(base, name, SETTINGS).train()
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": tokens}
-    if name == "hydralora_sequence":
+    if name in ("hydralora_sequence", "hydralora_split"):
         inputs["expert_gates"] = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     losses = train(model, inputs, steps=8)
     assert losses[-1] < losses[0]
@@ -159,6 +159,28 @@ def test_the_always_on_expert_is_paid_for_by_the_rank(tiny_llama: MakeModel, num
     assert ours.b + ours.shared_expert == pytest.approx(routed.b, rel=0.07)
 
 
+@pytest.mark.parametrize(("num_experts", "shared_rank", "r"), [(2, 7, 3), (3, 9, 3), (6, 16, 3), (32, 75, 3)])
+def test_split_is_as_large_as_hydralora(tiny_llama: MakeModel, num_experts: int, shared_rank: int, r: int) -> None:
+    settings = dataclasses.replace(SETTINGS, num_experts=num_experts)
+    config = get_method("hydralora_split").config(tiny_llama(), settings)
+    assert (config.shared_rank, config.r, config.lora_alpha, config.shared_alpha) == (shared_rank, r, 2 * r, None)
+    ours, routed = (get_method(name).parameters(tiny_llama(), settings) for name in ("hydralora_split", "hydralora"))
+    assert ours.total == pytest.approx(routed.total, rel=0.3)
+    assert ours.shared_lora > ours.a
+
+
+def test_split_of_chosen_ranks(tiny_llama: MakeModel) -> None:
+    settings = Settings(r=3, lora_alpha=6, num_experts=6, shared_rank=16)
+    method = get_method("hydralora_split")
+    config = method.config(tiny_llama(), settings)
+    assert (config.r, config.shared_rank, config.lora_alpha, config.router_input) == (3, 16, 6, "sequence")
+    size = method.parameters(tiny_llama(), settings).total
+    matched = get_method("lora_matched").parameters(tiny_llama(), Settings(match_parameters=size))
+    assert abs(matched.total - size) <= 112
+    with pytest.raises(MethodError, match="shared_rank of at least 1, or None, got 0"):
+        Settings(shared_rank=0)
+
+
 def test_other_settings_out_of_range() -> None:
     with pytest.raises(MethodError, match=r"lora_dropout from 0 to below 1, got 1\.5"):
         Settings(lora_dropout=1.5)
@@ -177,7 +199,7 @@ def test_every_row_trains_on_the_embedded_base(name: str) -> None:
     settings = dataclasses.replace(SETTINGS, match_parameters=700_000)
     torch.manual_seed(0)
     model = adapt(base, name, settings).train()
-    if name == "hydralora_sequence":
+    if name in ("hydralora_sequence", "hydralora_split"):
         inputs["expert_gates"] = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     losses = train(model, inputs, steps=3, learning_rate=1e-4 if name == "full" else 5e-3)
     assert losses[-1] < losses[0]

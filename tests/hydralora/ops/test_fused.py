@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hydralora.ops import add_experts, can_fuse, hydra_linear, router_gates, with_shared_expert
+from hydralora.ops.eager import one_hot_gates
 
 IN, OUT = 12, 9
 
@@ -25,20 +26,34 @@ class Layer:
     weight_router: Tensor | None
     scaling: float
     router_input: str
+    shared_rank: int = 0
+    shared_scaling: float = 0.75
+
+    @property
+    def rank(self) -> int:
+        """Of an expert."""
+        return self.weight_a.shape[0] - self.shared_rank
+
+    @property
+    def blocks(self) -> int:
+        return (self.weight_b.shape[1] - self.shared_rank) // self.rank
 
     def parameters(self) -> list[Tensor]:
         return [p for p in (self.weight_a, self.weight_b, self.weight_router) if p is not None and p.requires_grad]
 
     def fused(self, x: Tensor) -> Tensor:
         adapter = (self.weight_a, self.weight_b, self.weight_router)
-        return hydra_linear(x, self.base_weight, self.base_bias, *adapter, self.scaling, self.router_input)
+        shared = (self.shared_rank, self.shared_scaling)
+        return hydra_linear(x, self.base_weight, self.base_bias, *adapter, self.scaling, self.router_input, *shared)
 
     def eager(self, x: Tensor) -> Tensor:
-        h = F.linear(x, self.weight_a)
-        gates = None
-        blocks = self.weight_b.shape[1] // self.weight_a.shape[0]
+        low = F.linear(x, self.weight_a)
+        h = low[..., : self.rank]
+        gates, blocks = None, self.blocks
         if self.weight_router is not None and self.router_input == "given":
-            gates = self.weight_router[:, None].to(h.dtype)  # [G, 1, N] beside x [G, length, in]
+            given = self.weight_router
+            given = given if given.is_floating_point() else one_hot_gates(given, blocks)
+            gates = given[:, None].to(h.dtype)  # [G, 1, N] beside x [G, length, in]
             gates = gates if gates.shape[-1] == blocks else with_shared_expert(gates)
         elif self.weight_router is not None:
             gates = router_gates(x if self.router_input == "hidden" else h, self.weight_router)
@@ -46,24 +61,29 @@ class Layer:
         elif blocks > 1:
             gates = h.new_ones(blocks)
         result = F.linear(x, self.base_weight, self.base_bias)
-        return add_experts(result, h, gates, self.weight_b, self.scaling).to(result.dtype)
+        shared = (self.shared_rank, self.shared_scaling)
+        return add_experts(result, low, gates, self.weight_b, self.scaling, *shared).to(result.dtype)
 
     def slow(self, x: Tensor) -> Tensor:
         """Token by token, expert by expert."""
-        rank = self.weight_a.shape[0]
+        rank = self.rank
         outputs = []
         for position, token in enumerate(x.reshape(-1, IN)):
-            h = self.weight_a @ token
+            h = self.weight_a[:rank] @ token
             y = self.base_weight @ token if self.base_bias is None else self.base_weight @ token + self.base_bias
             gates: list[Tensor] = []
             if self.weight_router is not None and self.router_input == "given":
-                gates = list(self.weight_router[position // x.shape[1]])
+                given = self.weight_router[position // x.shape[1]]
+                is_index = not given.is_floating_point()
+                gates = [(given == i).to(x.dtype) for i in range(self.blocks)] if is_index else list(given)
             elif self.weight_router is not None:
                 powers = (self.weight_router @ (token if self.router_input == "hidden" else h)).exp()
                 gates = list(powers / powers.sum())
-            for i in range(self.weight_b.shape[1] // rank):
+            for i in range(self.blocks):
                 gate = gates[i] if i < len(gates) else torch.ones((), dtype=x.dtype)
                 y = y + self.scaling * gate * (self.weight_b[:, i * rank : (i + 1) * rank] @ h)
+            h_shared = self.weight_a[rank:] @ token
+            y = y + self.shared_scaling * (self.weight_b[:, self.blocks * rank :] @ h_shared)
             outputs.append(y)
         return torch.stack(outputs).view(*x.shape[:-1], OUT)
 
@@ -75,24 +95,33 @@ def layer(
     r: int = 4,
     bias: bool = True,
     dtype: torch.dtype = torch.float64,
+    shared_rank: int = 0,
 ) -> Layer:
     router_width = IN if router_input == "hidden" else r
-    if router_input == "given":
+    if router_input == "index":
+        router = torch.tensor([num_experts - 1, -1])
+    elif router_input == "given":
         router = torch.rand(2, num_experts, dtype=torch.promote_types(dtype, torch.float32))
     else:
         router = torch.randn(num_experts, router_width, dtype=dtype).requires_grad_()
     return Layer(
         base_weight=torch.randn(OUT, IN, dtype=dtype) / IN**0.5,
         base_bias=torch.randn(OUT, dtype=dtype) if bias else None,
-        weight_a=torch.randn(r, IN, dtype=dtype).requires_grad_(),
-        weight_b=torch.randn(OUT, (num_experts + shared_expert) * r, dtype=dtype).requires_grad_(),
+        weight_a=torch.randn(r + shared_rank, IN, dtype=dtype).requires_grad_(),
+        weight_b=torch.randn(OUT, (num_experts + shared_expert) * r + shared_rank, dtype=dtype).requires_grad_(),
         weight_router=router if num_experts > 1 else None,
         scaling=1.5,
-        router_input=router_input,
+        router_input="given" if router_input == "index" else router_input,
+        shared_rank=shared_rank,
     )
 
 
-VARIANTS = list(itertools.product((1, 3, 10), (False, True), ("low_rank", "hidden", "given"), (1, 4)))
+VARIANTS = [  # experts, shared expert, router_input, r, shared_rank
+    *itertools.product((1, 3, 10), (False, True), ("low_rank", "hidden", "given"), (1, 4), (0,)),
+    *itertools.product((1, 3), (False,), ("low_rank", "hidden", "given", "index"), (1, 4), (1, 5)),
+    (3, True, "low_rank", 2, 5),
+    (3, False, "index", 2, 0),
+]
 
 
 def test_gates_are_a_softmax_in_float32() -> None:
@@ -103,9 +132,11 @@ def test_gates_are_a_softmax_in_float32() -> None:
     torch.testing.assert_close(with_shared_expert(gates)[0, 2], torch.tensor(1.0))
 
 
-@pytest.mark.parametrize(("num_experts", "shared_expert", "router_input", "r"), VARIANTS)
-def test_eager_and_fused_equal_the_loop(num_experts: int, shared_expert: bool, router_input: str, r: int) -> None:
-    weights = layer(num_experts, shared_expert, router_input, r)
+@pytest.mark.parametrize(("num_experts", "shared_expert", "router_input", "r", "shared_rank"), VARIANTS)
+def test_eager_and_fused_equal_the_loop(
+    num_experts: int, shared_expert: bool, router_input: str, r: int, shared_rank: int
+) -> None:
+    weights = layer(num_experts, shared_expert, router_input, r, shared_rank=shared_rank)
     x = torch.randn(2, 5, IN, dtype=torch.float64)
     expected = weights.slow(x)
     torch.testing.assert_close(weights.eager(x), expected)
@@ -114,9 +145,11 @@ def test_eager_and_fused_equal_the_loop(num_experts: int, shared_expert: bool, r
         torch.testing.assert_close(weights.fused(x), expected)
 
 
-@pytest.mark.parametrize(("num_experts", "shared_expert", "router_input", "r"), VARIANTS)
-def test_fused_gradients_equal_autograd(num_experts: int, shared_expert: bool, router_input: str, r: int) -> None:
-    weights = layer(num_experts, shared_expert, router_input, r)
+@pytest.mark.parametrize(("num_experts", "shared_expert", "router_input", "r", "shared_rank"), VARIANTS)
+def test_fused_gradients_equal_autograd(
+    num_experts: int, shared_expert: bool, router_input: str, r: int, shared_rank: int
+) -> None:
+    weights = layer(num_experts, shared_expert, router_input, r, shared_rank=shared_rank)
     x = torch.randn(2, 5, IN, dtype=torch.float64, requires_grad=True)
     grad = torch.randn(2, 5, OUT, dtype=torch.float64)
     wanted = [x, *weights.parameters()]
@@ -124,13 +157,15 @@ def test_fused_gradients_equal_autograd(num_experts: int, shared_expert: bool, r
     torch.testing.assert_close(torch.autograd.grad(weights.fused(x), wanted, grad), expected)
 
 
+@pytest.mark.parametrize("shared_rank", [0, 3])
 @pytest.mark.parametrize("router_input", ["low_rank", "hidden", "given"])
-def test_gradcheck(router_input: str) -> None:
-    weights = layer(shared_expert=True, router_input=router_input, r=2)
+def test_gradcheck(router_input: str, shared_rank: int) -> None:
+    weights = layer(shared_expert=True, router_input=router_input, r=2, shared_rank=shared_rank)
     x = torch.randn(4, IN, dtype=torch.float64, requires_grad=True)
 
     def function(x: Tensor, a: Tensor, b: Tensor, router: Tensor | None = weights.weight_router) -> Tensor:
-        return hydra_linear(x, weights.base_weight, weights.base_bias, a, b, router, 1.5, router_input)
+        base = (weights.base_weight, weights.base_bias)
+        return hydra_linear(x, *base, a, b, router, 1.5, router_input, shared_rank, 0.75)
 
     assert torch.autograd.gradcheck(function, (x, *weights.parameters()))
 
@@ -173,9 +208,12 @@ def test_gradients_only_where_they_are_wanted() -> None:
     assert weights.weight_b.grad is not None
 
 
-@pytest.mark.parametrize("router_input", ["low_rank", "hidden", "given"])
-def test_autocast_runs_in_its_dtype_and_returns_gradients_in_the_parameters(router_input: str) -> None:
-    weights = layer(router_input=router_input, dtype=torch.float32)
+@pytest.mark.parametrize("shared_rank", [0, 3])
+@pytest.mark.parametrize("router_input", ["low_rank", "hidden", "given", "index"])
+def test_autocast_runs_in_its_dtype_and_returns_gradients_in_the_parameters(
+    router_input: str, shared_rank: int
+) -> None:
+    weights = layer(router_input=router_input, dtype=torch.float32, shared_rank=shared_rank)
     x = torch.randn(2, 20, IN, requires_grad=True)
     wanted = [x, *weights.parameters()]
     with torch.autocast("cpu", torch.bfloat16):
@@ -218,10 +256,11 @@ def test_second_derivatives_are_refused() -> None:
         torch.autograd.grad(y.sum(), x, create_graph=True)
 
 
-@pytest.mark.parametrize("router_input", ["low_rank", "hidden"])
-def test_compiles_in_one_graph(router_input: str) -> None:
-    weights = layer(router_input=router_input)
-    x = torch.randn(5, IN, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("shared_rank", [0, 3])
+@pytest.mark.parametrize("router_input", ["low_rank", "hidden", "index"])
+def test_compiles_in_one_graph(router_input: str, shared_rank: int) -> None:
+    weights = layer(router_input=router_input, shared_rank=shared_rank)
+    x = torch.randn(6, IN, dtype=torch.float64, requires_grad=True)
     wanted = [x, *weights.parameters()]
     compiled = torch.compile(weights.fused, fullgraph=True, backend="aot_eager")
     y, expected = compiled(x), weights.fused(x)

@@ -24,7 +24,7 @@ pytestmark = [
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
 # Triton's interpreter multiplies the bit patterns of bfloat16.
 DTYPES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
-VARIANTS = [  # experts, shared, router_input, rank, tokens, in, out
+VARIANTS = [  # experts, shared expert (bool) or rank of a shared LoRA (int), router_input, rank, tokens, in, out
     (1, False, "low_rank", 8, 5, 64, 48),
     (3, False, "low_rank", 8, 37, 300, 200),
     (3, True, "low_rank", 5, 40, 300, 136),
@@ -33,23 +33,38 @@ VARIANTS = [  # experts, shared, router_input, rank, tokens, in, out
     (10, True, "hidden", 4, 50, 260, 72),
     (6, True, "given", 7, 28, 300, 136),
     (3, False, "given", 8, 44, 128, 64),
+    (1, 4, "low_rank", 8, 5, 64, 48),
+    (3, 16, "low_rank", 3, 37, 300, 200),
+    (10, 5, "hidden", 4, 50, 260, 72),
+    (6, 16, "given", 3, 28, 300, 136),
+    (6, 16, "index", 3, 28, 300, 136),
+    (32, 12, "index", 1, 40, 128, 64),
+    (3, 0, "index", 8, 44, 128, 64),
 ]
 
 
-def weights(experts: int, shared: bool, router_input: str, r: int, d_in: int, d_out: int) -> list[Tensor | None]:
+def shared_rank_of(shared: bool | int) -> int:
+    return 0 if isinstance(shared, bool) else shared
+
+
+def weights(experts: int, shared: bool | int, router_input: str, r: int, d_in: int, d_out: int) -> list[Tensor | None]:
     """W, A, B and router, scaled so that every term has size 1, in float64."""
     router_width = d_in if router_input == "hidden" else r
-    draw = [(d_out, d_in), (r, d_in), (d_out, (experts + shared) * r), (experts, router_width)]
+    s = shared_rank_of(shared)
+    columns = (experts + (shared is True)) * r + s
+    draw = [(d_out, d_in), (r + s, d_in), (d_out, columns), (experts, router_width)]
     tensors: list[Tensor | None] = [torch.randn(s, dtype=torch.float64, device=DEVICE) / s[1] ** 0.5 for s in draw]
     if experts == 1:
         tensors[3] = None
-    if router_input == "given":  # four sequences
+    if router_input == "index":
+        tensors[3] = torch.tensor([1, -1, experts - 1, 0], device=DEVICE)
+    elif router_input == "given":  # four sequences
         tensors[3] = torch.rand(4, experts, dtype=torch.float64, device=DEVICE)
     return tensors
 
 
 def rounded(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if tensor is None else tensor.to(dtype)
+    return None if tensor is None else tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -60,28 +75,31 @@ def test_layer_and_gradients(variant: tuple, dtype: torch.dtype) -> None:
     grad = torch.randn(tokens, d_out, device=DEVICE, dtype=dtype)
     low = [rounded(w, dtype) for w in weights(experts, shared, router_input, r, d_in, d_out)]
     assert pieces.supports(x)
+    s = shared_rank_of(shared)
     for actual, expected in zip(
-        run(x, grad, low, router_input),
-        run(x.double(), grad.double(), [rounded(w, torch.float64) for w in low], router_input),
+        run(x, grad, low, router_input, s),
+        run(x.double(), grad.double(), [rounded(w, torch.float64) for w in low], router_input, s),
         strict=True,
     ):
         assert torch.isfinite(actual).all()
         assert relative_error(actual, expected) < TOLERANCE[dtype]
 
 
-def run(x: Tensor, grad: Tensor, tensors: list[Tensor | None], router_input: str) -> list[Tensor]:
+def run(x: Tensor, grad: Tensor, tensors: list[Tensor | None], router_input: str, shared_rank: int = 0) -> list[Tensor]:
     """Output without gradients, output, and the gradients of x, A, B and the router."""
     x = x.clone().requires_grad_()
     base, *adapter = tensors
     adapter = [None if w is None else w.clone() for w in adapter]
+    is_given = router_input in ("given", "index")
     if router_input == "given":
         adapter[2] = adapter[2].to(torch.promote_types(x.dtype, torch.float32))
-    for w in adapter[: 2 if router_input == "given" else 3]:
+    for w in adapter[: 2 if is_given else 3]:
         if w is not None:
             w.requires_grad_()
+    split = (2.0, "given" if is_given else router_input, shared_rank, 0.5)
     with torch.no_grad():
-        inference = hydra_linear(x, base, None, *adapter, 2.0, router_input)  # few tokens: the kernel of one launch
-    y = hydra_linear(x, base, None, *adapter, 2.0, router_input)
+        inference = hydra_linear(x, base, None, *adapter, *split)  # few tokens: the kernel of one launch
+    y = hydra_linear(x, base, None, *adapter, *split)
     wanted = [t for t in (x, *adapter) if t is not None and t.requires_grad]
     return [inference, y, *torch.autograd.grad(y, wanted, grad)]
 
@@ -94,9 +112,10 @@ def test_few_tokens_on_tensor_cores(variant: tuple, monkeypatch: pytest.MonkeyPa
     tensors = [rounded(w, torch.float16) for w in weights(experts, shared, router_input, r, d_in, d_out)]
     x = torch.randn(min(tokens, 28), d_in, device=DEVICE, dtype=torch.float16)
     with torch.no_grad():
-        actual = hydra_linear(x, tensors[0], None, *tensors[1:], 2.0, router_input)
+        split = (2.0, "given" if router_input == "index" else router_input, shared_rank_of(shared), 0.5)
+        actual = hydra_linear(x, tensors[0], None, *tensors[1:], *split)
         wide = [rounded(w, torch.float64) for w in tensors]
-        expected = hydra_linear(x.double(), wide[0], None, *wide[1:], 2.0, router_input)
+        expected = hydra_linear(x.double(), wide[0], None, *wide[1:], *split)
     assert relative_error(actual, expected) < TOLERANCE[torch.float16]
 
 
