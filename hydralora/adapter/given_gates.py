@@ -23,7 +23,7 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
 
     Args:
         model: with HydraLoRA adapters; those with a router of their own ignore these gates.
-        gates: [batch, N], used as they are: not normalised.
+        gates: [batch, N], or [batch, length, N] for each token, used as they are: not normalised.
     """
     layers = [module for module in model.modules() if isinstance(module, HydraLoraLayer)]
     before = [layer.sequence_gates for layer in layers]

@@ -162,8 +162,11 @@ class HydraLoraLayer(BaseTunerLayer):
             pass
         elif self.router_input[adapter_name] == "sequence":
             gates = self._given_gates(h.shape, adapter_name, rows)
-            gates = gates.repeat_interleave(h.shape[0] // gates.shape[0], dim=0)
-            gates = gates.view(gates.shape[0], *(1,) * (h.dim() - 2), -1)
+            if len(gates) == h.shape[:-1].numel():  # of each token
+                gates = gates.view(*h.shape[:-1], -1)
+            else:
+                gates = gates.repeat_interleave(h.shape[0] // gates.shape[0], dim=0)
+                gates = gates.view(gates.shape[0], *(1,) * (h.dim() - 2), -1)
         else:
             z = h if self.router_input[adapter_name] == "low_rank" else x
             gates = softmax_gates(self.hydralora_router[adapter_name](z))
@@ -172,10 +175,10 @@ class HydraLoraLayer(BaseTunerLayer):
         return gates
 
     def _given_gates(self, shape: torch.Size, adapter_name: str, rows: Sequence[int] | None = None) -> Tensor:
-        """Gates given for each sequence, [B, N], for an input of this shape, [B', ..., d].
+        """Gates given for each sequence, [B, N], or for each token, [T, N], for an input of this shape, [B', ..., d].
 
         B' is a multiple of B where generation repeats sequences (beams) or a model flattens [batch, length]; both keep
-        what belongs to a sequence together.
+        what belongs to a sequence together. Gates of tokens, given as [B, length, N], are for documents in one row.
         """
         gates = self.sequence_gates
         if gates is None and torch._C._current_graph_task_id() != -1:
@@ -188,11 +191,15 @@ class HydraLoraLayer(BaseTunerLayer):
             )
         if rows is not None:
             gates = gates[list(rows)]
-        if gates.dim() != 2 or gates.shape[1] != experts or shape[0] % gates.shape[0]:
-            raise ValueError(
-                f"Expected expert_gates [batch, {experts}] for an input of shape {tuple(shape[:-1])}, "
-                f"got {tuple(gates.shape)}"
-            )
+        given, of_tokens = tuple(gates.shape), gates.dim() == 3
+        if of_tokens:
+            gates = gates.flatten(0, 1)
+            fits = len(gates) == shape[:-1].numel()
+        else:
+            fits = gates.dim() == 2 and shape[0] % gates.shape[0] == 0
+        if not fits or gates.shape[1] != experts:
+            axes = f"batch, length, {experts}" if of_tokens else f"batch, {experts}"
+            raise ValueError(f"Expected expert_gates [{axes}] for an input of shape {tuple(shape[:-1])}, got {given}")
         return gates.to(self.hydralora_B[adapter_name].weight.device)
 
 

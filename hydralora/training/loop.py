@@ -25,6 +25,7 @@ from hydralora.data import TokenisedDocuments, pad_token_id
 from hydralora.data.batching import StepPlan, plan_steps
 from hydralora.evaluation import evaluate_documents
 from hydralora.training.config import Progress, TrainingConfig, TrainingError, TrainingResult
+from hydralora.training.packing import decide_packing
 from hydralora.training.record import (
     environment,
     held_out_values,
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 
-def plan_run(documents: TokenisedDocuments, config: TrainingConfig, *, num_processes: int = 1) -> StepPlan:
+def plan_run(
+    documents: TokenisedDocuments, config: TrainingConfig, *, num_processes: int = 1, packed: bool = False
+) -> StepPlan:
     """The batches of a run; its `num_steps` is what schedules such as AdaLoRA's need."""
     return plan_steps(
         documents.lengths,
@@ -49,6 +52,7 @@ def plan_run(documents: TokenisedDocuments, config: TrainingConfig, *, num_proce
         max_tokens=config.max_tokens,
         num_epochs=config.num_train_epochs,
         seed=config.seed,
+        packed=packed,
     )
 
 
@@ -97,7 +101,8 @@ def train(
     if config.fsdp:
         _check_can_split(model, peft_config)
     set_seed(config.seed)
-    plan = plan_run(documents, config, num_processes=num_processes())
+    packing = decide_packing(model, peft_config, config)
+    plan = plan_run(documents, config, num_processes=num_processes(), packed=packing.packed)
     base_weights = weights_fingerprint(model)
     model = _prepare(model, peft_config)
     run = run_identity(model, documents, config, base_weights, peft_values(getattr(model, "active_peft_config", None)))
@@ -111,6 +116,7 @@ def train(
         plan,
         config,
         pad_token_id=pad,
+        packed=packing.packed,
         evaluate=evaluate,
         checkpoints=checkpoints,
         show_bar=show_bar,
@@ -120,7 +126,11 @@ def train(
     # A model that is yet to be split lies on the CPU, where the loss of one that large would take hours.
     before = evaluate() if evaluate and not config.fsdp else None
     started, cpu_started = time.monotonic(), time.process_time()
-    with clear_errors(config, folder), EnergyMeter(enabled=measure_energy) as energy:
+    with (
+        packing.attention_of(model),
+        clear_errors(config, folder),
+        EnergyMeter(enabled=measure_energy) as energy,
+    ):
         trainer.train(resume_from_checkpoint=trainer.last_checkpoint())
     state_dict = trainer.whole_state_dict()
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
@@ -134,6 +144,7 @@ def train(
         "steps": steps,
         "tokens": int(plan.tokens_of_step[:steps].sum()),
         "padding_share": round(plan.padding_share, 4),
+        "packing": dataclasses.asdict(packing),
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu_seconds, 2),
         "energy": None if energy.use is None else dataclasses.asdict(energy.use),
