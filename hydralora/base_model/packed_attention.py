@@ -5,6 +5,7 @@ with flash-attn keeps it: transformers hands it the same bounds. Otherwise trans
 of the positions: right, and slower.
 """
 
+import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,9 +35,11 @@ def varlen_refusal(model: Any, *, autocast: bool) -> str | None:
     if getattr(model.config, "attention_dropout", 0):
         return "attention over bounds has no dropout, and the model's configuration asks for it"
     try:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
+        from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        return "attention over bounds needs a torch that has varlen_attn (2.11 or later)"
+        varlen_attn = None
+    if varlen_attn is None or not {"scale", "window_size"} <= _parameters(varlen_attn):
+        return "attention over bounds needs torch's varlen_attn with a window (2.11 or later)"
     return None
 
 
@@ -110,10 +113,17 @@ def _varlen(
     scaling: float | None,
     window: tuple[int, int],
 ) -> Tensor:
+    """query [T, heads, d], key and value [T, key heads, d] -> [T, heads, d]."""
     from torch.nn.attention.varlen import varlen_attn
 
+    known = _parameters(varlen_attn)
     options: dict[str, Any] = {"scale": scaling, "window_size": window}
-    if query.shape[1] != key.shape[1] and "enable_gqa" in inspect.signature(varlen_attn).parameters:
+    if query.shape[1] != key.shape[1] and "enable_gqa" in known:
         options["enable_gqa"] = True  # torch 2.11 needs no such leave
     result: Tensor = varlen_attn(query, key, value, bounds, bounds, longest, longest, **options)
     return result
+
+
+@functools.cache
+def _parameters(function: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)

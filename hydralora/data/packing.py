@@ -24,7 +24,7 @@ def collate_packed(rows: Sequence[Mapping[str, Any]]) -> Batch:
 
     Returns:
         `input_ids`, `position_ids`, `labels` [1, T], `cu_seq_lens_q` and `cu_seq_lens_k` [documents + 1] in int32,
-        `max_length_q` and `max_length_k` (transformers' names), `document_of_token` [T], `answer_index` [answer tokens],
+        `max_length_q` and `max_length_k` (names of transformers), `document_of_token` [T], `answer_index` [answers],
         and `expert_gates` [1, T, N], `cluster` [T] where rows have them. (The index is found here because finding
         it on a GPU waits for all work before.)
     """

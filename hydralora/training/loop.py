@@ -25,6 +25,7 @@ from hydralora.data import TokenisedDocuments, pad_token_id
 from hydralora.data.batching import StepPlan, plan_steps
 from hydralora.evaluation import evaluate_documents
 from hydralora.training.config import Progress, TrainingConfig, TrainingError, TrainingResult
+from hydralora.training.kernels import kernels_in, wants_kernels
 from hydralora.training.packing import decide_packing
 from hydralora.training.record import (
     environment,
@@ -101,6 +102,7 @@ def train(
     if config.fsdp:
         _check_can_split(model, peft_config)
     set_seed(config.seed)
+    fuses = wants_kernels(model, config)
     packing = decide_packing(model, peft_config, config)
     plan = plan_run(documents, config, num_processes=num_processes(), packed=packing.packed)
     base_weights = weights_fingerprint(model)
@@ -128,6 +130,7 @@ def train(
     started, cpu_started = time.monotonic(), time.process_time()
     with (
         packing.attention_of(model),
+        kernels_in(model, fuses) as fused,
         clear_errors(config, folder),
         EnergyMeter(enabled=measure_energy) as energy,
     ):
@@ -145,6 +148,7 @@ def train(
         "tokens": int(plan.tokens_of_step[:steps].sum()),
         "padding_share": round(plan.padding_share, 4),
         "packing": dataclasses.asdict(packing),
+        "fused_modules": fused,
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu_seconds, 2),
         "energy": None if energy.use is None else dataclasses.asdict(energy.use),
