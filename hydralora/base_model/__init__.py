@@ -10,7 +10,7 @@ from hydralora.base_model.embedded import (
 )
 from hydralora.base_model.fingerprint import weights_fingerprint
 from hydralora.base_model.loading import fast_dtype, load_base_model, load_skeleton, load_tokenizer
-from hydralora.base_model.sharing import borrowed_base_model
+from hydralora.base_model.sharing import borrowed_base_model, taken_base_model
 from hydralora.base_model.sources import remembered_fingerprint
 from hydralora.base_model.unchanged import Witness
 
@@ -28,5 +28,6 @@ __all__ = [
     "load_tokenizer",
     "provision_embedded_base_model",
     "remembered_fingerprint",
+    "taken_base_model",
     "weights_fingerprint",
 ]

@@ -1,5 +1,6 @@
 """One base model for several trainings of a process: loaded once, lent, and taken back when it is as it was."""
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,16 @@ from hydralora.base_model.unchanged import Witness
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_idle: dict[tuple[tuple[str, Any], ...], tuple[Any, Any, Witness, list[Any]]] = {}
+
+@dataclasses.dataclass(frozen=True)
+class _Lent:
+    model: Any
+    tokenizer: Any
+    witness: Witness
+    structure: list[Any]
+
+
+_idle: dict[str, _Lent] = {}
 _lock = threading.Lock()
 
 
@@ -21,31 +31,43 @@ _lock = threading.Lock()
 def borrowed_base_model(**arguments: Any) -> Iterator[tuple["PreTrainedModel", "PreTrainedTokenizerBase"]]:
     """A base model and its tokenizer, from the last borrower where that is possible, else loaded.
 
-    Adapters are taken off when the context ends. A model that is then not as it was loaded (trained whole, hooks left
-    on it, layers replaced) is dropped, and the next borrower loads anew. At most one model waits for a borrower.
+    Adapters are taken off when the context ends, so that a model with one is of no use after it. A base model that is
+    then not as it was loaded (trained whole, hooks left on it, layers replaced) is dropped, and the next borrower loads
+    anew. At most one model waits for a borrower.
 
     Args:
         arguments: of `load_base_model`.
     """
-    key = tuple(sorted(arguments.items(), key=lambda item: item[0]))
+    lent = _take(arguments)
+    uses_cache = getattr(lent.model.config, "use_cache", None)
+    yield lent.model, lent.tokenizer
+    take_off_adapters(lent.model)
+    if uses_cache is not None:
+        lent.model.config.use_cache = uses_cache  # transformers' Trainer switches it off
+    if _structure(lent.model) == lent.structure and lent.witness.saw_a_change(lent.model) is False:
+        with _lock:
+            _idle[_key(arguments)] = lent
+
+
+def taken_base_model(**arguments: Any) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """As `borrowed_base_model`, to keep: the next borrower loads another one."""
+    lent = _take(arguments)
+    return lent.model, lent.tokenizer
+
+
+def _take(arguments: dict[str, Any]) -> _Lent:
+    """The model that waits if it is this one; one that is not would hold its memory for nothing."""
     with _lock:
-        lent = _idle.pop(key, None)
-        _idle.clear()  # another one would hold its memory for nothing
+        lent = _idle.pop(_key(arguments), None)
+        _idle.clear()
     if lent is None:
         model, tokenizer = load_base_model(**arguments)
-        lent = (model, tokenizer, Witness.of(model), _structure(model))
-    model, tokenizer, witness, structure = lent
-    yield model, tokenizer
-    take_off_adapters(model)
-    if _structure(model) == structure and witness.saw_a_change(model) is False:
-        with _lock:
-            _idle[key] = lent
+        lent = _Lent(model, tokenizer, Witness.of(model), _structure(model))
+    return lent
 
 
-def forget_base_models() -> None:
-    """Give back the memory of a model that waits for a borrower."""
-    with _lock:
-        _idle.clear()
+def _key(arguments: dict[str, Any]) -> str:
+    return repr(sorted(arguments.items()))
 
 
 def take_off_adapters(model: Any) -> None:

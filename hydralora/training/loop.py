@@ -32,6 +32,7 @@ from hydralora.training.record import (
     held_out_values,
     parameter_values,
     peft_values,
+    speed_values,
     write_json,
     write_result,
 )
@@ -94,7 +95,7 @@ def train(
     from transformers import set_seed
 
     from hydralora.training.energy import EnergyMeter
-    from hydralora.training.trainer import AnswerTrainer
+    from hydralora.training.trainer import AnswerTrainer, step_of
 
     if config.eval_steps is not None and held_out is None:
         raise TrainingError("eval_steps needs held_out documents; there are none")
@@ -128,6 +129,7 @@ def train(
         trainer.add_callback(callback)
     # A model that is yet to be split lies on the CPU, where the loss of one that large would take hours.
     before = evaluate() if evaluate and not config.fsdp else None
+    checkpoint = trainer.last_checkpoint()
     started, cpu_started = time.monotonic(), time.process_time()
     with (
         packing.attention_of(model),
@@ -135,7 +137,7 @@ def train(
         clear_errors(config, folder),
         EnergyMeter(enabled=measure_energy) as energy,
     ):
-        trainer.train(resume_from_checkpoint=trainer.last_checkpoint())
+        trainer.train(resume_from_checkpoint=checkpoint)
     state_dict = trainer.whole_state_dict()
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     after = evaluate() if evaluate else None
@@ -152,6 +154,7 @@ def train(
         "fused_modules": fused,
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu_seconds, 2),
+        **speed_values(plan, range(step_of(checkpoint), steps), seconds, trainer.seconds_waiting),
         "energy": None if energy.use is None else dataclasses.asdict(energy.use),
         "held_out": held_out_values(before, after),
         "environment": environment(),

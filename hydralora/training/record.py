@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 
 from hydralora.methods.parameters import count_parameters
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedTokenizerBase
 
-    from hydralora.data import TokenisedDocuments
+    from hydralora.data import StepPlan, TokenisedDocuments
     from hydralora.evaluation import DocumentLosses
 
 RECORD = "run.json"
@@ -65,14 +66,15 @@ def reload_difference(
 ) -> float | None:
     """Largest difference between the logits of a trained adapter in memory and of the one in its folder.
 
-    0 on CPU; None for a whole model, which would need a second one in memory.
+    0 on CPU; None for a whole model, which would need a second one in memory. The shortest documents tell as much as
+    others, and sooner.
     """
     from hydralora.data import collate
     from hydralora.evaluation.answer_loss import answer_logits
 
     if not hasattr(model, "peft_config"):
         return None
-    rows = documents.rows(list(range(min(num_documents, len(documents)))))
+    rows = documents.rows(np.argsort(documents.lengths, kind="stable")[:num_documents])
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in collate(rows, 0).items()}
     was_training, trained = model.training, model.active_adapter
@@ -95,6 +97,22 @@ def held_out_values(before: "DocumentLosses | None", after: "DocumentLosses | No
     if after is None:
         return None
     return {"before": None if before is None else before.means(), "after": after.means()}
+
+
+def speed_values(plan: "StepPlan", steps: range, seconds: float, seconds_waiting: float) -> dict[str, float]:
+    """Real tokens and documents a second, and the share of the time in which the run waited for data.
+
+    Args:
+        plan: of the run.
+        steps: those that were trained in this time.
+        seconds, seconds_waiting: the time, and the part of it spent waiting for batches.
+    """
+    batches = plan.micro_batches[steps.start * plan.per_step : steps.stop * plan.per_step]
+    return {
+        "tokens_per_second": round(int(plan.tokens_of_step[steps.start : steps.stop].sum()) / seconds, 1),
+        "samples_per_second": round(sum(len(batch) for batch in batches) / seconds, 2),
+        "data_wait_share": round(seconds_waiting / seconds, 4),
+    }
 
 
 def peft_values(config: "PeftConfig | None") -> dict[str, Any] | None:

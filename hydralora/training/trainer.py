@@ -1,7 +1,8 @@
 """transformers' Trainer with an answer-only loss, batches in planned order, and checkpoints known to be whole."""
 
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,9 @@ class AnswerTrainer(Trainer):
         evaluate: gives the held-out losses; called every `config.eval_steps`.
         checkpoints: folder for them.
         show_bar: a bar in the terminal.
+
+    Attributes:
+        seconds_waiting: time in which the run waited for batches.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class AnswerTrainer(Trainer):
         self._checkpoints = checkpoints
         self._evaluate_held_out = evaluate
         self._is_adalora = getattr(getattr(model, "active_peft_config", None), "peft_type", None) == "ADALORA"
+        self.seconds_waiting = 0.0
         self._loss_is_chunked: bool | None = None
         self._gates: Mapping[str, Tensor] = {}
         # Our loss is divided by the answer tokens of the whole step: Trainer must count them, and not divide again.
@@ -83,6 +88,19 @@ class AnswerTrainer(Trainer):
         if self.lr_scheduler is None:
             self.lr_scheduler = schedule(optimizer or self.create_optimizer(), self._config, num_training_steps)
         return self.lr_scheduler
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], *arguments: Any) -> Any:
+        """The micro-batches of a step; the time until they are there is what the run waits for data."""
+        return super().get_batch_samples(self._timed(epoch_iterator), *arguments)
+
+    def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            started = time.monotonic()
+            batch = next(batches, None)
+            self.seconds_waiting += time.monotonic() - started
+            if batch is None:
+                return
+            yield batch
 
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
         """Forward and backward pass of a micro-batch, gates recorded throughout.
@@ -155,7 +173,7 @@ class AnswerTrainer(Trainer):
     def last_checkpoint(self) -> str | None:
         """The newest whole checkpoint, if there is any."""
         whole = [marker.parent for marker in self._checkpoints.glob(f"checkpoint-*/{COMPLETE}")]
-        return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+        return max(map(str, whole), key=step_of) if whole else None
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = self._checkpoints / f"checkpoint-{self.state.global_step}"
@@ -189,6 +207,11 @@ class AnswerTrainer(Trainer):
     def whole_state_dict(self) -> dict[str, Tensor] | None:
         """The weights of a model that is split between processes, in the first of them; None of one that is not."""
         return self.accelerator.get_state_dict(self.model) if self._config.fsdp else None
+
+
+def step_of(checkpoint: str | None) -> int:
+    """The steps that were done when a checkpoint was written; 0 without one."""
+    return 0 if checkpoint is None else int(Path(checkpoint).name.split("-")[1])
 
 
 def _collate_planned(micro_batches: list[list[dict[str, Any]]], pad_token_id: int | None) -> Batch:
@@ -233,6 +256,8 @@ def _arguments(
         greater_is_better=False if evaluates else None,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        # A copy that waits would wait for all work before it.
+        accelerator_config={"non_blocking": torch.cuda.is_available()},
         ddp_find_unused_parameters=False,
         disable_tqdm=not show_bar,
         report_to=[name for name in config.report_to if name != "tensorboard"],  # which would write into a checkpoint

@@ -63,16 +63,17 @@ def train_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     settings = replace(recipe.settings(training.num_experts), match_parameters=training.match_parameters)
     try:
-        train_method(
-            training.method,
-            settings,
-            *base_model.load(),
-            documents,
-            folder,
-            recipe.training_config(training.method, max_tokens=training.max_tokens, seed=training.seed),
-            progress=progress_events(log, f"{training.method} ({folder.name})"),
-            measure_energy=training.measure_energy,
-        )
+        with base_model.lent() as lent:
+            train_method(
+                training.method,
+                settings,
+                *lent,
+                documents,
+                folder,
+                recipe.training_config(training.method, max_tokens=training.max_tokens, seed=training.seed),
+                progress=progress_events(log, f"{training.method} ({folder.name})"),
+                measure_energy=training.measure_energy,
+            )
     except (MethodError, TrainingError) as error:
         raise dg.Failure(f"{training.method}: {error}", allow_retries=False) from None
 
@@ -85,10 +86,10 @@ def save_untrained(folder: Path, training: Training, recipe: Recipe, base_model:
     from hydralora.methods import get_method
     from hydralora.training.checkpoints import save_model
 
-    model, _ = base_model.load()
-    peft_config = get_method(training.method).config(model, recipe.settings(training.num_experts))
-    set_seed(training.seed)
-    save_model(get_peft_model(model, peft_config), folder)
+    with base_model.lent() as (model, _):
+        peft_config = get_method(training.method).config(model, recipe.settings(training.num_experts))
+        set_seed(training.seed)
+        save_model(get_peft_model(model, peft_config), folder)
 
 
 def held_out_losses(documents: "TokenisedDocuments", folder: Path | None, base_model: BaseModel) -> "DocumentLosses":

@@ -1,5 +1,6 @@
 """What all adapters of a run share: layers, rank, data budget, seed. One place, so that methods stay comparable."""
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -27,9 +28,15 @@ class BaseModel(dg.ConfigurableResource):
 
     def load(self) -> tuple[Any, Any]:
         """The model and its tokenizer."""
-        from hydralora.base_model import load_base_model
+        from hydralora.base_model import taken_base_model
 
-        return load_base_model(**self.arguments())
+        return taken_base_model(**self.arguments())
+
+    def lent(self) -> AbstractContextManager[tuple[Any, Any]]:
+        """The model, without adapters, and its tokenizer: loaded once for several trainings of this process."""
+        from hydralora.base_model import borrowed_base_model
+
+        return borrowed_base_model(**self.arguments())
 
     def tokenizer(self) -> Any:
         """The tokenizer alone."""

@@ -14,6 +14,7 @@ from hydralora.base_model import (
     load_base_model,
     remembered_fingerprint,
     sources,
+    taken_base_model,
     weights_fingerprint,
 )
 from hydralora.base_model.embedded import CACHE_VARIABLE
@@ -122,6 +123,15 @@ def test_a_base_model_is_lent_again_without_the_adapter(folder: Path) -> None:
         assert not any(p.requires_grad for p in second.parameters())
         assert not hasattr(second, "peft_config")
         torch.testing.assert_close(second(tokens).logits, logits, rtol=0, atol=0)
+
+
+def test_a_base_model_that_was_taken_is_not_lent(folder: Path) -> None:
+    with borrow(folder) as (first, _):
+        pass
+    taken, _ = taken_base_model(name_or_path=str(folder), dtype=torch.float32, device="cpu")
+    assert taken is first
+    with borrow(folder) as (second, _):
+        assert second is not first
 
 
 def train_whole(model: Any) -> None:
