@@ -9,7 +9,7 @@ import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,8 @@ def varlen_refusal(model: Any, *, autocast: bool) -> str | None:
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        varlen_attn = None
-    if varlen_attn is None or not {"scale", "window_size"} <= _parameters(varlen_attn):
+        return "attention over bounds needs torch's varlen_attn (2.11 or later)"
+    if not {"scale", "window_size"} <= _parameters(varlen_attn):
         return "attention over bounds needs torch's varlen_attn with a window (2.11 or later)"
     return None
 
@@ -93,9 +93,8 @@ def _attention(
             f"Expected plain causal attention over one packed row, got {unknown or 'another kind'}"
         )
     window = options.get("sliding_window")
-    rows = [_half(tensor.transpose(1, 2)[0]) for tensor in (query, key, value)]
-    longest = options["max_length_q"]
-    result = _varlen(*rows, bounds, longest, scaling, (-1 if window is None else window - 1, 0))
+    q, k, v = (_half(tensor.transpose(1, 2)[0]) for tensor in (query, key, value))
+    result = _varlen(q, k, v, bounds, options["max_length_q"], scaling, (-1 if window is None else window - 1, 0))
     return result[None].to(value.dtype), None
 
 
@@ -120,8 +119,8 @@ def _varlen(
     options: dict[str, Any] = {"scale": scaling, "window_size": window}
     if query.shape[1] != key.shape[1] and "enable_gqa" in known:
         options["enable_gqa"] = True  # torch 2.11 needs no such leave
-    result: Tensor = varlen_attn(query, key, value, bounds, bounds, longest, longest, **options)
-    return result
+    result: Any = varlen_attn(query, key, value, bounds, bounds, longest, longest, **options)
+    return cast(Tensor, result)
 
 
 @functools.cache

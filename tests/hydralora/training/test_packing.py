@@ -19,6 +19,7 @@ from tests.hydralora.small import small_documents, small_model, small_tokenizer
 
 VIRTUAL = {"prefix_tuning", "prompt_tuning", "p_tuning"}
 PACKABLE = sorted(set(METHODS) - VIRTUAL)
+GATED = {"hydralora_sequence", "hydralora_split"}  # by documents
 SETTINGS = Settings(num_experts=3, target_modules="all-linear", total_steps=20, match_parameters=5000)
 CONFIG = TrainingConfig(max_steps=3, tokens_per_step=200, gradient_accumulation_steps=2, autocast=False)
 
@@ -44,7 +45,7 @@ def adapted(method: str) -> Any:
 
 def batches(method: str) -> tuple[Batch, Batch]:
     rows = documents().rows(range(9))
-    if method != "hydralora_sequence":
+    if method not in GATED:
         rows = [{name: value for name, value in row.items() if name != "expert_gates"} for row in rows]
     return collate(rows, 256), collate_packed(rows)
 
