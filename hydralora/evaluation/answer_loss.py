@@ -89,7 +89,7 @@ def logits_can_be_chunked(model: nn.Module, batch: Mapping[str, Any]) -> bool:
     with torch.no_grad():
         logits, _, _ = answer_logits(model, batch)
         hidden, _ = _answer_states(model, batch)
-        return torch.allclose(layer(hidden), logits, rtol=1e-2, atol=1e-3)
+        return torch.allclose(layer(hidden).float(), logits.float(), rtol=1e-2, atol=1e-3)
 
 
 def _answer_states(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

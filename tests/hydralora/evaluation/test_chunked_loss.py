@@ -43,6 +43,17 @@ def test_a_model_whose_logits_are_those_of_its_output_layer_can_be_chunked() -> 
     torch.testing.assert_close(answer_loss(model, batch, chunked=True), answer_loss(model, batch))
 
 
+def test_logits_that_a_trainer_turns_into_float32_can_be_chunked() -> None:
+    """As accelerate does under autocast."""
+    from accelerate.utils.operations import convert_outputs_to_fp32
+
+    model = small_model().to(torch.bfloat16)
+    batch = collate(tokenise(small_documents(6), small_tokenizer()).rows(range(6)), 256)
+    model.forward = convert_outputs_to_fp32(model.forward)
+    assert logits_can_be_chunked(model, batch)
+    torch.testing.assert_close(answer_loss(model, batch, chunked=True), answer_loss(model, batch), rtol=1e-2, atol=1e-2)
+
+
 def test_an_output_layer_that_is_trained_is_not_chunked() -> None:
     batch = collate(tokenise(small_documents(6), small_tokenizer()).rows(range(6)), 256)
     assert not logits_can_be_chunked(small_model().requires_grad_(True), batch)
