@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 
+from hydralora.base_model import packed_attention
 from hydralora.data import Batch, TokenisedDocuments, collate, collate_packed, tokenise
-from hydralora.evaluation.answer_loss import answer_loss, document_losses
+from hydralora.evaluation.answer_loss import answer_loss, document_losses, logits_can_be_chunked
 from hydralora.methods import METHODS, Settings, adapt
-from hydralora.training import TrainingConfig, TrainingError
+from hydralora.training import TrainingConfig, TrainingError, packing
 from hydralora.training.packing import decide_packing
 from hydralora.training.run import train_method
+from hydralora.training.trainer import AnswerTrainer
+from tests.hydralora.base_model.test_packed_attention import one_at_a_time
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
 
 VIRTUAL = {"prefix_tuning", "prompt_tuning", "p_tuning"}
@@ -75,8 +78,8 @@ def test_losses_of_documents_are_kept_apart(attention: str) -> None:
     torch.testing.assert_close(document_losses(model, packed), document_losses(model, padded))
 
 
-def trained(folder: Path, method: str, packing: bool, **options: Any) -> tuple[dict[str, Tensor], Any]:
-    config = TrainingConfig(**{**vars(CONFIG), "packing": packing, **options})
+def trained(folder: Path, method: str, packs: Any, **options: Any) -> tuple[dict[str, Tensor], Any]:
+    config = TrainingConfig(**{**vars(CONFIG), "packing": packs, **options})
     settings = Settings(num_experts=3, target_modules=("q_proj", "v_proj"))
     result = train_method(
         method, settings, small_model(), small_tokenizer(), documents(), folder, config, held_out=documents()
@@ -106,6 +109,25 @@ def test_a_packed_training_ends_where_a_padded_one_does(tmp_path: Path, method: 
     assert after.record["packing"] == {"packed": True, "attention": "sdpa", "reason": None}
     assert after.record["padding_share"] == 0
     assert before.record["packing"]["reason"] == "switched off"
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True, "eval_steps": 2}])
+def test_the_path_of_gpus_with_its_kernel_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """Attention over bounds, and the loss in chunks; held-out documents in between are padded."""
+    padded, before = trained(tmp_path / "padded", "hydralora_split", False)
+    monkeypatch.setattr(packed_attention, "_varlen", one_at_a_time)
+    monkeypatch.setattr(packed_attention, "_half", lambda tensor: tensor)
+    monkeypatch.setattr(packing, "varlen_refusal", lambda *_, **__: None)
+    monkeypatch.setattr(AnswerTrainer, "_chunks_loss", lambda _, model, inputs: logits_can_be_chunked(model, inputs))
+    packed, after = trained(tmp_path / "packed", "hydralora_split", "auto", **options)
+    assert after.record["packing"] == {"packed": True, "attention": "hydralora_varlen", "reason": None}
+    assert after.model.config._attn_implementation == before.model.config._attn_implementation
+    for name, parameter in padded.items():
+        assert (packed[name] - parameter).norm() <= 2e-2 * parameter.norm() + 1e-6, name
+    difference = after.held_out_after.loss_sums - before.held_out_after.loss_sums
+    assert abs(difference).max() <= 2e-3 * before.held_out_after.loss_sums.max()
 
 
 def test_cluster_and_balance_losses_are_those_of_padded_rows(tmp_path: Path) -> None:
