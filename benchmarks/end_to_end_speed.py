@@ -225,6 +225,7 @@ def ours(row: Row, path: Path, steps: int) -> dict[str, Any]:
         "padding": record["padding_share"],
         "packing": record.get("packing"),
         "fused_modules": record.get("fused_modules"),
+        "memory": record.get("memory"),
         "data_wait_share": record.get("data_wait_share"),
         "first_step_s": seconds[0],
         "around_the_steps_s": round(total - record["seconds"], 2),

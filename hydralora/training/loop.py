@@ -95,6 +95,7 @@ def train(
     from transformers import set_seed
 
     from hydralora.training.energy import EnergyMeter
+    from hydralora.training.memory import FirstStepMemory
     from hydralora.training.trainer import AnswerTrainer, step_of
 
     if config.eval_steps is not None and held_out is None:
@@ -125,7 +126,8 @@ def train(
         checkpoints=checkpoints,
         show_bar=show_bar,
     )
-    for callback in _callbacks(folder, config, plan, model, progress):
+    memory = FirstStepMemory(plan, documents.lengths, packed=packing.packed)
+    for callback in [memory, *_callbacks(folder, config, plan, model, progress)]:
         trainer.add_callback(callback)
     # A model that is yet to be split lies on the CPU, where the loss of one that large would take hours.
     before = evaluate() if evaluate and not config.fsdp else None
@@ -155,6 +157,7 @@ def train(
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu_seconds, 2),
         **speed_values(plan, range(step_of(checkpoint), steps), seconds, trainer.seconds_waiting),
+        "memory": None if memory.result is None else dataclasses.asdict(memory.result),
         "energy": None if energy.use is None else dataclasses.asdict(energy.use),
         "held_out": held_out_values(before, after),
         "environment": environment(),

@@ -1,0 +1,77 @@
+"""What a step takes of a GPU's memory, seen at the first one, and how long a row could be."""
+
+import dataclasses
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hydralora.data.batching import StepPlan
+
+_USABLE = 0.95  # of the memory; the rest is the driver's and lost between blocks
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepMemory:
+    """Memory of the first step in this process.
+
+    Attributes:
+        before_gib: held before the step: weights and what is trained.
+        peak_gib: most that was held within it.
+        kib_per_token: what the step added for each token of its longest row (a micro-batch, padding included).
+        longest_row: tokens of the longest row that would fit, about.
+    """
+
+    before_gib: float
+    peak_gib: float
+    kib_per_token: float
+    longest_row: int
+
+    @classmethod
+    def of(cls, before: int, peak: int, total: int, row: int) -> "StepMemory":
+        """From bytes held before and at most, the bytes of the GPU, and the tokens of the longest row."""
+        per_token = max(1, peak - before) / row
+        fits = int((total * _USABLE - before) / per_token)
+        return cls(round(before / 2**30, 2), round(peak / 2**30, 2), round(per_token / 2**10, 1), fits)
+
+
+class FirstStepMemory(TrainerCallback):
+    """Measures the first step on a GPU; `result` is None elsewhere.
+
+    Args:
+        plan: of the run.
+        lengths: tokens of each document.
+        packed: rows have no padding.
+    """
+
+    def __init__(self, plan: StepPlan, lengths: Any, *, packed: bool) -> None:
+        self._plan, self._lengths, self._packed = plan, lengths, packed
+        self._before: int | None = None
+        self.result: StepMemory | None = None
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._before is None and args.device.type == "cuda":
+            self._before = torch.cuda.memory_allocated()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._before is None or self.result is not None:
+            return
+        total = torch.cuda.get_device_properties(args.device).total_memory
+        row = longest_row(self._plan, state.global_step - 1, self._lengths, packed=self._packed)
+        self.result = StepMemory.of(self._before, torch.cuda.max_memory_allocated(), total, row)
+        _log.info(
+            "A step of rows of up to %d tokens takes %.1f GiB; rows of up to about %d tokens would fit this GPU.",
+            row,
+            self.result.peak_gib,
+            self.result.longest_row,
+        )
+
+
+def longest_row(plan: StepPlan, step: int, lengths: Any, *, packed: bool) -> int:
+    """Tokens of the longest micro-batch of a step, padding included."""
+    batches = plan.micro_batches[step * plan.per_step : (step + 1) * plan.per_step]
+    sizes = [lengths[batch].sum() if packed else len(batch) * lengths[batch].max() for batch in batches]
+    return int(np.max(sizes))
