@@ -62,7 +62,7 @@ class HydraLoraModel(BaseTuner):
         self, config: HydraLoraConfig, adapter_name: str, target: nn.Module, r: int, lora_alpha: float
     ) -> HydraLoraLinear:
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-        if not _is_linear(base):
+        if not is_linear(base):
             raise ValueError(
                 f"Target module {target} is not supported: expected `torch.nn.Linear`, "
                 f"`transformers.pytorch_utils.Conv1D` or a quantised linear layer. Check `target_modules`."
@@ -165,7 +165,8 @@ class HydraLoraModel(BaseTuner):
         return messages
 
 
-def _is_linear(base: nn.Module) -> bool:
+def is_linear(base: nn.Module) -> bool:
+    """Whether the method can adapt a layer: linear, transposed as GPT-2's, or quantised."""
     if isinstance(base, nn.Linear | Conv1D):
         return True
     backend = resolve_quantization_backend(base) if not hasattr(base, "weight") else None

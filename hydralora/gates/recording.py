@@ -11,30 +11,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
-from hydralora.adapter.layer import GateObserver, HydraLoraLayer
-
-
-def hydralora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, HydraLoraLayer]:
-    """Layers with an adapter, by their name in the base model.
-
-    Raises:
-        ValueError: no layer has this adapter.
-    """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    layers = {
-        name: module
-        for name, module in base.named_modules()
-        if isinstance(module, HydraLoraLayer) and adapter_name in module.hydralora_A
-    }
-    if not layers:
-        known = sorted(getattr(model, "peft_config", {}))
-        raise ValueError(
-            f"Expected a model with a HydraLoRA adapter {adapter_name!r}, got one with the adapters {known}"
-        )
-    return layers
+from hydralora.adapter.layer import GateObserver
+from hydralora.adapter.state import adapter_state, hydralora_layers
 
 
 @contextmanager
@@ -57,6 +37,9 @@ def record_gates(model: nn.Module, adapter_name: str = "default") -> Iterator[di
         ValueError: no such adapter, or one with a single expert, which has no gates.
     """
     layers = hydralora_layers(model, adapter_name)
+    state = adapter_state(model, adapter_name)
+    state.refuse_merged("record gates", any_adapter=True)
+    state.refuse_disabled("record gates")
     if any(layer.num_experts[adapter_name] == 1 for layer in layers.values()):
         raise ValueError(
             f"Expected an adapter with gates, got {adapter_name!r} with a single expert, which is plain LoRA"
