@@ -1,16 +1,17 @@
 """Configuration of a HydraLoRA adapter, in PEFT's field names plus what the experts and their router need."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from peft import PeftConfig
 from peft.utils import PeftType
 
 ROUTER_INPUTS = ("low_rank", "hidden", "uniform", "sequence")
 
-# Written as `peft_type` into adapter_config.json. PEFT looks this text up as a key, so a process that has not imported
-# this package fails with KeyError('HYDRALORA: ...'), which is the best place there is to say what to do.
-SAVED_PEFT_TYPE = "HYDRALORA: to load this adapter, install the package hydralora and run `import hydralora` first"
+# Written into adapter_config.json. A process that has not imported this package fails with KeyError('HYDRALORA') before
+# anything of this package can run. Whoever then opens the file finds this sentence.
+HOW_TO_LOAD = "To load this adapter, install the package hydralora and run `import hydralora` first."
+# What earlier versions wrote as `peft_type`; their adapters still load.
+EARLIER_PEFT_TYPE = "HYDRALORA: to load this adapter, install the package hydralora and run `import hydralora` first"
 
 
 @dataclass
@@ -41,6 +42,7 @@ class HydraLoraConfig(PeftConfig):
         layers_pattern: name of the `nn.ModuleList` of layers, with `layers_to_transform`.
         rank_pattern: layer name or regular expression -> rank other than `r`.
         alpha_pattern: layer name or regular expression -> alpha other than `lora_alpha`.
+        how_to_load: a sentence for readers of adapter_config.json; it has no effect.
 
     Raises:
         ValueError: a value out of range, or fields that contradict each other.
@@ -63,6 +65,7 @@ class HydraLoraConfig(PeftConfig):
     layers_pattern: list[str] | str | None = None
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
+    how_to_load: str = HOW_TO_LOAD
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,7 +89,3 @@ class HydraLoraConfig(PeftConfig):
             raise ValueError("When `layers_pattern` is specified, `layers_to_transform` must also be specified.")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError("`layers_to_transform` cannot be used when `target_modules` is a str.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As PEFT writes it, with a `peft_type` that tells a process without this package what it needs."""
-        return {**super().to_dict(), "peft_type": SAVED_PEFT_TYPE}

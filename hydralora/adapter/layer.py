@@ -136,6 +136,10 @@ class HydraLoraLayer(BaseTunerLayer):
         return adapter_name not in self.hydralora_A or self.fixed_gates(adapter_name) is not None
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
+        """`exact_delta_weight` in the adapter's dtype, as PEFT's LoRA gives it and `peft.convert_to_lora` wants it."""
+        return self.exact_delta_weight(adapter_name).to(self.hydralora_B[adapter_name].weight.dtype)
+
+    def exact_delta_weight(self, adapter_name: str) -> Tensor:
         """scaling * sum_i g_i B_i A, in the layout of the base layer's weight, in float32 or wider.
 
         Raises:

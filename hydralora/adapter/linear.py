@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hydralora.adapter.config import HydraLoraConfig
 from hydralora.adapter.layer import HydraLoraLayer
-from hydralora.ops import can_fuse, hydra_linear
+from hydralora.ops import can_fuse, hydra_linear, is_hooked
 from hydralora.ops.eager import gate_low_rank, with_shared_expert
 
 
@@ -103,7 +103,8 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         modules = (a, b) if router is None else (a, b, router)
         if self.gate_observer is not None or a.out_features != self.r[name]:
             return None
-        if self.training and not isinstance(children["hydralora_dropout"][name], nn.Identity):
+        dropout = children["hydralora_dropout"][name]
+        if (self.training and not isinstance(dropout, nn.Identity)) or is_hooked(dropout):
             return None
         base = children["base_layer"]
         if not can_fuse(x, base, *modules):
@@ -130,7 +131,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
             )
         if self.merged:
             raise ValueError(
-                "Cannot pass `adapter_names` when there are merged adapters, call `unmerge_adapter` first."
+                "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
             )
 
     def _forward_mixed_batch(self, x: Tensor, adapter_names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
@@ -152,7 +153,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
             ValueError: gates depend on the input, or the result is not finite.
         """
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.hydralora_A]
-        deltas = {name: self.get_delta_weight(name) for name in names}  # all refusals come before any change
+        deltas = {name: self.exact_delta_weight(name) for name in names}  # all refusals come before any change
         for name, delta in deltas.items():
             merged = self._shifted_base_weight(delta)
             if safe_merge and not torch.isfinite(merged).all():
@@ -165,7 +166,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
         while self.merged_adapters:
-            self.set_base_weight(self._shifted_base_weight(-self.get_delta_weight(self.merged_adapters.pop())))
+            self.set_base_weight(self._shifted_base_weight(-self.exact_delta_weight(self.merged_adapters.pop())))
 
     def _shifted_base_weight(self, delta: Tensor) -> Tensor:
         weight: Tensor = self.get_base_weight()

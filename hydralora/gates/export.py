@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hydralora.adapter.layer import HydraLoraLayer
 from hydralora.adapter.state import AdapterState, adapter_state, base_of, hydralora_layers, plain_name, unwrapped
-from hydralora.base_model import EMBEDDED, EMBEDDED_ON_HUB
+from hydralora.base_model import EMBEDDED, EMBEDDED_ON_HUB, provision_embedded_base_model
 from hydralora.gates.fixed import GateSpec, resolve_gates, set_static_gates
 
 if TYPE_CHECKING:
@@ -75,12 +75,29 @@ def _whole_modules(model: "PeftModel", state: AdapterState) -> dict[str, Tensor]
     from peft import get_peft_model_state_dict
 
     inner = unwrapped(model)
-    saved = get_peft_model_state_dict(inner, adapter_name=state.name)
+    resized = _vocabulary_was_resized(base_of(inner), inner.peft_config[state.name])
+    saved = get_peft_model_state_dict(inner, adapter_name=state.name, save_embedding_layers=resized)
     prefix = "" if state.has_peft_model else "base_model.model."
     whole = {prefix + plain_name(key): tensor for key, tensor in saved.items() if ".hydralora_" not in key}
     if state.merged and any(".base_layer." in key for key in whole):
         state.refuse_merged("export embeddings that are adapted themselves", any_adapter=True)
     return whole
+
+
+def _vocabulary_was_resized(base: Any, config: Any) -> bool:
+    """Against the base model's own config, read from disk or from the hub's local cache; False where there is none."""
+    from transformers import AutoConfig
+
+    name = config.base_model_name_or_path or getattr(base, "name_or_path", None)
+    if not name or not hasattr(base, "config"):
+        return False
+    try:
+        path = provision_embedded_base_model() if name == EMBEDDED else name
+        original = AutoConfig.from_pretrained(path, revision=config.revision, local_files_only=True)
+    except (OSError, ValueError):
+        return False
+    sizes = [getattr(c.get_text_config(), "vocab_size", None) for c in (original, base.config)]
+    return sizes[0] != sizes[1]
 
 
 def export_lora(

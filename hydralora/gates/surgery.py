@@ -93,8 +93,8 @@ def _check_upcyclable(model: "PeftModel", adapter_name: str) -> None:
     state.refuse_compiled_layers("upcycle a LoRA")
     if state.others:
         raise ValueError(
-            f"Expected a model with the adapter {adapter_name!r} alone, got also {', '.join(state.others)}, which would "
-            f"be lost. Delete them first (`delete_adapter`)."
+            f"Expected a model with the adapter {adapter_name!r} alone, got also {', '.join(state.others)}, which "
+            f"would be lost. Delete them first (`delete_adapter`)."
         )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as nn_module
 
 from hydralora.ops import torch_kernels as small
 
@@ -22,11 +24,40 @@ except ImportError:  # no Triton on this platform; the plain pieces give the sam
 _PLAIN_TENSORS = (nn.Parameter, Tensor)  # not DTensor, not a quantised tensor
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether calling a module does more than its class's `forward`: hooks of any kind, or a `forward` of its own."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__  # as accelerate sets, to move weights between devices
+    )
+
+
+def _must_see_modules() -> bool:
+    """Whether something outside follows each operation: global hooks, torch.func, forward-mode gradients, tracing."""
+    if (
+        nn_module._global_forward_hooks
+        or nn_module._global_forward_pre_hooks
+        or nn_module._global_backward_hooks
+        or nn_module._global_backward_pre_hooks
+    ):
+        return True
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return bool(
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
 def can_fuse(x: Tensor, base: nn.Module, *adapter: nn.Module) -> bool:
     """Whether `hydra_linear` computes what calling these modules would: nothing trainable, hooked or replaced in the
     base, nothing hooked in the adapter's A, B and router, and one dtype for all matrix products."""
-    if type(base) is not nn.Linear or "forward" in base.__dict__:
-        return False  # quantised, transposed, or moved between devices by accelerate
+    if type(base) is not nn.Linear or type(x) not in _PLAIN_TENSORS or _must_see_modules():
+        return False  # quantised, transposed, distributed, or watched
     weight, bias, dtype = base.weight, base.bias, x.dtype
     if type(weight) not in _PLAIN_TENSORS or weight.requires_grad or (bias is not None and bias.requires_grad):
         return False
@@ -36,7 +67,7 @@ def can_fuse(x: Tensor, base: nn.Module, *adapter: nn.Module) -> bool:
     for module in (base, *adapter):
         if type(module) is not nn.Linear:  # wrapped, for instance by FSDP
             return False
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        if is_hooked(module):
             return False
         if not autocast and module.weight.dtype != dtype:
             return False
