@@ -2,17 +2,26 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
 
+from hydralora.adapter.batch_axis import Call, Place
 from hydralora.adapter.config import HydraLoraConfig
+from hydralora.adapter.given_gates import ModelCalls, token_gates
 from hydralora.ops.eager import softmax_gates, with_shared_expert
 
 GateObserver = Callable[[str, Tensor], None]
+
+
+class Rows(NamedTuple):
+    """Some rows of a layer's input, and the shape of the whole input [batch, ..., d]."""
+
+    indices: Sequence[int]
+    shape: torch.Size
 
 
 class HydraLoraLayer(BaseTunerLayer):
@@ -26,8 +35,12 @@ class HydraLoraLayer(BaseTunerLayer):
 
     Attributes:
         static_gates: gates [N] that replace the router's.
-        sequence_gates: gates [batch, N] for router_input="sequence", present while `hydralora.expert_gates` is active.
+        sequence_gates: gates [batch, N] or [batch, length, N] for router_input="sequence", present while
+            `hydralora.expert_gates` is active.
         recompute_gates: the last of them, for layers that gradient checkpointing runs again within backward.
+        calls: calls of the model that are running now, which say how many rows the batch has.
+        last_call: the last one that this layer took part in, for gradient checkpointing too.
+        place: where the layer stands in the model.
         gate_observer: called with the adapter's name and gates [..., N] in each forward pass of several experts.
     """
 
@@ -59,6 +72,9 @@ class HydraLoraLayer(BaseTunerLayer):
         self.static_gates = BufferDict(persistent=False)
         self.sequence_gates: Tensor | None = None
         self.recompute_gates: Tensor | None = None
+        self.calls = ModelCalls()
+        self.last_call: Call | None = None
+        self.place = Place()
         self.gate_observer: GateObserver | None = None
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
@@ -159,15 +175,13 @@ class HydraLoraLayer(BaseTunerLayer):
         delta = delta * self.scaling[adapter_name]
         return delta.T if self.weight_is_transposed else delta
 
-    def _gates(self, x: Tensor, h: Tensor, adapter_name: str, rows: Sequence[int] | None = None) -> Tensor:
-        """[..., N], or [N] where they are fixed. `rows`: which sequences of the batch x holds, if not all."""
+    def _gates(self, x: Tensor, h: Tensor, adapter_name: str, rows: Rows | None = None) -> Tensor:
+        """[..., N], or [N] where they are fixed. `rows`: which rows of the layer's input x holds, if not all."""
         gates = self.fixed_gates(adapter_name)
         if gates is not None:
             pass
         elif self.router_input[adapter_name] == "sequence":
-            gates = self._given_gates(h.shape, adapter_name, rows)
-            gates = gates.repeat_interleave(h.shape[0] // gates.shape[0], dim=0)
-            gates = gates.view(gates.shape[0], *(1,) * (h.dim() - 2), -1)
+            gates = self._given_gates(h.shape if rows is None else rows.shape, adapter_name, rows)
         else:
             z = h if self.router_input[adapter_name] == "low_rank" else x
             gates = softmax_gates(self.hydralora_router[adapter_name](z))
@@ -175,28 +189,35 @@ class HydraLoraLayer(BaseTunerLayer):
             self.gate_observer(adapter_name, gates.expand(*h.shape[:-1], -1))
         return gates
 
-    def _given_gates(self, shape: torch.Size, adapter_name: str, rows: Sequence[int] | None = None) -> Tensor:
-        """Gates given for each sequence, [B, N], for an input of this shape, [B', ..., d].
+    def _given_gates(self, shape: torch.Size, adapter_name: str, rows: Rows | None = None) -> Tensor:
+        """Gates [..., N] for an input of this shape, [..., d], or for some rows of it."""
+        gates = self._gates_in_order(shape, adapter_name)
+        tokens = math.prod(shape[:-1])
+        gates = gates.repeat_interleave(tokens // len(gates), dim=0).view(*shape[:-1], -1)
+        return gates if rows is None else gates[list(rows.indices)]
 
-        B' is a multiple of B where generation repeats sequences (beams) or a model flattens [batch, length]; both keep
-        what belongs to a sequence together.
-        """
-        gates = self.sequence_gates
+    def _gates_in_order(self, shape: torch.Size, adapter_name: str) -> Tensor:
+        """Gates [G, N] that the tokens of an input of this shape take in order, T / G tokens each."""
+        gates, call = self.sequence_gates, self.calls.running[-1] if self.calls.running else None
         if gates is None and torch._C._current_graph_task_id() != -1:
-            gates = self.recompute_gates  # gradient checkpointing runs the forward pass again within backward
+            # Gradient checkpointing runs the forward pass again within backward.
+            gates, call = self.recompute_gates, call or self.last_call
         experts = self.num_experts[adapter_name]
         if gates is None:
             raise ValueError(
                 f"Adapter {adapter_name!r} has router_input='sequence' and needs gates: call the model with "
                 f"expert_gates=[batch, {experts}], or within `with hydralora.expert_gates(model, gates):`"
             )
-        if rows is not None:
-            gates = gates[list(rows)]
-        if gates.dim() != 2 or gates.shape[1] != experts or shape[0] % gates.shape[0]:
+        place = self.place
+        if call is None:  # the layer is called by itself: what it sees is the batch
+            call, place = Call(shape[0], batch_first=True), Place()
+        if gates.dim() not in (2, 3) or gates.shape[-1] != experts:
             raise ValueError(
                 f"Expected expert_gates [batch, {experts}] for an input of shape {tuple(shape[:-1])}, "
                 f"got {tuple(gates.shape)}"
             )
+        self.last_call = call
+        gates = token_gates(gates, tuple(shape[:-1]), call, place, self.calls.copies)
         return gates.to(self.hydralora_B[adapter_name].weight.device)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hydralora.adapter.config import HydraLoraConfig
-from hydralora.adapter.layer import HydraLoraLayer
+from hydralora.adapter.layer import HydraLoraLayer, Rows
 from hydralora.ops import can_fuse, hydra_linear, is_hooked
 from hydralora.ops.eager import gate_low_rank, with_shared_expert
 
@@ -73,7 +73,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         result: Tensor = self.base_layer(x, *args, **kwargs)
         return result
 
-    def _update(self, x: Tensor, adapter_name: str, rows: Sequence[int] | None = None) -> Tensor:
+    def _update(self, x: Tensor, adapter_name: str, rows: Rows | None = None) -> Tensor:
         """What an adapter adds, [..., out]. Calls its modules, not their weights, so that hooks and FSDP work."""
         a = self.hydralora_A[adapter_name]
         x = self._cast_input_dtype(x, a.weight.dtype)
@@ -120,7 +120,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
     def _constant_gates(self, x: Tensor, name: str) -> Tensor:
         """Gates that no router computes, [G, N] in float32 or wider, a row for as many of x's tokens."""
         fixed = self.fixed_gates(name)
-        gates = self._given_gates(x.shape, name) if fixed is None else fixed[None]
+        gates = self._gates_in_order(x.shape, name) if fixed is None else fixed[None]
         return gates.to(torch.promote_types(x.dtype, torch.float32))
 
     def _check_adapter_names(self, x: Tensor, adapter_names: Sequence[str]) -> None:
@@ -139,7 +139,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         result = self._base(x, *args, **kwargs).clone()
         for name in sorted(set(adapter_names) & set(self.hydralora_A)):
             rows = [row for row, row_name in enumerate(adapter_names) if row_name == name]
-            result[rows] += self._update(x[rows], name, rows).to(result.dtype)
+            result[rows] += self._update(x[rows], name, Rows(rows, x.shape)).to(result.dtype)
         return result
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hydralora.adapter.config import HydraLoraConfig
 from hydralora.adapter.given_gates import expert_gates as given_gates
+from hydralora.adapter.given_gates import stop_watching, watch_for_good
 from hydralora.adapter.layer import HydraLoraLayer, merge_refusal
 from hydralora.adapter.linear import HydraLoraLinear
 
@@ -69,6 +70,11 @@ class HydraLoraModel(BaseTuner):
             )
         return HydraLoraLinear(target, adapter_name, r, lora_alpha, config, **get_quantization_kwargs(self.model))
 
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        if any("sequence" in layer.router_input.values() for layer in self._layers()):
+            watch_for_good(model)
+
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         self._refuse_live_gates(adapter_names)
         super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
@@ -82,6 +88,7 @@ class HydraLoraModel(BaseTuner):
     ) -> Any:
         if merge:
             self._refuse_live_gates(adapter_names)
+        stop_watching(self.model)
         return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
 
     def _refuse_live_gates(self, adapter_names: list[str] | None) -> None:
