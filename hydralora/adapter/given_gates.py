@@ -150,6 +150,22 @@ def watch_for_good(model: nn.Module) -> None:
         layer.calls, layer.place = calls, place_of(model, name)
 
 
+@contextmanager
+def watched(model: nn.Module) -> Iterator[ModelCalls]:
+    """Calls of a model while the context lasts, for layers that do not need them otherwise."""
+    for hook in model._forward_pre_hooks.values():
+        if isinstance(hook, NoteCall):
+            yield hook.calls
+            return
+    calls = ModelCalls()
+    handles = watch_calls(model, calls)
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def stop_watching(model: nn.Module) -> None:
     """Remove what `watch_for_good` put in place."""
     for module in model.modules():
