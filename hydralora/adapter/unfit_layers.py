@@ -8,10 +8,11 @@ by class alone: Llama 4's router returns a tuple. They are found in the code of 
 import ast
 import inspect
 import textwrap
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 # Facts about a weight that may be read without using its values.
 _FACTS = ("dtype", "device", "shape", "requires_grad", "ndim", "is_meta", "size", "dim", "numel", "element_size")
@@ -22,12 +23,13 @@ _HAS_A_SWITCH = (nn.TransformerEncoderLayer,)
 
 def unfit_reason(parent: nn.Module, name: str, layer: nn.Module) -> str | None:
     """Why an adapter on `parent.name` would not work; None if it would."""
-    if name in weights_read_by(type(parent)) and not isinstance(parent, _HAS_A_SWITCH):
+    reads = name in weights_read_by(type(parent)) and not isinstance(parent, _HAS_A_SWITCH)
+    if reads and getattr(parent, "slow_but_exact", True):  # Bloom reads weights in a debugging mode alone
         return f"{type(parent).__name__} reads its weight instead of calling it"
     return _other_output(layer)
 
 
-@lru_cache(maxsize=None)
+@cache
 def weights_read_by(cls: type[nn.Module]) -> frozenset[str]:
     """Names of submodules whose weight a class of modules reads in its own code."""
     names: set[str] = set()
@@ -49,7 +51,9 @@ def _weights_read_in(function: ast.FunctionDef) -> set[str]:
     for node in ast.walk(function):
         if isinstance(node, ast.Attribute) and node.attr in _FACTS:
             harmless.add(id(node.value))
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "hasattr"):
+        elif (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "hasattr")
+        ):
             harmless.update(id(argument) for argument in node.args)
     return {
         node.value.attr
@@ -75,6 +79,26 @@ def _other_output(layer: nn.Module) -> str | None:
     if isinstance(output, torch.Tensor) and output.shape == (1, layer.out_features):
         return None
     return f"the forward pass of {type(layer).__name__} returns no output of a linear layer"
+
+
+def unfit_layers(model: nn.Module) -> dict[str, str]:
+    """Every linear layer of a base model that an adapter cannot act on, by name, with the reason."""
+    found = {}
+    for parent_name, parent in model.named_modules():
+        for name, layer in parent.named_children():
+            reason = unfit_reason(parent, name, layer) if isinstance(layer, nn.Linear | Conv1D) else None
+            if reason is not None:
+                found[f"{parent_name}.{name}" if parent_name else name] = reason
+    return found
+
+
+def fused_experts(model: nn.Module) -> list[str]:
+    """Names of parameters that hold the weights of all experts of a mixture, [experts, out, in]; no linear layers."""
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 3 and "expert" in name.rpartition(".")[0].lower() and "hydralora_" not in name
+    ]
 
 
 def switch_off_fast_path(parent: nn.Module, layer: nn.Module) -> None:

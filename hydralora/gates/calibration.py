@@ -17,6 +17,7 @@ from hydralora.gates.recording import document_statistics
 if TYPE_CHECKING:
     from peft import PeftModel
 
+
 def calibrate_gates(
     model: "PeftModel",
     batches: Iterable[Mapping[str, Any]],

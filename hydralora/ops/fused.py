@@ -139,7 +139,8 @@ class _HydraLinear(torch.autograd.Function):
         # Low-precision copies of weights are made again in backward: keeping them would cost more memory than LoRA.
         ctx.save_for_backward(saved_x, low, base_weight, weight_a, weight_b, weight_router)
         ctx.scaling, ctx.router_input, ctx.x_dtype = scaling, router_input, x.dtype
-        return y.view(*x.shape[:-1], y.shape[-1])
+        # Autograd would forbid models to change a view in place (Llama 4 adds experts to a layer's output so).
+        return torch._unsafe_view(y, (*x.shape[:-1], y.shape[-1]))
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
