@@ -152,11 +152,8 @@ def _rows_of_patches(images: Images | None, grid: Any) -> Patches | None:
         return None
     in_rows = (images.input_ids == token).sum(1)  # [batch]
     in_images = grid.to(in_rows.device).prod(1) // images.patches_per_token  # [images]
-    ends = in_images.cumsum(0)
-    if (
-        in_rows.sum() != in_images.sum()
-        or not torch.isin(in_rows.cumsum(0), torch.cat((ends.new_zeros(1), ends))).all()
-    ):
+    ends = torch.cat((in_images.new_zeros(1), in_images.cumsum(0)))
+    if in_rows.sum() != in_images.sum() or not torch.isin(in_rows.cumsum(0), ends).all():
         return None
     rows = torch.arange(len(in_rows), device=in_rows.device)
     return Patches(rows.repeat_interleave(in_rows * images.patches_per_token), images.patches_per_token)

@@ -71,7 +71,7 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
         gates: [batch, N], used as they are: not normalised. [batch, length, N] for each token of its own, for rows
             that hold several documents.
     """
-    layers = [module for module in model.modules() if hasattr(module, "sequence_gates")]
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "sequence_gates")]
     before = [layer.sequence_gates for layer in layers]
     for layer in layers:
         layer.sequence_gates = gates

@@ -195,9 +195,7 @@ def _left_out(model: nn.Module, targets: Any, left_alone: dict[str, str]) -> lis
     """What users may think is adapted and is not."""
     sentences = []
     if left_alone:
-        sentences.append(
-            f"An adapter cannot act on these target modules, so they are left alone: {_reasons(left_alone)}"
-        )
+        sentences.append(f"Left alone, since an adapter cannot act on these target modules: {_reasons(left_alone)}")
     names = [plain for plain, _ in model.named_modules()]
     unmatched = (
         []

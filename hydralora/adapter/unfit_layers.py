@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 # Facts about a weight that may be read without using its values.
 _FACTS = ("dtype", "device", "shape", "requires_grad", "ndim", "is_meta", "size", "dim", "numel", "element_size")
+_QUESTIONS = ("isinstance", "hasattr")
 _NOT_A_FORWARD_PASS = ("__init__", "_init_weights", "reset_parameters", "_reset_parameters", "init_weights")
 # It reads weights in a fast path alone, which a hook switches off: see `switch_off_fast_path`.
 _HAS_A_SWITCH = (nn.TransformerEncoderLayer,)
@@ -30,7 +31,7 @@ def unfit_reason(parent: nn.Module, name: str, layer: nn.Module) -> str | None:
 
 
 @cache
-def weights_read_by(cls: type[nn.Module]) -> frozenset[str]:
+def weights_read_by(cls: type) -> frozenset[str]:
     """Names of submodules whose weight a class of modules reads in its own code."""
     names: set[str] = set()
     for each in cls.__mro__:
@@ -51,9 +52,7 @@ def _weights_read_in(function: ast.FunctionDef) -> set[str]:
     for node in ast.walk(function):
         if isinstance(node, ast.Attribute) and node.attr in _FACTS:
             harmless.add(id(node.value))
-        elif (
-            isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "hasattr")
-        ):
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _QUESTIONS:
             harmless.update(id(argument) for argument in node.args)
     return {
         node.value.attr

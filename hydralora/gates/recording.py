@@ -108,7 +108,7 @@ def _by_rows(gates: Tensor, call: Call, place: Place) -> Tensor:
     if layout.kind == "length first":
         return gates.transpose(0, 1)
     if layout.kind == "flat":
-        return gates.unflatten(0, (call.batch, layout.length))
+        return gates.view(call.batch, layout.length, -1)
     return gates.unsqueeze(1) if layout.kind == "pooled" else gates
 
 
@@ -220,8 +220,8 @@ def token_weights(name: str, gates: Tensor, mask: Masks) -> Tensor:
         return gates.new_ones(shape)
     if own.shape != shape:
         raise ValueError(
-            f"Expected a mask for the {math.prod(shape)} tokens that have gates, got one for {own.numel()}: layer {name} "
-            f"saw {tuple(shape)}, the mask is {tuple(own.shape)}. Where layers see different tokens, give a mask for "
+            f"Expected a mask for the {math.prod(shape)} tokens that have gates, got one for {own.numel()}: layer "
+            f"{name} saw {tuple(shape)}, the mask is {tuple(own.shape)}. Where layers see different tokens, give a mask for "
             f"each by its name, or leave such layers out (`exclude_modules`)."
         )
     return own.to(gates)

@@ -115,14 +115,14 @@ def expected_parameters(config: "PeftConfig | None", model: "PreTrainedModel") -
 
 
 def _check_closed_form(config: Any, model: nn.Module) -> None:
-    """PEFT adapts the fused experts of a mixture too, as parameters: they are no layers and have no closed form here."""
+    """PEFT's LoRA adapts fused experts of a mixture too, as parameters, which have no closed form here."""
     targets = config.target_modules
     takes_all = isinstance(targets, str) and targets.lower() == "all-linear"
     is_lora = config.peft_type.value == "LORA"
     if getattr(config, "target_parameters", None) or (is_lora and takes_all and fused_experts(model)):
         raise ValueError(
-            "Expected target_modules that are linear layers, got parameters of fused experts too (target_parameters, or "
-            "'all-linear' on a mixture of experts). Name the layers."
+            "Expected target_modules that are linear layers, got parameters of fused experts too (target_parameters, "
+            "or 'all-linear' on a mixture of experts). Name the layers."
         )
 
 

@@ -140,7 +140,8 @@ class _HydraLinear(torch.autograd.Function):
         ctx.save_for_backward(saved_x, low, base_weight, weight_a, weight_b, weight_router)
         ctx.scaling, ctx.router_input, ctx.x_dtype = scaling, router_input, x.dtype
         # Autograd would forbid models to change a view in place (Llama 4 adds experts to a layer's output so).
-        return torch._unsafe_view(y, (*x.shape[:-1], y.shape[-1]))
+        output: Tensor = torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[-1]))
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
