@@ -24,7 +24,8 @@ _HAS_A_SWITCH = (nn.TransformerEncoderLayer,)
 
 def unfit_reason(parent: nn.Module, name: str, layer: nn.Module) -> str | None:
     """Why an adapter on `parent.name` would not work; None if it would."""
-    reads = name in weights_read_by(type(parent)) and not isinstance(parent, _HAS_A_SWITCH)
+    cls: Any = type(parent)  # mypy does not take a class of modules for hashable
+    reads = name in weights_read_by(cls) and not isinstance(parent, _HAS_A_SWITCH)
     if reads and getattr(parent, "slow_but_exact", True):  # Bloom reads weights in a debugging mode alone
         return f"{type(parent).__name__} reads its weight instead of calling it"
     return _other_output(layer)

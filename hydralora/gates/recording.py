@@ -221,8 +221,8 @@ def token_weights(name: str, gates: Tensor, mask: Masks) -> Tensor:
     if own.shape != shape:
         raise ValueError(
             f"Expected a mask for the {math.prod(shape)} tokens that have gates, got one for {own.numel()}: layer "
-            f"{name} saw {tuple(shape)}, the mask is {tuple(own.shape)}. Where layers see different tokens, give a mask for "
-            f"each by its name, or leave such layers out (`exclude_modules`)."
+            f"{name} saw {tuple(shape)}, the mask is {tuple(own.shape)}. Where layers see different tokens, give "
+            f"a mask for each by its name, or leave such layers out (`exclude_modules`)."
         )
     return own.to(gates)
 
