@@ -95,9 +95,7 @@ def split(num_experts: int, gates: str = "sequence", r: int = 3, shared_rank: in
 
     router_input = gates if gates in ("low_rank", "hidden") else "sequence"
     config = {"r": r, "lora_alpha": 2 * r, "num_experts": num_experts, "router_input": router_input}
-    plain = _peft_method(
-        "", lambda targets: HydraLoraConfig(**config, shared_rank=shared_rank, target_modules=targets)
-    )
+    plain = _peft_method("", lambda targets: HydraLoraConfig(**config, shared_rank=shared_rank, target_modules=targets))
 
     def adapt(model: nn.Module, targets: list[str]) -> None:
         plain.adapt(model, targets)

@@ -148,7 +148,9 @@ def main() -> None:
     for name, rows in report.tables.items():
         for method, row in rows.items() if isinstance(rows, dict) else ():
             if isinstance(row, dict):
-                print(name, "|", method, "|", {k: v for k, v in row.items() if k.endswith("_over_baseline")}, flush=True)
+                print(
+                    name, "|", method, "|", {k: v for k, v in row.items() if k.endswith("_over_baseline")}, flush=True
+                )
     print("errors:", list(report.tables["errors"]), flush=True)
 
 

@@ -356,7 +356,9 @@ def add_experts_few_kernel(
     block_mask = (experts[None, :, None] < BLOCKS) & (ranks[None, None, :] < RANK)
     for start in range(0, COLUMNS, TILE):
         outputs = tl.program_id(1) * COLUMNS + start + tl.arange(0, TILE)
-        b_offsets = outputs[:, None, None] * (BLOCKS * RANK + SHARED) + experts[None, :, None] * RANK + ranks[None, None, :]
+        b_offsets = (
+            outputs[:, None, None] * (BLOCKS * RANK + SHARED) + experts[None, :, None] * RANK + ranks[None, None, :]
+        )
         b = tl.load(b_ptr + b_offsets, mask=(outputs[:, None, None] < OUT) & block_mask, other=0.0).to(tl.float32)
         update = tl.sum(tl.sum(b * u[None, :, :], axis=2), axis=1)
         if SHARED > 0:

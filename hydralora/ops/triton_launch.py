@@ -153,7 +153,7 @@ def gate_backward(
 
 
 def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """As `torch_kernels.accumulate`: bound by reading and writing y once, and cuBLAS takes a third longer (k is small)."""
+    """As `torch_kernels.accumulate`: bound by reading and writing y once. cuBLAS takes a third longer (k is small)."""
     tokens, width = y.shape
     inner = u.shape[1]
     _launch(

@@ -108,14 +108,15 @@ def test_missing_and_wrong_gates(hydra_llama: Any, tokens: torch.Tensor) -> None
 SPLIT = {"router_input": "sequence", "shared_rank": 5}
 
 
-@pytest.mark.parametrize("options", [SPLIT, {"router_input": "sequence", "shared_expert": True}], ids=["LoRA", "expert"])
+@pytest.mark.parametrize(
+    "options", [SPLIT, {"router_input": "sequence", "shared_expert": True}], ids=["LoRA", "expert"]
+)
 def test_gates_of_each_token(hydra_llama: Any, tokens: torch.Tensor, options: dict[str, Any]) -> None:
     """Every token is computed as in a batch in which all have its gates; the number of an expert is a one-hot gate."""
     layer = hydra_llama(**options).get_base_model().model.layers[0].self_attn.q_proj
     x, index = torch.randn(2, 7, 32), torch.randint(3, (2, 7))
     with hydralora.expert_gates(layer, torch.eye(3)[index]):
         y = layer(x)
-        torch.testing.assert_close(layer(x.flatten(0, 1)), y.flatten(0, 1))
     for expert in range(3):
         with hydralora.expert_gates(layer, torch.eye(3)[[expert, expert]]):
             torch.testing.assert_close(y[index == expert], layer(x)[index == expert])

@@ -39,8 +39,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "shared LoRA, its own scaling": {"shared_rank": 5, "shared_alpha": 3},
     "shared LoRA, rslora": {"shared_rank": 5, "shared_alpha": 3, "use_rslora": True, "lora_alpha": 5},
     "shared LoRA, patterns": {
-        **{"shared_rank": 2, "shared_alpha": 7, "use_rslora": True},
-        **{"rank_pattern": {"v_proj": 6, "down_proj": 2}, "alpha_pattern": {"q_proj": 3, "v_proj": 5}},
+        "shared_rank": 2,
+        "shared_alpha": 7,
+        "use_rslora": True,
+        "rank_pattern": {"v_proj": 6, "down_proj": 2},
+        "alpha_pattern": {"q_proj": 3, "v_proj": 5},
     },
     "shared LoRA, A for each": {"shared_rank": 3, "shared_a": False, "rank_pattern": {"v_proj": 6}},
     "A for each, always on": {"shared_a": False, "shared_expert": True, "rank_pattern": {"v_proj": 6}},

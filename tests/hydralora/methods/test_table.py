@@ -160,9 +160,7 @@ def test_the_always_on_expert_is_paid_for_by_the_rank(tiny_llama: MakeModel, num
 
 
 @pytest.mark.parametrize(("num_experts", "shared_rank", "r"), [(2, 7, 3), (3, 9, 3), (6, 16, 3), (32, 75, 3)])
-def test_split_is_as_large_as_hydralora(
-    tiny_llama: MakeModel, num_experts: int, shared_rank: int, r: int
-) -> None:
+def test_split_is_as_large_as_hydralora(tiny_llama: MakeModel, num_experts: int, shared_rank: int, r: int) -> None:
     settings = dataclasses.replace(SETTINGS, num_experts=num_experts)
     config = get_method("hydralora_split").config(tiny_llama(), settings)
     assert (config.shared_rank, config.r, config.lora_alpha, config.shared_alpha) == (shared_rank, r, 2 * r, None)

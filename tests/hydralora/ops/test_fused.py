@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hydralora.ops.eager import one_hot_gates
 from hydralora.ops import add_experts, can_fuse, hydra_linear, router_gates, with_shared_expert
+from hydralora.ops.eager import one_hot_gates
 
 IN, OUT = 12, 9
 

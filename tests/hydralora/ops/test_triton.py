@@ -85,9 +85,7 @@ def test_layer_and_gradients(variant: tuple, dtype: torch.dtype) -> None:
         assert relative_error(actual, expected) < TOLERANCE[dtype]
 
 
-def run(
-    x: Tensor, grad: Tensor, tensors: list[Tensor | None], router_input: str, shared_rank: int = 0
-) -> list[Tensor]:
+def run(x: Tensor, grad: Tensor, tensors: list[Tensor | None], router_input: str, shared_rank: int = 0) -> list[Tensor]:
     """Output without gradients, output, and the gradients of x, A, B and the router."""
     x = x.clone().requires_grad_()
     base, *adapter = tensors
