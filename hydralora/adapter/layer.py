@@ -157,7 +157,7 @@ class HydraLoraLayer(BaseTunerLayer):
 
     def fixed_gates(self, adapter_name: str) -> Tensor | None:
         """Gates [N] that hold for every input (one expert, static, uniform); None while they depend on the input."""
-        gates: Tensor | None = self._modules["static_gates"]._buffers.get(adapter_name)  # type: ignore[attr-defined]
+        gates: Tensor | None = self._modules["static_gates"]._buffers.get(adapter_name)
         if gates is not None:
             return gates
         experts = self.num_experts[adapter_name]
@@ -253,7 +253,7 @@ class HydraLoraLayer(BaseTunerLayer):
         if call is None:  # the layer is called by itself: what it sees is the batch
             call, place = Call(shape[0], batch_first=True), Place()
         self.__dict__["last_call"] = call  # nn.Module's `__setattr__` is slow
-        device = self._modules["hydralora_B"]._modules[adapter_name].weight.device  # type: ignore[union-attr]
+        device = self._modules["hydralora_B"]._modules[adapter_name].weight.device
         key = (id(gates), shape, place, experts, device)
         dealt = self.calls.dealt if self.calls.running else {}  # layers of one kind share the work within a call
         if key in dealt:

@@ -118,9 +118,16 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
             if weight_router.requires_grad:
                 return None
         return hydra_linear(
-            *(x, base._parameters["weight"], base._parameters["bias"]),
-            *(a._parameters["weight"], b._parameters["weight"], weight_router),
-            *(self.scaling[name], router_input, shared_rank, self.shared_scaling[name]),
+            x,
+            base._parameters["weight"],
+            base._parameters["bias"],
+            a._parameters["weight"],
+            b._parameters["weight"],
+            weight_router,
+            self.scaling[name],
+            router_input,
+            shared_rank,
+            self.shared_scaling[name],
         )
 
     def _constant_gates(self, x: Tensor, name: str) -> Tensor:

@@ -85,7 +85,7 @@ def count_parameters(model: "PeftModel | PreTrainedModel", adapter_name: str = "
         kind = _kind(name, model, adapter_name)
         if kind is not None:
             counts[kind] += _parameter_numel(parameter)
-        if kind in ("a", "b") and getattr(config, "shared_rank", 0):
+        if kind in ("a", "b") and getattr(config, "shared_rank", None):
             in_or_out = parameter.shape[1 if kind == "a" else 0]  # rows of A_s, columns of B_s
             counts[kind] -= config.shared_rank * in_or_out
             counts["shared_lora"] += config.shared_rank * in_or_out

@@ -59,7 +59,8 @@ def can_fuse(x: Tensor, base: nn.Module, *adapter: nn.Module) -> bool:
     base, nothing hooked in the adapter's A, B and router, and one dtype for all matrix products."""
     if type(base) is not nn.Linear or type(x) not in _PLAIN_TENSORS or _must_see_modules():
         return False  # quantised, transposed, distributed, or watched
-    parameters, dtype = base._parameters, x.dtype  # the dictionary: nn.Module's `__getattr__` is slow
+    parameters: Any = base._parameters
+    dtype = x.dtype  # the dictionary: nn.Module's `__getattr__` is slow
     weight, bias = parameters["weight"], parameters["bias"]
     if type(weight) not in _PLAIN_TENSORS or weight.requires_grad or (bias is not None and bias.requires_grad):
         return False
@@ -71,7 +72,8 @@ def can_fuse(x: Tensor, base: nn.Module, *adapter: nn.Module) -> bool:
             return False
         if is_hooked(module):
             return False
-        if not autocast and module._parameters["weight"].dtype != dtype:
+        parameters = module._parameters
+        if not autocast and parameters["weight"].dtype != dtype:
             return False
     return True
 
@@ -219,6 +221,7 @@ def _add_adapter(
     router = _router(weight_router, dtype, router_input)
     pieces = _pieces(x)
     split = (scaling, router_input, shared_rank, shared_scaling)
+    low: Tensor
     low, u = pieces.project_and_gate(x, _cast(weight_a, dtype), router, blocks, *split)
     pieces.accumulate(y.view(-1, y.shape[-1]), u, _cast(weight_b, dtype).t())
     return low
@@ -233,10 +236,12 @@ def _base(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     """W0 x + b of x [..., in], which `rows` [T, in] holds too: [..., out], and no view. Autograd would forbid models to
     change a view in place (Llama 4 adds experts to a layer's output so)."""
     weight = _cast(weight, rows.dtype)
+    output: Tensor
     if bias is None and x.dim() > 1:
-        return F.linear(x, weight)
-    y = F.linear(rows, weight, None if bias is None else _cast(bias, rows.dtype))
-    output: Tensor = torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[-1]))
+        output = F.linear(x, weight)
+    else:
+        y = F.linear(rows, weight, None if bias is None else _cast(bias, rows.dtype))
+        output = torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[-1]))
     return output
 
 
