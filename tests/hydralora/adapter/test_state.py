@@ -42,10 +42,8 @@ def in_state(state: str, base: LlamaForCausalLM, kind: str = "hydralora", **opti
         return base.eval()
     model: Any = get_peft_model(base, config(kind, **options)).eval()
     if state in ("another merged", "not active"):
-        other = config(
-            "lora" if kind == "lora" else "hydralora", seed=6, **({} if kind == "lora" else {"num_experts": 1})
-        )
-        model.add_adapter("other", other)
+        single = {} if kind == "lora" else {"num_experts": 1}
+        model.add_adapter("other", config(kind, seed=6, **single))
         model.eval()
         if state == "not active":
             model.set_adapter("other")
