@@ -247,7 +247,8 @@ class HydraLoraLayer(BaseTunerLayer):
         if gates is None:
             raise ValueError(
                 f"Adapter {adapter_name!r} has router_input='sequence' and needs gates: call the model with "
-                f"expert_gates=[batch, {experts}], or within `with hydralora.expert_gates(model, gates):`"
+                f"expert_gates=[batch, {experts}], or within `with hydralora.expert_gates(model, gates):` "
+                f"(the only way for a PeftModel without a task_type)"
             )
         place = self.place
         if call is None:  # the layer is called by itself: what it sees is the batch

@@ -9,6 +9,7 @@ import ast
 import inspect
 import textwrap
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn

@@ -148,11 +148,11 @@ def to_merged(model: "PeftModel", gates: GateSpec | None = None, adapter_name: s
         if backend is not None and not backend.supports_merge:
             raise ValueError(f"Cannot merge into layer {name}: {backend.backend_name} weights cannot be changed")
     inner = unwrapped(model)
-    inner.set_adapter(adapter_name)
-    if state.merged == (adapter_name,) and _have_gates(layers, vectors, adapter_name):
+    if state.merged == (adapter_name,) and state.active and _have_gates(layers, vectors, adapter_name):
         return _base_model(inner.unload())
     if state.merged:
         inner.unmerge_adapter()
+    inner.set_adapter(adapter_name)
     set_static_gates(inner, vectors, adapter_name)
     return _base_model(inner.merge_and_unload(adapter_names=[adapter_name]))
 
