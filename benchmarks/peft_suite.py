@@ -1,7 +1,7 @@
 """PEFT's own test-suite with HydraLoRA in the place of PEFT's methods.
 
     pip download --no-deps --no-binary :all: peft==0.21.2 && tar xzf peft-0.21.2.tar.gz
-    HF_HUB_OFFLINE=1 python benchmarks/peft_suite.py --variants "shared LoRA" sequence -- peft-0.21.2 -k forward   # some
+    HF_HUB_OFFLINE=1 python benchmarks/peft_suite.py --variants "shared LoRA" sequence -- peft-0.21.2 -k forward
     HF_HUB_OFFLINE=1 python benchmarks/peft_suite.py peft-0.21.2
 
 Tests that PEFT runs for each of its configurations run for ours; tiny random models made here stand in for the ones of
