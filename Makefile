@@ -39,7 +39,7 @@ corpora: ## the same job on real corpora (HYDRALORA_CORPORA)
 
 ui: install $(DAGSTER_HOME)/dagster.yaml ## the Dagster web UI on port 3000, reports on port 3001
 	@mkdir -p outputs
-	@$(BIN)/python -m http.server 3001 --bind 127.0.0.1 --directory outputs >/dev/null 2>&1 & \
+	@$(BIN)/python -m pipelines.report_server outputs & \
 	server=$$!; trap "kill $$server" EXIT INT TERM; $(BIN)/dagster dev -m pipelines.definitions
 
 test: install ## the tests (without slow, gpu, network)

@@ -7,6 +7,7 @@ NEW_DATA = dg.AssetSelection.groups("new_data")
 COMPARISON = dg.AssetSelection.groups("comparison")
 STUDY = dg.AssetSelection.groups("study")
 ONE_RUN = dg.AssetSelection.groups("study_partitions")
+TOKENS = dg.AssetSelection.assets("tokenised_documents")
 APART = NEW_DATA | COMPARISON | STUDY | ONE_RUN
 
 hydralora_job = dg.define_asset_job(
@@ -22,21 +23,22 @@ corpus_job = dg.define_asset_job(
 train_job = dg.define_asset_job(
     "train",
     selection=dg.AssetSelection.all() - dg.AssetSelection.groups(*CORPUS_GROUPS) - APART,
-    description="Everything after the corpus job, on the latest corpus and clusters in the store.",
+    description="Everything after the corpus job, on what the run in resources.store.config.from_run made.",
 )
 assign_job = dg.define_asset_job(
     "assign",
     selection=NEW_DATA,
-    description="New documents: their clusters in the latest corpus model of the store, and whether N still stands.",
+    description="New documents: their clusters in the corpus of resources.store.config.from_run, and whether N stands.",
 )
 compare_job = dg.define_asset_job(
     "compare",
-    selection=dg.AssetSelection.groups(*CORPUS_GROUPS) | COMPARISON,
+    selection=dg.AssetSelection.groups(*CORPUS_GROUPS) | TOKENS | COMPARISON,
     description="Any methods on the same documents, budget and batches, in one table.",
 )
 study_job = dg.define_asset_job(
     "study",
     selection=dg.AssetSelection.groups(*CORPUS_GROUPS)
+    | TOKENS
     | dg.AssetSelection.assets("comparison_documents", "learning_rates")
     | STUDY,
     description="The paper's tables and figures on one's own base model and corpora, with the printed values beside.",

@@ -1,7 +1,7 @@
 """What the report of a run is made from: tables of its artifacts, read and put side by side."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from pipelines.defs.breakdown import load_state
-from pipelines.defs.training import read_curve
 from pipelines.store.artifacts import Artifact
-from pipelines.training.adapters import GIVEN_GATES
+from pipelines.training.adapters import GIVEN_GATES, load_state, read_curve
 
 if TYPE_CHECKING:
     from analysis.adapters.breakdown import ParameterBreakdown
@@ -26,15 +24,16 @@ ENERGY_PARTS = ("cpu_kwh", "gpu_kwh", "ram_kwh")
 Inputs = Mapping[str, Artifact]
 
 
-def report_inputs(title: str, command: str, inputs: Inputs) -> "ReportInputs":
+def report_inputs(title: str, command: str, artifacts: Iterable[Artifact]) -> "ReportInputs":
     """Collect the tables of a run; nothing is computed again but the two coordinates of the map.
 
     Args:
         title, command: of the report.
-        inputs: the artifacts of the run by the names of their assets.
+        artifacts: those of the run.
     """
     from analysis.report import ReportInputs, TokenGates
 
+    inputs: Inputs = {artifact.asset: artifact for artifact in artifacts}
     routing = load_routing(inputs["routing_analysis"])
     examples = inputs["routing_analysis"].json("token_gates") if routing else []
     adapter, baselines = inputs["hydralora_adapter"], inputs["baseline_adapters"]
@@ -54,8 +53,8 @@ def report_inputs(title: str, command: str, inputs: Inputs) -> "ReportInputs":
         provenance=provenance(inputs, records),
         method=method,
         matched_baseline="lora_matched",
-        choice=inputs["num_experts"].json("num_experts"),
-        grouping=inputs["prompt_gates"].json("prompt_gates") if method in GIVEN_GATES else None,
+        choice=inputs["num_clusters"].json("num_clusters"),
+        grouping=inputs["expert_assignment"].json("expert_assignment") if method in GIVEN_GATES else None,
         data_card=inputs["corpus_documents"].json("data_card"),
         sweep=inputs["cluster_sweep"].read("sweep"),
         cluster_map=cluster_map(documents, inputs["document_features"].array("features")),

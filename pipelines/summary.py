@@ -4,10 +4,9 @@ import argparse
 from pathlib import Path
 
 import polars as pl
-import yaml
 
 from pipelines.store.artifacts import ArtifactError
-from pipelines.store.io_manager import ArtifactStore
+from pipelines.store.io_manager import ArtifactStore, store_of
 
 
 def main() -> None:
@@ -21,16 +20,13 @@ def main() -> None:
         raise SystemExit(str(error)) from error
 
 
-def store_of(config: Path) -> ArtifactStore:
-    """The store that a run configuration writes to."""
-    resources = yaml.safe_load(config.read_text()).get("resources", {})
-    return ArtifactStore(**resources.get("store", {}).get("config", {}))
-
-
 def summary(store: ArtifactStore) -> str:
     """The answer of the last run, as text."""
-    choice, gates = store.latest("num_experts").json("num_experts"), store.latest("prompt_gates").json("prompt_gates")
-    table = store.latest("evaluation").read("evaluation").filter(pl.col("group_kind") == "all").sort("loss")
+    choice, gates = (
+        store.last("num_clusters").json("num_clusters"),
+        store.last("expert_assignment").json("expert_assignment"),
+    )
+    table = store.last("evaluation").read("evaluation").filter(pl.col("group_kind") == "all").sort("loss")
     losses = [
         f"  {row['method']:<20} {row['loss']:.4f}   {row['loss_low']:.4f} to {row['loss_high']:.4f}"
         for row in table.iter_rows(named=True)
@@ -43,7 +39,7 @@ def summary(store: ArtifactStore) -> str:
         "Held-out loss (nats per answer token, 95% interval):",
         *losses,
     ]
-    report = store.latest("report").path("report.html").resolve()
+    report = store.last("report").path("report.html").resolve()
     return "\n".join([*lines, "", f"Report: {report}", ""])
 
 

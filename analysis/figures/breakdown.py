@@ -5,7 +5,7 @@ import polars as pl
 
 from analysis.adapters.observation_two import RELATIONS, SAME_SEED
 from analysis.adapters.parts import OUTSIDE
-from analysis.figures.style import Picture, color, integer_ticks, legend_below, marker, styled, subplots
+from analysis.figures.style import Picture, color, integer_ticks, legend_below, marker, plain_text, styled, subplots
 
 MOST_DOTS = 250
 """Of each relation, and behind the points of a layer: thousands would say no more, and weigh a megabyte."""
@@ -31,7 +31,7 @@ def submodule_map(embedding: pl.DataFrame, method: str) -> Picture:
             # Hollow marks of different shapes and sizes: heads that coincide are all still seen.
             ax.scatter(
                 rows["x"], rows["y"], s=16 + 14 * (len(heads) - 1 - i), marker=marker(i), facecolors="none",
-                edgecolors=color(i), linewidths=0.8, label=head if ax is axes[0] else None,
+                edgecolors=color(i), linewidths=0.8, label=plain_text(head) if ax is axes[0] else None,
             )  # fmt: skip
         ax.set(title=f"{title} ({len(points)})", xticks=[], yticks=[])
         ax.spines[:].set_visible(True)
@@ -73,7 +73,7 @@ def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int =
             rows = points.filter((pl.col("layer") == layer) & (pl.col("head") == head))
             ax.scatter(
                 rows["x"], rows["y"], s=14 + 12 * (len(heads) - 1 - i), marker=marker(i), facecolors="none",
-                edgecolors=color(i), linewidths=0.9, label=head if ax is axes[0] else None,
+                edgecolors=color(i), linewidths=0.9, label=plain_text(head) if ax is axes[0] else None,
             )  # fmt: skip
         ax.set(title=f"layer {layer}", xticks=[], yticks=[])
         ax.spines[:].set_visible(True)
@@ -141,7 +141,7 @@ def similarity_by_layer(pairs: pl.DataFrame) -> Picture:
                 style = ("-", "--", ":", "-.")[m % 4]
                 ax.plot(
                     rows["layer"], rows[column], linestyle=style, color=color(i), marker=marker(m), markersize=3,
-                    label=name,
+                    label=None if name is None else plain_text(name),
                 )  # fmt: skip
         ax.set(xlabel="layer", ylabel=label, ylim=(-0.03, 1.03))
         ax.tick_params(labelleft=True)

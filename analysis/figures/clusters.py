@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.figures.style import HEAT_MAP, INK, Picture, color, integer_ticks, marker, styled, subplots
+from analysis.figures.style import HEAT_MAP, INK, Picture, color, integer_ticks, marker, plain_text, styled, subplots
 
 
 @styled
@@ -15,22 +15,22 @@ def elbow(sweep: pl.DataFrame, choice: Mapping[str, Any]) -> Picture:
 
     Args:
         sweep: n_clusters, inertia.
-        choice: `num_experts`, and `interval` where it is known.
+        choice: `num_clusters`, and `interval` where it is known.
     """
-    n_experts = int(choice["num_experts"])
+    n_clusters = int(choice["num_clusters"])
     figure, (axes,) = subplots(width=5.2, height=2.6)
     ks, inertia = sweep["n_clusters"].to_list(), sweep["inertia"].to_numpy()
     relative = 100 * inertia / (inertia[0] or 1.0)  # one document has no error to divide by
-    low, high = choice.get("interval") or (n_experts, n_experts)
+    low, high = choice.get("interval") or (n_clusters, n_clusters)
     axes.axvspan(low - 0.4, high + 0.4, color=color(1), alpha=0.2, linewidth=0)
     axes.plot(ks, relative, color=color(0), marker="o")
-    chosen = float(relative[ks.index(n_experts)]) if n_experts in ks else float("nan")
-    axes.plot([n_experts], [chosen], "o", markersize=9, markerfacecolor="none", markeredgecolor=color(5), linewidth=2)
-    axes.annotate(f"N = {n_experts}", (n_experts, chosen), xytext=(8, 8), textcoords="offset points", weight="bold")
+    chosen = float(relative[ks.index(n_clusters)]) if n_clusters in ks else float("nan")
+    axes.plot([n_clusters], [chosen], "o", markersize=9, markerfacecolor="none", markeredgecolor=color(5), linewidth=2)
+    axes.annotate(f"N = {n_clusters}", (n_clusters, chosen), xytext=(8, 8), textcoords="offset points", weight="bold")
     axes.set(xlabel="clusters K", ylabel=f"SSE, % of K = {ks[0]}", ylim=(0, 105))
     integer_ticks(axes, ks)
     axes.grid(axis="y")
-    explained = f"{100 - chosen:.0f}% of the squared distance to the centre is explained at N = {n_experts}"
+    explained = f"{100 - chosen:.0f}% of the squared distance to the centre is explained at N = {n_clusters}"
     return Picture(
         "elbow",
         figure,
@@ -77,6 +77,7 @@ def heat_map(
 ) -> None:
     """Draw a labelled heat map; up to 150 cells carry their number."""
     image = axes.imshow(values, cmap=HEAT_MAP, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest")
+    columns, rows = [plain_text(name) for name in columns], [plain_text(name) for name in rows]
     slanted = max(map(len, columns)) > 3
     axes.set_xticks(
         range(len(columns)), columns, rotation=40 if slanted else 0, ha="right" if slanted else "center",

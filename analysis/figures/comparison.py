@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from analysis.figures.style import Picture, color, marker, styled, subplots
+from analysis.figures.style import Picture, color, marker, plain_text, styled, subplots
 
 
 @styled
@@ -15,8 +15,11 @@ def compared_methods(table: pl.DataFrame, reference: str) -> Picture:
     """
     table = table.sort("loss")
     figure, axes = subplots(1, 2, width=7.6, height=1.0 + 0.24 * len(table), share_y=True)
-    names = [name + _size(n) for name, n in table.select("method", "n_parameters").iter_rows()]
-    for ax, column, label in ((axes[0], "loss", "held-out loss"), (axes[1], "difference", f"minus {reference}")):
+    names = [plain_text(name) + _size(n) for name, n in table.select("method", "n_parameters").iter_rows()]
+    for ax, column, label in (
+        (axes[0], "loss", "held-out loss"),
+        (axes[1], "difference", f"minus {plain_text(reference)}"),
+    ):
         shown = table.with_row_index("y").drop_nulls(column)
         value, low, high = (shown[name].to_numpy() for name in (column, f"{column}_low", f"{column}_high"))
         ax.errorbar(

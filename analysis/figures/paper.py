@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from analysis.figures.style import Picture, color, integer_ticks, marker, styled, subplots
+from analysis.figures.style import Picture, color, integer_ticks, marker, plain_text, styled, subplots
 
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 
@@ -27,9 +27,9 @@ def heterogeneity_gaps(table: pl.DataFrame) -> Picture:
             elinewidth=1,
         )
         for domain, x, y in zip(part["domain"], index, value, strict=True):
-            ax.annotate(domain, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            ax.annotate(plain_text(domain), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
         ax.axhline(0, color=color(6), linewidth=0.8)
-        ax.set(title=f"{part['method'][0]} minus LoRA", xlabel="heterogeneity index")
+        ax.set(title=f"{plain_text(part['method'][0])} minus LoRA", xlabel="heterogeneity index")
     axes[0].set_ylabel("loss difference, nats per token")
     return Picture(
         "figure_2",

@@ -12,6 +12,7 @@ from analysis.figures.style import (
     legend_below,
     marker,
     ordered_groups,
+    plain_text,
     styled,
     subplots,
 )
@@ -75,7 +76,7 @@ def entropy_and_usage(entropy: pl.DataFrame, usage: pl.DataFrame) -> Picture:
         rows = entropy.filter(pl.col("module") == module).sort("layer")
         axes[0].plot(
             rows["layer"], rows["entropy"], color=color(m), marker=marker(m), markersize=3,
-            label=module.rsplit(".", 1)[-1],
+            label=plain_text(module.rsplit(".", 1)[-1]),
         )  # fmt: skip
     axes[0].set(xlabel="layer", ylabel="entropy / log N", ylim=(-0.03, 1.03))
     integer_ticks(axes[0], entropy["layer"].unique().sort().to_list())
@@ -115,7 +116,9 @@ def association(table: pl.DataFrame) -> Picture:
         by_layer = rows.filter(pl.col("group_kind") == kind).group_by("layer").agg(
             pl.col("variance_explained", "variance_null").mean()
         ).sort("layer")  # fmt: skip
-        axes.plot(by_layer["layer"], by_layer["variance_explained"], color=color(i), marker=marker(i), label=kind)
+        axes.plot(
+            by_layer["layer"], by_layer["variance_explained"], color=color(i), marker=marker(i), label=plain_text(kind)
+        )
         axes.plot(by_layer["layer"], by_layer["variance_null"], color=color(i), linestyle=":", linewidth=1)
     axes.set(xlabel="layer", ylabel="variance of gates explained", ylim=(0, 1))
     integer_ticks(axes, rows["layer"].unique().sort().to_list())

@@ -1,9 +1,12 @@
 """One look for every figure: colours safe for colour-blind readers, and the same bytes every time."""
 
+import contextlib
 import functools
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -43,7 +46,11 @@ _RC: dict[Any, Any] = {
     "lines.linewidth": 1.4,
     "lines.markersize": 4,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name with dollar signs is no formula
 }
+LONGEST_NAME = 32
+LONGEST_LINE = 80
+_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 @dataclass(frozen=True)
@@ -66,14 +73,57 @@ def styled(draw: Callable[_Arguments, Picture]) -> Callable[_Arguments, Picture]
     def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Picture:
         from matplotlib import rc_context
 
-        with rc_context(_RC):
+        with rc_context(_RC), _any_script():
             picture = draw(*args, **kwargs)
+            _plain_texts(picture.figure)
             # Laid out once: the engine starts from its last result, so that every save would differ a little.
             picture.figure.draw_without_rendering()
             picture.figure.set_layout_engine("none")
             return picture
 
     return drawn
+
+
+def plain_text(name: str, longest: int = LONGEST_NAME) -> str:
+    """A name as every figure shows it: one line of printable characters, at most `longest` of them.
+
+    What is not seen, or turns the text around it (controls, bidirectional marks), becomes U+FFFD. A long name loses
+    its middle, an empty one says so. A leading underscore gets a space before it: matplotlib leaves such entries out
+    of a legend.
+    """
+    text = "".join("\ufffd" if unicodedata.category(c) in _UNSEEN else c for c in " ".join(name.split()))
+    if len(text) > longest:
+        half = (longest - 1) // 2
+        text = f"{text[:half]}…{text[-half:]}"
+    return f" {text}" if text.startswith("_") else text or "(no name)"
+
+
+def _plain_texts(figure: "Figure") -> None:
+    """`plain_text` for whatever a figure says, so that no figure can forget it."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter
+
+    def plain_ticks(labels: FuncFormatter) -> FuncFormatter:
+        return FuncFormatter(lambda value, place: plain_text(name) if (name := labels(value, place)) else "")
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            labels = axis.get_major_formatter()
+            if isinstance(labels, FuncFormatter):  # names at ticks; numbers have other formatters
+                axis.set_major_formatter(plain_ticks(labels))
+    for text in figure.findobj(Text):
+        written = text.get_text()
+        if written.strip() and (plain := plain_text(written, LONGEST_LINE)).strip() != written.strip():
+            text.set_text(plain)
+
+
+@contextlib.contextmanager
+def _any_script() -> Iterator[None]:
+    """Names in scripts that the font lacks: an image shows boxes, an SVG takes the reader's own fonts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
+        warnings.filterwarnings("ignore", r"Matplotlib currently does not support .* natively")
+        yield
 
 
 def subplots(
@@ -110,7 +160,7 @@ def group_name(group_kind: str, group: str) -> str:
     """A group as a figure calls it."""
     if group == "all":
         return "all"
-    return f"cluster {group}" if group_kind == "cluster" else group
+    return f"cluster {group}" if group_kind == "cluster" else plain_text(group)
 
 
 def integer_ticks(axes: "Axes", values: Sequence[int]) -> None:
@@ -124,7 +174,7 @@ def png(figure: "Figure", dpi: int = 200) -> bytes:
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
-    with rc_context(_RC):
+    with rc_context(_RC), _any_script():
         figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
@@ -150,16 +200,21 @@ def svg(picture: Picture) -> str:
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    with rc_context({**_RC, "svg.hashsalt": picture.name}):
+    with rc_context({**_RC, "svg.hashsalt": picture.name}), _any_script():
         picture.figure.savefig(
             buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None}
         )
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{picture.name}-", text)
+    text = re.sub(r"<[^>]*>", lambda tag: _own_tag(tag[0], picture.name), text)
     # Figures of different widths keep one size of type: on a wide page, and where a phone has to scroll them.
     width = picture.figure.get_figwidth()
-    text = text.replace("<svg ", f'<svg style="max-width: {7.5 * width:.1f}rem; min-width: {5.2 * width:.1f}rem" ', 1)
+    return text.replace("<svg ", f'<svg style="max-width: {7.5 * width:.1f}rem; min-width: {5.2 * width:.1f}rem" ', 1)
+
+
+def _own_tag(tag: str, name: str) -> str:
+    """A tag with ids of its picture and colours of the page. Text between tags stays: a name may look like either."""
+    tag = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag)
     for i, value in enumerate(OKABE_ITO):
-        text = text.replace(value.lower(), f"var(--c{i})")
-    return text.replace(INK, "currentColor").replace(GRID, "var(--grid)")
+        tag = tag.replace(value.lower(), f"var(--c{i})")
+    return tag.replace(INK, "currentColor").replace(GRID, "var(--grid)")

@@ -3,7 +3,17 @@
 import numpy as np
 import polars as pl
 
-from analysis.figures.style import Picture, color, group_name, legend_below, marker, ordered_groups, styled, subplots
+from analysis.figures.style import (
+    Picture,
+    color,
+    group_name,
+    legend_below,
+    marker,
+    ordered_groups,
+    plain_text,
+    styled,
+    subplots,
+)
 
 
 @styled
@@ -21,7 +31,7 @@ def curves(table: pl.DataFrame) -> Picture:
         for n, run in enumerate(table.filter(pl.col("method") == method).partition_by("seed", maintain_order=True)):
             run = run.sort("step")
             smooth = run["loss"].ewm_mean(half_life=max(1.0, len(run) / 40))
-            axes.plot(run["tokens"], smooth, color=color(i), label=method if n == 0 else None, alpha=0.9)
+            axes.plot(run["tokens"], smooth, color=color(i), label=plain_text(method) if n == 0 else None, alpha=0.9)
             if "eval_loss" in run.columns:
                 seen = run.drop_nulls("eval_loss")
                 axes.plot(seen["tokens"], seen["eval_loss"], marker(i), color=color(i), markersize=5)
@@ -60,7 +70,7 @@ def losses(evaluation: pl.DataFrame, group_kind: str) -> Picture:
             loss, low, high = (run[c].to_numpy() for c in ("loss", "loss_low", "loss_high"))
             axes.errorbar(
                 loss, y, xerr=[np.maximum(loss - low, 0), np.maximum(high - loss, 0)], fmt=marker(i), color=color(i),
-                markersize=4.5, elinewidth=1, label=method if n == 0 else None,
+                markersize=4.5, elinewidth=1, label=plain_text(method) if n == 0 else None,
             )  # fmt: skip
     axes.set_yticks(range(len(groups)), [group_name(group_kind, group) for group in groups])
     axes.set_ylim(len(groups) - 0.5, -0.5)
@@ -93,8 +103,9 @@ def parameters(table: pl.DataFrame) -> Picture:
     for i, part in enumerate(parts):
         counts = dict(table.filter(pl.col("part") == part).select("method", "n_parameters").iter_rows())
         widths = np.array([counts.get(method, 0) for method in methods], float)
-        axes.barh(methods, widths, left=left, color=color(i), label=part, height=0.65)
+        axes.barh(range(len(methods)), widths, left=left, color=color(i), label=plain_text(part), height=0.65)
         left += widths
+    axes.set_yticks(range(len(methods)), [plain_text(name) for name in methods])
     for y, total in enumerate(left):
         axes.text(total, y, f" {total:,.0f}", va="center")
     axes.set(xlabel="trainable parameters", xlim=(0, 1.18 * left.max()))
@@ -122,11 +133,12 @@ def energy(table: pl.DataFrame) -> Picture:
     for ax, column in zip(axes, shown, strict=True):
         label, scale, shade = panels[column]
         values = means[column].fill_null(float("nan")).to_numpy() * scale
-        ax.barh(means["method"].to_list(), values, color=color(shade), height=0.6)
+        ax.barh(range(len(means)), values, color=color(shade), height=0.6)
         for y, value in enumerate(values):
             ax.text(np.nan_to_num(value), y, f" {value:,.0f}" if value >= 100 else f" {value:,.3g}", va="center")
         ax.set(xlabel=label, xlim=(0, 1.2 * float(np.nanmax(values) or 1)))
         ax.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(means)), [plain_text(name) for name in means["method"]])
     axes[0].invert_yaxis()
     return Picture(
         "energy",

@@ -51,7 +51,7 @@ class ReportInputs:
         provenance: names to values: versions, hardware, seeds, fingerprints, licences.
         method: name of the adapter under report in `evaluation`, `curves`, `parameters` and `energy`.
         matched_baseline: name there of the LoRA with as many trainable parameters.
-        choice: `num_experts`, `reason`, and where known `interval`, `rule`, `sharpness`, `stability`, `runner_up`,
+        choice: `num_clusters`, `reason`, and where known `interval`, `rule`, `sharpness`, `stability`, `runner_up`,
             `structure`.
         grouping: where experts are given by the prompt: `num_experts`, `group_kind`, `groups` (one an expert),
             `reason`, `held_out_accuracy` (share of held-out prompts that tell their group, or None).

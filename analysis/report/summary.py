@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 
 from analysis.report.inputs import ReportInputs
-from analysis.report.verdict import matched_difference, verdict
+from analysis.report.verdict import experts_of, matched_difference, verdict
 
 Summary = dict[str, Any]
-CHOICE = ("num_experts", "interval", "rule", "sharpness", "stability", "runner_up", "structure")
+CHOICE = ("num_clusters", "interval", "rule", "sharpness", "stability", "runner_up", "structure")
 LOSS_COLUMNS = ("method", "seed", "group_kind", "group", "loss", "loss_low", "loss_high")
 
 
@@ -83,7 +83,7 @@ def plain(value: Any) -> str:
 def _numbers(inputs: ReportInputs) -> dict[str, float | int]:
     numbers: dict[str, Any] = {}
     if inputs.choice is not None:
-        numbers["num_experts"] = (inputs.grouping or inputs.choice)["num_experts"]
+        numbers["num_experts"] = experts_of(inputs)
     if inputs.data_card is not None:
         numbers["n_documents"] = inputs.data_card["n_kept"]
     if inputs.evaluation is not None:

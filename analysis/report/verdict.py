@@ -102,7 +102,7 @@ def _number_of_experts(inputs: ReportInputs) -> Statement:
     if inputs.choice is None:
         return Statement(question, "Not known", "This run has no choice of N.", "unknown")
     choice = inputs.choice
-    n_experts = _n_experts(inputs)
+    n_experts = experts_of(inputs)
     if inputs.grouping is not None:
         return Statement(question, *_groups(inputs.grouping, choice))
     answer = f"N = {n_experts}" + (" (one LoRA is enough)" if n_experts == 1 else "")
@@ -113,9 +113,11 @@ def _number_of_experts(inputs: ReportInputs) -> Statement:
     return Statement(question, answer, detail, "good" if structured else "neutral")
 
 
-def _n_experts(inputs: ReportInputs) -> Any:
-    """Of the adapter; the elbow's number is another thing where experts are sources or tasks."""
-    return (inputs.grouping or inputs.choice or {}).get("num_experts")
+def experts_of(inputs: ReportInputs) -> int | None:
+    """N of the adapter: one for each group where gates are given, else one for each cluster."""
+    if inputs.grouping is not None:
+        return int(inputs.grouping["num_experts"])
+    return None if inputs.choice is None else int(inputs.choice["num_clusters"])
 
 
 def _groups(grouping: Mapping[str, Any], choice: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -165,6 +167,6 @@ def _observation(inputs: ReportInputs) -> Statement:
 
 
 def _serving_words(inputs: ReportInputs) -> str:
-    if _n_experts(inputs) == 1:
+    if experts_of(inputs) == 1:
         return "As a plain LoRA"
     return "With live routing, or as one LoRA for each domain"

@@ -35,7 +35,8 @@ class HydraLoraModel(BaseTuner):
         """The base model's forward pass.
 
         Args:
-            expert_gates: [batch, N], the gates of each sequence for adapters with router_input="sequence".
+            expert_gates: [batch, N], the gates of each sequence for adapters with router_input="sequence", or
+                [batch, length, N], those of each token.
         """
         with nullcontext() if expert_gates is None else given_gates(self.model, expert_gates):
             return self.model(*args, **kwargs)

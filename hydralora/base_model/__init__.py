@@ -9,17 +9,24 @@ from hydralora.base_model.embedded import (
     provision_embedded_base_model,
 )
 from hydralora.base_model.fingerprint import weights_fingerprint
-from hydralora.base_model.loading import fast_dtype, load_base_model, load_skeleton
+from hydralora.base_model.loading import fast_dtype, load_base_model, load_skeleton, load_tokenizer
+from hydralora.base_model.sharing import borrowed_base_model
+from hydralora.base_model.sources import remembered_fingerprint
+from hydralora.base_model.unchanged import Witness
 
 __all__ = [
     "EMBEDDED",
     "EMBEDDED_ON_HUB",
     "BaseModelError",
+    "Witness",
+    "borrowed_base_model",
     "default_cache_dir",
     "embedded_gguf",
     "fast_dtype",
     "load_base_model",
     "load_skeleton",
+    "load_tokenizer",
     "provision_embedded_base_model",
+    "remembered_fingerprint",
     "weights_fingerprint",
 ]

@@ -12,21 +12,25 @@ def weights_fingerprint(model: Any) -> str:
     Parameters and buffers of adapters are left out, and PEFT's renaming of wrapped layers is undone, so that the value
     is the same before and after `get_peft_model`.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    adapter_names = _adapter_parameter_names(base)
-    digest = hashlib.blake2b(digest_size=8)
     from torch.distributed.tensor import DTensor
 
-    tensors = {
-        name.replace(".base_layer.", ".").replace(".original_module.", "."): parameter
-        for name, parameter in base.named_parameters()
-        if name not in adapter_names
-    }
-    for name, parameter in sorted(tensors.items()):
+    digest = hashlib.blake2b(digest_size=8)
+    for name, parameter in sorted(base_parameters(model).items()):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter  # split between processes
         digest.update(whole.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def base_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
+    """Parameters of a base model by the names they have without adapters; of a PEFT model, those of its base."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    adapter_names = _adapter_parameter_names(base)
+    return {
+        name.replace(".base_layer.", ".").replace(".original_module.", "."): parameter
+        for name, parameter in base.named_parameters()
+        if name not in adapter_names
+    }
 
 
 def _adapter_parameter_names(base: torch.nn.Module) -> set[str]:

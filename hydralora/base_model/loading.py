@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 
 from hydralora.base_model.embedded import EMBEDDED, BaseModelError, provision_embedded_base_model
+from hydralora.base_model.sources import remember_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,7 +43,7 @@ def load_base_model(
     Raises:
         BaseModelError: it cannot be found, reached, or loaded.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     path = str(provision_embedded_base_model()) if name_or_path == EMBEDDED else name_or_path
     target = _default_device() if device is None else torch.device(device)
@@ -52,8 +53,8 @@ def load_base_model(
         if importlib.util.find_spec("bitsandbytes") is None:
             raise BaseModelError("A 4-bit base model needs bitsandbytes. Install it: pip install bitsandbytes")
         blocks = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    tokenizer = load_tokenizer(name_or_path, revision=revision, trust_remote_code=trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
         model: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=revision,
@@ -66,8 +67,6 @@ def load_base_model(
         )
     except (OSError, ValueError) as error:
         raise BaseModelError(_advice(name_or_path, revision, error)) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     if blocks is None and not on_cpu:
         model.to(target)
     for module in model.modules():
@@ -78,7 +77,28 @@ def load_base_model(
     model.name_or_path = name_or_path
     model.requires_grad_(False)
     model.eval()
+    remember_source(model, path, quantization=quantization)
     return model, tokenizer
+
+
+def load_tokenizer(
+    name_or_path: str = EMBEDDED, *, revision: str | None = None, trust_remote_code: bool = False, **_model: Any
+) -> "PreTrainedTokenizerBase":
+    """The tokenizer that `load_base_model` returns, without the model; takes the same arguments.
+
+    Raises:
+        BaseModelError: it cannot be found, reached, or loaded.
+    """
+    from transformers import AutoTokenizer
+
+    path = str(provision_embedded_base_model()) if name_or_path == EMBEDDED else name_or_path
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(_advice(name_or_path, revision, error)) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return cast("PreTrainedTokenizerBase", tokenizer)
 
 
 def load_skeleton(

@@ -1,7 +1,8 @@
 """Documents as tokens and as planned batches. Imports `base_model`."""
 
 from hydralora.data.batching import PlannedBatches, StepPlan, plan_steps
-from hydralora.data.documents import IGNORED, Batch, TokenisedDocuments, collate, pad_token_id, tokenise
+from hydralora.data.documents import IGNORED, Batch, TokenisedDocuments, answer_index, collate, pad_token_id, tokenise
+from hydralora.data.packing import collate_packed
 from hydralora.data.template import DataError, Frame, Template
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "StepPlan",
     "Template",
     "TokenisedDocuments",
+    "answer_index",
     "collate",
+    "collate_packed",
     "pad_token_id",
     "plan_steps",
     "tokenise",

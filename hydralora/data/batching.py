@@ -6,6 +6,7 @@ inside a step are documents sorted by length into micro-batches, which keeps pad
 """
 
 import dataclasses
+import heapq
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -41,6 +42,7 @@ def plan_steps(
     max_tokens: int | None = None,
     num_epochs: float | None = None,
     seed: int,
+    packed: bool = False,
 ) -> StepPlan:
     """Plan a run until its budget is spent; exactly one of the three budgets is given.
 
@@ -52,6 +54,8 @@ def plan_steps(
         max_tokens: budget in tokens (without padding).
         num_epochs: budget in passes over the documents; may be a fraction.
         seed: of the order; each epoch has its own.
+        packed: micro-batches are rows without padding, of about equally many tokens. Steps hold the same documents
+            either way.
 
     Raises:
         ValueError: not exactly one budget, or fewer documents than micro-batches in a step.
@@ -72,11 +76,12 @@ def plan_steps(
     for step in _steps(lengths, tokens_per_step, micro_batches_per_step, seed):
         if len(tokens_of_step) == max_steps or (tokens is not None and seen >= tokens):
             break
-        groups = split_by_length(lengths, step, micro_batches_per_step)
+        split = split_by_tokens if packed else split_by_length
+        groups = split(lengths, step, micro_batches_per_step)
         micro_batches += groups
         tokens_of_step.append(int(lengths[step].sum()))
         seen += tokens_of_step[-1]
-        padded += sum(len(group) * int(lengths[group].max()) for group in groups)
+        padded += tokens_of_step[-1] if packed else sum(len(group) * int(lengths[group].max()) for group in groups)
     return StepPlan(tuple(micro_batches), micro_batches_per_step, np.array(tokens_of_step), 1 - seen / padded)
 
 
@@ -107,6 +112,25 @@ def split_by_length(lengths: Indices, documents: Indices, num_groups: int) -> li
         groups.append(order[start:end])
         end = start
     return groups[::-1]
+
+
+def split_by_tokens(lengths: Indices, documents: Indices, num_groups: int) -> list[Indices]:
+    """Split documents into groups of about equally many tokens: the longest first, each to the group with fewest.
+
+    Documents keep their order within a group.
+
+    Args:
+        lengths: tokens of every document.
+        documents: indices to split, at least `num_groups`.
+        num_groups: none of them is empty.
+    """
+    groups: list[list[int]] = [[] for _ in range(num_groups)]
+    fewest = [(0, group) for group in range(num_groups)]
+    for place in np.argsort(-lengths[documents], kind="stable").tolist():
+        tokens, group = fewest[0]
+        groups[group].append(place)
+        heapq.heapreplace(fewest, (tokens + int(lengths[documents[place]]), group))
+    return [documents[sorted(places)] for places in groups]
 
 
 def _steps(lengths: Indices, tokens_per_step: int, at_least: int, seed: int) -> Iterator[Indices]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]  # tensors, and whole numbers in packed batches
 _OPTIONAL_COLUMNS = ("document_id", "cluster", "expert_gates")
 _COUNTS = "counts.json"  # beside the tokens; written last
 
@@ -66,6 +66,15 @@ class TokenisedDocuments:
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> "TokenisedDocuments":
         """Some of the documents, in the order asked for."""
         return dataclasses.replace(self, dataset=self.dataset.select([int(index) for index in indices]))
+
+    def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> "TokenisedDocuments":
+        """The documents with further columns, or with other values in them; one value for each document."""
+        dataset = self.dataset
+        for name, values in columns.items():
+            if name in dataset.column_names:
+                dataset = dataset.remove_columns(name)
+            dataset = dataset.add_column(name, list(values))
+        return dataclasses.replace(self, dataset=dataset)
 
     def for_adapter(self, config: Any) -> "TokenisedDocuments":
         """The documents as an adapter wants them: with gates only if it takes them from outside."""
@@ -165,12 +174,22 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> Batch:
         input_ids[i, : len(tokens)] = tokens
         attention_mask[i, : len(tokens)] = 1
         labels[i, start : len(tokens)] = tokens[start:]
-    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    batch: Batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
     if "expert_gates" in rows[0]:
         batch["expert_gates"] = torch.tensor([row["expert_gates"] for row in rows], dtype=torch.float32)
     if rows[0].get("cluster") is not None:
         batch["cluster"] = torch.tensor([row["cluster"] for row in rows])
     return batch
+
+
+def answer_index(labels: torch.Tensor) -> torch.Tensor:
+    """Positions whose next token is of an answer, counted through the flattened batch: [answer tokens].
+
+    Args:
+        labels: [batch, length], `IGNORED` outside of the answers.
+    """
+    is_answer = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))
+    return is_answer.flatten().nonzero()[:, 0]
 
 
 def pad_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:

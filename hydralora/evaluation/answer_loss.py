@@ -11,10 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hydralora.data import IGNORED
+from hydralora.base_model.packed_attention import for_attention
+from hydralora.data import answer_index
+from hydralora.evaluation.chunked_loss import can_chunk, chunked_cross_entropy
+
+# What a batch says beside the model's inputs.
+_NOT_FOR_THE_MODEL = ("labels", "cluster", "document_of_token", "answer_index")
 
 
-def answer_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def answer_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """Logits that predict answer tokens, one row a token.
 
     A hook hands only those positions to the output layer; the rest of the model runs as it is, so this works for any
@@ -24,39 +29,100 @@ def answer_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor
     Args:
         model: a causal language model, possibly wrapped by PEFT or DistributedDataParallel.
         batch: `input_ids`, `attention_mask`, `labels` [batch, length], `IGNORED` outside of answers, and what else the
-            model's forward takes (`expert_gates`).
+            model's forward takes (`expert_gates`); or what `collate_packed` gives.
 
     Returns:
-        logits [n, vocabulary], targets [n], and the row of the batch each belongs to [n].
+        logits [n, vocabulary], targets [n], and the document each belongs to [n].
     """
-    targets = batch["labels"][:, 1:]
-    keep = targets != IGNORED
+    index, targets, documents = _answers(batch)
     length = batch["labels"].shape[1]
 
     def select(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = args[0][:, -length:-1] if length > 1 else args[0][:, :0]
-        return (hidden[keep], *args[1:])
+        return (_at(args[0], length, index), *args[1:])
 
-    inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "cluster")}
     handle = _output_layer(model).register_forward_pre_hook(select)
     try:
-        logits = model(**inputs, use_cache=False).logits
+        logits = model(**model_inputs(model, batch), use_cache=False).logits
     finally:
         handle.remove()
-    return logits, targets[keep], keep.nonzero()[:, 0]
+    return logits, targets, documents
 
 
-def answer_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Sum of cross entropies (nats, float32) over the answer tokens of a batch."""
+def answer_loss(model: nn.Module, batch: Mapping[str, Any], *, chunked: bool = False) -> Tensor:
+    """Sum of cross entropies (nats, float32) over the answer tokens of a batch.
+
+    Args:
+        model, batch: as of `answer_logits`.
+        chunked: never hold the logits of all answer tokens at once. For models whose logits are what their output layer
+            gives (see `chunked_loss.can_chunk`).
+    """
+    if chunked:
+        hidden, targets = _answer_states(model, batch)
+        return chunked_cross_entropy(hidden, cast(nn.Linear, _output_layer(model)), targets)
     logits, targets, _ = answer_logits(model, batch)
     return F.cross_entropy(logits.float(), targets, reduction="sum")
 
 
-def document_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Sum of cross entropies (nats, float32) over the answer tokens of each document [batch]."""
-    logits, targets, rows = answer_logits(model, batch)
+def document_losses(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """Sum of cross entropies (nats, float32) over the answer tokens of each document [documents]."""
+    logits, targets, documents = answer_logits(model, batch)
     losses = F.cross_entropy(logits.float(), targets, reduction="none")
-    return torch.zeros(len(batch["labels"]), device=losses.device).index_add_(0, rows, losses)
+    packed = "cu_seq_lens_q" in batch
+    count = len(batch["cu_seq_lens_q"]) - 1 if packed else len(batch["labels"])
+    return torch.zeros(count, device=losses.device).index_add_(0, documents, losses)
+
+
+def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a batch goes to the model's forward, without labels."""
+    inputs = {name: value for name, value in batch.items() if name not in _NOT_FOR_THE_MODEL}
+    return for_attention(getattr(model, "module", model), inputs)
+
+
+def logits_can_be_chunked(model: nn.Module, batch: Mapping[str, Any]) -> bool:
+    """Whether `answer_loss(chunked=True)` is this model's loss; tried on a batch.
+
+    Some models scale or cap what their output layer gives; theirs must go through the model.
+    """
+    layer = _output_layer(model)
+    if not can_chunk(layer):
+        return False
+    with torch.no_grad():
+        logits, _, _ = answer_logits(model, batch)
+        hidden, _ = _answer_states(model, batch)
+        return torch.allclose(layer(hidden), logits, rtol=1e-2, atol=1e-3)
+
+
+def _answer_states(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """What the output layer would read to predict answer tokens [n, hidden], and these tokens [n]."""
+    index, targets, _ = _answers(batch)
+    length = batch["labels"].shape[1]
+    states: list[Tensor] = []
+
+    def keep(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        states.append(_at(args[0], length, index))
+        return (args[0][:, :0], *args[1:])
+
+    handle = _output_layer(model).register_forward_pre_hook(keep)
+    try:
+        model(**model_inputs(model, batch), use_cache=False)
+    finally:
+        handle.remove()
+    [hidden] = states
+    return hidden, targets
+
+
+def _answers(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Position before each answer token, in the flattened batch, the token, and its document; each [n]."""
+    labels = batch["labels"]
+    index = batch["answer_index"] if "answer_index" in batch else answer_index(labels)
+    targets = labels.flatten()[index + 1]
+    documents = batch["document_of_token"][index] if "document_of_token" in batch else index // labels.shape[1]
+    return index, targets, documents
+
+
+def _at(hidden: Tensor, length: int, index: Tensor) -> Tensor:
+    """Hidden states [n, d] at positions of the flattened batch; virtual tokens come before them."""
+    return hidden[:, hidden.shape[1] - length :].flatten(0, 1).index_select(0, index)
 
 
 def _output_layer(model: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hydralora.adapter.layer import HydraLoraLayer
+from hydralora.adapter.saved_config import sort_adapter_configs
 from hydralora.adapter.state import AdapterState, adapter_state, base_of, hydralora_layers, plain_name, unwrapped
 from hydralora.base_model import EMBEDDED, EMBEDDED_ON_HUB, provision_embedded_base_model
 from hydralora.gates.fixed import GateSpec, resolve_gates, set_static_gates
@@ -122,6 +123,7 @@ def export_lora(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
         config.save_pretrained(partial)
+        sort_adapter_configs(Path(partial))
         tensors = {key: tensor.detach().cpu() for key, tensor in state.items()}
         save_file(tensors, Path(partial) / _WEIGHTS_NAME, metadata={"format": "pt"})
         for path in Path(partial).iterdir():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hydralora.base_model import EMBEDDED, load_base_model
 from hydralora.harness import BENCHMARKS, BenchmarkScore, evaluate_benchmarks
+from hydralora.harness.sandbox import SandboxError
 from hydralora.training.record import write_json
 
 if TYPE_CHECKING:
@@ -26,14 +27,17 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-gen-toks", type=int, help="most tokens of a generated answer")
     parser.add_argument("--apply-chat-template", action="store_true")
-    parser.add_argument("--allow-code-execution", action="store_true", help="run programs that the model writes")
+    parser.add_argument(
+        "--allow-code-execution", action="store_true", help="run programs that the model writes, in bubblewrap"
+    )
+    parser.add_argument("--unsafe-no-isolation", action="store_true", help="run them with all your rights instead")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="write the scores into this JSON file as well")
     options = vars(parser.parse_args())
     adapter, base_model, output = options.pop("adapter"), options.pop("base_model"), options.pop("output")
     try:
         scores = evaluate_benchmarks(*_load(adapter, base_model), **options)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, SandboxError) as error:
         parser.exit(2, f"{error}\n")
     print(_table(scores))
     if output is not None:

@@ -1,6 +1,7 @@
 """Scores of a model, with or without an adapter, in the paper's benchmarks."""
 
 import dataclasses
+import functools
 import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from hydralora.adapter.layer import HydraLoraLayer
 from hydralora.harness.benchmarks import BENCHMARKS, load_tasks
-from hydralora.harness.sandbox import check_sandbox
+from hydralora.harness.humaneval import score_samples
+from hydralora.harness.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -54,6 +56,7 @@ def evaluate_benchmarks(
     apply_chat_template: bool = False,
     gates: Callable[[Sequence[str]], Tensor] | None = None,
     allow_code_execution: bool = False,
+    unsafe_no_isolation: bool = False,
     seed: int = 0,
 ) -> list[BenchmarkScore]:
     """Evaluate benchmarks with lm-evaluation-harness.
@@ -68,17 +71,19 @@ def evaluate_benchmarks(
         max_gen_toks: most tokens of a generated answer; default the task's own number.
         apply_chat_template: put prompts into the tokenizer's chat template, examples as turns.
         gates: questions -> gates [n, N], for adapters with router_input="sequence".
-        allow_code_execution: run the programs that the model writes for humaneval, in a sandbox that stops accidents
-            but not an attacker.
+        allow_code_execution: run the programs that the model writes for humaneval, isolated by bubblewrap.
+        unsafe_no_isolation: run them without bubblewrap, with all rights of this process. Only for a machine that holds
+            nothing of value, such as a container without network that is thrown away.
         seed: of sampling, and of the choice of examples.
 
     Raises:
         ValueError: unknown tasks, a limit below 1, code to run without permission, gates missing or not used.
         ImportError: the harness is not installed.
         FileNotFoundError: a benchmark's file is not in `corpora`.
-        SandboxError: code cannot be run safely here.
+        SandboxError: bubblewrap is missing or does not work here.
     """
-    _check(model, tasks, limit=limit, gates=gates, allow_code_execution=allow_code_execution)
+    sandbox = Sandbox(isolated=not unsafe_no_isolation) if allow_code_execution else None
+    _check(model, tasks, limit=limit, gates=gates, sandbox=sandbox)
     from lm_eval.evaluator import evaluate
 
     was_training = model.training
@@ -87,6 +92,8 @@ def evaluate_benchmarks(
         language_model = _language_model(model, tokenizer, gates, batch_size)
     for task in loaded.values():
         _configure(task, num_fewshot=num_fewshot, max_gen_toks=max_gen_toks, seed=seed)
+    if sandbox is not None and "humaneval" in loaded:
+        loaded["humaneval"].set_config("process_results", functools.partial(score_samples, sandbox=sandbox))
     # Without a list torch saves the state of every GPU in sight, and warns.
     device = next(model.parameters()).device
     gpus = [device] if device.type == "cuda" else []
@@ -113,7 +120,7 @@ def _check(
     *,
     limit: int | None,
     gates: Callable[..., Tensor] | None,
-    allow_code_execution: bool,
+    sandbox: Sandbox | None,
 ) -> None:
     if not tasks or set(tasks) - BENCHMARKS.keys():
         raise ValueError(f"Expected some of {sorted(BENCHMARKS)}, got {list(tasks)}")
@@ -129,12 +136,12 @@ def _check(
     if importlib.util.find_spec("lm_eval") is None:
         raise ImportError("Benchmarks need lm-evaluation-harness. Install it: pip install 'hydralora[eval]'")
     if "humaneval" in tasks:
-        if not allow_code_execution:
+        if sandbox is None:
             raise ValueError(
-                "The task humaneval runs programs that the model writes, in a sandbox that stops accidents but not "
-                "an attacker. If that is all right here, pass allow_code_execution=True (--allow-code-execution)."
+                "The task humaneval runs programs that the model writes, isolated by bubblewrap. If that is all right "
+                "here, pass allow_code_execution=True (--allow-code-execution)."
             )
-        check_sandbox()
+        sandbox.check()
 
 
 def _needs_gates(model: nn.Module) -> bool:

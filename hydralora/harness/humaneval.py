@@ -1,16 +1,18 @@
 """HumanEval (Chen et al., arXiv 2107.03374): pass@1 and pass@10 of programs that run in `hydralora.harness.sandbox`.
 
 Prompt, stop sequences and sampling are those of the harness's `humaneval_64`. Its task itself is not used: it downloads
-its metric from the hub and runs programs without a sandbox.
+its metric from the hub and runs programs without a sandbox. A problem's tests call the program's function from another
+process; what else they use is taken from the prompt, not from the program.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydralora.harness.sandbox import passes
+from hydralora.harness.sandbox import Sandbox
 
 NUM_SAMPLES = 10
+ISOLATED = Sandbox()
 
 
 def humaneval_config() -> dict[str, Any]:
@@ -40,17 +42,29 @@ def humaneval_config() -> dict[str, Any]:
     }
 
 
-def score_samples(doc: Mapping[str, str], results: Sequence[Sequence[str]]) -> dict[str, float]:
+def score_samples(
+    doc: Mapping[str, str], results: Sequence[Sequence[str]], sandbox: Sandbox = ISOLATED
+) -> dict[str, float]:
     """pass@1 and pass@10 of a problem.
 
     Args:
         doc: with `prompt`, `test` and `entry_point`.
         results: one list, of the sampled completions.
+        sandbox: where they run.
+
+    Raises:
+        SandboxError: the sandbox does not work.
     """
     (completions,) = results
-    check = f"{doc['test']}\ncheck({doc['entry_point']})"
-    passed = sum(passes(f"{doc['prompt']}{completion}\n{check}") for completion in completions)
+    passed = sum(solves(doc, completion, sandbox) for completion in completions)
     return {f"pass@{k}": pass_at_k(len(completions), passed, k) for k in (1, NUM_SAMPLES)}
+
+
+def solves(doc: Mapping[str, str], completion: str, sandbox: Sandbox) -> bool:
+    """Whether the prompt with this completion passes the problem's tests."""
+    name = doc["entry_point"]
+    test = f"{doc['test']}\ncheck({name})"
+    return sandbox.passes(f"{doc['prompt']}{completion}\n", test, names=[name], given=doc["prompt"])
 
 
 def pass_at_k(n: int, passed: int, k: int) -> float:

@@ -1,53 +1,215 @@
-"""Programs that a model wrote, each in a process of its own with little to break.
+"""Programs that a model wrote, isolated by the system: bubblewrap, with namespaces, limits and an empty environment.
 
-The process has no environment, an empty folder, the standard library alone, limits on time, memory, files and
-processes, and refuses writing, networking and starting programs (see `sandboxed_program`). That stops accidents, not an
-attacker: for a model you do not trust, run the whole evaluation in a container without network.
+Two processes judge a program, each in a sandbox of its own (`sandboxed_program`): the candidate runs the program, the
+checker runs the tests and calls the program's functions through a pipe. The checker prints a random token when the
+tests pass. The token and the tests never enter the candidate's sandbox.
+
+What holds, also against a hostile program: it has no network, no files but Python's standard library and the system's
+shared libraries (read-only), a small private folder, no processes or threads beside its own, and none of the
+environment. It ends after `WALL_SECONDS`. It passes only by answering every call as the tests expect.
+What does not: a fault of the kernel or of bubblewrap lets it out; there is no filter of system calls. It may load the
+machine for `CPU_SECONDS` with up to 1 GiB.
 """
 
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from hydralora.harness import sandboxed_program
 
-CPU_SECONDS = 3
 WALL_SECONDS = 20.0
-"""Only for programs that wait: on a busy machine a program may need long for its share of CPU time."""
+"""Mainly for programs that wait: on a busy machine a program may need long for its share of CPU time."""
+
+_NOBODY = 65534
+_FOLDER_BYTES = 8 << 20
 
 
 class SandboxError(RuntimeError):
     """The sandbox does not work on this machine."""
 
 
-def check_sandbox() -> None:
-    """See that a correct program passes and a wrong one fails here, before hours of generation depend on it.
+@dataclass(frozen=True)
+class Sandbox:
+    """Where programs run.
 
-    Raises:
-        SandboxError: they do not, for instance for want of POSIX resource limits.
+    Attributes:
+        isolated: by bubblewrap. False keeps only the limits on time, memory and file size, and an empty environment: a
+            program can then read and delete what you can, and use the network.
     """
-    if not passes("import math\nassert math.pi > 3") or passes("assert False"):
-        raise SandboxError(
-            "Expected a correct program to pass in the sandbox and a wrong one to fail, got otherwise. It needs POSIX "
-            "resource limits (Linux): evaluate code there, or leave out the task humaneval."
-        )
 
+    isolated: bool = True
 
-def passes(program: str) -> bool:
-    """Whether a Python program runs to its end without an exception, within the limits."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            done = subprocess.run(
-                [sys.executable, "-I", "-S", sandboxed_program.__file__, str(CPU_SECONDS)],
-                input=program.encode(errors="replace"),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd=folder,
-                env={},
-                timeout=WALL_SECONDS,
-                start_new_session=True,
-                check=False,
+    def check(self) -> None:
+        """See that a correct program passes and a wrong one fails here, before hours of generation depend on it.
+
+        Raises:
+            SandboxError: bubblewrap is missing or does not work here, or programs get the wrong verdict.
+        """
+        right, wrong, test = "def f(): return 1", "def f(): return 2", "assert f() == 1"
+        if not self.passes(right, test, names=["f"]) or self.passes(wrong, test, names=["f"]):
+            raise SandboxError(
+                "Expected a correct program to pass in the sandbox and a wrong one to fail, got otherwise. Evaluate "
+                "code on another machine (Linux), or leave out the task humaneval."
             )
-        except subprocess.TimeoutExpired:
-            return False
-    return done.returncode == sandboxed_program.PASSED
+
+    def passes(self, program: str, test: str, *, names: Sequence[str], given: str = "") -> bool:
+        """Whether the tests end without an exception, within the limits.
+
+        Args:
+            program: Python code of the model.
+            test: Python code that calls functions of the program. Arguments and results must be of Python's own types
+                (numbers, text, bytes, None, lists, tuples, sets, dicts, ranges, iterators); the tests see no change
+                that a function makes to its arguments.
+            names: of the functions that the test takes from the program.
+            given: trusted code whose other names the test may use, such as the problem's helper functions.
+
+        Raises:
+            SandboxError: the sandbox does not start: the program was not judged.
+        """
+        token = secrets.token_hex(32)
+        job = {"program": program, "given": given, "test": test, "names": list(names), "token": token}
+        output, errors = self._run(json.dumps(job).encode())
+        ready, _, verdict = output.partition(sandboxed_program.READY)
+        if ready or not output.startswith(sandboxed_program.READY):
+            reason = errors.decode(errors="replace").strip().splitlines()[-1:] or ["no answer"]
+            raise SandboxError(
+                f"The sandbox does not start here (bubblewrap needs user namespaces, version 0.8 or later): {reason[0]}"
+                f". {_WAYS_OUT}"
+            )
+        return secrets.compare_digest(verdict, token.encode())
+
+    def _run(self, job: bytes) -> tuple[bytes, bytes]:
+        """What the checker prints, and what the starting of both sides says."""
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            errors = [stack.enter_context(tempfile.TemporaryFile()) for _ in ("candidate", "checker")]
+            calls_out, calls_in = os.pipe()
+            answers_out, answers_in = os.pipe()
+            try:
+                stack.enter_context(self._started([], calls_out, answers_in, folder, errors[0].fileno()))
+                checker = stack.enter_context(
+                    self._started([calls_in, answers_out], subprocess.PIPE, subprocess.PIPE, folder, errors[1].fileno())
+                )
+            finally:
+                for end in (calls_out, calls_in, answers_out, answers_in):
+                    os.close(end)
+            try:
+                output, _ = checker.communicate(job, timeout=WALL_SECONDS)
+            except subprocess.TimeoutExpired as late:
+                output = late.output or b""
+            return output, b"".join(os.pread(file.fileno(), 10_000, 0) for file in errors)
+
+    @contextlib.contextmanager
+    def _started(
+        self, ends: Sequence[int], stdin: int, stdout: int, folder: str, stderr: int
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """One side, ended with all it started when the context ends."""
+        source = Path(sandboxed_program.__file__).read_text()
+        command = [_interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", source, *map(str, ends)]
+        pid_out, pid_in = os.pipe()
+        try:
+            process = subprocess.Popen(
+                [*_isolation(pid_in), *command] if self.isolated else command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd="/" if self.isolated else folder,
+                env={},
+                pass_fds=[*ends, pid_in],
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(pid_out)
+            raise
+        finally:
+            os.close(pid_in)
+        try:
+            yield process
+        finally:
+            _end(process, pid_out)
+
+
+def _end(process: subprocess.Popen[bytes], pid_out: int) -> None:
+    """Kill a side: bubblewrap's first process, with which the kernel ends all others of its namespace.
+
+    bubblewrap itself stays alive to wait for it. Killed first, it would leave a dead process for which nobody waits in
+    a container without an init process.
+    """
+    with open(pid_out, "rb", buffering=0) as stream:
+        found = re.search(rb'"child-pid": (\d+)', stream.read(200) if process.poll() is None else b"")
+    with contextlib.suppress(ProcessLookupError):
+        if found:
+            os.kill(int(found[1]), signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
+        os.killpg(process.pid, signal.SIGKILL)
+    for end in (process.stdin, process.stdout):
+        if end is not None:
+            with contextlib.suppress(BrokenPipeError):
+                end.close()
+    process.wait()
+
+
+_WAYS_OUT = (
+    "Install bubblewrap (Debian: apt-get install bubblewrap) or evaluate on another machine, leave out the task "
+    "humaneval, or set unsafe_no_isolation to run the model's programs with all your rights."
+)
+
+
+def _tool(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise SandboxError(f"Programs that a model wrote run only under bubblewrap, got no `{name}` here. {_WAYS_OUT}")
+    return path
+
+
+def _interpreter() -> str:
+    """Not the virtual environment's: it is a link, and its folder has packages that programs do not need."""
+    return os.path.realpath(sys.executable)
+
+
+def _isolation(pid_in: int) -> list[str]:
+    """The command that runs another one in the sandbox; bubblewrap tells the pid of its first process on `pid_in`.
+
+    The kernel does not limit the number of root's processes, in a user namespace either. Root therefore becomes
+    nobody first, behind mounts that let nobody reach Python where it lies in root's home.
+    """
+    bubblewrap, paths = _tool("bwrap"), _read_only_paths()
+    sources = [str(path) for path in paths]
+    command = []
+    if os.geteuid() == 0:
+        sources = [f"/tmp/{i}" for i in range(len(paths))]
+        command += [bubblewrap, "--die-with-parent", "--dev-bind", "/", "/", "--tmpfs", "/tmp"]
+        for path, source in zip(paths, sources, strict=True):
+            command += ["--ro-bind", str(path), source]
+        command += ["--", _tool("setpriv"), f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "--"]
+    command += [
+        *(bubblewrap, *(f"--unshare-{kind}" for kind in ("user", "ipc", "pid", "net", "uts", "cgroup"))),
+        *("--disable-userns", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"),
+        *("--uid", str(_NOBODY), "--gid", str(_NOBODY), "--hostname", "sandbox"),
+        *("--info-fd", str(pid_in)),
+    ]
+    for path, source in zip(paths, sources, strict=True):
+        command += ["--ro-bind", source, str(path)]
+    command += ["--dev-bind", "/dev/null", "/dev/null"]
+    command += ["--size", str(_FOLDER_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]
+    return [*command, "--"]
+
+
+def _read_only_paths() -> list[Path]:
+    """The interpreter, its standard library, and the shared libraries of the system."""
+    base, platform = Path(sys.base_prefix), sysconfig.get_config_var("MULTIARCH") or "lib"
+    folders = [base / "lib", base / "lib64", *(Path(top) / platform for top in ("/lib", "/usr/lib"))]
+    folders += [Path("/lib64"), Path("/usr/lib64"), Path("/etc/ld.so.cache"), Path(_interpreter())]
+    return list(dict.fromkeys(path for path in folders if path.exists()))

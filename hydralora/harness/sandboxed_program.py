@@ -1,45 +1,190 @@
-"""Run as a script by `hydralora.harness.sandbox`: limits itself, then runs the program on its standard input."""
+"""Both sides of `hydralora.harness.sandbox`, run as a script: the candidate, and the checker that tests it.
 
+The candidate runs the model's program and answers calls of its functions. The checker runs the tests, in another
+process, and each call of a tested function goes to the candidate: one line of JSON there, one back. Only plain values
+pass, so the candidate can answer a call wrongly, but it can neither see a test nor change how it ends.
+"""
+
+import builtins
+import json
 import os
+import resource
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
-PASSED = 97
-"""Exit status of a program that ran to its end. Not 0, which a program that leaves early can return as well."""
+CPU_SECONDS = 3
+READY = b"ready\n"
+"""What the checker prints when both sides run. After it comes the token, if the tests pass."""
 
 _MEMORY = 1 << 30
-_READS = {"os.listdir", "os.scandir"}  # what imports do
-_REFUSED = {"ctypes", "fcntl", "mmap", "os", "pty", "resource", "shutil", "signal", "socket", "subprocess", "syslog"}
+_FILE_SIZE = 1 << 20
+_LONGEST_LINE = 1 << 24
+_PLAIN = (bool, int, float, str)
+_SEQUENCES: dict[str, Callable[[list[Any]], Any]] = {
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "iterator": iter,
+    "bytes": bytes,
+    "complex": lambda parts: complex(*parts),
+    "range": lambda bounds: range(*bounds),
+    "dict": dict,
+}
 
 
-def main() -> None:
-    source = sys.stdin.buffer.read()
-    _limit(cpu_seconds=int(sys.argv[1]))
-    sys.argv = [""]
-    sys.addaudithook(_refuse)
-    exec(compile(source, "program", "exec"), {"__name__": "program"})
-    os._exit(PASSED)
+def encode(value: Any) -> Any:
+    """A value of Python's own types as JSON. A subclass becomes its base class, a view or an iterator is used up.
+
+    Raises:
+        TypeError: a value of any other type.
+    """
+    if value is None or isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, list):
+        return [encode(item) for item in value]
+    if isinstance(value, dict):
+        return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
+    if isinstance(value, complex):
+        return {"complex": [value.real, value.imag]}
+    if isinstance(value, range):
+        return {"range": [value.start, value.stop, value.step]}
+    for kind in (tuple, set, frozenset, bytes):
+        if isinstance(value, kind):
+            return {kind.__name__: [encode(item) for item in value]}
+    if isinstance(value, Iterator):
+        return {"iterator": [encode(item) for item in value]}
+    raise TypeError(f"expected a value of Python's own types, got {type(value).__name__}")
 
 
-def _limit(cpu_seconds: int) -> None:
-    import resource
+def decode(value: Any) -> Any:
+    """The value that `encode` was given."""
+    if isinstance(value, list):
+        return [decode(item) for item in value]
+    if isinstance(value, dict):
+        ((kind, items),) = value.items()
+        return _SEQUENCES[kind]([decode(item) for item in items])
+    return value
 
+
+def run_candidate() -> None:
+    """Run the program that the first line holds, then answer one call a line."""
+    calls, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    _close_standard_streams()
+    _send(answers, "ready")
+    namespace: dict[str, Any] = {"__name__": "program"}
+    exec(compile(json.loads(calls.readline()), "program", "exec"), namespace)
+    _send(answers, "loaded")
+    for line in calls:
+        name, args, kwargs = decode(json.loads(line))
+        try:
+            answer = {"value": encode(namespace[name](*args, **kwargs))}
+        except Exception as error:
+            answer = {"error": type(error).__name__}
+        _send(answers, answer)
+
+
+def run_checker(calls: BinaryIO, answers: BinaryIO) -> None:
+    """Run the tests, and print the token if they pass.
+
+    Standard input holds a JSON object: `program`, `given` (code that the tests may use as well), `test`, `names` (of
+    functions that are the program's, not `given`'s), and `token`.
+    """
+    job = json.loads(sys.stdin.buffer.read())
+    verdict = os.fdopen(os.dup(1), "wb")
+    _close_standard_streams()
+    if _receive(answers) != "ready":
+        os._exit(1)
+    verdict.write(READY)
+    verdict.flush()
+    _send(calls, job["program"])
+    if _receive(answers) != "loaded":
+        os._exit(1)
+    namespace: dict[str, Any] = {"__name__": "test"}
+    exec(compile(job["given"], "given", "exec"), namespace)
+    namespace |= {name: _remote(name, calls, answers) for name in job["names"]}
+    exec(compile(job["test"], "test", "exec"), namespace)
+    verdict.write(job["token"].encode())
+    verdict.flush()
+    os._exit(0)
+
+
+def _remote(name: str, calls: BinaryIO, answers: BinaryIO) -> Callable[..., Any]:
+    """A function that calls the candidate's; it raises what that raises, as a plain built-in exception."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        _send(calls, encode((name, args, kwargs)))
+        answer = _receive(answers)
+        try:
+            if "value" in answer:
+                return decode(answer["value"])
+            kind = getattr(builtins, answer["error"], None)
+        except Exception:
+            os._exit(1)  # not what `run_candidate` writes
+        try:
+            error = kind() if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError(answer["error"])
+        except TypeError:  # UnicodeError's subclasses want arguments
+            error = RuntimeError(answer["error"])
+        raise error
+
+    return call
+
+
+def _send(stream: BinaryIO, message: object) -> None:
+    stream.write(json.dumps(message).encode() + b"\n")
+    stream.flush()
+
+
+def _receive(answers: BinaryIO) -> Any:
+    """The next answer. Without a whole one the tests end here: no `except` of theirs can go on."""
+    try:
+        line = answers.readline(_LONGEST_LINE)
+        return json.loads(line) if line.endswith(b"\n") else os._exit(1)
+    except Exception:
+        os._exit(1)
+
+
+def _close_standard_streams() -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nothing, number)
+    os.close(nothing)
+
+
+def limit() -> None:
+    """Limits that cannot be raised again; as root, the number of processes is limited only in another user's name."""
+    sys.set_int_max_str_digits(0)
     limits = {
-        resource.RLIMIT_CPU: cpu_seconds,
+        resource.RLIMIT_CPU: CPU_SECONDS,
         resource.RLIMIT_AS: _MEMORY,
-        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_FSIZE: _FILE_SIZE,
         resource.RLIMIT_NOFILE: 32,
         resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
     }
-    for limit, value in limits.items():
-        resource.setrlimit(limit, (value, value))
+    for kind, value in limits.items():
+        resource.setrlimit(kind, (value, value))
 
 
-def _refuse(event: str, arguments: tuple[object, ...]) -> None:
-    """An audit hook (PEP 578): no Python code can take it away again."""
-    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-    if writes or (event.partition(".")[0] in _REFUSED and event not in _READS):
-        raise PermissionError(f"{event} is refused in the sandbox")
+def main() -> None:
+    os.environ.clear()  # bubblewrap sets PWD
+    ends = [int(number) for number in sys.argv[1:]]
+    for number in range(3, 256):  # nothing of the starting process stays open here
+        if number not in ends:
+            try:
+                os.close(number)
+            except OSError:
+                continue
+    # After closing: numbers above the limit could not be duplicated.
+    if not ends:
+        limit()
+        run_candidate()
+        return
+    calls, answers = os.fdopen(ends[0], "wb"), os.fdopen(ends[1], "rb")
+    limit()
+    run_checker(calls, answers)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from hydralora.adapter.saved_config import sort_adapter_configs
+
 # A checkpoint folder without this file was cut short, and is never resumed from.
 COMPLETE = "complete"
 
@@ -19,6 +21,7 @@ def save_model(model: Any, folder: Path, state_dict: dict[str, Tensor] | None = 
             warnings.filterwarnings("ignore", r"(?s).*LoRA tensor\(s\) have invalid shape: .*:\(0, ")
             # Otherwise PEFT asks the hub whether the base's vocabulary has grown.
             model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
+        sort_adapter_configs(folder)
     else:
         model.save_pretrained(folder, state_dict=state_dict)
 

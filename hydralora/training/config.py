@@ -34,6 +34,11 @@ class TrainingConfig:
         tokens_per_step: least tokens of an optimizer step, without padding, over all processes.
         gradient_accumulation_steps: micro-batches of a step in each process. More of them need less memory and, as
             documents are sorted into them by length, less padding.
+        packing: lay the documents of a micro-batch end to end in one row, without padding. "auto": on GPUs that have an
+            attention kernel for it, except for methods with virtual tokens. The steps hold the same documents either
+            way.
+        fused_kernels: norms, gated activations and rotary positions of the base model as one kernel each, by
+            liger-kernel (`pip install hydralora[fast]`). "auto": on GPUs where it is installed.
         gradient_checkpointing: compute activations again in the backward pass, for less memory.
         autocast: bfloat16 autocast, by default on GPUs, where float32 adapters would else multiply in float32.
         balance_weight, cluster_weight: of the losses on gates in `hydralora.gates.losses`.
@@ -58,6 +63,8 @@ class TrainingConfig:
     max_grad_norm: float = 1.0
     tokens_per_step: int = 4096
     gradient_accumulation_steps: int = 4
+    packing: bool | Literal["auto"] = "auto"
+    fused_kernels: bool | Literal["auto"] = "auto"
     gradient_checkpointing: bool = False
     autocast: bool = dataclasses.field(default_factory=torch.cuda.is_available)
     balance_weight: float = 0.0
@@ -70,6 +77,9 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("packing", "fused_kernels"):
+            if getattr(self, name) not in (True, False, "auto"):
+                raise ValueError(f'Expected {name} true, false or "auto", got {getattr(self, name)!r}')
         if (self.max_steps, self.max_tokens, self.num_train_epochs).count(None) != 2:
             raise ValueError(
                 f"Expected exactly one of max_steps, max_tokens, num_train_epochs, got {self.max_steps}, "

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hydralora.base_model import weights_fingerprint
+from hydralora.base_model import Witness, remembered_fingerprint, weights_fingerprint
 from hydralora.data import TokenisedDocuments, pad_token_id
 from hydralora.data.batching import StepPlan, plan_steps
 from hydralora.evaluation import evaluate_documents
 from hydralora.training.config import Progress, TrainingConfig, TrainingError, TrainingResult
+from hydralora.training.kernels import kernels_in, wants_kernels
+from hydralora.training.packing import decide_packing
 from hydralora.training.record import (
     environment,
     held_out_values,
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 
-def plan_run(documents: TokenisedDocuments, config: TrainingConfig, *, num_processes: int = 1) -> StepPlan:
+def plan_run(
+    documents: TokenisedDocuments, config: TrainingConfig, *, num_processes: int = 1, packed: bool = False
+) -> StepPlan:
     """The batches of a run; its `num_steps` is what schedules such as AdaLoRA's need."""
     return plan_steps(
         documents.lengths,
@@ -49,6 +53,7 @@ def plan_run(documents: TokenisedDocuments, config: TrainingConfig, *, num_proce
         max_tokens=config.max_tokens,
         num_epochs=config.num_train_epochs,
         seed=config.seed,
+        packed=packed,
     )
 
 
@@ -97,9 +102,12 @@ def train(
     if config.fsdp:
         _check_can_split(model, peft_config)
     set_seed(config.seed)
-    plan = plan_run(documents, config, num_processes=num_processes())
-    base_weights = weights_fingerprint(model)
+    fuses = wants_kernels(model, config)
+    packing = decide_packing(model, peft_config, config)
+    plan = plan_run(documents, config, num_processes=num_processes(), packed=packing.packed)
+    base_weights = remembered_fingerprint(model)
     model = _prepare(model, peft_config)
+    witness = None if peft_config is None else Witness.of(model)
     run = run_identity(model, documents, config, base_weights, peft_values(getattr(model, "active_peft_config", None)))
     checkpoints = folder / "checkpoints"
     claim(checkpoints, run)
@@ -111,6 +119,7 @@ def train(
         plan,
         config,
         pad_token_id=pad,
+        packed=packing.packed,
         evaluate=evaluate,
         checkpoints=checkpoints,
         show_bar=show_bar,
@@ -120,13 +129,18 @@ def train(
     # A model that is yet to be split lies on the CPU, where the loss of one that large would take hours.
     before = evaluate() if evaluate and not config.fsdp else None
     started, cpu_started = time.monotonic(), time.process_time()
-    with clear_errors(config, folder), EnergyMeter(enabled=measure_energy) as energy:
+    with (
+        packing.attention_of(model),
+        kernels_in(model, fuses) as fused,
+        clear_errors(config, folder),
+        EnergyMeter(enabled=measure_energy) as energy,
+    ):
         trainer.train(resume_from_checkpoint=trainer.last_checkpoint())
     state_dict = trainer.whole_state_dict()
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     after = evaluate() if evaluate else None
-    if peft_config is not None and weights_fingerprint(model) != base_weights:
-        raise TrainingError("The base model's weights changed under an adapter. This is a bug: please report it.")
+    if witness is not None:
+        check_base_unchanged(model, witness, base_weights, trainer.optimizer)
     steps = trainer.state.global_step
     record = {
         **run,
@@ -134,6 +148,8 @@ def train(
         "steps": steps,
         "tokens": int(plan.tokens_of_step[:steps].sum()),
         "padding_share": round(plan.padding_share, 4),
+        "packing": dataclasses.asdict(packing),
+        "fused_modules": fused,
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu_seconds, 2),
         "energy": None if energy.use is None else dataclasses.asdict(energy.use),
@@ -174,6 +190,21 @@ def run_identity(
         "data": {"fingerprint": documents.fingerprint(), "documents": len(documents), **documents.counts},
         "num_processes": num_processes(),
     }
+
+
+def check_base_unchanged(
+    model: Any, witness: Witness, base_weights: str, optimizer: "torch.optim.Optimizer | None" = None
+) -> None:
+    """Compare the base weights with those of before; read all of them only where their traces leave a doubt.
+
+    Raises:
+        TrainingError: they have changed.
+    """
+    changed = witness.saw_a_change(model, optimizer)
+    if changed is None:
+        changed = weights_fingerprint(model) != base_weights
+    if changed:
+        raise TrainingError("The base model's weights changed under an adapter. This is a bug: please report it.")
 
 
 def _prepare(model: Any, peft_config: "PeftConfig | None") -> Any:

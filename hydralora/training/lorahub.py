@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from hydralora.base_model import weights_fingerprint
+from hydralora.base_model import Witness, remembered_fingerprint
 from hydralora.data import TokenisedDocuments
 from hydralora.evaluation import evaluate_documents
 from hydralora.training.config import Progress, TrainingConfig, TrainingError, TrainingResult
 from hydralora.training.energy import EnergyMeter
-from hydralora.training.loop import claim, clear_errors, is_first_process, num_processes, plan_run, run_identity, train
+from hydralora.training.loop import (
+    check_base_unchanged,
+    claim,
+    clear_errors,
+    is_first_process,
+    num_processes,
+    plan_run,
+    run_identity,
+    train,
+)
 from hydralora.training.lorahub_search import BUDGET, check_nevergrad, search_weights
 from hydralora.training.record import RECORD, environment, held_out_values, parameter_values, peft_values, write_result
 
@@ -64,7 +73,7 @@ def train_lorahub(
     check_nevergrad()
     if config.fsdp:
         raise TrainingError("LoraHub does not split its base model (fsdp): the search needs it whole")
-    base_weights = weights_fingerprint(model)
+    base_weights, witness = remembered_fingerprint(model), Witness.of(model)
     shares = _shares(documents, config)
     folders = [folder / "components" / share.name for share in shares]
     identity = run_identity(model, documents, config, base_weights, peft_values(peft_config))
@@ -90,8 +99,7 @@ def train_lorahub(
     with clear_errors(config, folder), _Cost(measure_energy) as cost:
         composed, search = search_weights(model, folders, examples, budget=budget, seed=config.seed)
     after = None if held_out is None else evaluate_documents(composed, held_out, pad_token_id=0)
-    if weights_fingerprint(composed) != base_weights:
-        raise TrainingError("The base model's weights changed under an adapter. This is a bug: please report it.")
+    check_base_unchanged(composed, witness, base_weights)
     parameters = parameter_values(composed)
     record = {
         **identity,

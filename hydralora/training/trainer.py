@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from hydralora.data import Batch, TokenisedDocuments, collate
+from hydralora.data import Batch, TokenisedDocuments, collate, collate_packed
 from hydralora.data.batching import PlannedBatches, StepPlan
 from hydralora.evaluation import DocumentLosses
-from hydralora.evaluation.answer_loss import answer_loss
+from hydralora.evaluation.answer_loss import answer_loss, logits_can_be_chunked, model_inputs
 from hydralora.training import adalora
 from hydralora.training.checkpoints import COMPLETE, is_disk_full, save_model
 from hydralora.training.config import TrainingConfig, TrainingError
@@ -27,6 +27,7 @@ class AnswerTrainer(Trainer):
     Args:
         documents, plan, config: of the run.
         pad_token_id: of the tokenizer.
+        packed: documents of a micro-batch lie end to end in one row.
         evaluate: gives the held-out losses; called every `config.eval_steps`.
         checkpoints: folder for them.
         show_bar: a bar in the terminal.
@@ -40,6 +41,7 @@ class AnswerTrainer(Trainer):
         config: TrainingConfig,
         *,
         pad_token_id: int,
+        packed: bool,
         evaluate: Callable[[], DocumentLosses] | None,
         checkpoints: Path,
         show_bar: bool,
@@ -50,7 +52,7 @@ class AnswerTrainer(Trainer):
             train_dataset=PlannedBatches(documents, plan),
             # Trainer evaluates only when it has a data set; ours is inside `evaluate`.
             eval_dataset=None if evaluate is None else [],
-            data_collator=partial(_collate_planned, pad_token_id=pad_token_id),
+            data_collator=partial(_collate_planned, pad_token_id=None if packed else pad_token_id),
         )
         if config.fsdp and not self.is_fsdp_enabled:
             raise TrainingError(
@@ -62,6 +64,7 @@ class AnswerTrainer(Trainer):
         self._checkpoints = checkpoints
         self._evaluate_held_out = evaluate
         self._is_adalora = getattr(getattr(model, "active_peft_config", None), "peft_type", None) == "ADALORA"
+        self._loss_is_chunked: bool | None = None
         self._gates: Mapping[str, Tensor] = {}
         # Our loss is divided by the answer tokens of the whole step: Trainer must count them, and not divide again.
         self.model_accepts_loss_kwargs = True
@@ -99,15 +102,23 @@ class AnswerTrainer(Trainer):
     ) -> Any:
         """Answer loss of a micro-batch, scaled so that a step's gradients sum to those of its mean token loss."""
         assert num_items_in_batch is not None  # every batch has labels
-        clusters = inputs.pop("cluster", None)
+        clusters = inputs.get("cluster")
         if self._is_adalora:  # it adds its regulariser to the loss that the model computes itself, over all positions
-            loss = model(**inputs, num_items_in_batch=num_items_in_batch, use_cache=False).loss
+            arguments = model_inputs(model, inputs) | {"labels": inputs["labels"]}
+            loss = model(**arguments, num_items_in_batch=num_items_in_batch, use_cache=False).loss
         else:
-            loss = answer_loss(model, inputs) / num_items_in_batch
+            loss = answer_loss(model, inputs, chunked=self._chunks_loss(model, inputs)) / num_items_in_batch
         if self._gates:
             loss = loss + self._routing_loss(self._gates, inputs, clusters) / self.current_gradient_accumulation_steps
         # DistributedDataParallel averages gradients over processes, while the tokens counted are those of all.
         return loss * self.accelerator.num_processes
+
+    def _chunks_loss(self, model: nn.Module, inputs: Batch) -> bool:
+        """On GPUs, where logits would be much of the memory; tried at the first batch."""
+        if self._loss_is_chunked is None:
+            on_gpu, is_split = inputs["input_ids"].is_cuda, self._config.fsdp
+            self._loss_is_chunked = on_gpu and not is_split and logits_can_be_chunked(model, inputs)
+        return self._loss_is_chunked
 
     def _recorded_gates(self) -> AbstractContextManager[Mapping[str, Tensor]]:
         if self._config.balance_weight == self._config.cluster_weight == 0:
@@ -119,12 +130,15 @@ class AnswerTrainer(Trainer):
     def _routing_loss(self, gates: Mapping[str, Tensor], inputs: Batch, clusters: Tensor | None) -> Tensor:
         from hydralora.gates.losses import balance_loss, cluster_loss
 
-        loss = self._config.balance_weight * balance_loss(gates, inputs["attention_mask"])
+        mask = inputs.get("attention_mask")
+        if mask is None:  # packed: each token is a document of its own to these losses
+            gates = {name: layer.transpose(0, 1) for name, layer in gates.items()}
+        loss = self._config.balance_weight * balance_loss(gates, mask)
         if self._config.cluster_weight == 0:
             return loss
         if clusters is None:
             raise TrainingError("cluster_weight needs documents with a cluster; they have none")
-        return loss + self._config.cluster_weight * cluster_loss(gates, clusters, inputs["attention_mask"])
+        return loss + self._config.cluster_weight * cluster_loss(gates, clusters, mask)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Held-out answer loss, in the form that Trainer's callbacks read."""
@@ -177,9 +191,10 @@ class AnswerTrainer(Trainer):
         return self.accelerator.get_state_dict(self.model) if self._config.fsdp else None
 
 
-def _collate_planned(micro_batches: list[list[dict[str, Any]]], pad_token_id: int) -> Batch:
+def _collate_planned(micro_batches: list[list[dict[str, Any]]], pad_token_id: int | None) -> Batch:
+    """A packed batch where nothing is padded."""
     [rows] = micro_batches
-    return collate(rows, pad_token_id)
+    return collate_packed(rows) if pad_token_id is None else collate(rows, pad_token_id)
 
 
 def _arguments(

@@ -1,19 +1,20 @@
 """Content-addressed artifacts: a finished folder for each (code, configuration, inputs), and nothing half-written.
 
 An artifact lives in `<directory>/<asset>/<fingerprint>/`. It is built in `<fingerprint>.partial/` beside it and renamed
-when complete, so a folder under its final name is always whole. A killed build leaves its partial folder: the next
-build of the same fingerprint starts in it, which is how training resumes from its checkpoints. This module knows
-nothing of Dagster.
+when it is complete and on the disk, so a folder under its final name is whole. A killed build leaves its partial
+folder: the next build of the same fingerprint starts in it, which is how training resumes from its checkpoints.
+
+`artifact.json` names what made it and lists its files with sizes and hashes. Sizes are checked on every use, hashes
+once in each process. A damaged artifact is moved aside and built again. This module knows nothing of Dagster.
 """
 
 import dataclasses
-import errno
 import hashlib
-import importlib.util
 import json
+import logging
 import math
 import os
-import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,8 +24,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from pipelines.store.disk import clear_disk_errors
+from pipelines.store.locks import TIMEOUT_SECONDS, exclusive
+from pipelines.store.manifest import Manifest, damage, sync, sync_tree, write_manifest
+
 RECORD = "artifact.json"
-SOURCE_SUFFIXES = (".py", ".j2", ".css", ".js")
+MADE_FROM = "hydralora"
+"""Key in the metadata of each Parquet table: the artifact it belongs to, and what that was made from."""
+
+logger = logging.getLogger(__name__)
+Say = Callable[[str], object]
 
 
 class ArtifactError(RuntimeError):
@@ -48,41 +57,6 @@ def without_nan(value: Any) -> Any:
     return value
 
 
-def source_version(*modules: str) -> str:
-    """8 hex digits over the source files of modules or packages, without importing them.
-
-    An artifact belongs to the code that made it. A version bumped by hand is forgotten sooner or later, and then an
-    old result is taken for a new one; a needless rebuild is the cheaper mistake.
-    """
-    digest = hashlib.blake2b(digest_size=4)
-    for module in sorted(modules):
-        for path in _source_files(module):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _source_files(module: str) -> list[Path]:
-    package, *parts = module.split(".")
-    spec = importlib.util.find_spec(package)  # of a submodule, this would import the packages around it
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"source_version: no module named {package!r}")
-    path = Path(spec.origin).parent.joinpath(*parts) if spec.submodule_search_locations else Path(spec.origin)
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.suffix in SOURCE_SUFFIXES)
-    if not path.with_suffix(".py").is_file():
-        raise ModuleNotFoundError(f"source_version: no module named {module!r}")
-    return [path.with_suffix(".py")]
-
-
-def file_digest(path: Path) -> str:
-    """blake2b of a file's bytes, 32 hex digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 @dataclasses.dataclass(frozen=True)
 class Artifact:
     """A finished folder. `reused` says that this run found it done."""
@@ -93,7 +67,11 @@ class Artifact:
     reused: bool = False
 
     def path(self, name: str) -> Path:
-        """Path of a file inside; raises `ArtifactError` when it is missing."""
+        """Path of a file or folder inside.
+
+        Raises:
+            ArtifactError: it is missing.
+        """
         path = self.folder / name
         if not path.exists():
             raise ArtifactError(
@@ -121,38 +99,67 @@ class Artifact:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What made it: fingerprint, code version, configuration, inputs, seconds."""
-        record: dict[str, Any] = json.loads(self.path(RECORD).read_text())
+        """What made it: fingerprint, code version, configuration, inputs, seconds, files.
+
+        Raises:
+            ArtifactError: the record is no JSON.
+        """
+        path = self.path(RECORD)
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+        except ValueError as error:
+            raise ArtifactError(f"{path}: expected JSON, got {error}. Delete the folder and run again.") from None
         return record
+
+    def damage(self) -> str | None:
+        """What is wrong with its files, None if nothing is.
+
+        Sizes are looked at every time; every byte is read once in each process.
+        """
+        try:
+            files: Manifest = self.record["files"]
+        except (ArtifactError, KeyError):
+            return f"{self.folder / RECORD}: expected the list of the files, found none"
+        stamp = (self.folder, (self.folder / RECORD).stat().st_mtime_ns)
+        wrong = damage(self.folder, files, hashes=stamp not in _HASHED)
+        if wrong is None:
+            _HASHED.add(stamp)
+        return wrong
+
+
+_HASHED: set[tuple[Path, int]] = set()
+"""Artifacts of which this process has read every byte."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """The folder an artifact is built in. Single files are replaced atomically, so a resumed build can trust them."""
+    """The folder an artifact is built in. Single files are replaced atomically, so a resumed build can trust them.
+
+    Attributes:
+        made_from: asset and fingerprint of the artifact and of its inputs; goes into every table.
+    """
 
     asset: str
     fingerprint: str
     folder: Path
+    made_from: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """A temporary path that takes the name `name` when the block ends without an error."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
+        with replacing(path) as temporary:
             yield temporary
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def write_table(self, name: str, frame: pl.DataFrame | pl.LazyFrame) -> None:
         """Write `<name>.parquet`; a LazyFrame is streamed."""
+        metadata = {MADE_FROM: json.dumps(self.made_from, sort_keys=True)}
         with self.writing(f"{name}.parquet") as path:
             if isinstance(frame, pl.LazyFrame):
-                frame.sink_parquet(path)
+                frame.sink_parquet(path, metadata=metadata)
             else:
-                frame.write_parquet(path)
+                frame.write_parquet(path, metadata=metadata)
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file."""
@@ -170,6 +177,26 @@ class Draft:
             np.save(file, array, allow_pickle=False)
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path of this process alone, that replaces `path` when the block ends without an error."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_UMASK)  # mkstemp's files are for their owner alone
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+
 def build_artifact(
     directory: Path,
     asset: str,
@@ -178,49 +205,144 @@ def build_artifact(
     config: Mapping[str, Any],
     inputs: Mapping[str, Artifact],
     build: Callable[[Draft], None],
+    mixes_runs: bool = False,
+    say: Say = logger.info,
+    lock_timeout: float = TIMEOUT_SECONDS,
 ) -> Artifact:
-    """Return the artifact of this code, configuration and inputs, building it if it is not there.
+    """Return the artifact of this code, configuration and inputs, building it if it is not there or damaged.
 
     Args:
         directory: root of the store.
         asset: name of the asset; its artifacts share a folder.
-        code_version: version of the code that computes it, see `source_version`.
+        code_version: version of the code that computes it, see `pipelines.store.versions`.
         config: everything that changes the result and is not an input; must be JSON-serialisable.
         inputs: the artifacts it is computed from.
         build: writes the files into the draft; may find the remains of a killed build there.
+        mixes_runs: the inputs may come from different corpora, as those of a comparison of two reports do.
+        say: told of waiting and of damage.
+        lock_timeout: seconds to wait for another process that builds the same.
 
     Raises:
-        ArtifactError: the disk is full, or another process holds the same artifact for too long.
+        ArtifactError: the inputs were made from different artifacts of one asset.
+        DiskFullError: no space is left.
+        LockError: another process builds the same for too long.
     """
-    import filelock  # loaded here: reading artifacts must stay cheap
-
-    if found := find_artifact(directory, asset, code_version=code_version, config=config, inputs=inputs):
-        return found
     identity = _identity(asset, code_version, config, inputs)
     fingerprint = fingerprint_of(identity)
+    if not mixes_runs:
+        check_lineage(asset, inputs)
+    if found := _find(directory, asset, fingerprint, say):
+        return found
     folder = directory / asset / fingerprint
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.with_suffix(".lock")):
-        if folder.exists():  # another process built it while this one waited
-            return Artifact(asset, fingerprint, folder, reused=True)
-        draft = Draft(asset, fingerprint, folder.with_suffix(".partial"))
+    with exclusive(folder.with_suffix(".lock"), say, timeout=lock_timeout):
+        if found := _find(directory, asset, fingerprint, say, repair=True):  # built while this process waited
+            return found
+        draft = Draft(asset, fingerprint, folder.with_suffix(".partial"), _made_from(asset, fingerprint, inputs))
         draft.folder.mkdir(exist_ok=True)
         started, cpu = time.time(), time.process_time()
-        with _clear_disk_errors(draft.folder):
+        with clear_disk_errors(draft.folder):
             build(draft)
             seconds = {"wall_seconds": time.time() - started, "cpu_seconds": time.process_time() - cpu}
-            draft.write_json(RECORD.removesuffix(".json"), {"fingerprint": fingerprint, **identity, **seconds})
-            os.rename(draft.folder, folder)
+            _finish(draft, folder, identity | seconds)
     return Artifact(asset, fingerprint, folder)
 
 
+def _finish(draft: Draft, folder: Path, record: Mapping[str, Any]) -> None:
+    """Make a draft an artifact: all its bytes on the disk first, then its record, then its name."""
+    for leftover in draft.folder.rglob(".*.tmp"):
+        leftover.unlink()
+    files = write_manifest(draft.folder, without=RECORD)
+    draft.write_json(RECORD.removesuffix(".json"), {"fingerprint": draft.fingerprint, **record, "files": files})
+    sync_tree(draft.folder)
+    os.rename(draft.folder, folder)
+    sync(folder.parent)
+    _HASHED.add((folder, (folder / RECORD).stat().st_mtime_ns))
+
+
 def find_artifact(
-    directory: Path, asset: str, *, code_version: str, config: Mapping[str, Any], inputs: Mapping[str, Artifact]
+    directory: Path,
+    asset: str,
+    *,
+    code_version: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Artifact],
+    say: Say = logger.info,
 ) -> Artifact | None:
     """The artifact that `build_artifact` would return without building anything, None where it would build."""
-    fingerprint = fingerprint_of(_identity(asset, code_version, config, inputs))
-    folder = directory / asset / fingerprint
-    return Artifact(asset, fingerprint, folder, reused=True) if folder.exists() else None
+    return _find(directory, asset, fingerprint_of(_identity(asset, code_version, config, inputs)), say)
+
+
+def _find(directory: Path, asset: str, fingerprint: str, say: Say, *, repair: bool = False) -> Artifact | None:
+    """A whole artifact by its fingerprint; a damaged one counts as missing, and is moved aside by `repair`."""
+    artifact = Artifact(asset, fingerprint, directory / asset / fingerprint, reused=True)
+    if not artifact.folder.is_dir():
+        return None
+    wrong = artifact.damage()
+    if wrong is None:
+        return artifact
+    if repair:
+        say(f"{asset} is damaged and is built again: {wrong}")
+        os.rename(artifact.folder, artifact.folder.with_suffix(f".damaged-{time.time_ns()}"))
+    return None
+
+
+def artifact_of(directory: Path, asset: str, fingerprint: str) -> Artifact:
+    """A finished artifact by its fingerprint, whole.
+
+    Raises:
+        ArtifactError: it is not there, or damaged.
+    """
+    artifact = Artifact(asset, fingerprint, directory / asset / fingerprint, reused=True)
+    if not artifact.folder.is_dir():
+        there = sorted(path.name for path in artifact.folder.parent.glob("*") if path.is_dir() and not path.suffix)
+        raise ArtifactError(
+            f"Expected {asset} {fingerprint} in {directory.resolve()}, which has {', '.join(there) or 'none'}. "
+            f"Materialize {asset} again."
+        )
+    if wrong := artifact.damage():
+        raise ArtifactError(f"{asset} {fingerprint} is damaged: {wrong}. Materialize {asset} again: it is rebuilt.")
+    return artifact
+
+
+def check_lineage(asset: str, inputs: Mapping[str, Artifact]) -> None:
+    """All inputs come from the same artifact of each asset above them.
+
+    Raises:
+        ArtifactError: two of them do not; names both ways.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    for name, artifact in inputs.items():
+        for ancestor, fingerprint in {**lineage(artifact), artifact.asset: artifact.fingerprint}.items():
+            other, via = seen.setdefault(ancestor, (fingerprint, name))
+            if other != fingerprint:
+                raise ArtifactError(
+                    f"{asset} would mix two runs: {via} was made from {ancestor} {other}, {name} from {ancestor} "
+                    f"{fingerprint}. Take all inputs from one run (resources.store.config.from_run)."
+                )
+
+
+def lineage(artifact: Artifact) -> dict[str, str]:
+    """Asset -> fingerprint of everything that an artifact was made from, however far above."""
+    found: dict[str, str] = {}
+    waiting = dict(_inputs(artifact))
+    while waiting:
+        asset, fingerprint = waiting.popitem()
+        if asset in found:
+            continue
+        found[asset] = fingerprint
+        above = Artifact(asset, fingerprint, artifact.folder.parents[1] / asset / fingerprint)
+        if above.folder.is_dir():
+            waiting.update(_inputs(above))
+    return found
+
+
+def _inputs(artifact: Artifact) -> Mapping[str, str]:
+    """Asset -> fingerprint of the direct inputs."""
+    record = artifact.record
+    if record.get("mixes_runs"):
+        return {}
+    return {given["asset"]: given["fingerprint"] for given in record["inputs"].values()}
 
 
 def _identity(
@@ -230,19 +352,16 @@ def _identity(
         "asset": asset,
         "code_version": code_version,
         "config": dict(config),
-        "inputs": {name: artifact.fingerprint for name, artifact in sorted(inputs.items())},
+        "inputs": {
+            name: {"asset": artifact.asset, "fingerprint": artifact.fingerprint}
+            for name, artifact in sorted(inputs.items())
+        },
     }
 
 
-@contextmanager
-def _clear_disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(folder).free
-        raise ArtifactError(
-            f"No space left on the device while writing {folder} ({free / 1e6:.0f} MB free). Free some space, or set "
-            f"resources.store.config.directory to a larger disk; the next run continues from what is there."
-        ) from error
+def _made_from(asset: str, fingerprint: str, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    return {
+        "asset": asset,
+        "fingerprint": fingerprint,
+        "inputs": {name: artifact.fingerprint for name, artifact in sorted(inputs.items())},
+    }

@@ -1,18 +1,34 @@
-"""Assets whose value is an `Artifact`, and what Dagster shows of it: data version, metadata, thumbnail, checks."""
+"""Assets whose value is an `Artifact`: a function declares one once, and its name, inputs and code version follow.
 
-import base64
+    @artifact_asset(group="clusters", kinds={"numpy"}, describe=described)
+    def cluster_sweep(draft: Draft, config: SweepConfig, document_features: Artifact) -> None:
+        \"\"\"K-means for every K.\"\"\"
+        draft.write_table("sweep", ...)
+
+The function writes the files of the artifact. What it takes says what the artifact depends on:
+
+- `draft`: the folder to write into;
+- `config`: the asset's configuration, a `dagster.Config`;
+- a parameter annotated `Artifact`: the upstream asset of that name;
+- a parameter annotated with a resource: that resource. A resource with an `identity` is part of the fingerprint;
+- `context`: Dagster's, for logs and processes.
+
+An asset has a module of its own: its code version is a hash over all that the module imports.
+"""
+
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import dagster as dg
-import polars as pl
 
-from pipelines.store.artifacts import Artifact, Draft
-
-if TYPE_CHECKING:
-    from analysis.figures import Picture
+from pipelines.store.artifacts import Artifact, ArtifactError, build_artifact
+from pipelines.store.disk import DiskFullError
+from pipelines.store.io_manager import ArtifactStore
+from pipelines.store.locks import LockError
+from pipelines.store.metadata import file_image, table_metadata
+from pipelines.store.versions import code_version
 
 THUMBNAIL = "thumbnail.png"
 
@@ -20,125 +36,201 @@ ARTIFACT = dg.PythonObjectDagsterType(Artifact, name="Artifact", description="A 
 dg.make_python_type_usable_as_dagster_type(Artifact, ARTIFACT)
 
 
+@runtime_checkable
+class HasIdentity(Protocol):
+    """A resource that changes what is computed."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """What a fingerprint needs to know of it."""
+
+
 @dataclass(frozen=True)
 class Check:
-    """One promise about an artifact, looked at after it was built or reused."""
+    """One promise about an artifact, looked at after it was built or reused.
+
+    Attributes:
+        passed: whether it holds.
+        description: what was found, in a sentence.
+    """
 
     name: str
     passed: bool
     description: str
-    warning: bool = False
 
-    def result(self) -> dg.AssetCheckResult:
-        """As Dagster's check result; a warning never stops the run."""
-        severity = dg.AssetCheckSeverity.WARN if self.warning else dg.AssetCheckSeverity.ERROR
-        return dg.AssetCheckResult(
-            check_name=self.name, passed=self.passed, description=self.description, severity=severity
-        )
+
+@dataclass(frozen=True)
+class Description:
+    """What Dagster shows of an artifact.
+
+    Attributes:
+        table: the table whose schema and row count stand for the asset.
+        metadata: what else a reader should see.
+        checks: outcomes of the asset's checks.
+    """
+
+    table: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    checks: Sequence[Check] = ()
 
 
 def artifact_asset(
     *,
     group: str,
-    version: str,
     kinds: set[str],
-    blocking: Sequence[str] = (),
-    warnings: Sequence[str] = (),
+    describe: Callable[..., Description],
+    blocking: Mapping[str, str] | None = None,
+    warnings: Mapping[str, str] | None = None,
+    identity: Callable[..., Mapping[str, Any]] | None = None,
     pool: str | None = None,
     retry_policy: dg.RetryPolicy | None = None,
     partitions_def: dg.PartitionsDefinition | None = None,
-) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
-    """An asset whose value is an `Artifact`; its name and description are those of the function.
+    mixes_runs: bool = False,
+) -> Callable[[Callable[..., None]], dg.AssetsDefinition]:
+    """An asset whose value is an `Artifact`; see the text of this module.
 
     Args:
         group: group in the asset graph.
-        version: code version, see `pipelines.store.artifacts.source_version`.
         kinds: what Dagster shows as its technology.
-        blocking: names of checks whose failure stops everything downstream.
-        warnings: names of checks that only warn.
+        describe: `describe(artifact, ...)` says what Dagster shows; it takes any of the function's parameters, too.
+        blocking: checks whose failure stops everything downstream: name -> what it promises.
+        warnings: checks that only warn.
+        identity: gives what a fingerprint must know beyond configuration, inputs and resources, such as the content of
+            files that are read; takes any of the function's parameters but `draft`.
         pool: concurrency pool, such as `gpu`.
         retry_policy: only where a second try can succeed.
         partitions_def: of an asset that is materialised part by part.
+        mixes_runs: the inputs may come from different corpora.
     """
+    blocking, warnings = blocking or {}, warnings or {}
 
-    def decorate(function: Callable[..., dg.MaterializeResult]) -> dg.AssetsDefinition:
+    def decorate(function: Callable[..., None]) -> dg.AssetsDefinition:
+        declared = _Declared.of(function, identity, describe, mixes_runs, frozenset(warnings))
         name = function.__name__
+
+        def compute(context: dg.AssetExecutionContext, **inputs: Artifact) -> dg.MaterializeResult:
+            return declared.materialize(context, inputs)
+
         return dg.asset(
+            name=name,
+            description=inspect.getdoc(function),
+            ins={given: dg.AssetIn(dagster_type=ARTIFACT) for given in declared.inputs},
+            required_resource_keys={"store", "run_checks", *declared.resources},
+            config_schema=None if declared.config is None else declared.config.to_config_schema().as_field(),
             group_name=group,
-            code_version=version,
+            code_version=code_version(function.__module__),
             kinds=kinds,
             check_specs=[
-                *(dg.AssetCheckSpec(check, asset=name, blocking=True) for check in blocking),
-                *(dg.AssetCheckSpec(check, asset=name) for check in warnings),
+                *(dg.AssetCheckSpec(c, asset=name, description=text, blocking=True) for c, text in blocking.items()),
+                *(dg.AssetCheckSpec(c, asset=name, description=text) for c, text in warnings.items()),
             ],
             pool=pool,
             retry_policy=retry_policy,
             partitions_def=partitions_def,
             io_manager_key="store",
             dagster_type=ARTIFACT,
-        )(function)
+        )(compute)
 
     return decorate
 
 
-def materialized(
-    artifact: Artifact,
-    *,
-    table: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    checks: Sequence[Check] = (),
-) -> dg.MaterializeResult[Artifact]:
-    """The result of an asset.
+@dataclass(frozen=True)
+class _Declared:
+    """What the signature of an asset's function says."""
 
-    Args:
-        artifact: what was built or reused; its fingerprint is the data version.
-        table: the table whose schema and row count stand for the asset.
-        metadata: what else a reader of the UI should see.
-        checks: outcomes of the asset's checks.
-    """
-    shown: dict[str, Any] = {"folder": dg.MetadataValue.path(artifact.folder), "reused": artifact.reused}
-    if table is not None:
-        shown |= table_metadata(artifact.scan(table))
-    if (artifact.folder / THUMBNAIL).exists():
-        shown["preview"] = image_metadata(artifact.folder / THUMBNAIL)
-    return dg.MaterializeResult(
-        value=artifact,
-        data_version=dg.DataVersion(artifact.fingerprint),
-        metadata=shown | dict(metadata or {}),
-        check_results=[check.result() for check in checks],
-    )
+    function: Callable[..., None]
+    identity: Callable[..., Mapping[str, Any]] | None
+    describe: Callable[..., Description]
+    mixes_runs: bool
+    warnings: frozenset[str]
+    inputs: tuple[str, ...]
+    resources: tuple[str, ...]
+    config: type[dg.Config] | None
+
+    @classmethod
+    def of(
+        cls,
+        function: Callable[..., None],
+        identity: Callable[..., Mapping[str, Any]] | None,
+        describe: Callable[..., Description],
+        mixes_runs: bool,
+        warnings: frozenset[str],
+    ) -> "_Declared":
+        parameters = {name: p.annotation for name, p in inspect.signature(function).parameters.items()}
+        return cls(
+            function,
+            identity,
+            describe,
+            mixes_runs,
+            warnings,
+            inputs=tuple(name for name, kind in parameters.items() if kind is Artifact),
+            resources=tuple(
+                name
+                for name, kind in parameters.items()
+                if isinstance(kind, type) and issubclass(kind, dg.ConfigurableResource)
+            ),
+            config=parameters.get("config"),
+        )
+
+    def materialize(
+        self, context: dg.AssetExecutionContext, inputs: Mapping[str, Artifact]
+    ) -> dg.MaterializeResult[Artifact]:
+        """Build the artifact or find it, and describe it."""
+        context.resources.run_checks.check(context.run)
+        store: ArtifactStore = context.resources.store
+        given: dict[str, Any] = {"context": context, "store": store, **inputs}
+        given |= {name: getattr(context.resources, name) for name in self.resources}
+        if self.config is not None:
+            given["config"] = self.config(**context.op_execution_context.op_config)
+        try:
+            artifact = build_artifact(
+                store.path,
+                self.function.__name__,
+                build=lambda draft: self.function(**_taken(self.function, given | {"draft": draft})),
+                code_version=code_version(self.function.__module__),
+                config=self._identity(given),
+                inputs=inputs,
+                mixes_runs=self.mixes_runs,
+                say=context.log.info,
+            )
+        except (ArtifactError, DiskFullError, LockError) as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+        return self._result(artifact, self.describe(**_taken(self.describe, given | {"artifact": artifact})))
+
+    def _identity(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Configuration, and the identity of what else changes the result."""
+        values: dict[str, Any] = {} if self.config is None else given["config"].model_dump()
+        for name in self.resources:
+            if isinstance(given[name], HasIdentity):
+                values |= given[name].identity()
+        if self.identity is not None:
+            values |= self.identity(**_taken(self.identity, given))
+        return values
+
+    def _result(self, artifact: Artifact, description: Description) -> dg.MaterializeResult[Artifact]:
+        shown: dict[str, Any] = {
+            "folder": dg.MetadataValue.path(artifact.folder.resolve()),
+            "fingerprint": artifact.fingerprint,
+            "reused": artifact.reused,
+        }
+        if description.table is not None:
+            shown |= table_metadata(artifact.scan(description.table))
+        if (artifact.folder / THUMBNAIL).exists():
+            shown["preview"] = file_image(artifact.folder / THUMBNAIL)
+        return dg.MaterializeResult(
+            value=artifact,
+            data_version=dg.DataVersion(artifact.fingerprint),
+            metadata=shown | dict(description.metadata),
+            check_results=[self._check_result(check) for check in description.checks],
+        )
+
+    def _check_result(self, check: Check) -> dg.AssetCheckResult:
+        severity = dg.AssetCheckSeverity.WARN if check.name in self.warnings else dg.AssetCheckSeverity.ERROR
+        return dg.AssetCheckResult(
+            check_name=check.name, passed=check.passed, description=check.description, severity=severity
+        )
 
 
-def write_thumbnail(draft: Draft, picture: "Picture") -> None:
-    """Keep a figure, small, for the UI."""
-    from analysis.figures import thumbnail
-
-    with draft.writing(THUMBNAIL) as path:
-        path.write_bytes(thumbnail(picture.figure))
-
-
-def table_metadata(frame: pl.LazyFrame) -> dict[str, Any]:
-    """Row count and column schema under the names that Dagster's UI knows."""
-    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in frame.collect_schema().items()]
-    rows = frame.select(pl.len()).collect().item()
-    return {
-        "dagster/row_count": dg.MetadataValue.int(rows),
-        "dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns)),
-    }
-
-
-def image_metadata(path: Path) -> dg.MarkdownMetadataValue:
-    """A PNG shown in the UI; browsers do not follow file links from there, so the bytes travel along."""
-    return dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})")
-
-
-def markdown_table(frame: pl.DataFrame, rows: int = 20) -> dg.MarkdownMetadataValue:
-    """The first rows of a table as Markdown; pipes in cells are escaped."""
-
-    def cell(value: object) -> str:
-        text = f"{value:.4g}" if isinstance(value, float) else str(value)
-        return text.replace("|", "\\|").replace("\n", " ")
-
-    lines = [" | ".join(frame.columns), " | ".join("---" for _ in frame.columns)]
-    lines += [" | ".join(cell(value) for value in row) for row in frame.head(rows).iter_rows()]
-    return dg.MetadataValue.md("\n".join(f"| {line} |" for line in lines))
+def _taken(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what there is, what a function takes."""
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in given.items() if name in names}

@@ -1,68 +1,88 @@
 """The store: where artifacts live, and how they pass from asset to asset."""
 
-import json
-import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
+import yaml
 
-from pipelines.store.artifacts import Artifact, ArtifactError, Draft, build_artifact
-
-LATEST = "latest.json"
+from pipelines.store.artifacts import Artifact, ArtifactError, artifact_of
+from pipelines.store.runs import last_made, made_by, newest, record_run
 
 
 class ArtifactStore(dg.ConfigurableIOManager):
     """Folder of content-addressed artifacts; also the IO manager that hands them from asset to asset.
 
     What passes between two assets is the `Artifact` itself (a path and a fingerprint): tables inside are Parquet and
-    read lazily by whoever needs them, models are safetensors, and nothing is pickled. A job that starts in the middle
-    of the graph takes the latest artifact of each asset above it.
+    read lazily by whoever needs them, models are safetensors, and nothing is pickled.
+
+    A step gets exactly what the upstream step of its own run returned. A run that starts in the middle of the graph
+    gets what `from_run` or `inputs` name; there is no default, since another run may have made the newest artifact.
     """
 
     directory: str = "outputs/default"
+    """Folder of the store, made if it is missing."""
+    from_run: str | None = None
+    """Id of an earlier run (its first digits are enough): where inputs come from that this run does not make."""
+    inputs: dict[str, str] = {}
+    """Asset -> fingerprint, for inputs that `from_run` does not name."""
 
-    def build(
-        self,
-        asset: str,
-        build: Callable[[Draft], None],
-        *,
-        code_version: str,
-        config: Mapping[str, Any],
-        inputs: Mapping[str, Artifact] | None = None,
-    ) -> Artifact:
-        """See `pipelines.store.artifacts.build_artifact`."""
-        return build_artifact(
-            Path(self.directory), asset, code_version=code_version, config=config, inputs=inputs or {}, build=build
-        )
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return Path(self.directory)
 
-    def latest(self, asset: str) -> Artifact:
-        """The artifact that the last run of `asset` gave.
-
-        Raises:
-            ArtifactError: it was never run in this folder, or its files are gone.
-        """
-        pointer = Path(self.directory) / asset / LATEST
-        if not pointer.exists():
-            raise ArtifactError(
-                f"Expected an artifact of {asset!r} in {Path(self.directory).resolve()}, got none. Materialize {asset} "
-                f"first (the job `hydralora` runs everything), or set resources.store.config.directory to the folder "
-                f"of an earlier run."
-            )
-        fingerprint = json.loads(pointer.read_text())["fingerprint"]
-        folder = pointer.parent / fingerprint
-        if not folder.exists():
-            raise ArtifactError(f"{pointer} names {fingerprint}, which is gone. Materialize {asset} again.")
-        return Artifact(asset, fingerprint, folder, reused=True)
+    def last(self, asset: str) -> Artifact:
+        """What the newest run made of an asset: for people; see `pipelines.store.runs.last_made`."""
+        return last_made(self.path, asset)
 
     def handle_output(self, context: dg.OutputContext, obj: Artifact) -> None:
-        """Remember `obj` as the latest of its asset."""
-        pointer = Path(self.directory) / obj.asset / LATEST
-        temporary = pointer.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"fingerprint": obj.fingerprint}) + "\n")
-        os.replace(temporary, pointer)
+        """Note what the run made. A store that cannot be written to is read only, and its runs leave no note."""
+        partition = context.partition_key if context.has_partition_key else None
+        try:
+            record_run(self.path, context.run_id, obj, partition)
+        except OSError as error:
+            context.log.debug(f"{self.path} is read-only, so this run is not recorded there: {error}")
 
     def load_input(self, context: dg.InputContext) -> Artifact:
-        """The latest artifact of the upstream asset."""
-        return self.latest(context.asset_key.path[-1])
+        """The artifact of the upstream asset, whole.
+
+        Raises:
+            dagster.Failure: the run did not make it and the configuration does not name it, or it is damaged.
+        """
+        asset = context.asset_key.path[-1]
+        try:
+            return artifact_of(self.path, asset, self._fingerprint(context, asset))
+        except ArtifactError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+
+    def _fingerprint(self, context: dg.InputContext, asset: str) -> str:
+        assert context.upstream_output is not None
+        if context.upstream_output.step_key != "none":
+            return _returned(context, context.upstream_output.run_id)
+        if asset in self.inputs:
+            return self.inputs[asset]
+        made = {} if self.from_run is None else made_by(self.path, self.from_run)
+        if asset in made:
+            return made[asset]
+        named = f"Run {self.from_run} did not make {asset}" if self.from_run else "The configuration names neither"
+        raise ArtifactError(
+            f"This run does not make {asset}. Expected its fingerprint in resources.store.config.inputs, or a run that "
+            f"made it in resources.store.config.from_run. {named}. {newest(self.path)}"
+        )
+
+
+def _returned(context: dg.InputContext, run_id: str) -> str:
+    """The fingerprint that the upstream step of a run returned: the data version of its materialization."""
+    records = context.instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
+    for record in reversed(records):
+        event = record.event_log_entry.get_dagster_event()
+        if event.asset_key == context.asset_key:
+            tags = event.step_materialization_data.materialization.tags or {}
+            return tags["dagster/data_version"]
+    raise ArtifactError(f"Run {run_id} has no materialization of {context.asset_key.to_user_string()}.")
+
+
+def store_of(config: Path) -> ArtifactStore:
+    """The store that a run configuration writes to."""
+    resources = yaml.safe_load(config.read_text()).get("resources", {})
+    return ArtifactStore(**resources.get("store", {}).get("config", {}))

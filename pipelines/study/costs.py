@@ -16,8 +16,8 @@ import dagster as dg
 import polars as pl
 
 from pipelines.store.artifacts import Artifact, Draft, build_artifact
+from pipelines.study.run import Run, Setup
 from pipelines.study.run_documents import HELD_OUT, TRAINING, read_run_documents
-from pipelines.study.runs import Run, Setup
 from pipelines.training.adapters import Log, Training, load_adapter, train_adapter
 from pipelines.training.recipe import BaseModel
 

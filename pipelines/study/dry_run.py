@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import yaml
 
-from pipelines.defs.evaluation import BASE
 from pipelines.study.experiments import EXPERIMENTS, planned_cells
 from pipelines.study.sizes import GIB, method_sizes
+from pipelines.training.losses import BASE
 from pipelines.training.recipe import BaseModel, Recipe
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pipelines.defs.evaluation import BASE
+from pipelines.training.losses import BASE
 
 # Each is one corpus, as in the paper: Dolly, medical questions, legal tasks, programs, arithmetic.
 GENERAL, MEDICAL, LAW, CODE, MATH = SINGLE = ("general", "medical", "law", "code", "math")

@@ -13,11 +13,10 @@ from typing import Any
 import polars as pl
 import yaml
 
-from pipelines.defs.study.paper import WRITERS
 from pipelines.store.artifacts import Artifact, ArtifactError, without_nan
-from pipelines.store.io_manager import ArtifactStore
-from pipelines.study.runs import ASSET as RUNS
-from pipelines.summary import store_of
+from pipelines.store.io_manager import ArtifactStore, store_of
+from pipelines.study.paper import WRITERS
+from pipelines.study.run import ASSET as RUNS
 
 TABLES = {
     "learning_rates": ("sweep",),
@@ -43,12 +42,12 @@ def main() -> None:
 
 
 def write_results(store: ArtifactStore, config: Path, folder: Path) -> Path:
-    """Collect the latest artifacts of a store; the path of the JSON.
+    """Collect what the newest runs of a store made; the path of the JSON.
 
     Raises:
         ArtifactError: neither job was run in this store.
     """
-    found = {name: artifact for name in TABLES if (artifact := _latest(store, name)) is not None}
+    found = {name: artifact for name in TABLES if (artifact := _last(store, name)) is not None}
     if not found:
         raise ArtifactError(f"Expected results of the jobs compare or study in {store.directory}, got none.")
     name = config.stem.replace("-", "_")
@@ -82,9 +81,9 @@ def benchmark_means(scores: pl.DataFrame) -> pl.DataFrame:
     return scores.filter(pl.col("task") == first)
 
 
-def _latest(store: ArtifactStore, asset: str) -> Artifact | None:
+def _last(store: ArtifactStore, asset: str) -> Artifact | None:
     try:
-        return store.latest(asset)
+        return store.last(asset)
     except ArtifactError:
         return None
 

@@ -5,10 +5,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from pipelines.defs.evaluation import held_out_documents
 from pipelines.store.artifacts import Artifact, Draft
-from pipelines.training.adapters import tokenised
-from pipelines.training.recipe import BaseModel, Recipe
+from pipelines.training.documents import held_out_documents, read_tokens
 
 if TYPE_CHECKING:
     from hydralora.data import TokenisedDocuments
@@ -37,16 +35,16 @@ class Split:
         }
 
 
-def write_run_documents(
-    draft: Draft, documents: pl.LazyFrame, split: Split, recipe: Recipe, base_model: BaseModel
-) -> None:
-    """Tokens of the three parts, each a folder that `read_run_documents` maps into memory, and their table `parts`."""
-    _, tokenizer = base_model.load()
+def write_run_documents(draft: Draft, tokenised_documents: Artifact, documents: pl.LazyFrame, split: Split) -> None:
+    """Tokens of the three parts, each a folder that `read_run_documents` maps into memory, and their table `parts`.
+
+    Args:
+        documents: `document_id, source, split` and the labels that methods take; see `read_tokens`.
+    """
     rows = []
     for part, frame in split.parts(documents).items():
-        tokens = tokenised(draft, part, frame, tokenizer, recipe)
+        tokens = read_tokens(tokenised_documents, frame)
         tokens.save(draft.folder / part)
-        (draft.folder / f"{part}.parquet").unlink()
         rows.append({"part": part, "documents": len(tokens), "tokens": int(tokens.lengths.sum()), **tokens.counts})
     draft.write_table("parts", pl.DataFrame(rows))
 

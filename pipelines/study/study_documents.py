@@ -5,26 +5,19 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from pipelines.store.artifacts import Artifact, Draft, source_version
+from pipelines.store.artifacts import Artifact, Draft, build_artifact
 from pipelines.store.io_manager import ArtifactStore
+from pipelines.store.versions import code_version
 from pipelines.study.run_documents import Split, write_run_documents
-from pipelines.training.recipe import BaseModel, Recipe
-
-VERSION = source_version(
-    "analysis.clusters.kmeans",
-    "hydralora.data",
-    "pipelines.training.adapters",
-    "pipelines.study.run_documents",
-    "pipelines.study.study_documents",
-)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What the corpus job left: documents, and their features in the same order."""
+    """What the corpus job left: documents, their features in the same order, and their tokens."""
 
     documents: Artifact
     features: Artifact
+    tokens: Artifact
 
     def domain(self, sources: list[str]) -> tuple[pl.DataFrame, np.ndarray]:
         """Documents of some sources and their features.
@@ -45,30 +38,31 @@ def study_documents(
     sources: list[str],
     num_clusters: int,
     split: Split,
-    recipe: Recipe,
-    base_model: BaseModel,
 ) -> Artifact:
     """Tokens of a domain's documents, with the clusters that K-means finds in them."""
 
     def build(draft: Draft) -> None:
         documents, features = corpus.domain(sources)
-        columns = ("document_id", "source", "task", "split", "prompt", "completion")
+        columns = ("document_id", "source", "task", "split")
         labelled = documents.select(columns).with_columns(cluster=clusters(documents, features, num_clusters))
-        write_run_documents(draft, labelled.lazy(), split, recipe, base_model)
+        write_run_documents(draft, corpus.tokens, labelled.lazy(), split)
 
-    return store.build(
+    return build_artifact(
+        store.path,
         "study_documents",
-        build,
-        code_version=VERSION,
+        build=build,
+        code_version=code_version(__name__),
         config={
             "sources": sources,
             "num_clusters": num_clusters,
             "validation": split.validation_per_source,
             "held_out": split.held_out_per_source,
-            **recipe.text_identity(),
-            **base_model.identity(),
         },
-        inputs={"corpus_documents": corpus.documents, "document_features": corpus.features},
+        inputs={
+            "corpus_documents": corpus.documents,
+            "document_features": corpus.features,
+            "tokenised_documents": corpus.tokens,
+        },
     )
 
 

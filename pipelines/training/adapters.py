@@ -1,5 +1,6 @@
 """Training and reloading adapters for the assets: what the three training assets and the evaluation share."""
 
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import numpy as np
 import polars as pl
 
-from pipelines.store.artifacts import Artifact, Draft
+from pipelines.store.artifacts import Artifact
+from pipelines.training.documents import cluster_count, expert_count
 from pipelines.training.progress import progress_events
 from pipelines.training.recipe import BaseModel, Recipe
 
@@ -18,10 +21,9 @@ if TYPE_CHECKING:
     from hydralora.evaluation import DocumentLosses
 
 UNTRAINED = "untrained"
-SEQUENCE_GATES = "hydralora_sequence"
-GIVEN_GATES = (SEQUENCE_GATES, "hydralora_split")
-"""Methods whose experts are chosen by the prompt, not by a router."""
-"""The method whose gates are given, by `prompt_gates`."""
+DEFAULT_METHOD = "hydralora_sequence"
+GIVEN_GATES = (DEFAULT_METHOD, "hydralora_split")
+"""Methods whose gates are given, by `expert_assignment`."""
 
 Log = Callable[[str], object]
 
@@ -38,55 +40,9 @@ class Training:
     measure_energy: bool = True
 
 
-def documents_table(
-    corpus_documents: Artifact, cluster_labels: Artifact, prompt_gates: Artifact | None = None
-) -> pl.LazyFrame:
-    """Documents with their cluster and, on request, their expert as a one-hot vector, `expert_gates`.
-
-    These gates are for methods that take them from outside: a document's own group in training, and held out the
-    group that its prompt tells, as when the model is served.
-    """
-    labels = cluster_labels.scan("labels").select("document_id", "cluster")
-    documents = (
-        corpus_documents.scan("documents")
-        .select("document_id", "source", "task", "split", "prompt", "completion")
-        .join(labels, on="document_id", how="inner", maintain_order="left")
-    )
-    if prompt_gates is None:
-        return documents
-    experts = prompt_gates.scan("experts").select("document_id", "expert")
-    one_hot = [(pl.col("expert") == i).cast(pl.Float32) for i in range(expert_count(prompt_gates))]
-    return (
-        documents.join(experts, on="document_id", how="inner", maintain_order="left")
-        .with_columns(expert_gates=pl.concat_list(one_hot))
-        .drop("expert")
-    )
-
-
-def expert_count(artifact: Artifact) -> int:
-    """N as `num_experts` (the elbow's) or `prompt_gates` (of the groups that have an expert each) says it."""
-    return int(artifact.json(artifact.asset)["num_experts"])
-
-
-def experts_of(method: str, num_experts: Artifact, prompt_gates: Artifact) -> int:
-    """N of a method: that of the elbow, but where gates are given, there is an expert for each group."""
-    return expert_count(prompt_gates if method in GIVEN_GATES else num_experts)
-
-
-def tokenised(draft: Draft, name: str, documents: pl.LazyFrame, tokenizer: Any, recipe: Recipe) -> "TokenisedDocuments":
-    """Tokens of documents, memory-mapped from a table in the draft."""
-    from hydralora.data import tokenise
-
-    draft.write_table(name, documents)
-    return tokenise(draft.folder / f"{name}.parquet", tokenizer, template=recipe.template, max_length=recipe.max_length)
-
-
-def for_adapter(documents: "TokenisedDocuments", adapter_config: Any) -> "TokenisedDocuments":
-    """The documents as an adapter wants them: with gates only if it takes them from outside."""
-    has_gates = "expert_gates" in documents.dataset.column_names
-    if getattr(adapter_config, "router_input", None) == "sequence" or not has_gates:
-        return documents
-    return replace(documents, dataset=documents.dataset.remove_columns("expert_gates"))
+def experts_of(method: str, num_clusters: Artifact, expert_assignment: Artifact) -> int:
+    """N of a method: one for each group where gates are given, else as many as there are clusters."""
+    return expert_count(expert_assignment) if method in GIVEN_GATES else cluster_count(num_clusters)
 
 
 def train_adapter(
@@ -118,20 +74,21 @@ def train_adapter(
             measure_energy=training.measure_energy,
         )
     except (MethodError, TrainingError) as error:
-        raise dg.Failure(f"{training.method}: {error}", allow_retries=False) from error
+        raise dg.Failure(f"{training.method}: {error}", allow_retries=False) from None
 
 
 def save_untrained(folder: Path, training: Training, recipe: Recipe, base_model: BaseModel) -> None:
-    """Write an adapter as `train_adapter` starts from it: the origin from which a trained one of the seed has moved."""
+    """Save the initial weights for this seed: the reference for how far training moves them."""
     from peft import get_peft_model
     from transformers import set_seed
 
     from hydralora.methods import get_method
+    from hydralora.training.checkpoints import save_model
 
     model, _ = base_model.load()
     peft_config = get_method(training.method).config(model, recipe.settings(training.num_experts))
     set_seed(training.seed)
-    get_peft_model(model, peft_config).save_pretrained(folder, save_embedding_layers=False)
+    save_model(get_peft_model(model, peft_config), folder)
 
 
 def held_out_losses(documents: "TokenisedDocuments", folder: Path | None, base_model: BaseModel) -> "DocumentLosses":
@@ -141,7 +98,7 @@ def held_out_losses(documents: "TokenisedDocuments", folder: Path | None, base_m
 
     model, tokenizer = load_adapter(base_model, folder)
     adapter_config = getattr(model, "active_peft_config", None)
-    return evaluate_documents(model, for_adapter(documents, adapter_config), pad_token_id=pad_token_id(tokenizer))
+    return evaluate_documents(model, documents.for_adapter(adapter_config), pad_token_id=pad_token_id(tokenizer))
 
 
 def load_adapter(base_model: BaseModel, folder: Path | None) -> tuple[Any, Any]:
@@ -163,3 +120,21 @@ def load_adapter(base_model: BaseModel, folder: Path | None) -> tuple[Any, Any]:
             warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
             model = PeftModel.from_pretrained(model, folder)
     return model.eval(), tokenizer
+
+
+def load_state(folder: Path) -> dict[str, np.ndarray]:
+    """Parameters of an adapter by name."""
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """The configuration that PEFT wrote beside an adapter."""
+    config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
+    return config
+
+
+def read_curve(folder: Path) -> pl.DataFrame:
+    """The training curve that `hydralora.training` left in a folder."""
+    return pl.read_ndjson(folder / "curve.jsonl")

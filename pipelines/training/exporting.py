@@ -1,5 +1,6 @@
 """Plain LoRAs of an adapter for each domain, and what they cost against its live gates."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from hydralora.gates.fixed import GateSpec
 
 OTHERS = "(others)"
+RESERVED = frozenset(
+    ["group_model", "serving", "exports", "artifact", "con", "prn", "aux", "nul"]
+    + [f"{port}{i}" for port in ("com", "lpt") for i in range(10)]
+)
+"""Beside the folders lie these files; devices of Windows are no folders there."""
+LONGEST_FOLDER = 64
 """The export for prompts of no known domain."""
 SEEN_BY_PLAIN_PEFT = 64  # answer tokens of each domain, so that rounding of single ones averages out
 
@@ -150,9 +157,26 @@ def plain_peft_differences(
 
 
 def folder_names(domains: Sequence[str]) -> dict[str, str]:
-    """A name for the folder of each domain, which is also what a server may call its LoRA."""
-    names: dict[str, str] = {}
+    """A name for the folder of each domain, which is also what a server may call its LoRA.
+
+    Names are unique on file systems that ignore case as well. `others` belongs to `OTHERS`; names that the export's own
+    files or a system (`nul`) use are not given.
+
+    Raises:
+        ValueError: a domain is given twice.
+    """
+    if len(set(domains)) < len(domains):
+        raise ValueError(f"Expected distinct domains, got {sorted(d for d in set(domains) if domains.count(d) > 1)}")
+    names: dict[str, str] = {OTHERS: _slug(OTHERS)}
+    taken = RESERVED | {_slug(OTHERS)}
     for domain in domains:
-        name = re.sub(r"[^A-Za-z0-9_-]+", "-", domain).strip("-").lower() or "domain"
-        names[domain] = name if name not in names.values() else f"{name}-{len(names)}"
-    return names
+        if domain not in names:
+            slug = _slug(domain)
+            candidates = itertools.chain([slug], (f"{slug}-{i}" for i in itertools.count(1)))
+            names[domain] = next(name for name in candidates if name not in taken)
+            taken |= {names[domain]}
+    return {domain: names[domain] for domain in domains}
+
+
+def _slug(domain: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", domain).strip("-").lower()[:LONGEST_FOLDER].strip("-") or "domain"

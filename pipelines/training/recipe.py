@@ -1,6 +1,6 @@
 """What all adapters of a run share: layers, rank, data budget, seed. One place, so that methods stay comparable."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -31,6 +31,12 @@ class BaseModel(dg.ConfigurableResource):
 
         return load_base_model(**self.arguments())
 
+    def tokenizer(self) -> Any:
+        """The tokenizer alone."""
+        from hydralora.base_model import load_tokenizer
+
+        return load_tokenizer(self.name, revision=self.revision, trust_remote_code=self.trust_remote_code)
+
     def arguments(self) -> dict[str, Any]:
         """For `hydralora.base_model.load_base_model`, as JSON values."""
         return {
@@ -57,8 +63,6 @@ class Recipe(dg.ConfigurableResource):
     max_tokens: int | None = None
     max_steps: int | None = None
     num_train_epochs: float | None = None
-    max_length: int = 512
-    template: Literal["chat", "plain"] = "chat"
     target_modules: list[str] = ["q_proj", "v_proj"]
     """Names of layers, or the one entry `all-linear`."""
     layers_to_transform: list[int] | None = None
@@ -82,10 +86,6 @@ class Recipe(dg.ConfigurableResource):
     def identity(self) -> dict[str, Any]:
         """What a fingerprint needs to know of it: everything but how often it is saved and who watches."""
         return {"recipe": self.model_dump(exclude={"save_steps", "report_to"})}
-
-    def text_identity(self) -> dict[str, Any]:
-        """What a fingerprint needs to know of how documents become tokens."""
-        return {"template": self.template, "max_length": self.max_length}
 
     def settings(self, num_experts: int) -> "Settings":
         """For the table of methods."""

@@ -131,7 +131,7 @@ def report_inputs(texts: Sequence[str], sources: Sequence[str], n_clusters: int 
         command="dagster job execute -m pipelines.definitions -j hydralora -c pipelines/configs/quickstart.yaml",
         provenance={"seed": "0", "torch": "2.13.0", "corpus fingerprint": "5f1c0ffee0123456"},
         choice={
-            "num_experts": n_clusters, "interval": (n_clusters - 1, n_clusters + 1), "rule": "l_method",
+            "num_clusters": n_clusters, "interval": (n_clusters - 1, n_clusters + 1), "rule": "l_method",
             "sharpness": 4.2, "stability": 0.91, "runner_up": n_clusters + 1, "structure": True,
             "reason": f"The error of the clusters falls 4.2 times faster before {n_clusters} clusters than after.",
         },

@@ -17,8 +17,6 @@ def resources(folder: Path, **more: dict[str, Any]) -> dict[str, Any]:
         small_tokenizer().save_pretrained(base)
     recipe = {
         "max_steps": 10,
-        "template": "plain",
-        "max_length": 64,
         "tokens_per_step": 96,
         "gradient_accumulation_steps": 2,
         "learning_rate": 0.01,
@@ -44,7 +42,8 @@ def corpus_ops(folder: Path, *, num_experts: int = 3) -> dict[str, Any]:
     values = {
         "raw_documents": {"sources": sources},
         "corpus_documents": cleaning,
-        "num_experts": {"value": num_experts},
-        "prompt_gates": {"grouping": "sources"},
+        "num_clusters": {"value": num_experts},
+        "expert_assignment": {"grouping": "sources"},
+        "tokenised_documents": {"template": "plain", "max_length": 64},
     }
     return {name: {"config": value} for name, value in values.items()}

@@ -11,37 +11,40 @@ from pipelines.definitions import defs
 CONFIGS = sorted((Path(__file__).parents[2] / "pipelines" / "configs").glob("*.yaml"))
 
 LINEAGE = """
-baseline_adapters <- cluster_labels, corpus_documents, hydralora_adapter, num_experts, prompt_gates
-cluster_labels <- cluster_sweep, corpus_documents, document_features, num_experts
+baseline_adapters <- cluster_labels, corpus_documents, expert_assignment, hydralora_adapter, num_clusters, \
+tokenised_documents
+cluster_labels <- cluster_sweep, corpus_documents, document_features, num_clusters
 cluster_sweep <- corpus_documents, document_features
-comparison_documents <- cluster_labels, corpus_documents, prompt_gates
-component_adapters <- cluster_labels, corpus_documents, num_experts
+comparison_documents <- cluster_labels, corpus_documents, expert_assignment, tokenised_documents
+component_adapters <- cluster_labels, corpus_documents, num_clusters, tokenised_documents
 corpus_documents <- raw_documents
 document_features <- corpus_documents
-domain_exports <- cluster_labels, corpus_documents, hydralora_adapter, prompt_gates
-evaluation <- baseline_adapters, cluster_labels, corpus_documents, hydralora_adapter, prompt_gates
-hydralora_adapter <- cluster_labels, corpus_documents, num_experts, prompt_gates
+domain_exports <- cluster_labels, corpus_documents, expert_assignment, hydralora_adapter, tokenised_documents
+evaluation <- baseline_adapters, cluster_labels, corpus_documents, expert_assignment, hydralora_adapter, \
+tokenised_documents
+expert_assignment <- cluster_labels, corpus_documents, document_features, num_clusters
+hydralora_adapter <- cluster_labels, corpus_documents, expert_assignment, num_clusters, tokenised_documents
 learning_rates <- comparison_documents
-method_benchmarks <- method_comparison, prompt_gates
+method_benchmarks <- expert_assignment, method_comparison
 method_comparison <- comparison_documents, learning_rates
 new_document_labels <- cluster_labels
-num_experts <- cluster_sweep, corpus_documents, document_features
-paper_figure_2 <- corpus_documents, document_features, study_benchmarks, study_runs
-paper_figure_5 <- corpus_documents, document_features, study_benchmarks, study_runs
-paper_table_1 <- corpus_documents, document_features, study_benchmarks, study_runs
-paper_table_2 <- corpus_documents, document_features, study_benchmarks, study_runs
-paper_table_3 <- corpus_documents, document_features, study_benchmarks, study_runs
-paper_table_4 <- corpus_documents, document_features, study_benchmarks, study_runs
-paper_table_5 <- corpus_documents, document_features, study_benchmarks, study_runs
+num_clusters <- cluster_sweep, corpus_documents, document_features
+paper_figure_2 <- corpus_documents, document_features, study_benchmarks, study_runs, tokenised_documents
+paper_figure_5 <- corpus_documents, document_features, study_benchmarks, study_runs, tokenised_documents
+paper_table_1 <- corpus_documents, document_features, study_benchmarks, study_runs, tokenised_documents
+paper_table_2 <- corpus_documents, document_features, study_benchmarks, study_runs, tokenised_documents
+paper_table_3 <- corpus_documents, document_features, study_benchmarks, study_runs, tokenised_documents
+paper_table_4 <- corpus_documents, document_features, study_benchmarks, study_runs, tokenised_documents
+paper_table_5 <- corpus_documents, document_features, study_benchmarks, study_runs, tokenised_documents
 parameter_breakdown <- component_adapters, hydralora_adapter
-prompt_gates <- cluster_labels, corpus_documents, document_features, num_experts
 raw_documents <-
-report <- baseline_adapters, cluster_labels, cluster_sweep, corpus_documents, document_features, domain_exports, \
-evaluation, hydralora_adapter, num_experts, parameter_breakdown, prompt_gates, routing_analysis
-routing_analysis <- cluster_labels, corpus_documents, hydralora_adapter, prompt_gates
+report <- baseline_adapters, cluster_labels, cluster_sweep, corpus_documents, document_features, \
+domain_exports, evaluation, expert_assignment, hydralora_adapter, num_clusters, parameter_breakdown, routing_analysis
+routing_analysis <- cluster_labels, corpus_documents, expert_assignment, hydralora_adapter, tokenised_documents
 study_benchmarks <- study_runs
-study_run <- corpus_documents, document_features, learning_rates
-study_runs <- corpus_documents, document_features, learning_rates
+study_run <- corpus_documents, document_features, learning_rates, tokenised_documents
+study_runs <- corpus_documents, document_features, learning_rates, tokenised_documents
+tokenised_documents <- corpus_documents
 """.strip()
 
 

@@ -83,13 +83,13 @@ def test_text_does_not_overlap(pictures: dict[str, Picture]):
 
 def test_drawing_leaves_the_settings_of_matplotlib_alone():
     before = dict(mpl.rcParams)
-    clusters.elbow(pl.DataFrame({"n_clusters": [1, 2, 3], "inertia": [9.0, 4.0, 3.0]}), {"num_experts": 2})
+    clusters.elbow(pl.DataFrame({"n_clusters": [1, 2, 3], "inertia": [9.0, 4.0, 3.0]}), {"num_clusters": 2})
     assert dict(mpl.rcParams) == before
 
 
 def test_the_elbow_draws_what_the_table_says(pictures: dict[str, Picture]):
     sweep = pl.DataFrame({"n_clusters": [1, 2, 3], "inertia": [10.0, 4.0, 3.0]})
-    picture = clusters.elbow(sweep, {"num_experts": 2, "interval": (2, 3)})
+    picture = clusters.elbow(sweep, {"num_clusters": 2, "interval": (2, 3)})
     np.testing.assert_allclose(picture.figure.axes[0].lines[0].get_ydata(), [100, 40, 30])
     assert "60% of the squared distance" in picture.alt
 

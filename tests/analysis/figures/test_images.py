@@ -31,7 +31,7 @@ smooth edges. The least change below that a reader would see differs by more tha
 def draw_elbow(n_experts: int = 4) -> Picture:
     ks = np.arange(1, 13)
     sweep = pl.DataFrame({"n_clusters": ks, "inertia": 100 * (0.35 + 0.65 * np.exp(-(ks - 1) / 1.8))})
-    return elbow(sweep, {"num_experts": n_experts, "interval": (n_experts - 1, n_experts + 1)})
+    return elbow(sweep, {"num_clusters": n_experts, "interval": (n_experts - 1, n_experts + 1)})
 
 
 def draw_composition(pure: int = 90) -> Picture:

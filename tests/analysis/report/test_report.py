@@ -152,7 +152,7 @@ def test_verdict_of_the_run(inputs: ReportInputs):
 
 
 def test_one_expert_is_called_a_lora():
-    choice = {"num_experts": 1, "reason": "No clear structure.", "structure": False}
+    choice = {"num_clusters": 1, "reason": "No clear structure.", "structure": False}
     statements = verdict(dataclasses.replace(EMPTY, choice=choice))
     assert statements[0].answer == "N = 1 (one LoRA is enough)"
     assert statements[-1].answer == "As a plain LoRA"
@@ -256,7 +256,7 @@ def other_run(folder: Path, inputs: ReportInputs) -> Path:
     """A second run with another N, higher losses, other documents and an alarm."""
     summary = summarise(inputs)
     summary |= {"title": EVIL, "alarms": [{"level": "warning", "text": "layer 3 collapsed"}]}
-    summary["choice"]["num_experts"] = 5
+    summary["choice"]["num_clusters"] = 5
     summary["verdict"][0]["answer"] = "N = 5"
     summary["provenance"]["artifact corpus_documents"] = "0123"
     for row in summary["losses"]:

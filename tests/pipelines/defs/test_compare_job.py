@@ -35,7 +35,7 @@ def compare(
 
 
 def latest(folder: Path, asset: str) -> Artifact:
-    return ArtifactStore(directory=str(folder / "store")).latest(asset)
+    return ArtifactStore(directory=str(folder / "store")).last(asset)
 
 
 def runs_of(folder: Path) -> set[str]:

@@ -59,11 +59,11 @@ def test_real_corpora_give_clusters_and_a_second_run_does_no_work(
 ) -> None:
     assert run(tmp_path / "store", real).success
     store = ArtifactStore(directory=str(tmp_path / "store"))
-    answer = store.latest("num_experts").json("num_experts")
-    assert 2 <= answer["num_experts"] <= 8
-    labels = store.latest("cluster_labels").read("labels")
-    assert labels["cluster"].n_unique() == answer["num_experts"]
-    dropped = store.latest("corpus_documents").read("dropped")
+    answer = store.last("num_clusters").json("num_clusters")
+    assert 2 <= answer["num_clusters"] <= 8
+    labels = store.last("cluster_labels").read("labels")
+    assert labels["cluster"].n_unique() == answer["num_clusters"]
+    dropped = store.last("corpus_documents").read("dropped")
     assert len(labels) + len(dropped) == 900
     assert dropped["reason"].null_count() == 0
 
@@ -93,7 +93,7 @@ def test_failing_source_is_named_and_the_others_go_on_if_asked(real: list[dict[s
         "ops": {"raw_documents": {"config": {"sources": broken, "on_error": "skip"}}},
     }
     assert job.execute_in_process(run_config=config).success
-    failures = ArtifactStore(directory=str(tmp_path / "store")).latest("raw_documents").json("failures")
+    failures = ArtifactStore(directory=str(tmp_path / "store")).last("raw_documents").json("failures")
     assert list(failures) == ["lost"]
     assert "no file matches" in failures["lost"]
 
@@ -143,14 +143,14 @@ def test_bad_documents_are_counted_each_with_its_reason(tmp_path: Path) -> None:
     )
     assert result.success
     store = ArtifactStore(directory=str(tmp_path / "store"))
-    corpus = store.latest("corpus_documents")
+    corpus = store.last("corpus_documents")
     expected = {reason: len(rows) for reason, rows in dropped.items()} | {"invalid_utf8": 1}
     assert dict(corpus.read("dropped").group_by("reason").len().iter_rows()) == expected
     assert corpus.json("data_card")["n_dropped"] == sum(expected.values())
     prompts = corpus.read("documents")["prompt"].to_list()
     assert len(prompts) == len(good) + len(kept)
     assert {"a NULbyte inside", *scripts} <= set(prompts)
-    statistics = store.latest("document_features").json("statistics")
+    statistics = store.last("document_features").json("statistics")
     assert (statistics["n_documents"], statistics["n_without_words"]) == (len(prompts), 1)
     warned = {check.check_name for check in result.get_asset_check_evaluations() if not check.passed}
     assert "no_zero_rows" in warned
@@ -177,35 +177,36 @@ def test_one_document_is_one_expert(tmp_path: Path, copies: int) -> None:
     )
     assert run(tmp_path / "store", [files("x", path, split="train")]).success
     store = ArtifactStore(directory=str(tmp_path / "store"))
-    answer = store.latest("num_experts").json("num_experts")
-    assert answer["num_experts"] == 1
+    answer = store.last("num_clusters").json("num_clusters")
+    assert answer["num_clusters"] == 1
     assert not answer["structure"]
 
 
 def test_asked_for_more_experts_than_documents(tmp_path: Path) -> None:
     rows = [{"prompt": f"What is {word}?", "completion": f"{word} is a word"} for word in ("alpha", "beta", "gamma")]
     path = write(tmp_path / "three.jsonl", rows)
-    text = failure(tmp_path / "store", [files("x", path, split="train")], num_experts={"value": 50})
-    assert "num_experts" in text
+    text = failure(tmp_path / "store", [files("x", path, split="train")], num_clusters={"value": 50})
+    assert "num_clusters" in text
     assert "50" in text
 
 
 def test_documents_that_arrive_later(real: list[dict[str, object]], shared_corpora: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    resources = {"resources": {"store": {"config": {"directory": str(store)}}}}
     assign = build_defs().resolve_job_def("assign")
 
     def verdict(*names: str) -> dg.AssetCheckEvaluation:
         new = [files(name, shared_corpora / f"{name}_test.parquet") for name in names]
-        config = resources | {"ops": {"new_document_labels": {"config": {"sources": new}}}}
+        resources = {"store": {"config": {"directory": str(store), "from_run": corpus.run_id}}}
+        config = {"resources": resources, "ops": {"new_document_labels": {"config": {"sources": new}}}}
         return assign.execute_in_process(run_config=config).get_asset_check_evaluations()[0]
 
-    assert run(store, real).success
+    corpus = run(store, real)
+    assert corpus.success
     same = verdict("gsm8k", "medquad", "legalbench")
     assert same.passed
     new = verdict("mbxp")
     assert not new.passed
     assert new.severity == dg.AssetCheckSeverity.WARN
     assert new.description.startswith("Reconsider N")
-    labels = ArtifactStore(directory=str(store)).latest("new_document_labels").read("labels")
+    labels = ArtifactStore(directory=str(store)).last("new_document_labels").read("labels")
     assert len(labels) == len(pl.read_parquet(shared_corpora / "mbxp_test.parquet"))

@@ -1,6 +1,7 @@
 """Who gets which expert, and the plain LoRAs of the domains, on artifacts made by hand."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import polars as pl
 import pytest
 import torch
 from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import get_peft_model
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
@@ -19,12 +22,14 @@ from analysis.experts.prompt_classifier import PromptClassifier
 from analysis.features.lsa import TfidfLsa
 from hydralora import HydraLoraConfig
 from hydralora.data import TokenisedDocuments
-from pipelines.defs.exports import agreement, domain_documents
-from pipelines.defs.gates import group_model, held_out_accuracy, with_experts
+from pipelines.corpus.experts import group_model, held_out_accuracy, with_experts
+from pipelines.defs.results.domain_exports import agreement, domain_documents
 from pipelines.store.artifacts import Artifact
-from pipelines.training.adapters import documents_table, experts_of
+from pipelines.training.adapters import experts_of
+from pipelines.training.documents import labelled_documents
 from pipelines.training.exporting import (
     OTHERS,
+    RESERVED,
     DomainDocuments,
     domain_gates,
     folder_names,
@@ -67,38 +72,38 @@ def grouping() -> Grouping:
 
 
 @pytest.fixture
-def prompt_gates(tmp_path: Path, grouping: Grouping) -> Artifact:
+def expert_assignment(tmp_path: Path, grouping: Grouping) -> Artifact:
     assert grouping.classifier is not None
-    made = artifact(tmp_path, "prompt_gates", experts=with_experts(DOCUMENTS, grouping, grouping.classifier))
-    (made.folder / "prompt_gates.json").write_text(json.dumps({"num_experts": 2}))
+    made = artifact(tmp_path, "expert_assignment", experts=with_experts(DOCUMENTS, grouping, grouping.classifier))
+    (made.folder / "expert_assignment.json").write_text(json.dumps({"num_experts": 2}))
     return made
 
 
-def test_training_takes_the_own_group_and_held_out_documents_what_the_prompt_tells(prompt_gates: Artifact) -> None:
-    experts = prompt_gates.read("experts")
+def test_training_takes_the_own_group_and_held_out_documents_what_the_prompt_tells(expert_assignment: Artifact) -> None:
+    experts = expert_assignment.read("experts")
     assert experts["expert"].to_list() == [0] * 20 + [1] * 20 + [0, 1, 1]
     assert experts[-2:].select("group", "predicted").rows() == [("cats", "ships"), ("planes", "ships")]
     assert held_out_accuracy(experts) == pytest.approx(1 / 3)
     assert held_out_accuracy(experts.filter(pl.col("split") == "train")) is None
 
 
-def test_gates_of_documents_are_one_hot(tmp_path: Path, prompt_gates: Artifact) -> None:
+def test_gates_of_documents_are_one_hot(tmp_path: Path, expert_assignment: Artifact) -> None:
     documents = artifact(tmp_path, "corpus_documents", documents=DOCUMENTS.with_columns(completion=pl.lit("yes")))
     labels = artifact(tmp_path, "cluster_labels", labels=DOCUMENTS.select("document_id", "cluster"))
-    table = documents_table(documents, labels, prompt_gates).collect()
+    table = labelled_documents(documents, labels, expert_assignment).collect()
     assert table["expert_gates"].to_list() == [[1.0, 0.0]] * 20 + [[0.0, 1.0]] * 20 + [[1.0, 0.0]] + [[0.0, 1.0]] * 2
-    assert "expert_gates" not in documents_table(documents, labels).collect_schema()
+    assert "expert_gates" not in labelled_documents(documents, labels).collect_schema()
 
-    held_out = domain_documents(table.lazy(), prompt_gates, "test", max_documents=1)
+    held_out = domain_documents(table.lazy(), expert_assignment, "test", max_documents=1)
     assert held_out.select("domain", "found").rows() == [("cats", True), ("planes", False)]
-    assert len(domain_documents(table.lazy(), prompt_gates, "train", max_documents=5)) == 10
+    assert len(domain_documents(table.lazy(), expert_assignment, "train", max_documents=5)) == 10
 
 
-def test_routers_take_n_from_the_elbow(tmp_path: Path, prompt_gates: Artifact) -> None:
-    elbow = artifact(tmp_path, "num_experts")
-    (elbow.folder / "num_experts.json").write_text(json.dumps({"num_experts": 5}))
-    assert experts_of("hydralora", elbow, prompt_gates) == 5
-    assert experts_of("hydralora_sequence", elbow, prompt_gates) == 2
+def test_routers_take_n_from_the_elbow(tmp_path: Path, expert_assignment: Artifact) -> None:
+    elbow = artifact(tmp_path, "num_clusters")
+    (elbow.folder / "num_clusters.json").write_text(json.dumps({"num_clusters": 5}))
+    assert experts_of("hydralora", elbow, expert_assignment) == 5
+    assert experts_of("hydralora_sequence", elbow, expert_assignment) == 2
 
 
 def test_clusters_of_answers_are_read_off_prompts(tmp_path: Path) -> None:
@@ -118,6 +123,33 @@ def test_clusters_of_answers_are_read_off_prompts(tmp_path: Path) -> None:
 def test_folders_are_names_that_servers_take() -> None:
     domains = ["packages/code", "packages code", "GSM8K", "数学", OTHERS]
     assert list(folder_names(domains).values()) == ["packages-code", "packages-code-1", "gsm8k", "domain", "others"]
+
+
+@pytest.mark.parametrize(
+    ("domains", "expected"),
+    [
+        (["a-2", "a", "A"], ["a-2", "a", "a-1"]),
+        (["a", "A", "a-1"], ["a", "a-1", "a-1-1"]),
+        (["group_model", "GROUP_MODEL", "nul"], ["group_model-1", "group_model-2", "nul-1"]),
+        (["others", "(others)"], ["others-1", "others"]),
+        (["../..", "/", "x" * 300], ["domain", "domain-1", "x" * 64]),
+    ],
+)
+def test_no_two_domains_share_a_folder(domains: list[str], expected: list[str]) -> None:
+    assert list(folder_names(domains).values()) == expected
+
+
+@given(st.lists(st.text("aAbB-_1 2é.", max_size=6) | st.text() | st.sampled_from(["group_model", OTHERS]), unique=True))
+def test_folders_are_unique_whatever_the_names(domains: list[str]) -> None:
+    folders = folder_names(domains)
+    assert list(folders) == domains
+    assert len({name.casefold() for name in folders.values()} - RESERVED) == len(domains)
+    assert all(re.fullmatch(r"[a-z0-9_-]+", name) and len(name) < 100 for name in folders.values())
+
+
+def test_a_domain_given_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"distinct domains, got \['a'\]"):
+        folder_names(["a", "b", "a"])
 
 
 def tiny_adapter(folder: Path, **options: Any) -> Any:

@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines.defs.evaluation import held_out_documents
-from pipelines.defs.routing import RecordedGates, example_rows, gate_table, layer_and_module
-from pipelines.defs.training import component_parts
+from pipelines.defs.training.component_adapters import component_parts
+from pipelines.training.documents import held_out_documents
+from pipelines.training.recorded_gates import RecordedGates, example_rows, gate_table, layer_and_module
 
 
 def documents(clusters: list[int]) -> pl.DataFrame:

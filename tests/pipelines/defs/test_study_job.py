@@ -56,25 +56,25 @@ def test_tables_and_figures_beside_the_papers_values(tmp_path: Path) -> None:
     assert build_defs().resolve_job_def("study").execute_in_process(run_config=config).success
     store = ArtifactStore(directory=str(tmp_path / "store"))
 
-    ranks = store.latest("paper_table_1").read("table")
+    ranks = store.last("paper_table_1").read("table")
     losses = dict(ranks.select("method", "loss").iter_rows())
     assert losses["lora_split_4x8"] == losses["lora_split_16x2"] == losses["lora_r32"] != losses["lora_r16"]
     assert dict(ranks.select("method", "printed").iter_rows())["lora_split_8x4"] == 46.94
 
-    methods = store.latest("paper_table_2").read("table")
+    methods = store.last("paper_table_2").read("table")
     assert set(methods["domain"]) == {"general", "math"}
     assert set(methods["n_seeds"]) == {1}
     hydra = methods.filter(pl.col("method") == "hydralora", pl.col("domain") == "math").row(0, named=True)
     assert (hydra["printed"], hydra["percent_printed"]) == (22.27, 0.124)
 
-    mixed = store.latest("paper_table_3").read("table")
+    mixed = store.last("paper_table_3").read("table")
     assert set(mixed["method"]) == {"base", "lora_r8", "lorahub", "lora_moe", "hydralora"}
-    costs = store.latest("paper_table_4").read("table")
+    costs = store.last("paper_table_4").read("table")
     assert costs["method"].to_list() == ["lora_r8", "lora_r16", "lora_r32", "lora_split_8x4", "hydralora"]
     assert costs["hours"][2] == costs["hours"][3]
-    gaps = store.latest("paper_figure_2").read("table")
+    gaps = store.last("paper_figure_2").read("table")
     assert gaps.filter(pl.col("domain") == "mixed")["index"][0] == gaps["index"].max()
-    by_n = store.latest("paper_figure_5").read("table")
+    by_n = store.last("paper_figure_5").read("table")
     assert by_n["num_experts"].to_list() == [1, 2, 3, 4, 5, 6, 8]
 
     (tmp_path / "study-small.yaml").write_text(yaml.safe_dump(config))
@@ -116,9 +116,9 @@ def test_a_run_of_the_study_is_one_partition(tmp_path: Path) -> None:
     (trained,) = [path for path in (tmp_path / "store" / "method_runs").iterdir() if path.is_dir()]
 
     assert jobs["study"].execute_in_process(run_config=config).success
-    runs = ArtifactStore(directory=str(tmp_path / "store")).latest("study_runs").read("runs")
+    runs = ArtifactStore(directory=str(tmp_path / "store")).last("study_runs").read("runs")
     assert trained.name in set(runs.filter(pl.col("method") == "lora_r16")["fingerprint"])
-    untouched = ArtifactStore(directory=str(tmp_path / "store")).latest("paper_table_2")
+    untouched = ArtifactStore(directory=str(tmp_path / "store")).last("paper_table_2")
     assert "not among the experiments" in untouched.path("table.md").read_text()
 
 
@@ -151,6 +151,6 @@ def test_shipped_configuration_on_real_text(
     config = yaml.safe_load(CI.read_text())
     config["resources"]["store"]["config"]["directory"] = str(tmp_path / "store")
     assert build_defs().resolve_job_def("study").execute_in_process(run_config=config).success
-    table = ArtifactStore(directory=str(tmp_path / "store")).latest("paper_table_5").read("table")
+    table = ArtifactStore(directory=str(tmp_path / "store")).last("paper_table_5").read("table")
     assert set(table["domain"]) == {"general", "law"}
     assert set(table["method"]) == {"base", "without_moe", "without_gate", "without_hydra", "hydralora"}

@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines.store.artifacts import Artifact, ArtifactError, Draft, build_artifact, source_version
+from pipelines.store.artifacts import Artifact, ArtifactError, Draft, build_artifact
+from pipelines.store.disk import DiskFullError
 
 
 def build(directory: Path, number: int, calls: list[str], inputs: dict[str, Artifact] | None = None) -> Artifact:
@@ -97,7 +98,7 @@ def test_full_disk_says_what_to_do(tmp_path: Path) -> None:
     def full(draft: Draft) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(ArtifactError, match=r"No space left.*store\.config\.directory"):
+    with pytest.raises(DiskFullError, match=r"No space left.*store\.config\.directory"):
         build_artifact(tmp_path, "model", code_version="1", config={}, inputs={}, build=full)
 
 
@@ -105,10 +106,3 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     artifact = build(tmp_path, 1, [])
     with pytest.raises(ArtifactError, match=r"expected nothing\.parquet .*delete it"):
         artifact.read("nothing")
-
-
-def test_source_version_follows_the_files() -> None:
-    assert source_version("pipelines.store.artifacts") == source_version("pipelines.store.artifacts")
-    assert source_version("pipelines.store.artifacts") != source_version("pipelines.store.io_manager")
-    with pytest.raises(ModuleNotFoundError, match=r"no module named 'pipelines\.nothing'"):
-        source_version("pipelines.nothing")

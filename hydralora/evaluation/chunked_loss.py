@@ -1,0 +1,68 @@
+"""Cross entropy over a large vocabulary, a few thousand tokens at a time.
+
+The logits of 4,096 tokens and 49,152 words are 0.8 GB in float32, and autograd keeps two such tensors. Here loss and
+gradient are computed together, chunk by chunk, and only the gradient of the hidden states is kept.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHUNK = 2048  # tokens; 0.4 GB of float32 logits for 49,152 words
+
+
+def can_chunk(layer: nn.Module) -> bool:
+    """Whether an output layer is a plain matrix that is not trained."""
+    return (
+        type(layer) is nn.Linear
+        and type(layer.weight) in (nn.Parameter, Tensor)
+        and not layer.weight.requires_grad
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        and "forward" not in layer.__dict__
+    )
+
+
+def chunked_cross_entropy(hidden: Tensor, layer: nn.Linear, targets: Tensor, chunk: int = CHUNK) -> Tensor:
+    """Sum of cross entropies (nats, float32); differentiable once, in the hidden states alone.
+
+    Args:
+        hidden: what the output layer reads, [n, d].
+        layer: gives logits [n, vocabulary]; frozen.
+        targets: [n].
+        chunk: tokens whose logits are held at once.
+    """
+    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, layer.weight, layer.bias, targets, chunk)
+    return loss
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int) -> Tensor:
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        states, matrix = hidden.to(dtype), weight.to(dtype)
+        offset = None if bias is None else bias.to(dtype)
+        needs_gradient = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(states) if needs_gradient else None
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        for begin in range(0, len(states), chunk):
+            part, words = states[begin : begin + chunk], targets[begin : begin + chunk, None]
+            logits = F.linear(part, matrix, offset).float()
+            log_normaliser = logits.logsumexp(1, keepdim=True)
+            loss += (log_normaliser - logits.gather(1, words)).sum()
+            if gradient is None:
+                continue
+            # The gradient of the logits, in their place: softmax, less 1 at the target.
+            probabilities = logits.sub_(log_normaliser).exp_()
+            probabilities.scatter_add_(1, words, probabilities.new_full((1, 1), -1.0).expand(words.shape))
+            torch.mm(probabilities.to(dtype), matrix, out=gradient[begin : begin + chunk])
+        ctx.hidden_dtype = hidden.dtype
+        ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        [gradient] = ctx.saved_tensors
+        return (gradient * upstream.to(gradient.dtype)).to(ctx.hidden_dtype), None, None, None, None

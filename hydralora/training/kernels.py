@@ -1,0 +1,38 @@
+"""Which fused kernels of liger-kernel a run uses."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydralora.base_model.fused_modules import fused_modules, has_kernels, liger_kernels
+from hydralora.training.config import TrainingConfig, TrainingError
+
+
+def wants_kernels(model: Any, config: TrainingConfig) -> bool:
+    """Whether a run uses fused kernels.
+
+    Raises:
+        TrainingError: they are asked for and cannot be had.
+    """
+    if config.fused_kernels is False:
+        return False
+    refusal = None
+    if config.fsdp:
+        refusal = "fsdp splits the weights that the kernels read"
+    elif model.device.type != "cuda":
+        refusal = f"the model is on {model.device.type}, and the kernels run on CUDA"
+    elif not has_kernels():
+        refusal = "liger-kernel is not installed: pip install hydralora[fast]"
+    if refusal is not None and config.fused_kernels is True:
+        raise TrainingError(f"fused_kernels: true, but {refusal}. Set fused_kernels: auto (or false) to do without.")
+    return refusal is None
+
+
+@contextmanager
+def kernels_in(model: Any, wanted: bool) -> Iterator[dict[str, int] | None]:
+    """Fused kernels in a model while the context lasts; yields how many modules use one, None without."""
+    if not wanted:
+        yield None
+        return
+    with fused_modules(model, liger_kernels()) as counts:
+        yield counts

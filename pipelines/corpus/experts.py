@@ -1,0 +1,58 @@
+"""Which expert a document gets, and what reads its group off a prompt."""
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from pipelines.store.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from analysis.experts.grouping import Grouping
+    from analysis.experts.prompt_gates import GroupModel
+
+GROUP_MODEL = "group_model"
+"""Folder, also beside an adapter, of the model that finds the group of a prompt."""
+
+
+def labelled_documents(corpus_documents: Artifact, cluster_labels: Artifact) -> pl.DataFrame:
+    """`document_id, split, prompt, source, task, cluster` of all documents."""
+    columns = ("document_id", "split", "prompt", "source", "task")
+    labels = cluster_labels.scan("labels").select("document_id", "cluster")
+    documents = corpus_documents.scan("documents").select(columns)
+    return documents.join(labels, on="document_id", how="inner", maintain_order="left").collect()
+
+
+def group_model(
+    grouping: "Grouping", training: pl.DataFrame, document_features: Artifact, cluster_labels: Artifact
+) -> "GroupModel":
+    """What finds the group of a new prompt. Clusters of other texts than the prompt must be read off it, too."""
+    if grouping.classifier is not None:
+        return grouping.classifier
+    if document_features.record["config"]["text"] == "prompt":
+        from analysis.clusters.corpus_model import CorpusModel
+
+        return CorpusModel.load(cluster_labels.path("corpus_model"))
+    from analysis.experts.prompt_classifier import PromptClassifier
+
+    return PromptClassifier().fit(training["prompt"], training["cluster"])
+
+
+def with_experts(documents: pl.DataFrame, grouping: "Grouping", model: "GroupModel") -> pl.DataFrame:
+    """`document_id, split, group, predicted, expert`: that of its group in training, else of what its prompt tells."""
+    predicted = pl.Series("predicted", model.assign(documents["prompt"])[0], pl.Int32)
+    names = pl.Series(grouping.groups)
+    group = pl.col(grouping.kind).cast(pl.String)
+    own = group.replace_strict(names, range(len(names)), default=None, return_dtype=pl.Int32)
+    return documents.select(
+        "document_id",
+        "split",
+        group=group,
+        predicted=names.gather(predicted),
+        expert=pl.when(pl.col("split") == "train").then(own).otherwise(predicted),
+    )
+
+
+def held_out_accuracy(experts: pl.DataFrame) -> float | None:
+    """Share of held-out documents whose group is found; None without any."""
+    held_out = experts.filter(pl.col("split") == "test")
+    return None if held_out.is_empty() else held_out.select((pl.col("group") == pl.col("predicted")).mean()).item()

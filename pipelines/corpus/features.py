@@ -1,0 +1,17 @@
+"""Features and texts of the training documents: held-out documents never shape the clusters."""
+
+import numpy as np
+import polars as pl
+
+from pipelines.store.artifacts import Artifact
+
+
+def training_documents(corpus_documents: Artifact, column: pl.Expr) -> pl.Series:
+    """A column of the training documents."""
+    return corpus_documents.scan("documents").filter(pl.col("split") == "train").select(column).collect().to_series()
+
+
+def training_rows(corpus_documents: Artifact, document_features: Artifact) -> np.ndarray:
+    """Features of the training documents, [n_train, n_components]; held-out documents never shape the clusters."""
+    is_train = corpus_documents.scan("documents").select(pl.col("split") == "train").collect().to_series().to_numpy()
+    return np.ascontiguousarray(document_features.array("features")[is_train])

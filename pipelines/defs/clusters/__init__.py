@@ -1,0 +1,1 @@
+"""Assets from vectors to N, clusters and experts."""

@@ -1,0 +1,101 @@
+"""Which expert a document gets: that of its source, task or cluster, as its prompt tells."""
+
+from typing import Literal
+
+import dagster as dg
+import polars as pl
+
+from pipelines.corpus.experts import GROUP_MODEL, group_model, held_out_accuracy, labelled_documents, with_experts
+from pipelines.store.artifacts import Artifact, Draft
+from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.metadata import markdown_table
+
+
+class ExpertsConfig(dg.Config):
+    """What experts stand for."""
+
+    grouping: Literal["auto", "sources", "tasks", "clusters"] = "auto"
+    """`auto`: sources, else tasks, where prompts tell them; else clusters."""
+    min_accuracy: float = 0.98
+    """Of `auto`: the share of held-out prompts whose group must be found."""
+    max_experts: int = 16
+    """Of `auto`: with more sources or tasks than this, clusters are taken."""
+    random_state: int = 0
+
+
+def described(artifact: Artifact, config: ExpertsConfig, cluster_labels: Artifact) -> Description:
+    answer = artifact.json("expert_assignment")
+    n, found = answer["num_experts"], answer["held_out_accuracy"]
+    experts = artifact.read("experts")
+    used = experts.filter(pl.col("split") == "train")["expert"].n_unique()
+    complete = experts["expert"].is_between(0, n - 1).all() and len(experts) == len(cluster_labels.read("labels"))
+    return Description(
+        table="experts",
+        metadata={**answer, "confusion": markdown_table(artifact.read("confusion"), rows=100)},
+        checks=[
+            Check("every_document_has_an_expert", complete, f"{len(experts)} documents"),
+            Check("every_expert_has_documents", used == n, f"{used} of {n} experts have training documents"),
+            Check(
+                "groups_are_found",
+                found is None or found >= config.min_accuracy,
+                f"{answer['group_kind']} found for {found or 0:.1%} of held-out documents",
+            ),
+        ],
+    )
+
+
+@artifact_asset(
+    group="clusters",
+    kinds={"scikitlearn"},
+    describe=described,
+    blocking={
+        "every_document_has_an_expert": "Every document of the corpus has an expert.",
+        "every_expert_has_documents": "Every expert has documents to train on.",
+    },
+    warnings={"groups_are_found": "Held-out prompts tell their group as often as `min_accuracy` asks."},
+)
+def expert_assignment(
+    draft: Draft,
+    config: ExpertsConfig,
+    corpus_documents: Artifact,
+    document_features: Artifact,
+    num_clusters: Artifact,
+    cluster_labels: Artifact,
+) -> None:
+    """The expert of every document: in training that of its group, held out the one that its prompt asks for.
+
+    Groups are sources, tasks or clusters. `num_clusters` says how many parts the words of the corpus have; where
+    experts are sources or tasks, there are as many as those.
+    """
+    from analysis.experts.grouping import choose_grouping
+
+    documents = labelled_documents(corpus_documents, cluster_labels)
+    training = documents.filter(pl.col("split") == "train")
+    choice = num_clusters.json("num_clusters")
+    try:
+        grouping = choose_grouping(
+            training,
+            choice["num_clusters"],
+            grouping=config.grouping,
+            fixed_number=choice["rule"] == "manual",
+            min_accuracy=config.min_accuracy,
+            max_experts=config.max_experts,
+            random_state=config.random_state,
+        )
+    except ValueError as error:
+        raise dg.Failure(f"expert_assignment: {error}", allow_retries=False) from None
+    model = group_model(grouping, training, document_features, cluster_labels)
+    model.save(draft.folder / GROUP_MODEL)
+    experts = with_experts(documents, grouping, model)
+    draft.write_table("experts", experts)
+    draft.write_table("confusion", experts.group_by("split", "group", "predicted").len("n_documents").sort(pl.all()))
+    draft.write_json(
+        "expert_assignment",
+        {
+            "num_experts": len(grouping.groups),
+            "group_kind": grouping.kind,
+            "groups": grouping.groups,
+            "reason": grouping.reason,
+            "held_out_accuracy": held_out_accuracy(experts),
+        },
+    )

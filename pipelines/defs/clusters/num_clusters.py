@@ -1,0 +1,86 @@
+"""N, read off the sweep."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from pipelines.corpus.features import training_documents, training_rows
+from pipelines.store.artifacts import Artifact, Draft
+from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.thumbnails import write_thumbnail
+
+if TYPE_CHECKING:
+    from analysis.clusters.kmeans import ClusterSweep
+
+
+class ChoiceConfig(dg.Config):
+    """How N is read off the sweep."""
+
+    rule: str = "l_method"
+    value: int | None = None
+    """Your own N, even against the evidence, which is still recorded."""
+    random_state: int = 0
+
+
+def described(artifact: Artifact, cluster_sweep: Artifact) -> Description:
+    choice = artifact.json("num_clusters")
+    n, fitted = choice["num_clusters"], cluster_sweep.read("sweep")["n_clusters"].to_list()
+    return Description(
+        table="by_num_clusters",
+        metadata={"num_clusters": n, "reason": choice["reason"], "choice": choice},
+        checks=[
+            Check("within_range", n in fitted, f"{n} is {'' if n in fitted else 'not '}among K = {fitted}"),
+            Check("clear_structure", choice["structure"], choice["reason"]),
+        ],
+    )
+
+
+@artifact_asset(
+    group="clusters",
+    kinds={"numpy"},
+    describe=described,
+    blocking={"within_range": "The number of clusters is one that the sweep fitted."},
+    warnings={"clear_structure": "The corpus has clusters, rather than gradual topics or one task."},
+)
+def num_clusters(
+    draft: Draft, config: ChoiceConfig, corpus_documents: Artifact, document_features: Artifact, cluster_sweep: Artifact
+) -> None:
+    """The number of clusters: the elbow of the SSE curve, how stable it is, and the reason in words."""
+    from analysis.clusters.selection import select_num_clusters
+    from analysis.corpus.document_text import document_text
+    from analysis.figures.clusters import elbow
+
+    text = document_text(document_features.record["config"]["text"])
+    try:
+        choice = select_num_clusters(
+            training_rows(corpus_documents, document_features),
+            load_sweep(cluster_sweep),
+            training_documents(corpus_documents, text),
+            rule="manual" if config.value is not None else config.rule,
+            n_clusters=config.value,
+            random_state=config.random_state,
+        )
+    except ValueError as error:
+        raise dg.Failure(f"num_clusters: {error}", allow_retries=False) from None
+    answer = asdict(choice)
+    draft.write_table("by_num_clusters", pl.DataFrame(answer.pop("table")))
+    draft.write_json("num_clusters", {"num_clusters": choice.value, **answer})
+    write_thumbnail(draft, elbow(cluster_sweep.read("sweep"), asdict(choice) | {"num_clusters": choice.value}))
+
+
+def load_sweep(artifact: Artifact) -> "ClusterSweep":
+    """The sweep as `analysis.clusters.kmeans` returned it."""
+    from analysis.clusters.kmeans import ClusterSweep
+
+    table = artifact.read("sweep")
+    return ClusterSweep(
+        n_clusters=tuple(table["n_clusters"].to_list()),
+        inertia=table["inertia"].to_numpy(),
+        centers=tuple(np.asarray(artifact.array(f"centers/{k}")) for k in table["n_clusters"]),
+        labels=np.asarray(artifact.array("labels")),
+        n_iter=tuple(table["n_iter"].to_list()),
+        sample_weight=np.asarray(artifact.array("sample_weight")) if artifact.json("weighted") else None,
+    )

@@ -1,0 +1,1 @@
+"""Assets from sources to vectors."""

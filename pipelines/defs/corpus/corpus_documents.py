@@ -1,0 +1,86 @@
+"""From records to documents."""
+
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from analysis.corpus.cleaning import CleanConfig
+from pipelines.corpus.sources import SourceConfig, content_of, to_source
+from pipelines.store.artifacts import Artifact, Draft
+from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.configuration import fields_from, values_for
+from pipelines.store.metadata import markdown_table
+
+
+class CorpusConfig(fields_from(CleanConfig)):  # type: ignore[misc]
+    """What is kept of the records: the fields of `analysis.corpus.cleaning.CleanConfig`."""
+
+    evaluation_sets: list[SourceConfig] = []
+    """Benchmarks whose texts must not be trained on."""
+
+
+def described(artifact: Artifact, raw_documents: Artifact) -> Description:
+    documents, dropped = artifact.scan("documents"), artifact.scan("dropped")
+    sizes = documents.group_by("source", "split").len("documents").sort("source", "split").collect()
+    reasons = dropped.group_by("reason").len("records").sort("records", descending=True).collect()
+    return Description(
+        table="documents",
+        metadata={"documents_by_source": markdown_table(sizes, rows=200), "dropped_by_reason": markdown_table(reasons)},
+        checks=_checks(artifact, raw_documents),
+    )
+
+
+def content(config: CorpusConfig) -> dict[str, Any]:
+    """The bytes of the evaluation sets."""
+    return {"content": [content_of(source.read) for source in config.evaluation_sets]}
+
+
+@artifact_asset(
+    group="corpus",
+    kinds={"polars"},
+    describe=described,
+    identity=content,
+    blocking={
+        "ids_unique": "No two documents have one id.",
+        "no_empty_text": "No document has an empty prompt or completion.",
+        "every_record_accounted_for": "Documents and dropped records together are the records read.",
+    },
+)
+def corpus_documents(draft: Draft, config: CorpusConfig, raw_documents: Artifact) -> None:
+    """Documents: normalised, without duplicates across sources and without texts of evaluation sets, split in two.
+
+    Every record that was dropped is in the table `dropped` with its reason.
+    """
+    from analysis.corpus.cleaning import clean
+    from analysis.sources import read_source
+
+    settings = CleanConfig(**values_for(CleanConfig, config))
+    evaluation = {s.name: read_source(s.name, to_source(s.read, "evaluation")) for s in config.evaluation_sets}
+    try:
+        cleaned = clean(raw_documents.scan("records"), settings, evaluation=evaluation)
+    except ValueError as error:
+        raise dg.Failure(f"corpus_documents: {error}", allow_retries=False) from None
+    draft.write_table("documents", cleaned.documents)
+    draft.write_table("dropped", cleaned.dropped)
+    draft.write_json("data_card", cleaned.data_card)
+
+
+def _checks(artifact: Artifact, raw_documents: Artifact) -> list[Check]:
+    documents = artifact.scan("documents")
+    rows, ids, empty = (
+        documents.select(
+            pl.len(),
+            pl.col("document_id").n_unique().alias("ids"),
+            ((pl.col("prompt") == "") | (pl.col("completion") == "")).sum().alias("empty"),
+        )
+        .collect()
+        .row(0)
+    )
+    dropped = artifact.scan("dropped").select(pl.len()).collect().item()
+    read = raw_documents.scan("records").select(pl.len()).collect().item()
+    return [
+        Check("ids_unique", rows == ids, f"{rows} documents, {ids} ids"),
+        Check("no_empty_text", empty == 0, f"{empty} documents with an empty prompt or completion"),
+        Check("every_record_accounted_for", rows + dropped == read, f"{rows} kept + {dropped} dropped of {read} read"),
+    ]

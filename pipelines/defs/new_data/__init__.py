@@ -1,0 +1,1 @@
+"""Assets of documents that arrive after N was chosen."""

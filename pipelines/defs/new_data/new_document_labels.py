@@ -1,0 +1,54 @@
+"""Documents that arrive after N was chosen: their clusters, and whether N still stands."""
+
+from dataclasses import asdict
+from typing import Any
+
+import dagster as dg
+
+from pipelines.corpus.sources import SourceConfig, content_of, to_source
+from pipelines.store.artifacts import Artifact, Draft
+from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.metadata import markdown_table
+
+
+class NewDocumentsConfig(dg.Config):
+    """Where the new documents come from."""
+
+    sources: list[SourceConfig]
+
+
+def described(artifact: Artifact) -> Description:
+    drift = artifact.json("drift")
+    return Description(
+        table="labels",
+        metadata={"mix": markdown_table(artifact.read("mix"), rows=50), "drift": drift, **artifact.json("statistics")},
+        checks=[Check("num_clusters_stands", not drift["reconsider"], drift["reason"])],
+    )
+
+
+def content(config: NewDocumentsConfig) -> dict[str, Any]:
+    """The bytes of the new files."""
+    return {"content": [content_of(source.read) for source in config.sources]}
+
+
+@artifact_asset(
+    group="new_data",
+    kinds={"polars", "numpy"},
+    describe=described,
+    identity=content,
+    warnings={"num_clusters_stands": "The new documents fit the clusters of the corpus."},
+)
+def new_document_labels(draft: Draft, config: NewDocumentsConfig, cluster_labels: Artifact) -> None:
+    """The cluster of every new document, how far they differ from the corpus, and whether N should be reconsidered."""
+    from analysis.clusters.assignment import assign_records, cluster_shares
+    from analysis.sources import read_sources
+
+    try:
+        read = read_sources({source.name: to_source(source.read) for source in config.sources})
+        with draft.writing("labels.parquet") as path:
+            assignment = assign_records(read.records, cluster_labels.path("corpus_model"), path)
+    except ValueError as error:
+        raise dg.Failure(f"new_document_labels: {error}", allow_retries=False) from None
+    draft.write_table("mix", cluster_shares(assignment))
+    draft.write_json("drift", asdict(assignment.drift))
+    draft.write_json("statistics", asdict(assignment.summary.statistics))

@@ -1,0 +1,1 @@
+"""Assets that measure what was trained, export it and report it."""

@@ -1,0 +1,121 @@
+"""Plain LoRAs of the trained adapter, for servers that do not know it: one for each domain, one for other prompts."""
+
+import shutil
+
+import dagster as dg
+import polars as pl
+
+from pipelines.corpus.experts import GROUP_MODEL
+from pipelines.store.artifacts import Artifact, Draft
+from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.metadata import markdown_table
+from pipelines.training.adapters import load_adapter
+from pipelines.training.documents import labelled_documents, read_tokens
+from pipelines.training.exporting import (
+    OTHERS,
+    DomainDocuments,
+    domain_gates,
+    folder_names,
+    plain_peft_differences,
+    write_exports,
+)
+from pipelines.training.recipe import BaseModel
+
+# Nats. bfloat16 moves the loss of a single token by some tenths: a layer adds its parts in another order.
+TOLERANCE, TOLERANCE_OF_TOKEN = 0.05, 0.4
+
+
+class ExportsConfig(dg.Config):
+    """Documents of each domain: held-out ones to measure with, training ones for the mean gates of routers."""
+
+    max_documents_per_domain: int = 20
+    batch_tokens: int = 2_048
+
+
+def described(artifact: Artifact) -> Description:
+    table = artifact.read("exports")
+    agrees, found = agreement(table)
+    return Description(
+        table="exports",
+        metadata={"exports": markdown_table(table, rows=100)},
+        checks=[Check("plain_peft_agrees", agrees, found)],
+    )
+
+
+@artifact_asset(
+    group="serving",
+    kinds={"torch"},
+    describe=described,
+    blocking={"plain_peft_agrees": "peft alone gives the same losses with the exports, up to rounding."},
+    pool="gpu",
+)
+def domain_exports(
+    draft: Draft,
+    config: ExportsConfig,
+    base_model: BaseModel,
+    corpus_documents: Artifact,
+    tokenised_documents: Artifact,
+    cluster_labels: Artifact,
+    expert_assignment: Artifact,
+    hydralora_adapter: Artifact,
+) -> None:
+    """One plain LoRA for each domain, what it costs against live gates, and whether peft alone gives the same losses.
+
+    A domain is a group of `expert_assignment`. Where gates are given, its LoRA is its expert (and the one that is
+    always on), exactly; the gates of a router are measured on training documents of the domain and averaged. The
+    folder has all that a server needs: the LoRAs, the model that finds the domain of a prompt, and `serving.json`.
+    """
+    from hydralora.base_model import EMBEDDED, provision_embedded_base_model
+    from hydralora.data import pad_token_id
+
+    model, tokenizer = load_adapter(base_model, hydralora_adapter.folder)
+    documents = labelled_documents(corpus_documents, cluster_labels, expert_assignment)
+
+    def part(split: str) -> DomainDocuments:
+        rows = domain_documents(documents, expert_assignment, split, config.max_documents_per_domain)
+        tokens = read_tokens(tokenised_documents, rows).for_adapter(model.active_peft_config)
+        labels = dict(zip(rows["document_id"], rows.select("domain", "found").iter_rows(), strict=True))
+        domains, found = zip(*(labels[key] for key in tokens.column("document_id")), strict=True)
+        return DomainDocuments(tokens, domains, found, pad_token_id(tokenizer), config.batch_tokens)
+
+    template = tokenised_documents.record["config"]["template"]
+    groups = expert_assignment.json("expert_assignment")["groups"]
+    gates = domain_gates(model, groups, lambda: part("train"))
+    folders = folder_names(list(gates))
+    held_out = part("test")
+    table = write_exports(draft.folder, model, gates, folders, held_out)
+    if not base_model.load_in_4bit:
+        base = str(provision_embedded_base_model()) if base_model.name == EMBEDDED else base_model.name
+        differences = plain_peft_differences(draft.folder, model, gates, table, held_out, base, base_model.revision)
+        table = table.hstack(differences)
+    draft.write_table("exports", table)
+    shutil.copytree(expert_assignment.path(GROUP_MODEL), draft.folder / GROUP_MODEL, dirs_exist_ok=True)
+    domains = {domain: folder for domain, folder in folders.items() if domain != OTHERS}
+    draft.write_json("serving", {"domains": domains, "others": folders[OTHERS], "template": template})
+
+
+def agreement(table: pl.DataFrame) -> tuple[bool, str]:
+    """Whether peft alone gives the losses of here, up to rounding, and by how much they differ."""
+    if "plain_peft_difference" not in table.columns:
+        return True, "not checked"
+    difference = pl.col("plain_peft_difference").abs()
+    limit = pl.max_horizontal(TOLERANCE, TOLERANCE_OF_TOKEN / pl.col("plain_peft_tokens").sqrt())
+    worst = table.select(difference.max()).item() or 0.0
+    text = f"losses under peft alone differ by {worst:.2g} nats at most, in the mean over the tokens seen"
+    return table.select((difference <= limit).all()).item(), text
+
+
+def domain_documents(
+    documents: pl.LazyFrame, expert_assignment: Artifact, split: str, max_documents: int
+) -> pl.DataFrame:
+    """The documents of a split with `domain` and `found` (its prompt tells the domain), capped in each domain."""
+    experts = expert_assignment.scan("experts").select(
+        "document_id", domain="group", found=pl.col("group") == pl.col("predicted")
+    )
+    return (
+        documents.filter(pl.col("split") == split)
+        .join(experts, on="document_id")
+        .sort("domain", "document_id")
+        .filter(pl.int_range(pl.len()).over("domain") < max_documents)
+        .collect()
+    )

@@ -1,0 +1,111 @@
+"""The report: one HTML file that tells an engineer what this run found."""
+
+import dagster as dg
+
+from pipelines.report_inputs import report_inputs
+from pipelines.store.artifacts import Artifact, ArtifactError, Draft, build_artifact
+from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.io_manager import ArtifactStore
+from pipelines.store.versions import code_version
+
+PAGE = "comparison.html"
+
+
+class ReportConfig(dg.Config):
+    """What stands at the head and at the foot of the report."""
+
+    title: str = "HydraLoRA"
+    command: str = "make run"
+    """The command that gives this report again."""
+    url: str | None = None
+    """Where a web server serves the store, for a link in the UI: browsers do not follow links to files from there."""
+
+
+def described(artifact: Artifact, config: ReportConfig, store: ArtifactStore) -> Description:
+    html = artifact.path("report.html")
+    figures = artifact.json("figures")
+    megabytes = html.stat().st_size / 1e6
+    missing = [name for name in figures if not (artifact.folder / "figures" / f"{name}.png").exists()]
+    compared = compare_with_previous(store, artifact)
+    return Description(
+        metadata={
+            "report": _link(config.url, artifact, "report.html"),
+            **({"changes_since_previous": _link(config.url, compared, PAGE)} if compared else {}),
+            "summary": dg.MetadataValue.md(artifact.path("summary.md").read_text()),
+            "size_mb": megabytes,
+        },
+        checks=[
+            Check("every_figure_present", not missing, ", ".join(missing) or f"{len(figures)} figures"),
+            Check("small_enough", megabytes < 8, f"{megabytes:.1f} MB, expected less than 8"),
+        ],
+    )
+
+
+@artifact_asset(
+    group="report",
+    kinds={"html"},
+    describe=described,
+    blocking={
+        "every_figure_present": "Every figure of the page is also a PNG.",
+        "small_enough": "The page has less than 8 MB.",
+    },
+)
+def report(
+    draft: Draft,
+    config: ReportConfig,
+    corpus_documents: Artifact,
+    document_features: Artifact,
+    cluster_sweep: Artifact,
+    num_clusters: Artifact,
+    cluster_labels: Artifact,
+    expert_assignment: Artifact,
+    hydralora_adapter: Artifact,
+    baseline_adapters: Artifact,
+    evaluation: Artifact,
+    parameter_breakdown: Artifact,
+    routing_analysis: Artifact,
+    domain_exports: Artifact,
+) -> None:
+    """One self-contained HTML page, its figures as PNG, and summaries for CI and for machines."""
+    from analysis.report import write_report
+
+    inputs = (
+        *(corpus_documents, document_features, cluster_sweep, num_clusters, cluster_labels, expert_assignment),
+        *(hydralora_adapter, baseline_adapters, evaluation, parameter_breakdown, routing_analysis, domain_exports),
+    )
+    files = write_report(report_inputs(config.title, config.command, inputs), draft.folder)
+    draft.write_json("figures", sorted(files.figures))
+
+
+def compare_with_previous(store: ArtifactStore, artifact: Artifact) -> Artifact | None:
+    """A page of what differs from the report of the run before; None where there was none, or it was this one.
+
+    Which run came before is history, not an input: the page is an artifact of its own beside the report.
+    """
+    from analysis.report import write_comparison
+
+    try:
+        previous = store.last("report")
+    except ArtifactError:
+        return None
+    if previous.fingerprint == artifact.fingerprint:
+        return None
+
+    def build(draft: Draft) -> None:
+        write_comparison(previous.folder, artifact.folder, draft.folder / PAGE)
+
+    return build_artifact(
+        store.path,
+        "report_comparison",
+        build=build,
+        code_version=code_version(__name__),
+        config={},
+        inputs={"first": previous, "second": artifact},
+        mixes_runs=True,
+    )
+
+
+def _link(url: str | None, artifact: Artifact, page: str) -> dg.MetadataValue:
+    if url is None:
+        return dg.MetadataValue.path(artifact.path(page))
+    return dg.MetadataValue.url(f"{url.rstrip('/')}/{artifact.asset}/{artifact.fingerprint}/{page}")

@@ -1,0 +1,50 @@
+"""The documents that methods are compared on."""
+
+import dagster as dg
+
+from pipelines.store.artifacts import Artifact, Draft
+from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.metadata import markdown_table
+from pipelines.study.run_documents import Split, parts_overlap, write_run_documents
+from pipelines.training.documents import expert_count, labelled_documents
+
+
+class ComparisonDocumentsConfig(dg.Config):
+    """How many documents of each source are not trained on."""
+
+    validation_documents_per_source: int = 50
+    """Of the training documents, to choose learning rates with."""
+    held_out_documents_per_source: int | None = 200
+    """Of the test documents, to report on; null for all."""
+
+
+def described(artifact: Artifact) -> Description:
+    overlap = parts_overlap(artifact)
+    return Description(
+        metadata={"parts": markdown_table(artifact.read("parts"))},
+        checks=[Check("parts_do_not_overlap", overlap == 0, f"{overlap} documents are in two parts")],
+    )
+
+
+@artifact_asset(
+    group="comparison",
+    kinds={"polars"},
+    describe=described,
+    blocking={"parts_do_not_overlap": "No document is both trained on and measured."},
+)
+def comparison_documents(
+    draft: Draft,
+    config: ComparisonDocumentsConfig,
+    corpus_documents: Artifact,
+    tokenised_documents: Artifact,
+    cluster_labels: Artifact,
+    expert_assignment: Artifact,
+) -> None:
+    """Tokens of the documents that all methods train on, of those that rates are tuned on, and of those held out.
+
+    All methods get the same N, that of the groups in `expert_assignment`.
+    """
+    split = Split(config.validation_documents_per_source, config.held_out_documents_per_source)
+    labelled = labelled_documents(corpus_documents, cluster_labels, expert_assignment)
+    write_run_documents(draft, tokenised_documents, labelled, split)
+    draft.write_json("num_experts", expert_count(expert_assignment))

@@ -1,0 +1,1 @@
+"""Assets from documents to trained adapters."""

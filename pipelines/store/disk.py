@@ -1,0 +1,51 @@
+"""A full disk, said clearly whoever notices it."""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_MARKS = (
+    "No space left",  # polars, torch
+    "os error 28",  # Rust: safetensors, polars
+    "Disk quota exceeded",
+    "requested and",  # numpy: "4288 requested and 992 written"
+    "PytorchStreamWriter failed",
+    "iostream error",
+)
+
+
+class DiskFullError(RuntimeError):
+    """No space is left for an artifact, with the way out."""
+
+
+@contextmanager
+def clear_disk_errors(folder: Path) -> Iterator[None]:
+    """Errors of a full disk as `DiskFullError`, whichever library raises them in whichever words."""
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except Exception as error:
+        if not is_disk_full(error, folder):
+            raise
+        free = shutil.disk_usage(folder).free
+        raise DiskFullError(
+            f"No space left on the device while writing {folder} ({free / 1e6:.1f} MB free). Free some space, or set "
+            f"resources.store.config.directory to a larger disk; the next run continues from what is there."
+        ) from None
+
+
+def is_disk_full(error: BaseException, folder: Path) -> bool:
+    """Whether an error, or one that it came from, means that the disk of `folder` is full."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(mark in str(seen) for mark in _MARKS):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    # Some writers only say that something broke ("Invalid thrift: transport error"). A disk without a free block
+    # explains it; an error that has nothing to do with writing is rare at that moment.
+    return shutil.disk_usage(folder).free < 4096

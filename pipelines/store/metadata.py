@@ -1,0 +1,35 @@
+"""What Dagster's web UI shows: tables, schemas, pictures."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+
+def table_metadata(frame: pl.LazyFrame) -> dict[str, Any]:
+    """Row count and column schema under the names that Dagster's UI knows."""
+    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in frame.collect_schema().items()]
+    rows = frame.select(pl.len()).collect().item()
+    return {
+        "dagster/row_count": dg.MetadataValue.int(rows),
+        "dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns)),
+    }
+
+
+def file_image(path: Path) -> dg.MarkdownMetadataValue:
+    """A PNG shown in the UI; browsers do not follow file links from there, so the bytes travel along."""
+    return dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})")
+
+
+def markdown_table(frame: pl.DataFrame, rows: int = 20) -> dg.MarkdownMetadataValue:
+    """The first rows of a table as Markdown; pipes in cells are escaped."""
+
+    def cell(value: object) -> str:
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        return text.replace("|", "\\|").replace("\n", " ")
+
+    lines = [" | ".join(frame.columns), " | ".join("---" for _ in frame.columns)]
+    lines += [" | ".join(cell(value) for value in row) for row in frame.head(rows).iter_rows()]
+    return dg.MetadataValue.md("\n".join(f"| {line} |" for line in lines))

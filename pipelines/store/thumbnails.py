@@ -1,0 +1,16 @@
+"""A figure, small, for the web UI."""
+
+from typing import TYPE_CHECKING
+
+from pipelines.store.artifacts import Draft
+from pipelines.store.assets import THUMBNAIL
+
+if TYPE_CHECKING:
+    from analysis.figures import Picture
+
+
+def write_thumbnail(draft: Draft, picture: "Picture") -> None:
+    """Keep a figure for the preview of the asset."""
+    from analysis.figures import thumbnail
+
+    draft.write_bytes(THUMBNAIL, thumbnail(picture.figure))

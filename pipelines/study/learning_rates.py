@@ -1,0 +1,31 @@
+"""Tuned learning rates: the best of those tried, and whether it lies between others."""
+
+from typing import Any
+
+import polars as pl
+
+from pipelines.store.artifacts import Artifact
+from pipelines.training.recipe import Recipe
+
+SWEEP_SCHEMA = {"method": pl.String, "learning_rate": pl.Float64, "loss": pl.Float64}
+
+
+def chosen_rates(sweep: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """For each method its best rate, what was tried, and whether the best lies between others."""
+    chosen = {}
+    for (method,), tried in sweep.sort("learning_rate").group_by("method", maintain_order=True):
+        best = tried["loss"].arg_min()
+        assert best is not None
+        chosen[str(method)] = {
+            "learning_rate": tried["learning_rate"][best],
+            "bracketed": 0 < best < len(tried) - 1,
+            "learning_rates": tried["learning_rate"].to_list(),
+            "losses": tried["loss"].to_list(),
+        }
+    return chosen
+
+
+def rate_of(method: str, learning_rates: Artifact, recipe: Recipe) -> float:
+    """The tuned rate of a method where there is one, else the recipe's."""
+    tuned = learning_rates.json("learning_rates")["methods"].get(method)
+    return float(tuned["learning_rate"]) if tuned else recipe.learning_rates.get(method, recipe.learning_rate)

@@ -1,0 +1,90 @@
+"""From the cells of an experiment to runs: documents, rate and size of each."""
+
+from dataclasses import dataclass, replace
+
+import dagster as dg
+import polars as pl
+
+from pipelines.store.artifacts import Artifact
+from pipelines.store.io_manager import ArtifactStore
+from pipelines.study.experiments import NUM_CLUSTERS, Cell
+from pipelines.study.learning_rates import rate_of
+from pipelines.study.run import Run, Setup
+from pipelines.study.run_documents import TRAINING, Split, read_run_documents
+from pipelines.study.sizes import matched_parameters, method_sizes
+from pipelines.study.study_documents import Corpus, study_documents
+from pipelines.training.losses import BASE
+from pipelines.training.recipe import BaseModel, Recipe
+
+
+class DomainsConfig(dg.Config):
+    """Which sources make up each domain of `pipelines.study.experiments`, and what of them is not trained on."""
+
+    domains: dict[str, list[str]]
+    validation_documents_per_source: int = 50
+    held_out_documents_per_source: int | None = 200
+
+    def split(self) -> Split:
+        """As `pipelines.study.run_documents` takes it."""
+        return Split(self.validation_documents_per_source, self.held_out_documents_per_source)
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Makes runs of cells: documents, rate and size of each."""
+
+    store: ArtifactStore
+    recipe: Recipe
+    base_model: BaseModel
+    corpus: Corpus
+    learning_rates: Artifact
+    config: DomainsConfig
+
+    def setup(self, domain: str) -> Setup:
+        """What all runs of a domain share.
+
+        Raises:
+            dagster.Failure: a domain that no experiment knows, or without sources.
+        """
+        if domain not in NUM_CLUSTERS:
+            raise dg.Failure(f"Expected domains among {', '.join(NUM_CLUSTERS)}, got {domain!r}", allow_retries=False)
+        try:
+            documents = study_documents(
+                self.store,
+                self.corpus,
+                self.config.domains[domain],
+                NUM_CLUSTERS[domain],
+                self.config.split(),
+            )
+        except ValueError as error:
+            raise dg.Failure(f"Nothing was trained. {domain}: {error}", allow_retries=False) from None
+        return Setup.of(self.store.directory, documents, self.recipe, self.base_model)
+
+    def run(self, cell: Cell, seed: int, rate: float | None = None) -> Run:
+        """The run of a cell, at the method's own rate if none is given."""
+        if cell.method == BASE:
+            return Run(BASE, seed, 0.0, cell.num_experts)
+        if rate is None:
+            rate = rate_of(cell.method, self.learning_rates, self.recipe)
+        size = matched_parameters(cell.method, self.base_model, self.recipe.settings(cell.num_experts))
+        return Run(cell.method, seed, rate, cell.num_experts, match_parameters=size)
+
+
+def study_sizes(cells: list[Cell], setups: dict[str, Setup], planner: Planner) -> pl.DataFrame:
+    """Sizes of all methods for each N; a method that does not fit ends the job before anything is trained."""
+    from hydralora.methods import MethodError
+    from hydralora.training import plan_run
+
+    tables = []
+    for n in sorted({cell.num_experts for cell in cells}):
+        own = [cell for cell in cells if cell.num_experts == n and cell.method != BASE]
+        documents = read_run_documents(setups[own[0].domain].documents, TRAINING)
+        steps = plan_run(documents, planner.recipe.training_config(own[0].method)).num_steps
+        settings = replace(planner.recipe.settings(n), total_steps=steps)
+        methods = list(dict.fromkeys(cell.method for cell in own))
+        try:
+            sizes = method_sizes(planner.base_model, methods, settings)
+        except (MethodError, ValueError) as error:
+            raise dg.Failure(f"Nothing was trained. {error}", allow_retries=False) from None
+        tables.append(sizes.with_columns(num_experts=n))
+    return pl.concat(tables)

@@ -1,0 +1,65 @@
+"""What Dagster shows and checks of trained adapters."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipelines.store.assets import Check
+from pipelines.store.metadata import markdown_table
+from pipelines.training.adapters import read_curve
+
+BLOCKING = {
+    "loss_finite": "The loss of every step is a number.",
+    "base_weights_unchanged": "All adapters were trained on the same base weights, which training left as they were.",
+    "reload_equal": "The adapter read back from its files gives the same logits.",
+}
+WARNINGS = {"loss_falls": "The loss is lower at the end than at the start."}
+
+
+def curve_checks(folders: dict[str, Path]) -> list[Check]:
+    """Outcomes of `BLOCKING` and `WARNINGS`.
+
+    Args:
+        folders: name -> folder of each adapter.
+    """
+    losses = {name: read_curve(folder)["loss"].drop_nulls().to_list() for name, folder in folders.items()}
+    rising = [name for name, values in losses.items() if _mean(values[-3:]) >= _mean(values[:3])]
+    infinite = [name for name, values in losses.items() if not all(math.isfinite(value) for value in values)]
+    # `train` refuses to write a record when the hash of the base weights differs before and after; adapters that are
+    # compared must also have started from the same weights.
+    records = {name: json.loads((folder / "run.json").read_text()) for name, folder in folders.items()}
+    bases = {record["base_model"]["weights"] for record in records.values()}
+    reloaded = {name: record["reload_difference"] for name, record in records.items()}
+    # None: a whole model, which is not read back. On GPUs, kernels may add in another order.
+    different = [name for name, difference in reloaded.items() if difference is not None and difference > 1e-3]
+    return [
+        Check("loss_finite", not infinite, ", ".join(infinite) or "every step's loss is a number"),
+        Check("base_weights_unchanged", len(bases) == 1, f"hashes of the base weights: {', '.join(sorted(bases))}"),
+        Check("reload_equal", not different, ", ".join(different) or "the files give the same logits"),
+        Check("loss_falls", not rising, f"loss does not fall: {rising}" if rising else "loss falls"),
+    ]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def shown(record: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a run that a reader looks for first."""
+    return {
+        "trainable_parameters": record["parameters"]["trainable"],
+        "steps": record["steps"],
+        "tokens": record["tokens"],
+        "seconds": record["seconds"],
+    }
+
+
+def adapter_table(folders: dict[str, Path]) -> dict[str, Any]:
+    """These numbers for several adapters, as metadata."""
+    rows = [
+        {"adapter": name, **shown(json.loads((folder / "run.json").read_text()))} for name, folder in folders.items()
+    ]
+    return {"adapters": markdown_table(pl.DataFrame(rows), rows=100)}
