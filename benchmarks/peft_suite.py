@@ -1,6 +1,7 @@
 """PEFT's own test-suite with HydraLoRA in the place of PEFT's methods.
 
     pip download --no-deps --no-binary :all: peft==0.21.2 && tar xzf peft-0.21.2.tar.gz
+    HF_HUB_OFFLINE=1 python benchmarks/peft_suite.py --variants "shared LoRA" sequence -- peft-0.21.2 -k forward
     HF_HUB_OFFLINE=1 python benchmarks/peft_suite.py peft-0.21.2
 
 Tests that PEFT runs for each of its configurations run for ours; tiny random models made here stand in for the ones of
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hydralora import HydraLoraConfig
+from hydralora.adapter.layer import HydraLoraLayer
 
 RESULT = Path(__file__).parent / "results" / "peft_suite.json"
 FILES = (
@@ -34,6 +37,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "uniform": {"router_input": "uniform"},
     "shared expert": {"shared_expert": True},
     "A for each expert": {"shared_a": False},
+    "sequence": {"router_input": "sequence"},
+    "shared LoRA": {"shared_rank": 3},
+    "shared LoRA, hidden": {"shared_rank": 3, "router_input": "hidden"},
+    "shared LoRA, uniform": {"shared_rank": 3, "router_input": "uniform"},
+    "shared LoRA, sequence": {"shared_rank": 3, "router_input": "sequence"},
 }
 CUSTOM_MODELS: list[tuple[str, dict[str, Any]]] = [
     ("MLP", {"target_modules": "lin0"}),
@@ -148,11 +156,23 @@ def _is_ours(item: pytest.Item) -> bool:
     return parameters is not None and HydraLoraConfig in parameters.params.values()
 
 
+def _same_gates_for_all(layer: HydraLoraLayer, shape: torch.Size, adapter_name: str) -> torch.Tensor:
+    """PEFT's tests give no gates: every token of router_input="sequence" has these."""
+    experts = layer.num_experts[adapter_name]
+    weight = layer.hydralora_B[adapter_name].weight
+    return torch.linspace(0.1, 0.9, experts, device=weight.device)[None]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peft", type=Path, help="folder of an unpacked source distribution or a checkout")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), help="default: all")
     parser.add_argument("pytest_args", nargs="*", help="after --: arguments for pytest, for instance -k forward")
     arguments = parser.parse_args()
+    chosen = arguments.variants or list(VARIANTS)
+    for name in set(VARIANTS) - set(chosen):
+        del VARIANTS[name]
+    HydraLoraLayer._gates_in_order = _same_gates_for_all  # type: ignore[method-assign]
     tests = arguments.peft / "tests"
     (tests / "__init__.py").touch()  # left out of source distributions
     with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +187,6 @@ def main() -> int:
 
 def _result(plugin: Substitution) -> dict[str, Any]:
     import peft
-    import torch
     import transformers
 
     versions = {module.__name__: module.__version__ for module in (peft, torch, transformers)}

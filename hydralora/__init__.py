@@ -3,7 +3,7 @@
 Importing this package registers the method with PEFT.
 """
 
-from hydralora.adapter.config import SAVED_PEFT_TYPE, HydraLoraConfig
+from hydralora.adapter.config import EARLIER_PEFT_TYPE, HydraLoraConfig
 from hydralora.adapter.given_gates import expert_gates
 from hydralora.adapter.model import HydraLoraModel
 from hydralora.adapter.registration import register
@@ -29,4 +29,4 @@ __all__ = [
     "to_merged",
 ]
 
-register(HydraLoraConfig, HydraLoraModel, SAVED_PEFT_TYPE)
+register(HydraLoraConfig, HydraLoraModel, EARLIER_PEFT_TYPE)

@@ -53,8 +53,8 @@ def submodules(state: State, name: str, *, shared_expert: bool = False, shared_r
     """The matrices of an adapter, ordered by layer and module.
 
     A LoRA has one head, `name`. In a HydraLoRA, A belongs to the head `name`, and block i of B's columns to the head
-    `expert i`; a shared expert is the last block. A shared LoRA has the last rows of A and the last columns of B, and is
-    a head of its own.
+    `expert i`; a shared expert is the last block. A shared LoRA has the last rows of A and the last columns of B, and
+    is a head of its own.
 
     Args:
         state: parameters by name, as `safetensors.numpy.load_file` gives them.

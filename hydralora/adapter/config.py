@@ -1,16 +1,17 @@
 """Configuration of a HydraLoRA adapter, in PEFT's field names plus what the experts and their router need."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from peft import PeftConfig
 from peft.utils import PeftType
 
 ROUTER_INPUTS = ("low_rank", "hidden", "uniform", "sequence")
 
-# Written as `peft_type` into adapter_config.json. PEFT looks this text up as a key, so a process that has not imported
-# this package fails with KeyError('HYDRALORA: ...'), which is the best place there is to say what to do.
-SAVED_PEFT_TYPE = "HYDRALORA: to load this adapter, install the package hydralora and run `import hydralora` first"
+# Written into adapter_config.json. A process that has not imported this package fails with KeyError('HYDRALORA') before
+# anything of this package can run. Whoever then opens the file finds this sentence.
+HOW_TO_LOAD = "To load this adapter, install the package hydralora and run `import hydralora` first."
+# What earlier versions wrote as `peft_type`; their adapters still load.
+EARLIER_PEFT_TYPE = "HYDRALORA: to load this adapter, install the package hydralora and run `import hydralora` first"
 
 
 @dataclass
@@ -46,6 +47,7 @@ class HydraLoraConfig(PeftConfig):
         layers_pattern: name of the `nn.ModuleList` of layers, with `layers_to_transform`.
         rank_pattern: layer name or regular expression -> rank other than `r`. `shared_rank` is the same in all layers.
         alpha_pattern: layer name or regular expression -> alpha other than `lora_alpha`.
+        how_to_load: a sentence for readers of adapter_config.json; it has no effect.
 
     Raises:
         ValueError: a value out of range, or fields that contradict each other.
@@ -70,6 +72,7 @@ class HydraLoraConfig(PeftConfig):
     layers_pattern: list[str] | str | None = None
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
+    how_to_load: str = HOW_TO_LOAD
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,7 +112,3 @@ class HydraLoraConfig(PeftConfig):
                 f"Expected `shared_alpha` together with `shared_rank`, got shared_alpha={self.shared_alpha} without a "
                 f"shared LoRA to scale"
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As PEFT writes it, with a `peft_type` that tells a process without this package what it needs."""
-        return {**super().to_dict(), "peft_type": SAVED_PEFT_TYPE}

@@ -6,17 +6,26 @@ layer's input for both, and one product writes to its output.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
 
+from hydralora.adapter.batch_axis import Call, Place
 from hydralora.adapter.config import HydraLoraConfig
+from hydralora.adapter.given_gates import ModelCalls, token_gates
 from hydralora.ops.eager import expert_part, one_hot_gates, softmax_gates, with_shared_expert
 
 GateObserver = Callable[[str, Tensor], None]
+
+
+class Rows(NamedTuple):
+    """Some rows of a layer's input, and the shape of the whole input [batch, ..., d]."""
+
+    indices: Sequence[int]
+    shape: torch.Size
 
 
 class HydraLoraLayer(BaseTunerLayer):
@@ -33,6 +42,9 @@ class HydraLoraLayer(BaseTunerLayer):
         sequence_gates: gates [batch, N] or [batch, length, N] for router_input="sequence", or integers [batch] or
             [batch, length], the number of an expert; present while `hydralora.expert_gates` is active.
         recompute_gates: the last of them, for layers that gradient checkpointing runs again within backward.
+        calls: calls of the model that are running now, which say how many rows the batch has.
+        last_call: the last one that this layer took part in, for gradient checkpointing too.
+        place: where the layer stands in the model.
         gate_observer: called with the adapter's name and gates [..., N] in each forward pass of several experts.
     """
 
@@ -68,6 +80,9 @@ class HydraLoraLayer(BaseTunerLayer):
         self.static_gates = BufferDict(persistent=False)
         self.sequence_gates: Tensor | None = None
         self.recompute_gates: Tensor | None = None
+        self.calls = ModelCalls()
+        self.last_call: Call | None = None
+        self.place = Place()
         self.gate_observer: GateObserver | None = None
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
@@ -142,7 +157,7 @@ class HydraLoraLayer(BaseTunerLayer):
 
     def fixed_gates(self, adapter_name: str) -> Tensor | None:
         """Gates [N] that hold for every input (one expert, static, uniform); None while they depend on the input."""
-        gates: Tensor | None = self._modules["static_gates"]._buffers.get(adapter_name)  # type: ignore[attr-defined]
+        gates: Tensor | None = self._modules["static_gates"]._buffers.get(adapter_name)
         if gates is not None:
             return gates
         experts = self.num_experts[adapter_name]
@@ -157,6 +172,10 @@ class HydraLoraLayer(BaseTunerLayer):
         return adapter_name not in self.hydralora_A or self.fixed_gates(adapter_name) is not None
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
+        """`exact_delta_weight` in the adapter's dtype, as PEFT's LoRA gives it and `peft.convert_to_lora` wants it."""
+        return self.exact_delta_weight(adapter_name).to(self.hydralora_B[adapter_name].weight.dtype)
+
+    def exact_delta_weight(self, adapter_name: str) -> Tensor:
         """scaling * sum_i g_i B_i A (+ shared_scaling * B_s A_s), laid out as the base weight, in float32 or wider.
 
         Raises:
@@ -194,21 +213,13 @@ class HydraLoraLayer(BaseTunerLayer):
             columns = torch.cat((columns, b[:, -shared_rank:] * ratio), dim=1)
         return a, columns
 
-    def _gates(self, x: Tensor, h: Tensor, adapter_name: str, rows: Sequence[int] | None = None) -> Tensor:
-        """[..., N], or [N] where they are fixed. `rows`: which sequences of the batch x holds, if not all."""
+    def _gates(self, x: Tensor, h: Tensor, adapter_name: str, rows: Rows | None = None) -> Tensor:
+        """[..., N], or [N] where they are fixed. `rows`: which rows of the layer's input x holds, if not all."""
         gates = self.fixed_gates(adapter_name)
         if gates is not None:
             pass
         elif self.router_input[adapter_name] == "sequence":
-            gates = self._given_gates(h.shape, adapter_name, rows)
-            if not gates.is_floating_point():
-                gates = one_hot_gates(gates, self.num_experts[adapter_name])
-            # [G, N], each row for as many neighbouring tokens: shaped so that it broadcasts over h's leading dimensions.
-            if gates.shape[0] != h.shape[:-1].numel():
-                gates = gates.repeat_interleave(h.shape[0] // gates.shape[0], dim=0)
-                gates = gates.view(gates.shape[0], *(1,) * (h.dim() - 2), -1)
-            else:
-                gates = gates.view(*h.shape[:-1], -1)
+            gates = self._given_gates(h.shape if rows is None else rows.shape, adapter_name, rows)
         else:
             z = h if self.router_input[adapter_name] == "low_rank" else x
             gates = softmax_gates(self.hydralora_router[adapter_name](z))
@@ -216,43 +227,54 @@ class HydraLoraLayer(BaseTunerLayer):
             self.gate_observer(adapter_name, gates.expand(*h.shape[:-1], -1))
         return gates
 
-    def _given_gates(self, shape: torch.Size, adapter_name: str, rows: Sequence[int] | None = None) -> Tensor:
-        """What was given for an input of this shape, [B', ..., d]: gates [G, N], or the number of an expert [G].
+    def _given_gates(self, shape: torch.Size, adapter_name: str, rows: Rows | None = None) -> Tensor:
+        """Gates [..., N] for an input of this shape, [..., d], or for some rows of it."""
+        gates = self._gates_in_order(shape, adapter_name)
+        if not gates.is_floating_point():
+            gates = one_hot_gates(gates, self.num_experts[adapter_name])
+        tokens = math.prod(shape[:-1])
+        gates = gates.repeat_interleave(tokens // len(gates), dim=0).view(*shape[:-1], -1)
+        return gates if rows is None else gates[list(rows.indices)]
 
-        G is B, the sequences, or B * length where every token has its own. B' is a multiple of B where generation
-        repeats sequences (beams) or a model flattens [batch, length]; both keep what belongs to a sequence together.
-        """
-        gates = self.sequence_gates
+    def _gates_in_order(self, shape: torch.Size, adapter_name: str) -> Tensor:
+        """Gates [G, N], or numbers of experts [G], that the tokens of an input of this shape take in order, T / G
+        tokens each."""
+        gates, call = self.sequence_gates, self.calls.running[-1] if self.calls.running else None
         if gates is None and torch._C._current_graph_task_id() != -1:
-            gates = self.recompute_gates  # gradient checkpointing runs the forward pass again within backward
+            # Gradient checkpointing runs the forward pass again within backward.
+            gates, call = self.recompute_gates, call or self.last_call
         experts = self.num_experts[adapter_name]
         if gates is None:
             raise ValueError(
                 f"Adapter {adapter_name!r} has router_input='sequence' and needs gates: call the model with "
-                f"expert_gates=[batch, {experts}], or within `with hydralora.expert_gates(model, gates):`"
+                f"expert_gates=[batch, {experts}], or within `with hydralora.expert_gates(model, gates):` "
+                f"(the only way for a PeftModel without a task_type)"
             )
-        if rows is not None:
-            gates = gates[list(rows)]
+        place = self.place
+        if call is None:  # the layer is called by itself: what it sees is the batch
+            call, place = Call(shape[0], batch_first=True), Place()
+        self.__dict__["last_call"] = call  # nn.Module's `__setattr__` is slow
+        device = self._modules["hydralora_B"]._modules[adapter_name].weight.device
+        key = (id(gates), shape, place, experts, device)
+        dealt = self.calls.dealt if self.calls.running else {}  # layers of one kind share the work within a call
+        if key in dealt:
+            return dealt[key]
         is_index = not gates.is_floating_point()
-        places = gates.shape if is_index else gates.shape[:-1]  # [B], or [B, length]
-        if is_index and len(places) == 2 and places[1] == experts == shape[-2]:
+        if is_index and gates.dim() == 2 and gates.shape[1] == experts == shape[-2]:
             raise ValueError(
-                f"Expected expert_gates whose meaning is clear, got integers {tuple(gates.shape)}, which may be gates of "
-                f"{experts} experts or experts of {experts} tokens. Pass gates as floating point numbers."
+                f"Expected expert_gates whose meaning is clear, got integers {tuple(gates.shape)}, which may be gates "
+                f"of {experts} experts or experts of {experts} tokens. Pass gates as floating point numbers."
             )
-        fits = shape[:-1].numel() == places.numel() if len(places) == 2 else shape[0] % places.numel() == 0
-        if not fits or len(places) not in (1, 2) or not (is_index or gates.shape[-1] == experts):
+        by_place = gates.unsqueeze(-1) if is_index else gates  # [batch, N] or [batch, length, N]; N = 1 for numbers
+        if by_place.dim() not in (2, 3) or not (is_index or gates.shape[-1] == experts):
             raise ValueError(
                 f"Expected expert_gates [batch, {experts}] for an input of shape {tuple(shape[:-1])}, "
                 f"got {tuple(gates.shape)}. Also possible: [batch, length, {experts}], gates of each token; and "
                 f"integers [batch] or [batch, length], the number of the one expert that is on."
             )
-        device = self._modules["hydralora_B"]._modules[adapter_name]._parameters["weight"].device  # type: ignore[attr-defined]
-        if gates.device != device:
-            gates = gates.to(device)
-        if len(places) == 1:
-            return gates
-        return gates.reshape(-1) if is_index else gates.reshape(-1, experts)
+        in_order = token_gates(by_place, tuple(shape[:-1]), call, place, self.calls.copies).to(device)
+        dealt[key] = in_order[:, 0].contiguous() if is_index else in_order
+        return dealt[key]
 
 
 def merge_refusal(adapter_name: str, num_experts: int) -> str:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hydralora.adapter.config import HydraLoraConfig
-from hydralora.adapter.layer import HydraLoraLayer
-from hydralora.ops import can_fuse, hydra_linear
+from hydralora.adapter.layer import HydraLoraLayer, Rows
+from hydralora.ops import can_fuse, hydra_linear, is_hooked
 from hydralora.ops.eager import expert_part, gate_and_scale, one_hot_gates, with_shared_expert
 
 
@@ -76,7 +76,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         result: Tensor = self.base_layer(x, *args, **kwargs)
         return result
 
-    def _update(self, x: Tensor, adapter_name: str, rows: Sequence[int] | None = None) -> Tensor:
+    def _update(self, x: Tensor, adapter_name: str, rows: Rows | None = None) -> Tensor:
         """What an adapter adds, [..., out]. Calls its modules, not their weights, so that hooks and FSDP work."""
         a = self.hydralora_A[adapter_name]
         x = self._cast_input_dtype(x, a.weight.dtype)
@@ -105,7 +105,8 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         a = children["hydralora_A"]._modules[name]
         if self.gate_observer is not None or a.out_features != self.r[name] + shared_rank:
             return None
-        if self.training and type(children["hydralora_dropout"]._modules[name]) is not nn.Identity:
+        dropout = children["hydralora_dropout"]._modules[name]
+        if (self.training and type(dropout) is not nn.Identity) or is_hooked(dropout):
             return None
         b, router = children["hydralora_B"]._modules[name], children["hydralora_router"]._modules.get(name)
         base = children["base_layer"]
@@ -117,16 +118,23 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
             if weight_router.requires_grad:
                 return None
         return hydra_linear(
-            *(x, base._parameters["weight"], base._parameters["bias"]),
-            *(a._parameters["weight"], b._parameters["weight"], weight_router),
-            *(self.scaling[name], router_input, shared_rank, self.shared_scaling[name]),
+            x,
+            base._parameters["weight"],
+            base._parameters["bias"],
+            a._parameters["weight"],
+            b._parameters["weight"],
+            weight_router,
+            self.scaling[name],
+            router_input,
+            shared_rank,
+            self.shared_scaling[name],
         )
 
     def _constant_gates(self, x: Tensor, name: str) -> Tensor:
         """Gates that no router computes, [G, N] in float32 or wider, or the number of an expert, [G]: a row for as many
         of x's tokens."""
         fixed = self.fixed_gates(name)
-        gates = self._given_gates(x.shape, name) if fixed is None else fixed[None]
+        gates = self._gates_in_order(x.shape, name) if fixed is None else fixed[None]
         if not gates.is_floating_point():
             return one_hot_gates(gates, self.num_experts[name]) if self.shared_expert[name] else gates
         if gates.dtype == torch.float32 and x.dtype != torch.float64:
@@ -141,7 +149,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
             )
         if self.merged:
             raise ValueError(
-                "Cannot pass `adapter_names` when there are merged adapters, call `unmerge_adapter` first."
+                "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
             )
 
     def _forward_mixed_batch(self, x: Tensor, adapter_names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
@@ -149,7 +157,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         result = self._base(x, *args, **kwargs).clone()
         for name in sorted(set(adapter_names) & set(self.hydralora_A)):
             rows = [row for row, row_name in enumerate(adapter_names) if row_name == name]
-            result[rows] += self._update(x[rows], name, rows).to(result.dtype)
+            result[rows] += self._update(x[rows], name, Rows(rows, x.shape)).to(result.dtype)
         return result
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -163,7 +171,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
             ValueError: gates depend on the input, or the result is not finite.
         """
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.hydralora_A]
-        deltas = {name: self.get_delta_weight(name) for name in names}  # all refusals come before any change
+        deltas = {name: self.exact_delta_weight(name) for name in names}  # all refusals come before any change
         for name, delta in deltas.items():
             merged = self._shifted_base_weight(delta)
             if safe_merge and not torch.isfinite(merged).all():
@@ -176,7 +184,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
         while self.merged_adapters:
-            self.set_base_weight(self._shifted_base_weight(-self.get_delta_weight(self.merged_adapters.pop())))
+            self.set_base_weight(self._shifted_base_weight(-self.exact_delta_weight(self.merged_adapters.pop())))
 
     def _shifted_base_weight(self, delta: Tensor) -> Tensor:
         weight: Tensor = self.get_base_weight()

@@ -1,5 +1,6 @@
 """HydraLoRA's tuner: puts adapter layers into a base model, in the way PEFT asks of its methods."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -17,8 +18,10 @@ from transformers.pytorch_utils import Conv1D
 
 from hydralora.adapter.config import HydraLoraConfig
 from hydralora.adapter.given_gates import expert_gates as given_gates
+from hydralora.adapter.given_gates import stop_watching, watch_for_good
 from hydralora.adapter.layer import HydraLoraLayer, merge_refusal
 from hydralora.adapter.linear import HydraLoraLinear
+from hydralora.adapter.unfit_layers import fused_experts, switch_off_fast_path, unfit_reason
 
 
 class HydraLoraModel(BaseTuner):
@@ -51,6 +54,11 @@ class HydraLoraModel(BaseTuner):
         r = peft_config.rank_pattern.get(get_pattern_key(peft_config.rank_pattern, current_key), peft_config.r)
         alpha_key = get_pattern_key(peft_config.alpha_pattern, current_key)
         lora_alpha = peft_config.alpha_pattern.get(alpha_key, peft_config.lora_alpha)
+        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        reason = unfit_reason(parent, target_name, base)
+        if reason is not None:
+            self._left_alone[current_key] = reason
+            return
         if isinstance(target, HydraLoraLayer):
             target.update_layer(adapter_name, r, lora_alpha, peft_config)
             return
@@ -58,17 +66,34 @@ class HydraLoraModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             new_module.requires_grad_(False)  # a further adapter is not trained before it is made active
         self._replace_module(parent, target_name, new_module, target)
+        switch_off_fast_path(parent, new_module)
 
     def _create_new_module(
         self, config: HydraLoraConfig, adapter_name: str, target: nn.Module, r: int, lora_alpha: float
     ) -> HydraLoraLinear:
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-        if not _is_linear(base):
+        if not is_linear(base):
             raise ValueError(
                 f"Target module {target} is not supported: expected `torch.nn.Linear`, "
                 f"`transformers.pytorch_utils.Conv1D` or a quantised linear layer. Check `target_modules`."
             )
         return HydraLoraLinear(target, adapter_name, r, lora_alpha, config, **get_quantization_kwargs(self.model))
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """As PEFT's, and says what is left alone.
+
+        Raises:
+            ValueError: an adapter could act on none of the targets.
+        """
+        self._left_alone: dict[str, str] = {}
+        targets = self.peft_config[adapter_name].target_modules
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        if self._left_alone and not any(adapter_name in layer.hydralora_A for layer in self._layers()):
+            raise ValueError(f"Expected target_modules that an adapter can act on, got {_reasons(self._left_alone)}")
+        for sentence in _left_out(model, targets, self._left_alone):
+            warnings.warn(sentence, stacklevel=2)
+        if any("sequence" in layer.router_input.values() for layer in self._layers()):
+            watch_for_good(model)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         self._refuse_live_gates(adapter_names)
@@ -83,6 +108,7 @@ class HydraLoraModel(BaseTuner):
     ) -> Any:
         if merge:
             self._refuse_live_gates(adapter_names)
+        stop_watching(self.model)
         return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
 
     def _refuse_live_gates(self, adapter_names: list[str] | None) -> None:
@@ -166,7 +192,38 @@ class HydraLoraModel(BaseTuner):
         return messages
 
 
-def _is_linear(base: nn.Module) -> bool:
+def _left_out(model: nn.Module, targets: Any, left_alone: dict[str, str]) -> list[str]:
+    """What users may think is adapted and is not."""
+    sentences = []
+    if left_alone:
+        sentences.append(f"Left alone, since an adapter cannot act on these target modules: {_reasons(left_alone)}")
+    names = [plain for plain, _ in model.named_modules()]
+    unmatched = (
+        []
+        if isinstance(targets, str) or not targets
+        else sorted(
+            entry for entry in targets if not any(name == entry or name.endswith(f".{entry}") for name in names)
+        )
+    )
+    if unmatched:
+        sentences.append(f"No layer of the model has these names of target_modules: {', '.join(unmatched)}")
+    experts = fused_experts(model)
+    if experts and (unmatched or (isinstance(targets, str) and targets.lower() == "all-linear")):
+        sentences.append(
+            f"The experts of this mixture are not adapted: {len(experts)} parameters such as {experts[0]} hold them "
+            f"all, and HydraLoRA adapts linear layers. (PEFT's LoRA adapts them too with target_modules='all-linear'.)"
+        )
+    return sentences
+
+
+def _reasons(left_alone: dict[str, str]) -> str:
+    shown = [f"{name} ({reason})" for name, reason in sorted(left_alone.items())]
+    more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
+    return ", ".join(shown[:4]) + more
+
+
+def is_linear(base: nn.Module) -> bool:
+    """Whether the method can adapt a layer: linear, transposed as GPT-2's, or quantised."""
     if isinstance(base, nn.Linear | Conv1D):
         return True
     backend = resolve_quantization_backend(base) if not hasattr(base, "weight") else None

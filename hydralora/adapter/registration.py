@@ -22,27 +22,30 @@ def add_peft_type() -> None:
     PeftType._value2member_map_[NAME] = member
 
 
-def register(config_cls: type, model_cls: type, saved_peft_type: str) -> None:
-    """Register the method with PEFT; a second call with the same classes does nothing.
+def register(config_cls: type, model_cls: type, earlier_peft_type: str) -> None:
+    """Register the method with PEFT; a second call does nothing, or puts classes that were imported anew in place.
 
     Args:
-        saved_peft_type: what adapter_config.json holds as `peft_type`; PEFT finds the config by this text.
+        earlier_peft_type: what earlier versions wrote as `peft_type` into adapter_config.json.
 
     Raises:
         RuntimeError: another class has taken the name, for instance PEFT itself in a later version.
     """
     add_peft_type()
     peft_type = PeftType[NAME]
-    known: dict[str, Any] = {
-        "config": PEFT_TYPE_TO_CONFIG_MAPPING.get(peft_type),
-        "model": PEFT_TYPE_TO_TUNER_MAPPING.get(peft_type),
-    }
-    if known == {"config": config_cls, "model": model_cls}:
-        return
-    if any(known.values()):
+    known = (PEFT_TYPE_TO_CONFIG_MAPPING.get(peft_type), PEFT_TYPE_TO_TUNER_MAPPING.get(peft_type))
+    if known == (None, None):
+        register_peft_method(name=NAME.lower(), config_cls=config_cls, model_cls=model_cls)
+    elif [_full_name(cls) for cls in known] == [_full_name(config_cls), _full_name(model_cls)]:
+        # The package was imported again in this process: a notebook's autoreload, `importlib.reload`.
+        PEFT_TYPE_TO_CONFIG_MAPPING[peft_type], PEFT_TYPE_TO_TUNER_MAPPING[peft_type] = config_cls, model_cls
+    else:
         raise RuntimeError(
             f"PEFT already has a method {NAME} with {known}, expected none or {config_cls} and {model_cls}. Is there a "
             f"second package that registers it, or a PEFT version that brings its own? Use only one of them."
         )
-    register_peft_method(name=NAME.lower(), config_cls=config_cls, model_cls=model_cls)
-    PEFT_TYPE_TO_CONFIG_MAPPING[saved_peft_type] = config_cls
+    PEFT_TYPE_TO_CONFIG_MAPPING[earlier_peft_type] = config_cls
+
+
+def _full_name(cls: Any) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else repr(cls)

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hydralora.gates.fixed import GateSpec, static_gates
+from hydralora.adapter.state import adapter_state
+from hydralora.gates.fixed import GateSpec, resolve_gates, static_gates
+from hydralora.gates.labels import labelled_predictions
 from hydralora.gates.recording import document_statistics
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-_IGNORED = -100  # label of tokens without loss, as everywhere in transformers
 
 
 def calibrate_gates(
@@ -75,22 +75,26 @@ def _calibrate(
     mask_key: str,
     max_batches: int | None,
 ) -> dict[str, dict[str, Tensor]]:
-    sums: dict[str, Tensor] = {}
-    num_tokens: dict[str, float] = {}
+    sums: dict[str, Tensor] = {}  # [M, N]
+    num_tokens: dict[str, Tensor] = {}  # [M]
     modules: tuple[str, ...] = ()
-    for batch, labels in islice(batches, max_batches):
-        statistics, _ = document_statistics(model, batch, adapter_name, mask_key)
-        modules = statistics.modules
-        for i, label in enumerate(labels or ["all"] * statistics.num_groups):
-            sums[label] = sums.get(label, 0) + statistics.gate_sums[:, i]
-            num_tokens[label] = num_tokens.get(label, 0) + float(statistics.num_tokens[i])
-    empty = [label for label, count in num_tokens.items() if count == 0]
+    adapter_state(model, adapter_name).refuse_idle("measure gates")
+    with static_gates(model, None, adapter_name):  # live gates, whatever is fixed now
+        for batch, labels in islice(batches, max_batches):
+            statistics, _ = document_statistics(model, batch, adapter_name, mask_key)
+            if modules and statistics.modules != modules:
+                raise ValueError("Expected the same layers to run in every batch; some experts of a mixture did not")
+            modules = statistics.modules
+            for i, label in enumerate(labels or ["all"] * statistics.num_groups):
+                sums[label] = sums.get(label, 0) + statistics.gate_sums[:, i]
+                num_tokens[label] = num_tokens.get(label, 0) + statistics.layer_tokens[:, i]
+    empty = [label for label, counts in num_tokens.items() if not counts.all()]
     if not sums or empty:
         raise ValueError(
             f"Expected batches with tokens to measure gates on, got none{' for ' * bool(empty)}{empty or ''}"
         )
     return {
-        label: dict(zip(modules, (total / num_tokens[label]).float().unbind(), strict=True))
+        label: dict(zip(modules, (total / num_tokens[label][:, None]).float().unbind(), strict=True))
         for label, total in sums.items()
     }
 
@@ -121,38 +125,34 @@ def compare_with_live(
     """Loss under live routing and under fixed gates, and the mean divergence KL(live || fixed) of predictions.
 
     Args:
-        model: with the adapter active; evaluated without dropout.
+        model: with the adapter active; evaluated without dropout. Its labels are read as its own loss reads them: a
+            causal model predicts the next token, a masked one and a decoder under an encoder predict the token itself.
         gates: as in `to_lora`; None for those that are fixed already.
         batches: held-out text, not that of the calibration, with `labels` (-100 where no loss is read) and what the
             model's forward takes.
 
     Raises:
-        ValueError: no token with a label, or gates that do not fit.
+        ValueError: no token with a label, gates that do not fit, an adapter that no forward pass runs, or a model whose
+            loss is no cross entropy of its logits.
     """
+    adapter_state(model, adapter_name).refuse_idle("compare fixed gates with live ones")
+    fixed_gates = resolve_gates(model, gates, adapter_name)
     was_training = model.training
     model.eval()
     live_sum = static_sum = kl_sum = 0.0
     num_tokens = 0
-    for batch in batches:
-        targets = batch["labels"][:, 1:].to(model.device)
-        live = _predictions(model, batch, targets)
-        with static_gates(model, gates, adapter_name):
-            fixed = _predictions(model, batch, targets)
-        kept = targets[targets != _IGNORED]
-        live_sum += float(F.nll_loss(live, kept, reduction="sum"))
-        static_sum += float(F.nll_loss(fixed, kept, reduction="sum"))
-        kl_sum += float(F.kl_div(fixed, live, reduction="sum", log_target=True))
-        num_tokens += len(kept)
-    model.train(was_training)
+    try:
+        for batch in batches:
+            with static_gates(model, None, adapter_name):
+                live, kept = labelled_predictions(model, batch)
+            with static_gates(model, fixed_gates, adapter_name):
+                fixed, _ = labelled_predictions(model, batch)
+            live_sum += float(F.nll_loss(live, kept, reduction="sum"))
+            static_sum += float(F.nll_loss(fixed, kept, reduction="sum"))
+            kl_sum += float(F.kl_div(fixed, live, reduction="sum", log_target=True))
+            num_tokens += len(kept)
+    finally:
+        model.train(was_training)
     if num_tokens == 0:
         raise ValueError("Expected batches with labels to compare predictions on, got no token with a label")
     return RoutingGap(live_sum / num_tokens, static_sum / num_tokens, kl_sum / num_tokens, num_tokens)
-
-
-def _predictions(model: "PeftModel", batch: Mapping[str, Any], targets: Tensor) -> Tensor:
-    """Log-probabilities [n, vocabulary] in float32 where a label is read."""
-    inputs = {
-        key: value.to(model.device) for key, value in batch.items() if isinstance(value, Tensor) and key != "labels"
-    }
-    logits = model(**inputs, use_cache=False).logits[:, :-1][targets != _IGNORED]
-    return F.log_softmax(logits.float(), dim=-1)

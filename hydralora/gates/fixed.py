@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hydralora.adapter.layer import HydraLoraLayer
-from hydralora.gates.recording import hydralora_layers
+from hydralora.adapter.state import hydralora_layers
 
 # By layer name, one vector [N] for every layer, the number of one expert, or "uniform" for 1 / N.
 GateSpec = Mapping[str, Tensor] | Tensor | int | str

@@ -5,13 +5,15 @@ that each use one expert look balanced when their favourites differ. Padding is 
 the gates to 1/N, which is the ablation without a gate; 0.01 is where the literature starts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from hydralora.gates.recording import Masks, token_weights
 
-def balance_loss(gates: Mapping[str, Tensor], mask: Tensor | None = None) -> Tensor:
+
+def balance_loss(gates: Mapping[str, Tensor], mask: Masks = None) -> Tensor:
     """Squared coefficient of variation of the experts' mean gates, N sum_i mean_i^2 - 1, averaged over layers.
 
     The importance loss of Shazeer et al. (arXiv 1701.06538, section 4). For gates that are never cut to the top k, as
@@ -19,19 +21,19 @@ def balance_loss(gates: Mapping[str, Tensor], mask: Tensor | None = None) -> Ten
 
     Args:
         gates: [batch, length, N] of each layer, recorded with gradients.
-        mask: [batch, length], 0 for padding.
+        mask: [batch, length], 0 for padding, or one for each layer by name.
 
     Returns:
         A scalar from 0 (every expert has the same mean gate) to N - 1 (one expert has it all).
     """
     losses = []
-    for layer in gates.values():
-        mean = _masked_mean(layer, mask)  # [N]
+    for name, layer in _layers(gates):
+        mean = _masked_mean(layer, token_weights(name, layer, mask))  # [N]
         losses.append(layer.shape[-1] * mean.square().sum() - 1)
     return torch.stack([loss.to(losses[0].device) for loss in losses]).mean()
 
 
-def cluster_loss(gates: Mapping[str, Tensor], clusters: Tensor, mask: Tensor | None = None) -> Tensor:
+def cluster_loss(gates: Mapping[str, Tensor], clusters: Tensor, mask: Masks = None) -> Tensor:
     """Cross entropy (nats) between each token's gates and its document's cluster, averaged over tokens and layers.
 
     To guide routers at the start of training only, let the weight of this loss fall to 0.
@@ -39,12 +41,12 @@ def cluster_loss(gates: Mapping[str, Tensor], clusters: Tensor, mask: Tensor | N
     Args:
         gates: [batch, length, N] of each layer, recorded with gradients.
         clusters: expert that belongs to each document's cluster [batch], or soft assignments [batch, N].
-        mask: [batch, length], 0 for padding.
+        mask: [batch, length], 0 for padding, or one for each layer by name.
 
     Raises:
-        ValueError: clusters beyond the experts.
+        ValueError: clusters beyond the experts, a mask that does not fit, or a layer whose rows are not known.
     """
-    num_experts = next(iter(gates.values())).shape[-1]
+    num_experts = next(layer for _, layer in _layers(gates)).shape[-1]
     if clusters.dim() == 1:
         if clusters.max() >= num_experts:
             raise ValueError(f"Expected clusters below the {num_experts} experts, got {int(clusters.max())}")
@@ -52,16 +54,26 @@ def cluster_loss(gates: Mapping[str, Tensor], clusters: Tensor, mask: Tensor | N
     if clusters.shape[-1] != num_experts:
         raise ValueError(f"Expected soft assignments to {num_experts} experts, got {clusters.shape[-1]}")
     losses = []
-    for layer in gates.values():
+    for name, layer in _layers(gates):
+        if layer.dim() != 3 or len(layer) != len(clusters):
+            raise ValueError(
+                f"Expected gates [{len(clusters)}, length, N] for clusters of as many documents, got "
+                f"{list(layer.shape)} from layer {name}. Leave such layers out (`exclude_modules`)."
+            )
         log_gates = layer.clamp_min(torch.finfo(layer.dtype).tiny).log()
         targets = clusters[:, None].to(layer)  # [batch, 1, N]
-        losses.append(_masked_mean(-(targets * log_gates).sum(-1, keepdim=True), mask)[0])
+        cross_entropy = -(targets * log_gates).sum(-1, keepdim=True)
+        losses.append(_masked_mean(cross_entropy, token_weights(name, layer, mask))[0])
     return torch.stack([loss.to(losses[0].device) for loss in losses]).mean()
 
 
-def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of [batch, length, n] over the tokens that are no padding, [n]."""
-    if mask is None:
-        return values.mean((0, 1))
-    weights = mask.to(values).unsqueeze(-1)
-    return (values * weights).sum((0, 1)) / weights.sum()
+def _layers(gates: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    if not gates:
+        raise ValueError("Expected gates of at least one layer, got none: did a forward pass run within record_gates?")
+    return iter(gates.items())
+
+
+def _masked_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean of [..., n] over the tokens of weight 1, [n]."""
+    weights = weights.unsqueeze(-1)
+    return (values * weights).flatten(0, -2).sum(0) / weights.sum()

@@ -8,33 +8,19 @@ loss = loss + 0.01 * balance_loss(gates, batch["attention_mask"])
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
+from hydralora.adapter.batch_axis import Call, Place, locate, place_of
+from hydralora.adapter.given_gates import ModelCalls, watched
 from hydralora.adapter.layer import GateObserver, HydraLoraLayer
+from hydralora.adapter.state import adapter_state, base_of, hydralora_layers, plain_name
 
-
-def hydralora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, HydraLoraLayer]:
-    """Layers with an adapter, by their name in the base model.
-
-    Raises:
-        ValueError: no layer has this adapter.
-    """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    layers = {
-        name: module
-        for name, module in base.named_modules()
-        if isinstance(module, HydraLoraLayer) and adapter_name in module.hydralora_A
-    }
-    if not layers:
-        known = sorted(getattr(model, "peft_config", {}))
-        raise ValueError(
-            f"Expected a model with a HydraLoRA adapter {adapter_name!r}, got one with the adapters {known}"
-        )
-    return layers
+# [batch, length], 0 for padding; one for each layer by name where they see different tokens; None where all count.
+Masks = Tensor | Mapping[str, Tensor | None] | None
 
 
 @contextmanager
@@ -51,33 +37,79 @@ def record_gates(model: nn.Module, adapter_name: str = "default") -> Iterator[di
 
     Yields:
         A dict, filled by forward passes: layer name -> gates [batch, length, N]. It holds layers in their order in the
-        model, and stays as it is when the context ends.
+        model, and stays as it is when the context ends. A layer that runs several times in one pass of the model
+        (ALBERT) has the mean of its runs. Length is 1 for a layer that sees one vector for each sequence (a pooler).
+        Layers whose input is no batch (experts of a mixture, a vision tower) have [tokens, N] as they come.
 
     Raises:
-        ValueError: no such adapter, or one with a single expert, which has no gates.
+        ValueError: no such adapter, one that is merged or disabled, or one with a single expert, which has no gates.
     """
     layers = hydralora_layers(model, adapter_name)
+    state = adapter_state(model, adapter_name)
+    state.refuse_merged("record gates", any_adapter=True)
+    state.refuse_disabled("record gates")
     if any(layer.num_experts[adapter_name] == 1 for layer in layers.values()):
         raise ValueError(
             f"Expected an adapter with gates, got {adapter_name!r} with a single expert, which is plain LoRA"
         )
+    base = base_of(model)
     gates: dict[str, Tensor] = {}
+    runs: dict[str, int] = {}
+    places = {plain_name(name): place_of(base, name) for name, _ in base.named_modules() if plain_name(name) in layers}
     before = [layer.gate_observer for layer in layers.values()]
-    for name, layer in layers.items():
-        layer.gate_observer = _observer(gates, name, adapter_name)
-    try:
-        yield gates
-    finally:
-        for layer, observer in zip(layers.values(), before, strict=True):
-            layer.gate_observer = observer
+    with watched(base) as calls:
+        new_pass = base.register_forward_pre_hook(lambda *_: runs.clear())
+        for name, layer in layers.items():
+            layer.gate_observer = _observer(_Recorder(gates, runs, calls, places[name], name), adapter_name)
+        try:
+            yield gates
+        finally:
+            new_pass.remove()
+            for layer, observer in zip(layers.values(), before, strict=True):
+                layer.gate_observer = observer
 
 
-def _observer(gates: dict[str, Tensor], name: str, adapter_name: str) -> GateObserver:
+class _Recorder(NamedTuple):
+    """Where the gates of one layer go."""
+
+    gates: dict[str, Tensor]
+    runs: dict[str, int]  # of each layer, in this pass of the model
+    calls: ModelCalls
+    place: Place
+    name: str
+
+
+def _observer(recorder: _Recorder, adapter_name: str) -> GateObserver:
+    gates, runs, calls, place, name = recorder
+
     def observe(adapter: str, layer_gates: Tensor) -> None:
-        if adapter == adapter_name:
-            gates[name] = layer_gates
+        if adapter != adapter_name:
+            return
+        if torch._C._current_graph_task_id() != -1 and name in gates:
+            return  # gradient checkpointing runs the layer again in backward
+        call = calls.running[-1] if calls.running else None
+        layer_gates = layer_gates if call is None else _by_rows(layer_gates, call, place)
+        before = runs.get(name, 0) if call is not None else 0
+        same = before and gates[name].shape == layer_gates.shape
+        gates[name] = torch.lerp(gates[name], layer_gates, 1 / (before + 1)) if same else layer_gates
+        runs[name] = before + 1
 
     return observe
+
+
+def _by_rows(gates: Tensor, call: Call, place: Place) -> Tensor:
+    """[batch, length, N] where the rows of the batch are known, else as they are."""
+    if gates.dim() > 3:
+        return gates
+    try:
+        layout = locate(tuple(gates.shape[:-1]), call, place)
+    except ValueError:
+        return gates
+    if layout.kind == "length first":
+        return gates.transpose(0, 1)
+    if layout.kind == "flat":
+        return gates.view(call.batch, layout.length, -1)
+    return gates.unsqueeze(1) if layout.kind == "pooled" else gates
 
 
 class GateStatistics:
@@ -88,7 +120,8 @@ class GateStatistics:
 
     Attributes (float64, on the device of the gates; M layers, G groups, N experts):
         modules: names of the layers, known from the first update on.
-        num_tokens: [G], padding left out.
+        layer_tokens: [M, G], tokens that a layer saw, padding left out.
+        num_tokens: [G], the same of the first layer. Layers differ in models with an encoder and a decoder.
         gate_sums: [M, G, N].
         usage_sums: [M, G, N], tokens for which the expert has the largest gate.
         entropy_sums: [M, G], in nats.
@@ -97,70 +130,101 @@ class GateStatistics:
     def __init__(self, num_groups: int = 1) -> None:
         self.modules: tuple[str, ...] = ()
         self.num_groups = num_groups
-        self.num_tokens = self.gate_sums = self.usage_sums = self.entropy_sums = torch.zeros(0)
+        self.layer_tokens = self.gate_sums = self.usage_sums = self.entropy_sums = torch.zeros(0)
+
+    @property
+    def num_tokens(self) -> Tensor:
+        return self.layer_tokens[0] if len(self.layer_tokens) else self.layer_tokens
 
     @torch.no_grad()
-    def update(self, gates: Mapping[str, Tensor], mask: Tensor | None = None, groups: Tensor | None = None) -> None:
+    def update(self, gates: Mapping[str, Tensor], mask: Masks = None, groups: Tensor | None = None) -> None:
         """Add the tokens of a batch.
 
         Args:
             gates: [batch, length, N] of each layer, from `record_gates`.
-            mask: [batch, length], 0 for padding; None counts every token.
+            mask: [batch, length], 0 for padding; None counts every token. One for each layer by name, where layers see
+                different tokens. A layer that sees one vector for each sequence counts it.
             groups: integers in [0, num_groups), [batch] or [batch, length].
 
         Raises:
-            ValueError: a mask that does not fit, or other layers than in the first update.
+            ValueError: a mask or groups that do not fit, or other layers than in the first update.
         """
-        stacked = _stack(gates)  # [M, T, N]
-        weights = self._weights(mask, groups, stacked)  # [G, T]
-        winners = nn.functional.one_hot(stacked.argmax(-1), stacked.shape[-1]).to(stacked)
-        entropies = torch.special.entr(stacked).sum(-1)  # [M, T]
         if not self.modules:
-            self._start(tuple(gates), stacked)
+            self._start(gates)
         if tuple(gates) != self.modules:
             raise ValueError(f"Expected gates of the {len(self.modules)} layers of the first update, got {list(gates)}")
-        self.num_tokens += weights.sum(-1)
-        self.gate_sums += weights @ stacked
-        self.usage_sums += weights @ winners
-        self.entropy_sums += entropies @ weights.t()
+        for layers in _alike(gates, mask):
+            stacked = torch.stack([gates[self.modules[i]].detach().to(gates[self.modules[0]]) for i in layers])
+            name = self.modules[layers[0]]
+            weights = self._weights(token_weights(name, stacked[0], mask), groups, stacked)  # [G, T]
+            stacked = stacked.flatten(1, -2)  # [m, T, N]
+            winners = nn.functional.one_hot(stacked.argmax(-1), stacked.shape[-1]).to(stacked)
+            entropies = torch.special.entr(stacked).sum(-1)  # [m, T]
+            self.layer_tokens[layers] += weights.sum(-1)
+            self.gate_sums[layers] += weights @ stacked
+            self.usage_sums[layers] += weights @ winners
+            self.entropy_sums[layers] += entropies @ weights.t()
 
-    def _start(self, modules: tuple[str, ...], stacked: Tensor) -> None:
-        self.modules = modules
-        shape = (len(modules), self.num_groups, stacked.shape[-1])
-        self.num_tokens = torch.zeros(self.num_groups, dtype=torch.float64, device=stacked.device)
-        self.gate_sums = torch.zeros(shape, dtype=torch.float64, device=stacked.device)
+    def _start(self, gates: Mapping[str, Tensor]) -> None:
+        self.modules = tuple(gates)
+        first = gates[self.modules[0]]
+        shape = (len(self.modules), self.num_groups, first.shape[-1])
+        self.gate_sums = torch.zeros(shape, dtype=torch.float64, device=first.device)
         self.usage_sums = torch.zeros_like(self.gate_sums)
-        self.entropy_sums = torch.zeros_like(self.gate_sums[..., 0])
+        self.layer_tokens, self.entropy_sums = self.gate_sums[..., 0].clone(), self.gate_sums[..., 0].clone()
 
-    def _weights(self, mask: Tensor | None, groups: Tensor | None, stacked: Tensor) -> Tensor:
+    def _weights(self, kept: Tensor, groups: Tensor | None, stacked: Tensor) -> Tensor:
         """[G, T]: 1 where a token belongs to a group and is no padding."""
-        num_tokens = stacked.shape[1]
-        kept = stacked.new_ones(num_tokens) if mask is None else mask.to(stacked).reshape(-1)
-        if len(kept) != num_tokens:
-            raise ValueError(f"Expected a mask for the {num_tokens} tokens that have gates, got one for {len(kept)}")
         if groups is None:
-            return kept[None]
-        of_token = groups.to(stacked.device).reshape(-1)
-        of_token = of_token.repeat_interleave(num_tokens // len(of_token))  # one for a whole sequence, or for a token
-        return nn.functional.one_hot(of_token, self.num_groups).t().to(stacked) * kept
+            return kept.reshape(1, -1)
+        of_token = groups.to(stacked.device)
+        shape = stacked.shape[1:-1]  # [batch, length], or [tokens] of a layer whose input is no batch
+        if of_token.dim() == 1 and len(shape) == 2 and len(of_token) == shape[0]:
+            of_token = of_token[:, None].expand(shape)
+        if of_token.shape != shape:
+            raise ValueError(f"Expected groups for gates of shape {tuple(shape)}, got {tuple(groups.shape)}")
+        one_hot = nn.functional.one_hot(of_token.reshape(-1), self.num_groups).t().to(stacked)
+        return one_hot * kept.reshape(-1)
 
     def mean(self) -> Tensor:
         """Mean gates [M, G, N]; NaN for a group without tokens."""
-        return self.gate_sums / self.num_tokens[:, None]
+        return self.gate_sums / self.layer_tokens[..., None]
 
     def usage(self) -> Tensor:
         """Share of tokens for which an expert has the largest gate, [M, G, N]."""
-        return self.usage_sums / self.num_tokens[:, None]
+        return self.usage_sums / self.layer_tokens[..., None]
 
     def entropy(self) -> Tensor:
         """Mean entropy of a token's gates over log N, [M, G]: 0 is one expert alone, 1 all alike."""
-        return self.entropy_sums / self.num_tokens / math.log(self.gate_sums.shape[-1])
+        return self.entropy_sums / self.layer_tokens / math.log(self.gate_sums.shape[-1])
 
 
-def _stack(gates: Mapping[str, Tensor]) -> Tensor:
-    """[M, batch * length, N], on the device of the first layer."""
-    first = next(iter(gates.values()))
-    return torch.stack([layer.detach().to(first).flatten(0, -2) for layer in gates.values()])
+def _alike(gates: Mapping[str, Tensor], mask: Masks) -> list[list[int]]:
+    """Numbers of layers whose gates have one shape and one mask."""
+    alike: dict[Any, list[int]] = {}
+    for i, (name, layer) in enumerate(gates.items()):
+        own = mask.get(name) if isinstance(mask, Mapping) else None
+        alike.setdefault((layer.shape, id(own)), []).append(i)
+    return list(alike.values())
+
+
+def token_weights(name: str, gates: Tensor, mask: Masks) -> Tensor:
+    """1 for each token of a layer's gates [..., N] that is no padding, else 0.
+
+    Raises:
+        ValueError: a mask that does not fit.
+    """
+    own = mask.get(name) if isinstance(mask, Mapping) else mask
+    shape = gates.shape[:-1]
+    if own is None or (len(shape) == 2 and shape[0] == own.shape[0] and shape[1] == 1):
+        return gates.new_ones(shape)
+    if own.shape != shape:
+        raise ValueError(
+            f"Expected a mask for the {math.prod(shape)} tokens that have gates, got one for {own.numel()}: layer "
+            f"{name} saw {tuple(shape)}, the mask is {tuple(own.shape)}. Where layers see different tokens, give "
+            f"a mask for each by its name, or leave such layers out (`exclude_modules`)."
+        )
+    return own.to(gates)
 
 
 @torch.no_grad()
@@ -170,20 +234,67 @@ def document_statistics(
     """Run a model over a batch without dropout, and sum its gates within each sequence.
 
     Args:
-        batch: what the model's forward takes; `labels` and entries that are no tensors are left out.
-        mask_key: entry that is 0 for padding; without it every token counts.
+        batch: what the model's forward takes; entries that are no tensors are left out, and so are `labels` unless a
+            decoder needs them.
+        mask_key: entry that is 0 for padding; without it every token counts. Layers of a decoder under an encoder use
+            `decoder_attention_mask`, or else leave out tokens without a label (-100).
 
     Returns:
         Statistics with a group for each sequence, and the gates [batch, length, N] by layer name.
+
+    Raises:
+        ValueError: an adapter that no forward pass runs, or layers whose tokens cannot be told apart.
     """
-    device = next(model.parameters()).device
-    inputs = {key: value.to(device) for key, value in batch.items() if isinstance(value, Tensor) and key != "labels"}
+    adapter_state(model, adapter_name).refuse_idle("measure gates")
+    base = base_of(model)
+    device = next(base.parameters()).device
+    inputs = {key: value.to(device).contiguous() for key, value in batch.items() if isinstance(value, Tensor)}
+    has_decoder = bool(getattr(getattr(base, "config", None), "is_encoder_decoder", False))
+    labels = inputs.pop("labels", None)
+    if has_decoder and labels is not None and not any(key.startswith("decoder_input") for key in inputs):
+        inputs["labels"] = labels
     was_training = model.training
     model.eval()
-    with record_gates(model, adapter_name) as gates:
-        model(**inputs, use_cache=False)
-    model.train(was_training)
+    masks: Masks = inputs.get(mask_key)
+    try:
+        with record_gates(model, adapter_name) as gates, _layers_of_the_encoder(base, has_decoder) as of_encoder:
+            model(**inputs, **({"use_cache": False} if hasattr(base, "config") else {}))
+    finally:
+        model.train(was_training)
+    if not gates:
+        raise ValueError(f"No layer with adapter {adapter_name!r} ran in the forward pass")
+    if has_decoder:
+        decoder_mask = inputs.get("decoder_attention_mask")
+        if decoder_mask is None and labels is not None:
+            decoder_mask = labels != -100
+        masks = {name: masks if name in of_encoder else decoder_mask for name in gates}  # type: ignore[misc]
     num_sequences = len(next(iter(inputs.values())))
     statistics = GateStatistics(num_sequences)
-    statistics.update(gates, inputs.get(mask_key), torch.arange(num_sequences, device=device))
+    statistics.update(gates, masks, torch.arange(num_sequences, device=device))
     return statistics, gates
+
+
+@contextmanager
+def _layers_of_the_encoder(base: Any, has_decoder: bool) -> Iterator[set[str]]:
+    """Names of layers that see the encoder's tokens: its own, and the decoder's that attend to its output."""
+    names: set[str] = set()
+    handles: list[Any] = []
+    if has_decoder:
+        encoder = base.get_encoder()
+        inside = {id(module) for module in encoder.modules()}
+        outputs: list[Tensor] = []
+        handles.append(encoder.register_forward_hook(lambda _module, _args, output: outputs.append(output[0])))
+
+        def note(name: str, module: nn.Module, x: Tensor) -> None:
+            if id(module) in inside or any(x.data_ptr() == y.data_ptr() and x.shape == y.shape for y in outputs):
+                names.add(name)
+
+        for name, module in base.named_modules():
+            if isinstance(module, HydraLoraLayer):
+                hook = partial(note, plain_name(name))
+                handles.append(module.register_forward_pre_hook(lambda m, args, hook=hook: hook(m, args[0])))
+    try:
+        yield names
+    finally:
+        for handle in handles:
+            handle.remove()

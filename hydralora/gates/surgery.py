@@ -5,16 +5,21 @@ place. Gates are a softmax without bias, so no edit but `upcycle` can leave ever
 does to gates and outputs. An optimizer must be made anew afterwards, since parameters are replaced.
 """
 
+import copy
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from hydralora.adapter.config import HydraLoraConfig
 from hydralora.adapter.layer import HydraLoraLayer
-from hydralora.gates.recording import hydralora_layers
+from hydralora.adapter.model import is_linear
+from hydralora.adapter.state import adapter_state, base_of, configs_of, hydralora_layers, plain_name, unwrapped
 from hydralora.ops.eager import expert_part
 
 if TYPE_CHECKING:
@@ -24,6 +29,13 @@ _SHARED_FIELDS = (
     *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "lora_dropout", "fan_in_fan_out"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "task_type"),
 )
+
+# Fields of a LoRA that say nothing about what it computes, or nothing unless another field is set too.
+_NEUTRAL_FIELDS = (
+    *("peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
+    *("init_lora_weights", "loftq_config", "eva_config", "megatron_core", "qalora_group_size", "runtime_config"),
+)
+_INITS_THAT_KEEP_THE_BASE = (True, False, None, "gaussian", "orthogonal", "eva")
 
 # (B_i [N, out, r], rows of the router [N, d] or None) -> the same of the new experts
 Edit = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
@@ -38,28 +50,25 @@ def upcycle(
     `torch.manual_seed`), so the experts see differently weighted gradients and part.
 
     Args:
-        model: with one plain LoRA adapter; its layers are replaced in place.
+        model: with one plain LoRA adapter; its layers are replaced in place. A merged one is unmerged first.
         router_input: "low_rank" or "hidden".
 
     Returns:
         A new PEFT model around the same base model.
 
     Raises:
-        ValueError: no LoRA of that name, or one with parts that HydraLoRA does not have (DoRA, biases in B).
+        ValueError: no LoRA of that name, one with parts that HydraLoRA does not have (DoRA, biases, trained tokens, a
+            changed base model), or a model with further adapters. The model is then as it was.
     """
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    lora = model.peft_config.get(adapter_name)
-    if lora is None or lora.peft_type.value != "LORA":
-        raise ValueError(
-            f"Expected a plain LoRA adapter {adapter_name!r}, got the adapters {sorted(model.peft_config)}"
-        )
-    unsupported = [name for name in ("use_dora", "lora_bias", "target_parameters") if getattr(lora, name, None)]
-    if unsupported:
-        raise ValueError(f"Expected a plain LoRA, got one with {', '.join(unsupported)}, which experts do not have")
-    config = HydraLoraConfig(
-        **{name: getattr(lora, name) for name in _SHARED_FIELDS}, num_experts=num_experts, router_input=router_input
-    )
+    model = unwrapped(model)
+    _check_upcyclable(model, adapter_name)
+    lora = model.peft_config[adapter_name]
+    fields = {name: copy.deepcopy(getattr(lora, name)) for name in _SHARED_FIELDS}
+    config = HydraLoraConfig(**fields, num_experts=num_experts, router_input=router_input, revision=lora.revision)
+    if adapter_state(model, adapter_name).merged:
+        model.unmerge_adapter()
     trained = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     upcycled = get_peft_model(model.unload(), config, adapter_name=adapter_name)
     state = get_peft_model_state_dict(upcycled, adapter_name=adapter_name, save_embedding_layers=False)
@@ -68,6 +77,54 @@ def upcycle(
         state[key.replace(".lora_", ".hydralora_")] = tensor.repeat(1, copies) if copies > 1 else tensor
     set_peft_model_state_dict(upcycled, state, adapter_name=adapter_name)
     return upcycled
+
+
+def _check_upcyclable(model: "PeftModel", adapter_name: str) -> None:
+    """Everything that `upcycle` refuses, before it changes anything."""
+    lora = configs_of(model).get(adapter_name)
+    if lora is None or lora.peft_type.value != "LORA":
+        raise ValueError(
+            f"Expected a plain LoRA adapter {adapter_name!r}, got the adapters {sorted(configs_of(model))}"
+        )
+    extra = [*_extra_parts(lora), *_extra_layers(model, adapter_name)]
+    if extra:
+        raise ValueError(f"Expected a plain LoRA, got one with {', '.join(extra)}, which experts do not have")
+    state = adapter_state(model, adapter_name)
+    state.refuse_without_peft_model("upcycle a LoRA")
+    state.refuse_compiled_layers("upcycle a LoRA")
+    if state.others:
+        raise ValueError(
+            f"Expected a model with the adapter {adapter_name!r} alone, got also {', '.join(state.others)}, which "
+            f"would be lost. Delete them first (`delete_adapter`)."
+        )
+
+
+def _extra_parts(lora: "LoraConfig") -> list[str]:
+    """Fields of a config that make more, or something else, of a LoRA than B A over a base model as it was loaded."""
+    plain = LoraConfig()
+    known = {*_SHARED_FIELDS, *_NEUTRAL_FIELDS}
+    fields = [field.name for field in dataclasses.fields(lora) if field.name not in known]
+    extra = [name for name in fields if getattr(lora, name) and getattr(lora, name) != getattr(plain, name, None)]
+    if lora.init_lora_weights not in _INITS_THAT_KEEP_THE_BASE:
+        extra.append(f"a base model changed by init_lora_weights={lora.init_lora_weights!r}")
+    return extra
+
+
+def _extra_layers(model: "PeftModel", adapter_name: str) -> list[str]:
+    """Layers that are no linear ones, have variants of LoRA, or were scaled by hand."""
+    extra = []
+    for name, layer in base_of(model).named_modules():
+        if not isinstance(layer, LoraLayer) or adapter_name not in layer.scaling:
+            continue
+        rank, alpha = layer.r[adapter_name], layer.lora_alpha[adapter_name]
+        usual = (alpha / rank, alpha / math.sqrt(rank))
+        if not is_linear(layer.get_base_layer()):
+            extra.append(f"an adapted {type(layer.get_base_layer()).__name__} ({plain_name(name)})")
+        elif getattr(layer, "lora_variant", {}).get(adapter_name):
+            extra.append(f"a variant of LoRA ({plain_name(name)})")
+        elif not any(math.isclose(layer.scaling[adapter_name], scaling) for scaling in usual):
+            extra.append(f"a scaling set by hand ({plain_name(name)})")
+    return extra[:3]
 
 
 def add_expert(model: "PeftModel", copy_of: int | None = None, adapter_name: str = "default") -> None:
@@ -139,7 +196,9 @@ def merge_experts(
 def _edit_experts(model: "PeftModel", adapter_name: str, change: int, edit: Edit) -> None:
     """Replace B and router of every layer; the expert or the shared LoRA that is always on stays last."""
     layers = hydralora_layers(model, adapter_name)
-    config = model.peft_config[adapter_name]
+    adapter_state(model, adapter_name).refuse_merged("change experts", any_adapter=False)
+    configs = unwrapped(model).peft_config
+    config = configs[adapter_name]
     if not config.shared_a:
         raise ValueError(
             "Expected experts that share one A, got one A for each (shared_a=False): no edit is defined there"
@@ -151,7 +210,8 @@ def _edit_experts(model: "PeftModel", adapter_name: str, change: int, edit: Edit
         )
     for layer in layers.values():
         _edit_layer(layer, adapter_name, edit)
-    config.num_experts += change
+    # A copy: one config object may belong to several adapters or models.
+    configs[adapter_name] = dataclasses.replace(config, num_experts=config.num_experts + change)
 
 
 @torch.no_grad()
@@ -185,7 +245,7 @@ def _linear_like(linear: nn.Linear, weight: Tensor) -> nn.Linear:
 
 def _check_experts(model: "PeftModel", adapter_name: str, experts: Sequence[int]) -> None:
     hydralora_layers(model, adapter_name)
-    num_experts = model.peft_config[adapter_name].num_experts
+    num_experts = unwrapped(model).peft_config[adapter_name].num_experts
     unknown = [expert for expert in experts if not 0 <= expert < num_experts]
     if unknown or num_experts == 1:
         raise ValueError(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from hydralora.adapter.unfit_layers import fused_experts, unfit_layers
+
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel
@@ -21,7 +23,8 @@ class ParameterCounts:
     """Parameters of one adapter and of the base model under it.
 
     `a` and `b` are the low-rank factors, `shared_expert` the `B` of the expert that is always on, `shared_lora` A and B
-    of the LoRA that is always on (`shared_rank`), `other` whatever is no low-rank factor: virtual tokens, (IA)3 vectors, AdaLoRA's singular values, `modules_to_save`, or the whole model.
+    of the LoRA that is always on (`shared_rank`), `other` whatever is no low-rank factor: virtual
+    tokens, (IA)3 vectors, AdaLoRA's singular values, `modules_to_save`, or the whole model.
     """
 
     base: int
@@ -82,7 +85,7 @@ def count_parameters(model: "PeftModel | PreTrainedModel", adapter_name: str = "
         kind = _kind(name, model, adapter_name)
         if kind is not None:
             counts[kind] += _parameter_numel(parameter)
-        if kind in ("a", "b") and getattr(config, "shared_rank", 0):
+        if kind in ("a", "b") and getattr(config, "shared_rank", None):
             in_or_out = parameter.shape[1 if kind == "a" else 0]  # rows of A_s, columns of B_s
             counts[kind] -= config.shared_rank * in_or_out
             counts["shared_lora"] += config.shared_rank * in_or_out
@@ -116,6 +119,7 @@ def expected_parameters(config: "PeftConfig | None", model: "PreTrainedModel") -
     if kind not in _LAYER_METHODS:
         known = ", ".join(sorted([*_PROMPT_METHODS, *_LAYER_METHODS]))
         raise ValueError(f"Expected a config of one of {known}, got {kind}")
+    _check_closed_form(config, model)
     counts = {"other": _modules_to_save_numel(config, model)}
     for name, in_features, out_features in target_shapes(config, model):
         for part, count in _LAYER_METHODS[kind](config, name, in_features, out_features).items():
@@ -123,8 +127,23 @@ def expected_parameters(config: "PeftConfig | None", model: "PreTrainedModel") -
     return ParameterCounts(base=base, **counts)
 
 
+def _check_closed_form(config: Any, model: nn.Module) -> None:
+    """PEFT's LoRA adapts fused experts of a mixture too, as parameters, which have no closed form here."""
+    targets = config.target_modules
+    takes_all = isinstance(targets, str) and targets.lower() == "all-linear"
+    is_lora = config.peft_type.value == "LORA"
+    if getattr(config, "target_parameters", None) or (is_lora and takes_all and fused_experts(model)):
+        raise ValueError(
+            "Expected target_modules that are linear layers, got parameters of fused experts too (target_parameters, "
+            "or 'all-linear' on a mixture of experts). Name the layers."
+        )
+
+
 def target_shapes(config: "PeftConfig", model: nn.Module) -> Iterator[tuple[str, int, int]]:
-    """Name, in_features and out_features of each layer that a config adapts; PEFT's own rules of matching."""
+    """Name, in_features and out_features of each layer that a config adapts; PEFT's own rules of matching.
+
+    HydraLoRA leaves alone those that an adapter cannot act on.
+    """
     from peft.tuners.tuners_utils import (
         _get_in_out_features,
         _maybe_include_all_linear_layers,
@@ -132,8 +151,9 @@ def target_shapes(config: "PeftConfig", model: nn.Module) -> Iterator[tuple[str,
     )
 
     config = _maybe_include_all_linear_layers(copy.deepcopy(config), model)
+    unfit = unfit_layers(model) if config.peft_type == "HYDRALORA" else {}
     for name, module in model.named_modules():
-        if check_target_module_exists(config, name):
+        if name not in unfit and check_target_module_exists(config, name):
             in_features, out_features = _get_in_out_features(module)
             yield name, in_features, out_features
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from hydralora.adapter.config import HydraLoraConfig
+from hydralora.adapter.unfit_layers import fused_experts, unfit_layers
 from hydralora.methods.parameters import ParameterCounts, expected_parameters, target_shapes
 
 if TYPE_CHECKING:
@@ -201,8 +202,7 @@ def _lora(model: "PreTrainedModel", settings: Settings, r: int) -> "PeftConfig":
         r=r,
         lora_alpha=_alpha(settings, r),
         lora_dropout=settings.lora_dropout,
-        target_modules=_targets(settings),
-        layers_to_transform=_layers(settings),
+        **_layers(model, settings),
         task_type="CAUSAL_LM",
     )
 
@@ -228,8 +228,7 @@ def _hydralora(model: "PreTrainedModel", settings: Settings, **options: Any) -> 
     }
     return HydraLoraConfig(
         lora_dropout=settings.lora_dropout,
-        target_modules=_targets(settings),
-        layers_to_transform=_layers(settings),
+        **_layers(model, settings),
         task_type="CAUSAL_LM",
         **{**shared, **options},
     )
@@ -284,8 +283,7 @@ def _adalora(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
         total_step=steps,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=_targets(settings),
-        layers_to_transform=_layers(settings),
+        **_layers(model, settings),
         task_type="CAUSAL_LM",
     )
 
@@ -332,12 +330,23 @@ def _p_tuning(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
     )
 
 
-def _targets(settings: Settings) -> list[str] | str:
-    return settings.target_modules if isinstance(settings.target_modules, str) else list(settings.target_modules)
+def _layers(model: "PreTrainedModel", settings: Settings) -> dict[str, Any]:
+    """Fields that choose layers, so that every method adapts the same ones.
 
-
-def _layers(settings: Settings) -> list[int] | None:
-    return None if settings.layers_to_transform is None else list(settings.layers_to_transform)
+    Layers that an adapter cannot act on are excluded. PEFT reads "all-linear" differently for LoRA and for others where
+    experts of a mixture are fused into one parameter: there, the linear layers are named one by one.
+    """
+    unfit = sorted(unfit_layers(model))
+    targets: Any = settings.target_modules if isinstance(settings.target_modules, str) else [*settings.target_modules]
+    if targets == "all-linear" and (unfit or fused_experts(model)):
+        targets = [name for name, _, _ in target_shapes(HydraLoraConfig(target_modules="all-linear"), model)]
+    if targets == "all-linear" or isinstance(settings.target_modules, str):
+        unfit = []
+    return {
+        "target_modules": targets,
+        "exclude_modules": unfit or None,
+        "layers_to_transform": None if settings.layers_to_transform is None else [*settings.layers_to_transform],
+    }
 
 
 _ROWS = (

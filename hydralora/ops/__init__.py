@@ -1,6 +1,14 @@
 """The mathematics of the method, apart from PEFT: eager functions and the fused path of a whole layer."""
 
 from hydralora.ops.eager import add_experts, gate_and_scale, router_gates, with_shared_expert
-from hydralora.ops.fused import can_fuse, hydra_linear
+from hydralora.ops.fused import can_fuse, hydra_linear, is_hooked
 
-__all__ = ["add_experts", "can_fuse", "gate_and_scale", "hydra_linear", "router_gates", "with_shared_expert"]
+__all__ = [
+    "add_experts",
+    "can_fuse",
+    "gate_and_scale",
+    "hydra_linear",
+    "is_hooked",
+    "router_gates",
+    "with_shared_expert",
+]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as nn_module
 
 from hydralora.ops import torch_kernels as small
 
@@ -22,12 +24,43 @@ except ImportError:  # no Triton on this platform; the plain pieces give the sam
 _PLAIN_TENSORS = (nn.Parameter, Tensor)  # not DTensor, not a quantised tensor
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether calling a module does more than its class's `forward`: hooks of any kind, or a `forward` of its own."""
+    attributes = module.__dict__  # read once: this stands before each launch
+    return bool(
+        attributes["_forward_hooks"]
+        or attributes["_forward_pre_hooks"]
+        or attributes["_backward_hooks"]
+        or attributes["_backward_pre_hooks"]
+        or "forward" in attributes  # as accelerate sets, to move weights between devices
+    )
+
+
+def _must_see_modules() -> bool:
+    """Whether something outside follows each operation: global hooks, torch.func, forward-mode gradients, tracing."""
+    if (
+        nn_module._global_forward_hooks
+        or nn_module._global_forward_pre_hooks
+        or nn_module._global_backward_hooks
+        or nn_module._global_backward_pre_hooks
+    ):
+        return True
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return bool(
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
 def can_fuse(x: Tensor, base: nn.Module, *adapter: nn.Module) -> bool:
     """Whether `hydra_linear` computes what calling these modules would: nothing trainable, hooked or replaced in the
     base, nothing hooked in the adapter's A, B and router, and one dtype for all matrix products."""
-    if type(base) is not nn.Linear or "forward" in base.__dict__:
-        return False  # quantised, transposed, or moved between devices by accelerate
-    parameters, dtype = base._parameters, x.dtype  # the dictionary: nn.Module's `__getattr__` is slow
+    if type(base) is not nn.Linear or type(x) not in _PLAIN_TENSORS or _must_see_modules():
+        return False  # quantised, transposed, distributed, or watched
+    parameters: Any = base._parameters
+    dtype = x.dtype  # the dictionary: nn.Module's `__getattr__` is slow
     weight, bias = parameters["weight"], parameters["bias"]
     if type(weight) not in _PLAIN_TENSORS or weight.requires_grad or (bias is not None and bias.requires_grad):
         return False
@@ -37,9 +70,10 @@ def can_fuse(x: Tensor, base: nn.Module, *adapter: nn.Module) -> bool:
     for module in (base, *adapter):
         if type(module) is not nn.Linear:  # wrapped, for instance by FSDP
             return False
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        if is_hooked(module):
             return False
-        if not autocast and module._parameters["weight"].dtype != dtype:
+        parameters = module._parameters
+        if not autocast and parameters["weight"].dtype != dtype:
             return False
     return True
 
@@ -87,14 +121,15 @@ def hydra_linear(
         apply = _apply_directly if is_plain else _HydraLinear.apply
         y: Tensor = apply(x, base_weight, base_bias, weight_a, weight_b, weight_router, split)
         return y
-    rows = _rows(x, _compute_dtype(x, weight_a))
+    x = _cast(x, _compute_dtype(x, weight_a))
+    rows = _rows(x, x.dtype)
+    y = _base(x, rows, base_weight, base_bias)
     pieces = _pieces(rows)
     if pieces is triton_pieces and rows.shape[0] <= triton_pieces.FEW_TOKENS:  # decoding: bound by launches
-        y = _base(rows, base_weight, base_bias)
-        triton_pieces.add_experts_few(y, rows, weight_a, weight_router, weight_b, *split)
+        triton_pieces.add_experts_few(y.view(-1, y.shape[-1]), rows, weight_a, weight_router, weight_b, *split)
     else:
-        y, _ = _forward(rows, base_weight, base_bias, weight_a, weight_b, weight_router, *split)
-    return y.view(*x.shape[:-1], y.shape[-1])
+        _add_adapter(y, rows, weight_a, weight_b, weight_router, *split)
+    return y
 
 
 Split = tuple[float, str, int, float]  # scaling, router_input, shared_rank, shared_scaling
@@ -115,11 +150,12 @@ class _HydraLinear(torch.autograd.Function):
         dtype = _compute_dtype(x, weight_a)
         saved_x = _cast(x, dtype)
         rows = _rows(saved_x, dtype)
-        y, low = _forward(rows, base_weight, base_bias, weight_a, weight_b, weight_router, *split)
+        y = _base(saved_x, rows, base_weight, base_bias)
+        low = _add_adapter(y, rows, weight_a, weight_b, weight_router, *split)
         # Low-precision copies of weights are made again in backward: keeping them would cost more memory than LoRA.
         ctx.save_for_backward(saved_x, low, base_weight, weight_a, weight_b, weight_router)
         ctx.split, ctx.x_dtype = split, x.dtype
-        return y.view(*x.shape[:-1], y.shape[-1])
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
@@ -168,10 +204,9 @@ class _HydraLinear(torch.autograd.Function):
 _apply_directly = super(torch.autograd.Function, _HydraLinear).apply
 
 
-def _forward(
+def _add_adapter(
+    y: Tensor,
     x: Tensor,
-    base_weight: Tensor,
-    base_bias: Tensor | None,
     weight_a: Tensor,
     weight_b: Tensor,
     weight_router: Tensor | None,
@@ -179,16 +214,17 @@ def _forward(
     router_input: str,
     shared_rank: int,
     shared_scaling: float,
-) -> tuple[Tensor, Tensor]:
-    """(y, low) of x [T, in], in x's dtype."""
+) -> Tensor:
+    """Add to y [..., out] what the adapter makes of x [T, in], in x's dtype; returns `low`, which backward needs."""
     dtype = x.dtype
-    y = _base(x, base_weight, base_bias)
     blocks = (weight_b.shape[1] - shared_rank) // (weight_a.shape[0] - shared_rank)
     router = _router(weight_router, dtype, router_input)
     pieces = _pieces(x)
     split = (scaling, router_input, shared_rank, shared_scaling)
+    low: Tensor
     low, u = pieces.project_and_gate(x, _cast(weight_a, dtype), router, blocks, *split)
-    return pieces.accumulate(y, u, _cast(weight_b, dtype).t()), low
+    pieces.accumulate(y.view(-1, y.shape[-1]), u, _cast(weight_b, dtype).t())
+    return low
 
 
 def _router(weight_router: Tensor | None, dtype: torch.dtype, router_input: str) -> Tensor | None:
@@ -196,8 +232,17 @@ def _router(weight_router: Tensor | None, dtype: torch.dtype, router_input: str)
     return weight_router if weight_router is None or router_input == "given" else _cast(weight_router, dtype)
 
 
-def _base(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(x, _cast(weight, x.dtype), None if bias is None else _cast(bias, x.dtype))
+def _base(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """W0 x + b of x [..., in], which `rows` [T, in] holds too: [..., out], and no view. Autograd would forbid models to
+    change a view in place (Llama 4 adds experts to a layer's output so)."""
+    weight = _cast(weight, rows.dtype)
+    output: Tensor
+    if bias is None and x.dim() > 1:
+        output = F.linear(x, weight)
+    else:
+        y = F.linear(rows, weight, None if bias is None else _cast(bias, rows.dtype))
+        output = torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[-1]))
+    return output
 
 
 def _pieces(x: Tensor) -> Any:

@@ -78,7 +78,7 @@ def _launcher(compiled: Any) -> _Launcher:
     object around it."""
     run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
     names = ("launch", "launch_cooperative_grid", "launch_pdl", "global_scratch_size", "profile_scratch_size")
-    parts = [getattr(run, name, None) for name in names]
+    parts: list[Any] = [getattr(run, name, None) for name in names]
     if None in parts or parts[3:] != [0, 0] or not _TAKES_NINE:
         return run, (function,), metadata
     launch, cooperative_grid, pdl, _, _ = parts
@@ -153,7 +153,7 @@ def gate_backward(
 
 
 def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """As `torch_kernels.accumulate`: bound by reading and writing y once, and cuBLAS takes a third longer (k is small)."""
+    """As `torch_kernels.accumulate`: bound by reading and writing y once. cuBLAS takes a third longer (k is small)."""
     tokens, width = y.shape
     inner = u.shape[1]
     _launch(

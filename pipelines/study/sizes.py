@@ -24,8 +24,8 @@ def method_sizes(base_model: BaseModel, methods: Sequence[str], settings: "Setti
 
     Returns:
         A row for each method: `method, a, b, router, shared_expert, shared_lora, other, n_parameters,
-        percent, percent_without_router, state_gib`. The last is what weights, gradients and Adam's moments take, without
-        activations: two bytes for a frozen parameter (half of one in 4 bits), sixteen for one that is trained.
+        percent, percent_without_router, state_gib`. The last is what weights, gradients and Adam's moments take,
+        without activations: two bytes for a frozen parameter (half of one in 4 bits), sixteen for one that is trained.
 
     Raises:
         hydralora.methods.MethodError: a method that does not fit this base model or these settings.

@@ -228,7 +228,7 @@ def test_fixed_gates_merge_and_unmerge(base: nn.Module, options: dict[str, Any],
 
 def test_half_precision_merges_with_one_rounding() -> None:
     layer = make_layer(nn.Linear(12, 10).bfloat16(), num_experts=1)
-    exact = layer.weight.double() + layer.get_delta_weight("default").double()
+    exact = layer.weight.double() + layer.exact_delta_weight("default").double()
     layer.merge()
     assert torch.equal(layer.weight, exact.bfloat16())
 

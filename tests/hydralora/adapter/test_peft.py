@@ -1,6 +1,5 @@
 """What users of PEFT do with an adapter: save, load, switch, delete, configure."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -228,13 +227,3 @@ def test_weights_of_another_method(hydra_llama: Any, tiny_llama: Any, tmp_path: 
     edit_weights(tmp_path, renamed("hydralora_", "lora_"))
     with pytest.raises(ValueError, match=r"Expected weights named '\*\.hydralora_\*' .*got .*lora_A"):
         PeftModel.from_pretrained(tiny_llama(), tmp_path)
-
-
-def test_the_saved_type_says_what_to_import(hydra_llama: Any, tmp_path: Path) -> None:
-    hydra_llama().save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert saved["peft_type"].startswith("HYDRALORA: ")
-    assert "import hydralora" in saved["peft_type"]
-    # The plain name is read as well.
-    (tmp_path / "adapter_config.json").write_text(json.dumps({**saved, "peft_type": "HYDRALORA"}))
-    assert isinstance(PeftConfig.from_pretrained(str(tmp_path)), HydraLoraConfig)

@@ -1,6 +1,7 @@
 """The method as a member of PEFT's closed enumeration, and what a process sees that has not imported it."""
 
 import copy
+import json
 import pickle
 import subprocess
 import sys
@@ -8,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peft import LoraConfig
+from peft import LoraConfig, PeftConfig
 from peft.utils import PeftType
 
 from hydralora import HydraLoraConfig, HydraLoraModel
-from hydralora.adapter.config import SAVED_PEFT_TYPE
+from hydralora.adapter.config import EARLIER_PEFT_TYPE, HOW_TO_LOAD
 from hydralora.adapter.registration import add_peft_type, register
 
 
@@ -35,17 +36,55 @@ def test_a_real_member_of_the_enumeration() -> None:
 def test_a_second_registration_does_nothing_and_another_class_is_refused() -> None:
     before = list(PeftType)
     add_peft_type()
-    register(HydraLoraConfig, HydraLoraModel, SAVED_PEFT_TYPE)
+    register(HydraLoraConfig, HydraLoraModel, EARLIER_PEFT_TYPE)
     assert list(PeftType) == before
     with pytest.raises(RuntimeError, match=r"PEFT already has a method HYDRALORA .*HydraLoraConfig.*second package"):
-        register(LoraConfig, HydraLoraModel, SAVED_PEFT_TYPE)
+        register(LoraConfig, HydraLoraModel, EARLIER_PEFT_TYPE)
 
 
 def test_a_process_without_the_import_is_told_so(hydra_llama: Any, tmp_path: Path) -> None:
     hydra_llama().save_pretrained(tmp_path)
     result = run(f"from peft import PeftConfig; PeftConfig.from_pretrained({str(tmp_path)!r})")
     assert result.returncode != 0
-    assert result.stderr.strip().splitlines()[-1] == f"KeyError: {SAVED_PEFT_TYPE!r}"
+    assert result.stderr.strip().splitlines()[-1] == "KeyError: 'HYDRALORA'"
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["how_to_load"] == HOW_TO_LOAD
+
+
+def test_the_peft_type_survives_every_round_trip(tmp_path: Path) -> None:
+    config = HydraLoraConfig(r=2, target_modules=["q_proj"])
+    assert config.to_dict()["peft_type"] == "HYDRALORA"
+    assert PeftConfig.from_peft_type(**config.to_dict()).to_dict() == config.to_dict()
+    config.save_pretrained(str(tmp_path))
+    assert PeftConfig.from_pretrained(str(tmp_path)).to_dict() == config.to_dict()
+    assert PeftConfig._get_peft_type(str(tmp_path)) == "HYDRALORA"
+
+
+def test_adapters_of_earlier_versions_load(hydra_llama: Any, tmp_path: Path) -> None:
+    hydra_llama().save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    saved = {key: value for key, value in json.loads(path.read_text()).items() if key != "how_to_load"}
+    path.write_text(json.dumps({**saved, "peft_type": EARLIER_PEFT_TYPE}))
+    assert isinstance(PeftConfig.from_pretrained(str(tmp_path)), HydraLoraConfig)
+
+
+def test_the_package_can_be_imported_again() -> None:
+    code = """
+import importlib, sys
+import torch
+import hydralora
+importlib.reload(hydralora)
+for name in [name for name in sys.modules if name.split(".")[0] == "hydralora"]:
+    del sys.modules[name]
+import hydralora
+from peft import get_peft_model
+config = hydralora.HydraLoraConfig(target_modules=["0"], router_input="uniform")
+model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(4, 4)), config)
+assert type(model.base_model) is hydralora.HydraLoraModel
+hydralora.to_lora(model)
+print("fine")
+"""
+    result = run(code)
+    assert result.stdout.strip() == "fine", result.stderr
 
 
 def test_import_brings_only_what_peft_brings() -> None:

@@ -1,0 +1,163 @@
+"""What state an adapter is in, asked once and before anything changes.
+
+Each public function works in some states and would be wrong in others: a merged adapter is in the base weights
+already, a disabled one does not run, a compiled module hides names. `docs/method.md` has the whole table.
+
+| function | merged | another one merged | disabled | not active | compiled | without PeftModel |
+|---|---|---|---|---|---|---|
+| to_lora, export_lora | works | works | works | works | works | works |
+| to_merged, upcycle | works, unmerges | works, unmerges | works | works | works | refuses |
+| add_expert, drop_expert, merge_experts | refuses | works | works | works | works | works |
+| set_static_gates, static_gates | refuses | works | works | works | works | works |
+| record_gates | refuses | refuses | refuses | works | works | works |
+| calibrate_gates, compare_with_live | refuses | refuses | refuses | refuses | works | works |
+"""
+
+import dataclasses
+from typing import Any
+
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from hydralora.adapter.layer import HydraLoraLayer
+
+_COMPILED = "_orig_mod"  # where `torch.compile` keeps the module that it wraps
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """The model inside of `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
+    while True:
+        if _COMPILED in model._modules:
+            model = model._modules[_COMPILED]  # type: ignore[assignment]
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def plain_name(name: str) -> str:
+    """Name of a module or parameter as it is without `torch.compile` of any part."""
+    return ".".join(part for part in name.split(".") if part != _COMPILED)
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The base model that holds the adapter's layers, without wrappers."""
+    inner = unwrapped(model)
+    base: nn.Module = unwrapped(inner.get_base_model() if isinstance(inner, PeftModel) else inner)
+    return base
+
+
+def configs_of(model: nn.Module) -> dict[str, Any]:
+    """Configs by adapter name; empty for a model without adapters."""
+    configs: dict[str, Any] = getattr(unwrapped(model), "peft_config", None) or {}
+    return configs
+
+
+def hydralora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, HydraLoraLayer]:
+    """Layers with an adapter, by their name in the base model (as it is without `torch.compile`).
+
+    Raises:
+        ValueError: no layer has this adapter.
+    """
+    layers = {
+        plain_name(name): module
+        for name, module in base_of(model).named_modules()
+        if isinstance(module, HydraLoraLayer) and adapter_name in module.hydralora_A
+    }
+    if not layers:
+        known = sorted(configs_of(model))
+        raise ValueError(
+            f"Expected a model with a HydraLoRA adapter {adapter_name!r}, got one with the adapters {known}"
+        )
+    return layers
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterState:
+    """State of one adapter in a model.
+
+    Attributes:
+        name: of the adapter.
+        merged: adapters that are merged into base weights now, in any layer.
+        active: whether the forward pass uses the adapter.
+        disabled: whether adapters are switched off.
+        compiled: names of adapter layers that are compiled one by one.
+        has_peft_model: False where the layers were injected without a `PeftModel`, as transformers does.
+        others: further adapters of the model.
+    """
+
+    name: str
+    merged: tuple[str, ...]
+    active: bool
+    disabled: bool
+    compiled: tuple[str, ...]
+    has_peft_model: bool
+    others: tuple[str, ...]
+
+    def refuse_merged(self, doing: str, any_adapter: bool) -> None:
+        """Raise ValueError if the adapter, or with `any_adapter` some adapter, is merged."""
+        if (any_adapter and self.merged) or self.name in self.merged:
+            names = ", ".join(repr(name) for name in self.merged)
+            raise ValueError(
+                f"Cannot {doing} while {names} is merged into the base weights (adapter {self.name!r} was named). "
+                f"Call `unmerge_adapter()` first."
+            )
+
+    def refuse_without_peft_model(self, doing: str) -> None:
+        if not self.has_peft_model:
+            raise ValueError(
+                f"Cannot {doing}: expected a `PeftModel`, got a model with injected layers. Save the adapter, and load "
+                f"it with `PeftModel.from_pretrained`."
+            )
+
+    def refuse_compiled_layers(self, doing: str) -> None:
+        if self.compiled:
+            raise ValueError(
+                f"Cannot {doing}: the adapter layers {', '.join(self.compiled[:3])} are compiled one by one and would "
+                f"go on running what they are now. Compile the model, or its blocks, instead."
+            )
+
+    def refuse_disabled(self, doing: str) -> None:
+        if self.disabled:
+            raise ValueError(
+                f"Cannot {doing} while adapters are disabled: no forward pass runs {self.name!r}. Enable them first."
+            )
+
+    def refuse_idle(self, doing: str) -> None:
+        """Raise ValueError unless the forward pass runs this adapter."""
+        self.refuse_merged(doing, any_adapter=True)
+        self.refuse_disabled(doing)
+        if not self.active:
+            raise ValueError(
+                f"Cannot {doing}: adapter {self.name!r} is not active, so no forward pass runs it. Call "
+                f"`model.set_adapter({self.name!r})` first."
+            )
+
+
+def adapter_state(model: nn.Module, adapter_name: str = "default") -> AdapterState:
+    """State of an adapter of any PEFT method that works on layers.
+
+    Raises:
+        ValueError: no layer of the model has an adapter of this name.
+    """
+    modules = list(base_of(model).named_modules())
+    layers = {name: module for name, module in modules if isinstance(module, BaseTunerLayer)}
+    own = {name: layer for name, layer in layers.items() if _has_adapter(layer, adapter_name)}
+    configs = configs_of(model)
+    if not own:
+        raise ValueError(f"Expected a model with an adapter {adapter_name!r}, got one with {sorted(configs)}")
+    merged = {name for layer in layers.values() for name in getattr(layer, "merged_adapters", ())}
+    return AdapterState(
+        name=adapter_name,
+        merged=tuple(sorted(merged)),
+        active=all(adapter_name in layer.active_adapters for layer in own.values()),
+        disabled=any(layer.disable_adapters for layer in own.values()),
+        compiled=tuple(plain_name(name) for name in own if name.split(".")[-1] == _COMPILED),
+        has_peft_model=isinstance(unwrapped(model), PeftModel),
+        others=tuple(sorted(set(configs) - {adapter_name})),
+    )
+
+
+def _has_adapter(layer: BaseTunerLayer, adapter_name: str) -> bool:
+    return any(adapter_name in getattr(layer, names, ()) for names in layer.adapter_layer_names)

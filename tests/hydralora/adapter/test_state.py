@@ -1,0 +1,263 @@
+"""The table of states and functions, every cell: the right answer, or a refusal that changes nothing."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
+
+import hydralora
+from hydralora import HydraLoraConfig
+from hydralora.adapter.state import adapter_state, hydralora_layers
+from hydralora.gates.surgery import add_expert, drop_expert, merge_experts, upcycle
+
+MakeLlama = Callable[..., LlamaForCausalLM]
+NEVER, TARGETS = nullcontext(), ["q_proj", "down_proj"]
+STATES = ("usual", "merged", "another merged", "disabled", "not active", "compiled", "blocks compiled", "injected")
+
+
+def logits(model: Any, tokens: Tensor) -> Tensor:
+    with torch.no_grad():
+        result: Tensor = model(input_ids=tokens).logits
+    return result
+
+
+def config(kind: str = "hydralora", seed: int = 5, **options: Any) -> Any:
+    torch.manual_seed(seed)
+    if kind == "lora":
+        return LoraConfig(r=3, target_modules=TARGETS, init_lora_weights=False, task_type="CAUSAL_LM")
+    fields = {"r": 3, "target_modules": TARGETS, "init_weights": False, "task_type": "CAUSAL_LM"}
+    return HydraLoraConfig(**{**fields, "router_input": "low_rank", **options})
+
+
+def in_state(state: str, base: LlamaForCausalLM, kind: str = "hydralora", **options: Any) -> Any:
+    """A model whose adapter "default" is in this state."""
+    if state == "injected":
+        base.add_adapter(config(kind, **options), "default")
+        return base.eval()
+    model: Any = get_peft_model(base, config(kind, **options)).eval()
+    if state in ("another merged", "not active"):
+        single = {} if kind == "lora" else {"num_experts": 1}
+        model.add_adapter("other", config(kind, seed=6, **single))
+        model.eval()
+        if state == "not active":
+            model.set_adapter("other")
+        else:
+            model.base_model.merge_adapter(["other"])
+    if state == "merged":
+        if kind == "hydralora" and options.get("router_input") != "uniform":
+            hydralora.set_static_gates(model, torch.tensor([0.2, 0.5, 0.3]))
+        model.merge_adapter()
+    if state == "disabled":
+        model.base_model.disable_adapter_layers()
+    if state == "compiled":
+        model = torch.compile(model, backend="eager")
+    if state == "blocks compiled":
+        for i, block in enumerate(base.model.layers):
+            base.model.layers[i] = torch.compile(block, backend="eager")
+    return model
+
+
+def alone(base: LlamaForCausalLM, tokens: Tensor, gates: Any = "uniform", **options: Any) -> Tensor:
+    """What the adapter gives by itself under fixed gates."""
+    model = get_peft_model(base, config(**options)).eval()
+    with hydralora.static_gates(model, gates):
+        return logits(model, tokens)
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
+
+
+def parameters(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def refuses(model: Any, message: str, call: Callable[[], Any]) -> None:
+    before, gates = parameters(model), [dict(layer.static_gates) for layer in hydralora_layers(model).values()]
+    with pytest.raises(ValueError, match=message):
+        call()
+    after = parameters(model)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    for layer, given in zip(hydralora_layers(model).values(), gates, strict=True):
+        assert dict(layer.static_gates).keys() == given.keys()
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_export_does_not_depend_on_the_state(tiny_llama: MakeLlama, tokens: Tensor, tmp_path: Path, state: str) -> None:
+    expected = alone(tiny_llama(), tokens)
+    model = in_state(state, tiny_llama())
+    before = parameters(model)
+    hydralora.export_lora(model, tmp_path, "uniform")
+    close(logits(PeftModel.from_pretrained(tiny_llama(), tmp_path).eval(), tokens), expected)
+    assert all(torch.equal(before[name], value) for name, value in parameters(model).items())
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_merging_for_good(tiny_llama: MakeLlama, tokens: Tensor, state: str) -> None:
+    expected = alone(tiny_llama(), tokens)
+    model = in_state(state, tiny_llama())
+    if state == "injected":
+        refuses(model, "expected a `PeftModel`", lambda: hydralora.to_merged(model, "uniform"))
+        return
+    merged = hydralora.to_merged(model, "uniform")
+    close(logits(merged, tokens), expected)
+    assert not any("hydralora" in name for name, _ in merged.named_modules())
+
+
+def test_what_is_merged_already_is_kept_to_the_bit(tiny_llama: MakeLlama, tokens: Tensor) -> None:
+    model = in_state("merged", tiny_llama().bfloat16())
+    expected = logits(model, tokens)
+    assert torch.equal(logits(hydralora.to_merged(model), tokens), expected)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_upcycling(tiny_llama: MakeLlama, tokens: Tensor, state: str) -> None:
+    expected = logits(get_peft_model(tiny_llama(), config("lora")).eval(), tokens)
+    model = in_state(state, tiny_llama(), "lora")
+    if state == "injected":
+        with pytest.raises(ValueError, match="expected a `PeftModel`"):
+            upcycle(model, 3)
+    elif state in ("another merged", "not active"):
+        with pytest.raises(ValueError, match=r"'default' alone, got also other.*would be lost.*delete_adapter"):
+            upcycle(model, 3)
+    else:
+        close(logits(upcycle(model, 3).eval(), tokens), expected)
+
+
+EDITS: dict[str, Callable[[Any], None]] = {
+    "add": lambda model: add_expert(model, copy_of=1),
+    "drop": lambda model: drop_expert(model, 0),
+    "merge": lambda model: merge_experts(model, (0, 2)),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+@pytest.mark.parametrize("state", STATES)
+def test_surgery(tiny_llama: MakeLlama, tokens: Tensor, state: str, edit: Callable[[Any], None]) -> None:
+    usual = in_state("usual", tiny_llama())
+    edit(usual)
+    model = in_state(state, tiny_llama())
+    if state == "merged":
+        refuses(model, "Cannot change experts while 'default' is merged.*unmerge_adapter", lambda: edit(model))
+        model.unmerge_adapter()
+        with model.disable_adapter():
+            close(logits(model, tokens), logits(tiny_llama(), tokens))
+        return
+    edit(model)
+    back_to_usual(model, state)
+    close(logits(model, tokens), logits(usual, tokens))
+    assert adapter_config(model).num_experts == usual.peft_config["default"].num_experts
+
+
+def back_to_usual(model: Any, state: str) -> None:
+    """The adapter runs again, alone."""
+    if state == "another merged":
+        model.unmerge_adapter()
+    if state == "not active":
+        model.set_adapter("default")
+    if state == "disabled":
+        model.base_model.enable_adapter_layers()
+
+
+def adapter_config(model: Any) -> Any:
+    return model.peft_config["default"]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_fixing_gates(tiny_llama: MakeLlama, tokens: Tensor, state: str) -> None:
+    gates = torch.tensor([0.6, 0.1, 0.3])
+    expected = alone(tiny_llama(), tokens, gates)
+    model = in_state(state, tiny_llama())
+    if state == "merged":
+        refuses(model, "merged with its present gates", lambda: hydralora.set_static_gates(model, gates))
+        return
+    hydralora.set_static_gates(model, gates)
+    back_to_usual(model, state)
+    close(logits(model, tokens), expected)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_recording(tiny_llama: MakeLlama, tokens: Tensor, state: str) -> None:
+    usual = in_state("usual", tiny_llama())
+    with hydralora.record_gates(usual) as expected:
+        logits(usual, tokens)
+    model = in_state(state, tiny_llama())
+    if state in ("merged", "another merged", "disabled"):
+        message = "while adapters are disabled" if state == "disabled" else "is merged into the base weights"
+        with pytest.raises(ValueError, match=f"Cannot record gates {message}|Cannot record gates while .* {message}"):
+            hydralora.record_gates(model).__enter__()
+        return
+    with hydralora.record_gates(model) as gates:
+        logits(model, tokens)
+    if state == "not active":
+        assert not gates  # unless a mixed batch names it
+        return
+    assert gates.keys() == expected.keys()
+    for name in gates:
+        close(gates[name], expected[name])
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_calibration_and_comparison(tiny_llama: MakeLlama, tokens: Tensor, state: str) -> None:
+    batches = [{"input_ids": tokens, "labels": tokens}]
+    usual = in_state("usual", tiny_llama())
+    expected = hydralora.calibrate_gates(usual, batches)
+    gap = hydralora.compare_with_live(usual, "uniform", batches)
+    model = in_state(state, tiny_llama())
+    if state in ("merged", "another merged", "disabled", "not active"):
+        refuses(model, "Cannot measure gates", lambda: hydralora.calibrate_gates(model, batches))
+        refuses(model, "Cannot compare", lambda: hydralora.compare_with_live(model, "uniform", batches))
+        return
+    for name, gates in hydralora.calibrate_gates(model, batches).items():
+        close(gates, expected[name])
+    assert hydralora.compare_with_live(model, "uniform", batches).live_loss == pytest.approx(gap.live_loss, abs=1e-5)
+
+
+def test_live_means_live_while_gates_are_fixed(tiny_llama: MakeLlama, tokens: Tensor) -> None:
+    batches = [{"input_ids": tokens, "labels": tokens}]
+    model = in_state("usual", tiny_llama())
+    expected = hydralora.calibrate_gates(model, batches)
+    gap = hydralora.compare_with_live(model, 1, batches)
+    hydralora.set_static_gates(model, 1)
+    fixed = logits(model, tokens)
+    for name, gates in hydralora.calibrate_gates(model, batches).items():
+        close(gates, expected[name])
+    assert hydralora.compare_with_live(model, None, batches) == gap
+    assert torch.equal(logits(model, tokens), fixed)
+
+
+def test_one_config_object_for_two_models(tiny_llama: MakeLlama) -> None:
+    shared = config()
+    first, second = get_peft_model(tiny_llama(), shared), get_peft_model(tiny_llama(), shared)
+    drop_expert(first, 0)
+    assert (adapter_config(first).num_experts, adapter_config(second).num_experts) == (2, 3)
+
+
+def test_adapter_layers_that_are_compiled_one_by_one(tiny_llama: MakeLlama) -> None:
+    base = tiny_llama()
+    model = in_state("usual", base)
+    attention = base.model.layers[0].self_attn
+    attention.q_proj = torch.compile(attention.q_proj, backend="eager")
+    assert adapter_state(model).compiled == ("model.layers.0.self_attn.q_proj",)
+    refuses(model, "are compiled one by one", lambda: hydralora.to_merged(model, "uniform"))
+
+
+def test_a_model_that_is_no_transformers_model(tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+
+    x = torch.randn(5, 4)
+    options = {"target_modules": ["0", "2"], "router_input": "uniform", "init_weights": False}
+    model = get_peft_model(make(), HydraLoraConfig(**options))
+    expected = model(x)
+    hydralora.export_lora(model, tmp_path)
+    close(PeftModel.from_pretrained(make(), tmp_path)(x), expected)
+    close(hydralora.to_merged(model)(x), expected)
