@@ -84,7 +84,7 @@ class StudyData:
 
 
 def draw_documents() -> Any:
-    """The documents of all parts as a polars table with the columns source, prompt, completion, part."""
+    """The documents of all parts as a polars table with the columns source, task, prompt, completion, part."""
     import polars as pl
 
     from analysis.corpus.cleaning import CleanConfig, clean
@@ -106,7 +106,7 @@ def draw_documents() -> Any:
             parts["alone_train"] = train[second : second + ALONE_TRAIN - PARTS["train"]]
         chosen += [table.with_columns(part=pl.lit(part)) for part, table in parts.items()]
         print(source, {part: len(table) for part, table in parts.items()}, flush=True)
-    return pl.concat(chosen).select("source", "prompt", "completion", "part")
+    return pl.concat(chosen).select("source", "task", "prompt", "completion", "part")
 
 
 def compute_gates(prompts: list[str], sources: Ints, training: NDArray[np.bool_]) -> dict[str, Floats]:

@@ -1,0 +1,217 @@
+"""One run of the study of label-free experts: an arm trained on a mix, and its loss on every held-out document."""
+
+import copy
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import study_runs
+import torch
+from experts_mix import Ints, Mix
+from numpy.typing import NDArray
+from peft import get_peft_model
+from study_runs import document_sums, fit, pack
+
+from hydralora import HydraLoraConfig
+from hydralora.training import TrainingConfig
+
+TOKENS_PER_STEP = {"six": 8192, "exams": 4096, "flan": 4096}
+HELD_OUT = ("validation", "test", "unseen")
+SHARED_RANK = 16
+# Sizes of SmolLM2-135M's linear layers: inputs and outputs of all of them.
+INPUTS, OUTPUTS = 149_760, 155_520
+LORA_RANK = 28
+
+
+def expert_rank(num_experts: int) -> int:
+    """The largest rank of N experts beside the always-on LoRA that trains no more than the LoRA of `LORA_RANK`."""
+    room = (LORA_RANK - SHARED_RANK) * (INPUTS + OUTPUTS)
+    return max(1, room // (INPUTS + num_experts * OUTPUTS))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is trained.
+
+    Attributes:
+        kind: "lora", "split" (an always-on LoRA beside N experts), "shared" (an always-on expert on the experts' A),
+            "tag" (a LoRA, with the tag of the group in each prompt) or "router" (HydraLoRA).
+        learning_rate: its peak; that of B is four times that (LoRA+).
+        groups: of `Mix.labels`, that decide the expert or the tag of a training document.
+        held_out: groups for held-out documents; the first one counts. Default: `groups`.
+    """
+
+    kind: str
+    learning_rate: float
+    groups: str = ""
+    held_out: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """How records call it."""
+        return f"{self.kind}{f' by {self.groups}' if self.groups else ''} lr={self.learning_rate:g}"
+
+    def peft_config(self, num_groups: int) -> HydraLoraConfig:
+        """The adapter for N groups. Alpha is twice the rank in all arms."""
+        sizes: dict[str, Any] = {
+            "lora": {"r": LORA_RANK, "num_experts": 1},
+            "tag": {"r": LORA_RANK, "num_experts": 1},
+            "router": {"r": 8, "num_experts": 6},
+            "shared": {"r": 7, "num_experts": num_groups, "shared_expert": True, "router_input": "sequence"},
+            "split": {
+                "r": expert_rank(num_groups),
+                "num_experts": num_groups,
+                "shared_rank": SHARED_RANK,
+                "router_input": "sequence",
+            },
+        }[self.kind]
+        return HydraLoraConfig(
+            lora_alpha=2 * sizes["r"], target_modules="all-linear", task_type="CAUSAL_LM", **sizes
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """An arm on a mix with a seed."""
+
+    mix: str
+    arm: Arm
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.mix} | {self.arm.name} | seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of a mix a run takes. The defaults are the whole; smoke tests take less."""
+
+    training: int | None = None
+    held_out: int | None = None
+    tokens_per_step: int | None = None
+
+
+@cache
+def load_mix(path: Path) -> Mix:
+    """Read once in each process."""
+    return Mix.load(path)
+
+
+@cache
+def tagged_mix(path: Path, groups: str) -> Mix:
+    """With tags of these groups in the prompts."""
+    mix = load_mix(path)
+    tags = mix.source_tags if groups.startswith("source") else mix.group_tags
+    return mix.with_tags(tags, mix.labels[groups])
+
+
+def use_tiny_base(device: str) -> None:
+    """A random model of two small layers in place of the base model: for a test of all steps on a CPU."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=49_152, **sizes)).to(device).eval().requires_grad_(False)
+    study_runs.base_model = lambda device: model  # type: ignore[assignment]
+
+
+def warm_up(folder: Path, device: str, tiny: bool = False) -> None:
+    """Load what all runs of this process share."""
+    torch.set_num_threads(1)
+    if tiny:
+        use_tiny_base(device)
+    study_runs.LlamaRMSNorm.forward = study_runs._fused_norm
+    study_runs.EVALUATION_TOKENS = 8192
+    study_runs.base_model(device)
+    for path in sorted(folder.glob("*.npz")):
+        load_mix(path)
+
+
+def execute(run: Run, folder: Path, device: str, budget: Budget = Budget()) -> dict[str, Any]:
+    """Train and evaluate; the record of the run as JSON values."""
+    started = time.perf_counter()
+    path = folder / f"{run.mix}.npz"
+    arm, mix = run.arm, load_mix(path)
+    training, held_out = mix.indices("train")[: budget.training], _thinned(mix.indices(*HELD_OUT), budget.held_out)
+    torch.manual_seed(run.seed)
+    config = arm.peft_config(mix.n_groups(arm.groups) if arm.groups else 1)
+    model = get_peft_model(copy.deepcopy(study_runs.base_model(device)), config)
+    training_config = TrainingConfig(
+        num_train_epochs=1,
+        learning_rate=arm.learning_rate,
+        tokens_per_step=budget.tokens_per_step or TOKENS_PER_STEP[run.mix],
+        learning_rate_ratios={"hydralora_B": 4.0},
+        gradient_accumulation_steps=2,
+        seed=run.seed,
+    )
+    gates = arm.groups if arm.kind in ("split", "shared") else None
+    documents: Any = tagged_mix(path, arm.groups) if arm.kind == "tag" else mix
+    record = fit(model, documents, training, training_config, device, gates=gates)
+    trained = time.perf_counter() - started
+    losses = held_out_losses(model, path, arm, held_out, device)
+    counts = (mix.lengths - mix.answer_starts)[held_out]
+    return {
+        "key": run.key,
+        "mix": run.mix,
+        "arm": arm.name,
+        "seed": run.seed,
+        "experts": config.num_experts,
+        "r": config.r,
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        **{name: record[name] for name in ("steps", "tokens", "padding")},
+        "training_loss": record["losses"],
+        "loss": {name: _means(mix, held_out, sums, counts) for name, sums in losses.items()},
+        "document_losses": {name: pack(sums) for name, sums in losses.items()},
+        "documents": len(held_out),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else device,
+        "torch": torch.__version__,
+        "training_seconds": round(trained, 2),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
+def held_out_losses(
+    model: Any, path: Path, arm: Arm, documents: Ints, device: str
+) -> dict[str, NDArray[np.float32]]:
+    """Summed loss of each document; under each of the arm's groups where it takes groups from outside."""
+    mix = load_mix(path)
+    if arm.kind in ("lora", "router"):
+        return {"": document_sums(model, mix, documents, None, device)}  # type: ignore[arg-type]
+    losses: dict[str, NDArray[np.float32]] = {}
+    first, *others = arm.held_out or (arm.groups,)
+    for groups in (first, *others):
+        changed = np.ones(len(documents), bool)
+        if losses:
+            losses[groups] = losses[first].copy()
+            changed = (mix.labels[groups] != mix.labels[first])[documents]
+        else:
+            losses[groups] = np.zeros(len(documents), np.float32)
+        if changed.any():
+            data: Any = tagged_mix(path, groups) if arm.kind == "tag" else mix
+            gates = None if arm.kind == "tag" else groups
+            losses[groups][changed] = document_sums(model, data, documents[changed], gates, device)
+    return losses
+
+
+def _thinned(documents: Ints, number: int | None) -> Ints:
+    if number is None:
+        return documents
+    return documents[np.linspace(0, len(documents) - 1, number).astype(int)]
+
+
+def _means(mix: Mix, documents: Ints, sums: NDArray[np.float32], counts: Ints) -> dict[str, dict[str, float]]:
+    """Part -> mean loss of an answer token over sources ("macro"), over tokens ("token"), and of each source."""
+    found = {}
+    for part in HELD_OUT:
+        there = mix.parts[documents] == part
+        if not there.any():
+            continue
+        sources = mix.sources[documents][there]
+        loss, tokens = (np.bincount(sources, values[there], len(mix.source_names)) for values in (sums, counts))
+        of_source = {mix.source_names[s]: float(loss[s] / tokens[s]) for s in np.flatnonzero(tokens)}
+        found[part] = {"macro": float(np.mean(list(of_source.values()))), "token": float(loss.sum() / tokens.sum())}
+        found[part] |= of_source
+    return found
