@@ -135,8 +135,10 @@ def with_hidden_groups(mix: Mix, base: Any, device: str, states_file: Path) -> M
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "text_classifier_accuracy_on_test_prompts": accuracy,
         "mutual_information_with_source": {
-            name: {part: _nmi(labels[name][mix.parts == part], mix.labels["source"][mix.parts == part])
-                   for part in ("train", "test")}
+            name: {
+                part: _nmi(labels[name][mix.parts == part], mix.labels["source"][mix.parts == part])
+                for part in ("train", "test")
+            }
             for name in ("hidden_k6", "hidden_elbow", "lsa_k6", "lsa_elbow")
         },
         "sizes": np.bincount(labels["hidden_k6"][training]).tolist(),

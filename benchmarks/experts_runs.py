@@ -68,9 +68,7 @@ class Arm:
                 "router_input": "sequence",
             },
         }[self.kind]
-        return HydraLoraConfig(
-            lora_alpha=2 * sizes["r"], target_modules="all-linear", task_type="CAUSAL_LM", **sizes
-        )
+        return HydraLoraConfig(lora_alpha=2 * sizes["r"], target_modules="all-linear", task_type="CAUSAL_LM", **sizes)
 
 
 @dataclass(frozen=True)
@@ -173,9 +171,7 @@ def execute(run: Run, folder: Path, device: str, budget: Budget = Budget()) -> d
     }
 
 
-def held_out_losses(
-    model: Any, path: Path, arm: Arm, documents: Ints, device: str
-) -> dict[str, NDArray[np.float32]]:
+def held_out_losses(model: Any, path: Path, arm: Arm, documents: Ints, device: str) -> dict[str, NDArray[np.float32]]:
     """Summed loss of each document; under each of the arm's groups where it takes groups from outside."""
     mix = load_mix(path)
     if arm.kind in ("lora", "router"):

@@ -52,17 +52,34 @@ def planned(elbows: dict[str, int]) -> list[Run]:
     runs += _of((lora, by_hidden(), by_source()), MIXES, SEEDS[3:])
     runs += _of((by_hidden("hidden_elbow"),), others, SEEDS[3:])
     runs += _of((Arm("lora", LORA_RATES[1]), Arm("lora", LORA_RATES[2])), ("six",), SEEDS[:1])
-    runs += _of((Arm("split", RATE, "lsa_k6"), Arm("tag", LORA_RATES[0], "source", ("source_text", "source"))),
-                ("six",), SEEDS[:2])
-    runs += _of((Arm("split", RATE, "random_k6"), by_source("shared"), by_hidden(kind="tag", rate=LORA_RATES[0])),
-                ("six",), SEEDS[:2])
+    runs += _of(
+        (Arm("split", RATE, "lsa_k6"), Arm("tag", LORA_RATES[0], "source", ("source_text", "source"))),
+        ("six",),
+        SEEDS[:2],
+    )
+    runs += _of(
+        (Arm("split", RATE, "random_k6"), by_source("shared"), by_hidden(kind="tag", rate=LORA_RATES[0])),
+        ("six",),
+        SEEDS[:2],
+    )
     runs += _of((Arm("lora", LORA_RATES[1]), Arm("lora", LORA_RATES[2])), ("exams", "flan"), SEEDS[1:])
     runs += _of((Arm("router", 2e-3), by_hidden(rate=8e-4)), ("six",), SEEDS[:2])
-    runs += _of((Arm("split", RATE, "lsa_k6"), Arm("split", RATE, "random_k6"),
-                 by_hidden(kind="tag", rate=LORA_RATES[0])), ("exams", "flan"), SEEDS[:2])
-    runs += _of((Arm("split", RATE, "lsa_k6"), Arm("tag", LORA_RATES[0], "source", ("source_text", "source")),
-                 by_source("shared"), by_hidden(kind="tag", rate=LORA_RATES[0]), Arm("lora", LORA_RATES[1])),
-                ("six",), SEEDS[2:])
+    runs += _of(
+        (Arm("split", RATE, "lsa_k6"), Arm("split", RATE, "random_k6"), by_hidden(kind="tag", rate=LORA_RATES[0])),
+        ("exams", "flan"),
+        SEEDS[:2],
+    )
+    runs += _of(
+        (
+            Arm("split", RATE, "lsa_k6"),
+            Arm("tag", LORA_RATES[0], "source", ("source_text", "source")),
+            by_source("shared"),
+            by_hidden(kind="tag", rate=LORA_RATES[0]),
+            Arm("lora", LORA_RATES[1]),
+        ),
+        ("six",),
+        SEEDS[2:],
+    )
     return list(dict.fromkeys(runs))
 
 
@@ -116,7 +133,11 @@ def run_all(state: Path, minutes: float, workers: int, device: str, budget: Budg
     waiting = [run for run in planned(elbows) if run.key not in records]
     took = {mix: [r["seconds"] for r in records.values() if r["mix"] == mix] for mix in MIXES}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=warm_up, initargs=(state / "mixes", device, budget == SMOKE)) as pool:
+    gpus = context.Queue()
+    for slot in range(workers):
+        gpus.put(str(slot % max(1, torch.cuda.device_count())))
+    initial = (gpus, state / "mixes", device, budget == SMOKE)
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=initial) as pool:
         pending: dict[Future[dict[str, Any]], str] = {}
         while True:
             for run in _startable(waiting, took, end, workers - len(pending)):
@@ -135,6 +156,12 @@ def run_all(state: Path, minutes: float, workers: int, device: str, budget: Budg
                     file.write(json.dumps(record) + "\n")
                 _print(record)
     print(f"{len(waiting)} runs are left", flush=True)
+
+
+def _start(gpus: Any, *warm: Any) -> None:
+    """Take a GPU, before CUDA starts in this process, and load what every run needs."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
+    warm_up(*warm)
 
 
 def _startable(waiting: list[Run], took: dict[str, list[float]], end: float, number: int) -> Iterator[Run]:
@@ -164,7 +191,7 @@ def main() -> None:
     parser.add_argument("state", type=Path, help="folder for groups and results")
     parser.add_argument("output", type=Path, nargs="?", help="JSON file of the summary")
     parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--workers", type=int, default=8, help="runs beside each other on one GPU")
+    parser.add_argument("--workers", type=int, default=8, help="runs beside each other, dealt out to the GPUs")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--smoke", action="store_true", help="a few steps of a tiny model on a few documents")
     arguments = parser.parse_args()
