@@ -133,6 +133,8 @@ def run_all(state: Path, minutes: float, workers: int, device: str, budget: Budg
     waiting = [run for run in planned(elbows) if run.key not in records]
     took = {mix: [r["seconds"] for r in records.values() if r["mix"] == mix] for mix in MIXES}
     context = multiprocessing.get_context("spawn")
+    import torch
+
     gpus = context.Queue()
     for slot in range(workers):
         gpus.put(str(slot % max(1, torch.cuda.device_count())))

@@ -37,6 +37,7 @@ from hydralora.training.record import environment, write_json
 
 WORKER = "worker"
 BLOCK = 1 << 20
+DEFAULT = ["split:1", "split:2", "split:2:fsdp", "lora:1", "lora:2", "lora:2:fsdp"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,14 +116,10 @@ def main() -> None:
     parser.add_argument("documents", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=14)
-    parser.add_argument("--gpus", type=int, default=torch.cuda.device_count())
+    parser.add_argument("--launches", nargs="+", default=DEFAULT, help="adapter:GPUs, or adapter:GPUs:fsdp")
     arguments = parser.parse_args()
-    n = arguments.gpus
     launches = [
-        *(Launch("split", gpus) for gpus in (1, n)),
-        Launch("split", n, fsdp=True),
-        *(Launch("lora", gpus) for gpus in (1, n)),
-        Launch("lora", n, fsdp=True),
+        Launch(name, int(gpus), bool(split)) for name, gpus, *split in (x.split(":") for x in arguments.launches)
     ]
     rows: list[dict[str, Any]] = []
     for launch in launches:
