@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ from hydralora.evaluation.answer_loss import answer_loss, logits_can_be_chunked,
 from hydralora.training import adalora
 from hydralora.training.checkpoints import COMPLETE, is_disk_full, save_model
 from hydralora.training.config import TrainingConfig, TrainingError
+from hydralora.training.module_walks import fewer_walks
 from hydralora.training.optimiser import adamw, schedule
 
 
@@ -69,6 +70,8 @@ class AnswerTrainer(Trainer):
         self._evaluate_held_out = evaluate
         self._is_adalora = getattr(getattr(model, "active_peft_config", None), "peft_type", None) == "ADALORA"
         self.seconds_waiting = 0.0
+        self._trained: list[nn.Parameter] = []
+        self._while_training = ExitStack()
         self._loss_is_chunked: bool | None = None
         self._gates: Mapping[str, Tensor] = {}
         # Our loss is divided by the answer tokens of the whole step: Trainer must count them, and not divide again.
@@ -102,14 +105,29 @@ class AnswerTrainer(Trainer):
                 return
             yield batch
 
-    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """Of `Trainer`; what it changes on the model for its time goes at its end."""
+        with ExitStack() as self._while_training:
+            return super().train(*arguments, **options)
+
+    def training_step(self, model: nn.Module, *arguments: Any, **options: Any) -> Tensor:
         """Forward and backward pass of a micro-batch, gates recorded throughout.
 
         Gradient checkpointing runs layers again within the backward pass, and they must take the path they took before.
         """
+        if not self._config.fsdp and not self._trained:
+            model.train()
+            self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            self._while_training.enter_context(fewer_walks(model, self._trained))
         with self._recorded_gates() as self._gates:
-            loss: Tensor = super().training_step(*arguments, **options)
+            loss: Tensor = super().training_step(model, *arguments, **options)
         return loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Of the trained parameters, found once. A model that is split between processes is Trainer's business."""
+        if not self._trained:
+            return super()._clip_grad_norm(model)
+        return self.accelerator.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
     def compute_loss(
         self,
