@@ -4,30 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
 from hydralora.base_model import packed_attention
 from hydralora.base_model.packed_attention import VARLEN, attention_over_bounds, for_attention, varlen_refusal
 from hydralora.data import collate, collate_packed, tokenise
 from hydralora.evaluation.answer_loss import document_losses
+from tests.hydralora.attention_reference import one_at_a_time
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
-
-
-def one_at_a_time(
-    query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, scaling: float, window: tuple[int, int]
-) -> Tensor:
-    """What `varlen_attn` is documented to give."""
-    assert longest == int(bounds.diff().max())
-    results = []
-    for begin, end in zip(bounds.tolist(), bounds.tolist()[1:], strict=False):
-        q, k, v = (tensor[begin:end].transpose(0, 1)[None] for tensor in (query, key, value))
-        distance = torch.arange(end - begin)[:, None] - torch.arange(end - begin)
-        mask = (distance >= 0) & ((distance <= window[0]) if window[0] >= 0 else True)
-        result = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True)
-        results.append(result[0].transpose(0, 1))
-    return torch.cat(results)
 
 
 @pytest.fixture

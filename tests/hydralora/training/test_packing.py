@@ -17,7 +17,7 @@ from hydralora.training import TrainingConfig, TrainingError, packing
 from hydralora.training.packing import decide_packing
 from hydralora.training.run import train_method
 from hydralora.training.trainer import AnswerTrainer
-from tests.hydralora.base_model.test_packed_attention import one_at_a_time
+from tests.hydralora.attention_reference import one_at_a_time
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
 
 VIRTUAL = {"prefix_tuning", "prompt_tuning", "p_tuning"}
