@@ -235,7 +235,7 @@ def test_a_source_that_vanishes_stops_the_run_and_half_of_one_is_a_warning(tmp_p
 
     half = [{"prompt": "Why?", "completion": ""}] * 8 + [{"prompt": "Who is it?", "completion": "A friend of ours."}]
     assert run(tmp_path / "store", [good, files("half", write(tmp_path / "half.jsonl", half))]).success
-    artifact = ArtifactStore(directory=str(tmp_path / "store")).latest("corpus_documents")
+    artifact = ArtifactStore(directory=str(tmp_path / "store")).last("corpus_documents")
     (sentence,) = halved_sources(artifact.json("data_card"))
     assert sentence == "Source 'half' has lost 8 of 9 records: 8 empty_completion"
 
