@@ -39,6 +39,42 @@ def data_card(index: pl.DataFrame, duplicates: Mapping[str, pl.DataFrame]) -> di
     }
 
 
+def vanished_sources(card: Mapping[str, Any]) -> list[str]:
+    """A sentence for each source of which cleaning kept nothing.
+
+    Args:
+        card: the data card.
+    """
+    return [
+        f"Nothing is left of source {row['source']!r}: {_reasons(card, row)}. Correct the source or the limits of "
+        f"cleaning, or leave the source out"
+        for row in card["sources"]
+        if not row["n_kept"]
+    ]
+
+
+def halved_sources(card: Mapping[str, Any]) -> list[str]:
+    """A sentence for each source that lost half of its records or more, but not all of them.
+
+    Records over `max_documents_per_source` are not lost: someone has chosen that number.
+    """
+    return [
+        f"Source {row['source']!r} has lost {lost} of {row['n_read']} records: {_reasons(card, row)}"
+        for row in card["sources"]
+        if row["n_kept"] and 2 * (lost := _lost(card, row)) >= row["n_read"]
+    ]
+
+
+def _lost(card: Mapping[str, Any], source: Mapping[str, Any]) -> int:
+    dropped = [row for row in card["dropped"] if row["source"] == source["source"]]
+    return sum(int(row["n"]) for row in dropped if row["reason"] != "over_source_limit")
+
+
+def _reasons(card: Mapping[str, Any], source: Mapping[str, Any]) -> str:
+    dropped = [row for row in card["dropped"] if row["source"] == source["source"]]
+    return ", ".join(f"{row['n']} {row['reason']}" for row in sorted(dropped, key=lambda row: -row["n"]))
+
+
 def _sources(index: pl.DataFrame, kept: pl.DataFrame) -> list[dict[str, Any]]:
     read = index.group_by("source", maintain_order=True).agg(n_read=pl.len())
     tokens = pl.col("n_bytes") / BYTES_PER_TOKEN

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from analysis.corpus.data_card import halved_sources, vanished_sources
 from analysis.report.inputs import ReportInputs
 
 GENERAL_SERVING = (
@@ -53,7 +54,18 @@ def verdict(inputs: ReportInputs) -> tuple[Statement, ...]:
         _comparison(inputs),
         _observation(inputs),
         Statement("How is it served?", _serving_words(inputs), inputs.serving or GENERAL_SERVING, "neutral"),
+        *_lost_sources(inputs),
     )
+
+
+def _lost_sources(inputs: ReportInputs) -> tuple[Statement, ...]:
+    """A line only where cleaning has dropped half of a source or more."""
+    card = inputs.data_card or {}
+    lost = [*vanished_sources(card), *halved_sources(card)] if "sources" in card and "dropped" in card else []
+    if not lost:
+        return ()
+    answer = f"No, half of {len(lost)} {'source' if len(lost) == 1 else 'sources'} or more is gone"
+    return (Statement("Is the corpus what was read?", answer, ". ".join(lost) + ".", "bad"),)
 
 
 def matched_difference(inputs: ReportInputs) -> Difference | None:

@@ -1,22 +1,36 @@
 """Where documents come from: each kind of source is a frozen configuration and a function that reads it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import polars as pl
 
-from analysis.sources.catalog import CatalogEntry, CatalogSource, load_catalog, read_catalog
-from analysis.sources.files import FilesSource, read_files
-from analysis.sources.hub import HubSource, read_hub
+from analysis.sources.catalog import CatalogEntry, CatalogSource, hub_source, load_catalog
+from analysis.sources.files import FilesSource, file_blocks, matching_files
+from analysis.sources.hub import HubSource, hub_blocks
 from analysis.sources.packages import PackagesSource, read_packages
-from analysis.sources.records import RECORD_SCHEMA, SourceError
+from analysis.sources.records import (
+    KEEP_BYTES,
+    RECORD_SCHEMA,
+    Blocks,
+    SourceError,
+    SourceRecords,
+    UnreachableError,
+    read_blocks,
+)
 
 Source = PackagesSource | FilesSource | HubSource | CatalogSource
+
+READ_ERRORS = (OSError, ValueError, TypeError, ArithmeticError, RuntimeError, LookupError, pl.exceptions.PolarsError)
+"""What a reader may raise on data that nobody foresaw; a failing source is always a SourceError."""
 
 
 def read_source(name: str, config: Source) -> pl.LazyFrame:
     """Records of one source, with the columns of `RECORD_SCHEMA`.
+
+    The whole source is read once before this returns, so that every error shows here. Up to `KEEP_BYTES` of records
+    stay in memory; a larger source is read again for each pass over the table.
 
     Args:
         name: what the documents' `source` column will say.
@@ -25,26 +39,45 @@ def read_source(name: str, config: Source) -> pl.LazyFrame:
     Raises:
         SourceError: it cannot be read; the text begins with the source's name.
     """
+    return _read(name, config, KEEP_BYTES).records
+
+
+def _read(name: str, config: Source, keep_bytes: int) -> SourceRecords:
     try:
-        match config:
-            case PackagesSource():
-                return read_packages(name, config)
-            case FilesSource():
-                return read_files(name, config)
-            case HubSource():
-                return read_hub(name, config)
-            case CatalogSource():
-                return read_catalog(name, config)
-    except (SourceError, OSError) as error:
-        raise SourceError(f"source {name!r}: {error}") from error
+        return read_blocks(_blocks(name, config), keep_bytes)
+    except UnreachableError as error:
+        raise UnreachableError(f"source {name!r}: {error}") from error
+    except READ_ERRORS as error:
+        text = str(error) if isinstance(error, SourceError | OSError) else f"{type(error).__name__}: {error}"
+        raise SourceError(f"source {name!r}: {text}") from error
+
+
+def _blocks(name: str, config: Source) -> Blocks:
+    match config:
+        case PackagesSource():
+            table = read_packages(name, config).collect()
+            return lambda _: iter([table])
+        case FilesSource():
+            return lambda notes: file_blocks(name, config, notes)
+        case HubSource():
+            return lambda notes: hub_blocks(name, config, notes)
+        case CatalogSource():
+            return _blocks(name, hub_source(config))
 
 
 @dataclass(frozen=True)
 class SourcesRead:
-    """Records of all sources that could be read, and the error text of each that could not."""
+    """Records of all sources that could be read.
+
+    Attributes:
+        records: columns of `RECORD_SCHEMA`, in the order of the sources.
+        failures: the error text of each source that could not be read.
+        notes: of each source, what was not read or may be meant otherwise.
+    """
 
     records: pl.LazyFrame
     failures: Mapping[str, str]
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_sources(sources: Mapping[str, Source], *, on_error: Literal["raise", "skip"] = "raise") -> SourcesRead:
@@ -55,17 +88,24 @@ def read_sources(sources: Mapping[str, Source], *, on_error: Literal["raise", "s
     """
     tables: list[pl.LazyFrame] = []
     failures: dict[str, str] = {}
+    notes: dict[str, tuple[str, ...]] = {}
+    keep_bytes = KEEP_BYTES
     for name, config in sources.items():
         try:
-            tables.append(read_source(name, config))
+            read = _read(name, config, keep_bytes)
         except SourceError as error:
             if on_error == "raise":
                 raise
             failures[name] = str(error)
+            continue
+        keep_bytes -= read.n_bytes
+        tables.append(read.records)
+        if read.notes:
+            notes[name] = read.notes
     if not tables:
         details = "; ".join(failures.values()) or "no source is configured"
         raise SourceError(f"no corpus: {details}")
-    return SourcesRead(pl.concat(tables), failures)
+    return SourcesRead(pl.concat(tables), failures, notes)
 
 
 __all__ = [
@@ -78,7 +118,10 @@ __all__ = [
     "Source",
     "SourceError",
     "SourcesRead",
+    "UnreachableError",
+    "hub_source",
     "load_catalog",
+    "matching_files",
     "read_source",
     "read_sources",
 ]

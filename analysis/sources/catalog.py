@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-import polars as pl
-
-from analysis.sources.hub import HubSource, read_hub
+from analysis.sources.hub import HubSource
 from analysis.sources.records import SourceError
 
 Purpose = Literal["train", "evaluation"]
-HUB_FIELDS = ("dataset", "revision", "split", "subset", "columns", "tasks", "licence")
+HUB_FIELDS = ("dataset", "revision", "split", "subset", "columns", "tasks", "licence", "roles", "splits")
 FIELDS = (*HUB_FIELDS, "permissive", "purpose", "domain", "notes")
 
 
@@ -40,6 +38,8 @@ class CatalogEntry:
     subset: str | None
     columns: dict[str, str]
     tasks: tuple[str, ...]
+    roles: dict[str, str]
+    splits: dict[str, str]
     licence: str
     permissive: bool
     purpose: Purpose
@@ -72,11 +72,11 @@ def load_catalog(file: str | Path | None = None) -> dict[str, CatalogEntry]:
     return {name: _entry(f"{path}, entry {name!r}", name, fields) for name, fields in entries.items()}
 
 
-def read_catalog(name: str, config: CatalogSource) -> pl.LazyFrame:
-    """Records of an entry.
+def hub_source(config: CatalogSource) -> HubSource:
+    """What an entry is read as.
 
     Raises:
-        SourceError: no such entry, not pinned, for evaluation but wanted for training, or the hub cannot give it.
+        SourceError: no such entry, not pinned, or for evaluation but wanted for training.
     """
     catalog = load_catalog(config.file)
     entry = catalog.get(config.entry)
@@ -87,9 +87,9 @@ def read_catalog(name: str, config: CatalogSource) -> pl.LazyFrame:
     if entry.revision is None and not Path(entry.dataset).is_dir():
         raise SourceError(
             f"{config.entry} is not pinned. Put the commit you want into a copy of the catalog and name it under "
-            f"`file`, or use `kind: hub` with dataset {entry.dataset!r} and that revision"
+            f"`file`, or use `read: {{hub: ..}}` with dataset {entry.dataset!r} and that revision"
         )
-    return read_hub(name, HubSource(**{field: getattr(entry, field) for field in HUB_FIELDS}))
+    return HubSource(**{field: getattr(entry, field) for field in HUB_FIELDS})
 
 
 def _entry(where: str, name: str, fields: object) -> CatalogEntry:
@@ -108,6 +108,8 @@ def _entry(where: str, name: str, fields: object) -> CatalogEntry:
         subset=fields.get("subset"),
         columns=fields.get("columns") or {},
         tasks=tuple(fields.get("tasks") or ()),
+        roles=fields.get("roles") or {},
+        splits=fields.get("splits") or {},
         licence=fields["licence"],
         permissive=bool(fields.get("permissive", False)),
         purpose=fields["purpose"],

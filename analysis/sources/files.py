@@ -1,18 +1,19 @@
 """Source kind `files`: local JSON lines, JSON, CSV, TSV and Parquet."""
 
 import glob
-import io
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
-from analysis.sources.records import SourceError
-from analysis.sources.shapes import Columns, to_records
+from analysis.sources.blocks import Table
+from analysis.sources.csv_table import CsvTable
+from analysis.sources.json_table import JsonTable
+from analysis.sources.parquet_table import ParquetTable
+from analysis.sources.reading import Reading, table_records
+from analysis.sources.records import Notes, SourceError
 
-PATH_COLUMN = "__path__"
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -22,10 +23,14 @@ class FilesSource:
 
     Args:
         paths: files or globs (`data/**/*.jsonl`), relative to the working directory.
-        columns: role -> column name; roles are prompt, input, completion, messages, task, split, licence and origin.
-            Empty: one of the known shapes, see `analysis.sources.shapes`.
-        task, licence: for every record, where the files have no such column.
+        columns: role -> column name; roles are prompt, input, completion, messages, system, history, task, split,
+            licence and origin. Empty: one of the known shapes, see `analysis.sources.shapes`.
+        task, licence: for every record that has none of its own.
         split: for every record, whatever the files say.
+        roles: who speaks where messages have other role names: `{narrator: user}`; see `analysis.sources.chat`.
+        splits: sides where a `split` column has other names: `{extra: train}`; see `analysis.sources.splits`.
+        encoding: of text files, as Python names it; None: by the byte order mark, else UTF-8.
+        separator, quote, escape: of CSV and TSV, see `analysis.sources.csv_table.CsvTable`.
     """
 
     paths: tuple[str, ...]
@@ -33,127 +38,78 @@ class FilesSource:
     task: str | None = None
     split: str | None = None
     licence: str | None = None
+    roles: Mapping[str, str] = field(default_factory=dict)
+    splits: Mapping[str, str] = field(default_factory=dict)
+    encoding: str | None = None
+    separator: str | None = None
+    quote: str = '"'
+    escape: str | None = None
 
     def __post_init__(self) -> None:
         if not self.paths:
             raise SourceError("paths is empty; expected at least one file or glob")
-        if self.columns:
-            Columns(self.columns)
+        self.reading()
+
+    def reading(self) -> Reading:
+        """What it says about columns."""
+        return Reading(self.columns, self.task, self.split, self.licence, self.roles, self.splits)
 
 
-def read_files(name: str, config: FilesSource) -> pl.LazyFrame:
-    """Records of all files, lazily, in the order of their paths.
+def file_blocks(name: str, config: FilesSource, notes: Notes) -> Iterator[pl.DataFrame]:
+    """Records of all files, in the order of their paths, block by block.
 
     Raises:
-        SourceError: no such file, an unknown suffix, a broken line, a missing column, or no record at all.
+        SourceError: no such file, an unknown suffix, a broken line, a missing column, no record; names the file.
     """
-    tables = [_file_records(name, path, config) for path in _expand(config.paths)]
-    records = pl.concat(tables)
-    if records.select(pl.len()).collect(engine="streaming").item() == 0:
+    n_records = 0
+    for path in expand(config.paths):
+        own = Notes()
+        try:
+            for block in table_records(table_of(path, config), name, config.reading(), path.name, own):
+                n_records += len(block)
+                yield block
+        except SourceError as error:
+            raise SourceError(f"{path}: {error}") from error
+        for text in own.texts:
+            notes.add(f"{path}: {text}")
+    if not n_records:
         raise SourceError(f"no records in {list(config.paths)}")
-    return records
 
 
-def _expand(patterns: tuple[str, ...]) -> list[Path]:
+def matching_files(pattern: str) -> list[Path]:
+    """Files that a path or a glob names, sorted; a path that exists is no glob."""
+    plain = Path(pattern).expanduser()
+    if plain.is_file():
+        return [plain]
+    return sorted(path for match in glob.glob(str(plain), recursive=True) if (path := Path(match)).is_file())
+
+
+def expand(patterns: tuple[str, ...]) -> list[Path]:
+    """All files, each once, sorted.
+
+    Raises:
+        SourceError: a pattern matches none.
+    """
     paths: set[Path] = set()
     for pattern in patterns:
-        matches = [Path(match) for match in glob.glob(str(Path(pattern).expanduser()), recursive=True)]
-        files = [path for path in matches if path.is_file()]
+        files = matching_files(pattern)
         if not files:
             raise SourceError(f"no file matches {pattern!r} (looked from {Path.cwd()})")
         paths.update(files)
     return sorted(paths)
 
 
-def _file_records(name: str, path: Path, config: FilesSource) -> pl.LazyFrame:
-    try:
-        return to_records(
-            scan_file(path),
-            name,
-            config.columns,
-            origin=pl.lit(path.name),
-            task=config.task,
-            split=config.split,
-            licence=config.licence,
-        )
-    except SourceError as error:
-        raise SourceError(f"{path}: {error}") from error
-
-
-def scan_file(path: Path) -> pl.LazyFrame:
-    """The table in a file, lazily where its format allows; the suffix names the format.
-
-    Bytes that are not UTF-8 become U+FFFD, which the cleaning step drops and counts.
-    """
+def table_of(path: Path, config: FilesSource) -> Table:
+    """The table in a file; the suffix names the format."""
     if path.stat().st_size == 0:
         raise SourceError("the file is empty")
-    try:
-        match path.suffix.lower():
-            case ".parquet":
-                table = pl.scan_parquet(path)
-            case ".csv":
-                table = _scan_separated(path, ",")
-            case ".tsv":
-                table = _scan_separated(path, "\t")
-            case ".jsonl" | ".ndjson":
-                table = _scan_json_lines(path)
-            case ".json":
-                table = _scan_json(path)
-            case suffix:
-                raise SourceError(f"unknown suffix {suffix!r}; expected one of {', '.join(SUFFIXES)}")
-        table.collect_schema()
-    except pl.exceptions.PolarsError as error:
-        raise SourceError(f"not readable as {path.suffix}: {error}") from error
-    return table
-
-
-def _scan_separated(path: Path, separator: str) -> pl.LazyFrame:
-    # every column as text: an answer "007" must stay what it is
-    table = pl.scan_csv(path, separator=separator, encoding="utf8-lossy", infer_schema=False)
-    table.select(pl.all().null_count()).collect(engine="streaming")  # a line with too many fields fails here, not later
-    return table
-
-
-def _scan_json_lines(path: Path) -> pl.LazyFrame:
-    # the whole file decides the types: a field may first appear, or turn into text, in the last line
-    table = pl.scan_ndjson(path, infer_schema_length=None)
-    try:
-        table.collect_schema()
-    except pl.exceptions.PolarsError:
-        text = _decoded_lines(path)
-        table = pl.scan_ndjson(io.BytesIO(text.encode()), infer_schema_length=None)
-    return table
-
-
-def _decoded_lines(path: Path) -> str:
-    """The lines of a file that polars refused, decoded leniently; the first that is not a JSON object is named."""
-    lines = []
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise SourceError(f"line {number} is not JSON: {error}") from error
-            if not isinstance(value, dict):
-                raise SourceError(f"line {number}: expected a JSON object, got {type(value).__name__}")
-            lines.append(line.strip())
-    return "\n".join(lines)
-
-
-def _scan_json(path: Path) -> pl.LazyFrame:
-    """A JSON array of objects, or JSON lines under the wrong suffix."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        text = file.read().lstrip()
-    if not text.startswith("["):
-        return _scan_json_lines(path)
-    try:
-        rows = json.loads(text)
-    except ValueError as error:
-        raise SourceError(f"not JSON: {error}") from error
-    if not rows:
-        raise SourceError("no records: the JSON array is empty")
-    if not all(isinstance(row, dict) for row in rows):
-        raise SourceError("expected a JSON array of objects, got other values in it")
-    return pl.from_dicts(rows, infer_schema_length=None).lazy()
+    match path.suffix.lower():
+        case ".parquet":
+            return ParquetTable(path)
+        case ".csv" | ".tsv" as suffix:
+            default = "\t" if suffix == ".tsv" else ","
+            return CsvTable(path, config.encoding, config.separator, config.quote, config.escape, default)
+        case ".jsonl" | ".ndjson" | ".json":
+            return JsonTable(path, config.encoding)
+        case suffix:
+            raise SourceError(f"unknown suffix {suffix!r}; expected one of {', '.join(SUFFIXES)}")

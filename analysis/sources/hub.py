@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from polars.io.plugins import register_io_source
 
-from analysis.sources.records import SourceError
-from analysis.sources.shapes import Columns, to_records
+from analysis.sources.blocks import Table
+from analysis.sources.dataset_table import DatasetTable, local_tables
+from analysis.sources.reading import Reading, table_records
+from analysis.sources.records import Notes, SourceError, UnreachableError
+from analysis.sources.splits import side_of
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-BATCH_ROWS = 8_192
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,9 @@ class HubSource:
         split: name of the split to read.
         subset: name of the configuration, where the data set has several.
         columns: role -> column, see `FilesSource`; empty: one of the known shapes.
-        task, licence: for every record, where the data set has no such column.
+        task, licence: for every record that has none of its own.
         tasks: of a collection, the tasks that are kept, with or without a version (`glue/mnli:2.0.0`); empty: all.
+        roles, splits: meaning of other names, see `FilesSource`; `splits` also for the name of the split itself.
     """
 
     dataset: str
@@ -42,6 +44,8 @@ class HubSource:
     task: str | None = None
     licence: str | None = None
     tasks: tuple[str, ...] = ()
+    roles: Mapping[str, str] = field(default_factory=dict)
+    splits: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         pinned = self.revision is not None and COMMIT.fullmatch(self.revision)
@@ -50,42 +54,66 @@ class HubSource:
                 f"{self.dataset}: expected the commit as revision (40 hex digits), got {self.revision!r}. Take it from "
                 f"the page `Files and versions` of the data set, so that a later run reads the same data"
             )
-        if self.columns:
-            Columns(self.columns)
+        self.reading()
+
+    def reading(self) -> Reading:
+        """What it says about columns; a split whose name says neither side is split by the cleaning step."""
+        side = side_of(self.split, self.splits)
+        return Reading(self.columns, self.task, side, self.licence, self.roles, self.splits)
 
 
-def read_hub(name: str, config: HubSource) -> pl.LazyFrame:
-    """Records of one split, read in batches from the local cache that `datasets` fills.
+def hub_blocks(name: str, config: HubSource, notes: Notes) -> Iterator[pl.DataFrame]:
+    """Records of one split, block by block; of a local folder straight from its files.
 
     Raises:
-        SourceError: no such data set, revision, split or column, or the hub cannot be reached.
+        SourceError: no such data set, revision, split or column.
+        UnreachableError: the hub does not answer.
     """
-    dataset = _load(config)
-    _check_revision(dataset, config)
     where = f"{config.dataset}@{config.revision}" if config.revision else config.dataset
-    records = to_records(
-        _scan(dataset),
-        name,
-        config.columns,
-        origin=pl.lit(where),
-        task=config.task,
-        split=config.split,
-        licence=config.licence,
-    )
-    if config.tasks:
-        records = records.filter(pl.col("task").str.split(":").list.first().is_in(config.tasks))
-    return records
+    for place, table in _tables(config, notes):
+        try:
+            for block in table_records(table, name, config.reading(), where, notes):
+                yield block.filter(_kept_tasks(config.tasks))
+        except SourceError as error:
+            raise SourceError(f"{place}: {error}") from error
+
+
+def _kept_tasks(tasks: tuple[str, ...]) -> pl.Expr:
+    return pl.col("task").str.split(":").list.first().is_in(tasks) if tasks else pl.lit(True)
+
+
+def _tables(config: HubSource, notes: Notes) -> Iterator[tuple[str, Table]]:
+    """Each table of a split, with the place that an error names."""
+    if Path(config.dataset).is_dir():
+        files = _asked(config, lambda: local_tables(config.dataset, config.subset, config.split))
+        if files:
+            yield from files
+            return
+    dataset = _asked(config, lambda: _load(config))
+    _check_revision(dataset, config)
+    place = f"{config.dataset}, split {config.split!r}"
+    yield place, DatasetTable(dataset, lambda text: notes.add(f"{place}: {text}"))
 
 
 def _load(config: HubSource) -> Any:
     import datasets
 
+    return datasets.load_dataset(
+        config.dataset, config.subset, split=config.split, revision=config.revision, token=None
+    )
+
+
+def _asked(config: HubSource, call: Any) -> Any:
+    """What `datasets` answers, or a SourceError that names the data set."""
+    import datasets
+
     try:
-        return datasets.load_dataset(
-            config.dataset, config.subset, split=config.split, revision=config.revision, token=None
-        )
+        return call()
+    except SourceError:
+        raise
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise SourceError(
+        kind = UnreachableError if isinstance(error, ConnectionError | TimeoutError) else SourceError
+        raise kind(
             f"{config.dataset}, subset {config.subset}, split {config.split!r}, revision {config.revision}: {error}"
         ) from error
 
@@ -98,19 +126,3 @@ def _check_revision(dataset: Any, config: HubSource) -> None:
             f"{config.dataset}: the hub did not give revision {config.revision}, and the cache has only another "
             f"({files[0].parent.name}). Check the revision and the connection"
         )
-
-
-def _scan(dataset: Any) -> pl.LazyFrame:
-    """The rows of a memory-mapped `datasets.Dataset`, lazily and in batches."""
-    empty = pl.DataFrame(dataset.features.arrow_schema.empty_table())
-
-    def batches(
-        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
-    ) -> Iterator[pl.DataFrame]:
-        chosen = dataset if with_columns is None else dataset.select_columns(with_columns)
-        chosen = chosen if n_rows is None else chosen.take(min(n_rows, len(chosen)))
-        for block in chosen.with_format("arrow").iter(batch_size or BATCH_ROWS):
-            frame = pl.DataFrame(block)
-            yield frame if predicate is None else frame.filter(predicate)
-
-    return register_io_source(batches, schema=empty.schema)

@@ -1,6 +1,10 @@
 """What every source returns: a lazy table of records, one row for each instruction pair read."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
 import polars as pl
+from polars.io.plugins import register_io_source
 
 RECORD_SCHEMA = pl.Schema(
     {
@@ -13,16 +17,88 @@ RECORD_SCHEMA = pl.Schema(
         "origin": pl.String(),
     }
 )
-"""Columns of a record. The cleaning step adds `document_id` and `language`, and decides a missing `split`."""
+"""Columns of a record. `prompt` and `completion` are never null: nothing is "". An empty label is null. The cleaning
+step adds `document_id` and `language`, and decides a missing `split`."""
 
-HELD_OUT_SPLITS = ("test", "validation", "valid", "val", "dev", "eval")
+KEEP_BYTES = 256_000_000
+"""So much of what was read stays in memory; larger sources are read again, block by block."""
 
 
 class SourceError(ValueError):
-    """A source that cannot be read; the text names the place and the way out."""
+    """A source that cannot be read; the text names the place, what was found there, and the way out."""
 
 
-def split_expression(split: pl.Expr) -> pl.Expr:
-    """`train`, `test`, or null (decided later by a hash) from the names that publishers use."""
-    name = split.str.strip_chars().str.to_lowercase()
-    return pl.when(name == "train").then(pl.lit("train")).when(name.is_in(HELD_OUT_SPLITS)).then(pl.lit("test"))
+class UnreachableError(SourceError):
+    """A source that may be there on another try: the hub did not answer."""
+
+
+@dataclass
+class Notes:
+    """What a person should know about a source that could be read."""
+
+    texts: dict[str, None] = field(default_factory=dict)
+
+    def add(self, text: str) -> None:
+        """Keep a note; equal ones count once."""
+        self.texts.setdefault(text)
+
+
+@dataclass(frozen=True)
+class SourceRecords:
+    """A source that was read once, from beginning to end.
+
+    Attributes:
+        records: columns of `RECORD_SCHEMA`.
+        n_bytes: size in memory; 0 if `records` reads the source again.
+        notes: in the order found.
+    """
+
+    records: pl.LazyFrame
+    n_bytes: int
+    notes: tuple[str, ...]
+
+
+Blocks = Callable[[Notes], Iterator[pl.DataFrame]]
+"""Reads a source: tables of `RECORD_SCHEMA`, one after the other."""
+
+
+def read_blocks(blocks: Blocks, keep_bytes: int = KEEP_BYTES) -> SourceRecords:
+    """Read everything once, so that each error shows now; keep the records if they are small.
+
+    Args:
+        blocks: called once, and again for each later pass over a source that is not kept.
+        keep_bytes: the largest table that stays in memory.
+
+    Raises:
+        SourceError: from `blocks`, or there is no record.
+    """
+    notes, n_bytes, n_records = Notes(), 0, 0
+    kept: list[pl.DataFrame] | None = []
+    for block in blocks(notes):
+        n_records += len(block)
+        n_bytes += int(block.estimated_size())
+        if kept is not None and n_bytes <= keep_bytes:
+            kept.append(block)
+        else:
+            kept = None
+    if not n_records:
+        raise SourceError("no records: nothing but a header or empty lines was found")
+    if kept is None:
+        return SourceRecords(_lazy(blocks), 0, tuple(notes.texts))
+    return SourceRecords(pl.concat(kept).lazy(), n_bytes, tuple(notes.texts))
+
+
+def _lazy(blocks: Blocks) -> pl.LazyFrame:
+    def batches(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _: int | None
+    ) -> Iterator[pl.DataFrame]:
+        left = n_rows
+        for block in blocks(Notes()):
+            chosen = block if left is None else block.head(left)
+            left = None if left is None else left - len(chosen)
+            chosen = chosen if with_columns is None else chosen.select(with_columns)
+            yield chosen if predicate is None else chosen.filter(predicate)
+            if left == 0:
+                return
+
+    return register_io_source(batches, schema=RECORD_SCHEMA)

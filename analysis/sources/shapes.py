@@ -1,14 +1,14 @@
-"""From a table with its publisher's column names to records: a given mapping, or one of the known shapes."""
+"""Which columns of a table make a record: a given mapping, or one of the shapes that publishers use."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import polars as pl
+from analysis.sources.blocks import Wanted
+from analysis.sources.records import SourceError
 
-from analysis.sources.records import RECORD_SCHEMA, SourceError, split_expression
-
-TEXT_ROLES = ("prompt", "input", "completion")
-ROLES = (*TEXT_ROLES, "messages", "task", "split", "licence", "origin")
+CONTEXT_ROLES = ("system", "history")
+LABEL_ROLES = ("task", "split", "licence", "origin")
+ROLES = ("prompt", "input", "completion", "messages", *CONTEXT_ROLES, *LABEL_ROLES)
 
 PAIR_SHAPES = (  # prompt, completion
     ("prompt", "completion"),
@@ -19,24 +19,24 @@ PAIR_SHAPES = (  # prompt, completion
     ("input", "output"),
     ("input", "target"),
 )
+CHAT_COLUMNS = ("messages", "conversations")
 INPUT_COLUMNS = ("input", "context")
 """Appended to the prompt after a blank line, where a table has one beside its prompt."""
-CHAT_COLUMNS = ("messages", "conversations")
+CONTEXT_COLUMNS = {"system": ("system", "system_prompt"), "history": ("history",)}
+"""Stand before the prompt."""
+UNREAD_COLUMNS = ("tools", "functions")
+"""Belong to a conversation and are not read; a note says so."""
 LABEL_COLUMNS = {
     "task": ("task", "category"),
     "split": ("split",),
     "licence": ("licence", "license"),
     "origin": ("origin", "source_url", "url"),
 }
-# (role, content) of a chat message, and the names of its three speakers
-CHAT_FIELDS = (("role", "content"), ("from", "value"))
-ASSISTANT_NAMES = ("assistant", "gpt", "model", "bot")
-SYSTEM_NAMES = ("system",)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column plays which role, as given by the user or found by `detect_columns`."""
+    """Which column plays which role, as given by the user."""
 
     by_role: Mapping[str, str]
 
@@ -50,129 +50,54 @@ class Columns:
             )
 
 
-def detect_columns(found: Sequence[str]) -> Columns:
-    """Roles by the names that publishers use: pairs, Alpaca, question/answer, chat.
+@dataclass(frozen=True)
+class Shape:
+    """Columns of one shape: `messages`, or `prompt`, `completion` and what may be added to the prompt."""
 
-    Raises:
-        SourceError: no known shape fits; lists the columns found and how to map them.
-    """
+    messages: str = ""
+    prompt: str = ""
+    completion: str = ""
+    inputs: tuple[str, ...] = ()
+
+
+def shapes_in(names: Sequence[str]) -> Iterator[Shape]:
+    """All known shapes whose columns are there, in the order in which they are tried."""
     for chat in CHAT_COLUMNS:
-        if chat in found:
-            return Columns({"messages": chat})
+        if chat in names:
+            yield Shape(messages=chat)
     for prompt, completion in PAIR_SHAPES:
-        if prompt in found and completion in found:
-            extra = next((name for name in INPUT_COLUMNS if name in found and name != prompt), None)
-            return Columns({"prompt": prompt, "completion": completion} | ({"input": extra} if extra else {}))
-    shapes = ", ".join(f"{prompt}/{completion}" for prompt, completion in PAIR_SHAPES)
-    raise SourceError(
-        f"no known shape in the columns {list(found)}. Known: {shapes}, {', '.join(CHAT_COLUMNS)}. Map them yourself, "
+        if prompt in names and completion in names:
+            inputs = tuple(name for name in INPUT_COLUMNS if name in names and name != prompt)
+            yield Shape(prompt=prompt, completion=completion, inputs=inputs)
+
+
+def mapped_shape(columns: Mapping[str, str]) -> Shape:
+    """The shape of a mapping."""
+    if "messages" in columns:
+        return Shape(messages=columns["messages"])
+    inputs = (columns["input"],) if "input" in columns else ()
+    return Shape(prompt=columns["prompt"], completion=columns["completion"], inputs=inputs)
+
+
+def no_shape(names: Sequence[str]) -> SourceError:
+    """The error for a table of no known shape; lists its columns and how to map them."""
+    pairs = ", ".join(f"{prompt}/{completion}" for prompt, completion in PAIR_SHAPES)
+    return SourceError(
+        f"no known shape in the columns {list(names)}. Known: {pairs}, {', '.join(CHAT_COLUMNS)}. Map them yourself, "
         f"for example columns: {{prompt: <column>, completion: <column>}}"
     )
 
 
-def _detect_labels(found: Sequence[str]) -> dict[str, str]:
-    labels = {role: next((name for name in names if name in found), None) for role, names in LABEL_COLUMNS.items()}
-    return {role: name for role, name in labels.items() if name is not None}
-
-
-def to_records(
-    table: pl.LazyFrame,
-    source: str,
-    columns: Mapping[str, str] | None,
-    *,
-    origin: pl.Expr,
-    task: str | None = None,
-    split: str | None = None,
-    licence: str | None = None,
-) -> pl.LazyFrame:
-    """Lazily rename and combine the columns of `table` into records.
-
-    Args:
-        table: any columns; a dotted name in the mapping reaches into a struct (`context.text`).
-        columns: role -> column; None or empty detects a known shape. Labels are detected in either case.
-        origin: where no column plays that role.
-        task, licence: for every record, where no column plays that role.
-        split: for every record, whatever the table says.
-
-    Raises:
-        SourceError: a named column is missing, or is neither text, number nor list of text.
-    """
-    schema = table.collect_schema()
-    texts = Columns(columns) if columns else detect_columns(schema.names())
-    roles = {**_detect_labels(schema.names()), **texts.by_role}
-    if "messages" in roles:
-        prompt, completion = _chat_expressions(schema, roles["messages"])
-    else:
-        prompt, completion = _pair_expressions(schema, roles)
-
-    def label(role: str, value: str | None) -> pl.Expr:
-        return _text_column(schema, roles[role]) if role in roles else pl.lit(value, dtype=pl.String)
-
-    return table.select(
-        source=pl.lit(source),
-        task=label("task", task),
-        split=split_expression(pl.lit(split) if split else label("split", None)),
-        prompt=prompt,
-        completion=completion,
-        licence=label("licence", licence),
-        origin=pl.coalesce(label("origin", None), origin),
-    ).select(pl.col(name).cast(dtype) for name, dtype in RECORD_SCHEMA.items())
-
-
-def _pair_expressions(schema: pl.Schema, roles: Mapping[str, str]) -> tuple[pl.Expr, pl.Expr]:
-    prompt = _text_column(schema, roles["prompt"])
-    if "input" in roles:
-        extra = _text_column(schema, roles["input"]).fill_null("")
-        blank = extra.str.strip_chars() == ""
-        prompt = pl.when(blank).then(prompt).otherwise(pl.concat_str(prompt, extra, separator="\n\n"))
-    return prompt, _text_column(schema, roles["completion"])
-
-
-def _text_column(schema: pl.Schema, path: str) -> pl.Expr:
-    """A column, or a field inside a struct column, as text; a list of texts is joined by line ends."""
-    expression, dtype = _resolve(schema, path)
-    if dtype == pl.List(pl.String):
-        return expression.list.join("\n")
-    if dtype.is_nested() or dtype == pl.Binary:
-        raise SourceError(f"column {path!r} has type {dtype}; expected text, a number or a list of text")
-    return expression.cast(pl.String)
-
-
-def _resolve(schema: pl.Schema, path: str) -> tuple[pl.Expr, pl.DataType]:
-    if path in schema:
-        return pl.col(path), schema[path]
-    head, *fields = path.split(".")
-    if head not in schema:
-        raise SourceError(f"no column {path!r}; found {schema.names()}. Correct the mapping under `columns`")
-    expression, dtype = pl.col(head), schema[head]
-    for field in fields:
-        inner = dtype.to_schema() if isinstance(dtype, pl.Struct) else {}
-        if field not in inner:
-            raise SourceError(f"column {path!r}: no field {field!r} in {head!r}, which has type {schema[head]}")
-        expression, dtype = expression.struct.field(field), pl.Schema(inner)[field]
-    return expression, dtype
-
-
-def _chat_expressions(schema: pl.Schema, path: str) -> tuple[pl.Expr, pl.Expr]:
-    """Prompt: every message before the last answer. Completion: that answer."""
-    messages, dtype = _resolve(schema, path)
-    inner = dtype.inner if isinstance(dtype, pl.List) else None
-    fields = set(inner.to_schema()) if isinstance(inner, pl.Struct) else set()
-    known = next((pair for pair in CHAT_FIELDS if set(pair) <= fields), None)
-    if known is None:
-        raise SourceError(
-            f"column {path!r} has type {dtype}; expected a list of messages with the fields role and content "
-            f"(or from and value)"
+def wanted(columns: Mapping[str, str]) -> Wanted:
+    """The columns to read for a mapping, or for any known shape; of `context.text` also `context`."""
+    labels = {name for names in LABEL_COLUMNS.values() for name in names}
+    if columns:
+        paths = set(columns.values())
+        heads = {path.split(".")[0] for path in paths}
+        texts = {columns[role] for role in ("prompt", "completion", "messages") if role in columns}
+        return Wanted(
+            frozenset(texts | {text.split(".")[0] for text in texts}), frozenset(paths | heads | labels) - texts
         )
-    role, content = (pl.element().struct.field(field) for field in known)
-    answers = messages.list.eval(role.is_in(ASSISTANT_NAMES))
-    turns_after = answers.list.reverse().list.arg_max().cast(pl.Int64)
-    last = pl.when(answers.list.any()).then(answers.list.len().cast(pl.Int64) - 1 - turns_after)
-    before = messages.list.head(last.fill_null(0))
-    # speakers are named only where there is more than one turn to tell apart
-    speaker = pl.when(role.is_in(ASSISTANT_NAMES)).then(pl.lit("Assistant: ")).otherwise(pl.lit("User: "))
-    named = pl.when(role.is_in(SYSTEM_NAMES)).then(content).otherwise(speaker + content)
-    several = before.list.eval(role.is_in(ASSISTANT_NAMES)).list.any()
-    turns, contents = (before.list.eval(text).list.join("\n\n") for text in (named, content))
-    prompt = pl.when(several).then(turns).otherwise(contents)
-    return prompt, messages.list.eval(content).list.get(last, null_on_oob=True)
+    texts = {*CHAT_COLUMNS, *(name for shape in PAIR_SHAPES for name in shape)}
+    context = {name for names in CONTEXT_COLUMNS.values() for name in names}
+    return Wanted(frozenset(texts), frozenset({*INPUT_COLUMNS, *context, *labels}) - texts)

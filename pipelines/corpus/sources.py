@@ -1,10 +1,12 @@
 """What a run configuration says about sources, and the frozen configuration that `analysis.sources` reads."""
 
-import glob
+import dataclasses
 import os
+import re
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import dagster as dg
 from pydantic import Field
@@ -12,7 +14,7 @@ from pydantic import Field
 from pipelines.store.manifest import file_hash
 
 if TYPE_CHECKING:
-    from analysis.sources import Source
+    from analysis.sources import CatalogSource, Source
 
 
 class PackagesConfig(dg.Config):
@@ -26,7 +28,7 @@ class PackagesConfig(dg.Config):
 
 
 class FilesConfig(dg.Config):
-    """Local JSONL, JSON, CSV, TSV or Parquet; globs; `$NAME` in a path is read from the environment."""
+    """Local JSONL, JSON, CSV, TSV or Parquet; globs; `$NAME` in a path is read from the environment, `$$` is a `$`."""
 
     kind: Literal["files"] = "files"
     paths: list[str]
@@ -35,6 +37,18 @@ class FilesConfig(dg.Config):
     task: str | None = None
     split: str | None = None
     licence: str | None = None
+    roles: dict[str, str] = {}
+    """Role names of messages to system, user, assistant or tool, where they are not common ones."""
+    splits: dict[str, str] = {}
+    """Names of splits to train or test, where they are not common ones."""
+    encoding: str | None = None
+    """Of text files; left out: by the byte order mark, else UTF-8."""
+    separator: str | None = None
+    """Of CSV; left out: found in the header."""
+    quote: str = '"'
+    """Around fields of CSV; empty: no field is quoted."""
+    escape: str | None = None
+    """Before a quote inside a quoted field of CSV; left out: quotes are doubled, or a backslash if it must be one."""
 
 
 class HubConfig(dg.Config):
@@ -49,6 +63,8 @@ class HubConfig(dg.Config):
     task: str | None = None
     licence: str | None = None
     tasks: list[str] = []
+    roles: dict[str, str] = {}
+    splits: dict[str, str] = {}
 
 
 class CatalogConfig(dg.Config):
@@ -60,6 +76,9 @@ class CatalogConfig(dg.Config):
     """The catalog; left out: the one that comes with this project."""
 
 
+AnyConfig = PackagesConfig | FilesConfig | HubConfig | CatalogConfig
+
+
 class SourceConfig(dg.Config):
     """A named source; `read` holds exactly one kind: `packages`, `files`, `hub` or `catalog`."""
 
@@ -67,9 +86,24 @@ class SourceConfig(dg.Config):
     read: PackagesConfig | FilesConfig | HubConfig | CatalogConfig = Field(discriminator="kind")
 
 
-def to_source(
-    config: PackagesConfig | FilesConfig | HubConfig | CatalogConfig, purpose: Literal["train", "evaluation"] = "train"
-) -> "Source":
+def named_once(sources: list[SourceConfig]) -> list[SourceConfig]:
+    """The same list; refuses two sources of one name, because records are told apart by it.
+
+    Raises:
+        dagster.Failure: and no ValueError, which pydantic would wrap and Dagster would try again.
+    """
+    names = [source.name for source in sources]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise dg.Failure(
+            f"sources: expected each under a name of its own, got {twice} more than once. Give them different names, "
+            f"or put the files under `paths` of one source.",
+            allow_retries=False,
+        )
+    return sources
+
+
+def to_source(config: AnyConfig, purpose: Literal["train", "evaluation"] = "train") -> "Source":
     """The frozen configuration that `analysis.sources` reads."""
     from analysis import sources
 
@@ -79,8 +113,8 @@ def to_source(
                 tuple(config.distributions), tuple(config.tasks), config.max_documents_per_task
             )
         case FilesConfig():
-            paths = tuple(expanded(path) for path in config.paths)
-            return sources.FilesSource(paths, config.columns, config.task, config.split, config.licence)
+            settings = config.model_dump(exclude={"kind"})
+            return sources.FilesSource(**settings | {"paths": tuple(expanded(path) for path in config.paths)})
         case HubConfig():
             settings = config.model_dump(exclude={"kind"})
             return sources.HubSource(**settings | {"tasks": tuple(config.tasks)})
@@ -88,30 +122,58 @@ def to_source(
             return sources.CatalogSource(config.entry, config.file, purpose)
 
 
+VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)\})")
+
+
 def expanded(path: str) -> str:
-    """`path` with `$NAME` and `${NAME}` replaced from the environment.
+    """`path` with `$NAME` and `${NAME}` replaced from the environment, and `$$` by `$`.
 
     Raises:
         dagster.Failure: a variable is not set.
     """
-    full = os.path.expandvars(path)
-    if "$" in full:
-        raise dg.Failure(
-            f"{path!r} names an environment variable that is not set. Set it, or write the path out.",
-            allow_retries=False,
-        )
-    return full
+
+    def value(found: re.Match[str]) -> str:
+        name = found[2] or found[3]
+        if name is None:
+            return "$"
+        if name not in os.environ:
+            raise dg.Failure(
+                f"{path!r} names the environment variable {name}, which is not set. Set it, write the path out, or "
+                f"write $$ for a dollar sign.",
+                allow_retries=False,
+            )
+        return os.environ[name]
+
+    return VARIABLE.sub(value, path)
 
 
-def content_of(config: PackagesConfig | FilesConfig | HubConfig | CatalogConfig) -> object:
-    """What the fingerprint needs beyond the configuration: the bytes of files, the versions of packages."""
+def content_of(config: AnyConfig) -> object:
+    """What the fingerprint needs beyond the configuration: paths and bytes of files, the versions of packages."""
+    from analysis.sources import SourceError, hub_source, matching_files
+
     match config:
         case FilesConfig():
-            paths = sorted({p for pattern in config.paths for p in glob.glob(expanded(pattern), recursive=True)})
-            return {path: file_hash(Path(path)) for path in paths if Path(path).is_file()}
+            return _digests(path for pattern in config.paths for path in matching_files(expanded(pattern)))
         case PackagesConfig():
             from analysis.sources.packages.distributions import required_by
 
             names = config.distributions or sorted(required_by("hydralora", "pipelines"))
             return [f"{name}=={metadata.version(name)}" for name in names]
-    return None
+        case HubConfig():
+            return _folder_digests(config.dataset)
+        case CatalogConfig():
+            try:
+                source = hub_source(cast("CatalogSource", to_source(config, "evaluation")))
+            except SourceError:  # it is raised when the source is read
+                return None
+            return [dataclasses.asdict(source), _folder_digests(source.dataset)]
+
+
+def _digests(paths: Iterable[Path]) -> dict[str, str]:
+    """Digest of each file by its path as it is given: two files of one name in two folders both count."""
+    return {str(path): file_hash(path) for path in sorted(set(paths))}
+
+
+def _folder_digests(folder: str) -> dict[str, str]:
+    """Of a local data set; empty for one on a hub, whose commit is in the configuration."""
+    return _digests(path for path in Path(folder).rglob("*") if path.is_file()) if Path(folder).is_dir() else {}

@@ -4,9 +4,11 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+from pydantic import field_validator
 
 from analysis.corpus.cleaning import CleanConfig
-from pipelines.corpus.sources import SourceConfig, content_of, to_source
+from analysis.corpus.data_card import halved_sources, vanished_sources
+from pipelines.corpus.sources import SourceConfig, content_of, named_once, to_source
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.configuration import fields_from, values_for
@@ -18,6 +20,8 @@ class CorpusConfig(fields_from(CleanConfig)):  # type: ignore[misc]
 
     evaluation_sets: list[SourceConfig] = []
     """Benchmarks whose texts must not be trained on."""
+
+    _named_once = field_validator("evaluation_sets")(named_once)
 
 
 def described(artifact: Artifact, raw_documents: Artifact) -> Description:
@@ -45,7 +49,9 @@ def content(config: CorpusConfig) -> dict[str, Any]:
         "ids_unique": "No two documents have one id.",
         "no_empty_text": "No document has an empty prompt or completion.",
         "every_record_accounted_for": "Documents and dropped records together are the records read.",
+        "no_source_vanished": "Something is left of every source.",
     },
+    warnings={"no_source_halved": "Most of every source is left."},
 )
 def corpus_documents(draft: Draft, config: CorpusConfig, raw_documents: Artifact) -> None:
     """Documents: normalised, without duplicates across sources and without texts of evaluation sets, split in two.
@@ -56,8 +62,8 @@ def corpus_documents(draft: Draft, config: CorpusConfig, raw_documents: Artifact
     from analysis.sources import read_source
 
     settings = CleanConfig(**values_for(CleanConfig, config))
-    evaluation = {s.name: read_source(s.name, to_source(s.read, "evaluation")) for s in config.evaluation_sets}
     try:
+        evaluation = {s.name: read_source(s.name, to_source(s.read, "evaluation")) for s in config.evaluation_sets}
         cleaned = clean(raw_documents.scan("records"), settings, evaluation=evaluation)
     except ValueError as error:
         raise dg.Failure(f"corpus_documents: {error}", allow_retries=False) from None
@@ -67,6 +73,8 @@ def corpus_documents(draft: Draft, config: CorpusConfig, raw_documents: Artifact
 
 
 def _checks(artifact: Artifact, raw_documents: Artifact) -> list[Check]:
+    card = artifact.json("data_card")
+    vanished, halved = vanished_sources(card), halved_sources(card)
     documents = artifact.scan("documents")
     rows, ids, empty = (
         documents.select(
@@ -83,4 +91,6 @@ def _checks(artifact: Artifact, raw_documents: Artifact) -> list[Check]:
         Check("ids_unique", rows == ids, f"{rows} documents, {ids} ids"),
         Check("no_empty_text", empty == 0, f"{empty} documents with an empty prompt or completion"),
         Check("every_record_accounted_for", rows + dropped == read, f"{rows} kept + {dropped} dropped of {read} read"),
+        Check("no_source_vanished", not vanished, ". ".join(vanished) or "something is left of every source"),
+        Check("no_source_halved", not halved, ". ".join(halved) or "most of every source is left"),
     ]

@@ -3,8 +3,9 @@
 from typing import Any, Literal
 
 import dagster as dg
+from pydantic import field_validator
 
-from pipelines.corpus.sources import CatalogConfig, HubConfig, SourceConfig, content_of, to_source
+from pipelines.corpus.sources import SourceConfig, content_of, named_once, to_source
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.metadata import markdown_table
@@ -17,15 +18,21 @@ class RawDocumentsConfig(dg.Config):
     on_error: Literal["raise", "skip"] = "raise"
     """`skip` goes on with the other sources; the failure is shown and kept."""
 
+    _named_once = field_validator("sources")(named_once)
+
 
 def described(artifact: Artifact) -> Description:
     counts = artifact.scan("records").group_by("source").len("records").sort("source").collect()
-    failures = artifact.json("failures")
+    failures, notes = artifact.json("failures"), artifact.json("notes")
     found = "; ".join(failures.values()) or "every source was read"
+    left_out = [f"source {name!r}: {text}" for name, texts in notes.items() for text in texts]
     return Description(
         table="records",
-        metadata={"records_by_source": markdown_table(counts, rows=200), "failures": failures},
-        checks=[Check("every_source_read", not failures, found)],
+        metadata={"records_by_source": markdown_table(counts, rows=200), "failures": failures, "notes": notes},
+        checks=[
+            Check("every_source_read", not failures, found),
+            Check("everything_read", not left_out, "; ".join(left_out) or "nothing was left out"),
+        ],
     )
 
 
@@ -39,19 +46,22 @@ def content(config: RawDocumentsConfig) -> dict[str, Any]:
     kinds={"polars"},
     describe=described,
     identity=content,
-    warnings={"every_source_read": "Every configured source was read."},
-    # Only sources on a hub can fail by chance; without one, a failure is final at once.
+    warnings={
+        "every_source_read": "Every configured source was read.",
+        "everything_read": "Nothing that belongs to the texts was left out, and all bytes fit the encoding.",
+    },
+    # Only a hub that does not answer is tried again; every other failure is final at once.
     retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL),
 )
 def raw_documents(draft: Draft, config: RawDocumentsConfig) -> None:
     """Records of every configured source as they were read: prompt, completion, source, task, licence, origin."""
-    from analysis.sources import SourceError, read_sources
+    from analysis.sources import SourceError, UnreachableError, read_sources
 
     try:
         sources = {source.name: to_source(source.read) for source in config.sources}
         read = read_sources(sources, on_error=config.on_error)
     except SourceError as error:
-        remote = any(isinstance(source.read, HubConfig | CatalogConfig) for source in config.sources)
-        raise dg.Failure(str(error), allow_retries=remote) from None
+        raise dg.Failure(str(error), allow_retries=isinstance(error, UnreachableError)) from None
     draft.write_table("records", read.records)
     draft.write_json("failures", dict(read.failures))
+    draft.write_json("notes", {name: list(notes) for name, notes in read.notes.items()})

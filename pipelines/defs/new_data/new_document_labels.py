@@ -4,8 +4,9 @@ from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
+from pydantic import field_validator
 
-from pipelines.corpus.sources import SourceConfig, content_of, to_source
+from pipelines.corpus.sources import SourceConfig, content_of, named_once, to_source
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.metadata import markdown_table
@@ -15,6 +16,8 @@ class NewDocumentsConfig(dg.Config):
     """Where the new documents come from."""
 
     sources: list[SourceConfig]
+
+    _named_once = field_validator("sources")(named_once)
 
 
 def described(artifact: Artifact) -> Description:

@@ -215,6 +215,25 @@ def test_worse_is_called_worse(inputs: ReportInputs):
     assert verdict(dataclasses.replace(inputs, paired=worse))[2].answer == "No, worse by 2.08%"
 
 
+def test_a_source_of_which_half_is_gone_is_on_the_first_screen(inputs: ReportInputs):
+    assert not any("Is the corpus" in statement.question for statement in verdict(inputs))
+    card = {
+        "n_kept": 3,
+        "sources": [{"source": "web", "n_read": 9, "n_kept": 3}, {"source": "books", "n_read": 9, "n_kept": 5}],
+        "dropped": [
+            {"source": "web", "reason": "invalid_utf8", "n": 6},
+            {"source": "books", "reason": "near_duplicate", "n": 1},
+            {"source": "books", "reason": "over_source_limit", "n": 3},
+        ],
+    }
+    line = next(
+        s for s in verdict(dataclasses.replace(inputs, data_card=card)) if s.question == "Is the corpus what was read?"
+    )
+    assert line.level == "bad"
+    assert line.answer == "No, half of 1 source or more is gone"
+    assert line.detail == "Source 'web' has lost 6 of 9 records: 6 invalid_utf8."
+
+
 def test_a_table_without_its_columns_is_refused():
     with pytest.raises(ValueError, match="sweep: expected columns n_clusters, inertia; got no inertia"):
         dataclasses.replace(EMPTY, sweep=pl.DataFrame({"n_clusters": [1]}))

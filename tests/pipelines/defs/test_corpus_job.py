@@ -7,7 +7,11 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from analysis.corpus.data_card import halved_sources
+from pipelines.corpus.sources import CatalogConfig, FilesConfig, HubConfig, content_of, expanded
 from pipelines.definitions import build_defs
+from pipelines.defs.corpus.corpus_documents import CorpusConfig
+from pipelines.defs.new_data.new_document_labels import NewDocumentsConfig
 from pipelines.store.io_manager import ArtifactStore
 
 
@@ -160,7 +164,7 @@ def test_columns_of_the_wrong_type_and_texts_without_words_give_one_clear_error(
     for name, values in (("binary", [b"ab"]), ("struct", [{"a": 1}]), ("list", [[1, 2]])):
         pl.DataFrame({"prompt": values, "completion": ["x"]}).write_parquet(tmp_path / f"{name}.parquet")
         text = failure(tmp_path / "store", [files("x", tmp_path / f"{name}.parquet")])
-        assert text.startswith(f"raw_documents: source 'x': {tmp_path / name}.parquet: column 'prompt' has type")
+        assert text.startswith(f"raw_documents: source 'x': {tmp_path / name}.parquet: row 1, column 'prompt': found ")
     signs = write(tmp_path / "signs.jsonl", [{"prompt": f"? {i} !", "completion": "x"} for i in range(9)])
     text = failure(tmp_path / "store", [files("x", signs, split="train")])
     assert (
@@ -168,6 +172,72 @@ def test_columns_of_the_wrong_type_and_texts_without_words_give_one_clear_error(
         == "document_features: document_features: expected texts with words of at least two characters, got "
         + ("none in 9 texts")
     )
+
+
+def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"prompt": "p", "completion": "c"}])
+    text = failure(tmp_path / "store", [files("mine", path), files("mine", path)])
+    assert text.startswith("raw_documents: sources: expected each under a name of its own, got ['mine'] more than once")
+    for other in (CorpusConfig, NewDocumentsConfig):
+        name = "evaluation_sets" if other is CorpusConfig else "sources"
+        with pytest.raises(dg.Failure) as raised:
+            other(**{name: [files("exam", path), files("exam", path)]})
+        assert "got ['exam'] more than once" in str(raised.value.description)
+
+
+def test_files_of_one_name_and_of_local_data_sets_are_in_the_fingerprint(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "train.jsonl", [{"prompt": "p", "completion": folder}])
+    configs = (
+        FilesConfig(paths=[str(tmp_path / "*" / "train.jsonl")]),
+        FilesConfig(paths=[str(tmp_path / "x" / "train.jsonl"), str(tmp_path / "y" / "train.jsonl")]),
+        HubConfig(dataset=str(tmp_path)),
+    )
+    before = [content_of(config) for config in configs]
+    assert before[0] == before[1]
+    assert len(before[0]) == 2
+    write(tmp_path / "x" / "train.jsonl", [{"prompt": "p", "completion": "new"}])
+    assert all(old != content_of(config) for old, config in zip(before, configs, strict=True))
+
+
+def test_a_catalog_entry_is_in_the_fingerprint(tmp_path: Path) -> None:
+    file = tmp_path / "catalog.yaml"
+    found = []
+    for column in ("a", "b"):
+        file.write_text(
+            f"toy: {{dataset: {tmp_path}, licence: MIT, purpose: train, columns: {{prompt: {column}, completion: c}}}}"
+        )
+        found.append(content_of(CatalogConfig(entry="toy", file=str(file))))
+    assert found[0] != found[1]
+
+
+def test_dollar_signs_and_variables_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLDER", "a$HOME")
+    assert expanded("$FOLDER/${FOLDER}/cost$$.jsonl") == "a$HOME/a$HOME/cost$.jsonl"
+    with pytest.raises(dg.Failure) as raised:
+        expanded("x/$NOT_THERE.jsonl")
+    assert "the environment variable NOT_THERE, which is not set" in str(raised.value.description)
+    assert "write $$ for a dollar sign" in str(raised.value.description)
+    assert raised.value.allow_retries is False
+
+
+def test_a_source_that_vanishes_stops_the_run_and_half_of_one_is_a_warning(tmp_path: Path) -> None:
+    pairs = [{"prompt": f"What is the number {i} squared?", "completion": f"It is {i * i}."} for i in range(60)]
+    good = files("good", write(tmp_path / "good.jsonl", pairs))
+    empty = files("empty", write(tmp_path / "empty.jsonl", [{"prompt": "Why?", "completion": ""}] * 3))
+    result = run(tmp_path / "store", [good, empty], raises=False)
+    assert not result.success
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    gone = checks["no_source_vanished"]
+    assert not gone.passed
+    assert "Nothing is left of source 'empty': 3 empty_completion." in str(gone.description)
+
+    half = [{"prompt": "Why?", "completion": ""}] * 8 + [{"prompt": "Who is it?", "completion": "A friend of ours."}]
+    assert run(tmp_path / "store", [good, files("half", write(tmp_path / "half.jsonl", half))]).success
+    artifact = ArtifactStore(directory=str(tmp_path / "store")).last("corpus_documents")
+    (sentence,) = halved_sources(artifact.json("data_card"))
+    assert sentence == "Source 'half' has lost 8 of 9 records: 8 empty_completion"
 
 
 @pytest.mark.parametrize("copies", [1, 50])

@@ -1,0 +1,130 @@
+"""From a conversation to an instruction pair: everything before the last answer, and that answer."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from analysis.sources.messages import Message, as_json, as_list, content_of, own_calls
+from analysis.sources.records import SourceError
+from analysis.sources.values import OddValueError, describe, text_of
+
+Speaker = Literal["system", "user", "assistant", "tool"]
+SPEAKERS: tuple[Speaker, ...] = ("system", "user", "assistant", "tool")
+KNOWN_ROLES: Mapping[str, Speaker] = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "ai", "chatgpt", "chatbot", "bing", "bard"), "assistant"),
+    **dict.fromkeys(("claude", "gemini", "llama", "gpt-3.5", "gpt-4", "function_call", "tool_call"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "function_response"), "tool"),
+}
+LABELS: Mapping[Speaker, str] = {"system": "", "user": "User: ", "assistant": "Assistant: ", "tool": "Tool: "}
+Turn = tuple[Speaker, str]
+
+
+class Chat:
+    """Reads the conversations of one file.
+
+    Args:
+        roles: the user's own meaning of role names: `{narrator: user}`.
+
+    Attributes:
+        unknown: role names that mean nothing, with the place of the first message of each.
+        unused: fields of messages that hold something and were not read.
+    """
+
+    def __init__(self, roles: Mapping[str, str]) -> None:
+        wrong = {name: speaker for name, speaker in roles.items() if speaker not in SPEAKERS}
+        if wrong:
+            raise SourceError(f"roles: expected each name to mean one of {list(SPEAKERS)}, got {wrong}")
+        self._speakers: dict[str, Speaker] = dict(KNOWN_ROLES)
+        self._speakers |= {name.strip().casefold(): speaker for name, speaker in roles.items()}  # type: ignore[misc]
+        self.unknown: dict[str, str] = {}
+        self.unused: dict[str, None] = {}
+
+    def check(self) -> None:
+        """Refuse roles that nobody has explained.
+
+        Raises:
+            SourceError: names all of them.
+        """
+        if self.unknown:
+            name, place = next(iter(self.unknown.items()))
+            raise SourceError(
+                f"{place}: unknown roles in the messages: {sorted(self.unknown)}; expected system, user, "
+                f"assistant, tool or a common name like these. Say who speaks: roles: {{{json.dumps(name)}: user}}"
+            )
+
+    def turns(self, value: Any, place: Callable[[], str]) -> list[Turn]:
+        """The turns of a conversation, in order.
+
+        Args:
+            value: a list of messages, the same as JSON text, an object of equally long lists, or None.
+            place: where it stands, for errors.
+
+        Raises:
+            OddValueError: it is none of these, or a message has content that is not text.
+        """
+        return [self._turn(message, place) for message in as_list(value)]
+
+    def _turn(self, message: Message, place: Callable[[], str]) -> Turn:
+        role = message.get("role")
+        role = message.get("from") if role is None else role
+        if not isinstance(role, str | int) or isinstance(role, bool):
+            raise OddValueError(f"found {describe(message)} as a message; expected role and content, or from and value")
+        name = str(role)
+        speaker = self._speakers.get(name) or self._speakers.get(name.strip().casefold())
+        if speaker is None:
+            self.unknown.setdefault(name, place())
+            speaker = "user"
+        content = message.get("content")
+        if content is None:
+            content = message.get("value")
+        if speaker == "tool" and isinstance(content, Mapping) and not content.keys() & {"type", "text"}:
+            content = as_json(content)
+        text = content if type(content) is str else content_of(content)
+        if len(message) > 2:
+            text = "\n".join(part for part in (text, *own_calls(message, self.unused)) if part)
+        return speaker, text
+
+
+def history_turns(value: Any) -> Iterator[Turn]:
+    """Earlier questions and answers of an Alpaca record: pairs, the same as JSON text, or None.
+
+    Raises:
+        OddValueError: it is none of these.
+    """
+    if isinstance(value, str):
+        value = parsed(value)
+    for pair in value or ():
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise OddValueError(f"found {describe(pair)} in the history; expected pairs of a question and an answer")
+        yield "user", text_of(pair[0]) or ""
+        yield "assistant", text_of(pair[1]) or ""
+
+
+def parsed(text: str) -> Any:
+    """A list that a table holds as JSON text; None for an empty cell."""
+    if not text.strip():
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise OddValueError(f"found the text {text[:40]!r}; expected a list, or a list as JSON text") from error
+    if not isinstance(value, list):
+        raise OddValueError(f"found {describe(value)} as JSON text; expected a list")
+    return value
+
+
+def pair(turns: Sequence[Turn]) -> tuple[str, str]:
+    """Prompt: everything before the last answer. Completion: that answer; "" and "" without one."""
+    last = next((i for i in range(len(turns) - 1, -1, -1) if turns[i][0] == "assistant"), None)
+    if last is None:
+        return "", ""
+    return prompt_of(turns[:last]), turns[last][1]
+
+
+def prompt_of(turns: Sequence[Turn]) -> str:
+    """One text of several turns; speakers are named only where there is an earlier answer or a tool's result."""
+    if any(speaker in ("assistant", "tool") for speaker, _ in turns):
+        return "\n\n".join(LABELS[speaker] + text for speaker, text in turns)
+    return "\n\n".join(text for _, text in turns)

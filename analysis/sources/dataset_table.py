@@ -1,0 +1,113 @@
+"""Data sets of the Hugging Face hub as tables: the files of a local folder, else what `datasets` has read."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.sources.blocks import BLOCK_ROWS, Block, Table, Values, Wanted
+from analysis.sources.csv_table import CsvTable
+from analysis.sources.json_table import JsonTable
+from analysis.sources.labels import LabelledTable, names_in_features, with_names
+from analysis.sources.parquet_table import ParquetTable, arrow_values, row_places
+from analysis.sources.records import SourceError
+
+FREE_FIELDS = ("name", "version", "data_dir", "data_files", "description", "features")
+"""Of a builder's configuration: these do not change how its files are read."""
+
+
+def local_tables(folder: str, subset: str | None, split: str) -> list[tuple[str, Table]]:
+    """The files of a split of a local folder, each with its path.
+
+    Returns:
+        Empty where the files cannot be read one by one: part of a split, archives, settings of their own.
+
+    Raises:
+        SourceError: there is no such split; names those found.
+    """
+    import datasets
+
+    builder = datasets.load_dataset_builder(folder, subset)
+    by_split = builder.config.data_files or {}
+    names = [str(name) for name in by_split]
+    if split.isidentifier() and split not in names:
+        raise SourceError(f"no split {split!r}; found {names}")
+    default = type(builder.config)()
+    changed = [
+        item.name
+        for item in dataclasses.fields(default)
+        if item.name not in FREE_FIELDS and getattr(default, item.name) != getattr(builder.config, item.name)
+    ]
+    tables = [_table(Path(path)) for path in by_split.get(split, ())]
+    if changed or not tables or not all(tables):
+        return []
+    labels = names_in_features(builder.info.features)
+    return [
+        (str(path), LabelledTable(table, labels)) for path, table in zip(by_split[split], tables, strict=True) if table
+    ]
+
+
+def _table(path: Path) -> Table | None:
+    if not path.is_file():
+        return None
+    match path.suffix.lower():
+        case ".parquet":
+            return ParquetTable(path)
+        case ".csv":
+            return CsvTable(path)
+        case ".jsonl" | ".ndjson" | ".json":
+            return JsonTable(path)
+    return None
+
+
+@dataclass(frozen=True)
+class DatasetTable:
+    """A memory-mapped `datasets.Dataset`.
+
+    Args:
+        dataset: with the features that its publisher gave it.
+        note: is told where `datasets` may have read something else than the files say.
+    """
+
+    dataset: Any
+    note: Callable[[str], None]
+
+    def blocks(self, wanted: Wanted) -> Iterator[Block]:
+        """All rows; see `Table`."""
+        names = self.dataset.column_names
+        chosen = wanted.of(names)
+        self._note_numbers(chosen)
+        plain = [name for name in chosen if _is_plain(self.dataset.features[name])]
+        labels = names_in_features(self.dataset.features)
+        yield Block(0, names, {name: [] for name in chosen}, row_places(0))
+        for start in range(0, len(self.dataset), BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, len(self.dataset))
+            columns = {name: self._column(name, name in plain, start, stop) for name in chosen}
+            block = Block(stop - start, names, columns, row_places(start))
+            yield with_names(block, labels)
+
+    def _column(self, name: str, is_plain: bool, start: int, stop: int) -> Values:
+        column = self.dataset.select_columns([name])
+        if is_plain:
+            return arrow_values(column.with_format("arrow")[start:stop][name])
+        return list(column.with_format(None)[start:stop][name])
+
+    def _note_numbers(self, chosen: list[str]) -> None:
+        """`datasets` gives a whole column of JSON or CSV one type: 4 becomes 4.0 beside 0.5."""
+        if self.dataset.info.builder_name not in ("json", "csv"):
+            return
+        changed = [name for name in chosen if getattr(self.dataset.features[name], "dtype", "") not in ("string", "")]
+        labels = names_in_features(self.dataset.features)
+        if others := [name for name in changed if name not in labels]:
+            self.note(
+                f"`datasets` has read the columns {others} as numbers or dates, which may be written otherwise in the "
+                f"files. For the files' own text download them and read them as `files`"
+            )
+
+
+def _is_plain(feature: Any) -> bool:
+    """Whether a column is stored as it is read; JSON columns and nested ones are decoded by `datasets`."""
+    import datasets
+
+    return isinstance(feature, datasets.Value | datasets.ClassLabel)

@@ -1,0 +1,62 @@
+"""Text files: their encoding and their compression, by their first bytes."""
+
+import codecs
+import io
+from pathlib import Path
+from typing import TextIO
+
+from analysis.sources.records import SourceError
+
+MARKS = (  # the longer ones first: UTF-32's begins like UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
+COMPRESSIONS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bz2"))
+SAMPLE_BYTES = 4_096
+
+
+def open_text(path: Path, encoding: str | None = None, newline: str | None = None) -> TextIO:
+    """Open a text file; bytes outside its encoding become U+FFFD.
+
+    Args:
+        path: may be compressed with gzip, zstd or bzip2, whatever its name says.
+        encoding: as Python names it; None: by the file's byte order mark, else UTF-8.
+        newline: as of `open`.
+
+    Raises:
+        SourceError: an unknown encoding, or UTF-16 without a mark.
+    """
+    with _bytes(path) as file:
+        start = file.read(SAMPLE_BYTES)
+    chosen = _encoding(start, encoding)
+    return io.TextIOWrapper(_bytes(path), encoding=chosen, errors="replace", newline=newline)
+
+
+def _bytes(path: Path) -> io.BufferedReader:
+    with path.open("rb") as file:
+        start = file.read(4)
+    compression = next((name for magic, name in COMPRESSIONS if start.startswith(magic)), None)
+    if compression is None:
+        return path.open("rb")
+    import pyarrow as pa
+
+    return io.BufferedReader(pa.input_stream(str(path), compression=compression))
+
+
+def _encoding(start: bytes, named: str | None) -> str:
+    marked = next((name for mark, name in MARKS if start.startswith(mark)), None)
+    if named is not None:
+        try:
+            plain = codecs.lookup(named).name
+        except LookupError as error:
+            raise SourceError(f"encoding: got {named!r}, expected a name that Python knows, such as latin-1") from error
+        return "utf-8-sig" if plain == "utf-8" else plain
+    if marked is not None:
+        return marked
+    for offset, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if len(start) > 3 and start[offset::2].count(0) > len(start) // 4:
+            raise SourceError(f"the file looks like UTF-16 without a mark; name it: encoding: {name}, or write UTF-8")
+    return "utf-8-sig"

@@ -1,0 +1,221 @@
+"""JSON lines and JSON documents as a table, with every number in the digits of the file."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from analysis.sources.blocks import BLOCK_ROWS, Block, Wanted
+from analysis.sources.encodings import open_text
+from analysis.sources.records import SourceError
+from analysis.sources.values import Number, describe
+
+CHUNK_CHARACTERS = 100_000
+"""So many are decoded at a time. Few objects at a time stay in the processor's cache and spare garbage collection."""
+NOT_BLANK = re.compile(r"\S")
+Row = dict[str, Any]
+
+
+def _constant(name: str) -> Number | None:
+    """NaN is how pandas writes a missing value."""
+    return None if name == "NaN" else Number(name)
+
+
+# not strict: a raw tab inside a text is read as it stands
+DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_constant, strict=False)
+
+
+@dataclass(frozen=True)
+class JsonTable:
+    """A file of JSON lines, of an array of objects, of objects one after the other, or of one list in an object.
+
+    What is in it decides, not its suffix.
+    """
+
+    path: Path
+    encoding: str | None = None
+
+    def blocks(self, wanted: Wanted) -> Iterator[Block]:
+        """All objects; see `Table`."""
+        with open_text(self.path, self.encoding) as file:
+            start = list(islice((line for line in file if line.strip()), 2))
+        is_lines = len(start) > 1 and _is_object(start[0])
+        yield from self._lines(wanted) if is_lines else self._document(wanted)
+
+    def _lines(self, wanted: Wanted) -> Iterator[Block]:
+        number, part = 1, _Part(wanted)
+        with open_text(self.path, self.encoding) as file:
+            while lines := file.readlines(CHUNK_CHARACTERS):
+                part.add(*decoded_lines(lines, number))
+                number += len(lines)
+                if len(part.numbers) >= BLOCK_ROWS:
+                    yield part.block("line")
+                    part = _Part(wanted, part.names)
+        yield part.block("line")
+
+    def _document(self, wanted: Wanted) -> Iterator[Block]:
+        with open_text(self.path, self.encoding) as file:
+            text = file.read()
+        rows = _rows(list(_values(text)), wanted)
+        part = _Part(wanted)
+        for start in range(0, len(rows), BLOCK_ROWS):
+            part = _Part(wanted, part.names)
+            part.add(rows[start : start + BLOCK_ROWS], range(start + 1, len(rows) + 1)[:BLOCK_ROWS])
+            yield part.block("record")
+
+
+class _Part:
+    """Collects the wanted columns of objects until they are a block.
+
+    Attributes:
+        names: the fields of all objects of the file so far.
+        numbers: of the line or record of each object.
+    """
+
+    def __init__(self, wanted: Wanted, names: Iterable[str] = ()) -> None:
+        self.wanted, self.names = wanted, dict.fromkeys(names)
+        self.numbers: list[int] = []
+        self.columns: dict[str, list[Any]] = {name: [] for name in wanted.of(list(names))}
+
+    def add(self, rows: Sequence[Row], numbers: Sequence[int]) -> None:
+        """Take some objects; a field that was not there before was missing in all objects before."""
+        for row in rows:
+            if not row.keys() <= self.names.keys():
+                self.names.update(dict.fromkeys(row))
+        for name in self.wanted.of(list(self.names)):
+            column = self.columns.setdefault(name, [None] * len(self.numbers))
+            column.extend([row.get(name) for row in rows])
+        self.numbers.extend(numbers)
+
+    def block(self, unit: str) -> Block:
+        """What was collected; `unit` says what the numbers count."""
+        numbers = self.numbers
+        return Block(len(numbers), list(self.names), self.columns, lambda row: f"{unit} {numbers[row]}")
+
+
+def decoded_lines(lines: Sequence[str], first: int) -> tuple[list[Row], Sequence[int]]:
+    """The object of each line that is not blank, and the number of its line.
+
+    Args:
+        lines: with their line ends.
+        first: number of the first line.
+
+    Raises:
+        SourceError: a line is not a JSON object; names it.
+    """
+    try:
+        decode = DECODER.raw_decode
+        found = [decode(line) for line in lines]
+    except (ValueError, RecursionError):
+        return _line_by_line(lines, first)
+    rows = [row for row, _ in found]
+    plain = [end for _, end in found] == [len(line) - 1 for line in lines]
+    if not plain or set(map(type, rows)) - {dict}:
+        return _line_by_line(lines, first)
+    return rows, range(first, first + len(lines))
+
+
+def _line_by_line(lines: Sequence[str], first: int) -> tuple[list[Row], Sequence[int]]:
+    rows, numbers = [], []
+    for number, line in enumerate(lines, start=first):
+        if not line.strip():
+            continue
+        try:
+            row = DECODER.decode(line)
+        except json.JSONDecodeError as error:
+            raise SourceError(_not_json(number, error, line)) from error
+        except RecursionError as error:
+            raise SourceError(f"line {number}: the JSON is nested too deep to be read") from error
+        if not isinstance(row, dict):
+            raise SourceError(f"line {number}: expected a JSON object, got {describe(row)}")
+        rows.append(row)
+        numbers.append(number)
+    return rows, numbers
+
+
+def _not_json(number: int, error: json.JSONDecodeError, line: str) -> str:
+    hint = ". The line has bytes that are not in the file's encoding: name it under `encoding`"
+    return f"line {number} is not JSON: {error.msg} at character {error.colno}" + (hint if "\ufffd" in line else "")
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(DECODER.decode(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _values(text: str) -> Iterator[Any]:
+    """JSON values one after the other, however they are broken into lines."""
+    place = _next(text, 0)
+    is_array = text.startswith("[", place)
+    while place < len(text):
+        try:
+            value, end = DECODER.raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            line = text.splitlines()[error.lineno - 1] if text else ""
+            where = f"line {error.lineno}, character {error.colno}"
+            raise SourceError(
+                f"not JSON: {error.msg} at {where}" if is_array else _not_json(error.lineno, error, line)
+            ) from error
+        except RecursionError as error:
+            raise SourceError("the JSON is nested too deep to be read") from error
+        yield value
+        place = _next(text, end)
+
+
+def _next(text: str, place: int) -> int:
+    """The first place from `place` on that is not blank."""
+    found = NOT_BLANK.search(text, place)
+    return found.start() if found else len(text)
+
+
+def _rows(values: Sequence[Any], wanted: Wanted) -> Sequence[Row]:
+    """The objects of a document.
+
+    Raises:
+        SourceError: it has none, or other values among them.
+    """
+    match values:
+        case []:
+            raise SourceError("no records: the file holds nothing but blanks")
+        case [list() as rows]:
+            return _objects(rows)
+        case [dict() as value]:
+            return _unwrapped(value, wanted)
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, dict):
+            raise SourceError(f"value {number} of the file: expected a JSON object, got {describe(value)}")
+    return values
+
+
+def _objects(rows: list[Any]) -> Sequence[Row]:
+    if not rows:
+        raise SourceError("no records: the JSON array is empty")
+    odd = next((i for i, row in enumerate(rows) if not isinstance(row, dict)), None)
+    if odd is not None:
+        raise SourceError(f"record {odd + 1}: expected a JSON array of objects, got {describe(rows[odd])} in it")
+    return rows
+
+
+def _unwrapped(value: Row, wanted: Wanted) -> Sequence[Row]:
+    """One record, or the records that an object wraps: `{"version": 1, "data": [..]}`."""
+    known = [name for name in value if name in wanted.texts]
+    lists = [name for name, inner in value.items() if isinstance(inner, list) and _all_objects(inner)]
+    if len(known) > 1 and all(isinstance(value[name], dict | list) and name not in lists for name in known):
+        raise SourceError(
+            "the file is an object of columns, expected an array of objects, or one object a line. With pandas: "
+            'to_json(path, orient="records")'
+        )
+    if known or not lists:
+        return [value]
+    if len(lists) > 1:
+        raise SourceError(f"the file is an object with several lists of objects {lists}; expected one list in a file")
+    return _objects(value[lists[0]])
+
+
+def _all_objects(values: list[Any]) -> bool:
+    return all(isinstance(value, dict) for value in values)

@@ -1,0 +1,137 @@
+"""Messages as publishers write them: lists, JSON text, content in parts, calls of tools."""
+
+import json
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
+
+from analysis.sources.values import Number, OddValueError, describe, text_of
+
+Message = Mapping[str, Any]
+READ_FIELDS = ("role", "content", "from", "value", "tool_calls", "function_call")
+PLAIN_FIELDS = ("name", "id", "type", "weight", "tool_call_id", "tool_calls_id", "index")
+"""Fields that say nothing a reader of the conversation would miss."""
+TEXT_PARTS = ("text", "input_text", "output_text")
+EXPECTED = "expected a list of messages with role and content, or from and value"
+
+
+def as_list(value: Any) -> list[Message]:
+    """A conversation as a list of messages.
+
+    Args:
+        value: a list of objects, JSON text of one, an object of lists (`{role: [..], content: [..]}`), or None.
+
+    Raises:
+        OddValueError: says what was found instead.
+    """
+    if value is None or value == "":
+        return []
+    if isinstance(value, str) and not isinstance(value, Number):
+        try:
+            value = json.loads(value, parse_int=Number, parse_float=Number)
+        except ValueError as error:
+            raise OddValueError(f"found {describe(value)}; {EXPECTED}, also as JSON text") from error
+    if isinstance(value, Mapping):
+        value = _transposed(value)
+    if not isinstance(value, list):
+        raise OddValueError(f"found {describe(value)}; {EXPECTED}")
+    odd = next((message for message in value if not isinstance(message, Mapping)), value)
+    if odd is not value:
+        raise OddValueError(f"found {describe(odd)} among the messages; {EXPECTED}")
+    return value
+
+
+def _transposed(columns: Mapping[str, Any]) -> list[Message]:
+    lists = {name: column for name, column in columns.items() if column is not None}
+    lengths = {len(column) if isinstance(column, list) else -1 for column in lists.values()}
+    if len(lengths) != 1 or -1 in lengths:
+        raise OddValueError(f"found {describe(columns)}; {EXPECTED}")
+    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+
+
+def content_of(content: Any) -> str:
+    """The text of a message: text, a number, parts of text, or nothing.
+
+    Raises:
+        OddValueError: a part is a picture, a sound or something else that is not text.
+    """
+    if isinstance(content, Mapping):
+        content = [content]
+    if not isinstance(content, list):
+        return text_of(content) or ""
+    return "\n".join(text for part in content if (text := _part(part)))
+
+
+def _part(part: Any) -> str:
+    if not isinstance(part, Mapping):
+        return text_of(part) or ""
+    kind = part.get("type") or ("text" if "text" in part else None)
+    if kind in TEXT_PARTS and (part.get("text") is None or isinstance(part["text"], str)):
+        return str(part.get("text") or "")
+    if kind == "tool_use":
+        return call_text(part.get("name"), part.get("input"))
+    if kind == "tool_result":
+        return content_of(part.get("content"))
+    raise OddValueError(
+        f"found a content part of type {kind!r} with the fields {list(part)}; only text can be read. Remove such rows"
+    )
+
+
+def own_calls(message: Message, unused: MutableMapping[str, None]) -> Iterator[str]:
+    """The calls of tools that a message makes, each as text; what is not read goes to `unused`.
+
+    A call without the name of a tool says nothing to do and is not read.
+    """
+    calls = message.get("tool_calls") or []
+    if isinstance(calls, str):
+        calls = json_or_text(calls)
+    for call in (*(calls if isinstance(calls, list) else [calls]), message.get("function_call")):
+        if not call:
+            continue
+        text = _call(call)
+        if text is None:
+            unused.setdefault("tool_calls without a name")
+        else:
+            yield text
+    for name, value in message.items():
+        if name not in READ_FIELDS and name not in PLAIN_FIELDS and value not in (None, "", [], {}):
+            unused.setdefault(name)
+
+
+def json_or_text(text: str) -> Any:
+    """The value of JSON text, or the text itself."""
+    try:
+        return json.loads(text, parse_int=Number, parse_float=Number)
+    except ValueError:
+        return text
+
+
+def _call(call: Any) -> str | None:
+    if not isinstance(call, Mapping):
+        return call_text(None, call)
+    function = call.get("function")
+    made = function if isinstance(function, Mapping) else call
+    return call_text(made["name"], made.get("arguments")) if made.get("name") else None
+
+
+def call_text(name: Any, arguments: Any) -> str:
+    """A call as most open models write it: a JSON object between `<tool_call>` marks.
+
+    Args:
+        name: of the tool; None where the call is only a text.
+        arguments: an object, or the JSON text of one, which stays as it is.
+    """
+    given = arguments if isinstance(arguments, str) and arguments.strip() else as_json(arguments or {})
+    inner = given if name is None else f'{{"name": {as_json(name)}, "arguments": {given}}}'
+    return f"<tool_call>\n{inner}\n</tool_call>"
+
+
+def as_json(value: Any) -> str:
+    """JSON text of a value, with numbers in the digits of the file."""
+    match value:
+        case Number():
+            return str(value)
+        case Mapping():
+            return "{" + ", ".join(f"{as_json(str(name))}: {as_json(item)}" for name, item in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(map(as_json, value)) + "]"
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,209 @@
+"""Prompt and completion of every row of a block."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from analysis.sources.blocks import Block, Values
+from analysis.sources.chat import Chat, Turn, history_turns, pair, prompt_of
+from analysis.sources.records import SourceError
+from analysis.sources.shapes import CONTEXT_COLUMNS, Shape, mapped_shape, shapes_in
+from analysis.sources.values import OddValueError, text_series, texts
+
+
+class TextReader:
+    """Reads the texts of one table.
+
+    Attributes:
+        found: the mapped columns that exist.
+    """
+
+    def __init__(self, columns: Mapping[str, str], chat: Chat) -> None:
+        self.columns, self.chat = columns, chat
+        self.found: set[str] = set()
+
+    def pairs(self, block: Block) -> tuple[pl.Series, pl.Series]:
+        """The first shape that has both texts in a row gives them; null where a text is missing."""
+        shapes = [mapped_shape(self.columns)] if self.columns else list(shapes_in(block.names))
+        if not shapes:
+            return _nothing(block.n_rows), _nothing(block.n_rows)
+        prompt, completion = self._shape(block, shapes[0])
+        for shape in shapes[1:]:
+            holes = (_is_empty(prompt) | _is_empty(completion)).arg_true()
+            if holes.is_empty():
+                break
+            other_prompt, other_completion = self._shape(block.take(holes.to_list()), shape)
+            full = ~(_is_empty(other_prompt) | _is_empty(other_completion))
+            prompt = prompt.scatter(holes.filter(full), other_prompt.filter(full))
+            completion = completion.scatter(holes.filter(full), other_completion.filter(full))
+        return prompt, completion
+
+    def column(self, block: Block, path: str) -> pl.Series:
+        """A column, or a field inside an object, as text.
+
+        Raises:
+            SourceError: a value is not text.
+        """
+        return texts(self._values(block, path), path, block.place)
+
+    def _values(self, block: Block, path: str) -> Values:
+        """A column, or a field inside an object; nulls where it is missing."""
+        if path in block.columns:
+            self.found.add(path)
+            return block.columns[path]
+        head, *fields = path.split(".")
+        if head not in block.columns or not fields:
+            return [None] * block.n_rows
+        values = block.columns[head]
+        inner = [_inside(value, fields) for value in (values.to_list() if isinstance(values, pl.Series) else values)]
+        if any(exists for exists, _ in inner):
+            self.found.add(path)
+        return [value for _, value in inner]
+
+    def _shape(self, block: Block, shape: Shape) -> tuple[pl.Series, pl.Series]:
+        system = self._context(block, "system")
+        history = self._context(block, "history")
+        before = None if system is None else self._each_text(system, block)
+        if shape.messages:
+            return self._conversations(block, shape.messages, before, history)
+        if (messages := self._as_conversations(block, shape)) is not None:
+            joined = replace(block, columns={**block.columns, shape.prompt: messages})
+            return self._conversations(joined, shape.prompt, before, history)
+        prompt = self.column(block, shape.prompt)
+        for extra in self._extra(block, shape):
+            prompt = _joined(prompt, extra)
+        if history is not None:
+            prompt = self._with_history(block, prompt, before, history)
+        elif before is not None:
+            prompt = _joined(before, prompt)
+        return prompt, self.column(block, shape.completion)
+
+    def _as_conversations(self, block: Block, shape: Shape) -> Values | None:
+        """Where prompts are lists of messages: prompt and completion of each row as one conversation."""
+        prompts = self._values(block, shape.prompt)
+        if isinstance(prompts, pl.Series) or list not in set(map(type, prompts)):
+            return None
+        if not any(map(_is_conversation, prompts)):
+            return None
+        completions = _python(self._values(block, shape.completion))
+        return [
+            [*_as_messages(prompt, "user"), *_as_messages(completion, "assistant")]
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+
+    def _extra(self, block: Block, shape: Shape) -> Iterator[pl.Series]:
+        """What stands after the prompt: of several columns the first that has something in a row."""
+        found = [self.column(block, name) for name in shape.inputs]
+        if found:
+            filled = (pl.when(series.str.strip_chars() != "").then(series) for series in found)
+            yield pl.select(pl.coalesce(*filled)).to_series()
+
+    def _context(self, block: Block, role: str) -> tuple[str, Values] | None:
+        """Name and values of the column that plays a role before the prompt."""
+        if self.columns:
+            path = self.columns.get(role)
+            return None if path is None else (path, self._values(block, path))
+        name = next((name for name in CONTEXT_COLUMNS[role] if name in block.columns), None)
+        return None if name is None else (name, block.columns[name])
+
+    def _each_text(self, column: tuple[str, Values], block: Block) -> pl.Series:
+        name, values = column
+        return texts(values, name, block.place)
+
+    def _conversations(
+        self, block: Block, path: str, system: pl.Series | None, history: tuple[str, Values] | None
+    ) -> tuple[pl.Series, pl.Series]:
+        before = self._turns_before(block, system, history)
+        prompts: list[str | None] = []
+        completions: list[str | None] = []
+        for row, value in enumerate(_python(self._values(block, path))):
+            try:
+                turns = self.chat.turns(value, partial(_place, block, row, path))
+            except OddValueError as error:
+                raise SourceError(f"{block.place(row)}, column {path!r}: {error}") from error
+            first = before[row] if before else []
+            first = first[1:] if first and turns and turns[0] == first[0] else first
+            prompt, completion = pair([*first, *turns]) if turns else (None, None)
+            prompts.append(prompt)
+            completions.append(completion)
+        return text_series(prompts), text_series(completions)
+
+    def _with_history(
+        self, block: Block, prompt: pl.Series, system: pl.Series | None, history: tuple[str, Values]
+    ) -> pl.Series:
+        before = self._turns_before(block, system, history)
+        return text_series(
+            [
+                text if text is None or not turns else prompt_of([*turns, ("user", text)])
+                for text, turns in zip(prompt.to_list(), before, strict=True)
+            ]
+        )
+
+    def _turns_before(
+        self, block: Block, system: pl.Series | None, history: tuple[str, Values] | None
+    ) -> Sequence[list[Turn]]:
+        """System text and earlier turns of each row; empty without such columns."""
+        if system is None and history is None:
+            return []
+        turns: list[list[Turn]] = [
+            [("system", text)] if text and text.strip() else []
+            for text in (system if system is not None else [None] * block.n_rows)
+        ]
+        if history is not None:
+            name, values = history
+            for row, value in enumerate(_python(values)):
+                try:
+                    turns[row].extend(history_turns(value))
+                except OddValueError as error:
+                    raise SourceError(
+                        f"{block.place(row)}, column {name!r}: {error}. If it is something else, name the columns to "
+                        f"read under `columns`"
+                    ) from error
+        return turns
+
+
+def _place(block: Block, row: int, path: str) -> str:
+    return f"{block.place(row)}, column {path!r}"
+
+
+def _is_conversation(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(message, Mapping) for message in value)
+
+
+def _as_messages(value: Any, role: str) -> list[Any]:
+    if _is_conversation(value):
+        return list(value)
+    return [] if value is None or value == "" else [{"role": role, "content": value}]
+
+
+def _inside(value: Any, fields: Sequence[str]) -> tuple[bool, Any]:
+    """Whether an object has a field, and its value."""
+    for field in fields:
+        if not isinstance(value, Mapping) or field not in value:
+            return False, None
+        value = value[field]
+    return True, value
+
+
+def _python(values: Values) -> Sequence[Any]:
+    return values.to_list() if isinstance(values, pl.Series) else values
+
+
+def _nothing(n_rows: int) -> pl.Series:
+    return pl.Series([None] * n_rows, dtype=pl.String)
+
+
+def _is_empty(series: pl.Series) -> pl.Series:
+    return series.is_null() | (series == "").fill_null(False)
+
+
+def _joined(first: pl.Series, second: pl.Series) -> pl.Series:
+    """Two texts with a blank line between them, or the one that is there."""
+    one, other = pl.lit(first), pl.lit(second)
+    both = pl.concat_str(one, other, separator="\n\n")
+    blank = (other.str.strip_chars() == "").fill_null(True)
+    none = (one.str.strip_chars() == "").fill_null(True)
+    return pl.select(pl.when(blank).then(one).when(none).then(other).otherwise(both)).to_series()

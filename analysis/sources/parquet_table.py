@@ -1,0 +1,64 @@
+"""Parquet as a table: plain columns stay columns, nested ones become Python values."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from analysis.sources.blocks import BLOCK_ROWS, Block, Values, Wanted
+from analysis.sources.labels import names_in_parquet, with_names
+from analysis.sources.records import SourceError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class ParquetTable:
+    """A Parquet file; only the wanted columns are read."""
+
+    path: Path
+
+    def blocks(self, wanted: Wanted) -> Iterator[Block]:
+        """All rows; see `Table`."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(self.path) as file:
+                names = file.schema_arrow.names
+                chosen = wanted.of(names)
+                labels = names_in_parquet(file.schema_arrow.metadata)
+                n_before = 0
+                yield Block(0, names, {name: [] for name in chosen}, row_places(0))
+                for batch in file.iter_batches(BLOCK_ROWS, columns=chosen):
+                    columns = {name: arrow_values(batch.column(name)) for name in chosen}
+                    yield with_names(Block(batch.num_rows, names, columns, row_places(n_before)), labels)
+                    n_before += batch.num_rows
+        except (pa.ArrowException, KeyError) as error:
+            raise SourceError(f"not readable as .parquet: {error}") from error
+
+
+def row_places(n_before: int) -> Callable[[int], str]:
+    """Where row i of a block stands, counted from 1."""
+    return lambda row: f"row {n_before + row + 1}"
+
+
+def arrow_values(array: "pa.Array[Any] | pa.ChunkedArray[Any]") -> Values:
+    """A column of Arrow: a series where its type is plain, else Python values."""
+    import pyarrow as pa
+
+    if isinstance(array.type, pa.BaseExtensionType):
+        array = array.cast(array.type.storage_type) if isinstance(array, pa.ChunkedArray) else array.storage
+    kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+    if pa.types.is_nested(kind) or _is_binary(kind):
+        return list(array.to_pylist())
+    return pl.Series(pl.from_arrow(array))
+
+
+def _is_binary(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    return any(test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary))

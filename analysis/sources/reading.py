@@ -1,0 +1,186 @@
+"""From the blocks of a table to records."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from analysis.sources.blocks import Block, Table
+from analysis.sources.chat import Chat
+from analysis.sources.pairs import TextReader
+from analysis.sources.records import RECORD_SCHEMA, Notes, SourceError
+from analysis.sources.shapes import (
+    CONTEXT_COLUMNS,
+    CONTEXT_ROLES,
+    LABEL_COLUMNS,
+    UNREAD_COLUMNS,
+    Columns,
+    no_shape,
+    shapes_in,
+    wanted,
+)
+from analysis.sources.splits import HOW, check_sides, named_side, sides
+
+REPLACED = "\ufffd"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a source's configuration says about its columns.
+
+    Attributes:
+        columns: role -> column; empty: any known shape.
+        task, licence: of each record that has none of its own.
+        split: of each record, whatever the table says.
+        roles: speakers of messages with other names: `{narrator: user}`.
+        splits: sides of splits with other names: `{extra: train}`.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    task: str | None = None
+    split: str | None = None
+    licence: str | None = None
+    roles: Mapping[str, str] = field(default_factory=dict)
+    splits: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.columns:
+            Columns(self.columns)
+        Chat(self.roles)
+        check_sides(self.splits)
+        if self.split is not None:
+            named_side(self.split, self.splits)
+
+
+def table_records(table: Table, source: str, reading: Reading, origin: str, notes: Notes) -> Iterator[pl.DataFrame]:
+    """The records of one table, block by block.
+
+    Args:
+        source: name of the source.
+        origin: of records that name none.
+        notes: collects what a person should know.
+
+    Raises:
+        SourceError: names place, column, what was found and the way out.
+    """
+    reader = _Reader(source, reading, origin, notes)
+    for block in table.blocks(wanted(reading.columns)):
+        yield reader.records(block)
+    reader.finish()
+
+
+class _Reader:
+    """Reads one table; what can only be said at its end is collected."""
+
+    def __init__(self, source: str, reading: Reading, origin: str, notes: Notes) -> None:
+        self.source, self.reading, self.origin, self.notes = source, reading, origin, notes
+        self.texts = TextReader(reading.columns, Chat(reading.roles))
+        self.names: dict[str, None] = {}
+        self.odd_splits: dict[str, str] = {}
+        self.first_replaced, self.n_replaced = "", 0
+
+    def records(self, block: Block) -> pl.DataFrame:
+        self.names |= dict.fromkeys(block.names)
+        prompt, completion = self.texts.pairs(block)
+        defaults = {"task": self.reading.task, "licence": self.reading.licence, "origin": self.origin}
+        found = {role: self._labels(block, role) for role in defaults}
+        labels = {f"{role} {i}": values for role, columns in found.items() for i, values in enumerate(columns)}
+        split = self._split(block)
+        table = pl.DataFrame({"prompt": prompt, "completion": completion, "split": split, **labels})
+
+        def label(role: str) -> pl.Expr:
+            own = (pl.col(f"{role} {i}") for i in range(len(found[role])))
+            filled = (pl.when(column.str.strip_chars() != "").then(column) for column in own)
+            return pl.coalesce(*filled, pl.lit(defaults[role], pl.String))
+
+        pair = pl.col("prompt", "completion")
+        records = table.select(
+            source=pl.lit(self.source),
+            task=label("task"),
+            split="split",
+            prompt=pl.col("prompt").fill_null(""),
+            completion=pl.col("completion").fill_null(""),
+            licence=label("licence"),
+            origin=label("origin"),
+            replaced=pl.any_horizontal(pair.str.contains(REPLACED, literal=True).fill_null(False)),
+        )
+        self._count_replaced(records["replaced"], block)
+        return records.select(RECORD_SCHEMA.names())
+
+    def finish(self) -> None:
+        """What only the whole table tells.
+
+        Raises:
+            SourceError: a mapped column is missing, no shape is known, or a role or a split has an unknown name.
+        """
+        names = list(self.names)
+        for path in self.reading.columns.values():
+            if path not in self.texts.found:
+                self._missing(path)
+        if not self.reading.columns and not any(shapes_in(names)):
+            raise no_shape(names)
+        self.texts.chat.check()
+        if self.odd_splits:
+            place = next(iter(self.odd_splits.values()))
+            raise SourceError(
+                f"{place}: unknown names of splits: {sorted(self.odd_splits)}; expected train, test, validation or "
+                f"another common name. {HOW}, or give one split to the whole source"
+            )
+        self._add_notes()
+
+    def _missing(self, path: str) -> None:
+        head = path.split(".")[0]
+        if head in self.names:
+            raise SourceError(f"column {path!r}: no such field in {head!r}. Correct the mapping under `columns`")
+        raise SourceError(f"no column {path!r}; found {list(self.names)}. Correct the mapping under `columns`")
+
+    def _add_notes(self) -> None:
+        mapped = {path.split(".")[0] for path in self.reading.columns.values()}
+        context = [name for role in CONTEXT_ROLES for name in CONTEXT_COLUMNS[role]] if mapped else []
+        for name in (*context, *UNREAD_COLUMNS):
+            if name in self.names and name not in mapped:
+                self.notes.add(f"column {name!r} is not read")
+        if self.texts.chat.unused:
+            self.notes.add(f"these fields of messages are not read: {sorted(self.texts.chat.unused)}")
+        if self.n_replaced:
+            self.notes.add(
+                f"rows with bytes that are not in the file's encoding: {self.n_replaced} (the first: "
+                f"{self.first_replaced}); cleaning drops them. Name the encoding, for example encoding: latin-1"
+            )
+
+    def _count_replaced(self, replaced: pl.Series, block: Block) -> None:
+        n_replaced = int(replaced.sum())
+        if n_replaced and not self.n_replaced:
+            self.first_replaced = block.place(replaced.arg_max() or 0)
+        self.n_replaced += n_replaced
+
+    # ---- labels
+
+    def _labels(self, block: Block, role: str) -> list[pl.Series]:
+        """The columns that may hold a label, the first one first.
+
+        One that was only guessed may hold anything; but a split that cannot be read is no reason to train on all.
+        """
+        if role in self.reading.columns:
+            return [self.texts.column(block, self.reading.columns[role])]
+        found = []
+        for name in LABEL_COLUMNS[role]:
+            if name in block.columns:
+                try:
+                    found.append(self.texts.column(block, name))
+                except SourceError as error:
+                    if role == "split":
+                        raise
+                    self.notes.add(f"{role} is not taken from column {name!r}: {error}")
+        return found
+
+    def _split(self, block: Block) -> pl.Series:
+        reading = self.reading
+        if reading.split is not None:
+            return pl.Series([named_side(reading.split, reading.splits)] * block.n_rows, dtype=pl.String)
+        for names in self._labels(block, "split"):
+            side, unknown = sides(names, reading.splits)
+            for name in unknown:
+                self.odd_splits.setdefault(name, block.place((names == name).arg_true()[0]))
+            return side
+        return pl.Series([None] * block.n_rows, dtype=pl.String)

@@ -1,0 +1,58 @@
+"""Names of splits: which side of the split a publisher's name means."""
+
+import re
+from collections.abc import Mapping
+
+import polars as pl
+
+from analysis.sources.records import SourceError
+
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "validation", "valid", "val", "dev", "development", "eval", "evaluation", "heldout")
+SIDES = ("train", "test")
+HOW = "Say which side a name means, for example splits: {extra: train, final: test}"
+
+
+def side_of(name: str, splits: Mapping[str, str]) -> str | None:
+    """`train`, `test`, or None for a name that says neither.
+
+    Case, blanks and what follows `_`, `-`, `.`, `[` or a blank do not matter: `test_sft`, `Validation-matched`.
+
+    Args:
+        name: as the source has it.
+        splits: the user's own meaning of names.
+    """
+    plain = name.strip().casefold()
+    own = {key.strip().casefold(): side for key, side in splits.items()}
+    if plain in own:
+        return own[plain]
+    words = re.split(r"[\s_.\[-]+", re.sub("held[_ -]out", "heldout", plain))
+    found = [word in TRAIN_NAMES for word in words if word in TRAIN_NAMES + TEST_NAMES]
+    if not found or words[0] not in TRAIN_NAMES + TEST_NAMES or len(set(found)) > 1:
+        return None
+    return "train" if found[0] else "test"
+
+
+def check_sides(splits: Mapping[str, str]) -> None:
+    """Refuse a mapping to anything but `train` and `test`."""
+    wrong = {name: side for name, side in splits.items() if side not in SIDES}
+    if wrong:
+        raise SourceError(f"splits: expected each name to mean train or test, got {wrong}")
+
+
+def named_side(name: str, splits: Mapping[str, str]) -> str:
+    """`side_of` a name from a configuration; refuses one that says neither."""
+    side = side_of(name, splits)
+    if side is None:
+        raise SourceError(
+            f"split: got {name!r}, expected a common name such as {', '.join(TRAIN_NAMES + TEST_NAMES)}. {HOW}"
+        )
+    return side
+
+
+def sides(names: pl.Series, splits: Mapping[str, str]) -> tuple[pl.Series, list[str]]:
+    """The side of each row, null where it has no name; and the names that say neither."""
+    meant = {name: side_of(name, splits) for name in names.unique().drop_nulls() if name.strip()}
+    unknown = sorted(name for name, side in meant.items() if side is None)
+    known = {name: side for name, side in meant.items() if side is not None}
+    return names.replace_strict(known, default=None, return_dtype=pl.String), unknown

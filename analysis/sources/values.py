@@ -1,0 +1,130 @@
+"""From a value of a file to text, exactly as the file has it."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import polars as pl
+
+from analysis.sources.records import SourceError
+
+EXPECTED = "expected text, a number or a list of texts"
+
+
+class Number(str):
+    """A number of a JSON file in the digits of the file: 4 stays 4, 1.50 stays 1.50, of any length."""
+
+    __slots__ = ()
+
+
+class OddValueError(ValueError):
+    """A value that is not text; says what it is."""
+
+
+def text_of(value: Any) -> str | None:
+    """The text of a value; None for null and for a number that is missing (NaN).
+
+    Raises:
+        OddValueError: an object, bytes, or a list of other things than texts.
+    """
+    match value:
+        case None:
+            return None
+        case str():
+            return str(value)
+        case bool():
+            return "true" if value else "false"
+        case float():
+            return None if math.isnan(value) else repr(value)
+        case list() | tuple():
+            texts = [item for item in value if item is not None]
+            if all(isinstance(item, str) and not isinstance(item, Number) for item in texts):
+                return "\n".join(texts)
+            raise OddValueError(f"found {describe(value)}; {EXPECTED}")
+        case dict() | bytes():
+            raise OddValueError(f"found {describe(value)}; {EXPECTED}")
+    return str(value)
+
+
+def describe(value: Any) -> str:
+    """A value in a few words, for an error."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return f"the truth value {str(value).lower()}"
+        case Number() | int() | float():
+            return f"the number {value}"
+        case str():
+            return f"the text {value[:40]!r}"
+        case bytes():
+            return "bytes"
+        case dict():
+            return f"an object with the fields {[str(name) for name in value][:8]}"
+        case list() | tuple():
+            kinds = sorted({_kind(item) for item in value})
+            return f"a list of {', '.join(kinds)}" if kinds else "an empty list"
+    return type(value).__name__
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case None:
+            return "nulls"
+        case bool():
+            return "truth values"
+        case Number() | int() | float():
+            return "numbers"
+        case str():
+            return "texts"
+        case dict():
+            return "objects"
+        case list() | tuple():
+            return "lists"
+    return type(value).__name__
+
+
+def texts(values: Sequence[Any] | pl.Series, name: str, place: Callable[[int], str]) -> pl.Series:
+    """The text of each value.
+
+    Args:
+        values: of one column, as Python values or as a series of a plain type.
+        name: of the column, for errors.
+        place: where row i stands in its file.
+
+    Raises:
+        SourceError: names place, column and what was found.
+    """
+    if isinstance(values, pl.Series):
+        if not (values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object)):
+            return _plain(values)
+        values = values.to_list()
+    if set(map(type, values)) <= {str, type(None)}:
+        return text_series(values)
+    found = []
+    for row, value in enumerate(values):
+        try:
+            found.append(text_of(value))
+        except OddValueError as error:
+            raise SourceError(f"{place(row)}, column {name!r}: {error}") from error
+    return text_series(found)
+
+
+def _plain(values: pl.Series) -> pl.Series:
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+    if values.dtype == pl.Boolean:
+        values = values.cast(pl.Int8).replace_strict({0: "false", 1: "true"}, return_dtype=pl.String, default=None)
+    return values.cast(pl.String)
+
+
+def text_series(values: Sequence[str | None]) -> pl.Series:
+    """A series of text; half of a surrogate pair becomes U+FFFD, as bytes that are not UTF-8 do."""
+    try:
+        return pl.Series(values, dtype=pl.String)
+    except UnicodeEncodeError:
+        return pl.Series([value if value is None else _whole(value) for value in values], dtype=pl.String)
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

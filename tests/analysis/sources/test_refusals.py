@@ -1,0 +1,235 @@
+"""Files that cannot be read as what they claim to be: one clear error each, and what is read beside a note."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from analysis.sources import FilesSource, SourceError, read_source, read_sources
+
+PAIR = '{"prompt": "p", "completion": "c"}\n'
+
+
+def conversation(*turns: tuple[str, Any]) -> str:
+    return json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]}) + "\n"
+
+
+PICTURE = [{"type": "image_url", "image_url": {"url": "http://x"}}]
+REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
+    # JSON
+    ("a.jsonl", PAIR * 3 + "null\n", {}, "line 4: expected a JSON object, got null"),
+    ("a.jsonl", PAIR + '{"prompt": "p", "comp', {}, "line 2 is not JSON: Unterminated string"),
+    ("a.jsonl", PAIR + PAIR.strip() + PAIR, {}, "line 2 is not JSON: Extra data at character 35"),
+    ("a.jsonl", '{"prompt": "p",\n"completion": "c"}\n{oops}', {}, "line 3 is not JSON"),
+    (
+        "a.jsonl",
+        PAIR + '{"prompt": {"a": 1}, "completion": "c"}\n',
+        {},
+        "line 2, column 'prompt': found an object with",
+    ),
+    (
+        "a.jsonl",
+        PAIR + '{"prompt": [1, "x"], "completion": "c"}\n',
+        {},
+        "line 2, column 'prompt': found a list of numb",
+    ),
+    ("a.json", '{"prompt": {"0": "p"}, "completion": {"0": "c"}}', {}, 'an object of columns.*orient="records"'),
+    ("a.json", '{"prompt": ["p"], "completion": ["c"]}', {}, "an object of columns"),
+    ("a.json", f'{{"train": [{PAIR}], "test": [{PAIR}]}}', {}, r"several lists of objects \['train', 'test'\]"),
+    ("a.json", '{"version": 1, "rows": 3}', {}, r"no known shape in the columns \['version', 'rows'\]"),
+    ("a.json", '"a text"', {}, "value 1 of the file: expected a JSON object, got the text 'a text'"),
+    ("a.jsonl", PAIR + "[" * 100_000 + "\n", {}, "line 2: the JSON is nested too deep"),
+    # conversations
+    (
+        "a.jsonl",
+        conversation(("narrator", "x"), ("poet", "y")) * 2,
+        {},
+        r"line 1, .*\['narrator', 'poet'\].*roles: \{\"n",
+    ),
+    ("a.jsonl", conversation((0, "x"), (1, "y")) * 2, {}, r"line 1, column 'messages': unknown roles.*\['0', '1'\]"),
+    (
+        "a.jsonl",
+        conversation(("user", PICTURE), ("assistant", "y")) * 2,
+        {},
+        "line 1, .*content part of type 'image_url'",
+    ),
+    (
+        "a.jsonl",
+        conversation(("user", {"a": 1}), ("assistant", "y")) * 2,
+        {},
+        "line 1, column 'messages': found a content",
+    ),
+    ("a.jsonl", '{"messages": ["hi"]}\n' * 2, {}, "line 1, column 'messages': found the text 'hi' among the messages"),
+    ("a.jsonl", '{"messages": [{"text": "hi"}]}\n' * 2, {}, "found an object with the fields .* as a message"),
+    (
+        "a.csv",
+        "messages\n\"[{'role': 'user'}]\"\n",
+        {},
+        "line 2, column 'messages': found the text .* also as JSON text",
+    ),
+    (
+        "a.jsonl",
+        '{"instruction": "i", "output": "o", "history": ["x"]}\n' * 2,
+        {},
+        "column 'history': found the text 'x'",
+    ),
+    # splits
+    ("a.csv", "prompt,completion,split\np,c,train\np,c,tset\n", {}, r"line 3: unknown names of splits: \['tset'\]"),
+    (
+        "a.jsonl",
+        '{"prompt": "p", "completion": "c", "split": {"a": 1}}\n' * 2,
+        {},
+        "line 1, column 'split': found an object",
+    ),
+    ("a.jsonl", PAIR, {"split": "tset"}, "split: got 'tset', expected a common name"),
+    ("a.jsonl", PAIR, {"splits": {"x": "validation"}}, "splits: expected each name to mean train or test"),
+    ("a.jsonl", PAIR, {"roles": {"x": "poet"}}, "roles: expected each name to mean one of"),
+    # CSV
+    ("a.csv", "prompt,completion\na,b\nc,d\ne,f,g\n", {}, "line 4: 3 fields where the header has 2"),
+    ("a.csv", 'prompt,completion\n"a\nb",c\nd\n', {}, "line 4: 1 fields where the header has 2"),
+    ("a.csv", 'prompt,completion\na,b\n"6" nails",d\n', {}, "line 3: a quote ends before the field does"),
+    ("a.csv", 'prompt,completion\na,b\n"c,d\ne,f\n', {}, "line 3: a quote is opened here and never closed"),
+    ("a.csv", 'prompt,completion\n"say \\"hi\\"",C:\\new\n', {}, "line 2: a quote ends before the field does"),
+    ("a.csv", "prompt,prompt,completion\na,b,c\n", {}, r"the header names \['prompt'\] more than once"),
+    ("a.csv", "a,b\nc,d\n", {"separator": ";;"}, "separator: expected one character, got ';;'"),
+    # encodings
+    ("a.jsonl", PAIR.encode("utf-16-le"), {}, "looks like UTF-16 without a mark; name it: encoding: utf-16-le"),
+    ("a.csv", "prompt,completion\np,c\n".encode("utf-16-be"), {}, "name it: encoding: utf-16-be"),
+    ("a.jsonl", PAIR, {"encoding": "latin1000"}, "encoding: got 'latin1000', expected a name that Python knows"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "config", "error"), REFUSED)
+def test_one_clear_error_and_the_others_go_on(
+    tmp_path: Path, name: str, content: str | bytes, config: dict[str, Any], error: str
+) -> None:
+    path, good = tmp_path / name, tmp_path / "good.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    good.write_text(PAIR)
+    if config.keys() & {"split", "splits", "roles"}:
+        with pytest.raises(SourceError, match=error):
+            FilesSource((str(path),), **config)
+        return
+    bad = FilesSource((str(path),), **config)
+    with pytest.raises(SourceError, match=rf"source 'mine': .*{name}: .*{error}"):
+        read_source("mine", bad)
+    result = read_sources({"bad": bad, "good": FilesSource((str(good),))}, on_error="skip")
+    assert list(result.failures) == ["bad"]
+    assert result.records.collect().height == 1
+
+
+def read(path: Path, content: str | bytes, **config: Any) -> list[tuple[str, str]]:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_source("mine", FilesSource((str(path),), **config)).collect().select("prompt", "completion").rows()
+
+
+def notes(path: Path, content: str | bytes, **config: Any) -> str:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return " ".join(read_sources({"mine": FilesSource((str(path),), **config)}).notes.get("mine", ()))
+
+
+@pytest.mark.parametrize(
+    ("content", "config", "expected"),
+    [
+        ('id,prompt,completion,note\n1,p,c,6" nails\n', {}, ("p", "c")),
+        ('prompt,completion\n"say \\"hi\\", now","C:\\\\"\n', {}, ('say "hi", now', "C:\\")),
+        ('prompt,completion\n"C:\\",c\n', {}, ("C:\\", "c")),
+        ("prompt;completion\nHi, there;Yo\n", {}, ("Hi, there", "Yo")),
+        ("sep=;\nprompt;completion\np;c\n", {}, ("p", "c")),
+        ('prompt, completion\np, "c, d"\n', {}, ("p", "c, d")),
+        ("prompt,completion\r\rp,c\r", {}, ("p", "c")),
+        ("\n\nprompt,completion\np,c\n\n", {}, ("p", "c")),
+        ("prompt~completion\np~c\n", {"separator": "~"}, ("p", "c")),
+        ('prompt\tcompletion\n"Hi" she said\tc\n', {"quote": ""}, ('"Hi" she said', "c")),
+        ("prompt,completion\n'a, b',c\n", {"quote": "'"}, ("a, b", "c")),
+        ('prompt,completion\n"a ^"b^"",c\n', {"escape": "^"}, ('a "b"', "c")),
+    ],
+)
+def test_dialects_of_csv(tmp_path: Path, content: str, config: dict[str, Any], expected: tuple[str, str]) -> None:
+    assert read(tmp_path / "a.csv", content, **config) == [expected]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig", "latin-1", "gbk", "shift-jis", "cp1252"])
+def test_encodings(tmp_path: Path, encoding: str) -> None:
+    text = "caf\xe9" if encoding in ("latin-1", "cp1252") else "\u4f60\u597d" if encoding == "gbk" else "\u3042\u30bd"
+    text = text if encoding != "utf-32" else "\U0001f600"
+    named = {} if encoding.startswith(("utf-16", "utf-32", "utf-8")) else {"encoding": encoding}
+    lines = json.dumps({"prompt": text, "completion": "c"}, ensure_ascii=False) + "\n"
+    assert read(tmp_path / "a.jsonl", lines.encode(encoding), **named) == [(text, "c")]
+    assert read(tmp_path / "a.csv", f"prompt,completion\n{text},c\n".encode(encoding), **named) == [(text, "c")]
+
+
+def test_what_was_not_read_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    assert notes(path, "prompt,completion\np,c\n") == ""
+    found = notes(path, "prompt,completion\np,c\ncaf\xe9,c\n\xe9,c\n".encode("latin-1"))
+    assert "rows with bytes that are not in the file's encoding: 2 (the first: line 3)" in found
+    assert "encoding: latin-1" in found
+    assert "column 'system' is not read" in notes(
+        path, "q,a,system\np,c,s\n", columns={"prompt": "q", "completion": "a"}
+    )
+    path = tmp_path / "a.jsonl"
+    assert "column 'tools' is not read" in notes(path, '{"prompt": "p", "completion": "c", "tools": [{}]}\n')
+    assert "task is not taken from column 'task'" in notes(
+        path, '{"prompt": "p", "completion": "c", "task": {"a": 1}}\n'
+    )
+    message = {"role": "assistant", "content": "a", "reasoning": "because", "tool_calls": [{"arguments": "{}"}]}
+    row = json.dumps({"messages": [{"role": "user", "content": "u"}, message]})
+    assert "not read: ['reasoning', 'tool_calls without a name']" in notes(path, row)
+
+
+def test_other_names_are_explained_by_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    line = conversation(("Narrator", "x"), ("poet", "y"))
+    assert read(path, line, roles={"narrator": "user", "Poet": "assistant"}) == [("x", "y")]
+    rows = "prompt,completion,split\n" + "".join(
+        f"p,c,{name}\n" for name in ("Training", "test_sft", "held-out", "dev", "extra", "")
+    )
+    (tmp_path / "a.csv").write_text(rows)
+    source = FilesSource((str(tmp_path / "a.csv"),), splits={"Extra": "train"})
+    assert read_source("x", source).collect()["split"].to_list() == ["train", "test", "test", "test", "train", None]
+
+
+def test_class_labels_of_parquet_are_named(tmp_path: Path) -> None:
+    label = {"_type": "ClassLabel", "names": ["negative", "positive"]}
+    table = pa.table({"prompt": ["a", "b", "c"], "completion": [1, 0, None]})
+    description = json.dumps({"info": {"features": {"completion": label}}})
+    pq.write_table(table.replace_schema_metadata({"huggingface": description}), tmp_path / "a.parquet")
+    records = read_source("x", FilesSource((str(tmp_path / "a.parquet"),))).collect()
+    assert records["completion"].to_list() == ["positive", "negative", ""]
+
+
+def test_plain_types_of_parquet(tmp_path: Path) -> None:
+    values: dict[str, tuple[list[Any], pa.DataType, list[str]]] = {
+        "dictionary": (["x", None], pa.dictionary(pa.int32(), pa.string()), ["x", ""]),
+        "large": (["x", None], pa.large_string(), ["x", ""]),
+        "decimal": ([1.5, None], pa.decimal128(5, 2), ["1.50", ""]),
+        "float": ([0.1, float("nan")], pa.float64(), ["0.1", ""]),
+        "fixed list": ([["x", "y"], None], pa.list_(pa.string(), 2), ["x\ny", ""]),
+        "null": ([None, None], pa.null(), ["", ""]),
+    }
+    for column, dtype, expected in values.values():
+        from decimal import Decimal
+
+        column = [Decimal("1.50") if pa.types.is_decimal(dtype) and value else value for value in column]
+        pq.write_table(pa.table({"prompt": ["p", "q"], "completion": pa.array(column, dtype)}), tmp_path / "a.parquet")
+        records = read_source("x", FilesSource((str(tmp_path / "a.parquet"),))).collect()
+        assert records["completion"].to_list() == expected
+
+
+def test_a_source_that_is_not_kept_in_memory_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.sources.KEEP_BYTES", 0)
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"prompt": "p{i}", "completion": "c"}}\n' for i in range(40_000)))
+    records = read_source("x", FilesSource((str(tmp_path / "a.jsonl"),)))
+    assert records.collect()["prompt"].to_list() == [f"p{i}" for i in range(40_000)]
+    assert records.select("prompt").head(3).collect()["prompt"].to_list() == ["p0", "p1", "p2"]
+    assert records.filter(pl.col("prompt") == "p39999").collect().height == 1
+
+
+def test_a_name_with_marks_of_a_glob_is_a_name_first(tmp_path: Path) -> None:
+    (tmp_path / "a[1].jsonl").write_text(PAIR)
+    assert read_source("x", FilesSource((str(tmp_path / "a[1].jsonl"),))).collect().height == 1
