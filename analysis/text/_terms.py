@@ -48,7 +48,7 @@ def count_terms(
     """Count the terms of each document.
 
     Args:
-        unicode: `analysis.text._tokens.unicode_table()`.
+        unicode: of `analysis.text.characters.character_table`.
         slots: hash table of `keys[:n_terms]` (see `build_slots`).
         keys: uint64 [capacity, 2].
         spans: int64 [capacity, 2].
@@ -61,7 +61,7 @@ def count_terms(
         the table is full, indptr is empty: enlarge it and count the block again.
     """
     n_documents = offsets.size - 1
-    room = (offsets[-1] - offsets[0]) // 3 + n_documents + 1  # a term has two bytes and a separator
+    room = (offsets[-1] - offsets[0]) // 3 + n_documents + MAX_TOKENS  # a term has two bytes and a separator
     indptr = np.zeros(n_documents + 1, np.int64)
     indices = np.empty(room, np.int32)
     counts = np.empty(room, np.int32)
@@ -76,6 +76,9 @@ def count_terms(
         while position < end:
             if learn and n_terms + MAX_TOKENS > len(keys):
                 return indptr[:0], indices[:0], counts[:0], n_tokens, n_terms
+            if nonzeros + MAX_TOKENS > len(indices):  # scripts without blanks need no separator
+                indices = np.concatenate((indices, np.empty_like(indices)))
+                counts = np.concatenate((counts, np.empty_like(counts)))
             position, n_read = read_tokens(data, position, end, unicode, token_keys, token_spans)
             total += n_read
             for i in range(n_read):
