@@ -25,11 +25,12 @@ def test_function_words_stand_between_ever_other_words(shared_corpora: Path) -> 
     names = ("dolly15k", "medquad", "gsm8k", "legalbench")
     tables = [pl.read_parquet(shared_corpora / f"{name}_test.parquet").head(300) for name in names]
     texts = pl.concat([table.select(text=pl.concat_str("instruction", "output", separator=" ")) for table in tables])
-    terms = sorted({word for document in words(texts["text"]) for word in document})
-    found = {terms[i] for i in np.flatnonzero(stop_words(texts["text"], terms))}
-    assert {"and", "in", "or", "to", "he", "of"} <= found
-    assert found.isdisjoint({"syndrome", "agreement", "disease", "genetic", "treatment", "contract"})
-    shown = top_terms(texts["text"], np.repeat(range(4), [len(table) for table in tables]))["term"].to_list()
-    assert {"and", "in", "on", "as", "he", "was", "with", "that"}.isdisjoint(shown)
-    one = top_terms(texts["text"], np.zeros(len(texts), int))["term"].to_list()
-    assert {"and", "in", "on", "of", "with"}.isdisjoint(one)
+    documents = [set(document) for document in words(texts["text"])]
+    terms = sorted(set().union(*documents))
+    widespread = {term for term in terms if sum(term in document for document in documents) > 60}
+    found = {terms[i] for i in np.flatnonzero(stop_words(texts["text"], terms))} & widespread
+    assert {"and", "in", "to", "was", "he", "that", "of", "is"} <= found
+    assert found.isdisjoint({"syndrome", "disease", "genetic", "treatment", "contract", "party", "people", "symptoms"})
+    labels = np.repeat(range(4), [len(table) for table in tables])
+    for shown in (top_terms(texts["text"], labels), top_terms(texts["text"], np.zeros(len(labels), int))):
+        assert {"and", "in", "to", "was", "he", "that", "of", "is"}.isdisjoint(shown["term"])
