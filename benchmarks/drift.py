@@ -162,7 +162,7 @@ def main() -> None:
         "data": {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files},
         "versions": {n: metadata.version(n) for n in ("numba", "numpy", "scikit-learn")},
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    RESULT.write_text(json.dumps(result) + "\n")  # thousands of lines otherwise
 
 
 if __name__ == "__main__":

@@ -67,15 +67,20 @@ class TermCounter:
 
     def _count(self, block: TextBlock, learn: bool) -> TermCounts:
         from analysis.text._terms import build_slots, count_terms
+        from analysis.text._tokens import MAX_TOKENS
 
         spans = np.empty((len(self._keys) if learn else 0, 2), np.int64)
         n_terms = n_old = len(self.terms)
+        dense = False
         while True:
             *counts, n_terms = count_terms(
-                block.data, block.offsets, self._characters, self._slots, self._keys, spans, n_terms, learn
+                block.data, block.offsets, self._characters, self._slots, self._keys, spans, n_terms, learn, dense
             )
             if len(counts[0]):
                 break
+            if not learn or n_terms + MAX_TOKENS <= len(self._keys):
+                dense = True
+                continue
             self._keys = np.concatenate([self._keys, np.zeros_like(self._keys)])
             self._slots = build_slots(self._keys, n_terms)
             spans = np.concatenate([spans, np.empty_like(spans)])
