@@ -1,6 +1,6 @@
 """New documents and a saved corpus model: a cluster for each, in one streaming pass, and whether N still stands.
 
-    python -m analysis.clusters.assignment CORPUS_MODEL FILE... --labels labels.parquet
+    python -m analysis.clusters.assignment CORPUS_MODEL FILE... [--labels labels.parquet]
 
 `CORPUS_MODEL` is the folder `corpus_model` of a run's `cluster_labels`; files are JSON lines, JSON, CSV, TSV or
 Parquet.
@@ -16,10 +16,13 @@ import numpy as np
 import polars as pl
 
 from analysis.clusters.corpus_model import AssignedBlock, CorpusModel
-from analysis.clusters.drift import REFERENCE, AssignmentSummary, Drift, measure_drift, summarise
+from analysis.clusters.drift import N_SAMPLE, REFERENCE, AssignmentSummary, Drift, measure_drift, summarise
+from analysis.clusters.known_groups import GROUPS, KnownGroups
 from analysis.corpus.document_text import document_text
 from analysis.corpus.documents import document_ids
+from analysis.features.lsa import TfidfLsa
 from analysis.text.normalisation import normalised
+from analysis.text.sampling import TextSample
 
 BATCH_ROWS = 8192
 LABELS_SCHEMA = pl.Schema(
@@ -48,7 +51,7 @@ class Assignment:
     drift: Drift
 
 
-def assign_records(records: pl.LazyFrame, folder: Path, labels: Path) -> Assignment:
+def assign_records(records: pl.LazyFrame, folder: Path, labels: Path | None = None) -> Assignment:
     """Assign every record to a cluster, write the clusters, and compare the records with the corpus.
 
     Records are not cleaned: all are assigned, in the normal form that cleaning gives. A record without a known word
@@ -56,34 +59,53 @@ def assign_records(records: pl.LazyFrame, folder: Path, labels: Path) -> Assignm
 
     Args:
         records: as `analysis.sources.read_source` gives them.
-        folder: of a `CorpusModel`, with the summary of its corpus beside it.
+        folder: of a `CorpusModel`, with the summary of its corpus and its known groups beside it.
         labels: Parquet file to write, with the columns of `LABELS_SCHEMA`, in the order read; `explained` is low for
-            documents unlike the corpus's.
+            documents unlike the corpus's. None to write nothing.
 
     Raises:
-        ValueError: there is no record.
+        ValueError: there is no record, or the corpus model is of an older version.
     """
     model, reference = CorpusModel.load(folder), AssignmentSummary.load(Path(folder) / REFERENCE)
-    temporary = labels.with_name(f".{labels.name}.{os.getpid()}")
-    try:
-        summary = summarise(_write_labels(records, model, temporary), model.n_clusters)
-        if not summary.statistics.n_documents:
-            raise ValueError("expected records to assign, got none")
-        os.replace(temporary, labels)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return Assignment(summary, reference, measure_drift(reference, summary))
+    known = KnownGroups.load(Path(folder) / GROUPS) if isinstance(model.features, TfidfLsa) else None
+    sample = TextSample(N_SAMPLE)
+    if labels is None:
+        blocks = (block for _, new in _assigned(records, model, sample) for block in new)
+        summary = summarise(blocks, model.n_clusters)
+    else:
+        temporary = labels.with_name(f".{labels.name}.{os.getpid()}")
+        try:
+            summary = summarise(_write_labels(_assigned(records, model, sample), temporary), model.n_clusters)
+            if summary.statistics.n_documents:
+                os.replace(temporary, labels)
+        finally:
+            temporary.unlink(missing_ok=True)
+    if not summary.statistics.n_documents:
+        raise ValueError("expected records to assign, got none")
+    if known is None or not isinstance(model.features, TfidfLsa):
+        return Assignment(summary, reference, measure_drift(reference, summary))
+    nearest = known.nearest(model.features, sample.texts())
+    return Assignment(summary, reference, measure_drift(reference, summary, nearest, known))
 
 
-def _write_labels(records: pl.LazyFrame, model: CorpusModel, path: Path) -> Iterator[AssignedBlock]:
-    """Assign batch by batch; each block is written before it is handed on."""
+def _assigned(
+    records: pl.LazyFrame, model: CorpusModel, sample: TextSample
+) -> Iterator[tuple[pl.DataFrame, list[AssignedBlock]]]:
+    """The documents, batch by batch, and their clusters; their texts are offered to the sample."""
+    for batch in records.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
+        documents = batch.select("source", normalised(pl.col("prompt", "completion")))
+        texts = documents.select(text=document_text(model.text))["text"]
+        sample.add(texts)
+        yield documents, list(model.stream([texts]))
+
+
+def _write_labels(assigned: Iterator[tuple[pl.DataFrame, list[AssignedBlock]]], path: Path) -> Iterator[AssignedBlock]:
+    """Write the clusters batch by batch; each block is written before it is handed on."""
     import pyarrow.parquet as pq
 
     schema = pl.DataFrame(schema=LABELS_SCHEMA).to_arrow().schema
     with pq.ParquetWriter(path, schema) as writer:
-        for batch in records.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
-            documents = batch.select("source", normalised(pl.col("prompt", "completion")))
-            blocks = list(model.stream([documents.select(text=document_text(model.text))["text"]]))
+        for documents, blocks in assigned:
             table = pl.DataFrame(
                 {
                     "document_id": document_ids(documents["source"], documents["prompt"], documents["completion"]),
@@ -119,7 +141,7 @@ def main() -> None:
     )
     parser.add_argument("corpus_model", type=Path, help="folder of the corpus model")
     parser.add_argument("files", nargs="+", help="files or globs of new documents")
-    parser.add_argument("--labels", type=Path, required=True, help="Parquet file to write")
+    parser.add_argument("--labels", type=Path, help="Parquet file to write: a cluster for each document")
     parser.add_argument(
         "--column", action="append", default=[], metavar="ROLE=NAME", help="prompt=question; as `columns` of a source"
     )

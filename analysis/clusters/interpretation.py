@@ -8,6 +8,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.text.blocks import Texts, text_blocks
+from analysis.text.stop_words import stop_words
 from analysis.text.term_counts import TermCounter
 
 # A document this many interquartile ranges beyond the upper quartile of its cluster's distances is an outlier.
@@ -32,8 +33,9 @@ def top_terms(texts: Texts, labels: ArrayLike, n_terms: int = 12) -> pl.DataFram
     """The words that set each cluster apart, by class-based TF-IDF: columns `cluster, rank, term, weight`.
 
     The weight of term t in cluster c is its share of the cluster's words times log(1 + A / f_t), with A the mean number
-    of words of a cluster and f_t the count of t in the corpus. Words that a tenth of the documents have in more than
-    half of the clusters ("the", in any language) are left out.
+    of words of a cluster and f_t the count of t in the corpus. Left out are words that a tenth of the documents have in
+    more than half of the clusters, and words that a tenth have in one cluster and that say nothing ("and", in any
+    language, see `analysis.text.stop_words`).
 
     Args:
         labels: [n], the cluster of each text.
@@ -47,9 +49,10 @@ def top_terms(texts: Texts, labels: ArrayLike, n_terms: int = 12) -> pl.DataFram
     terms, counts, documents = _cluster_term_counts(texts, clusters)
     words = counts.sum(axis=1, keepdims=True)
     weights = counts / np.maximum(words, 1) * np.log1p(words.mean() / np.maximum(counts.sum(axis=0), 1))
+    widespread = documents > WIDESPREAD * np.bincount(clusters, minlength=len(counts))[:, None]
     if len(counts) > 1:
-        sizes = np.bincount(clusters, minlength=len(counts))[:, None]
-        weights[:, (documents > WIDESPREAD * sizes).sum(axis=0) > len(counts) / 2] = 0
+        weights[:, widespread.sum(axis=0) > len(counts) / 2] = 0
+    weights[:, widespread.any(axis=0) & stop_words(texts, terms)] = 0
     rows = []
     for cluster, row in enumerate(weights):
         best = sorted(np.flatnonzero(row).tolist(), key=lambda term, row=row: (-row[term], terms[term]))  # type: ignore[misc]

@@ -2,7 +2,8 @@
 
 A document is contaminated if a run of 13 words of it stands in an evaluation text, as in GPT-3's report (Brown et
 al. 2020, appendix C). Runs in more than ten training documents are templates and licences rather than answers, and do
-not count. A text shorter than 13 words is compared as a whole.
+not count. A text shorter than 13 words is compared as a whole. In scripts without blanks 20 ideographs or 39 other
+characters stand for 13 words: a run of 13 characters is a common phrase (docs/results/scripts.md).
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,7 +35,7 @@ def contaminated(batches: Batches, evaluation: Mapping[str, Iterable[pl.Series]]
     documents_with = np.zeros(len(ngrams), dtype=np.int64)
     rows, places = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]
     for batch in batches():
-        found = shingles(batch["text"], NGRAM_WORDS, punctuation=False)
+        found = shingles(batch["text"], NGRAM_WORDS, punctuation=False, by_length=True)
         likely = np.flatnonzero(is_slot_used[found.values % FILTER_SLOTS])
         place = np.searchsorted(ngrams, found.values[likely]).clip(max=len(ngrams) - 1)
         # a template, once known as one, need not be remembered
@@ -55,7 +56,7 @@ def _ngrams_of(evaluation: Mapping[str, Iterable[pl.Series]]) -> tuple[NDArray[n
     ngrams, owners = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)]
     for owner, blocks in enumerate(evaluation.values()):
         for texts in blocks:
-            found = np.unique(shingles(texts, NGRAM_WORDS, punctuation=False).values)
+            found = np.unique(shingles(texts, NGRAM_WORDS, punctuation=False, by_length=True).values)
             ngrams.append(found)
             owners.append(np.full(len(found), owner, dtype=np.uint32))
     values, first = np.unique(np.concatenate(ngrams), return_index=True)

@@ -1,9 +1,10 @@
 """Exact and near duplicates, within and across sources.
 
-Near duplicates: MinHash over word trigrams, bands of hashes as candidates, and the exact Jaccard similarity of each
-candidate pair as the verdict. Two documents must be alike as wholes, and not quite so much in what remains without
-the template of their task: two questions under one long instruction, alike as wholes, differ in content; two tasks on
-one passage, alike in content once their instructions count as templates, differ as wholes. Neither are duplicates.
+Near duplicates: MinHash over trigrams of words (of characters, in scripts without blanks), bands of hashes as
+candidates, and the exact Jaccard similarity of each candidate pair as the verdict. Two documents must be alike as
+wholes, and not quite so much in what remains without the template of their task: two questions under one long
+instruction, alike as wholes, differ in content; two tasks on one passage, alike in content once their instructions
+count as templates, differ as wholes. Neither are duplicates.
 """
 
 from collections.abc import Callable, Iterator

@@ -7,6 +7,7 @@ what stands in them, this is right more often than nearest centres in the space 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,11 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis.atomic_files import load_array, load_json, save_array, save_json
 from analysis.text.blocks import Texts, text_blocks
+from analysis.text.characters import Tokens, checked_tokens
+from analysis.text.words import words
 
 # Prompts whose terms are in memory at once.
 BATCH = 4096
 # Every tenth prompt, by its hash, is not learnt from.
 VALIDATION_EVERY = 10
+PARAMETERS = ("max_features", "C", "sample_size", "random_state", "tokens")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class PromptClassifier:
         sample_size: prompts looked at while fitting, as many of each group where there are enough; the choice, like
             that of the validation prompts, is by hash of the text and does not depend on the order.
         random_state: seed of that hash.
+        tokens: what counts as a word: `unicode` or `scikit-learn`, see `analysis.text.characters`.
 
     Attributes:
         classes_: the groups, sorted; the place of a group is the number of its expert.
@@ -58,7 +63,13 @@ class PromptClassifier:
     validation_: Agreement
 
     def __init__(
-        self, *, max_features: int = 20_000, C: float = 100.0, sample_size: int = 20_000, random_state: int = 0
+        self,
+        *,
+        max_features: int = 20_000,
+        C: float = 100.0,
+        sample_size: int = 20_000,
+        random_state: int = 0,
+        tokens: Tokens = "unicode",
     ) -> None:
         for name, value in (("max_features", max_features), ("C", C), ("sample_size", sample_size)):
             if not value > 0:
@@ -67,6 +78,7 @@ class PromptClassifier:
         self.C = C
         self.sample_size = sample_size
         self.random_state = random_state
+        self.tokens: Tokens = checked_tokens(tokens)
 
     @property
     def n_clusters(self) -> int:
@@ -140,7 +152,7 @@ class PromptClassifier:
         save_array(folder / "weights.npy", self._weights)
         save_array(folder / "bias.npy", self._bias)
         save_json(folder / "terms.json", self._terms)
-        parameters = {name: getattr(self, name) for name in ("max_features", "C", "sample_size", "random_state")}
+        parameters = {name: getattr(self, name) for name in PARAMETERS}
         validation = {
             "accuracy": self.validation_.accuracy if len(self.validation_.confusion) else None,
             "confusion": self.validation_.confusion.rows(),
@@ -157,7 +169,8 @@ class PromptClassifier:
         """
         folder = Path(folder)
         values = load_json(folder / "classifier.json")
-        classifier = cls(**values["parameters"])
+        # A classifier saved before there was a choice has scikit-learn's words.
+        classifier = cls(**{"tokens": "scikit-learn", **values["parameters"]})
         classifier.classes_ = tuple(values["classes"])
         accuracy, rows = values["validation"]["accuracy"], values["validation"]["confusion"]
         schema = {"label": pl.String, "predicted": pl.String, "n_prompts": pl.get_index_type()}
@@ -197,7 +210,7 @@ class PromptClassifier:
 
         vectoriser = _vectoriser(max_features=self.max_features)
         try:
-            rows = vectoriser.fit_transform(texts)
+            rows = vectoriser.fit_transform(words(texts, self.tokens))
         except ValueError as error:
             raise ValueError(f"expected prompts with words of two characters, got none in {len(texts)}") from error
         with threadpool_limits(1):  # the number of threads would change the last bits
@@ -216,7 +229,7 @@ class PromptClassifier:
 
     def _logits(self, texts: pl.Series) -> NDArray[np.float32]:
         batches = (
-            self._vectoriser.transform(texts[start : start + BATCH]) @ self._weights.T
+            self._vectoriser.transform(words(texts[start : start + BATCH], self.tokens)) @ self._weights.T
             for start in range(0, len(texts), BATCH)
         )
         logits = np.concatenate([np.empty((0, self.n_clusters), np.float32), *batches])
@@ -224,9 +237,14 @@ class PromptClassifier:
 
 
 def _vectoriser(**options: Any) -> Any:
+    """TF-IDF of documents that come as lists of words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32, **options)
+    return TfidfVectorizer(analyzer=_words_and_pairs, sublinear_tf=True, dtype=np.float32, **options)
+
+
+def _words_and_pairs(document: list[str]) -> list[str]:
+    return [*document, *(f"{first} {second}" for first, second in pairwise(document))]
 
 
 def _as_series(texts: Texts) -> pl.Series:

@@ -12,6 +12,7 @@ from analysis.atomic_files import load_array, load_json, save_array, save_json
 from analysis.features import vectoriser
 from analysis.features.vectoriser import FeatureBlock, TextStatistics
 from analysis.text.blocks import TextBlock, Texts, map_threads, text_blocks
+from analysis.text.characters import Tokens
 from analysis.text.sampling import sample_texts
 from analysis.text.term_counts import TermCounter
 from analysis.text.tfidf import Tfidf
@@ -30,6 +31,7 @@ class TfidfLsa:
         max_features: terms kept, the most frequent ones.
         min_df: fewest sampled documents a term must occur in.
         sublinear_tf: weigh a term by 1 + log(count) instead of its count.
+        tokens: what counts as a term: `unicode` or `scikit-learn`, see `analysis.text.characters`.
         sample_size: different documents that vocabulary, idf and projection are learnt from (see `sample_texts`).
         random_state: seed of the sample and of the randomised SVD.
 
@@ -51,6 +53,7 @@ class TfidfLsa:
         max_features: int = 20_000,
         min_df: int = 2,
         sublinear_tf: bool = True,
+        tokens: Tokens = "unicode",
         sample_size: int = 10_000,
         random_state: int = 0,
     ) -> None:
@@ -59,7 +62,7 @@ class TfidfLsa:
         self.n_components = n_components
         self.sample_size = sample_size
         self.random_state = random_state
-        self._tfidf = Tfidf(max_features=max_features, min_df=min_df, sublinear_tf=sublinear_tf)
+        self._tfidf = Tfidf(max_features=max_features, min_df=min_df, sublinear_tf=sublinear_tf, tokens=tokens)
 
     @property
     def vocabulary_(self) -> list[str]:
@@ -73,7 +76,7 @@ class TfidfLsa:
         """Learn vocabulary, idf and projection; the order of `texts` does not matter.
 
         Raises:
-            ValueError: if no text has a word of two characters.
+            ValueError: if no text has a term.
             TypeError: if `texts` does not hold text.
         """
         tfidf = self._tfidf.fit_transform(sample_texts([texts], self.sample_size, self.random_state))
@@ -98,6 +101,12 @@ class TfidfLsa:
         """Vectors of the documents of all batches, in order; only a few blocks are in memory."""
         return map_threads(self._project, (block for batch in batches for block in text_blocks(batch)))
 
+    def term_rows(self, texts: Texts) -> "tuple[csr_array, NDArray[np.int64], NDArray[np.int64]]":
+        """TF-IDF rows [n, n_features] of length one, and for each document its number of words and of known words."""
+        counts = self._tfidf.count(texts)
+        known = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts.counts, dtype=np.int64)])
+        return self._tfidf.weigh(counts), counts.n_tokens, np.diff(known[counts.indptr])
+
     def save(self, folder: Path) -> None:
         """Write `features.json`, `vocabulary.json`, `idf.npy` and `components.npy` into `folder`."""
         folder = Path(folder)
@@ -109,6 +118,7 @@ class TfidfLsa:
             "max_features": self._tfidf.max_features,
             "min_df": self._tfidf.min_df,
             "sublinear_tf": self._tfidf.sublinear_tf,
+            "tokens": self._tfidf.tokens,
             "sample_size": self.sample_size,
             "random_state": self.random_state,
         }
@@ -122,7 +132,8 @@ class TfidfLsa:
             ValueError: if the files do not fit each other.
         """
         folder = Path(folder)
-        features = cls(**load_json(folder / "features.json")["parameters"])
+        # Features saved before there was a choice have scikit-learn's terms.
+        features = cls(**{"tokens": "scikit-learn", **load_json(folder / "features.json")["parameters"]})
         features._tfidf.vocabulary_ = load_json(folder / "vocabulary.json")
         features._tfidf.idf_ = load_array(folder / "idf.npy")
         features.components_ = load_array(folder / "components.npy")
@@ -136,7 +147,7 @@ class TfidfLsa:
     def _prepare(self) -> None:
         # Frequent terms first: what most words look up is then close together in memory.
         order = np.argsort(self.idf_, kind="stable")
-        self._counter = TermCounter([self.vocabulary_[i] for i in order])
+        self._counter = TermCounter([self.vocabulary_[i] for i in order], self._tfidf.tokens)
         self._directions = np.ascontiguousarray(self.components_.T[order])
         self._ordered_idf = self.idf_[order].astype(np.float32)
 

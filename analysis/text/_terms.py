@@ -43,12 +43,12 @@ def build_slots(keys: Any, n_terms: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def count_terms(
-    data: Any, offsets: Any, unicode: Any, slots: Any, keys: Any, spans: Any, n_terms: Any, learn: Any
+    data: Any, offsets: Any, unicode: Any, slots: Any, keys: Any, spans: Any, n_terms: Any, learn: Any, dense: Any
 ) -> Any:
     """Count the terms of each document.
 
     Args:
-        unicode: `analysis.text._tokens.unicode_table()`.
+        unicode: of `analysis.text.characters.character_table`.
         slots: hash table of `keys[:n_terms]` (see `build_slots`).
         keys: uint64 [capacity, 2].
         spans: int64 [capacity, 2].
@@ -58,10 +58,12 @@ def count_terms(
 
     Returns:
         indptr, indices, counts; int64 [n_documents], the tokens of each document; and the new number of terms. Where
-        the table is full, indptr is empty: enlarge it and count the block again.
+        the table or the room is full, indptr is empty: enlarge it and count the block again.
     """
     n_documents = offsets.size - 1
-    room = (offsets[-1] - offsets[0]) // 3 + n_documents + 1  # a term has two bytes and a separator
+    # A term has two bytes and a separator; between scripts with and without blanks there is none.
+    n_bytes = offsets[-1] - offsets[0]
+    room = (n_bytes if dense else n_bytes // 3) + n_documents + MAX_TOKENS
     indptr = np.zeros(n_documents + 1, np.int64)
     indices = np.empty(room, np.int32)
     counts = np.empty(room, np.int32)
@@ -75,6 +77,8 @@ def count_terms(
         position, end = offsets[document], offsets[document + 1]
         while position < end:
             if learn and n_terms + MAX_TOKENS > len(keys):
+                return indptr[:0], indices[:0], counts[:0], n_tokens, n_terms
+            if nonzeros + MAX_TOKENS > room:
                 return indptr[:0], indices[:0], counts[:0], n_tokens, n_terms
             position, n_read = read_tokens(data, position, end, unicode, token_keys, token_spans)
             total += n_read

@@ -1,19 +1,19 @@
-"""The words of a text, as scikit-learn's vectorisers see them: lower-cased matches of `(?u)\\b\\w\\w+\\b`.
+"""The terms of a text, by a table of what each character does (`analysis.text.characters`).
 
-A term is a 128-bit key made from its lower-case UTF-8 bytes. Up to 16 bytes the key is those bytes; longer terms are
-hashed to 120 bits. ASCII is scanned 64 bytes at a time; a word with other characters is read one character at a time
-from a table of Unicode's word characters and lower-case forms.
+A term is a word of at least two characters, in lower case. Where words are not separated by blanks it is a pair of
+neighbouring characters, or the one character of a run of one.
+
+A term is known by a 128-bit key made from its UTF-8 bytes. Up to 16 bytes the key is those bytes; longer terms are
+hashed to 120 bits. ASCII is scanned 64 bytes at a time; a word with other characters is read one character at a time.
 """
 
-import re
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from analysis.text._bits import classify_64_bytes, count_ones, count_trailing_zeros, load_8_bytes
+from analysis.text.characters import CLASS_SHIFT, CODE_POINT, IGNORED, MARK, UNSPACED
 
 # Tokens that one call of `read_tokens` may return; a block of 64 bytes has at most 32.
 MAX_TOKENS = 256
@@ -26,16 +26,6 @@ _HIGH_MASK = np.array([(1 << 8 * max(n - 8, 0)) - 1 for n in range(17)], np.uint
 _CASE_BITS = _U64(0x4040404040404040)
 _ONE, _EIGHT, _THIRTY_TWO = _U64(1), _U64(8), _U64(32)
 _MIX_1, _MIX_2 = _U64(0x9E3779B97F4A7C15), _U64(0xC2B2AE3D27D4EB4F)
-
-
-@cache
-def unicode_table() -> NDArray[np.int32]:
-    """For each code point its lower-case form where `\\w` matches it, else 0."""
-    table = np.zeros(0x110000, np.int32)
-    for match in re.finditer(r"\w", "".join(map(chr, range(0x110000)))):
-        lower = match[0].lower()
-        table[match.start()] = ord(lower) if len(lower) == 1 else match.start()
-    return table
 
 
 @njit(cache=True, inline="always")
@@ -70,7 +60,7 @@ def _long_ascii_key(data: Any, start: Any, length: Any) -> Any:
 
 
 @njit(cache=True)
-def _code_point(data: Any, position: Any) -> Any:
+def code_point_at(data: Any, position: Any) -> Any:
     """Code point at `position` of valid UTF-8, and its number of bytes."""
     first = np.int64(data[position])
     if first < 0x80:
@@ -86,7 +76,7 @@ def _code_point(data: Any, position: Any) -> Any:
 
 
 @njit(cache=True)
-def _utf8(code_point: Any) -> Any:
+def utf8(code_point: Any) -> Any:
     """UTF-8 bytes of a code point as a little-endian uint64, and their number; "_" as in `_lower_ascii`."""
     c = code_point
     if c < 0x80:
@@ -99,36 +89,29 @@ def _utf8(code_point: Any) -> Any:
     return _U64(0xF0 | c >> 18 | tail), 4
 
 
-@njit(cache=True)
-def _read_word(data: Any, position: Any, end: Any, table: Any) -> Any:
-    """Read a word of any characters, or skip one character that starts none.
+@njit(cache=True, inline="always")
+def _added(key: Any, lower: Any) -> Any:
+    """A key in the making with the bytes of one more character."""
+    low, high, word, folded_low, folded_high, length = key
+    encoded, n_bytes = utf8(lower)
+    for _ in range(n_bytes):
+        word |= (encoded & _U64(0xFF)) << _U64(8 * (length & 7))
+        encoded >>= _EIGHT
+        length += 1
+        if length & 7 == 0:
+            if length == 8:
+                low = word
+            elif length == 16:
+                high = word
+            folded_low, folded_high = _fold(folded_low, folded_high, word)
+            word = _U64(0)
+    return low, high, word, folded_low, folded_high, length
 
-    Returns:
-        The word's end, the position to go on from, its key's two halves and its number of characters.
-    """
-    low = high = word = folded_low = folded_high = _U64(0)
-    characters = length = 0
-    step = 0
-    while position < end:
-        code_point, step = _code_point(data, position)
-        lower = table[code_point]
-        if lower == 0:
-            break
-        encoded, n_bytes = _utf8(lower)
-        for _ in range(n_bytes):
-            word |= (encoded & _U64(0xFF)) << _U64(8 * (length & 7))
-            encoded >>= _EIGHT
-            length += 1
-            if length & 7 == 0:
-                if length == 8:
-                    low = word
-                elif length == 16:
-                    high = word
-                folded_low, folded_high = _fold(folded_low, folded_high, word)
-                word = _U64(0)
-        characters += 1
-        position += step
-        step = 0
+
+@njit(cache=True, inline="always")
+def _finished(key: Any) -> Any:
+    """The two halves of a key whose characters have all been added."""
+    low, high, word, folded_low, folded_high, length = key
     if length < 8:
         low = word
     elif length < 16:
@@ -137,7 +120,93 @@ def _read_word(data: Any, position: Any, end: Any, table: Any) -> Any:
         if length & 7:
             folded_low, folded_high = _fold(folded_low, folded_high, word)
         low, high = _hashed(folded_low, folded_high, length)
+    return low, high
+
+
+@njit(cache=True)
+def _read_word(data: Any, position: Any, end: Any, table: Any) -> Any:
+    """Read a word of any characters but those of scripts without blanks, or skip one character that starts none.
+
+    Returns:
+        The word's end, the position to go on from, its key's two halves and its number of characters.
+    """
+    zero = _U64(0)
+    key = (zero, zero, zero, zero, zero, 0)
+    characters = step = 0
+    while position < end:
+        code_point, step = code_point_at(data, position)
+        entry = table[code_point]
+        kind = entry >> CLASS_SHIFT
+        if kind == UNSPACED and characters > 0:
+            step = 0
+            break
+        if entry == 0 or (characters == 0 and kind != 0):
+            break
+        if kind != IGNORED:
+            key = _added(key, entry & CODE_POINT)
+            characters += 1
+        position += step
+        step = 0
+    low, high = _finished(key)
     return position, position + step, low, high, characters
+
+
+@njit(cache=True, inline="always")
+def is_unspaced(data: Any, position: Any, end: Any, table: Any) -> Any:
+    """Whether a letter of a script without blanks is at `position`."""
+    return (
+        position < end and data[position] >= 0x80 and table[code_point_at(data, position)[0]] >> CLASS_SHIFT == UNSPACED
+    )
+
+
+@njit(cache=True)
+def unit_end(data: Any, position: Any, end: Any, table: Any) -> Any:
+    """End of the character at `position`, with the marks that belong to it."""
+    position += code_point_at(data, position)[1]
+    while position < end and data[position] >= 0x80:
+        code_point, step = code_point_at(data, position)
+        kind = table[code_point] >> CLASS_SHIFT
+        if kind != MARK and kind != IGNORED:
+            break
+        position += step
+    return position
+
+
+@njit(cache=True)
+def _key(data: Any, position: Any, end: Any, table: Any) -> Any:
+    """The two halves of the key of a term."""
+    zero = _U64(0)
+    key = (zero, zero, zero, zero, zero, 0)
+    while position < end:
+        code_point, step = code_point_at(data, position)
+        entry = table[code_point]
+        if entry >> CLASS_SHIFT != IGNORED:
+            key = _added(key, entry & CODE_POINT)
+        position += step
+    return _finished(key)
+
+
+@njit(cache=True)
+def _read_pairs(data: Any, position: Any, end: Any, table: Any, keys: Any, spans: Any, n: Any) -> Any:
+    """Read the pairs of characters of a run without blanks; the character itself where there is but one.
+
+    Where the run has more pairs than there is room for, the last character read starts the rest of it.
+
+    Returns:
+        The position to go on from and the number of tokens read.
+    """
+    start, middle = position, unit_end(data, position, end, table)
+    is_pair = is_unspaced(data, middle, end, table)
+    while True:
+        stop = unit_end(data, middle, end, table) if is_pair else middle
+        keys[n, 0], keys[n, 1] = _key(data, start, stop, table)
+        spans[n, 0], spans[n, 1] = start, stop
+        n += 1
+        if not is_unspaced(data, stop, end, table):
+            return stop, n
+        if n == MAX_TOKENS:
+            return middle, n
+        start, middle = middle, stop
 
 
 @njit(cache=True)
@@ -148,7 +217,7 @@ def read_tokens(data: Any, position: Any, end: Any, table: Any, keys: Any, spans
         data: uint8, valid UTF-8, readable for 80 bytes after `end`.
         position: where the last call left off, at first the start of the text.
         end: end of the text.
-        table: `unicode_table()`.
+        table: of `analysis.text.characters.character_table`.
         keys: uint64 [MAX_TOKENS, 2], receives the tokens' keys.
         spans: int64 [MAX_TOKENS, 2], receives the tokens' start and end in `data`.
 
@@ -188,12 +257,38 @@ def read_tokens(data: Any, position: Any, end: Any, table: Any, keys: Any, spans
             position += open_word
             continue
         start = position + open_word
+        if is_unspaced(data, start, end, table):
+            position, n = _read_pairs(data, start, end, table, keys, spans, n)
+            continue
         stop, position, low, high, characters = _read_word(data, start, end, table)
         if characters > 1:
             keys[n, 0], keys[n, 1] = low, high
             spans[n, 0], spans[n, 1] = start, stop
             n += 1
     return position, n
+
+
+@njit(nogil=True, cache=True)
+def token_spans(data: Any, offsets: Any, table: Any) -> Any:
+    """Where the tokens of each document are.
+
+    Returns:
+        int64 [n_tokens, 2], start and end of each token in `data`; int64 [n_documents], tokens up to the end of each.
+    """
+    found = np.empty(((offsets[-1] - offsets[0]) // 3 + MAX_TOKENS, 2), np.int64)
+    ends = np.zeros(offsets.size - 1, np.int64)
+    keys, spans = np.empty((MAX_TOKENS, 2), np.uint64), np.empty((MAX_TOKENS, 2), np.int64)
+    n = 0
+    for document in range(offsets.size - 1):
+        position, end = offsets[document], offsets[document + 1]
+        while position < end:
+            if n + MAX_TOKENS > len(found):
+                found = np.concatenate((found, np.empty_like(found)))
+            position, n_read = read_tokens(data, position, end, table, keys, spans)
+            found[n : n + n_read] = spans[:n_read]
+            n += n_read
+        ends[document] = n
+    return found[:n].copy(), ends
 
 
 @njit(nogil=True, cache=True)

@@ -33,7 +33,7 @@ def sample_texts(batches: Iterable[Texts], size: int, random_state: int = 0) -> 
 
         return block, hash_documents(block.data, block.offsets, np.uint64(random_state))
 
-    sample = _Smallest(size)
+    sample = TextSample(size)
     blocks = (block for batch in batches for block in text_blocks(batch))
     for block, hashes in map_threads(hashed, blocks):
         sample.offer(block, hashes)
@@ -73,16 +73,30 @@ def _largest_of_smallest(blocks: Iterable[NDArray[np.uint64]], size: int) -> int
     return largest
 
 
-class _Smallest:
-    """The texts with the `size` smallest different hashes among those offered."""
+class TextSample:
+    """The texts with the `size` smallest different hashes among those offered: `sample_texts` bit by bit.
 
-    def __init__(self, size: int) -> None:
+    Args:
+        size: texts to keep.
+        random_state: seed of the hashes that `add` makes.
+    """
+
+    def __init__(self, size: int, random_state: int = 0) -> None:
         self.size = size
+        self.random_state = random_state
         self._texts: list[pa.Array] = [pa.array([], pa.large_string())]
         self._hashes: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
         self._largest = np.uint64(2**64 - 1)
 
+    def add(self, texts: Texts) -> None:
+        """Offer texts."""
+        from analysis.text._tokens import hash_documents
+
+        for block in text_blocks(texts):
+            self.offer(block, hash_documents(block.data, block.offsets, np.uint64(self.random_state)))
+
     def offer(self, block: TextBlock, hashes: NDArray[np.uint64]) -> None:
+        """Offer the documents of a block by their hashes."""
         rows = np.flatnonzero(hashes <= self._largest)
         if rows.size:
             self._texts.append(block.take(rows))
@@ -91,6 +105,7 @@ class _Smallest:
             self._drop_larger()
 
     def texts(self) -> pa.Array:
+        """Those kept so far, as a large_string array in the order of their hashes."""
         self._drop_larger()
         return self._texts[0]
 

@@ -1,8 +1,8 @@
 """Word shingles as 64-bit hashes: what near-duplicate search and decontamination compare.
 
-Words are runs of ASCII letters, digits, underscores and non-ASCII characters, in lower case where ASCII; every other
-visible character is a token of its own, so `a + b` and `a - b` differ. The hash is fixed here and does not depend on
-a library's version: the same text gives the same shingles everywhere.
+Words are those of `analysis.text.characters`, in lower case, also of one letter. In scripts without blanks each
+character is a token. Every other visible character is a token of its own, so `a + b` and `a - b` differ. The hash is
+fixed here and does not depend on a library's version: the same text gives the same shingles everywhere.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,18 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from analysis.text._tokens import code_point_at, unit_end, utf8
+from analysis.text.characters import CLASS_SHIFT, CODE_POINT, IGNORED, UNSPACED, WORD, character_table
+
 FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 FNV_PRIME = np.uint64(0x100000001B3)
 WINDOW_PRIME = np.uint64(0x9E3779B97F4A7C15)
+
+WORD_WEIGHT, IDEOGRAPH_WEIGHT, LETTER_WEIGHT = 6, 4, 2
+"""What a word, and an ideograph or another character of a script without blanks, count for in the length of a text.
+
+In translations an English word is 1.6 Chinese, 2.8 Japanese and 4.1 Thai characters (docs/results/scripts.md).
+"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Rows:
         return Rows(self.values[keep], counts[self.offsets])
 
 
-def shingles(texts: pl.Series, size: int, *, punctuation: bool) -> Rows:
+def shingles(texts: pl.Series, size: int, *, punctuation: bool, by_length: bool = False) -> Rows:
     """The different shingles of `size` tokens of each text, sorted.
 
     A text of fewer tokens has one shingle, of all its tokens; a text without tokens has none.
@@ -48,12 +57,16 @@ def shingles(texts: pl.Series, size: int, *, punctuation: bool) -> Rows:
     Args:
         texts: strings without nulls.
         size: tokens in a shingle.
+        by_length: count a character of a script without blanks as the part of a word that it stands for, so that
+            shingles are equally long in every language: `size` words, or as many characters as make as much.
         punctuation: whether punctuation marks are tokens or ignored.
     """
     data = np.frombuffer(texts.str.join("").item().encode(), dtype=np.uint8)
     ends = np.concatenate([[0], texts.str.len_bytes().cast(pl.Int64).cum_sum().to_numpy()]).astype(np.int64)
-    tokens, offsets = _token_hashes(data, ends, punctuation)
-    return Rows(*_sorted_windows(tokens, offsets, size))
+    tokens, weights, offsets = _token_hashes(data, ends, punctuation, character_table())
+    if not by_length:
+        weights.fill(WORD_WEIGHT)
+    return Rows(*_sorted_windows(tokens, weights, offsets, size * WORD_WEIGHT))
 
 
 def jaccard(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> float:
@@ -76,7 +89,7 @@ def count_slots(values: NDArray[np.uint64], counts: NDArray[np.uint8]) -> None:
 
 @numba.njit(cache=True)
 def _is_word(byte: int) -> bool:
-    return byte >= 128 or 48 <= byte <= 57 or 65 <= byte <= 90 or 97 <= byte <= 122 or byte == 95
+    return 48 <= byte <= 57 or 65 <= byte <= 90 or 97 <= byte <= 122 or byte == 95
 
 
 @numba.njit(cache=True)
@@ -88,58 +101,132 @@ def _mix(value: np.uint64) -> np.uint64:
 
 
 @numba.njit(cache=True)
+def _is_blank(code_point: int) -> bool:
+    """Whether a code point above ASCII is a space or an invisible separator."""
+    return (
+        code_point <= 0xA0
+        or code_point == 0x1680
+        or 0x2000 <= code_point <= 0x200B
+        or 0x2028 <= code_point <= 0x2029
+        or code_point in (0x202F, 0x205F, 0x3000)
+    )
+
+
+@numba.njit(cache=True)
+def _is_ideograph(code_point: int) -> bool:
+    """Whether a code point of a script without blanks is Han, Yi, Tangut or Khitan."""
+    return 0x3400 <= code_point <= 0xA48F or 0xF900 <= code_point <= 0xFAFF or code_point >= 0x16FE0
+
+
+@numba.njit(cache=True)
+def _hashed(data: NDArray[np.uint8], position: int, end: int, table: NDArray[np.int32], state: np.uint64) -> np.uint64:
+    """A hash continued by the lower-case bytes of the characters from `position` to `end`."""
+    while position < end:
+        code_point, step = code_point_at(data, position)
+        entry = table[code_point]
+        if entry >> CLASS_SHIFT != IGNORED:
+            encoded, n_bytes = utf8(entry & CODE_POINT)
+            for _ in range(n_bytes):
+                state = (state ^ (encoded & np.uint64(0xFF))) * FNV_PRIME
+                encoded >>= np.uint64(8)
+        position += step
+    return state
+
+
+@numba.njit(cache=True)
+def _word_hash(data: NDArray[np.uint8], position: int, end: int, table: NDArray[np.int32]) -> tuple[np.uint64, int]:
+    """The hash of the word at `position`, and its end."""
+    state = FNV_OFFSET
+    while position < end:
+        byte = data[position]
+        if byte < 128:
+            if not _is_word(byte):
+                break
+            if 65 <= byte <= 90:
+                byte += np.uint8(32)
+            state = (state ^ np.uint64(byte)) * FNV_PRIME
+            position += 1
+            continue
+        code_point, step = code_point_at(data, position)
+        entry = table[code_point]
+        if entry == 0 or entry >> CLASS_SHIFT == UNSPACED:
+            break
+        state = _hashed(data, position, position + step, table, state)
+        position += step
+    return _mix(state), position
+
+
+@numba.njit(cache=True)
 def _token_hashes(
-    data: NDArray[np.uint8], ends: NDArray[np.int64], punctuation: bool
-) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    data: NDArray[np.uint8], ends: NDArray[np.int64], punctuation: bool, table: NDArray[np.int32]
+) -> tuple[NDArray[np.uint64], NDArray[np.uint8], NDArray[np.int64]]:
+    """(hashes, weights, offsets) of the tokens of each text."""
     tokens = np.empty(len(data), dtype=np.uint64)
+    weights = np.full(len(data), WORD_WEIGHT, dtype=np.uint8)
     offsets = np.zeros(len(ends), dtype=np.int64)
     found = 0
     for row in range(len(ends) - 1):
         position, end = ends[row], ends[row + 1]
         while position < end:
             byte = data[position]
-            if not _is_word(byte):
+            if _is_word(byte):
+                tokens[found], position = _word_hash(data, position, end, table)
+                found += 1
+                continue
+            if byte < 128:
                 if punctuation and byte > 32 and byte != 127:
                     tokens[found] = _mix(FNV_OFFSET ^ np.uint64(byte))
                     found += 1
                 position += 1
                 continue
-            state = FNV_OFFSET
-            while position < end and _is_word(data[position]):
-                byte = data[position]
-                if 65 <= byte <= 90:
-                    byte += np.uint8(32)
-                state = (state ^ np.uint64(byte)) * FNV_PRIME
-                position += 1
-            tokens[found] = _mix(state)
-            found += 1
+            code_point, step = code_point_at(data, position)
+            entry = table[code_point]
+            kind = entry >> CLASS_SHIFT
+            if kind == UNSPACED:
+                stop = unit_end(data, position, end, table)
+                tokens[found] = _mix(_hashed(data, position, stop, table, FNV_OFFSET))
+                weights[found] = IDEOGRAPH_WEIGHT if _is_ideograph(code_point) else LETTER_WEIGHT
+                found += 1
+                position = stop
+            elif entry != 0 and kind == WORD:
+                tokens[found], position = _word_hash(data, position, end, table)
+                found += 1
+            else:
+                if punctuation and entry == 0 and not _is_blank(code_point):
+                    tokens[found] = _mix(FNV_OFFSET ^ np.uint64(code_point))
+                    found += 1
+                position += step
         offsets[row + 1] = found
-    return tokens[:found].copy(), offsets
+    return tokens[:found].copy(), weights[:found].copy(), offsets
 
 
 @numba.njit(cache=True)
 def _sorted_windows(
-    tokens: NDArray[np.uint64], offsets: NDArray[np.int64], size: int
+    tokens: NDArray[np.uint64], weights: NDArray[np.uint8], offsets: NDArray[np.int64], size: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """(different windows of each row, sorted; offsets): the shortest runs of tokens of a weight of `size`."""
     windows = np.empty(len(tokens), dtype=np.uint64)
     window_offsets = np.zeros(len(offsets), dtype=np.int64)
+    powers = np.ones(size + 1, dtype=np.uint64)
+    for i in range(size):
+        powers[i + 1] = powers[i] * WINDOW_PRIME
     found = 0
     for row in range(len(offsets) - 1):
-        start, end = offsets[row], offsets[row + 1]
-        width = min(size, end - start)
+        left, end = offsets[row], offsets[row + 1]
         first = found
-        if width > 0:
-            # rolling: each window follows from the one before it by one step in and one step out
-            leaving, state = np.uint64(1), np.uint64(0)
-            for _ in range(width):
-                leaving *= WINDOW_PRIME
-            for i in range(start, end):
-                state = state * WINDOW_PRIME + tokens[i]
-                if i - start >= width:
-                    state -= leaving * tokens[i - width]
-                if i - start >= width - 1:
-                    windows[found] = _mix(state)
-                    found += 1
+        state, weight = np.uint64(0), 0
+        for i in range(left, end):
+            # rolling: each window follows from the one before it by one step in and few steps out
+            state = state * WINDOW_PRIME + tokens[i]
+            weight += weights[i]
+            while weight - weights[left] >= size:
+                state -= powers[i - left] * tokens[left]
+                weight -= weights[left]
+                left += 1
+            if weight >= size or (i == end - 1 and found == first):
+                windows[found] = _mix(state)
+                found += 1
+        if found > first:
             windows[first:found].sort()
             kept = first + 1
             for i in range(first + 1, found):

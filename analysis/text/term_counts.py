@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.text.blocks import TextBlock, text_blocks
+from analysis.text.characters import Tokens, character_table, ignored_characters
+from analysis.text.words import as_term
 
 
 class TermCounts(NamedTuple):
@@ -29,21 +31,25 @@ class TermCounts(NamedTuple):
 class TermCounter:
     """Counts terms; knows those of `vocabulary` and those it has learnt, by number.
 
+    Args:
+        vocabulary: terms known from the start.
+        tokens: what counts as a term, see `analysis.text.characters`.
+
     Attributes:
         terms: the known terms; a term's number is its place here.
 
     Raises:
-        ValueError: if `vocabulary` does not consist of different lower-case words.
+        ValueError: if `vocabulary` does not consist of different lower-case words, or `tokens` is unknown.
     """
 
     terms: list[str]
 
-    def __init__(self, vocabulary: Sequence[str] = ()) -> None:
+    def __init__(self, vocabulary: Sequence[str] = (), tokens: Tokens = "unicode") -> None:
         from analysis.text._terms import build_slots
-        from analysis.text._tokens import unicode_table
 
         self.terms = []
-        self._unicode = unicode_table()
+        self._characters = character_table(tokens)
+        self._ignored = ignored_characters() if tokens == "unicode" else {}
         self._keys = np.zeros((1 << 14, 2), np.uint64)
         self._slots = build_slots(self._keys, 0)
         for block in text_blocks(vocabulary):
@@ -61,15 +67,20 @@ class TermCounter:
 
     def _count(self, block: TextBlock, learn: bool) -> TermCounts:
         from analysis.text._terms import build_slots, count_terms
+        from analysis.text._tokens import MAX_TOKENS
 
         spans = np.empty((len(self._keys) if learn else 0, 2), np.int64)
         n_terms = n_old = len(self.terms)
+        dense = False
         while True:
             *counts, n_terms = count_terms(
-                block.data, block.offsets, self._unicode, self._slots, self._keys, spans, n_terms, learn
+                block.data, block.offsets, self._characters, self._slots, self._keys, spans, n_terms, learn, dense
             )
             if len(counts[0]):
                 break
+            if not learn or n_terms + MAX_TOKENS <= len(self._keys):
+                dense = True
+                continue
             self._keys = np.concatenate([self._keys, np.zeros_like(self._keys)])
             self._slots = build_slots(self._keys, n_terms)
             spans = np.concatenate([spans, np.empty_like(spans)])
@@ -77,7 +88,7 @@ class TermCounter:
             first, last = block.offsets[0], block.offsets[-1]
             text = block.data[first:last].tobytes()
             starts, ends = (spans[n_old:n_terms] - first).T.tolist()
-            self.terms += [text[start:end].decode().lower() for start, end in zip(starts, ends, strict=True)]
+            self.terms += [as_term(text[start:end], self._ignored) for start, end in zip(starts, ends, strict=True)]
         return TermCounts(*counts)
 
 

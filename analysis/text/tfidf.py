@@ -1,4 +1,4 @@
-"""TF-IDF with scikit-learn's vocabulary and weights, counted by compiled kernels over the bytes of the text."""
+"""TF-IDF with scikit-learn's weights, counted by compiled kernels over the bytes of the text."""
 
 import logging
 from typing import TYPE_CHECKING, Self
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from analysis.text.blocks import Texts, map_threads, text_blocks
+from analysis.text.characters import Tokens, checked_tokens
 from analysis.text.term_counts import TermCounter, TermCounts, stack
 
 if TYPE_CHECKING:
@@ -18,15 +19,17 @@ logger = logging.getLogger(__name__)
 
 
 class Tfidf:
-    """scikit-learn's TfidfVectorizer with its default token pattern, lower-casing, smooth idf and L2 norm.
+    """scikit-learn's TfidfVectorizer with lower-casing, smooth idf and L2 norm, and terms of every script.
 
-    Vocabulary and weights are the same, with one exception: of terms that are equally frequent at the `max_features`
-    cut, the alphabetically first are kept, where scikit-learn's choice is that of an unstable sort.
+    With `tokens="scikit-learn"`, and on ASCII text with any, vocabulary and weights are those of scikit-learn, with one
+    exception: of terms that are equally frequent at the `max_features` cut, the alphabetically first are kept, where
+    scikit-learn's choice is that of an unstable sort.
 
     Args:
         max_features: terms kept, those that occur most often.
         min_df: fewest documents a term must occur in. Where no term does, all are kept.
         sublinear_tf: weigh a term by 1 + log(count) instead of its count.
+        tokens: what counts as a term: `unicode` or `scikit-learn`, see `analysis.text.characters`.
 
     Attributes:
         vocabulary_: the terms in alphabetical order.
@@ -36,7 +39,14 @@ class Tfidf:
     vocabulary_: list[str]
     idf_: NDArray[np.float64]
 
-    def __init__(self, *, max_features: int | None = 20_000, min_df: int = 2, sublinear_tf: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        max_features: int | None = 20_000,
+        min_df: int = 2,
+        sublinear_tf: bool = True,
+        tokens: Tokens = "unicode",
+    ) -> None:
         if max_features is not None and max_features < 1:
             raise ValueError(f"max_features: expected at least 1 or None, got {max_features}")
         if min_df < 1:
@@ -44,13 +54,14 @@ class Tfidf:
         self.max_features = max_features
         self.min_df = min_df
         self.sublinear_tf = sublinear_tf
+        self.tokens: Tokens = checked_tokens(tokens)
         self._counter: TermCounter | None = None
 
     def fit(self, texts: Texts) -> Self:
         """Learn vocabulary and idf.
 
         Raises:
-            ValueError: if no text has a word of two characters.
+            ValueError: if no text has a term.
             TypeError: if `texts` does not hold text.
         """
         self.fit_transform(texts)
@@ -58,7 +69,7 @@ class Tfidf:
 
     def fit_transform(self, texts: Texts) -> "csr_array":
         """Learn vocabulary and idf, and return what `transform(texts)` would, without reading them again."""
-        counter = TermCounter()
+        counter = TermCounter(tokens=self.tokens)
         blocks = [counter.learn(block) for block in text_blocks(texts)]
         terms, n_documents = counter.terms, sum(len(block.n_tokens) for block in blocks)
         if not terms:
@@ -75,10 +86,17 @@ class Tfidf:
 
     def transform(self, texts: Texts) -> "csr_array":
         """TF-IDF float32 [n_documents, n_terms], rows of length one; the columns of a row are in no order."""
+        return self.weigh(self.count(texts))
+
+    def count(self, texts: Texts) -> TermCounts:
+        """How often each document has each term of the vocabulary."""
         if self._counter is None or self._counter.terms != self.vocabulary_:
-            self._counter = TermCounter(self.vocabulary_)
-        blocks = list(map_threads(self._counter.count, text_blocks(texts)))
-        return self._weigh(stack(blocks), np.arange(len(self.vocabulary_), dtype=np.int32))
+            self._counter = TermCounter(self.vocabulary_, self.tokens)
+        return stack(list(map_threads(self._counter.count, text_blocks(texts))))
+
+    def weigh(self, counts: TermCounts) -> "csr_array":
+        """TF-IDF of what `count` returned."""
+        return self._weigh(counts, np.arange(len(self.vocabulary_), dtype=np.int32))
 
     def count_weights(self, largest: int) -> NDArray[np.float64]:
         """float64 [largest + 1]: the weight of a term that occurs 0, 1, ... times in a document, before idf."""

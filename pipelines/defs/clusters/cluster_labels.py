@@ -68,6 +68,8 @@ def cluster_labels(
     from analysis.clusters.drift import REFERENCE, summarise_corpus
     from analysis.clusters.heterogeneity import measure_heterogeneity
     from analysis.clusters.interpretation import document_positions, merge_order
+    from analysis.clusters.known_groups import GROUPS, describe_groups
+    from analysis.corpus.document_text import document_text
     from analysis.features.loading import load_features
     from analysis.figures.clusters import composition
 
@@ -82,6 +84,17 @@ def cluster_labels(
     is_held_out = (documents["split"] == "test").to_numpy()
     reference = summarise_corpus(assigned_block(positions, document_features), is_held_out, n_clusters)
     reference.save(draft.folder / "corpus_model" / REFERENCE)
+    known = describe_groups(
+        model,
+        documents.select(text=document_text(text))["text"],
+        documents["source"],
+        positions["cluster"].to_numpy().astype(np.int32),
+        document_features.array("explained"),
+        is_held_out,
+        config.random_state,
+    )
+    if known is not None:
+        known.save(draft.folder / "corpus_model" / GROUPS)
     draft.write_table("labels", positions.drop("row").insert_column(0, documents["document_id"]))
     for name, table in described_clusters(documents, text, positions, config).items():
         draft.write_table(name, table)

@@ -24,6 +24,8 @@ class FeaturesConfig(dg.Config):
     """`prompt`, `completion` or `both`; a served model has only the prompt to choose an expert by."""
     n_components: int = 32
     max_features: int = 20_000
+    tokens: str = "unicode"
+    """What counts as a word: `unicode`, for every script, or `scikit-learn`, its default pattern; equal on ASCII."""
     sample_size: int = 10_000
     embedding_model: str | None = None
     """Hub id or folder; the packaged MiniLM when left out."""
@@ -80,10 +82,16 @@ def _vectoriser(config: FeaturesConfig) -> "TfidfLsa | SentenceEmbeddings":
     """Unfitted features of the configured kind."""
     if config.kind == "tfidf":
         from analysis.features.lsa import TfidfLsa
+        from analysis.text.characters import checked_tokens
 
+        try:
+            tokens = checked_tokens(config.tokens)
+        except ValueError as error:
+            raise dg.Failure(f"document_features: {error}", allow_retries=False) from error
         return TfidfLsa(
             config.n_components,
             max_features=config.max_features,
+            tokens=tokens,
             sample_size=config.sample_size,
             random_state=config.random_state,
         )

@@ -1,5 +1,6 @@
 """New documents against a saved corpus model: the labels written, the verdict, and the command line."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from analysis.clusters.assignment import LABELS_SCHEMA, assign_records, cluster_
 from analysis.clusters.corpus_model import CorpusModel
 from analysis.clusters.drift import REFERENCE, summarise_corpus
 from analysis.clusters.kmeans import sweep_kmeans
+from analysis.clusters.known_groups import GROUPS, describe_groups
 from analysis.features.lsa import TfidfLsa
 from analysis.sources import FilesSource, read_source
 
@@ -34,6 +36,10 @@ def corpus_model(shared_corpora: Path, tmp_path_factory: pytest.TempPathFactory)
     model.save(folder)
     (block,) = model.stream([prompts])
     summarise_corpus(block, is_held_out, 3).save(folder / REFERENCE)
+    sources = pl.Series(SUBJECTS).gather(np.repeat(range(3), 800))
+    known = describe_groups(model, prompts, sources, block.labels, block.explained, is_held_out)
+    assert known is not None
+    known.save(folder / GROUPS)
     return folder
 
 
@@ -64,7 +70,38 @@ def test_more_of_the_same_stands_and_a_new_subject_does_not(
     assert same.drift.reason.startswith("N stands")
     new = assign_records(records(shared_corpora, "medquad", split="test"), corpus_model, tmp_path / "labels.parquet")
     assert new.drift.reconsider
-    assert new.drift.reason.startswith("Reconsider N: at least")
+    assert new.drift.reason.startswith("Reconsider N: ")
+    assert new.drift.outside is not None
+    assert new.drift.outside > 0.2
+    assert "what" in new.drift.outside_terms or "symptoms" in new.drift.outside_terms
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_one_source_alone_is_nothing_new(corpus_model: Path, shared_corpora: Path, tmp_path: Path, name: str) -> None:
+    drift = assign_records(records(shared_corpora, name, split="test"), corpus_model).drift
+    assert not drift.reconsider, drift.reason
+    assert f"({name} 9" in drift.reason or f"({name} 100%" in drift.reason
+    assert next(iter(drift.like)) == name
+    assert not list(tmp_path.iterdir())  # no file is asked for
+
+
+def test_another_language_is_new(corpus_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "new.jsonl"
+    path.write_text("".join(f'{{"q": "河水流向大海，第{i}条鱼在水里游。"}}\n' for i in range(150)))
+    other = read_source("other", FilesSource((str(path),), {"prompt": "q", "completion": "q"}))
+    drift = assign_records(other, corpus_model).drift
+    assert drift.reconsider
+    assert "of the words of the new documents are unknown to the corpus" in drift.reason
+
+
+def test_a_model_without_groups_is_refused_and_nothing_is_written(
+    corpus_model: Path, shared_corpora: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(corpus_model, tmp_path / "old")
+    shutil.rmtree(tmp_path / "old" / GROUPS)
+    with pytest.raises(ValueError, match=r"expected the groups of the corpus in .*run the job `corpus` again"):
+        assign_records(records(shared_corpora, "gsm8k", split="test"), tmp_path / "old", tmp_path / "labels.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_odd_documents_are_assigned_and_counted(corpus_model: Path, tmp_path: Path) -> None:
@@ -102,6 +139,9 @@ def test_command_line(
     *mix, verdict = capsys.readouterr().out.splitlines()
     assert len(mix) == 3
     assert "the mix of clusters has moved by" in verdict
+    monkeypatch.setattr(sys, "argv", [*command[:3], "--column", "prompt=instruction", "--column", "completion=output"])
+    assignment.main()
+    assert capsys.readouterr().out.splitlines() == [*mix, verdict]  # the labels are optional
     monkeypatch.setattr(sys, "argv", [*command[:2], str(tmp_path / "none.jsonl"), *command[3:]])
     with pytest.raises(SystemExit, match="source 'new': no file matches"):
         assignment.main()

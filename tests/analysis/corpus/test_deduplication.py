@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,17 +18,31 @@ from analysis.corpus.deduplication import CONTENT_SHARE, TEMPLATE_DOCUMENTS, nea
 from analysis.text import language
 from analysis.text.language import languages
 from analysis.text.shingles import jaccard, shingles
-
-WORD = re.compile(r"(?:[^\W_]|_|[^\x00-\x7f])+", re.ASCII)
-TOKEN = re.compile(r"(?:\w|[^\x00-\x7f])+|[!-~]", re.ASCII)
+from tests.analysis.plain_words import runs_of
 
 
-def reference_shingles(text: str, size: int, punctuation: bool) -> set[tuple[str, ...]]:
+def reference_tokens(text: str, punctuation: bool) -> list[tuple[str, int]]:
+    """Words, characters and marks of a text, with what each counts for, in sixths of a word."""
+    tokens: list[tuple[str, int]] = []
+    for kind, characters in runs_of(text):
+        if kind == "word":
+            tokens.append(("".join(characters), 6))
+        elif kind == "unspaced":
+            tokens += [(character, 4 if character[0] >= "一" else 2) for character in characters]
+        elif punctuation:
+            tokens += [(mark, 6) for mark in characters if mark.isprintable() and not mark.isspace()]
+    return tokens
+
+
+def reference_shingles(text: str, size: int, punctuation: bool, by_length: bool = False) -> set[tuple[str, ...]]:
     """Sets of tuples of words: what the hashes stand for."""
-    lowered = "".join(letter.lower() if letter.isascii() else letter for letter in text)
-    tokens = (TOKEN if punctuation else WORD).findall(lowered)
-    size = min(size, len(tokens))
-    return {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)} if size else set()
+    tokens = [(token, weight if by_length else 6) for token, weight in reference_tokens(text, punctuation)]
+    found = set()
+    for end in range(1, len(tokens) + 1):
+        starts = [i for i in range(end) if sum(weight for _, weight in tokens[i:end]) >= 6 * size]
+        if starts:
+            found.add(tuple(token for token, _ in tokens[max(starts) : end]))
+    return found or ({tuple(token for token, _ in tokens)} if tokens else set())
 
 
 def reference_jaccard(left: set[tuple[str, ...]], right: set[tuple[str, ...]]) -> float:
@@ -47,14 +60,28 @@ def ranks(n: int) -> np.ndarray:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.text(alphabet="aB1_ .,+é日\n\t", max_size=30), min_size=1, max_size=5), st.integers(1, 4), st.booleans()
+    st.lists(st.text(alphabet="aB1_ .,+éÉ日本，ทนี่้\u0301\n\t", max_size=30), min_size=1, max_size=5),
+    st.integers(1, 4),
+    st.booleans(),
+    st.booleans(),
 )
-def test_shingles_are_the_sets_of_token_windows(texts: list[str], size: int, punctuation: bool) -> None:
-    found = shingles(pl.Series(texts), size, punctuation=punctuation)
-    expected = [reference_shingles(text, size, punctuation) for text in texts]
+def test_shingles_are_the_sets_of_token_windows(
+    texts: list[str], size: int, punctuation: bool, by_length: bool
+) -> None:
+    found = shingles(pl.Series(texts), size, punctuation=punctuation, by_length=by_length)
+    expected = [reference_shingles(text, size, punctuation, by_length) for text in texts]
     assert [len(found[i]) for i in range(len(texts))] == [len(windows) for windows in expected]
     for (i, left), (j, right) in itertools.combinations(enumerate(expected), 2):
         assert jaccard(found[i], found[j]) == pytest.approx(reference_jaccard(left, right))
+
+
+def test_fullwidth_marks_separate_and_blanks_do_not_count() -> None:
+    texts = pl.Series(["河水，大海。", "河水大海", "河水\u3000大海", "河水, 大海."])
+    words = shingles(texts, 2, punctuation=False)
+    assert all(jaccard(words[0], words[i]) == 1 for i in range(4))
+    marks = shingles(texts, 2, punctuation=True)
+    assert jaccard(marks[0], marks[1]) < 1
+    assert jaccard(marks[1], marks[2]) == 1
 
 
 def test_operators_tell_code_apart_only_with_punctuation() -> None:
@@ -135,14 +162,14 @@ def test_texts_without_tokens_are_no_duplicates_of_each_other() -> None:
 
 
 def reference_contaminated(training: list[str], evaluation: dict[str, list[str]]) -> dict[int, str]:
-    windows = [reference_shingles(text, NGRAM_WORDS, False) for text in training]
+    windows = [reference_shingles(text, NGRAM_WORDS, False, True) for text in training]
     counts: dict[tuple[str, ...], int] = {}
     for found in windows:
         for window in found:
             counts[window] = counts.get(window, 0) + 1
     result: dict[int, str] = {}
     for name, texts in evaluation.items():
-        wanted = set().union(*(reference_shingles(text, NGRAM_WORDS, False) for text in texts))
+        wanted = set().union(*(reference_shingles(text, NGRAM_WORDS, False, True) for text in texts))
         for row, found in enumerate(windows):
             if row not in result and any(counts[window] <= MAX_DOCUMENTS for window in found & wanted):
                 result[row] = name

@@ -89,7 +89,7 @@ def test_bad_texts_are_counted_and_logged(fitted: TfidfLsa, caplog: pytest.LogCa
     bad = [b"the number of \x00 apples", b"", None, b"\xff\xfe", b"qqqq zzzzzz", "число 数 the".encode(), b"a b ?"]
     [block] = fitted.stream([pl.Series(bad)])
     assert block.statistics == TextStatistics(
-        n_documents=7, n_null=1, n_invalid=1, n_without_words=4, n_without_known_terms=1, n_tokens=8, n_known_tokens=5
+        n_documents=7, n_null=1, n_invalid=1, n_without_words=4, n_without_known_terms=1, n_tokens=9, n_known_tokens=5
     )
     assert block.features.any(axis=1).tolist() == [True, False, False, False, False, True, False]
     assert np.isfinite(block.features).all()

@@ -35,7 +35,7 @@ def texts(shared_corpora: Path) -> list[str]:
 def test_equals_scikit_learn(texts: list[str], min_df: int, sublinear_tf: bool) -> None:
     theirs = TfidfVectorizer(min_df=min_df, sublinear_tf=sublinear_tf)
     expected = theirs.fit_transform(texts)
-    ours = Tfidf(max_features=None, min_df=min_df, sublinear_tf=sublinear_tf)
+    ours = Tfidf(max_features=None, min_df=min_df, sublinear_tf=sublinear_tf, tokens="scikit-learn")
     fitted = ours.fit_transform(texts)
     assert ours.vocabulary_ == theirs.get_feature_names_out().tolist()
     np.testing.assert_allclose(ours.idf_, theirs.idf_, rtol=1e-12)
@@ -48,7 +48,7 @@ def test_equals_scikit_learn(texts: list[str], min_df: int, sublinear_tf: bool) 
 
 def test_max_features_keeps_the_most_frequent(texts: list[str]) -> None:
     theirs = TfidfVectorizer(max_features=500).fit(texts)
-    ours = Tfidf(max_features=500, min_df=1).fit(texts)
+    ours = Tfidf(max_features=500, min_df=1, tokens="scikit-learn").fit(texts)
     # scikit-learn leaves the choice among equally frequent terms at the cut to an unstable sort.
     counts = dict(zip(*_frequencies(texts), strict=True))
     assert len(ours.vocabulary_) == 500
@@ -61,6 +61,15 @@ def _frequencies(texts: list[str]) -> tuple[list[str], list[int]]:
 
     counter = CountVectorizer()
     return counter.fit(texts).get_feature_names_out().tolist(), counter.transform(texts).sum(axis=0).A1.tolist()
+
+
+def test_ascii_has_the_vocabulary_of_scikit_learn_by_default(texts: list[str]) -> None:
+    plain = [text for text in texts if text.isascii()]
+    theirs = TfidfVectorizer(sublinear_tf=True)
+    expected = theirs.fit_transform(plain)
+    ours = Tfidf(max_features=None, min_df=1)
+    assert abs(ours.fit_transform(plain) - expected).max() < 1e-6
+    assert ours.vocabulary_ == theirs.get_feature_names_out().tolist()
 
 
 def test_ties_at_the_cut_go_by_the_alphabet() -> None:
@@ -91,3 +100,5 @@ def test_arguments_out_of_range() -> None:
         Tfidf(max_features=0)
     with pytest.raises(ValueError, match=r"min_df: expected a number of documents, at least 1, got 0\.5"):
         Tfidf(min_df=0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"tokens: expected one of \['unicode', 'scikit-learn'\], got 'sklearn'"):
+        Tfidf(tokens="sklearn")  # type: ignore[arg-type]

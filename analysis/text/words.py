@@ -1,0 +1,35 @@
+"""The terms of texts one after the other, where their order matters."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from analysis.text.blocks import Texts, text_blocks
+from analysis.text.characters import Tokens, character_table, ignored_characters
+
+
+def words(texts: Texts, tokens: Tokens = "unicode") -> Iterator[list[str]]:
+    """The terms of each text in lower case, in order: what `analysis.text.term_counts` counts.
+
+    Args:
+        texts: the documents.
+        tokens: what counts as a term, see `analysis.text.characters`.
+
+    Raises:
+        TypeError: if `texts` does not hold text.
+        ValueError: if `tokens` is unknown.
+    """
+    from analysis.text._tokens import token_spans
+
+    table, ignored = character_table(tokens), ignored_characters() if tokens == "unicode" else {}
+    for block in text_blocks(texts):
+        spans, ends = token_spans(block.data, block.offsets, table)
+        first = block.offsets[0]
+        text = block.data[first : block.offsets[-1]].tobytes()
+        for start, end in pairwise([0, *ends.tolist()]):
+            yield [as_term(text[a:b], ignored) for a, b in (spans[start:end] - first).tolist()]
+
+
+def as_term(occurrence: bytes, ignored: dict[int, None]) -> str:
+    """The term that these bytes of a text are an occurrence of."""
+    term = occurrence.decode().lower()
+    return term if term.isascii() else term.translate(ignored)
