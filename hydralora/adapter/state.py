@@ -1,8 +1,8 @@
 """What state an adapter is in, asked once and before anything changes.
 
 Each public function works in some states and would be wrong in others: a merged adapter is in the base weights
-already, a disabled one does not run, a compiled module hides names. docs/method.md has
-the whole table of states and functions; tests/hydralora/adapter/test_state.py has every cell.
+already, a disabled one does not run, a compiled module hides names. docs/method.md has the whole table of states and
+functions.
 """
 
 import dataclasses
