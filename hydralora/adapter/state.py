@@ -1,16 +1,8 @@
 """What state an adapter is in, asked once and before anything changes.
 
 Each public function works in some states and would be wrong in others: a merged adapter is in the base weights
-already, a disabled one does not run, a compiled module hides names. `docs/method.md` has the whole table.
-
-| function | merged | another one merged | disabled | not active | compiled | without PeftModel |
-|---|---|---|---|---|---|---|
-| to_lora, export_lora | works | works | works | works | works | works |
-| to_merged, upcycle | works, unmerges | works, unmerges | works | works | works | refuses |
-| add_expert, drop_expert, merge_experts | refuses | works | works | works | works | works |
-| set_static_gates, static_gates | refuses | works | works | works | works | works |
-| record_gates | refuses | refuses | refuses | works | works | works |
-| calibrate_gates, compare_with_live | refuses | refuses | refuses | refuses | works | works |
+already, a disabled one does not run, a compiled module hides names. docs/method.md has the whole table of states and
+functions.
 """
 
 import dataclasses

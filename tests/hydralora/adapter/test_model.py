@@ -124,6 +124,14 @@ def test_one_expert_converts_to_lora(hydra_llama: Any, tiny_llama: Any, tokens: 
     assert not hydra_llama().supports_lora_conversion()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_conversion_keeps_the_dtype(tiny_llama: Any, dtype: torch.dtype) -> None:
+    options = {"router_input": "uniform", "target_modules": ["q_proj"], "init_weights": False}
+    model = get_peft_model(tiny_llama().to(dtype), HydraLoraConfig(r=4, **options), autocast_adapter_dtype=False)
+    _, state = convert_to_lora(model, rank=4)
+    assert {tensor.dtype for tensor in state.values()} == {dtype}
+
+
 def test_one_expert_trains_as_lora_does(tiny_llama: Any, tokens: torch.Tensor) -> None:
     fields = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
     hydra = get_peft_model(tiny_llama(), HydraLoraConfig(num_experts=1, **fields))
