@@ -44,7 +44,7 @@ def exams() -> pl.DataFrame:
     chosen = []
     for source, (n_train, n_validation) in EXAMS.items():
         train, test = (_shuffled(documents.filter(source=source, split=split)) for split in ("train", "test"))
-        chosen += _cut(train, n_train, n_validation) + [test[:TEST].with_columns(part=pl.lit("test"))]
+        chosen += [*_cut(train, n_train, n_validation), test[:TEST].with_columns(part=pl.lit("test"))]
     return pl.concat(chosen).select(COLUMNS)
 
 
@@ -60,7 +60,7 @@ def flan(used: pl.DataFrame) -> pl.DataFrame:
     chosen = []
     for source in sorted(set(cluster_of_task.values())):
         train, test = (_shuffled(documents.filter(source=source, split=split)) for split in ("train", "test"))
-        chosen += _cut(train, FLAN_TRAIN, FLAN_VALIDATION) + [test.with_columns(part=pl.lit("test"))]
+        chosen += [*_cut(train, FLAN_TRAIN, FLAN_VALIDATION), test.with_columns(part=pl.lit("test"))]
     bbh = pl.read_parquet(CORPORA / "bbh_test.parquet").filter(pl.col("target").str.len_chars() > 0)
     unseen = _shuffled(bbh).group_by("task", maintain_order=True).head(UNSEEN_OF_TASK)
     unseen = unseen.select(

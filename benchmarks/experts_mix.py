@@ -1,4 +1,4 @@
-"""A mix of corpora as arrays, as the study of label-free experts takes it: tokens, parts, groups and words of prompts."""
+"""A mix of corpora as arrays, for the study of label-free experts: tokens, parts, groups and words of prompts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
