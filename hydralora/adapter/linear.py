@@ -113,7 +113,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         if not (can_fuse(x, base, a, b) if router is None else can_fuse(x, base, a, b, router)):
             return None
         router_input, weight_router = self.router_input[name], None if router is None else router.weight
-        if (router is None and self.num_experts[name] > 1) or name in children["static_gates"]._buffers:
+        if (router is None and self.num_experts[name] > 1) or name in children["fixed_gate_vectors"]._buffers:
             router_input, weight_router = "given", self._constant_gates(x, name)
             if weight_router.requires_grad:
                 return None
