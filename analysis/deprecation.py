@@ -38,7 +38,8 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """The module under its new name."""
         module = importlib.import_module(self.moved[spec.name])
         self._specs[spec.name] = module.__spec__
-        return renamed(spec.name, self.moved[spec.name], module)
+        renamed(spec.name, self.moved[spec.name], None)
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing to run: the module has run under its new name, and keeps it."""
