@@ -1,4 +1,4 @@
-"""Arrays and values in a folder, as npy and JSON; a file is there completely or not at all."""
+"""Write and read arrays (npy) and values (JSON). Writes are atomic: a file is complete or absent."""
 
 import json
 import os
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
-    """Write an npy file, with its folder if need be."""
+    """Write an npy file; creates its folder if it is missing."""
     _replace(path, lambda file: np.save(file, array, allow_pickle=False))
 
 
 def load_array(path: Path) -> NDArray[Any]:
-    """Read an npy file; refuses pickled objects."""
+    """Read an npy file. Pickled objects are refused."""
     array: NDArray[Any] = np.load(path, allow_pickle=False)
     return array
 
 
 def save_json(path: Path, value: Any) -> None:
-    """Write a JSON file, with its folder if need be."""
+    """Write a JSON file; creates its folder if it is missing."""
     _replace(path, lambda file: file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()))
 
 

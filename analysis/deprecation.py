@@ -1,4 +1,4 @@
-"""Old names of modules: they work for one minor version after a new name came, and say so."""
+"""Old module names: they keep working for one minor version after a rename, with a DeprecationWarning."""
 
 import importlib
 import importlib.abc
@@ -31,7 +31,7 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Called by Python for names that no file has."""
+        """Python calls this for module names that it finds no file for."""
         return importlib.util.spec_from_loader(fullname, self) if fullname in self.moved else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
@@ -42,7 +42,7 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing to run: the module has run under its new name, and keeps it."""
+        """Do nothing: the module was already executed under its new name."""
         assert module.__spec__ is not None
         module.__spec__ = self._specs[module.__spec__.name]
 
@@ -52,7 +52,7 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def install() -> None:
-    """Old names of this package's modules."""
+    """Make the old names of this package's modules importable."""
     if any(isinstance(finder, MovedModules) and finder.moved is MOVED for finder in sys.meta_path):
         return
     MovedModules(MOVED).install()

@@ -1,4 +1,4 @@
-"""What can be wrong with a router, said in words."""
+"""Warnings about a router, in plain words."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from analysis.adapters.parts import OUTSIDE
 INERT_ENTROPY = 0.995
 COLLAPSED_USAGE = 0.95
 DEAD_SHARE = 0.1
-"""An expert is dead below this share of the use it would have if all were used alike."""
+"""An expert is dead if its use is below this share of the use under equal routing (1 / N)."""
 SAME_COSINE = 0.95
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """Something a person should know.
+    """One warning for the reader of a report.
 
     Attributes:
-        level: "warning", or "note" where it holds for a few modules only.
+        level: "warning", or "note" if it holds for only a few modules.
         where: "router", "layer 17 self_attn.q_proj" …
         text: a sentence.
     """
@@ -30,7 +30,7 @@ class Alarm:
 
 
 def routing_alarms(usage: pl.DataFrame, entropy: pl.DataFrame, similarity: pl.DataFrame) -> tuple[Alarm, ...]:
-    """Alarms of a router, warnings first.
+    """Find the alarms of a router, warnings first.
 
     Args:
         usage: layer, module, expert, usage.
@@ -61,7 +61,7 @@ def _collapsed(usage: pl.DataFrame) -> tuple[Alarm, ...]:
 
 
 def _dead(usage: pl.DataFrame) -> tuple[Alarm, ...]:
-    """Dead experts of modules that have not collapsed, where that is told already."""
+    """Dead experts. Collapsed modules are skipped: they have an alarm of their own."""
     alive = usage.filter(pl.col("usage").max().over("layer", "module") <= COLLAPSED_USAGE)
     n_modules, n_experts = usage.select("layer", "module").n_unique(), usage["expert"].n_unique()
     dead = alive.filter(pl.col("usage") < DEAD_SHARE / n_experts).sort("expert", "layer", "module")
@@ -77,7 +77,7 @@ def _dead(usage: pl.DataFrame) -> tuple[Alarm, ...]:
 
 
 def same_experts(similarity: pl.DataFrame) -> tuple[Alarm, ...]:
-    """Experts with the same B; gates that agree are not enough, since different B still do different work."""
+    """Experts with the same B. Equal gates alone are no alarm: experts with different B still do different work."""
     n_modules = similarity.select("layer", "module").n_unique()
     typical = typical_cosine(similarity)
     if typical is not None and typical > SAME_COSINE and similarity.select("expert_a", "expert_b").n_unique() > 1:
@@ -93,7 +93,7 @@ def same_experts(similarity: pl.DataFrame) -> tuple[Alarm, ...]:
 
 
 def typical_cosine(similarity: pl.DataFrame) -> float | None:
-    """Median cosine of the B of two experts, over pairs and modules; None where it is not known."""
+    """Median cosine between the B of two experts, over pairs and modules; None if it was not measured."""
     cosines = similarity["b_cosine"].drop_nulls().to_numpy()
     return float(np.median(cosines)) if len(cosines) else None
 

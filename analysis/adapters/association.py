@@ -1,4 +1,4 @@
-"""Do gates follow a grouping of the documents? Mutual information and variance explained, against permuted groups."""
+"""Do gates follow a grouping of the documents? Mutual information and explained variance, against permuted groups."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ModuleAssociation:
-    """Of one module, or the mean over modules.
+    """How strongly the gates depend on the groups, in one module or as the mean over modules.
 
     Attributes:
-        nmi: normalised mutual information of a document's strongest expert and its group, 0 to 1.
-        nmi_null: its mean for permuted groups.
+        nmi: normalised mutual information between a document's strongest expert and its group, 0 to 1.
+        nmi_null: mean of `nmi` for permuted groups.
         variance_explained: share of the gates' variance over documents that lies between groups, 0 to 1.
-        variance_null: its mean for permuted groups.
-        p_value: of `variance_explained`, one-sided.
+        variance_null: mean of `variance_explained` for permuted groups.
+        p_value: one-sided p-value of `variance_explained`.
     """
 
     nmi: float
@@ -30,13 +30,13 @@ class ModuleAssociation:
 
     @property
     def explained_beyond_chance(self) -> float:
-        """Variance explained, with chance at 0 and everything at 1."""
+        """Explained variance, rescaled so that 0 is chance and 1 is all of the variance."""
         return (self.variance_explained - self.variance_null) / max(1 - self.variance_null, 1e-12)
 
 
 @dataclass(frozen=True)
 class Association(ModuleAssociation):
-    """The mean over modules, and each of them in `modules`."""
+    """The mean over modules; `modules` holds each of them."""
 
     modules: tuple[ModuleAssociation, ...] = ()
 
@@ -44,20 +44,22 @@ class Association(ModuleAssociation):
 def gate_association(
     gates: NDArray[np.floating], labels: NDArray[np.integer], *, n_permutations: int = 499, random_state: int = 0
 ) -> Association:
-    """Association of gates with groups.
+    """Measure how strongly gates depend on groups.
 
-    The variance is the main measure: gates may lean towards a group's expert and never change which is strongest.
+    Explained variance is the main measure: gates may lean towards a group's expert without making it the strongest.
 
     Args:
         gates: [n_documents, n_modules, N].
-        labels: [n_documents], 0 to the number of groups less one.
+        labels: [n_documents], group numbers from 0 to n_groups - 1.
 
     Raises:
-        ValueError: not one label for each document, or one group only.
+        ValueError: the number of labels differs from the number of documents, or there is only one group.
     """
     n, n_modules, n_experts = gates.shape
     if len(labels) != n or labels.max(initial=0) == 0:
-        raise ValueError(f"labels: expected {n} labels of at least two groups, got {len(labels)} of one or another")
+        raise ValueError(
+            f"labels: expected {n} labels of at least two groups, got {len(labels)} labels"
+        )
     groups = np.eye(int(labels.max()) + 1)[labels]
     strongest = np.eye(n_experts)[gates.argmax(axis=2)].reshape(n, -1)
     centered = (gates - gates.mean(axis=0, dtype=np.float64)).reshape(n, -1)
@@ -91,7 +93,11 @@ def _summary(nmi: Floats, explained: Floats, null_nmi: Floats, null_explained: F
 
 
 def _nmi(joint: Floats) -> Floats:
-    """[n_modules] normalised mutual information (arithmetic mean of entropies) of distributions [M, N, groups]."""
+    """Normalised mutual information [n_modules], with the arithmetic mean of the entropies.
+
+    Args:
+        joint: [n_modules, N, n_groups], joint distributions.
+    """
     experts, groups = joint.sum(axis=2), joint.sum(axis=1)
     entropies = _entropy(experts) + _entropy(groups)
     information = entropies - _entropy(joint.reshape(len(joint), -1))

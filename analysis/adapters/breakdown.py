@@ -1,8 +1,8 @@
-"""What training did to A and B: component adapters side by side, with the controls that a picture lacks.
+"""What training did to A and B: component adapters compared with each other and with controls.
 
-The paper (section 2.3, Figure 3) trains one LoRA for each part of a corpus from the same seed and sees in a t-SNE plot
-that their A coincide and their B separate. Equal seeds give equal A at the start, so this module also looks at other
-seeds, at untrained adapters, and at how far each matrix moved.
+The paper (section 2.3, Figure 3) trains one LoRA for each part of a corpus, all from the same seed. In its t-SNE plot
+the A matrices coincide and the B matrices separate. Equal seeds start with equal A, so that plot alone proves little.
+This module adds controls: other seeds, untrained adapters, and how far each matrix moved.
 """
 
 from collections.abc import Sequence
@@ -41,11 +41,11 @@ class ComponentAdapter:
     """A plain LoRA trained on one part of a corpus, or a control.
 
     Attributes:
-        name: short, unique; the head's name in tables and figures.
-        part: what it was trained on: a cluster, a task, an IID part.
-        seed: of its initialisation.
-        state: parameters by name.
-        trained: False for an adapter as it was initialised, the start of all adapters of its seed.
+        name: short and unique; names the head in tables and figures.
+        part: what it was trained on: a cluster, a task or an IID part.
+        seed: seed of the initialisation.
+        state: parameter name -> array.
+        trained: False for the initial adapter, from which all adapters of this seed start.
     """
 
     name: str
@@ -61,15 +61,16 @@ class ParameterBreakdown:
 
     Attributes:
         submodules: head, part, seed, trained, layer, module, matrix, r, dim, norm, effective_rank, from_start
-            (relative distance from the untrained adapter of its seed; null where unknown, and for B, starting at 0).
+            (relative distance from the untrained adapter of the same seed; null if unknown, and for B, which starts at
+            0).
         pairs: head_a, head_b, relation, layer, module, matrix, subspace_similarity, mean_angle, largest_angle
-            (degrees), cka, cosine, relative_distance, update_cosine (of what training added; null where unknown),
+            (degrees), cka, cosine, relative_distance, update_cosine (cosine of what training added; null if unknown),
             chance (similarity of random subspaces).
         separability: matrix, silhouette, silhouette_p, knn_accuracy, knn_p, chance; heads of one seed.
-        identification: matrix, accuracy, p, chance, n_places; heads of one seed, recognised by those of another seed.
+        identification: matrix, accuracy, p, chance, n_places; matches the heads of one seed with those of another.
         embedding: method, panel ("all", "A", "B"), head, layer, module, matrix, x, y.
         parameters: head, part, n_parameters.
-        observation: the paper's Observation II in this run.
+        observation: whether this run supports the paper's Observation II.
     """
 
     submodules: pl.DataFrame
@@ -81,7 +82,7 @@ class ParameterBreakdown:
     observation: ObservationTwo
 
 
-# t-SNE on few points: BLAS threads that wait for each other on a busy machine cost more than they bring.
+# t-SNE on few points: on a busy machine, synchronising BLAS threads costs more than they save.
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def break_down(
     components: Sequence[ComponentAdapter],
@@ -92,17 +93,17 @@ def break_down(
     methods: Sequence[Method] = ("t-SNE", "UMAP"),
     random_state: int = 0,
 ) -> ParameterBreakdown:
-    """Compare the A and the B of component adapters, and the experts of a HydraLoRA.
+    """Compare the A and B matrices of component adapters, and the experts of a HydraLoRA.
 
     Args:
-        components: trained adapters of different parts and, as controls, of other seeds and untrained.
-        hydralora: parameters of a trained HydraLoRA; its experts are compared with each other.
-        shared_expert: the HydraLoRA has an always-on expert beside the routed ones.
-        shared_rank: rank of its LoRA that is always on, 0 without one.
-        methods: how to draw the points.
+        components: adapters trained on different parts and, as controls, adapters of other seeds and untrained ones.
+        hydralora: parameters of a trained HydraLoRA, whose experts are compared with each other.
+        shared_expert: whether the HydraLoRA has an always-on expert besides the routed ones.
+        shared_rank: rank of its always-on LoRA; 0 if it has none.
+        methods: projections to two dimensions.
 
     Raises:
-        ValueError: two components of one name, or adapters of different layers or modules.
+        ValueError: two components have the same name, or the adapters differ in their layers or modules.
     """
     names = [component.name for component in components]
     if len(set(names)) < len(names):
@@ -152,12 +153,12 @@ def _check_places(heads: Heads) -> None:
 
 
 def _starts(components: Sequence[ComponentAdapter], heads: Heads) -> Starts:
-    """A of the untrained adapter of each seed, by place."""
+    """A of each seed's untrained adapter, by place."""
     return {c.seed: {s.place: s for s in heads[c.name] if s.matrix == "A"} for c in components if not c.trained}
 
 
 def _one_seed(components: Sequence[ComponentAdapter], heads: Heads) -> list[Submodule]:
-    """Matrices of the trained adapters of the first seed, one adapter for each part: what the paper draws."""
+    """Matrices of the first seed's trained adapters, one adapter for each part, as in the paper's figures."""
     chosen: dict[str, str] = {}
     seed = next((c.seed for c in components if c.trained), None)
     for component in components:
@@ -208,7 +209,7 @@ def _pairs(
             rows.append({"relation": relation, **_compare(one, other, start_a, start_b)})
     by_place: dict[tuple[int, str], list[Submodule]] = {}
     for expert in experts:
-        if expert.matrix == "B" and expert.head != SHARED_LORA:  # of another rank
+        if expert.matrix == "B" and expert.head != SHARED_LORA:  # the shared LoRA may have another rank
             by_place.setdefault(expert.place, []).append(expert)
     for blocks in by_place.values():
         rows += [{"relation": EXPERTS, **_compare(a, b, None, None)} for a, b in combinations(blocks, 2)]
@@ -274,7 +275,10 @@ def _separability(shown: Sequence[Submodule], random_state: int) -> pl.DataFrame
 
 
 def _identification(components: Sequence[ComponentAdapter], pairs: pl.DataFrame, random_state: int) -> pl.DataFrame:
-    """Only the subspaces can be compared: another seed has another A, and so another basis for what B reads."""
+    """Match heads across seeds by their subspaces.
+
+    Entries of B cannot be compared across seeds: each seed has its own A, and so its own basis for the input of B.
+    """
     by_seed: dict[int, dict[str, str]] = {}
     for component in components:
         if component.trained:

@@ -1,4 +1,4 @@
-"""Does a run support the paper's Observation II: A of separately trained heads converge, their B are told apart?"""
+"""Does a run support the paper's Observation II: do A of separately trained heads converge while their B separate?"""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,11 +20,11 @@ SUPPORTED, STARTED_EQUAL = "supported", "looks so, but A started equal"
 NOT_SUPPORTED, CANNOT_TELL = "not supported", "cannot tell"
 
 LEAST_EFFECT = 0.05
-"""A difference of mean similarities below this is no difference a reader would act on."""
+"""Smaller differences between mean similarities are ignored: they are too small to matter."""
 
 
 class _Trained(Protocol):
-    """What decides how two adapters are related."""
+    """The properties that decide how two adapters are related."""
 
     @property
     def part(self) -> str: ...
@@ -41,7 +41,7 @@ class ObservationTwo:
     Attributes:
         verdict: "supported", "looks so, but A started equal", "not supported" or "cannot tell".
         reason: the evidence in plain words.
-        numbers: mean subspace similarities and other measures by name; those that this run has.
+        numbers: name -> mean subspace similarity or another measure; only those that this run has.
     """
 
     verdict: str
@@ -50,7 +50,7 @@ class ObservationTwo:
 
 
 def relation_of(a: _Trained, b: _Trained) -> str | None:
-    """How two adapters are related; None where their comparison tells nothing."""
+    """How two adapters are related; None if comparing them says nothing about Observation II."""
     if a.trained and b.trained:
         if a.seed == b.seed:
             return SAME_SEED if a.part != b.part else None
@@ -61,11 +61,12 @@ def relation_of(a: _Trained, b: _Trained) -> str | None:
 
 
 def observation_two(pairs: pl.DataFrame, *, random_state: int = 0) -> ObservationTwo:
-    """The paper's Observation II (section 2.3) in a table of pairs, as `ParameterBreakdown.pairs`.
+    """Test the paper's Observation II (section 2.3) on a table of pairs like `ParameterBreakdown.pairs`.
 
-    Two questions. Are the A of one seed more alike than the B of the same heads (by subspace, paired by place)? And is
-    it training that made them so: are A of different seeds more alike than chance, and at least as much as their B, or,
-    where no other seed was trained, did A of one seed end nearer to each other than to their common start?
+    There are two questions. First: are A of one seed more alike than B of the same heads (by subspace, paired by
+    place)? Second: did training cause this? It did if A of different seeds are more alike than chance, and at least as
+    alike as their B. If no other seed was trained, A of one seed must end nearer to each other than to their common
+    start.
     """
     a, b = (_by_place(pairs, SAME_SEED, matrix) for matrix in ("A", "B"))
     both = a.join(b, on=["layer", "module"], suffix="_b")
@@ -125,7 +126,7 @@ def _updates(numbers: dict[str, float]) -> str:
 
 
 def _data_effect(pairs: pl.DataFrame, random_state: int) -> dict[str, float]:
-    """How much more alike B of two seeds are where they saw the same data, by place; nan without such pairs."""
+    """How much more alike B of two seeds are if they saw the same data, paired by place; nan without such pairs."""
     same, other = (_by_place(pairs, relation, "B") for relation in (SEED_CONTROL, OTHER_SEED))
     both = same.join(other, on=["layer", "module"], suffix="_other")
     if both.is_empty():

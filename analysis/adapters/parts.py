@@ -1,4 +1,4 @@
-"""What an adapter's state dict is made of: layer, module, matrix and head of every tensor."""
+"""The parts of an adapter's state dict: layer, module, matrix and head of every tensor."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -12,10 +12,10 @@ Matrix = NDArray[np.float32]
 State = Mapping[str, NDArray[np.generic]]
 
 SHARED_LORA = "shared LoRA"
-"""The head of the LoRA that is always on beside experts."""
+"""Head name of the always-on LoRA besides the experts."""
 
 OUTSIDE = -1
-"""The layer of modules outside of the numbered layers, such as `lm_head`."""
+"""Layer of modules outside the numbered layers, such as `lm_head`."""
 
 # `base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight`; the adapter's name may stand before `.weight`.
 _PART = r"\.(?P<part>lora_[AB]|hydralora_(?:A|B|router))(?:\.\w+)?\.weight$"
@@ -27,10 +27,10 @@ _KEYS = (
 
 @dataclass(frozen=True)
 class Submodule:
-    """One matrix of one head at one place of the model.
+    """One matrix of one head at one place in the model.
 
     Attributes:
-        head: name of the adapter, or of the expert within it.
+        head: name of the adapter, or of an expert in it.
         layer: number of the layer, or `OUTSIDE`.
         module: path of the adapted module within its layer, such as "self_attn.q_proj".
         matrix: "A" or "B".
@@ -52,17 +52,18 @@ class Submodule:
 def submodules(state: State, name: str, *, shared_expert: bool = False, shared_rank: int = 0) -> list[Submodule]:
     """The matrices of an adapter, ordered by layer and module.
 
-    A LoRA has one head, `name`. In a HydraLoRA, A belongs to the head `name`, and block i of B's columns to the head
-    `expert i`; a shared expert is the last block. A shared LoRA has the last rows of A and the last columns of B, and
-    is a head of its own.
+    A LoRA has one head, `name`. In a HydraLoRA, A belongs to the head `name`, and block i of B's columns belongs to the
+    head `expert i`. A shared expert is the last block. A shared LoRA is a head of its own: it has the last rows of A
+    and the last columns of B.
 
     Args:
-        state: parameters by name, as `safetensors.numpy.load_file` gives them.
-        shared_expert: the last block of B is the always-on expert, called `shared expert`.
-        shared_rank: rank of the LoRA that is always on beside the experts, called `shared LoRA`; 0: none.
+        state: parameter name -> array, as `safetensors.numpy.load_file` returns it.
+        shared_expert: whether the last block of B is the always-on expert, the head `shared expert`.
+        shared_rank: rank of the always-on LoRA, the head `shared LoRA`; 0 if there is none.
 
     Raises:
-        ValueError: no adapter parameters, a B without its A, or a B whose columns are not a multiple of A's rank.
+        ValueError: the state has no adapter parameters, a B without its A, or a B whose number of columns is not a
+            multiple of A's rank.
     """
     parts = _parts(state)
     found: list[Submodule] = []
@@ -89,7 +90,7 @@ def submodules(state: State, name: str, *, shared_expert: bool = False, shared_r
 
 
 def parameter_counts(state: State) -> dict[str, int]:
-    """Number of parameters of an adapter by part: A, B, router (0 where there is none)."""
+    """Number of parameters of each part of an adapter: A, B and router (0 without a router)."""
     counts = {"A": 0, "B": 0, "router": 0}
     for matrices in _parts(state).values():
         for part, values in matrices.items():

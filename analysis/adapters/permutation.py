@@ -9,10 +9,10 @@ Floats = NDArray[np.float64]
 
 
 def sign_flip_p_value(differences: Floats, *, n_permutations: int = 9999, random_state: int = 0) -> float:
-    """One-sided p-value that the mean of paired differences is above zero; their signs are free under the null.
+    """One-sided p-value for a mean of paired differences above zero. Under the null, their signs are exchangeable.
 
     Raises:
-        ValueError: no differences.
+        ValueError: `differences` is empty.
     """
     if not len(differences):
         raise ValueError("differences: expected at least one, got none")
@@ -21,19 +21,19 @@ def sign_flip_p_value(differences: Floats, *, n_permutations: int = 9999, random
 
 
 def p_value(statistic: float, null: Floats) -> float:
-    """Share of the null at or above the statistic, which counts as one draw of it itself (never 0)."""
+    """Share of the null at or above the statistic. The statistic counts as one draw, so the value is never 0."""
     tolerance = 1e-9 * (1 + abs(statistic))
     return float((1 + np.sum(null >= statistic - tolerance)) / (1 + len(null)))
 
 
 @dataclass(frozen=True)
 class Separability:
-    """How well points of one label keep apart from those of others, with one-sided permutation p-values.
+    """How well points with different labels separate, with one-sided permutation p-values.
 
     Attributes:
-        silhouette: mean silhouette, -1 to 1.
-        knn_accuracy: share of points whose nearest other points mostly have their label.
-        chance: `knn_accuracy` of permuted labels, on average.
+        silhouette: mean silhouette coefficient, -1 to 1.
+        knn_accuracy: share of points whose nearest neighbours mostly have the same label.
+        chance: mean `knn_accuracy` for permuted labels.
     """
 
     silhouette: float
@@ -52,15 +52,16 @@ def separability(
     n_permutations: int = 499,
     random_state: int = 0,
 ) -> Separability:
-    """Separation of labelled points, against labels permuted within blocks.
+    """Measure how well labelled points separate, against labels permuted within blocks.
 
     Args:
         distances: [n, n], symmetric with a zero diagonal.
-        labels: [n], 0 to the number of labels less one.
-        blocks: [n]; labels move only within a block (a place of the model: each place keeps its heads).
+        labels: [n], from 0 to n_labels - 1.
+        blocks: [n], block numbers. Labels are permuted only within a block. Here a block is a place in the model, so
+            each place keeps its heads.
 
     Raises:
-        ValueError: fewer than two labels, or a label with a single point.
+        ValueError: there are fewer than two labels, or a label has only one point.
     """
     counts = np.bincount(labels)
     if len(counts) < 2 or counts.min() < 2:
@@ -86,11 +87,11 @@ def separability(
 
 @dataclass(frozen=True)
 class Matching:
-    """How often heads are recognised among those of another seed, with a one-sided permutation p-value.
+    """How often heads are matched correctly with those of another seed, with a one-sided permutation p-value.
 
     Attributes:
-        accuracy: share of heads whose most similar head of the other seed is of the same part.
-        p: of it, with parts permuted at each place.
+        accuracy: share of heads whose most similar head in the other seed was trained on the same part.
+        p: p-value of `accuracy`, with parts permuted at each place.
         chance: one over the number of parts.
     """
 
@@ -100,19 +101,21 @@ class Matching:
 
 
 def matching(similarities: Floats, *, n_permutations: int = 9999, random_state: int = 0) -> Matching:
-    """Whether equal parts are most alike across two seeds.
+    """Test whether heads trained on the same part are the most alike across two seeds.
 
     Args:
-        similarities: [n_places, n_parts, n_parts]; rows are parts of one seed, columns the same parts of the other.
+        similarities: [n_places, n_parts, n_parts]. Rows are the parts of one seed, columns are the same parts of the
+            other seed.
 
     Raises:
-        ValueError: no places, fewer than two parts, or not as many rows as columns.
+        ValueError: there is no place, there are fewer than two parts, or the matrices are not square.
     """
     n_places, n_rows, n_parts = similarities.shape
     if not n_places or n_parts < 2 or n_rows != n_parts:
         raise ValueError(f"similarities: expected [places, n, n] with n of at least 2, got {similarities.shape}")
     found = similarities.argmax(axis=1)
-    # hits[p, i, j]: column j is taken for part i; under the null its true part is any, each once a place.
+    # hits[p, i, j]: part i is matched with column j. Under the null, the true parts at a place are a random
+    # permutation.
     hits = found[:, None, :] == np.arange(n_parts)[None, :, None]
     observed = float(np.trace(hits, axis1=1, axis2=2).sum())
     orders = np.argsort(np.random.default_rng(random_state).random((n_permutations, n_places, n_parts)), axis=2)
@@ -123,7 +126,7 @@ def matching(similarities: Floats, *, n_permutations: int = 9999, random_state: 
 def _permute_within(
     labels: NDArray[np.integer], blocks: NDArray[np.integer], generator: np.random.Generator
 ) -> NDArray[np.integer]:
-    # Both orders list the blocks one after the other; within a block the second is random.
+    # Both orders list the blocks one after the other. Within a block, the second order is random.
     in_order = np.argsort(blocks, kind="stable")
     shuffled = np.lexsort((generator.random(len(labels)), blocks))
     permuted = np.empty_like(labels)

@@ -1,4 +1,4 @@
-"""Matrices of any shapes as points of a plane: t-SNE and UMAP of their directions."""
+"""Matrices of any shapes as points in the plane: t-SNE and UMAP of their directions."""
 
 import warnings
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ Method = Literal["t-SNE", "UMAP"]
 
 
 def gram(submodules: Sequence[Submodule]) -> Floats:
-    """[n, n] cosines between matrices as vectors, zero between different shapes or between A and B.
+    """Cosines [n, n] between matrices as vectors; zero between different shapes and between A and B.
 
-    So matrices of different shapes (grouped-query attention, MLP) lie in orthogonal parts of one space: nothing is
-    cut, padded or projected, and distances between equal shapes are exact. Norms are left out: B starts at zero and A
-    does not, so that raw distances would show little but the size.
+    Matrices of different shapes (grouped-query attention, MLP) lie in orthogonal subspaces of one space. Nothing is
+    cut, padded or projected, so distances between equal shapes are exact. Norms are ignored: B starts at zero and A
+    does not, so raw distances would mostly show size.
     """
     result = np.zeros((len(submodules), len(submodules)))
     kinds: dict[tuple[str, tuple[int, ...]], list[int]] = {}
@@ -32,17 +32,17 @@ def gram(submodules: Sequence[Submodule]) -> Floats:
 
 
 def distances(cosines: Floats) -> Floats:
-    """[n, n] Euclidean distances between unit vectors with these cosines."""
+    """Euclidean distances [n, n] between unit vectors with these cosines."""
     squared = np.maximum(2.0 - 2.0 * cosines, 0.0)
     np.fill_diagonal(squared, 0.0)
     return np.sqrt(squared)
 
 
 def embed(cosines: Floats, method: Method, *, random_state: int = 0) -> Floats:
-    """[n, 2] coordinates of points with these inner products; the same input gives the same output.
+    """Coordinates [n, 2] of points with these inner products. Deterministic.
 
     Raises:
-        ValueError: fewer than five points.
+        ValueError: there are fewer than five points.
     """
     n = len(cosines)
     if n < 5:
@@ -54,11 +54,11 @@ def embed(cosines: Floats, method: Method, *, random_state: int = 0) -> Floats:
         perplexity = min(30.0, (n - 1) / 4)
         return np.asarray(TSNE(perplexity=perplexity, init="pca", random_state=random_state).fit_transform(points))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ImportWarning)  # that TensorFlow, which is not used, is not installed
+        warnings.simplefilter("ignore", ImportWarning)  # UMAP warns that TensorFlow is missing; we do not use it
         from umap import UMAP
 
-    # A place has as many near points as there are heads: among more neighbours most are strangers, which heap up. The
-    # spectral initialisation fails where the neighbour graph has many parts, as here.
+    # A place has one near point per head. With more neighbours, most would be unrelated and clump together. Spectral
+    # initialisation fails if the neighbour graph is disconnected, as it is here.
     mapper = UMAP(n_neighbors=min(5, n - 1), min_dist=0.5, init="pca", random_state=random_state, n_jobs=1)
     return np.asarray(mapper.fit_transform(points), np.float64)
 
@@ -66,7 +66,8 @@ def embed(cosines: Floats, method: Method, *, random_state: int = 0) -> Floats:
 def _coordinates(cosines: Floats) -> NDArray[np.float32]:
     """Principal coordinates of the points, largest first, each with a fixed sign.
 
-    All of them: matrices of different places are nearly orthogonal, so that no few directions hold their distances.
+    All coordinates are kept: matrices at different places are nearly orthogonal, so a few directions cannot preserve
+    their distances.
     """
     centered = cosines - cosines.mean(axis=0) - cosines.mean(axis=1, keepdims=True) + cosines.mean()
     values, vectors = np.linalg.eigh(centered)

@@ -1,8 +1,7 @@
-"""What the router does: use of the experts, whether gates follow the corpus, and alarms in words.
+"""What the router does: how it uses the experts, whether gates follow the corpus, and alarms in words.
 
-The number of an expert means something only within one adapted layer: expert 0 of layer 3 has nothing to do with
-expert 0 of layer 17, unless gates are given for a whole sequence. So every statistic is taken layer by layer, then
-averaged.
+An expert's number has a meaning only within one adapted module: expert 0 of layer 3 is unrelated to expert 0 of layer
+17, unless gates are given for a whole sequence. So every statistic is computed module by module and then averaged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,12 +22,12 @@ MODULE_KEY = ("layer", "module")
 
 @dataclass(frozen=True)
 class DocumentGates:
-    """Gates of documents, averaged over their tokens.
+    """Gates of documents, averaged over tokens.
 
     Attributes:
         gates: [n_documents, n_modules, N].
-        modules: layer and module of each entry of the second axis.
-        document_ids: of the documents table, for each entry of the first axis.
+        modules: layer and module of each index on the second axis.
+        document_ids: `document_id` of each index on the first axis.
     """
 
     gates: NDArray[np.float32]
@@ -46,16 +45,16 @@ class RoutingAnalysis:
     """Tables of the routing analysis.
 
     Attributes:
-        gates: layer, module, expert, group_kind, group, gate, n_tokens, as given.
-        entropy: layer, module, entropy (0: one expert a token; 1: all alike), as given.
+        gates: the input table: layer, module, expert, group_kind, group, gate, n_tokens.
+        entropy: the input table: layer, module, entropy (0: one expert per token; 1: equal gates).
         usage: layer, module, expert, usage (mean gate over all tokens).
-        experts: layer, module, expert, usage, cluster (the one it is used for beyond its average the most), lift
-            (use there over its average), top_terms of that cluster.
-        similarity: layer, module, expert_a, expert_b, b_cosine, gate_correlation (null where not given).
-        association: layer, module, group_kind, nmi, nmi_null, variance_explained, variance_null, p_value; a row with
-            null layer and module for the mean over modules.
-        alarms: what is wrong, worst first.
-        specialised: "yes", "weakly", "no" or "cannot tell".
+        experts: layer, module, expert, usage, cluster (the cluster with the highest lift), lift (usage in that cluster
+            divided by mean usage), top_terms of that cluster.
+        similarity: layer, module, expert_a, expert_b, b_cosine, gate_correlation (null if not available).
+        association: layer, module, group_kind, nmi, nmi_null, variance_explained, variance_null, p_value. The row with
+            null layer and module is the mean over modules.
+        alarms: problems found, worst first.
+        specialised: whether the experts specialised: "yes", "weakly", "no" or "cannot tell".
         reason: the evidence in plain words.
     """
 
@@ -89,17 +88,18 @@ def analyse_routing(
     Args:
         gates: layer, module, expert, group_kind ("all", "source", "task" or "cluster"), group, gate, n_tokens.
         entropy: layer, module, entropy (mean over tokens, divided by log N).
-        document_gates: for the association with groups.
-        documents: document_id and any of cluster, source, task; needed with `document_gates`.
-        adapter: the HydraLoRA's parameters, for the similarity of experts.
-        shared_expert: the last block of B is the always-on expert.
-        shared_rank: rank of the adapter's LoRA that is always on, 0 without one.
-        top_terms: of each cluster.
-        given_by: what gates follow by construction ("source", "task" or "cluster"), for adapters that have no router;
-            a rare source is then no dead expert.
+        document_gates: gates of single documents, to measure the association with groups.
+        documents: document_id and any of cluster, source, task; required with `document_gates`.
+        adapter: parameters of the HydraLoRA, to measure the similarity of experts.
+        shared_expert: whether the last block of B is the always-on expert.
+        shared_rank: rank of the adapter's always-on LoRA; 0 if it has none.
+        top_terms: cluster -> its top terms.
+        given_by: for adapters without a router, the grouping that determines the gates ("source", "task" or "cluster").
+            A rarely used expert then only means a rare group, so it is not reported as dead.
 
     Raises:
-        ValueError: a missing column, no gates of all tokens, or document gates without documents.
+        ValueError: a column is missing, there are no gates over all tokens, or `document_gates` is given without
+            `documents`.
     """
     _require(gates, "gates", ("layer", "module", "expert", "group_kind", "group", "gate"))
     _require(entropy, "entropy", ("layer", "module", "entropy"))
@@ -133,7 +133,7 @@ def specialisation(
 ) -> tuple[str, str]:  # fmt: skip
     """Whether experts specialised ("yes", "weakly", "no", "cannot tell"), and the evidence in words.
 
-    Gates that follow the clusters are not enough: where the experts are the same, it does not matter which is chosen.
+    Gates that follow the clusters are not enough: if all experts are the same, the choice has no effect.
     """
     if usage["expert"].n_unique() == 1:
         return "no", "There is one expert: an ordinary LoRA."
@@ -160,7 +160,10 @@ def specialisation(
 
 
 def given_specialisation(given_by: str, similarity: pl.DataFrame) -> tuple[str, str]:
-    """The same for gates that are given: they follow their groups, so that only the experts can be alike."""
+    """Whether experts specialised, for given gates.
+
+    Given gates follow their groups by construction, so the only question is whether the experts differ.
+    """
     text = f"Gates are given: a document goes to the expert of its {given_by}, which is read off its prompt."
     cosine_of_experts = typical_cosine(similarity)
     if cosine_of_experts is None:
@@ -177,7 +180,7 @@ def _require(table: pl.DataFrame, name: str, columns: Sequence[str]) -> None:
 
 
 def _experts(gates: pl.DataFrame, usage: pl.DataFrame, top_terms: Mapping[int, Sequence[str]]) -> pl.DataFrame:
-    """Each expert with the cluster that it is used for beyond its average the most."""
+    """Each expert with the cluster in which its usage exceeds its mean usage the most."""
     clusters = gates.filter(pl.col("group_kind") == "cluster").join(usage, on=[*MODULE_KEY, "expert"])
     lifts = clusters.with_columns(lift=pl.col("gate") / pl.col("usage")).sort("lift", descending=True, nulls_last=True)
     best = lifts.unique([*MODULE_KEY, "expert"], keep="first", maintain_order=True)
@@ -193,7 +196,7 @@ def _experts(gates: pl.DataFrame, usage: pl.DataFrame, top_terms: Mapping[int, S
 def _similarity(
     adapter: State | None, shared_expert: bool, shared_rank: int, document_gates: DocumentGates | None
 ) -> pl.DataFrame:
-    """Cosine of every two experts' B and correlation of their gates, by module."""
+    """For each pair of experts in a module: the cosine of their B and the correlation of their gates."""
     cosines: dict[tuple[int, str, int, int], float] = {}
     if adapter is not None:
         blocks: dict[tuple[int, str], list[NDArray[np.float32]]] = {}
@@ -217,7 +220,7 @@ def _similarity(
 
 
 def _correlation(gates: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[N, N] correlations of experts' gates over documents; nan where a gate is constant."""
+    """Correlations [N, N] of the experts' gates over documents; nan for a constant gate."""
     centered = gates.astype(np.float64) - gates.mean(axis=0, dtype=np.float64)
     norms = np.linalg.norm(centered, axis=0)
     norms[norms < 1e-6] = np.nan
