@@ -57,9 +57,7 @@ def gate_association(
     """
     n, n_modules, n_experts = gates.shape
     if len(labels) != n or labels.max(initial=0) == 0:
-        raise ValueError(
-            f"labels: expected {n} labels of at least two groups, got {len(labels)} labels"
-        )
+        raise ValueError(f"labels: expected {n} labels of at least two groups, got {len(labels)} labels")
     groups = np.eye(int(labels.max()) + 1)[labels]
     strongest = np.eye(n_experts)[gates.argmax(axis=2)].reshape(n, -1)
     centered = (gates - gates.mean(axis=0, dtype=np.float64)).reshape(n, -1)

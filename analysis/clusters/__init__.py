@@ -1,4 +1,4 @@
-"""N from the corpus: the sweep over K, the choice, what clusters hold, documents that arrive later.
+"""N from the corpus: the sweep over K, the choice of N, the content of clusters, and documents that arrive later.
 
 Imports `features` and `corpus`.
 """

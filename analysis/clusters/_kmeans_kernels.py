@@ -1,7 +1,7 @@
 """The inner loops of K-means, compiled: many fits over the same points share each pass over the data.
 
-A fit is one K and one start. The centres of all fits lie behind each other; `offsets[f] : offsets[f + 1]` are those of
-fit f. Sums run in a fixed order in float64, so that the same input gives the same bytes whatever the number of threads.
+A fit is one K with one start. The centres of all fits are concatenated; fit f has the centres `offsets[f] : offsets[f +
+1]`. Sums run in a fixed order in float64, so the result does not depend on the number of threads.
 """
 
 import numpy as np
@@ -27,14 +27,14 @@ def assign_block(
     """The assignment step of every fit for a block of rows.
 
     Args:
-        products: [total, block], inner products of all centres and the rows.
+        products: [total, block], inner products of all centres with the rows.
         half_norms: [total], half of each centre's squared length.
         offsets: [fits + 1].
         rows: [block, d].
         weights: [block].
-        labels: [fits, block], written: the nearest centre within each fit; the first one on a tie.
-        sums: [total, d], added to: weighted sum of the rows of each cluster.
-        counts: [total], added to: weight of each cluster.
+        labels: [fits, block], output: the nearest centre within each fit; the first one on a tie.
+        sums: [total, d], updated in place: the weighted sum of each cluster's rows is added.
+        counts: [total], updated in place: the weight of each cluster is added.
     """
     n_rows, n_features = rows.shape
     best_score = np.empty(n_rows, np.float32)
@@ -48,7 +48,7 @@ def assign_block(
         for c in range(first + 1, last):
             center = np.int32(c - first)
             half_norm = half_norms[c]
-            for i in range(n_rows):  # a loop without branches, over consecutive rows
+            for i in range(n_rows):  # branch-free, over consecutive rows, so that it vectorises
                 score = products[c, i] - half_norm
                 closer = score > best_score[i]
                 best_score[i] = score if closer else best_score[i]
@@ -65,7 +65,7 @@ def assign_block(
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
 def squared_distances_to(rows: Floats, centers: Floats, labels: NDArray[np.int32]) -> Doubles:
-    """[n]: squared distance of each row to the centre its label names, in float64."""
+    """Squared distance [n] of each row to the centre of its label, in float64."""
     distances = np.empty(rows.shape[0], np.float64)
     for i in range(rows.shape[0]):
         total = 0.0
@@ -79,14 +79,14 @@ def squared_distances_to(rows: Floats, centers: Floats, labels: NDArray[np.int32
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
 def greedy_kmeans_plusplus(rows: Floats, weights: Doubles, uniforms: Doubles) -> Integers:
-    """Rows chosen as centres: each step draws candidates by D² sampling and keeps the one that lowers the SSE most.
+    """Choose rows as centres: each step draws candidates by D² sampling and keeps the one that lowers the SSE most.
 
-    The first k choices are a k-means++ start for k clusters, so one sequence serves every K (nested).
+    The first k choices are a k-means++ start for k clusters, so one sequence serves every K.
 
     Args:
         rows: [n, d].
         weights: [n].
-        uniforms: [n_centers, candidates], draws from [0, 1).
+        uniforms: [n_centers, candidates], uniform draws from [0, 1).
 
     Source: Arthur and Vassilvitskii (2007), section 2.2; the greedy variant is section 5.
     """
@@ -121,7 +121,7 @@ def greedy_kmeans_plusplus(rows: Floats, weights: Doubles, uniforms: Doubles) ->
 
 @njit(cache=True, nogil=True)
 def count_distinct_rows(rows: Floats, limit: int) -> int:
-    """Number of distinct rows, counted no further than `limit`."""
+    """Number of distinct rows; counting stops at `limit`."""
     seen = np.empty((limit, rows.shape[1]), rows.dtype)
     found = 0
     for i in range(rows.shape[0]):

@@ -1,9 +1,9 @@
-"""New documents and a saved corpus model: a cluster for each, in one streaming pass, and whether N still stands.
+"""Assign new documents to the clusters of a saved corpus model in one streaming pass, and check whether N still holds.
 
     python -m analysis.clusters.assignment CORPUS_MODEL FILE... [--labels labels.parquet]
 
-`CORPUS_MODEL` is the folder `corpus_model` of a run's `cluster_labels`; files are JSON lines, JSON, CSV, TSV or
-Parquet.
+`CORPUS_MODEL` is the folder `corpus_model` in a run's artifact `cluster_labels`. Files may be JSON lines, JSON, CSV,
+TSV or Parquet.
 """
 
 import argparse
@@ -38,12 +38,12 @@ LABELS_SCHEMA = pl.Schema(
 
 @dataclass(frozen=True)
 class Assignment:
-    """What new documents are like, and how that differs from the corpus.
+    """Summary of new documents, and how they differ from the corpus.
 
     Attributes:
-        summary: of the new documents.
-        reference: of the corpus.
-        drift: the difference, with the verdict on N in words.
+        summary: summary of the new documents.
+        reference: summary of the corpus.
+        drift: their difference, with the verdict on N in words.
     """
 
     summary: AssignmentSummary
@@ -52,19 +52,19 @@ class Assignment:
 
 
 def assign_records(records: pl.LazyFrame, folder: Path, labels: Path | None = None) -> Assignment:
-    """Assign every record to a cluster, write the clusters, and compare the records with the corpus.
+    """Assign every record to a cluster, write the assignments, and compare the records with the corpus.
 
-    Records are not cleaned: all are assigned, in the normal form that cleaning gives. A record without a known word
-    goes to the broadest cluster and is counted in the summary. Memory does not grow with the number of records.
+    Texts are normalised as in cleaning, but no record is dropped. A record without a known word goes to the broadest
+    cluster and is counted in the summary. Memory does not grow with the number of records.
 
     Args:
-        records: as `analysis.sources.read_source` gives them.
-        folder: of a `CorpusModel`, with the summary of its corpus and its known groups beside it.
-        labels: Parquet file to write, with the columns of `LABELS_SCHEMA`, in the order read; `explained` is low for
-            documents unlike the corpus's. None to write nothing.
+        records: the table that `analysis.sources.read_source` returns.
+        folder: folder of a saved `CorpusModel`, which also holds the summary of its corpus and its known groups.
+        labels: Parquet file to write, with the columns of `LABELS_SCHEMA` and the rows in the order read. `explained`
+            is low for documents unlike those of the corpus. None writes nothing.
 
     Raises:
-        ValueError: there is no record, or the corpus model is of an older version.
+        ValueError: there is no record, or an older version wrote the corpus model.
     """
     model, reference = CorpusModel.load(folder), AssignmentSummary.load(Path(folder) / REFERENCE)
     known = KnownGroups.load(Path(folder) / GROUPS) if isinstance(model.features, TfidfLsa) else None
@@ -91,7 +91,7 @@ def assign_records(records: pl.LazyFrame, folder: Path, labels: Path | None = No
 def _assigned(
     records: pl.LazyFrame, model: CorpusModel, sample: TextSample
 ) -> Iterator[tuple[pl.DataFrame, list[AssignedBlock]]]:
-    """The documents, batch by batch, and their clusters; their texts are offered to the sample."""
+    """Yield each batch of documents with its clusters; adds their texts to the sample."""
     for batch in records.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
         documents = batch.select("source", normalised(pl.col("prompt", "completion")))
         texts = documents.select(text=document_text(model.text))["text"]
@@ -100,7 +100,7 @@ def _assigned(
 
 
 def _write_labels(assigned: Iterator[tuple[pl.DataFrame, list[AssignedBlock]]], path: Path) -> Iterator[AssignedBlock]:
-    """Write the clusters batch by batch; each block is written before it is handed on."""
+    """Write the clusters batch by batch. Each block is written before it is yielded."""
     import pyarrow.parquet as pq
 
     schema = pl.DataFrame(schema=LABELS_SCHEMA).to_arrow().schema
@@ -121,7 +121,7 @@ def _write_labels(assigned: Iterator[tuple[pl.DataFrame, list[AssignedBlock]]], 
 
 
 def cluster_shares(assignment: Assignment) -> pl.DataFrame:
-    """Cluster by cluster: `cluster, n_documents, share, share_of_corpus`."""
+    """One row per cluster: `cluster, n_documents, share, share_of_corpus`."""
     counts = pl.col("n_documents")
     table = pl.DataFrame(
         {"n_documents": assignment.summary.cluster_counts, "corpus": assignment.reference.cluster_counts}
@@ -131,7 +131,7 @@ def cluster_shares(assignment: Assignment) -> pl.DataFrame:
 
 
 def main() -> None:
-    """Assign the documents of files; print the mix of clusters and the verdict."""
+    """Assign the documents in files; print the share of each cluster and the verdict."""
     from analysis.sources import FilesSource, SourceError, read_source
 
     parser = argparse.ArgumentParser(

@@ -1,4 +1,4 @@
-"""The vectoriser and the cluster centres of a corpus: assigns documents, old and new, to clusters."""
+"""The vectoriser and the cluster centres of a corpus: together they assign documents, old and new, to clusters."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class AssignedBlock:
     """Consecutive documents and their clusters.
 
     Attributes:
-        labels: [n_documents], the nearest centre.
-        squared_distances: [n_documents], to that centre, 0 to 4.
-        explained: [n_documents], the share of a document that its features keep (see `FeatureBlock`).
-        statistics: of their texts.
+        labels: [n_documents], number of the nearest centre.
+        squared_distances: [n_documents], squared distance to that centre, 0 to 4.
+        explained: [n_documents], share of a document that its features keep (see `FeatureBlock`).
+        statistics: counts over their texts.
     """
 
     labels: NDArray[np.int32]
@@ -34,16 +34,16 @@ class AssignedBlock:
 class CorpusModel:
     """K-means clusters in the space of fitted features.
 
-    A document without a known word is a zero row: it gets the cluster whose centre is nearest to zero, the broadest
-    one, and is counted in the statistics.
+    A document without a known word is a zero row. It gets the cluster whose centre is nearest to zero (the broadest
+    one) and is counted in the statistics.
 
     Args:
-        features: fitted.
+        features: fitted features.
         centers: [n_clusters, n_components].
-        text: which text of a document stands for it, see `analysis.corpus.document_text`.
+        text: which text of a document is clustered; see `analysis.corpus.document_text`.
 
     Raises:
-        ValueError: if the centres do not fit the features.
+        ValueError: the shape of the centres does not match the features, or a centre is not finite.
     """
 
     def __init__(self, features: Features, centers: ArrayLike, text: str = "prompt") -> None:
@@ -58,7 +58,7 @@ class CorpusModel:
 
     @property
     def n_groups(self) -> int:
-        """As a model of groups: the clusters."""
+        """Number of groups, for the protocol `GroupModel`: the number of clusters."""
         return self.n_clusters
 
     @property
@@ -66,14 +66,14 @@ class CorpusModel:
         return len(self.centers)
 
     def assign(self, texts: Texts) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Cluster of each document and the squared distance to its centre; what is odd about the texts is logged."""
+        """Cluster [n] of each document and squared distance [n] to its centre; logs what is odd about the texts."""
         blocks = list(self.stream([texts]))
         sum((block.statistics for block in blocks), TextStatistics()).log_oddities()
         labels = np.concatenate([np.empty(0, np.int32), *(block.labels for block in blocks)])
         return labels, np.concatenate([np.empty(0), *(block.squared_distances for block in blocks)])
 
     def stream(self, batches: Iterable[Texts]) -> Iterator[AssignedBlock]:
-        """Clusters of the documents of all batches, in order; memory does not grow with their number."""
+        """Assign the documents of all batches, in order. Memory does not grow with their number."""
         from analysis.clusters.kmeans import assign
 
         for block in self.features.stream(batches):
@@ -81,7 +81,7 @@ class CorpusModel:
             yield AssignedBlock(labels, squared_distances, block.explained, block.statistics)
 
     def soft_assign(self, texts: Texts, temperature: float) -> NDArray[np.float32]:
-        """Weights [n, n_clusters] of the clusters for each document: softmax of -(squared distance) / temperature.
+        """Soft cluster weights [n, n_clusters]: softmax of -(squared distance) / temperature.
 
         Raises:
             ValueError: if `temperature` is not positive.

@@ -1,15 +1,15 @@
-"""Has the stream of documents moved away from the corpus that the clusters, and so N, were chosen on?
+"""Drift: do new documents differ from the corpus on which the clusters, and so N, were chosen?
 
-New documents are compared with the mixture of the corpus's own sources and clusters that is nearest to them (see
-`analysis.clusters.known_groups`), so that more of one known source is nothing new. Three things speak for a new
+New documents are compared with the nearest mixture of the corpus's own sources and clusters (see
+`analysis.clusters.known_groups`). So a larger share of a known source does not count as new. Three signs indicate a new
 subject:
 
-- terms that the documents have in common and that no mixture of known groups has (`outside`);
-- documents of which the features keep less than of the documents of that mixture (`novelty`): a document of a new
-  subject goes to *some* cluster, but the few directions that the features keep were not made for it;
-- words that the corpus does not have, as in another language.
+- The documents share terms that no mixture of known groups has (`outside`).
+- The features keep less of these documents than of the documents of that mixture (`novelty`). A document of a new
+  subject also goes to *some* cluster, but the few directions that the features keep do not fit it.
+- The documents have words that the corpus does not have, for example in another language.
 
-How the documents spread over the clusters (the mix) is reported and does not decide. Distances to centres tell less
+The shares of the clusters (the mix) are reported, but do not decide. Distances to centres are less informative
 (docs/results/features.md).
 """
 
@@ -27,32 +27,33 @@ from analysis.clusters.known_groups import N_BINS, KnownGroups, Nearest, explain
 from analysis.features.vectoriser import TextStatistics
 
 REFERENCE = "reference.json"
-"""Name, in a corpus model's folder, of the summary of the corpus itself."""
+"""File name of the summary of the corpus, in the folder of a corpus model."""
 
-# Set on six corpora, each held out in turn, and on batches of each known source alone (docs/results/features.md).
+# The limits were set on six corpora, each held out in turn, and on batches of single known sources
+# (docs/results/features.md).
 NOVELTY_LIMIT = 0.1
 OUTSIDE_LIMIT = 0.08
 UNKNOWN_LIMIT = 0.2
-"""Share of unknown words beyond that of the source that has most."""
+"""Limit for the share of unknown words above the largest share among the known sources."""
 MIN_DOCUMENTS = 100
-"""Of fewer documents, chance may leave more outside of known groups: the limit rises as their number falls."""
-# Chance that documents of the corpus itself pass for new ones, whatever their number.
+"""With fewer documents, a larger part may fall outside known groups by chance, so the limit rises."""
+# Probability that documents of the corpus itself are taken for new ones, for any number of documents.
 _FALSE_ALARM = 0.01
 N_SAMPLE = 10_000
-"""New documents whose terms are looked at."""
+"""Number of new documents whose terms are compared."""
 MIX_SHIFT_LIMIT = 0.3
 
 
 @dataclass(frozen=True)
 class AssignmentSummary:
-    """What is kept of assigned documents, few or many, to compare them with others.
+    """A summary of assigned documents, of fixed size, for comparison with other documents.
 
     Attributes:
-        cluster_counts: documents of each cluster.
-        explained_shares: how the documents with known words spread over 50 bins of the square root of `explained`.
-        n_explained: the number of documents that the spread was measured on.
-        mean_squared_distance: to the documents' centres.
-        statistics: of the texts.
+        cluster_counts: [n_clusters], number of documents in each cluster.
+        explained_shares: shares of the documents with known words in 50 bins of the square root of `explained`.
+        n_explained: number of documents behind `explained_shares`.
+        mean_squared_distance: mean squared distance of the documents to their centres.
+        statistics: counts over the texts.
     """
 
     cluster_counts: tuple[int, ...]
@@ -83,18 +84,18 @@ class Drift:
     """How new documents differ from the corpus.
 
     Attributes:
-        novelty: the share of the new documents that are explained less than those of the nearest mixture of known
-            groups, at least (one-sided Kolmogorov-Smirnov distance); None where the features cannot tell.
-        outside: the share of what they have in common that is in no known group; None where the features cannot tell.
-        outside_terms: the terms that speak most for it.
-        like: the sources of the nearest mixture and their shares.
-        mix_shift: the share of documents that would have to change their cluster to restore the corpus's mix (total
-            variation distance).
-        unknown_token_share: of the words of the new documents.
-        reference_unknown_token_share: of the words of the corpus.
-        distance_ratio: mean squared distance to the centres, new / corpus.
-        reconsider: N should be chosen again, with the new documents.
-        reason: in words.
+        novelty: lower bound on the share of new documents that are explained less than those of the nearest mixture of
+            known groups (one-sided Kolmogorov-Smirnov distance). None if the features cannot measure it.
+        outside: share of their common terms that is in no known group. None if the features cannot measure it.
+        outside_terms: terms that contribute most to `outside`.
+        like: source -> its share in the nearest mixture.
+        mix_shift: share of documents that would have to change cluster to restore the corpus's mix (total variation
+            distance).
+        unknown_token_share: share of unknown words in the new documents.
+        reference_unknown_token_share: share of unknown words in the corpus.
+        distance_ratio: mean squared distance to the centres, new documents / corpus.
+        reconsider: whether N should be chosen again, with the new documents included.
+        reason: the verdict in words.
     """
 
     novelty: float | None
@@ -129,11 +130,11 @@ def summarise(blocks: Iterable[AssignedBlock], n_clusters: int) -> AssignmentSum
 
 
 def summarise_corpus(documents: AssignedBlock, is_held_out: NDArray[np.bool_], n_clusters: int) -> AssignmentSummary:
-    """Summarise the corpus itself, as what new documents are to be compared with.
+    """Summarise the corpus itself, as the reference for new documents.
 
-    The features explain the documents they were fitted on better than any others, so `explained_shares` are those of
-    the held-out documents, weighted to the clusters of the others. Without held-out documents all stand in: then
-    novelty is overstated, by a tenth for a thousand documents and by little for ten thousand.
+    Features explain the documents they were fitted on better than other documents. So `explained_shares` come from the
+    held-out documents, reweighted to the cluster shares of the training documents. Without held-out documents, all
+    documents are used, and novelty is overestimated: by a tenth for a thousand documents, by little for ten thousand.
     """
     everything = summarise([documents], n_clusters)
     used = is_held_out if is_held_out.any() else np.ones(len(is_held_out), bool)
@@ -151,7 +152,7 @@ def summarise_corpus(documents: AssignedBlock, is_held_out: NDArray[np.bool_], n
 def _explained_counts(
     block: AssignedBlock, n_clusters: int, rows: NDArray[np.bool_] | slice = slice(None)
 ) -> NDArray[np.int64]:
-    """[n_clusters, N_BINS], only documents with known words."""
+    """Counts [n_clusters, N_BINS] of the documents with known words."""
     labels, explained = block.labels[rows], block.explained[rows]
     cell = (labels * N_BINS + explained_bins(explained))[explained > 0]
     return np.bincount(cell, minlength=n_clusters * N_BINS).reshape(n_clusters, N_BINS)
@@ -166,13 +167,13 @@ def measure_drift(
     """Compare new documents with the corpus, both assigned by the same corpus model.
 
     Args:
-        reference: of the corpus, see `summarise_corpus`.
-        new: of the new documents.
-        nearest: the mixture of known groups they are like; without it they are compared with the corpus as a whole.
-        known: those groups.
+        reference: summary of the corpus, from `summarise_corpus`.
+        new: summary of the new documents.
+        nearest: the mixture of known groups nearest to the new documents. None compares them with the whole corpus.
+        known: the known groups of the corpus.
 
     Raises:
-        ValueError: if there is nothing to compare, or the numbers of clusters differ.
+        ValueError: one side has no documents, or the numbers of clusters differ.
     """
     if not reference.statistics.n_documents or not new.statistics.n_documents:
         raise ValueError("expected documents on both sides, got none; was the stream read before?")
@@ -185,7 +186,8 @@ def measure_drift(
         worth = round(nearest.n_explained)
         compared = [replace(reference, explained_shares=tuple(s.tolist()), n_explained=worth) for s in spreads]
     mix_shift = float(np.abs(_shares(reference.cluster_counts) - _shares(new.cluster_counts)).sum() / 2)
-    # Small groups make an uncertain mixture, whole sources and clusters a coarse one: new is what is new to all.
+    # A mixture of small groups is uncertain, and a mixture of whole sources or clusters is coarse. So documents are new
+    # only if they are new compared with all of these.
     novelty = min((found for one in compared if (found := _novelty(one, new)) is not None), default=None)
     mix = f"the mix of clusters has moved by {mix_shift:.0%}"
     alarm = _outside_alarm(nearest, known.unknown_token_shares if known else {}) or _novelty_alarm(
@@ -218,12 +220,12 @@ def _novelty(reference: AssignmentSummary, new: AssignmentSummary) -> float | No
 
 
 def _chance(reference: AssignmentSummary, new: AssignmentSummary) -> float:
-    """The novelty that documents of the corpus itself reach by chance."""
+    """The novelty that documents of the corpus itself can reach by chance."""
     return float(np.sqrt(np.log(1 / _FALSE_ALARM) / 2 * (1 / reference.n_explained + 1 / new.n_explained)))
 
 
 def _outside_alarm(nearest: Nearest | None, unknown_token_shares: Mapping[str, float]) -> str | None:
-    """Why the terms of the documents speak for new subjects, if they do."""
+    """The reason why the terms of the documents indicate new subjects, or None."""
     if nearest is None or not nearest.n_documents:
         return None
     most = max(unknown_token_shares.values(), default=0.0)
@@ -241,7 +243,7 @@ def _outside_alarm(nearest: Nearest | None, unknown_token_shares: Mapping[str, f
 
 
 def _novelty_alarm(novelty: float | None, reference: AssignmentSummary, new: AssignmentSummary) -> str | None:
-    """Why the share of the documents that the features keep speaks for new subjects, if it does."""
+    """The reason why low `explained` values indicate new subjects, or None."""
     if novelty is None or novelty <= max(NOVELTY_LIMIT, _chance(reference, new)):
         return None
     return f"at least {novelty:.0%} of the new documents are explained less than the documents they are most like"

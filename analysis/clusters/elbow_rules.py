@@ -1,6 +1,6 @@
 """Rules that read a number of clusters off a K sweep. Each scores every K; the highest score wins.
 
-How far each is from the truth on corpora of known make-up: docs/results/selection.md.
+docs/results/selection.md shows how far each rule is from the truth on corpora with known parts.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ SILHOUETTE_SAMPLE_SIZE = 1000
 
 
 def l_method(X: Features, sweep: ClusterSweep) -> Scores:
-    """Minus the mean distance of K to the corners of `l_method_corners`, so that their median wins."""
+    """Minus the mean distance of K to the corners from `l_method_corners`, so that the median corner wins."""
     ks = np.array(sweep.n_clusters)
     scores = -np.abs(ks[:, None] - l_method_corners(sweep)).mean(axis=1)
     scores[[0, -1]] = -np.inf
@@ -25,10 +25,11 @@ def l_method(X: Features, sweep: ClusterSweep) -> Scores:
 
 
 def l_method_corners(sweep: ClusterSweep) -> NDArray[np.int64]:
-    """Where two straight lines through log SSE meet best, for sweeps that end anywhere from half way to the last K.
+    """The corners [n_ranges] where two straight lines fit log SSE best, one for each shortened sweep.
 
-    A corner moves with the range of K; so the answer is taken from many ranges. On a logarithmic axis a cluster counts
-    by the share of the remaining error it removes, so the steep first part of the curve does not outweigh the rest.
+    A corner moves with the range of K, so the sweep is cut at every K from the middle to the end. On a logarithmic
+    axis, a cluster counts by the share of the remaining error that it removes. So the steep first part of the curve
+    does not dominate the fit.
 
     Source: Salvador and Chan (2004), Determining the number of clusters/segments in hierarchical clustering.
     """
@@ -40,18 +41,18 @@ def l_method_corners(sweep: ClusterSweep) -> NDArray[np.int64]:
 
 
 def l_method_linear(X: Features, sweep: ClusterSweep) -> Scores:
-    """The L-method as published: minus the squared error of two straight lines through the SSE that meet at K."""
+    """The L-method as published: minus the squared error of two straight lines that fit the SSE and meet at K."""
     return _two_lines(np.array(sweep.n_clusters), sweep.inertia)
 
 
 def second_difference(X: Features, sweep: ClusterSweep) -> Scores:
-    """How much the fall of the SSE slows down at K."""
+    """Second difference of the SSE: how much its fall slows down at K."""
     slopes = np.diff(sweep.inertia) / np.diff(sweep.n_clusters)
     return np.concatenate([[-np.inf], np.diff(slopes), [-np.inf]])
 
 
 def kneed(X: Features, sweep: ClusterSweep) -> Scores:
-    """Distance of the normalised curve below its chord; where kneed finds a knee, that K wins.
+    """Distance of the normalised curve below its chord. If kneed finds a knee, that K wins.
 
     Source: Satopää et al. (2011), Finding a "kneedle" in a haystack.
     """
@@ -65,7 +66,7 @@ def kneed(X: Features, sweep: ClusterSweep) -> Scores:
 
 
 def calinski_harabasz(X: Features, sweep: ClusterSweep) -> Scores:
-    """Variance between clusters over variance within them, each by its degrees of freedom. Undefined for K=1."""
+    """Calinski-Harabasz score: variance between clusters over variance within clusters. Undefined for K=1."""
     ks = np.array(sweep.n_clusters, dtype=np.float64)
     scores = np.full(len(ks), -np.inf)
     several = (ks > 1) & (ks < len(X)) & (sweep.inertia > 0)
@@ -76,7 +77,7 @@ def calinski_harabasz(X: Features, sweep: ClusterSweep) -> Scores:
 
 
 def silhouette(X: Features, sweep: ClusterSweep) -> Scores:
-    """Mean silhouette of a sample of rows. Undefined for K=1."""
+    """Mean silhouette coefficient of a sample of rows. Undefined for K=1."""
     from sklearn.metrics import silhouette_score
 
     size = min(SILHOUETTE_SAMPLE_SIZE, len(X))

@@ -1,4 +1,4 @@
-"""One number for how heterogeneous a corpus is: the axis along which the paper's Figure 2 compares tasks."""
+"""One number for the heterogeneity of a corpus: the x axis of the paper's Figure 2."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,14 @@ HETEROGENEITY_CLUSTERS = 20
 
 @dataclass(frozen=True)
 class Heterogeneity:
-    """How different two random documents of a corpus are in kind.
+    """How different in kind two random documents of a corpus are.
 
     Attributes:
-        index: half the mean squared distance between the centres of the clusters of two random documents, 0 (all of
-            one kind) to almost 1 (many kinds that share nothing). This is Rao's quadratic entropy over 20 clusters.
-        effective_parts: how many equally large parts that share nothing have the same index, 1 / (1 - index).
-        within: half the mean squared distance of two random documents of the same cluster: variety that is not kind.
+        index: half the mean squared distance between the cluster centres of two random documents, from 0 (all of one
+            kind) to almost 1 (many kinds that share nothing). This is Rao's quadratic entropy over 20 clusters.
+        effective_parts: 1 / (1 - index), the number of equally large parts without common words that has the same
+            index.
+        within: half the mean squared distance between two random documents of the same cluster: variety within a kind.
     """
 
     index: float
@@ -29,12 +30,12 @@ class Heterogeneity:
 def measure_heterogeneity(
     X: ArrayLike, *, sample_weight: ArrayLike | None = None, random_state: int = 0
 ) -> Heterogeneity:
-    """Heterogeneity of a corpus, from its features.
+    """Measure the heterogeneity of a corpus from its features.
 
-    Words in random order do not count as variety: documents then differ, but no cluster explains how.
+    Randomly mixed words do not count as variety: such documents differ, but clusters do not explain the differences.
 
     Args:
-        X: [n, d], rows of length one.
+        X: [n, d], features with rows of L2 norm one.
 
     Source: Rao (1982), Diversity and dissimilarity coefficients.
     """

@@ -1,4 +1,4 @@
-"""What each cluster is about: its words, its typical and its doubtful documents, and how it relates to known labels."""
+"""What each cluster is about: top terms, typical and doubtful documents, and agreement with known labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from analysis.text.blocks import Texts, text_blocks
 from analysis.text.stop_words import stop_words
 from analysis.text.term_counts import TermCounter
 
-# A document this many interquartile ranges beyond the upper quartile of its cluster's distances is an outlier.
+# A document is an outlier if its distance exceeds its cluster's upper quartile by this many interquartile ranges.
 OUTLIER_RANGES = 3.0
 WIDESPREAD = 0.1
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far clusters and known labels are the same grouping; 1 is the same, 0 is chance (for `ari`).
+    """Agreement of clusters with known labels. 1: the same grouping; 0: chance (for `ari`).
 
     Attributes:
         nmi: normalised mutual information.
@@ -30,18 +30,18 @@ class Agreement:
 
 
 def top_terms(texts: Texts, labels: ArrayLike, n_terms: int = 12) -> pl.DataFrame:
-    """The words that set each cluster apart, by class-based TF-IDF: columns `cluster, rank, term, weight`.
+    """The most characteristic words of each cluster, by class-based TF-IDF: columns `cluster, rank, term, weight`.
 
-    The weight of term t in cluster c is its share of the cluster's words times log(1 + A / f_t), with A the mean number
-    of words of a cluster and f_t the count of t in the corpus. Left out are words that a tenth of the documents have in
-    more than half of the clusters, and words that a tenth have in one cluster and that say nothing ("and", in any
-    language, see `analysis.text.stop_words`).
+    The weight of term t in cluster c is its share of the cluster's words times log(1 + A / f_t). A is the mean number
+    of words in a cluster, and f_t is the count of t in the corpus. Two kinds of words are excluded: words found in more
+    than a tenth of the documents of more than half of the clusters, and stop words found in more than a tenth of the
+    documents of any cluster ("and", in any language; see `analysis.text.stop_words`).
 
     Args:
-        labels: [n], the cluster of each text.
+        labels: [n], cluster of each text.
 
     Raises:
-        ValueError: not one label a text.
+        ValueError: the number of labels differs from the number of texts.
 
     Source: Grootendorst (2022), BERTopic: Neural topic modeling with a class-based TF-IDF procedure, equation 2.
     """
@@ -64,7 +64,7 @@ def top_terms(texts: Texts, labels: ArrayLike, n_terms: int = 12) -> pl.DataFram
 def _cluster_term_counts(
     texts: Texts, clusters: NDArray[np.int64]
 ) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
-    """The terms, and for each cluster and term: how often it occurs, and in how many documents; both [K, terms]."""
+    """The terms, their counts [K, n_terms] in each cluster, and their document frequencies [K, n_terms]."""
     counter = TermCounter()
     counts = [counter.learn(block) for block in text_blocks(texts)]
     n_texts = sum(len(block.n_tokens) for block in counts)
@@ -84,11 +84,11 @@ def _cluster_term_counts(
 
 
 def document_positions(X: ArrayLike, centers: ArrayLike) -> pl.DataFrame:
-    """Where each document stands: columns `row, cluster, distance, neighbour, margin, is_outlier`.
+    """Position of each document: columns `row, cluster, distance, neighbour, margin, is_outlier`.
 
-    `distance` is to the document's centre, `neighbour` the second nearest cluster, `margin` how much farther that one
-    is, as a share of its distance: 0 on the border, 1 at the centre. An outlier is far from its own centre, measured
-    by the other documents of the cluster.
+    `distance` is the distance to the document's own centre, `neighbour` is the second nearest cluster. `margin` is
+    (distance to the neighbour - `distance`) / (distance to the neighbour): 0 on the border, 1 at the centre. An outlier
+    is far from its own centre, compared with the other documents of the cluster.
     """
     rows, points = np.asarray(X, dtype=np.float32), np.asarray(centers, dtype=np.float32)
     squared = np.square(rows).sum(axis=1)[:, None] + np.square(points).sum(axis=1) - 2 * rows @ points.T
@@ -104,10 +104,10 @@ def document_positions(X: ArrayLike, centers: ArrayLike) -> pl.DataFrame:
 
 
 def examples(positions: pl.DataFrame, n: int = 5) -> pl.DataFrame:
-    """Documents to read of each cluster: columns `cluster, kind, rank` and those of `document_positions`.
+    """Documents of each cluster to read: columns `cluster, kind, rank` and those of `document_positions`.
 
-    Kinds: `representative`, nearest to the centre; `borderline`, almost as near to the neighbour; `outlier`, farthest
-    from the centre among the outliers.
+    Kinds: `representative` (nearest to the centre), `borderline` (almost as near to the neighbouring cluster) and
+        `outlier` (the outliers that are farthest from the centre).
     """
     kinds = {
         "representative": positions.sort("distance", "row"),
@@ -125,7 +125,7 @@ def examples(positions: pl.DataFrame, n: int = 5) -> pl.DataFrame:
 
 
 def cross_table(labels: ArrayLike, groups: pl.Series | Sequence[str]) -> pl.DataFrame:
-    """Clusters against known labels: `cluster, group, documents, share_of_cluster, share_of_group`; no empty cells."""
+    """Contingency table: `cluster, group, documents, share_of_cluster, share_of_group`; empty cells have no row."""
     table = pl.DataFrame({"cluster": np.asarray(labels), "group": groups}).group_by("cluster", "group")
     counts = table.len("documents").sort("cluster", "documents", "group", descending=[False, True, False])
     shares = {f"share_of_{of}": pl.col("documents") / pl.col("documents").sum().over(of) for of in ("cluster", "group")}
@@ -133,7 +133,7 @@ def cross_table(labels: ArrayLike, groups: pl.Series | Sequence[str]) -> pl.Data
 
 
 def agreement(labels: ArrayLike, groups: pl.Series | Sequence[str]) -> Agreement:
-    """NMI and ARI of clusters and known labels; documents with a null label do not count."""
+    """NMI and ARI between clusters and known labels; documents with a null label are ignored."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     table = pl.DataFrame({"cluster": np.asarray(labels), "group": groups}).drop_nulls()
@@ -144,14 +144,14 @@ def agreement(labels: ArrayLike, groups: pl.Series | Sequence[str]) -> Agreement
 
 
 def merge_order(centers: ArrayLike, sizes: ArrayLike) -> pl.DataFrame:
-    """Which clusters are closest: Ward's mergers down to one, columns `n_clusters, left, right, increase`.
+    """Merge clusters by Ward's criterion until one is left: columns `n_clusters, left, right, increase`.
 
-    The first row is the merger that leaves one cluster fewer. A merged cluster keeps the smaller of the two numbers.
-    `increase` is how much the SSE rises.
+    The first row is the first merge: it leaves K - 1 clusters. A merged cluster keeps the smaller of the two numbers.
+    `increase` is the rise of the SSE.
 
     Args:
         centers: [K, d].
-        sizes: [K], documents of each cluster.
+        sizes: [K], number of documents in each cluster.
     """
     pairs_of = zip(np.asarray(centers, dtype=np.float64), np.asarray(sizes, dtype=np.float64), strict=True)
     points = {i: (center, float(size)) for i, (center, size) in enumerate(pairs_of)}

@@ -1,4 +1,4 @@
-"""K-means for every number of clusters at once."""
+"""K-means for many numbers of clusters at once."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -20,26 +20,27 @@ logger = logging.getLogger(__name__)
 Features = NDArray[np.float32]
 Labels = NDArray[np.int32]
 
-# Starts are compared on a sample of this many rows; only the best start of each K then sees all rows.
+# Starts are compared on a sample of this many rows; only the best start of each K is refined on all rows.
 START_SAMPLE_SIZE = 4096
 START_ITERATIONS = 8
 CANDIDATES = 4
 NEIGHBOUR_ROUNDS = 8
-# Inner products of a block of rows with all centres stay in the cache.
+# Rows per block, small enough that the inner products of a block with all centres stay in the cache.
 BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True)
 class ClusterSweep:
-    """K-means fits for a range of K; the i-th entries belong together.
+    """K-means fits for a range of K. Entry i of every attribute belongs to the same fit.
 
     Attributes:
-        n_clusters: the K that were fitted, ascending.
-        inertia: [len(n_clusters)], exact sum of squared distances (SSE) of `labels` to `centers`; never rises with K.
-        centers: for each K an array [K, d].
+        n_clusters: the fitted values of K, ascending.
+        inertia: [len(n_clusters)], exact sum of squared distances (SSE) of the rows to their centres; never rises with
+            K.
+        centers: one array [K, d] for each K.
         labels: [len(n_clusters), n], the nearest centre of each row.
         n_iter: Lloyd iterations over all rows.
-        sample_weight: [n], the weights of the rows; None if they count alike.
+        sample_weight: [n], weights of the rows; None if all rows count equally.
     """
 
     n_clusters: tuple[int, ...]
@@ -50,17 +51,17 @@ class ClusterSweep:
     sample_weight: NDArray[np.float64] | None = None
 
     def index(self, n_clusters: int) -> int:
-        """Position of a K in the sweep.
+        """Index of a K in the sweep.
 
         Raises:
-            ValueError: that K was not fitted.
+            ValueError: this K was not fitted.
         """
         if n_clusters not in self.n_clusters:
             raise ValueError(f"expected one of the fitted n_clusters {list(self.n_clusters)}, got {n_clusters}")
         return self.n_clusters.index(n_clusters)
 
 
-# The products are small: BLAS threads that wait for each other on a busy machine took 17 times as long.
+# The matrix products are small: on a busy machine, waiting BLAS threads made them 17 times slower.
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def sweep_kmeans(
     X: ArrayLike,
@@ -74,15 +75,16 @@ def sweep_kmeans(
 ) -> ClusterSweep:
     """Fit K-means for every K in `n_clusters`, all K and starts in shared passes over the rows.
 
-    `n_init` nested greedy k-means++ starts are refined on a sample of rows, then the best of each K competes with its
-    neighbours (K-1 with a cluster split, K+1 with two merged). The winner of each K is refined on all rows
-    until its centres move by less than `tol` times the variance of the features. Where more clusters ended with a
-    higher SSE, that K starts again from the solution below it with its worst row as the new centre.
+    `n_init` nested greedy k-means++ starts are refined on a sample of rows. Then the best fit of each K competes with
+    its neighbours: K-1 with one cluster split, and K+1 with two clusters merged. The winner of each K is refined on all
+    rows until its centres move by less than `tol` times the variance of the features. If a K ends with a higher SSE
+    than a smaller K, it starts again from the solution of the smaller K, with the worst row of that solution as the new
+    centre.
 
     Args:
         X: [n, d].
-        n_clusters: K values; those above the number of distinct rows are left out, with a warning.
-        sample_weight: [n], positive; all one if absent.
+        n_clusters: values of K. Values above the number of distinct rows are skipped with a warning.
+        sample_weight: [n], positive weights; None means equal weights.
 
     Raises:
         ValueError: X is not a finite matrix, a weight is not positive, or no K fits the number of distinct rows.
@@ -90,10 +92,10 @@ def sweep_kmeans(
     rows, weights = _validated(X, sample_weight)
     ks = _feasible(rows, n_clusters)
     mean = np.average(rows, axis=0, weights=weights).astype(np.float32)
-    rows = rows - mean  # distances by inner products lose digits far from the origin
+    rows = rows - mean  # distances computed by inner products lose precision far from the origin
     tolerance = tol * float(np.average(np.square(rows).mean(axis=1), weights=weights))
 
-    with_neighbour = [*ks, ks[-1] + 1]  # so that the largest K, too, has a fit above it to learn from
+    with_neighbour = [*ks, ks[-1] + 1]  # so that the largest K also has a neighbour above it
     starts = _best_starts(rows, weights, with_neighbour, n_init, tolerance, np.random.default_rng(random_state))
     fits = _lloyd(rows, weights, starts[: len(ks)], max_iter, tolerance)
     for i in range(1, len(ks)):
@@ -111,7 +113,7 @@ def sweep_kmeans(
 
 
 def assign(X: ArrayLike, centers: ArrayLike) -> tuple[Labels, NDArray[np.float64]]:
-    """Nearest centre of each row and the squared distance to it.
+    """Find the nearest centre of each row and the squared distance to it.
 
     Args:
         X: [n, d].
@@ -207,7 +209,7 @@ def _best(fits: Sequence[_Fit]) -> _Fit:
 def _neighbours(
     rows: Features, weights: NDArray[np.float64], fits: Sequence[_Fit], index: int, improved: set[int]
 ) -> list[Features]:
-    """Starts for one K from the fits of K-1 and K+1, if improved: the widest cluster split, the closest two merged."""
+    """Starts for one K from improved fits: K-1 with its widest cluster split, K+1 with its closest clusters merged."""
     n_clusters = len(fits[index].centers)
     starts = []
     if index - 1 in improved and len(fits[index - 1].centers) == n_clusters - 1:
@@ -218,7 +220,7 @@ def _neighbours(
 
 
 def _split_widest(rows: Features, weights: NDArray[np.float64], fit: _Fit) -> Features:
-    """The cluster with the largest SSE gives way to the two halves across its mean, along its widest feature."""
+    """Split the cluster with the largest SSE in two at its mean, along its widest feature."""
     errors = weights * squared_distances_to(rows, fit.centers, fit.labels)
     widest = int(np.argmax(np.bincount(fit.labels, errors, len(fit.centers))))
     members, center = rows[fit.labels == widest], fit.centers[widest]
@@ -228,7 +230,7 @@ def _split_widest(rows: Features, weights: NDArray[np.float64], fit: _Fit) -> Fe
 
 
 def _merge_closest(weights: NDArray[np.float64], fit: _Fit) -> Features:
-    """The two clusters whose merger raises the SSE least (Ward's criterion) become one."""
+    """Merge the two clusters whose merger raises the SSE least (Ward's criterion)."""
     sizes = np.bincount(fit.labels, weights, len(fit.centers))
     squares = np.square(fit.centers).sum(axis=1)
     distances = squares[:, None] + squares - 2 * fit.centers @ fit.centers.T
@@ -268,7 +270,7 @@ def _lloyd(
 def _assignment(
     rows: Features, weights: NDArray[np.float64], centers: Sequence[Features]
 ) -> tuple[Labels, list[NDArray[np.float64]], list[NDArray[np.float64]]]:
-    """Labels [fits, n]; for each fit the weighted sums [K, d] and weights [K] of its clusters."""
+    """Labels [fits, n]; and for each fit, the weighted sums [K, d] and the weights [K] of its clusters."""
     packed = np.concatenate(centers)
     offsets = np.cumsum([0, *map(len, centers)])
     half_norms = (np.square(packed, dtype=np.float64).sum(axis=1) / 2).astype(np.float32)
@@ -286,7 +288,7 @@ def _assignment(
 def _means(
     rows: Features, labels: Labels, sums: NDArray[np.float64], counts: NDArray[np.float64], centers: Features
 ) -> Features:
-    """Centres of the clusters; an empty one moves to the row farthest from its centre."""
+    """Centres of the clusters. An empty cluster moves to the row that is farthest from its centre."""
     empty = np.flatnonzero(counts == 0)
     means = (sums / np.where(counts == 0, 1, counts)[:, None]).astype(np.float32)
     if len(empty):
@@ -296,7 +298,7 @@ def _means(
 
 
 def _split(rows: Features, fit: _Fit, n_clusters: int) -> Features:
-    """The centres of a fit and, as further ones, the rows farthest from their own centre."""
+    """The centres of a fit, extended to `n_clusters` by the rows that are farthest from their own centres."""
     centers, labels = fit.centers, fit.labels
     while len(centers) < n_clusters:
         worst = int(np.argmax(squared_distances_to(rows, centers, labels)))

@@ -1,14 +1,14 @@
-"""The sources of a corpus, cut small, by their terms: what new documents are compared with.
+"""Small groups of a corpus's documents, described by their terms: the reference for new documents.
 
-A batch of new documents is seldom a small image of the corpus: it comes from one source, or is about one of its
-subjects. So it is not compared with the corpus as a whole, but with the mixture of known groups that is nearest to it.
-A group is what one source has in one of up to 64 small clusters. Its profile is the mean of its documents' TF-IDF rows.
-The nearest mixture is found by non-negative least squares; what the batch has and no mixture can give is outside of
-every known group.
+A batch of new documents rarely looks like a small copy of the corpus: it often comes from one source or has one
+subject. So it is compared with the nearest mixture of known groups, not with the whole corpus. A group is the documents
+of one source in one of up to 64 small clusters. Its profile is the mean of its documents' TF-IDF rows. Non-negative
+least squares finds the nearest mixture. The remainder, which no mixture can explain, is outside every known group.
 
-Chance differs from document to document, new subjects do not. So the batch is cut in two halves at random, and only
-what is left over in both counts: `outside` is the product of the two remainders as a share of the product of the two
-profiles. It is near 0 for documents of known groups, however few they are, and 1 where nothing is known.
+Random variation differs from document to document, but a new subject is common to many documents. So the batch is split
+into two random halves, and only a remainder that both halves share counts: `outside` is the inner product of the two
+remainders divided by the inner product of the two profiles. It is near 0 for documents of known groups, even for few
+documents, and 1 if nothing in the batch is known.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,35 +29,35 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 GROUPS = "known_groups"
-"""Name, in a corpus model's folder, of the folder that `KnownGroups.save` writes."""
+"""Name of the folder that `KnownGroups.save` writes, in the folder of a corpus model."""
 
-# Of the square root of `explained`: a cosine, on which differences near zero are visible.
+# Bins over the square root of `explained`. It is a cosine, so differences near zero stay visible.
 N_BINS = 50
 MIN_DOCUMENTS = 20
-"""What one source has in one small cluster is a group if it is as many documents; the rest of a source is one group."""
+"""Smallest number of documents in a group. The documents of a source in smaller groups form one group."""
 MAX_CLUSTERS, MAX_GROUPS = 64, 256
 COUNTS = ("explained_counts", "source_counts", "cluster_counts")
 OTHER_SOURCES = "other sources"
 MAX_PROFILED = 40_000
-"""Documents whose rows make the profiles; no group needs many."""
+"""Number of documents used for the profiles; a group does not need many."""
 CLUSTERED = 10_000
-"""Documents that the small clusters are made of."""
+"""Number of documents that the small clusters are fitted on."""
 N_TERMS = 6
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """The mixture of known groups that is nearest to new documents, and what it lacks.
+    """The mixture of known groups that is nearest to new documents, and what it does not explain.
 
     Attributes:
-        outside: share of what the documents have in common that no mixture has; 0 where they have no known word.
-        terms: the terms that speak most for it.
-        sources: share of each source in the mixture, the largest first.
-        explained_shares: float64 [2, N_BINS], how documents spread over the bins in this mixture of groups, and in a
+        outside: share of the documents' common terms that no mixture explains; 0 if they have no known word.
+        terms: terms that contribute most to `outside`.
+        sources: source -> its share in the mixture, largest first.
+        explained_shares: float64 [2, N_BINS], shares of documents in the bins: for this mixture of groups, and for a
             mixture of whole sources in the same proportions.
-        n_explained: documents of the corpus that the second spread is worth.
-        unknown_token_share: of the words of the new documents.
-        n_documents: that were looked at.
+        n_explained: effective number of corpus documents behind the second row of `explained_shares`.
+        unknown_token_share: share of unknown words in the new documents.
+        n_documents: number of new documents that were compared.
     """
 
     outside: float
@@ -71,16 +71,16 @@ class Nearest:
 
 @dataclass(frozen=True)
 class KnownGroups:
-    """What a corpus consists of.
+    """The known groups of a corpus.
 
     Attributes:
-        sources: [n_groups], the source of each group; several small ones are `other sources`.
-        profiles: float32 [n_groups, n_terms], mean TF-IDF row.
-        explained_counts: int64 [n_groups, N_BINS], documents by the square root of `explained`: held-out ones, those
-            of the group's source where the group has too few.
+        sources: [n_groups], source of each group. Several small sources together are `other sources`.
+        profiles: float32 [n_groups, n_terms], mean TF-IDF row of each group.
+        explained_counts: int64 [n_groups, N_BINS], held-out documents by the square root of `explained`. A group with
+            too few held-out documents has the counts of its source.
         source_counts: int64 [n_groups, N_BINS], held-out documents of the group's source.
         cluster_counts: int64 [n_clusters, N_BINS], held-out documents of each cluster of the corpus model.
-        unknown_token_shares: of each source's held-out documents.
+        unknown_token_shares: source -> share of unknown words in its held-out documents.
     """
 
     sources: tuple[str, ...]
@@ -91,7 +91,7 @@ class KnownGroups:
     unknown_token_shares: dict[str, float]
 
     def nearest(self, features: TfidfLsa, texts: Texts, random_state: int = 0) -> Nearest:
-        """The nearest mixture of groups to documents, which should be a sample where there are many."""
+        """The mixture of groups that is nearest to the documents; pass a sample if there are many."""
         rows, n_tokens, n_known = features.term_rows(texts)
         order = np.random.default_rng(random_state).permutation(len(n_tokens))
         first, second = (
@@ -117,19 +117,19 @@ class KnownGroups:
         )
 
     def spread_of_clusters(self, cluster_counts: Sequence[int]) -> NDArray[np.float64]:
-        """How documents spread over the bins that are in the clusters in these proportions [N_BINS]."""
+        """Shares [N_BINS] of documents in the bins, for documents with these cluster proportions."""
         counts = np.asarray(cluster_counts, np.float64)
         return np.asarray(counts / max(counts.sum(), 1) @ _spreads(self.cluster_counts), np.float64)
 
     def _worth(self, shares: Mapping[str, float]) -> float:
-        """Documents whose mean varies as much as that of a mixture of the sources' held-out documents."""
+        """Effective sample size of a mixture: the number of documents whose mean has the same variance."""
         sizes = dict(zip(self.sources, self.source_counts.sum(axis=1).tolist(), strict=True))
         if not all(sizes[name] for name, share in shares.items() if share > 0):
             return 0.0
         return float(1 / sum(share**2 / sizes[name] for name, share in shares.items() if share > 0))
 
     def save(self, folder: Path) -> None:
-        """Write `groups.json`, `profiles.npy` (half precision) and three tables of counts into `folder`."""
+        """Write `groups.json`, `profiles.npy` (float16) and three tables of counts into `folder`."""
         save_array(Path(folder) / "profiles.npy", self.profiles.astype(np.float16))
         for name in COUNTS:
             save_array(Path(folder) / f"{name}.npy", getattr(self, name))
@@ -141,7 +141,7 @@ class KnownGroups:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: if it is not there, or its files do not fit each other.
+            ValueError: the groups are missing, or the shapes of the files do not match.
         """
         if not (Path(folder) / "groups.json").exists():
             raise ValueError(
@@ -172,16 +172,16 @@ def describe_groups(
     is_held_out: NDArray[np.bool_],
     random_state: int = 0,
 ) -> KnownGroups | None:
-    """What the documents of a corpus consist of; None if the features of the model have no terms.
+    """Find the known groups of a corpus; None if the features of the model have no terms.
 
     Args:
-        model: of the corpus.
-        texts: [n], the documents.
-        sources: [n], the source of each.
-        labels: [n], the cluster of each.
-        explained: [n], see `FeatureBlock`.
-        is_held_out: [n], documents that the features were not fitted on.
-        random_state: seed of the choice of documents where there are many.
+        model: corpus model of the corpus.
+        texts: [n], documents.
+        sources: [n], source of each document.
+        labels: [n], cluster of each document.
+        explained: [n], as in `FeatureBlock`.
+        is_held_out: [n], True for documents that the features were not fitted on.
+        random_state: seed for sampling documents if there are many.
     """
     if not isinstance(model.features, TfidfLsa):
         return None
@@ -209,16 +209,16 @@ def describe_groups(
 
 
 def explained_bins(explained: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The bin of each document, of `N_BINS` over the square root of `explained`."""
+    """Bin number [n] of each document: one of `N_BINS` bins over the square root of `explained`."""
     bins: NDArray[np.int64] = np.minimum(np.sqrt(np.minimum(explained, 1)) * N_BINS, N_BINS - 1).astype(np.int64)
     return bins
 
 
 def nearest_mixture(profiles: NDArray[np.float32], profile: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights [n_groups], none negative, with which the profiles add up to the nearest to `profile`."""
+    """Non-negative weights [n_groups] of the mixture of profiles that is nearest to `profile` (least squares)."""
     from scipy.optimize import nnls
 
-    # The least squares of the Cholesky factor are those of the profiles, in as many dimensions as there are groups.
+    # The Cholesky factor gives the same least squares solution as the profiles, in only n_groups dimensions.
     gram = (profiles @ profiles.T).astype(np.float64)
     ridge = 1e-6 * np.trace(gram) / len(gram) + 1e-12
     factor = np.linalg.cholesky(gram + ridge * np.eye(len(gram)))
@@ -227,13 +227,13 @@ def nearest_mixture(profiles: NDArray[np.float32], profile: NDArray[np.float64])
 
 
 def _added_up(sources: Sequence[str], shares: NDArray[np.float64]) -> dict[str, float]:
-    """The share of each source, the largest first."""
+    """The total share of each source, largest first."""
     table = pl.DataFrame({"source": sources, "share": shares}).group_by("source").sum()
     return dict(table.sort("share", "source", descending=[True, False]).iter_rows())
 
 
 def _small_clusters(X: NDArray[np.float32]) -> NDArray[np.int32]:
-    """A cluster for each row, of about as many as there are groups to tell apart."""
+    """A small cluster [n] for each row."""
     from analysis.clusters._kmeans_kernels import count_distinct_rows
     from analysis.clusters.kmeans import assign, sweep_kmeans
 
@@ -243,7 +243,7 @@ def _small_clusters(X: NDArray[np.float32]) -> NDArray[np.int32]:
 
 
 def _groups(sources: pl.Series, clusters: NDArray[np.int32]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """(the source of each group, [n] the group of each document)."""
+    """The source of each group, and the group [n] of each document."""
     table = pl.DataFrame({"source": sources, "cluster": clusters.astype(np.int64)})
     cells = table.group_by("source", "cluster").len().sort("len", "source", "cluster", descending=[True, False, False])
     large = cells.filter(pl.col("len") >= MIN_DOCUMENTS).head(MAX_GROUPS).select("source", "cluster", is_large=True)
@@ -265,7 +265,7 @@ def _means(rows: "csr_array", groups: NDArray[np.int64], n_groups: int) -> NDArr
 
 
 def _histograms(table: pl.DataFrame, key: str) -> dict[Any, NDArray[np.int64]]:
-    """Documents in each bin for each value of a column: held-out ones, all where it has none."""
+    """Counts of held-out documents per bin for each value of a column; counts of all its documents if none is held out."""
     chosen = table.filter(pl.col("new") | ~pl.col("new").any().over(key))
     return {
         value: np.bincount(rows["bin"].to_numpy(), minlength=N_BINS).astype(np.int64)
@@ -274,5 +274,5 @@ def _histograms(table: pl.DataFrame, key: str) -> dict[Any, NDArray[np.int64]]:
 
 
 def _spreads(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Each row as shares; a row of zeros stays."""
+    """Each row divided by its sum; a row of zeros stays zero."""
     return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), np.float64)

@@ -1,4 +1,4 @@
-"""How many clusters a corpus has, how sure that is, and why, in words."""
+"""How many clusters a corpus has, how certain the number is, and the reason in words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,20 +19,21 @@ SMALLEST_CAP = 50
 
 @dataclass(frozen=True)
 class ClusterChoice:
-    """The number of clusters, hence of experts, and how far to trust it.
+    """The number of clusters, and how reliable it is.
 
     Attributes:
         value: the number of clusters.
-        interval: least and greatest elbow of the L-method when the sweep ends sooner, down to half its length; holds
-            `value`.
-        rule: name of the rule that chose.
-        sharpness: how much faster log SSE falls before `value` than after it; 1 is a straight line, no elbow.
-        stability: adjusted Rand index between the clusters of two halves of the rows; nan if not measurable.
-        runner_up: the next best number; None if there is none.
-        structure: False where the corpus has no clear parts, and one LoRA is enough.
+        interval: smallest and largest elbow that the L-method finds if the sweep is shortened, down to half its length.
+            Contains `value`.
+        rule: name of the rule that chose `value`.
+        sharpness: slope of log SSE before `value` divided by the slope after it; 1 is a straight line without an elbow.
+        stability: adjusted Rand index between the clusters found in two halves of the rows; nan if it cannot be
+            measured.
+        runner_up: the second best number; None if there is none.
+        structure: False if the corpus has no clear parts, so one LoRA is enough.
         evidence: the measurements behind `structure`.
         reason: a few sentences for a person.
-        table: one dict for each K: n_clusters, inertia, score (of the rule; -inf where it is undefined).
+        table: one dict for each K: n_clusters, inertia, score (the score of the rule; -inf if undefined).
     """
 
     value: int
@@ -48,9 +49,9 @@ class ClusterChoice:
 
 
 def source_weights(sources: pl.Series | Sequence[str]) -> NDArray[np.float64] | None:
-    """Weights [n] that cap each source at the size of the smallest one (at least 50 documents), for `sweep_kmeans`.
+    """Weights [n] for `sweep_kmeans` that cap each source at the size of the smallest one (but at least 50 documents).
 
-    None where the largest source has at most five times the documents of the smallest: no need.
+    None if the largest source has at most five times as many documents as the smallest: then no weights are needed.
     """
     _, of_row, sizes = np.unique(np.asarray(sources, dtype=str), return_inverse=True, return_counts=True)
     if sizes.max() <= IMBALANCE_LIMIT * sizes.min():
@@ -70,19 +71,19 @@ def select_num_clusters(
 ) -> ClusterChoice:
     """Choose the number of clusters of a corpus.
 
-    A rule only looks for the best K above 1. Whether there is more than one part is decided first, by
-    `measure_structure`; without structure the answer is 1.
+    `measure_structure` first decides whether the corpus has more than one part; without structure the answer is 1. A
+    rule then finds the best K above 1.
 
     Args:
-        X: [n, d], the rows the sweep was fitted to.
-        texts: [n], the documents behind them.
-        rule: a name in `analysis.clusters.elbow_rules.RULES`, or "manual": `n_clusters` decides, even against the
+        X: [n, d], rows that the sweep was fitted to.
+        texts: [n], documents behind these rows.
+        rule: a name in `analysis.clusters.elbow_rules.RULES`, or "manual": then `n_clusters` is taken, even against the
             evidence.
-        n_clusters: only with the rule "manual".
+        n_clusters: the number to take with the rule "manual"; None with any other rule.
 
     Raises:
-        ValueError: an unknown rule, a sweep without K=1, another number of texts than of rows, or `n_clusters` missing,
-            superfluous or not in the sweep.
+        ValueError: the rule is unknown; the sweep lacks K=1; the numbers of texts and rows differ; or `n_clusters` is
+            missing, superfluous or not in the sweep.
     """
     if rule not in (*RULES, "manual"):
         raise ValueError(f"rule: expected one of {', '.join(RULES)} or manual, got {rule!r}")
@@ -127,7 +128,7 @@ def _scores(rows: NDArray[np.float32], sweep: ClusterSweep, rule: str) -> NDArra
 
 
 def _best(sweep: ClusterSweep, ranking: Sequence[int]) -> int:
-    """First of the ranking; but clusters of equal rows, which leave no error, need no elbow."""
+    """The first K of the ranking. If some K leaves no error (all rows of a cluster are equal), no elbow is needed."""
     without_error = np.flatnonzero(sweep.inertia <= 1e-6 * sweep.inertia[0])
     if len(without_error) or not ranking:
         return sweep.n_clusters[int(without_error[0])] if len(without_error) else sweep.n_clusters[0]

@@ -1,4 +1,4 @@
-"""How far clusters depend on the sample."""
+"""How much clusters depend on the sample."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from analysis.clusters.kmeans import Features, assign, sweep_kmeans
 def half_split_agreement(X: Features, n_clusters: int, *, n_splits: int = 3, random_state: int = 0) -> float:
     """Do two halves of the rows find the same clusters? Mean adjusted Rand index over random splits, on all rows.
 
-    1 is the same clusters, 0 is chance. nan where a half has fewer distinct rows than clusters.
+    1 means the same clusters, 0 is chance. It is nan if a half has fewer distinct rows than clusters.
     """
     from sklearn.metrics import adjusted_rand_score
 

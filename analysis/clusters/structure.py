@@ -1,8 +1,8 @@
-"""Does a corpus have parts at all? Parts that are there show in any half of the vocabulary.
+"""Does a corpus have parts at all? Real parts show in any half of the vocabulary.
 
-The vocabulary is split in two; the documents are clustered by the words of one half, and the clusters judged by the
-words of the other. Words that only happen to separate documents (shuffled texts, the few words in which the questions
-of one template differ) say nothing about the other half; a subject or a task has its words in both.
+The vocabulary is split in two. The documents are clustered by the words of one half, and the words of the other half
+judge these clusters. Words that separate documents only by chance (shuffled texts, or the few words in which the
+questions of one template differ) say nothing about the other half. A subject or a task has words in both halves.
 """
 
 import zlib
@@ -21,8 +21,8 @@ from analysis.text.tfidf import Tfidf
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-# What 4 or 8 clusters must explain: 4 suffice for few parts, of many parts they leave too much. Set on development
-# corpora (docs/results/selection.md).
+# The minimum of `shared` for 4 and for 8 clusters. 4 clusters detect few parts, but leave too much of many parts
+# unexplained. Set on development corpora (docs/results/selection.md).
 MIN_SHARED = {4: 0.15, 8: 0.205}
 N_COMPONENTS = 32
 SAMPLE_SIZE = 2048
@@ -30,12 +30,12 @@ SAMPLE_SIZE = 2048
 
 @dataclass(frozen=True)
 class StructureEvidence:
-    """Why a corpus counts as one piece or as several.
+    """The evidence that a corpus has one part or several.
 
     Attributes:
-        n_clusters: the number of clusters, of those in `MIN_SHARED`, that speaks most for structure.
-        explained: share of the variation in one half of the vocabulary that the clusters found there explain.
-        shared: the same for the other half of the vocabulary, beyond chance: 0 where the clusters say nothing about it.
+        n_clusters: the key of `MIN_SHARED` that gives the strongest evidence for structure.
+        explained: share of the variation in one half of the vocabulary that is explained by the clusters found there.
+        shared: share of the variation in the other half that the same clusters explain beyond chance; 0 is chance.
     """
 
     n_clusters: int
@@ -48,18 +48,18 @@ class StructureEvidence:
 
     @property
     def strength(self) -> float:
-        """`shared` as a multiple of what parts of a corpus share at least."""
+        """`shared` as a multiple of its minimum in `MIN_SHARED`."""
         return self.shared / MIN_SHARED[self.n_clusters]
 
 
 def measure_structure(
     texts: Texts, sample_weight: NDArray[np.float64] | None = None, random_state: int = 0
 ) -> StructureEvidence:
-    """Cluster a sample of texts by each half of the vocabulary, and judge the clusters by the other half.
+    """Cluster a sample of texts by each half of the vocabulary, and evaluate the clusters on the other half.
 
     Args:
         texts: the documents.
-        sample_weight: [n], how much each document counts; all the same if absent.
+        sample_weight: [n], weights of the documents; None means equal weights.
     """
     documents = pa.chunked_array(as_binary(texts))
     rows = _sample(len(documents), random_state)
@@ -76,7 +76,7 @@ def measure_structure(
 
 
 def vocabulary_halves(texts: Texts, random_state: int = 0) -> tuple[Features, Features]:
-    """Two LSA features of the same documents, [n, N_COMPONENTS] each, that have no word in common."""
+    """Two LSA feature matrices [n, N_COMPONENTS] of the same documents, from disjoint halves of the vocabulary."""
     from sklearn.preprocessing import normalize
 
     tfidf = Tfidf()
@@ -90,7 +90,7 @@ def vocabulary_halves(texts: Texts, random_state: int = 0) -> tuple[Features, Fe
 
 
 def explained_by(X: Features, labels: NDArray[np.int32], weights: NDArray[np.float64]) -> float:
-    """Share of the variance of X between the groups of `labels`, with what as many random groups explain at 0."""
+    """Share of the variance of X between the groups of `labels`, rescaled so that as many random groups score 0."""
     groups, members = np.unique(labels, return_inverse=True)
     centered = X - np.average(X, axis=0, weights=weights)
     total = float(weights @ np.square(centered).sum(axis=1))
@@ -109,7 +109,7 @@ def _sample(n_rows: int, random_state: int) -> NDArray[np.int64]:
 
 
 def _lsa(matrix: "csr_array", random_state: int) -> Features:
-    """Rows of length one; zero rows stay."""
+    """LSA rows of L2 norm one; zero rows stay zero."""
     if not matrix.shape[1]:
         return np.zeros((matrix.shape[0], 1), np.float32)
     rows = matrix @ leading_directions(matrix, N_COMPONENTS, random_state).T

@@ -1,4 +1,4 @@
-"""From records to documents: cleaning, duplicates, leaks. Imports `text` and `sources`."""
+"""From records to documents: cleaning, deduplication, decontamination. Imports `text` and `sources`."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,8 +1,8 @@
-"""From records to documents: normalise, drop with a reason, split, and describe what was done.
+"""From records to documents: normalise, drop with a reason, split, and describe the result.
 
-The records are passed over several times. Up to `CACHE_BYTES` of normalised text stay in memory between the passes;
-of a larger corpus only the index (some hundred bytes for each record) and the band keys of the near-duplicate search
-(256 bytes at the default threshold) do, and its sources are read and normalised again for each pass.
+Cleaning makes several passes over the records. Up to `CACHE_BYTES` of normalised text stay in memory between passes.
+For a larger corpus, each pass reads and normalises the sources again. Then only the index (some hundred bytes per
+record) and the band keys of the near-duplicate search (256 bytes per record at the default threshold) stay in memory.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What a cleaned corpus is made of, as plain numbers for the report."""
+"""The data card of a cleaned corpus: plain numbers for the report."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 import polars as pl
 
 BYTES_PER_TOKEN = 4.0
-"""UTF-8 bytes of a token, roughly: with SmolLM2's vocabulary 2.7 on code and arithmetic to 4.8 on medical prose."""
+"""Rough number of UTF-8 bytes per token. With SmolLM2's vocabulary: from 2.7 (code, arithmetic) to 4.8 (medical prose)."""
 
 
 def data_card(index: pl.DataFrame, duplicates: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
-    """The data card of a corpus: JSON-serialisable, every table a list of rows.
+    """The data card of a corpus. It is JSON-serialisable; every table is a list of rows.
 
     Args:
-        index: a row for each record read: source, task, split, licence, language, prompt_characters,
-            completion_characters, n_bytes, reason (null where kept), detail.
-        duplicates: for each kind, the `source` of every duplicate and the `kept_source` of what it repeats.
+        index: one row per record read: source, task, split, licence, language, prompt_characters,
+            completion_characters, n_bytes, reason (null for kept records), detail.
+        duplicates: kind -> table with the `source` of every duplicate and the `kept_source` of the document it repeats.
     """
     kept, dropped = index.filter(pl.col("reason").is_null()), index.filter(pl.col("reason").is_not_null())
     return {
@@ -40,10 +40,10 @@ def data_card(index: pl.DataFrame, duplicates: Mapping[str, pl.DataFrame]) -> di
 
 
 def vanished_sources(card: Mapping[str, Any]) -> list[str]:
-    """A sentence for each source of which cleaning kept nothing.
+    """One sentence for each source of which cleaning kept nothing.
 
     Args:
-        card: the data card.
+        card: data card from `data_card`.
     """
     return [
         f"Nothing is left of source {row['source']!r}: {_reasons(card, row)}. Correct the source or the limits of "
@@ -54,9 +54,9 @@ def vanished_sources(card: Mapping[str, Any]) -> list[str]:
 
 
 def halved_sources(card: Mapping[str, Any]) -> list[str]:
-    """A sentence for each source that lost half of its records or more, but not all of them.
+    """One sentence for each source that lost at least half of its records, but not all of them.
 
-    Records over `max_documents_per_source` are not lost: someone has chosen that number.
+    Records above `max_documents_per_source` do not count as lost: the user chose that limit.
     """
     return [
         f"Source {row['source']!r} has lost {lost} of {row['n_read']} records: {_reasons(card, row)}"

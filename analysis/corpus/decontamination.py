@@ -1,9 +1,9 @@
 """Training documents that share text with an evaluation set.
 
-A document is contaminated if a run of 13 words of it stands in an evaluation text, as in GPT-3's report (Brown et
-al. 2020, appendix C). Runs in more than ten training documents are templates and licences rather than answers, and do
-not count. A text shorter than 13 words is compared as a whole. In scripts without blanks 20 ideographs or 39 other
-characters stand for 13 words: a run of 13 characters is a common phrase (docs/results/scripts.md).
+A document is contaminated if it shares a run of 13 words with an evaluation text, as in the GPT-3 paper (Brown et al.
+2020, appendix C). Runs found in more than ten training documents do not count: they are templates or licences, not
+answers. A text shorter than 13 words is compared as a whole. In scripts without spaces, 20 ideographs or 39 other
+characters count as 13 words, because a run of 13 characters is often a common phrase (docs/results/scripts.md).
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,17 +17,17 @@ from analysis.text.shingles import shingles
 
 NGRAM_WORDS = 13
 MAX_DOCUMENTS = 10
-"""An n-gram in more training documents than this does not count."""
+"""An n-gram found in more training documents than this does not count."""
 FILTER_SLOTS = 1 << 24
-"""A bitmap in front of the sorted n-grams: most n-grams of a corpus stand in no evaluation text."""
+"""Size of a bitmap that is checked before the sorted n-grams: most n-grams of a corpus are in no evaluation text."""
 
 
 def contaminated(batches: Batches, evaluation: Mapping[str, Iterable[pl.Series]]) -> pl.DataFrame:
-    """Rows that share an n-gram with an evaluation set: columns `row` and `evaluation_set` (the first that matches).
+    """Find rows that share an n-gram with an evaluation set: columns `row` and `evaluation_set` (the first match).
 
     Args:
-        batches: the training documents; passed over once.
-        evaluation: texts of each set, in blocks.
+        batches: training documents; one pass is made over them.
+        evaluation: name of an evaluation set -> its texts, in blocks.
     """
     ngrams, owners = _ngrams_of(evaluation)
     is_slot_used = np.zeros(FILTER_SLOTS, dtype=bool)
@@ -38,7 +38,7 @@ def contaminated(batches: Batches, evaluation: Mapping[str, Iterable[pl.Series]]
         found = shingles(batch["text"], NGRAM_WORDS, punctuation=False, by_length=True)
         likely = np.flatnonzero(is_slot_used[found.values % FILTER_SLOTS])
         place = np.searchsorted(ngrams, found.values[likely]).clip(max=len(ngrams) - 1)
-        # a template, once known as one, need not be remembered
+        # an n-gram that is known to be a template needs no further counting
         hit = (ngrams[place] == found.values[likely]) & (documents_with[place] <= MAX_DOCUMENTS)
         np.add.at(documents_with, place[hit], 1)
         rows.append(batch["row"].to_numpy()[found.row_of_value()[likely[hit]]])
@@ -52,7 +52,7 @@ def contaminated(batches: Batches, evaluation: Mapping[str, Iterable[pl.Series]]
 
 
 def _ngrams_of(evaluation: Mapping[str, Iterable[pl.Series]]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-    """(sorted different n-grams, for each the position of the first set that has it)."""
+    """The sorted distinct n-grams, and for each the index of the first set that contains it."""
     ngrams, owners = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)]
     for owner, blocks in enumerate(evaluation.values()):
         for texts in blocks:

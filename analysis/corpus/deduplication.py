@@ -1,10 +1,10 @@
 """Exact and near duplicates, within and across sources.
 
-Near duplicates: MinHash over trigrams of words (of characters, in scripts without blanks), bands of hashes as
-candidates, and the exact Jaccard similarity of each candidate pair as the verdict. Two documents must be alike as
-wholes, and not quite so much in what remains without the template of their task: two questions under one long
-instruction, alike as wholes, differ in content; two tasks on one passage, alike in content once their instructions
-count as templates, differ as wholes. Neither are duplicates.
+Near duplicates: MinHash over word trigrams (character trigrams in scripts without spaces). Equal bands of hashes give
+candidate pairs, and the exact Jaccard similarity of a pair decides. Two documents are duplicates only if they are
+similar both as a whole and in their content, that is, without the shingles of templates. Two questions under one long
+instruction are similar as a whole but differ in content. Two tasks on one passage have similar content but differ as a
+whole. Neither pair is a duplicate.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,37 +16,37 @@ from numpy.typing import NDArray
 from analysis.text.shingles import Rows, count_slots, jaccard, shingles
 
 Batches = Callable[[], Iterator[pl.DataFrame]]
-"""Each call starts a new pass over the documents in batches with the columns `row` and `text`."""
+"""Each call starts a new pass over the documents, in batches with the columns `row` and `text`."""
 
 SHINGLE_SIZE = 3
 NUM_PERMUTATIONS = 128
 SEED = 42
 TEMPLATE_DOCUMENTS = 20
-"""A shingle in more documents than this belongs to a template."""
+"""A shingle found in more documents than this belongs to a template."""
 CONTENT_SHARE = 0.5
-"""Likeness asked of the content, as a share of the threshold for wholes: an edit weighs more in fewer trigrams."""
+"""Required similarity of the content, as a share of the threshold for whole documents. It is lower because an edit changes a larger share of fewer trigrams."""
 COUNTER_SLOTS = 1 << 24
 KEPT_SHINGLES = 4_000_000
-"""Shingles (of 8 bytes) that may stay in memory between passes."""
+"""Number of shingles (8 bytes each) that may stay in memory between passes."""
 NEIGHBOURS = 8
-"""In a band, a document is compared with the first one and with this many before it."""
+"""Within a band, a document is compared with the first document and with this many preceding ones."""
 
 PAIR_SCHEMA = pl.Schema({"row": pl.UInt32(), "kept_row": pl.UInt32()})
 
 
 def exact_duplicates(index: pl.DataFrame) -> pl.DataFrame:
-    """Rows whose `content` occurs earlier in `index`: columns `row` and `kept_row`."""
+    """Find rows whose `content` occurs earlier in `index`: columns `row` and `kept_row`."""
     first = pl.col("row").first().over("content")
     return index.select("row", kept_row=first).filter(pl.col("row") != pl.col("kept_row")).cast(PAIR_SCHEMA)
 
 
 def near_duplicates(batches: Batches, rank: NDArray[np.uint32], threshold: float) -> pl.DataFrame:
-    """Rows at least `threshold` similar to a row of lower rank that is kept: columns `row` and `kept_row`.
+    """Find rows with a similarity of at least `threshold` to a kept row of lower rank: columns `row` and `kept_row`.
 
     Args:
-        batches: the documents, see `Batches`; passed over two or three times.
-        rank: rank of every row number; of two duplicates the one of lower rank is kept.
-        threshold: Jaccard similarity of wholes in (0, 1].
+        batches: documents, see `Batches`; two or three passes are made over them.
+        rank: rank of every row number. Of two duplicates, the one with the lower rank is kept.
+        threshold: Jaccard similarity of whole documents, in (0, 1].
     """
     shingled = _Shingled(batches)
     counts = _shingle_counts(shingled)
@@ -64,7 +64,7 @@ def near_duplicates(batches: Batches, rank: NDArray[np.uint32], threshold: float
 
 
 class _Shingled:
-    """Row numbers and shingles of each batch; those of a small corpus are kept for the next pass."""
+    """Row numbers and shingles of each batch; for a small corpus they stay in memory for the next pass."""
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
@@ -85,7 +85,7 @@ class _Shingled:
 
 
 def _shingle_counts(shingled: _Shingled) -> NDArray[np.uint8]:
-    """In how many documents a shingle occurs, up to 255, by its hash modulo the number of slots: never too few."""
+    """Document frequency of shingles, up to 255, by hash modulo the number of slots. Collisions can only raise a count."""
     counts = np.zeros(COUNTER_SLOTS, dtype=np.uint8)
     for _, every in shingled:
         count_slots(every.values, counts)
@@ -93,7 +93,7 @@ def _shingle_counts(shingled: _Shingled) -> NDArray[np.uint8]:
 
 
 def _content(every: Rows, counts: NDArray[np.uint8]) -> Rows:
-    """Shingles without those of templates; a document with nothing else keeps them all."""
+    """Shingles without those of templates. A document with only template shingles keeps them all."""
     own = counts[every.values % COUNTER_SLOTS] <= TEMPLATE_DOCUMENTS
     rows = every.row_of_value()
     only_template = np.bincount(rows, weights=own, minlength=len(every)) == 0
@@ -101,10 +101,12 @@ def _content(every: Rows, counts: NDArray[np.uint8]) -> Rows:
 
 
 def _rows_per_band(threshold: float) -> int:
-    """The longest band with an even chance of a hit at a likeness of content well below the threshold.
+    """Rows per band: the most that still find a pair with probability 1/2 at a content similarity well below the
+    threshold.
 
-    Two contents of likeness s share one of b bands of r hashes with the chance 1 - (1 - s^r)^b, an even one near
-    s = (1 / b)^(1 / r). At a threshold of 0.8: r = 4, b = 32, chance .56 at s = .4, .87 at .5 and .99 at .6.
+    Two contents of similarity s share at least one of b bands of r hashes with probability 1 - (1 - s^r)^b, which is
+    about 1/2 near s = (1 / b)^(1 / r). At a threshold of 0.8: r = 4, b = 32, and the probability is .56 at s = .4, .87
+    at .5 and .99 at .6.
     """
     for length in (16, 8, 4):
         if (length / NUM_PERMUTATIONS) ** (1 / length) <= (1 + CONTENT_SHARE) / 2 * threshold:
@@ -115,7 +117,7 @@ def _rows_per_band(threshold: float) -> int:
 def _bands(
     shingled: _Shingled, counts: NDArray[np.uint8], threshold: float
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
-    """(row numbers, [n, bands] keys): two documents with an equal key in a column are candidates."""
+    """Row numbers [n] and keys [n, n_bands]. Two documents with an equal key in a column are a candidate pair."""
     from rensa import RMinHash
 
     length = _rows_per_band(threshold)
@@ -133,7 +135,7 @@ def _bands(
 
 
 def _candidates(rows: NDArray[np.uint32], keys: NDArray[np.uint64], rank: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """[n, 2] different pairs (lower rank, higher rank), ordered by the rank of the second, then of the first."""
+    """Distinct pairs [n, 2] of (lower rank, higher rank), ordered by the rank of the second, then of the first."""
     found = [np.empty((0, 2), np.uint32)]
     by_rank = np.argsort(rank[rows])
     rows, keys = rows[by_rank], keys[by_rank]
@@ -153,7 +155,7 @@ def _candidates(rows: NDArray[np.uint32], keys: NDArray[np.uint64], rank: NDArra
 def _compared(
     batches: Batches, counts: NDArray[np.uint8], wanted: NDArray[np.uint32]
 ) -> dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
-    """All shingles, and those of the content, of each wanted row."""
+    """For each wanted row, all its shingles and those of its content."""
     found: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]] = {}
     is_wanted = pl.Series(wanted)
     for batch in batches():

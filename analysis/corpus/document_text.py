@@ -1,4 +1,4 @@
-"""Which text of a document stands for it."""
+"""Which text of a document is clustered."""
 
 import polars as pl
 
@@ -9,11 +9,11 @@ def document_text(text: str = "prompt") -> pl.Expr:
     """The column of texts to cluster, as an expression over a documents table.
 
     Args:
-        text: `prompt` is all that is known when a served model must choose its expert, and gives N more surely
-            (docs/results/selection.md); `completion`; or `both`.
+        text: `prompt`, `completion` or `both`. A served model knows only the prompt when it chooses an expert, and
+            prompts give a more reliable N (docs/results/selection.md).
 
     Raises:
-        ValueError: another value.
+        ValueError: `text` has another value.
     """
     if text == "both":
         return pl.concat_str("prompt", "completion", separator="\n")

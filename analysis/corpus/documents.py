@@ -16,7 +16,7 @@ DROP_REASONS = (
     "contaminated",
     "over_source_limit",
 )
-"""Why a record is not in the documents; the first that holds, in this order."""
+"""Reasons for dropping a record. The first that applies, in this order, is given."""
 
 
 class Documents(dy.Schema):
@@ -34,7 +34,7 @@ class Documents(dy.Schema):
 
 
 class Dropped(dy.Schema):
-    """One row for each record that was read and is not in the documents."""
+    """One row for each record that was read but dropped."""
 
     document_id = dy.String(nullable=False, regex="^[0-9a-f]{16}$")
     source = dy.String(nullable=False)
@@ -43,7 +43,7 @@ class Dropped(dy.Schema):
 
 
 def document_ids(source: pl.Series, prompt: pl.Series, completion: pl.Series) -> pl.Series:
-    """16 hex digits for each record: blake2b of source, prompt and completion."""
+    """Id of each record: 16 hex digits of the BLAKE2b hash of source, prompt and completion."""
     return pl.Series(
         "document_id", [_digest("\0".join(texts)) for texts in zip(source, prompt, completion, strict=True)], pl.String
     )
