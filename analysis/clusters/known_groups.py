@@ -265,7 +265,7 @@ def _means(rows: "csr_array", groups: NDArray[np.int64], n_groups: int) -> NDArr
 
 
 def _histograms(table: pl.DataFrame, key: str) -> dict[Any, NDArray[np.int64]]:
-    """Counts of held-out documents per bin for each value of a column; counts of all its documents if none is held out."""
+    """Held-out documents per bin for each value of a column; all its documents if none is held out."""
     chosen = table.filter(pl.col("new") | ~pl.col("new").any().over(key))
     return {
         value: np.bincount(rows["bin"].to_numpy(), minlength=N_BINS).astype(np.int64)

@@ -29,16 +29,17 @@ TEXT = pl.concat_str("prompt", "completion", separator="\n").alias("text")
 
 @dataclass(frozen=True)
 class CleanConfig:
-    """What is kept.
+    """Which records are kept.
 
     Args:
         max_prompt_characters, max_completion_characters: longer texts are dropped.
-        near_duplicate_threshold: Jaccard similarity of word trigrams from which a document is a duplicate; None: off.
-        decontaminate: drop training documents that share a run of words with an evaluation text or with the corpus's
-            own test documents.
-        max_documents_per_source: training documents kept of each source, chosen by a hash of their id; None: all.
-        test_fraction: share of the documents held out where a source has no split of its own.
-        detect_language: fill the `language` column.
+        near_duplicate_threshold: smallest Jaccard similarity of word trigrams that makes a document a duplicate. None
+            turns the search off.
+        decontaminate: whether to drop training documents that share a run of words with an evaluation text or with the
+            corpus's own test documents.
+        max_documents_per_source: most training documents kept per source, chosen by a hash of their id. None keeps all.
+        test_fraction: share of the documents held out in sources without a split of their own.
+        detect_language: whether to fill the `language` column.
     """
 
     max_prompt_characters: int = 20_000
@@ -62,11 +63,12 @@ class CleanConfig:
 
 @dataclass(frozen=True)
 class CleanedCorpus:
-    """The outcome of `clean`.
+    """The result of `clean`.
 
     Args:
-        documents: the table of `analysis.corpus.documents.Documents`, in the order read; lazy, to be streamed.
-        dropped: the table of `analysis.corpus.documents.Dropped`.
+        documents: table with the schema `analysis.corpus.documents.Documents`, in the order read. It is lazy, for
+            streaming.
+        dropped: table with the schema `analysis.corpus.documents.Dropped`.
         data_card: sizes, duplicates, languages, licences; see `analysis.corpus.data_card`.
     """
 
@@ -80,16 +82,17 @@ def clean(
 ) -> CleanedCorpus:
     """Clean the records of all sources together.
 
-    Of two duplicates the one in a test split is kept, else the first read: held-out sets stay whole.
+    Of two duplicates, the one in a test split is kept, so that held-out sets stay complete; otherwise the first one
+    read.
 
     Args:
-        records: the columns of `RECORD_SCHEMA`, as `read_sources` gives them.
-        config: what is kept.
-        evaluation: records of named evaluation sets; a training document that shares a run of words with one is
-            dropped, see `analysis.corpus.decontamination`.
+        records: table with the columns of `RECORD_SCHEMA`, as `read_sources` returns it.
+        config: which records are kept.
+        evaluation: name of an evaluation set -> its records. A training document that shares a run of words with one of
+            them is dropped; see `analysis.corpus.decontamination`.
 
     Raises:
-        ValueError: `records` has other columns or types, or nothing is left of them.
+        ValueError: `records` has other columns or types, or cleaning leaves no record.
     """
     found = records.collect_schema()
     if dict(found) != dict(RECORD_SCHEMA):
@@ -103,7 +106,7 @@ def clean(
 
 
 class _Run:
-    """One cleaning: the records, and an index with a row for each of them that collects the verdicts."""
+    """One cleaning run: the records, and an index with one row per record that collects the verdicts."""
 
     def __init__(self, records: pl.LazyFrame, config: CleanConfig) -> None:
         self.config = config
@@ -111,14 +114,14 @@ class _Run:
             pl.exclude("prompt", "completion"), normalised(pl.col("prompt", "completion"))
         ).with_row_index("row")
         self.index = self._first_pass()
-        # held-out documents first: they are the ones kept of two duplicates
+        # Held-out documents rank first, so that they are kept if they have duplicates.
         ordered = self.index.select("row", pl.col("split") != "test").sort("split", "row")["row"]
         self.rank = np.empty(len(self.index), dtype=np.uint32)
         self.rank[ordered.to_numpy()] = np.arange(len(ordered), dtype=np.uint32)
         self.duplicates: dict[str, pl.DataFrame] = {}
 
     def _first_pass(self) -> pl.DataFrame:
-        """The index; the records become a table in memory if they are small enough."""
+        """Build the index. Small corpora also become a table in memory."""
         blocks: list[pl.DataFrame] = []
         cache: list[pl.DataFrame] | None = []
         n_bytes = 0
@@ -136,7 +139,7 @@ class _Run:
         return pl.concat(blocks)
 
     def _index(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """Everything about a batch that is decided row by row."""
+        """Index columns of a batch that depend only on the single row."""
         ids = document_ids(batch["source"], batch["prompt"], batch["completion"])
         texts = batch.select(TEXT)["text"]
         return batch.select(
@@ -156,7 +159,7 @@ class _Run:
         )
 
     def _batches(self, keep: pl.Expr | None = None) -> Iterator[pl.DataFrame]:
-        """A pass over the texts of the records without a verdict."""
+        """One pass over the texts of the records that have no verdict yet."""
         wanted = self.index.filter(pl.col("reason").is_null(), *([] if keep is None else [keep]))["row"]
         alive = np.zeros(len(self.index), dtype=bool)
         alive[wanted.to_numpy()] = True
@@ -166,7 +169,7 @@ class _Run:
                 yield chosen
 
     def _drop(self, reason: str, rows: pl.DataFrame, detail: str) -> None:
-        """Give a verdict; `rows` has the columns `row` and `detail`."""
+        """Record a verdict; `rows` has the columns `row` and `detail`."""
         verdict = rows.select("row", new_reason=pl.lit(reason), new_detail=detail)
         self.index = (
             self.index.join(verdict, on="row", how="left", maintain_order="left")
@@ -223,7 +226,7 @@ class _Run:
 
 
 def _reason(config: CleanConfig) -> pl.Expr:
-    """The first reason to drop a record that its own text gives, or null."""
+    """The first reason to drop a record because of its own text, or null."""
     prompt, completion = pl.col("prompt"), pl.col("completion")
     holds = {
         "empty_prompt": prompt == "",
@@ -242,7 +245,7 @@ def _texts(records: pl.LazyFrame) -> Iterator[pl.Series]:
 
 
 def _split(ids: pl.Series, test_fraction: float) -> pl.Expr:
-    """The source's own split, else by the first 32 bits of the id."""
+    """The split of the source if it has one, else a split by the first 32 bits of the id."""
     chance = ids.str.slice(0, 8).str.to_integer(base=16) / 2**32
     by_hash = pl.when(pl.Series(chance < test_fraction)).then(pl.lit("test")).otherwise(pl.lit("train"))
     return pl.coalesce("split", by_hash).alias("split")

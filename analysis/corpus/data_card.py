@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 BYTES_PER_TOKEN = 4.0
-"""Rough number of UTF-8 bytes per token. With SmolLM2's vocabulary: from 2.7 (code, arithmetic) to 4.8 (medical prose)."""
+"""Rough number of UTF-8 bytes per token. SmolLM2 has 2.7 (code, arithmetic) to 4.8 (medical prose)."""
 
 
 def data_card(index: pl.DataFrame, duplicates: Mapping[str, pl.DataFrame]) -> dict[str, Any]:

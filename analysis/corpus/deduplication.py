@@ -24,7 +24,10 @@ SEED = 42
 TEMPLATE_DOCUMENTS = 20
 """A shingle found in more documents than this belongs to a template."""
 CONTENT_SHARE = 0.5
-"""Required similarity of the content, as a share of the threshold for whole documents. It is lower because an edit changes a larger share of fewer trigrams."""
+"""Required similarity of the content, as a share of the threshold for whole documents.
+
+It is lower because the content has fewer trigrams, so one edit changes a larger share of them.
+"""
 COUNTER_SLOTS = 1 << 24
 KEPT_SHINGLES = 4_000_000
 """Number of shingles (8 bytes each) that may stay in memory between passes."""
@@ -101,8 +104,7 @@ def _content(every: Rows, counts: NDArray[np.uint8]) -> Rows:
 
 
 def _rows_per_band(threshold: float) -> int:
-    """Rows per band: the most that still find a pair with probability 1/2 at a content similarity well below the
-    threshold.
+    """The most rows per band that still find a pair well below the threshold with probability 1/2.
 
     Two contents of similarity s share at least one of b bands of r hashes with probability 1 - (1 - s^r)^b, which is
     about 1/2 near s = (1 / b)^(1 / r). At a threshold of 0.8: r = 4, b = 32, and the probability is .56 at s = .4, .87

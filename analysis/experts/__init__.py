@@ -1,1 +1,1 @@
-"""What experts stand for, and what reads the group off a prompt. Imports `clusters`."""
+"""Which group of documents each expert serves, and how a prompt's group is predicted. Imports `clusters`."""

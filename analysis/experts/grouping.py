@@ -1,4 +1,4 @@
-"""Which groups of documents get an expert each: sources, tasks, or the clusters that the corpus shows by itself."""
+"""Which groups of documents get one expert each: sources, tasks or clusters of the corpus."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ GROUPINGS = ("auto", "sources", "tasks", "clusters")
 
 @dataclass(frozen=True)
 class Grouping:
-    """The groups, and why these.
+    """The groups that have experts, and why these were chosen.
 
     Attributes:
-        kind: "source", "task" or "cluster", a column of the documents.
-        groups: the group of each expert; its place is the number of the expert.
-        reason: in words.
-        classifier: reads the group off a prompt; None for clusters, which the corpus model knows.
+        kind: "source", "task" or "cluster": a column of the documents.
+        groups: the group of each expert; entry i belongs to expert i.
+        reason: why these groups were chosen, in words.
+        classifier: predicts the group from the prompt. None for clusters, which the corpus model assigns.
     """
 
     kind: str
@@ -36,23 +36,24 @@ def choose_grouping(
     max_experts: int = 16,
     random_state: int = 0,
 ) -> Grouping:
-    """Choose sources, then tasks, where a prompt tells them; else clusters.
+    """Choose sources if prompts identify them, else tasks if prompts identify them, else clusters.
 
-    Measured on six corpora (docs/results/experts.md), one expert a source beats a LoRA of the same size when the
-    source of 98% of the prompts is found, and no longer when that of 92% is. Clusters of the prompt draw level with
-    it. A corpus of one cluster is homogeneous and keeps one expert, which is plain LoRA.
+    Measured on six corpora (docs/results/experts.md): one expert per source beats a LoRA of the same size if the source
+    is predicted correctly for 98% of the prompts, but not at 92%. Experts for clusters of prompts are on a par with
+    that LoRA. A corpus of one cluster is homogeneous and gets one expert, which is plain LoRA.
 
     Args:
-        documents: those of training, with prompt, source and task.
-        n_groups: N of the elbow.
-        grouping: one of `GROUPINGS`. Anything but "auto" is done as asked where it can be.
-        fixed_number: this N was asked for, so that sources or tasks must be as many.
-        min_accuracy: least share of held-out prompts whose group must be found.
-        max_experts: most groups that get an expert each.
-        random_state: of the classifier.
+        documents: training documents with the columns prompt, source and task.
+        n_groups: number of clusters at the elbow.
+        grouping: one of `GROUPINGS`. Any value but "auto" is followed if possible.
+        fixed_number: whether the user asked for this N. Sources or tasks are then used only if there are exactly as
+            many.
+        min_accuracy: smallest share of held-out prompts whose group must be predicted correctly.
+        max_experts: largest number of groups that may have one expert each.
+        random_state: seed of the classifier.
 
     Raises:
-        ValueError: a grouping that does not exist, or that the documents do not have.
+        ValueError: the grouping is unknown, or the documents do not have it.
     """
     if grouping not in GROUPINGS:
         raise ValueError(f"grouping: expected one of {', '.join(GROUPINGS)}, got {grouping!r}")
@@ -83,7 +84,7 @@ def _try(
     required_number: int | None,
     random_state: int,
 ) -> Grouping | str:
-    """An expert for each group of this kind, or what speaks against it."""
+    """One expert for each group of this kind, or the objection against it."""
     objection = _objection(documents[kind], max_experts, required_number)
     if objection:
         return objection
@@ -97,7 +98,7 @@ def _try(
 
 
 def _objection(groups: pl.Series, max_experts: int, required_number: int | None) -> str:
-    """What speaks against an expert for each group before any prompt is read; empty for nothing."""
+    """The objection against one expert per group that needs no classifier to find; empty if there is none."""
     kind, n_groups = groups.name, groups.n_unique()
     if groups.null_count():
         return f"{groups.null_count()} documents have no {kind}"

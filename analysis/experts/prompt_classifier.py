@@ -1,8 +1,8 @@
-"""Reads the source, task or cluster of a document off its prompt: gates for experts that belong to such groups.
+"""Predicts the source, task or cluster of a document from its prompt, to give gates to the experts of such groups.
 
-TF-IDF of words and pairs of words, and multinomial logistic regression. Where prompts of the groups are told apart by
-what stands in them, this is right more often than nearest centres in the space of LSA features
-(docs/results/experts.md), and every wrong expert costs more than the right ones gain.
+The model is TF-IDF of words and word pairs with multinomial logistic regression. If the groups' prompts differ in their
+words, it is right more often than nearest centres in LSA space (docs/results/experts.md). Accuracy matters: a wrong
+expert costs more than a right one gains.
 """
 
 from collections.abc import Sequence
@@ -20,20 +20,20 @@ from analysis.text.blocks import Texts, text_blocks
 from analysis.text.characters import Tokens, checked_tokens
 from analysis.text.words import words
 
-# Prompts whose terms are in memory at once.
+# Number of prompts whose terms are in memory at once.
 BATCH = 4096
-# Every tenth prompt, by its hash, is not learnt from.
+# One prompt in ten, chosen by its hash, is kept for validation.
 VALIDATION_EVERY = 10
 PARAMETERS = ("max_features", "C", "sample_size", "random_state", "tokens")
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Predicted groups against the true ones.
+    """Agreement of predicted with true groups.
 
     Attributes:
-        accuracy: share of prompts whose group is found; NaN without prompts.
-        confusion: label, predicted, n_prompts, for every pair that occurs.
+        accuracy: share of prompts whose group is predicted correctly; NaN without prompts.
+        confusion: label, predicted, n_prompts: one row for every pair that occurs.
     """
 
     accuracy: float
@@ -41,19 +41,20 @@ class Agreement:
 
 
 class PromptClassifier:
-    """TF-IDF of words and pairs of words, and multinomial logistic regression.
+    """TF-IDF of words and word pairs, with multinomial logistic regression.
 
     Args:
-        max_features: terms kept, those that occur most often.
-        C: inverse strength of the penalty on the weights, as in scikit-learn.
-        sample_size: prompts looked at while fitting, as many of each group where there are enough; the choice, like
-            that of the validation prompts, is by hash of the text and does not depend on the order.
-        random_state: seed of that hash.
+        max_features: number of terms kept; the most frequent ones are kept.
+        C: inverse of the regularisation strength, as in scikit-learn.
+        sample_size: number of prompts used for fitting and validation, equally many of each group if there are enough.
+            The sample and the validation prompts are chosen by a hash of the text, so the order of the prompts has no
+            effect.
+        random_state: seed of this hash.
         tokens: what counts as a word: `unicode` or `scikit-learn`, see `analysis.text.characters`.
 
     Attributes:
-        classes_: the groups, sorted; the place of a group is the number of its expert.
-        validation_: on the prompts of the sample that were not learnt from. Equal prompts are never on both sides.
+        classes_: the groups, sorted. The index of a group is the number of its expert.
+        validation_: agreement on the validation prompts. Equal prompts are never in both training and validation.
 
     Raises:
         ValueError: an argument is out of range.
@@ -82,19 +83,20 @@ class PromptClassifier:
 
     @property
     def n_groups(self) -> int:
-        """The number of groups, by the name that a corpus model has for it."""
+        """Number of groups, for the protocol `GroupModel`."""
         return len(self.classes_)
 
     def fit(self, prompts: Texts, labels: Sequence[Any] | NDArray[Any] | pl.Series) -> Self:
-        """Learn from nine tenths of a sample, and measure on the rest.
+        """Fit on nine tenths of a sample, and validate on the rest.
 
         Args:
-            prompts: [n].
-            labels: [n], the group of each: text, or integers such as clusters.
+            prompts: [n], prompts.
+            labels: [n], group of each prompt: text, or integers such as cluster numbers.
 
         Raises:
-            ValueError: fewer than two groups, a missing label, other lengths, or no prompt with a word.
-            TypeError: if `prompts` does not hold text.
+            ValueError: there are fewer than two groups, a label is missing, the lengths differ, or no prompt has a
+                word.
+            TypeError: `prompts` does not hold text.
         """
         texts, groups = _as_series(prompts), pl.Series("label", labels)
         if len(texts) != len(groups) or groups.null_count():
@@ -114,7 +116,7 @@ class PromptClassifier:
         return self
 
     def predict(self, prompts: Texts) -> list[str]:
-        """The group of each prompt."""
+        """Predict the group of each prompt."""
         return [self.classes_[i] for i in self.assign(prompts)[0]]
 
     def predict_proba(self, prompts: Texts) -> NDArray[np.float32]:
@@ -122,12 +124,12 @@ class PromptClassifier:
         return self.soft_assign(prompts, temperature=1)
 
     def assign(self, texts: Texts) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Number of each prompt's group, and 1 - its probability: as a distance, larger where it fits less."""
+        """Group number [n] of each prompt, and as a distance [n], 1 - its probability."""
         probabilities = self.predict_proba(texts)
         return probabilities.argmax(axis=1).astype(np.int32), 1 - probabilities.max(axis=1, initial=0).astype(float)
 
     def soft_assign(self, texts: Texts, temperature: float) -> NDArray[np.float32]:
-        """Weights [n, n_groups] of the groups for each prompt: softmax of its logits / temperature.
+        """Soft group weights [n, n_groups]: softmax of logits / temperature.
 
         Raises:
             ValueError: if `temperature` is not positive.
@@ -139,7 +141,7 @@ class PromptClassifier:
         return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
     def measure(self, prompts: Texts, labels: Sequence[Any] | NDArray[Any] | pl.Series) -> Agreement:
-        """Predicted groups against true ones, which need not be among those learnt."""
+        """Compare predicted with true groups. True groups may include some that were not in the training data."""
         table = pl.DataFrame({"label": pl.Series(labels).cast(pl.String), "predicted": self.predict(prompts)})
         right = (table["label"] == table["predicted"]).mean()
         counts = table.group_by("label", "predicted").agg(n_prompts=pl.len()).sort("label", "predicted")
@@ -165,11 +167,11 @@ class PromptClassifier:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: if the files do not fit each other.
+            ValueError: the shapes of the files do not match.
         """
         folder = Path(folder)
         values = load_json(folder / "classifier.json")
-        # A classifier saved before there was a choice has scikit-learn's words.
+        # Older classifiers have no `tokens`; they were fitted with scikit-learn's tokens.
         classifier = cls(**{"tokens": "scikit-learn", **values["parameters"]})
         classifier.classes_ = tuple(values["classes"])
         accuracy, rows = values["validation"]["accuracy"], values["validation"]["confusion"]
@@ -190,7 +192,7 @@ class PromptClassifier:
         return classifier
 
     def _draw(self, texts: pl.Series, numbers: NDArray[np.int32]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Rows of the sample in an order that only the texts decide, and which of them to learn from."""
+        """Rows of the sample, in an order that depends only on the texts, and a mask of those used for training."""
         from analysis.text._tokens import hash_documents
 
         seed = np.uint64(self.random_state)
@@ -200,7 +202,7 @@ class PromptClassifier:
         rank_in_group = pl.Series(numbers[order]).to_frame("g").select(pl.int_range(pl.len()).over("g")).to_series()
         rows = order[rank_in_group.to_numpy() < each]
         is_known = hashes[rows] % VALIDATION_EVERY != 0
-        # A group of a few prompts is learnt rather than measured.
+        # A group of only a few prompts is used for training, not for validation.
         is_known |= ~np.isin(numbers[rows], numbers[rows[is_known]])
         return is_known, rows
 
@@ -213,10 +215,10 @@ class PromptClassifier:
             rows = vectoriser.fit_transform(words(texts, self.tokens))
         except ValueError as error:
             raise ValueError(f"expected prompts with words of two characters, got none in {len(texts)}") from error
-        with threadpool_limits(1):  # the number of threads would change the last bits
+        with threadpool_limits(1):  # the last bits depend on the number of threads
             regression = LogisticRegression(C=self.C, max_iter=1000).fit(rows, numbers)
         weights, bias = regression.coef_, regression.intercept_
-        if len(self.classes_) == 2:  # scikit-learn keeps the second group's logit alone
+        if len(self.classes_) == 2:  # scikit-learn then keeps only the logit of the second class
             weights, bias = np.vstack([np.zeros_like(weights), weights]), np.array([0.0, *bias])
         terms = vectoriser.get_feature_names_out().tolist()
         self._set(terms, vectoriser.idf_, weights.astype(np.float32), bias.astype(np.float32))
@@ -237,7 +239,7 @@ class PromptClassifier:
 
 
 def _vectoriser(**options: Any) -> Any:
-    """TF-IDF of documents that come as lists of words."""
+    """A TF-IDF vectoriser for documents given as lists of words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(analyzer=_words_and_pairs, sublinear_tf=True, dtype=np.float32, **options)

@@ -1,4 +1,4 @@
-"""Gates for adapters whose experts are chosen by the prompt (`hydralora`'s router_input="given").
+"""Gates for adapters whose expert is chosen by the prompt (router_input="given" in `hydralora`).
 
 group_model = load_group_model(adapter / "group_model")
 gates = torch.from_numpy(prompt_gates(group_model, prompts))
@@ -16,38 +16,38 @@ from analysis.text.blocks import Texts
 
 
 class GroupModel(Protocol):
-    """Finds the group of a prompt: a `PromptClassifier` or a `CorpusModel`."""
+    """Predicts the group of a prompt: a `PromptClassifier` or a `CorpusModel`."""
 
     @property
     def n_groups(self) -> int:
-        """The number of groups, which is the number of experts."""
+        """Number of groups, which is the number of experts."""
 
     def assign(self, texts: Texts) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Number of each prompt's group, and how badly it fits (0 is best)."""
+        """Group number [n] of each prompt, and a distance [n] (0 is the best fit)."""
 
     def soft_assign(self, texts: Texts, temperature: float) -> NDArray[np.float32]:
-        """Weights [n, n_groups] that sum to one."""
+        """Soft group weights [n, n_groups]; each row sums to one."""
 
     def save(self, folder: Path) -> None:
-        """Write all that `load_group_model` needs."""
+        """Write everything that `load_group_model` needs."""
 
 
 def prompt_gates(model: GroupModel, prompts: Texts) -> NDArray[np.float32]:
-    """Gates [n, n_groups]: one for the expert of each prompt's group, zero for the others."""
+    """One-hot gates [n, n_groups]: 1 for the expert of the prompt's group, 0 for the others."""
     return one_hot(model.assign(prompts)[0], model.n_groups)
 
 
 def one_hot(labels: NDArray[Any], n_groups: int) -> NDArray[np.float32]:
-    """Numbers of groups [n] as rows [n, n_groups]."""
+    """Group numbers [n] as one-hot rows [n, n_groups]."""
     rows: NDArray[np.float32] = np.eye(n_groups, dtype=np.float32)[labels]
     return rows
 
 
 def load_group_model(folder: Path | str) -> GroupModel:
-    """Read a model of groups of either kind from the folder it was saved to.
+    """Load a group model of either kind from the folder it was saved to.
 
     Raises:
-        ValueError: if the folder has none.
+        ValueError: the folder has no group model.
     """
     from analysis.clusters.corpus_model import CorpusModel
     from analysis.experts.prompt_classifier import PromptClassifier

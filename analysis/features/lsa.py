@@ -1,4 +1,4 @@
-"""Documents as vectors: TF-IDF, projected onto its leading singular directions, each row scaled to length one."""
+"""Documents as vectors: TF-IDF projected onto its leading singular vectors, each row scaled to L2 norm one."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -24,21 +24,22 @@ logger = logging.getLogger(__name__)
 
 
 class TfidfLsa:
-    """TF-IDF -> truncated SVD -> L2 norm (latent semantic analysis), fitted on a sample of the documents.
+    """Latent semantic analysis, TF-IDF -> truncated SVD -> L2 norm, fitted on a sample of the documents.
 
     Args:
-        n_components: length of a document's vector.
-        max_features: terms kept, the most frequent ones.
-        min_df: fewest sampled documents a term must occur in.
-        sublinear_tf: weigh a term by 1 + log(count) instead of its count.
+        n_components: number of dimensions of a document's vector.
+        max_features: number of terms kept; the most frequent ones are kept.
+        min_df: smallest number of sampled documents that a term must occur in.
+        sublinear_tf: whether to weight a term by 1 + log(count) instead of its count.
         tokens: what counts as a term: `unicode` or `scikit-learn`, see `analysis.text.characters`.
-        sample_size: different documents that vocabulary, idf and projection are learnt from (see `sample_texts`).
+        sample_size: number of distinct documents that vocabulary, idf and projection are fitted on (see
+            `sample_texts`).
         random_state: seed of the sample and of the randomised SVD.
 
     Attributes:
         vocabulary_: the terms in alphabetical order.
         idf_: float64 [n_features].
-        components_: float32 [n_components, n_features]; rows beyond the rank of the sample are zero.
+        components_: float32 [n_components, n_features], singular vectors; rows beyond the rank of the sample are zero.
 
     Raises:
         ValueError: an argument is out of range.
@@ -73,11 +74,11 @@ class TfidfLsa:
         return self._tfidf.idf_
 
     def fit(self, texts: Texts) -> Self:
-        """Learn vocabulary, idf and projection; the order of `texts` does not matter.
+        """Fit vocabulary, idf and projection. The order of `texts` has no effect.
 
         Raises:
-            ValueError: if no text has a term.
-            TypeError: if `texts` does not hold text.
+            ValueError: no text has a term.
+            TypeError: `texts` does not hold text.
         """
         tfidf = self._tfidf.fit_transform(sample_texts([texts], self.sample_size, self.random_state))
         rank = min(self.n_components, *tfidf.shape)
@@ -94,15 +95,15 @@ class TfidfLsa:
         return self
 
     def transform(self, texts: Texts) -> NDArray[np.float32]:
-        """Vectors [n, n_components] of length one; zero for documents without a known term (logged)."""
+        """Vectors [n, n_components] of L2 norm one; zero rows for documents without a known term, which are logged."""
         return vectoriser.transform(self, texts)
 
     def stream(self, batches: Iterable[Texts]) -> Iterator[FeatureBlock]:
-        """Vectors of the documents of all batches, in order; only a few blocks are in memory."""
+        """Yield the vectors of all batches' documents in order. Only a few blocks are in memory at a time."""
         return map_threads(self._project, (block for batch in batches for block in text_blocks(batch)))
 
     def term_rows(self, texts: Texts) -> "tuple[csr_array, NDArray[np.int64], NDArray[np.int64]]":
-        """TF-IDF rows [n, n_features] of length one, and for each document its number of words and of known words."""
+        """TF-IDF rows [n, n_features] of L2 norm one, the number of words [n] and the number of known words [n]."""
         counts = self._tfidf.count(texts)
         known = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts.counts, dtype=np.int64)])
         return self._tfidf.weigh(counts), counts.n_tokens, np.diff(known[counts.indptr])
@@ -129,10 +130,10 @@ class TfidfLsa:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: if the files do not fit each other.
+            ValueError: the shapes of the files do not match.
         """
         folder = Path(folder)
-        # Features saved before there was a choice have scikit-learn's terms.
+        # Older features have no `tokens`; they were fitted with scikit-learn's tokens.
         features = cls(**{"tokens": "scikit-learn", **load_json(folder / "features.json")["parameters"]})
         features._tfidf.vocabulary_ = load_json(folder / "vocabulary.json")
         features._tfidf.idf_ = load_array(folder / "idf.npy")
@@ -145,7 +146,7 @@ class TfidfLsa:
         return features
 
     def _prepare(self) -> None:
-        # Frequent terms first: what most words look up is then close together in memory.
+        # Frequent terms come first, so that most look-ups hit nearby memory.
         order = np.argsort(self.idf_, kind="stable")
         self._counter = TermCounter([self.vocabulary_[i] for i in order], self._tfidf.tokens)
         self._directions = np.ascontiguousarray(self.components_.T[order])
@@ -171,10 +172,10 @@ class TfidfLsa:
 
 
 def leading_directions(matrix: "csr_array", n_components: int, random_state: int) -> NDArray[np.float32]:
-    """The leading right singular vectors [n_components, n_features], or as many as there are."""
+    """The leading right singular vectors [n_components, n_features]; fewer rows if the rank is lower."""
     from sklearn.utils.extmath import randomized_svd
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):  # the number of threads would change the last bits
+    with threadpool_limits(1):  # the last bits depend on the number of threads
         _, _, directions = randomized_svd(matrix, min(n_components, *matrix.shape), n_iter=4, random_state=random_state)
     return np.asarray(directions, np.float32)

@@ -1,4 +1,4 @@
-"""What every kind of features has in common: blocks of rows, what was odd about the texts, and how to load them."""
+"""What all kinds of features share: the protocol, blocks of rows, and statistics of the texts."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -16,16 +16,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TextStatistics:
-    """Counts over texts, among them everything that a careful reader wants to know was there.
+    """Counts over texts, including everything unusual that a reader should know about.
 
     Attributes:
-        n_documents: all of them.
-        n_null: were null; taken as empty.
-        n_invalid: were not valid UTF-8; the invalid bytes are taken as replacement characters.
-        n_without_words: have no word (of two characters).
-        n_without_known_terms: have words, none of which the vocabulary has.
-        n_tokens: words.
-        n_known_tokens: words that are in the vocabulary.
+        n_documents: number of documents.
+        n_null: documents that were null; they count as empty.
+        n_invalid: documents that were not valid UTF-8; invalid bytes become replacement characters.
+        n_without_words: documents without a word (of at least two characters).
+        n_without_known_terms: documents with words, but none in the vocabulary.
+        n_tokens: number of words.
+        n_known_tokens: number of words that are in the vocabulary.
     """
 
     n_documents: int = 0
@@ -41,11 +41,11 @@ class TextStatistics:
 
     @property
     def unknown_token_share(self) -> float:
-        """Share of the words that the vocabulary does not have."""
+        """Share of the words that are not in the vocabulary."""
         return 1 - self.n_known_tokens / self.n_tokens if self.n_tokens else 0.0
 
     def log_oddities(self) -> None:
-        """Log a warning for what has probably not been meant."""
+        """Log a warning for everything that was probably not intended."""
         oddities = {
             "null": self.n_null,
             "not valid UTF-8": self.n_invalid,
@@ -59,13 +59,14 @@ class TextStatistics:
 
 @dataclass(frozen=True)
 class FeatureBlock:
-    """Consecutive documents.
+    """Features of consecutive documents.
 
     Attributes:
         features: float32 [n_documents, n_components].
-        explained: float32 [n_documents], the share of a document that its features keep: low for documents unlike
-            those the features were fitted on. Zero where that is not known: no word, or features that are not fitted.
-        statistics: of the texts.
+        explained: float32 [n_documents], share of a document that its features keep. It is low for documents unlike
+            those that the features were fitted on. It is zero if unknown: for documents without words, and for features
+            that are not fitted.
+        statistics: counts over the texts.
     """
 
     features: NDArray[np.float32]
@@ -74,7 +75,7 @@ class FeatureBlock:
 
 
 class Features(Protocol):
-    """Turns documents into rows of length one."""
+    """Turns documents into rows of L2 norm one."""
 
     n_components: int
 
@@ -82,13 +83,13 @@ class Features(Protocol):
         """Learn from texts."""
 
     def stream(self, batches: Iterable[Texts]) -> Iterator[FeatureBlock]:
-        """Rows of the documents of all batches, in order, block by block: memory does not grow with their number."""
+        """Yield the rows of all batches' documents in order, block by block. Memory does not grow with their number."""
 
     def transform(self, texts: Texts) -> NDArray[np.float32]:
-        """Rows of all documents [n, n_components]; what is odd about the texts is logged."""
+        """Rows [n, n_components] of all documents; logs what is odd about the texts."""
 
     def save(self, folder: Path) -> None:
-        """Write all that `load` needs."""
+        """Write everything that `load` needs."""
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -96,7 +97,7 @@ class Features(Protocol):
 
 
 def transform(features: Features, texts: Texts) -> NDArray[np.float32]:
-    """The rows of `features.stream` put together, with a log line on what is odd."""
+    """The rows of `features.stream` as one array [n, n_components]; logs what is odd about the texts."""
     blocks = list(features.stream([texts]))
     sum((block.statistics for block in blocks), TextStatistics()).log_oddities()
     return np.concatenate([np.empty((0, features.n_components), np.float32), *(block.features for block in blocks)])
