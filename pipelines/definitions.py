@@ -1,4 +1,4 @@
-"""Entry point of the code location: `dagster dev`, `dg launch` and `dagster job execute -m pipelines.definitions`."""
+"""The Dagster code location, for `dagster dev`, `dg launch` and `dagster job execute -m pipelines.definitions`."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ FOLDERS = (corpus, clusters, training, results, new_data, study)
 
 
 def build_defs(resources: Mapping[str, object] | None = None) -> dg.Definitions:
-    """The code location; `resources` replaces some of its resources, for tests."""
+    """Build the definitions of the code location. Tests pass `resources` to replace some of its resources."""
     return dg.Definitions(
         assets=[asset for folder in FOLDERS for asset in dg.load_assets_from_package_module(folder)],
         jobs=JOBS,

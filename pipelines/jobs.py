@@ -1,4 +1,4 @@
-"""The jobs: the main one and its parts, documents that arrive later, methods side by side, and the paper's tables."""
+"""The jobs: the main job and its parts, new documents, the comparison of methods, and the paper's tables."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""What the report of a run is made from: tables of its artifacts, read and put side by side."""
+"""Collects the inputs of a run's report from the tables of its artifacts."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -25,11 +25,11 @@ Inputs = Mapping[str, Artifact]
 
 
 def report_inputs(title: str, command: str, artifacts: Iterable[Artifact]) -> "ReportInputs":
-    """Collect the tables of a run; nothing is computed again but the two coordinates of the map.
+    """Collect the tables of a run. Only the two coordinates of the map are computed here.
 
     Args:
-        title, command: of the report.
-        artifacts: those of the run.
+        title, command: title of the report, and command that reproduces it.
+        artifacts: artifacts of the run.
     """
     from analysis.report import ReportInputs, TokenGates
 
@@ -77,9 +77,9 @@ def report_inputs(title: str, command: str, artifacts: Iterable[Artifact]) -> "R
 
 
 def cluster_map(documents: pl.LazyFrame, features: np.ndarray) -> pl.DataFrame:
-    """The two leading principal components of the documents' features, for at most 15,000 documents.
+    """Map of documents: the two leading principal components of the features, for at most 15,000 documents.
 
-    Only the texts of those are read: a million documents are not held in memory.
+    Only the texts of these documents are read, so a million documents need not fit into memory.
     """
     rows = np.arange(len(features))
     if len(rows) > MAP_POINTS:
@@ -108,7 +108,7 @@ def curve(folder: Path, method: str, record: dict[str, Any]) -> pl.DataFrame:
 
 
 def parameters_table(folders: dict[str, Path]) -> pl.DataFrame:
-    """`method, part, n_parameters` of A, B and router of each adapter."""
+    """Parameters of A, B and router of each adapter: `method, part, n_parameters`."""
     from analysis.adapters.parts import parameter_counts
 
     counts = {name: parameter_counts(load_state(folder)) for name, folder in folders.items()}
@@ -117,7 +117,7 @@ def parameters_table(folders: dict[str, Path]) -> pl.DataFrame:
 
 
 def energy_table(records: Mapping[str, dict[str, Any]]) -> pl.DataFrame:
-    """`method, seed, energy_kwh, seconds`; energy is null where it was not measured."""
+    """Energy and time of each training: `method, seed, energy_kwh, seconds`; energy is null if it was not measured."""
     rows = []
     for name, record in records.items():
         use = record.get("energy")
@@ -128,7 +128,7 @@ def energy_table(records: Mapping[str, dict[str, Any]]) -> pl.DataFrame:
 
 
 def served_table(exports: Artifact) -> "MoreTable":
-    """The plain LoRAs of the domains, and what each costs against live gates."""
+    """The plain LoRA of each domain, and its loss compared with live gates."""
     from analysis.report import MoreTable
 
     lead = (
@@ -139,7 +139,7 @@ def served_table(exports: Artifact) -> "MoreTable":
 
 
 def serving_words(exports: Artifact) -> str:
-    """How to serve the adapter, with what fixed gates cost in this run."""
+    """How to serve the adapter, and how much loss fixed gates cost in this run."""
     table = exports.read("exports")
     worst = table.sort("difference").row(-1, named=True)
     return (
@@ -150,7 +150,7 @@ def serving_words(exports: Artifact) -> str:
 
 
 def stages_table(inputs: Inputs) -> "MoreTable":
-    """Seconds of the build of each artifact."""
+    """Build time of each artifact, in seconds."""
     from analysis.report import MoreTable
 
     rows = [(name, a.record["wall_seconds"], a.record["cpu_seconds"]) for name, a in inputs.items()]
@@ -160,7 +160,7 @@ def stages_table(inputs: Inputs) -> "MoreTable":
 
 
 def provenance(inputs: Inputs, records: Mapping[str, dict[str, Any]]) -> dict[str, str]:
-    """Base model, data, settings and seeds of every training; fingerprints and code of the artifacts; versions."""
+    """Base model, data, settings and seed of every training; fingerprint and code version of every artifact; versions."""
     record = next(iter(records.values()))
     environment, peft = record["environment"], record["peft_config"]
     settings = ("r", "lora_alpha", "num_experts", "router_input", "shared_expert", "shared_rank", "target_modules")
@@ -191,7 +191,7 @@ def _words(value: Any) -> str:
 
 
 def load_breakdown(artifact: Artifact) -> "ParameterBreakdown":
-    """The breakdown as `analysis.adapters.breakdown` returned it."""
+    """Load the breakdown that `analysis.adapters.breakdown` computed."""
     from analysis.adapters.breakdown import ParameterBreakdown
     from analysis.adapters.observation_two import ObservationTwo
 
@@ -201,7 +201,7 @@ def load_breakdown(artifact: Artifact) -> "ParameterBreakdown":
 
 
 def load_routing(artifact: Artifact) -> "RoutingAnalysis | None":
-    """The analysis as `analysis.adapters.routing` returned it; None where there was one expert."""
+    """Load the analysis that `analysis.adapters.routing` computed; None if there was only one expert."""
     from analysis.adapters.alarms import Alarm
     from analysis.adapters.routing import RoutingAnalysis
 

@@ -1,6 +1,6 @@
-"""Reports in a browser: `python -m pipelines.report_server outputs`. Only HTML reports, only to this machine.
+"""Serve HTML reports to browsers on this machine: `python -m pipelines.report_server outputs`.
 
-The folder also holds the corpus and the adapters. They are not served, nor is anything a link leads to elsewhere.
+The folder also holds the corpus and the adapters. These are not served, and symbolic links are not followed.
 """
 
 import http.server
@@ -13,18 +13,18 @@ _HOSTS = ("localhost", "127.0.0.1")
 
 
 def reports(root: Path) -> list[str]:
-    """Paths of the reports under a folder, relative to it, the newest first; none that a link leads to."""
+    """Paths of the reports below `root`, relative to it, newest first. Symbolic links are excluded."""
     root = root.resolve()
     found = [path for path in root.rglob("*.html") if path.is_file() and path.resolve() == path]
     return [str(path.relative_to(root)) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
 def server(root: Path, port: int = PORT) -> http.server.ThreadingHTTPServer:
-    """A server of the reports under a folder, on the loopback interface."""
+    """An HTTP server for the reports below `root`, on the loopback interface."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            # Another site's name that leads here would let that site read the reports.
+            # DNS rebinding: a foreign host name that resolves to this machine would let that site read the reports.
             if (self.headers.get("Host") or "").rpartition(":")[0] not in _HOSTS:
                 self.send_error(403, "Expected localhost as the host")
                 return
@@ -46,7 +46,7 @@ def server(root: Path, port: int = PORT) -> http.server.ThreadingHTTPServer:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing: Dagster's messages share the terminal."""
+            """Log nothing, because Dagster logs to the same terminal."""
 
     return http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
 

@@ -1,4 +1,4 @@
-"""`python -m pipelines.summary CONFIG.yaml`: what the last run with a configuration found, and where its report is."""
+"""`python -m pipelines.summary CONFIG.yaml`: prints the results of the last run, and the path of its report."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipelines.store.io_manager import ArtifactStore, store_of
 
 
 def main() -> None:
-    """Print the clusters, N and why, the held-out losses, and the path of the report."""
+    """Print the clusters, N with its reason, the held-out losses, and the path of the report."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.summary", description=__doc__)
     parser.add_argument("config", type=Path, help="the run configuration that was executed")
     arguments = parser.parse_args()
@@ -21,7 +21,7 @@ def main() -> None:
 
 
 def summary(store: ArtifactStore) -> str:
-    """The answer of the last run, as text."""
+    """The results of the last run, as text."""
     choice, gates = (
         store.last("num_clusters").json("num_clusters"),
         store.last("expert_assignment").json("expert_assignment"),

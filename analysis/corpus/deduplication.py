@@ -88,7 +88,7 @@ class _Shingled:
 
 
 def _shingle_counts(shingled: _Shingled) -> NDArray[np.uint8]:
-    """Document frequency of shingles, up to 255, by hash modulo the number of slots. Collisions can only raise a count."""
+    """Document frequencies up to 255, by hash modulo the number of slots. Collisions can only raise a count."""
     counts = np.zeros(COUNTER_SLOTS, dtype=np.uint8)
     for _, every in shingled:
         count_slots(every.values, counts)

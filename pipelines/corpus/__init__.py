@@ -1,1 +1,1 @@
-"""What the assets of the corpus share: sources, clusters, experts of documents. Imports `store`."""
+"""Helpers that the corpus assets share: sources, features and expert assignment. Imports `store`."""

@@ -1,4 +1,4 @@
-"""Which expert a document gets, and what reads its group off a prompt."""
+"""Which expert a document gets, and the model that predicts the group from the prompt."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from analysis.experts.prompt_gates import GroupModel
 
 GROUP_MODEL = "group_model"
-"""Folder, also beside an adapter, of the model that finds the group of a prompt."""
+"""Folder of the model that predicts the group of a prompt. A copy lies beside each adapter that needs it."""
 
 
 def labelled_documents(corpus_documents: Artifact, cluster_labels: Artifact) -> pl.DataFrame:
@@ -25,7 +25,10 @@ def labelled_documents(corpus_documents: Artifact, cluster_labels: Artifact) -> 
 def group_model(
     grouping: "Grouping", training: pl.DataFrame, document_features: Artifact, cluster_labels: Artifact
 ) -> "GroupModel":
-    """What finds the group of a new prompt. Clusters of other texts than the prompt must be read off it, too."""
+    """The model that predicts the group of a new prompt.
+
+    If clustering used more than the prompt, a classifier is trained that predicts the cluster from the prompt.
+    """
     if grouping.classifier is not None:
         return grouping.classifier
     if document_features.record["config"]["text"] == "prompt":
@@ -38,7 +41,11 @@ def group_model(
 
 
 def with_experts(documents: pl.DataFrame, grouping: "Grouping", model: "GroupModel") -> pl.DataFrame:
-    """`document_id, split, group, predicted, expert`: that of its group in training, else of what its prompt tells."""
+    """Add the expert of each document: `document_id, split, group, predicted, expert`.
+
+    Training documents get the expert of their group. Held-out documents get the expert of the group predicted from
+    the prompt, as in serving.
+    """
     predicted = pl.Series("predicted", model.assign(documents["prompt"])[0], pl.Int32)
     names = pl.Series(grouping.groups)
     group = pl.col(grouping.kind).cast(pl.String)
@@ -53,6 +60,6 @@ def with_experts(documents: pl.DataFrame, grouping: "Grouping", model: "GroupMod
 
 
 def held_out_accuracy(experts: pl.DataFrame) -> float | None:
-    """Share of held-out documents whose group is found; None without any."""
+    """Share of held-out documents whose group is predicted correctly; None without held-out documents."""
     held_out = experts.filter(pl.col("split") == "test")
     return None if held_out.is_empty() else held_out.select((pl.col("group") == pl.col("predicted")).mean()).item()

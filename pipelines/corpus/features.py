@@ -1,4 +1,4 @@
-"""Features and texts of the training documents: held-out documents never shape the clusters."""
+"""Features and texts of the training documents only: held-out documents never influence the clusters."""
 
 import numpy as np
 import polars as pl
@@ -12,6 +12,6 @@ def training_documents(corpus_documents: Artifact, column: pl.Expr) -> pl.Series
 
 
 def training_rows(corpus_documents: Artifact, document_features: Artifact) -> np.ndarray:
-    """Features of the training documents, [n_train, n_components]; held-out documents never shape the clusters."""
+    """Features [n_train, n_components] of the training documents."""
     is_train = corpus_documents.scan("documents").select(pl.col("split") == "train").collect().to_series().to_numpy()
     return np.ascontiguousarray(document_features.array("features")[is_train])

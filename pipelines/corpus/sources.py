@@ -1,4 +1,4 @@
-"""What a run configuration says about sources, and the frozen configuration that `analysis.sources` reads."""
+"""Run configuration of sources, and its conversion to the source classes of `analysis.sources`."""
 
 import dataclasses
 import os
@@ -87,10 +87,11 @@ class SourceConfig(dg.Config):
 
 
 def named_once(sources: list[SourceConfig]) -> list[SourceConfig]:
-    """The same list; refuses two sources of one name, because records are told apart by it.
+    """The same list. Two sources with one name are refused, because the name identifies the source of a record.
 
     Raises:
-        dagster.Failure: and no ValueError, which pydantic would wrap and Dagster would try again.
+        dagster.Failure: two sources have the same name. It is not a ValueError, because pydantic would wrap a
+        ValueError and Dagster would retry.
     """
     names = [source.name for source in sources]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -104,7 +105,7 @@ def named_once(sources: list[SourceConfig]) -> list[SourceConfig]:
 
 
 def to_source(config: AnyConfig, purpose: Literal["train", "evaluation"] = "train") -> "Source":
-    """The frozen configuration that `analysis.sources` reads."""
+    """Convert to the source class that `analysis.sources` reads."""
     from analysis import sources
 
     match config:
@@ -126,10 +127,10 @@ VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)\})")
 
 
 def expanded(path: str) -> str:
-    """`path` with `$NAME` and `${NAME}` replaced from the environment, and `$$` by `$`.
+    """Replace `$NAME` and `${NAME}` in `path` by environment variables, and `$$` by `$`.
 
     Raises:
-        dagster.Failure: a variable is not set.
+        dagster.Failure: an environment variable is not set.
     """
 
     def value(found: re.Match[str]) -> str:
@@ -148,7 +149,7 @@ def expanded(path: str) -> str:
 
 
 def content_of(config: AnyConfig) -> object:
-    """What the fingerprint needs beyond the configuration: paths and bytes of files, the versions of packages."""
+    """What the fingerprint needs besides the configuration: paths and hashes of files, and versions of packages."""
     from analysis.sources import SourceError, hub_source, matching_files
 
     match config:
@@ -164,16 +165,16 @@ def content_of(config: AnyConfig) -> object:
         case CatalogConfig():
             try:
                 source = hub_source(cast("CatalogSource", to_source(config, "evaluation")))
-            except SourceError:  # it is raised when the source is read
+            except SourceError:  # reading the source raises it again, with its context
                 return None
             return [dataclasses.asdict(source), _folder_digests(source.dataset)]
 
 
 def _digests(paths: Iterable[Path]) -> dict[str, str]:
-    """Digest of each file by its path as it is given: two files of one name in two folders both count."""
+    """Path as given -> digest of the file. The full path is the key, so equal file names in two folders both count."""
     return {str(path): file_hash(path) for path in sorted(set(paths))}
 
 
 def _folder_digests(folder: str) -> dict[str, str]:
-    """Of a local data set; empty for one on a hub, whose commit is in the configuration."""
+    """Digests of the files of a local data set; empty for a hub data set, whose commit is in the configuration."""
     return _digests(path for path in Path(folder).rglob("*") if path.is_file()) if Path(folder).is_dir() else {}

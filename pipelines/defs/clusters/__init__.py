@@ -1,1 +1,1 @@
-"""Assets from vectors to N, clusters and experts."""
+"""Assets that turn features into N, clusters and expert assignments."""

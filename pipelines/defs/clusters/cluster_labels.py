@@ -1,4 +1,4 @@
-"""The clusters at N, and what each is about."""
+"""The clusters at N, and a description of each."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -63,7 +63,7 @@ def cluster_labels(
     cluster_sweep: Artifact,
     num_clusters: Artifact,
 ) -> None:
-    """The cluster of every document at N, what each is about, and the corpus model that assigns new documents."""
+    """The cluster of every document at N, a description of each cluster, and the model that assigns new documents."""
     from analysis.clusters.corpus_model import CorpusModel
     from analysis.clusters.drift import REFERENCE, summarise_corpus
     from analysis.clusters.heterogeneity import measure_heterogeneity
@@ -108,7 +108,7 @@ def cluster_labels(
 
 
 def assigned_block(positions: pl.DataFrame, document_features: Artifact) -> "AssignedBlock":
-    """The corpus's documents as the corpus model would assign them, without reading them again."""
+    """The block that the corpus model would return for the corpus, made without reading the texts again."""
     from analysis.clusters.corpus_model import AssignedBlock
     from analysis.features.vectoriser import TextStatistics
 
@@ -123,7 +123,7 @@ def assigned_block(positions: pl.DataFrame, document_features: Artifact) -> "Ass
 def described_clusters(
     documents: pl.DataFrame, text: str, positions: pl.DataFrame, config: LabelsConfig
 ) -> dict[str, pl.DataFrame]:
-    """What is in each cluster.
+    """Describe the content of each cluster.
 
     `clusters`: cluster, n_documents, top_terms; `examples`: cluster, kind (representative, borderline, outlier), rank,
     document_id, source, excerpt; `composition` and `tasks`: cluster, source or task, n_documents and shares.
@@ -151,7 +151,7 @@ def described_clusters(
 
 
 def agreement_with_labels(documents: pl.DataFrame, positions: pl.DataFrame) -> dict[str, dict[str, float]]:
-    """NMI and ARI of the clusters with the sources and, where documents have them, the tasks."""
+    """NMI and ARI of the clusters with the sources and, if documents have tasks, with the tasks."""
     from analysis.clusters.interpretation import agreement
 
     columns = [column for column in ("source", "task") if documents[column].null_count() < len(documents)]

@@ -37,7 +37,7 @@ def described(artifact: Artifact) -> Description:
     blocking={"sse_does_not_rise": "The sum of squared errors does not rise with K."},
 )
 def cluster_sweep(draft: Draft, config: SweepConfig, corpus_documents: Artifact, document_features: Artifact) -> None:
-    """K-means of the training documents for every K from 1 up, with the sum of squared errors (SSE) of each."""
+    """K-means of the training documents for every K from 1 up, with the sum of squared errors (SSE) for each K."""
     from analysis.clusters.kmeans import sweep_kmeans
     from analysis.clusters.selection import source_weights
 

@@ -1,4 +1,4 @@
-"""Which expert a document gets: that of its source, task or cluster, as its prompt tells."""
+"""Which expert a document gets: the one of its source, task or cluster."""
 
 from typing import Literal
 
@@ -62,10 +62,13 @@ def expert_assignment(
     num_clusters: Artifact,
     cluster_labels: Artifact,
 ) -> None:
-    """The expert of every document: in training that of its group, held out the one that its prompt asks for.
+    """The expert of every document.
 
-    Groups are sources, tasks or clusters. `num_clusters` says how many parts the words of the corpus have; where
-    experts are sources or tasks, there are as many as those.
+    A training document gets the expert of its group. A held-out document gets the expert of the group predicted from
+    its prompt, as in serving.
+
+    Groups are sources, tasks or clusters. `num_clusters` is the number of clusters in the corpus. If groups are sources
+    or tasks, the number of experts is their number instead.
     """
     from analysis.experts.grouping import choose_grouping
 

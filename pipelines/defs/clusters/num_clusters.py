@@ -1,4 +1,4 @@
-"""N, read off the sweep."""
+"""The number of clusters, chosen from the sweep."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -48,7 +48,7 @@ def described(artifact: Artifact, cluster_sweep: Artifact) -> Description:
 def num_clusters(
     draft: Draft, config: ChoiceConfig, corpus_documents: Artifact, document_features: Artifact, cluster_sweep: Artifact
 ) -> None:
-    """The number of clusters: the elbow of the SSE curve, how stable it is, and the reason in words."""
+    """The number of clusters: the elbow of the SSE curve, with its stability and the reason in words."""
     from analysis.clusters.selection import select_num_clusters
     from analysis.corpus.document_text import document_text
     from analysis.figures.clusters import elbow
@@ -72,7 +72,7 @@ def num_clusters(
 
 
 def load_sweep(artifact: Artifact) -> "ClusterSweep":
-    """The sweep as `analysis.clusters.kmeans` returned it."""
+    """Load the sweep that `analysis.clusters.kmeans` computed."""
     from analysis.clusters.kmeans import ClusterSweep
 
     table = artifact.read("sweep")

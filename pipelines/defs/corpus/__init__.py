@@ -1,1 +1,1 @@
-"""Assets from sources to vectors."""
+"""Assets that turn sources into documents and features."""

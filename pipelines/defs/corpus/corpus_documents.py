@@ -1,4 +1,4 @@
-"""From records to documents."""
+"""Cleaning: from records to documents."""
 
 from typing import Any
 
@@ -54,9 +54,9 @@ def content(config: CorpusConfig) -> dict[str, Any]:
     warnings={"no_source_halved": "Most of every source is left."},
 )
 def corpus_documents(draft: Draft, config: CorpusConfig, raw_documents: Artifact) -> None:
-    """Documents: normalised, without duplicates across sources and without texts of evaluation sets, split in two.
+    """Documents: normalised, deduplicated across sources, decontaminated, and split into train and test.
 
-    Every record that was dropped is in the table `dropped` with its reason.
+    The table `dropped` lists every dropped record with the reason.
     """
     from analysis.corpus.cleaning import clean
     from analysis.sources import read_source

@@ -1,4 +1,4 @@
-"""Documents as vectors."""
+"""Documents as feature vectors."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -57,10 +57,10 @@ def described(artifact: Artifact, corpus_documents: Artifact) -> Description:
     warnings={"no_zero_rows": "Every document has a term of the vocabulary."},
 )
 def document_features(draft: Draft, config: FeaturesConfig, corpus_documents: Artifact) -> None:
-    """TF-IDF of every document, projected onto its leading singular directions (LSA), rows of length one.
+    """Features of every document: TF-IDF projected onto its leading singular vectors (LSA), or sentence embeddings.
 
-    The vectoriser is learnt from a sample of the training documents and saved, so that documents that arrive later
-    get the same vectors.
+    Rows have L2 norm one. The vectoriser is fitted on a sample of the training documents and saved, so that new
+    documents get features in the same space.
     """
     from analysis.corpus.document_text import document_text
     from analysis.features.vectoriser import TextStatistics
@@ -79,7 +79,7 @@ def document_features(draft: Draft, config: FeaturesConfig, corpus_documents: Ar
 
 
 def _vectoriser(config: FeaturesConfig) -> "TfidfLsa | SentenceEmbeddings":
-    """Unfitted features of the configured kind."""
+    """An unfitted vectoriser of the configured kind."""
     if config.kind == "tfidf":
         from analysis.features.lsa import TfidfLsa
         from analysis.text.characters import checked_tokens

@@ -37,7 +37,7 @@ def described(artifact: Artifact) -> Description:
 
 
 def content(config: RawDocumentsConfig) -> dict[str, Any]:
-    """The bytes of files and the versions of packages: what the configuration alone does not say."""
+    """Hashes of files and versions of packages, which the configuration does not contain."""
     return {"content": [content_of(source.read) for source in config.sources]}
 
 
@@ -50,11 +50,11 @@ def content(config: RawDocumentsConfig) -> dict[str, Any]:
         "every_source_read": "Every configured source was read.",
         "everything_read": "Nothing that belongs to the texts was left out, and all bytes fit the encoding.",
     },
-    # Only a hub that does not answer is tried again; every other failure is final at once.
+    # A retry can only help if the hub did not answer. Every other failure is final.
     retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL),
 )
 def raw_documents(draft: Draft, config: RawDocumentsConfig) -> None:
-    """Records of every configured source as they were read: prompt, completion, source, task, licence, origin."""
+    """Records of every configured source, as read: prompt, completion, source, task, licence, origin."""
     from analysis.sources import SourceError, UnreachableError, read_sources
 
     try:

@@ -1,1 +1,1 @@
-"""Assets of documents that arrive after N was chosen."""
+"""Assets for documents that arrive after N was chosen."""

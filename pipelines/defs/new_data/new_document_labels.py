@@ -1,4 +1,4 @@
-"""Documents that arrive after N was chosen: their clusters, and whether N still stands."""
+"""Documents that arrive after N was chosen: their clusters, and whether N still holds."""
 
 from dataclasses import asdict
 from typing import Any
@@ -30,7 +30,7 @@ def described(artifact: Artifact) -> Description:
 
 
 def content(config: NewDocumentsConfig) -> dict[str, Any]:
-    """The bytes of the new files."""
+    """Hashes of the new files."""
     return {"content": [content_of(source.read) for source in config.sources]}
 
 
@@ -42,7 +42,7 @@ def content(config: NewDocumentsConfig) -> dict[str, Any]:
     warnings={"num_clusters_stands": "The new documents fit the clusters of the corpus."},
 )
 def new_document_labels(draft: Draft, config: NewDocumentsConfig, cluster_labels: Artifact) -> None:
-    """The cluster of every new document, how far they differ from the corpus, and whether N should be reconsidered."""
+    """The cluster of every new document, the drift from the corpus, and whether N should be chosen again."""
     from analysis.clusters.assignment import assign_records, cluster_shares
     from analysis.sources import read_sources
 

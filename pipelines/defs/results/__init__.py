@@ -1,1 +1,1 @@
-"""Assets that measure what was trained, export it and report it."""
+"""Assets that evaluate, export and report the trained adapters."""

@@ -1,4 +1,4 @@
-"""Plain LoRAs of the trained adapter, for servers that do not know it: one for each domain, one for other prompts."""
+"""Plain LoRAs of the trained adapter, for servers without `hydralora`: one per domain, and one for other prompts."""
 
 import shutil
 
@@ -21,7 +21,7 @@ from pipelines.training.exporting import (
 )
 from pipelines.training.recipe import BaseModel
 
-# Nats. bfloat16 moves the loss of a single token by some tenths: a layer adds its parts in another order.
+# In nats. In bfloat16, the loss of a single token changes by some tenths, because sums run in another order.
 TOLERANCE, TOLERANCE_OF_TOKEN = 0.05, 0.4
 
 
@@ -59,11 +59,12 @@ def domain_exports(
     expert_assignment: Artifact,
     hydralora_adapter: Artifact,
 ) -> None:
-    """One plain LoRA for each domain, what it costs against live gates, and whether peft alone gives the same losses.
+    """One plain LoRA for each domain, its loss compared with live gates, and whether peft alone gives the same losses.
 
-    A domain is a group of `expert_assignment`. Where gates are given, its LoRA is its expert (and the one that is
-    always on), exactly; the gates of a router are measured on training documents of the domain and averaged. The
-    folder has all that a server needs: the LoRAs, the model that finds the domain of a prompt, and `serving.json`.
+    A domain is a group of `expert_assignment`. If gates are given, the domain's LoRA is exactly its expert (plus the
+    always-on LoRA). If gates are routed, the router's gates are averaged over training documents of the domain. The
+    folder has everything that a server needs: the LoRAs, the model that predicts the domain of a prompt, and
+    `serving.json`.
     """
     from hydralora.base_model import EMBEDDED, provision_embedded_base_model
     from hydralora.data import pad_token_id
@@ -95,7 +96,7 @@ def domain_exports(
 
 
 def agreement(table: pl.DataFrame) -> tuple[bool, str]:
-    """Whether peft alone gives the losses of here, up to rounding, and by how much they differ."""
+    """Whether peft alone gives the same losses up to rounding, and a sentence with the largest difference."""
     if "plain_peft_difference" not in table.columns:
         return True, "not checked"
     difference = pl.col("plain_peft_difference").abs()
@@ -108,7 +109,7 @@ def agreement(table: pl.DataFrame) -> tuple[bool, str]:
 def domain_documents(
     documents: pl.LazyFrame, expert_assignment: Artifact, split: str, max_documents: int
 ) -> pl.DataFrame:
-    """The documents of a split with `domain` and `found` (its prompt tells the domain), capped in each domain."""
+    """Documents of a split, capped per domain, with `domain` and `found` (whether the predicted domain is right)."""
     experts = expert_assignment.scan("experts").select(
         "document_id", domain="group", found=pl.col("group") == pl.col("predicted")
     )

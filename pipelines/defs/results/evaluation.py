@@ -1,4 +1,4 @@
-"""How well each adapter predicts the answers of held-out documents, and how sure the differences are."""
+"""How well each adapter predicts the answers of held-out documents, and how certain the differences are."""
 
 from pathlib import Path
 

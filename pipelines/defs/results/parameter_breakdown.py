@@ -54,7 +54,7 @@ def parameter_breakdown(
 ) -> None:
     """A and B of the component adapters side by side (t-SNE, UMAP, subspace angles), with seed and IID controls.
 
-    Answers whether this run supports the paper's Observation II: A of separately trained heads converge, B separate.
+    It answers whether this run supports the paper's Observation II: A of separately trained heads converge, B separate.
     """
     from analysis.adapters.breakdown import break_down
     from analysis.figures.breakdown import submodule_map
@@ -74,7 +74,7 @@ def parameter_breakdown(
 
 
 def components(folder: Path) -> list[Any]:
-    """The component adapters of a folder and the untrained ones beside them, as the breakdown takes them."""
+    """Load the component adapters of a folder, trained and untrained, for the breakdown."""
     from analysis.adapters.breakdown import ComponentAdapter
 
     found = []

@@ -1,4 +1,4 @@
-"""The report: one HTML file that tells an engineer what this run found."""
+"""The report: one HTML file with the results of this run."""
 
 import dagster as dg
 
@@ -78,9 +78,9 @@ def report(
 
 
 def compare_with_previous(store: ArtifactStore, artifact: Artifact) -> Artifact | None:
-    """A page of what differs from the report of the run before; None where there was none, or it was this one.
+    """A page of the differences from the previous run's report; None without a previous report or if it is the same.
 
-    Which run came before is history, not an input: the page is an artifact of its own beside the report.
+    Which run came before is history, not an input. So this page is a separate artifact beside the report.
     """
     from analysis.report import write_comparison
 

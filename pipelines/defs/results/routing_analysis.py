@@ -1,4 +1,4 @@
-"""Which experts the gates choose, where, and for what."""
+"""Which experts the gates choose, in which layers, and for which documents."""
 
 from dataclasses import asdict
 from typing import Any
@@ -65,7 +65,7 @@ def routing_analysis(
 ) -> None:
     """Gates on held-out documents by layer, expert and source, task and cluster, with alarms in words.
 
-    With one expert there are no gates, and the tables are absent.
+    With one expert there are no gates, so there are no tables.
     """
     settings = adapter_config(hydralora_adapter.folder)
     if settings.get("num_experts", 1) == 1:

@@ -1,4 +1,4 @@
-"""The documents that methods are compared on."""
+"""The documents on which methods are compared."""
 
 import dagster as dg
 
@@ -40,9 +40,9 @@ def comparison_documents(
     cluster_labels: Artifact,
     expert_assignment: Artifact,
 ) -> None:
-    """Tokens of the documents that all methods train on, of those that rates are tuned on, and of those held out.
+    """Tokens of three parts: documents to train on, documents to tune learning rates on, and held-out documents.
 
-    All methods get the same N, that of the groups in `expert_assignment`.
+    All methods get the same N, the number of groups in `expert_assignment`.
     """
     split = Split(config.validation_documents_per_source, config.held_out_documents_per_source)
     labelled = labelled_documents(corpus_documents, cluster_labels, expert_assignment)

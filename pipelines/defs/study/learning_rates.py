@@ -58,7 +58,7 @@ def learning_rates(
     launcher: Launcher,
     comparison_documents: Artifact,
 ) -> None:
-    """The rate of least validation loss for every method that has rates to try; the test documents have no say."""
+    """The learning rate with the lowest validation loss for every method with several rates. No test document is used."""
     n = comparison_documents.json("num_experts")
     setup = Setup.of(store.directory, comparison_documents, recipe, base_model)
     runs = []

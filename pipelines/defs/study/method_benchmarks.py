@@ -1,4 +1,4 @@
-"""Scores of the compared methods in the paper's benchmarks. Off unless a configuration names some."""
+"""Scores of the compared methods on the paper's benchmarks. Off unless the configuration names benchmarks."""
 
 import dagster as dg
 import polars as pl
@@ -38,7 +38,7 @@ def method_benchmarks(
     method_comparison: Artifact,
     expert_assignment: Artifact,
 ) -> None:
-    """Scores of the compared methods in the paper's benchmarks, with standard errors and what chance gives."""
+    """Scores of the compared methods on the paper's benchmarks, with standard errors and the score of chance."""
     runs = first_seed(method_comparison)
     if config.methods:
         runs = runs.filter(pl.col("method").is_in(config.methods))

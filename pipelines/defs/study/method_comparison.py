@@ -1,4 +1,4 @@
-"""Methods side by side: trained on the same documents with the same budget and batches, in one table."""
+"""Comparison of methods that were trained on the same documents with the same budget and batches."""
 
 from dataclasses import replace
 
@@ -105,7 +105,7 @@ def method_comparison(
 
 
 def checked_sizes(methods: list[str], reference: str, n: int, setup: Setup) -> pl.DataFrame:
-    """Sizes of all methods, see `method_sizes`; a method that does not fit ends the job before anything is trained."""
+    """Sizes of all methods (see `method_sizes`). A method that does not fit ends the job before any training."""
     from hydralora.methods import MethodError
     from hydralora.training import plan_run
 
@@ -122,7 +122,7 @@ def checked_sizes(methods: list[str], reference: str, n: int, setup: Setup) -> p
 def planned_runs(
     methods: list[str], seeds: list[int], n: int, learning_rates: Artifact, recipe: Recipe, base_model: BaseModel
 ) -> list[Run]:
-    """A run for each method and seed, at the method's rate."""
+    """One run for each method and seed, with the method's learning rate."""
     runs = []
     for method in methods:
         size = matched_parameters(method, base_model, recipe.method_config(n))

@@ -1,4 +1,4 @@
-"""The paper's tables and figures, an asset each."""
+"""The paper's tables and figures, one asset each."""
 
 import dagster as dg
 import polars as pl
@@ -27,7 +27,7 @@ def described(artifact: Artifact, study_runs: Artifact) -> Description:
 
 
 def paper_asset(name: str) -> dg.AssetsDefinition:
-    """The asset of one table or figure. Where the study was configured without its runs, it is empty."""
+    """Make the asset of one table or figure. It is empty if the study was configured without its runs."""
     what, write = WRITERS[name]
 
     def paper_table(

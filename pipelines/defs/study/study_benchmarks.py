@@ -1,4 +1,4 @@
-"""Scores of the study's methods in the paper's benchmarks. Off unless a configuration names some."""
+"""Scores of the study's methods on the paper's benchmarks. Off unless the configuration names benchmarks."""
 
 import dagster as dg
 import polars as pl
@@ -35,7 +35,7 @@ def study_benchmarks(
     launcher: Launcher,
     study_runs: Artifact,
 ) -> None:
-    """Scores of the study's methods in the benchmark of the domain that each was trained on."""
+    """Scores of the study's methods, each on the benchmark of the domain that it was trained on."""
     runs = first_seed(study_runs)
     trained = [
         Trained(row["domain"], row["method"], row["num_experts"], run_artifact(store, row["fingerprint"]), task)

@@ -1,4 +1,4 @@
-"""One run of the study, a partition."""
+"""One run of the study, as a partition."""
 
 import math
 
@@ -67,7 +67,7 @@ def study_run(
     tokenised_documents: Artifact,
     learning_rates: Artifact,
 ) -> None:
-    """One run of the study: the partition names method, seed and learning rate. `study_runs` finds it done."""
+    """One run of the study. The partition gives method, seed and learning rate. `study_runs` reuses the result."""
     corpus = Corpus(corpus_documents, document_features, tokenised_documents)
     planner = Planner(store, recipe, base_model, corpus, learning_rates, config)
     method, seed, rate = context.partition_key.split(":")

@@ -1,4 +1,4 @@
-"""The runs of the paper's tables and figures on a base model and corpora of one's own."""
+"""The runs behind the paper's tables and figures, on your own base model and corpora."""
 
 import dagster as dg
 import polars as pl
@@ -65,7 +65,7 @@ def study_runs(
     tokenised_documents: Artifact,
     learning_rates: Artifact,
 ) -> None:
-    """Every method of the paper's tables trained on its domains, and its losses on held-out documents."""
+    """Train every method of the paper's tables on its domains, and measure its losses on held-out documents."""
     log = context.log.info
     corpus = Corpus(corpus_documents, document_features, tokenised_documents)
     planner = Planner(store, recipe, base_model, corpus, learning_rates, config)

@@ -1,1 +1,1 @@
-"""Assets from documents to trained adapters."""
+"""Assets that tokenise documents and train adapters."""

@@ -1,4 +1,4 @@
-"""Training the methods that HydraLoRA is compared with."""
+"""Trains the methods that HydraLoRA is compared with."""
 
 import dagster as dg
 import polars as pl
@@ -38,7 +38,7 @@ def baseline_adapters(
     expert_assignment: Artifact,
     hydralora_adapter: Artifact,
 ) -> None:
-    """The methods HydraLoRA is compared with: same documents, same batches, same seed."""
+    """Adapters of the baselines, trained on the same documents with the same batches and seed as HydraLoRA."""
     size = hydralora_adapter.json("run")["parameters"]["trainable"]
     documents = labelled_documents(corpus_documents, cluster_labels, expert_assignment)
     tokens = read_tokens(tokenised_documents, documents.filter(pl.col("split") == "train"))

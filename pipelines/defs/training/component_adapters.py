@@ -1,4 +1,4 @@
-"""Training one LoRA for each cluster, for the breakdown."""
+"""Trains one LoRA for each cluster, for the parameter breakdown."""
 
 import dagster as dg
 import polars as pl
@@ -43,8 +43,8 @@ def component_adapters(
 ) -> None:
     """A plain LoRA for each of the largest clusters, and for random parts of the largest one, each with several seeds.
 
-    Clusters are the paper's intrinsic components; random (IID) parts and other seeds are the controls that tell what
-    training did from where it started.
+    Clusters are the paper's intrinsic components. Random (IID) parts and other seeds are controls: they separate the
+    effect of training from the effect of the initial weights.
     """
     n = cluster_count(num_clusters)
     documents = labelled_documents(corpus_documents, cluster_labels).filter(pl.col("split") == "train").collect()
@@ -65,6 +65,6 @@ def component_parts(documents: pl.DataFrame, parts: int) -> dict[str, pl.DataFra
     sizes = documents["cluster"].value_counts(sort=True).sort(["count", "cluster"], descending=[True, False])
     largest = sizes["cluster"].to_list()[:parts]
     named = {f"cluster-{k}": documents.filter(pl.col("cluster") == k) for k in sorted(largest)}
-    # The id is a hash of the text, so its order is a random order that does not depend on where the document came from.
+    # The id is a hash of the text, so sorting by id gives a random order that is independent of the source.
     whole = documents.filter(pl.col("cluster") == largest[0]).sort("document_id")
     return named | {f"iid-{i}": whole.gather_every(parts, i) for i in range(parts)}

@@ -1,4 +1,4 @@
-"""Training HydraLoRA with the N of the corpus."""
+"""Trains HydraLoRA with the number of experts chosen for the corpus."""
 
 import shutil
 
@@ -23,7 +23,7 @@ class HydraloraConfig(dg.Config):
 
 
 def trained_method(config: HydraloraConfig, num_clusters: Artifact, expert_assignment: Artifact) -> dict[str, str]:
-    """The method that is trained: with one expert it is a plain LoRA."""
+    """The method to train. With one expert, it is a plain LoRA."""
     n = experts_of(config.method, num_clusters, expert_assignment)
     return {"method": config.method if n > 1 else "without_moe"}
 
@@ -57,7 +57,7 @@ def hydralora_adapter(
 ) -> None:
     """HydraLoRA with one shared A and N experts. With N = 1 it is one plain LoRA.
 
-    Where gates are given, the model that finds the group of a prompt lies beside the adapter.
+    If gates are given, the model that predicts the group of a prompt is saved beside the adapter.
     """
     n = experts_of(config.method, num_clusters, expert_assignment)
     method = trained_method(config, num_clusters, expert_assignment)["method"]

@@ -1,4 +1,4 @@
-"""Documents as tokens, once for everything that trains or measures."""
+"""Tokenises documents once, for all training and evaluation."""
 
 from typing import Literal
 
@@ -39,7 +39,7 @@ def described(artifact: Artifact) -> Description:
     warnings={"every_document_has_an_answer": "No document loses its answer."},
 )
 def tokenised_documents(draft: Draft, config: TokensConfig, base_model: BaseModel, corpus_documents: Artifact) -> None:
-    """Tokens of every document with the place where its answer starts, mapped into memory by whoever reads them."""
+    """Tokens of every document, with the position where its answer starts. Readers memory-map the files."""
     from hydralora.data import DataError, tokenise
 
     columns = ("document_id", "source", "prompt", "completion")
