@@ -160,7 +160,7 @@ def stages_table(inputs: Inputs) -> "MoreTable":
 
 
 def provenance(inputs: Inputs, records: Mapping[str, dict[str, Any]]) -> dict[str, str]:
-    """Base model, data, settings and seed of every training; fingerprint and code version of every artifact; versions."""
+    """Base model, data, settings and seed of every training; fingerprints and code of the artifacts; versions."""
     record = next(iter(records.values()))
     environment, peft = record["environment"], record["peft_config"]
     settings = ("r", "lora_alpha", "num_experts", "router_input", "shared_expert", "shared_rank", "target_modules")

@@ -1,1 +1,1 @@
-"""Artifacts: finished folders named by what made them, and how they pass between assets."""
+"""Artifacts: finished folders named by a fingerprint of what made them, and how assets exchange them."""

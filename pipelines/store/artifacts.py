@@ -1,11 +1,11 @@
-"""Content-addressed artifacts: a finished folder for each (code, configuration, inputs), and nothing half-written.
+"""Content-addressed artifacts: one finished folder for each (code, configuration, inputs), never half-written.
 
-An artifact lives in `<directory>/<asset>/<fingerprint>/`. It is built in `<fingerprint>.partial/` beside it and renamed
-when it is complete and on the disk, so a folder under its final name is whole. A killed build leaves its partial
-folder: the next build of the same fingerprint starts in it, which is how training resumes from its checkpoints.
+An artifact lives in `<directory>/<asset>/<fingerprint>/`. It is built in `<fingerprint>.partial/` and renamed when it
+is complete and synced to disk, so a folder with its final name is complete. A killed build leaves its partial folder.
+The next build of the same fingerprint starts in that folder, so training resumes from its checkpoints.
 
-`artifact.json` names what made it and lists its files with sizes and hashes. Sizes are checked on every use, hashes
-once in each process. A damaged artifact is moved aside and built again. This module knows nothing of Dagster.
+`artifact.json` records what made the artifact and lists its files with sizes and hashes. Sizes are checked on every
+use, hashes once per process. A damaged artifact is moved aside and rebuilt. This module does not import Dagster.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ from pipelines.store.manifest import Manifest, damage, sync, sync_tree, write_ma
 
 RECORD = "artifact.json"
 MADE_FROM = "hydralora"
-"""Key in the metadata of each Parquet table: the artifact it belongs to, and what that was made from."""
+"""Metadata key in each Parquet table for the artifact that the table belongs to, and the inputs of that artifact."""
 
 logger = logging.getLogger(__name__)
 Say = Callable[[str], object]
 
 
 class ArtifactError(RuntimeError):
-    """An artifact that cannot be read or written, with the way out."""
+    """An artifact cannot be read or written. The message says what to do."""
 
 
 def fingerprint_of(value: Any) -> str:
@@ -47,7 +47,7 @@ def fingerprint_of(value: Any) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """`value` with None for every number that JSON cannot write."""
+    """`value` with None for every number that JSON cannot represent (NaN, infinity)."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -59,7 +59,7 @@ def without_nan(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """A finished folder. `reused` says that this run found it done."""
+    """A finished folder. `reused` is True if this run found it already built."""
 
     asset: str
     fingerprint: str
@@ -67,10 +67,10 @@ class Artifact:
     reused: bool = False
 
     def path(self, name: str) -> Path:
-        """Path of a file or folder inside.
+        """Path of a file or folder in the artifact.
 
         Raises:
-            ArtifactError: it is missing.
+            ArtifactError: the file or folder is missing.
         """
         path = self.folder / name
         if not path.exists():
@@ -81,11 +81,11 @@ class Artifact:
         return path
 
     def scan(self, table: str) -> pl.LazyFrame:
-        """A table of the artifact, lazily."""
+        """A table of the artifact as a LazyFrame."""
         return pl.scan_parquet(self.path(f"{table}.parquet"))
 
     def read(self, table: str) -> pl.DataFrame:
-        """A table of the artifact."""
+        """A table of the artifact as a DataFrame."""
         return pl.read_parquet(self.path(f"{table}.parquet"))
 
     def json(self, name: str) -> Any:
@@ -99,10 +99,10 @@ class Artifact:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What made it: fingerprint, code version, configuration, inputs, seconds, files.
+        """The record of what made the artifact: fingerprint, code version, configuration, inputs, seconds, files.
 
         Raises:
-            ArtifactError: the record is no JSON.
+            ArtifactError: the record is not valid JSON.
         """
         path = self.path(RECORD)
         try:
@@ -112,9 +112,9 @@ class Artifact:
         return record
 
     def damage(self) -> str | None:
-        """What is wrong with its files, None if nothing is.
+        """A sentence about the first damaged file, or None.
 
-        Sizes are looked at every time; every byte is read once in each process.
+        Sizes are checked on every call. Hashes are checked once per process, because that reads every byte.
         """
         try:
             files: Manifest = self.record["files"]
@@ -128,15 +128,15 @@ class Artifact:
 
 
 _HASHED: set[tuple[Path, int]] = set()
-"""Artifacts of which this process has read every byte."""
+"""Artifacts whose hashes this process has already checked."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """The folder an artifact is built in. Single files are replaced atomically, so a resumed build can trust them.
+    """The folder in which an artifact is built. Files are replaced atomically, so a resumed build can trust them.
 
     Attributes:
-        made_from: asset and fingerprint of the artifact and of its inputs; goes into every table.
+        made_from: asset and fingerprint of the artifact and of its inputs; written into the metadata of every table.
     """
 
     asset: str
@@ -146,7 +146,7 @@ class Draft:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """A temporary path that takes the name `name` when the block ends without an error."""
+        """A temporary path that is renamed to `name` if the block ends without an error."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -179,13 +179,13 @@ class Draft:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path of this process alone, that replaces `path` when the block ends without an error."""
+    """A temporary path, private to this process, that replaces `path` if the block ends without an error."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_UMASK)  # mkstemp's files are for their owner alone
+        temporary.chmod(0o666 & ~_UMASK)  # mkstemp gives access to the owner only
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
@@ -209,23 +209,23 @@ def build_artifact(
     say: Say = logger.info,
     lock_timeout: float = TIMEOUT_SECONDS,
 ) -> Artifact:
-    """Return the artifact of this code, configuration and inputs, building it if it is not there or damaged.
+    """Return the artifact of this code, configuration and inputs. Build it if it is missing or damaged.
 
     Args:
         directory: root of the store.
-        asset: name of the asset; its artifacts share a folder.
-        code_version: version of the code that computes it, see `pipelines.store.versions`.
-        config: everything that changes the result and is not an input; must be JSON-serialisable.
-        inputs: the artifacts it is computed from.
-        build: writes the files into the draft; may find the remains of a killed build there.
-        mixes_runs: the inputs may come from different corpora, as those of a comparison of two reports do.
-        say: told of waiting and of damage.
-        lock_timeout: seconds to wait for another process that builds the same.
+        asset: name of the asset, whose artifacts share a folder.
+        code_version: version of the code that computes the artifact; see `pipelines.store.versions`.
+        config: everything besides the inputs that changes the result; must be JSON-serialisable.
+        inputs: artifacts that it is computed from.
+        build: function that writes the files into the draft. The draft may hold files of a killed build.
+        mixes_runs: whether the inputs may come from different corpora, as in a comparison of two reports.
+        say: logger for messages about waiting and damage.
+        lock_timeout: seconds to wait for another process that builds the same artifact.
 
     Raises:
-        ArtifactError: the inputs were made from different artifacts of one asset.
+        ArtifactError: the inputs were made from different artifacts of the same asset.
         DiskFullError: no space is left.
-        LockError: another process builds the same for too long.
+        LockError: another process has been building the same artifact for longer than `lock_timeout`.
     """
     identity = _identity(asset, code_version, config, inputs)
     fingerprint = fingerprint_of(identity)
@@ -236,7 +236,9 @@ def build_artifact(
     folder = directory / asset / fingerprint
     folder.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(folder.with_suffix(".lock"), say, timeout=lock_timeout):
-        if found := _find(directory, asset, fingerprint, say, repair=True):  # built while this process waited
+        if found := _find(
+            directory, asset, fingerprint, say, repair=True
+        ):  # another process built it while this one waited
             return found
         draft = Draft(asset, fingerprint, folder.with_suffix(".partial"), _made_from(asset, fingerprint, inputs))
         draft.folder.mkdir(exist_ok=True)
@@ -249,7 +251,7 @@ def build_artifact(
 
 
 def _finish(draft: Draft, folder: Path, record: Mapping[str, Any]) -> None:
-    """Make a draft an artifact: all its bytes on the disk first, then its record, then its name."""
+    """Turn a draft into an artifact: sync the files to disk first, then write the record, then rename the folder."""
     for leftover in draft.folder.rglob(".*.tmp"):
         leftover.unlink()
     files = write_manifest(draft.folder, without=RECORD)
@@ -269,12 +271,12 @@ def find_artifact(
     inputs: Mapping[str, Artifact],
     say: Say = logger.info,
 ) -> Artifact | None:
-    """The artifact that `build_artifact` would return without building anything, None where it would build."""
+    """The artifact that `build_artifact` would reuse, or None if it would build one."""
     return _find(directory, asset, fingerprint_of(_identity(asset, code_version, config, inputs)), say)
 
 
 def _find(directory: Path, asset: str, fingerprint: str, say: Say, *, repair: bool = False) -> Artifact | None:
-    """A whole artifact by its fingerprint; a damaged one counts as missing, and is moved aside by `repair`."""
+    """A complete artifact by its fingerprint. A damaged one counts as missing; `repair` moves it aside."""
     artifact = Artifact(asset, fingerprint, directory / asset / fingerprint, reused=True)
     if not artifact.folder.is_dir():
         return None
@@ -288,10 +290,10 @@ def _find(directory: Path, asset: str, fingerprint: str, say: Say, *, repair: bo
 
 
 def artifact_of(directory: Path, asset: str, fingerprint: str) -> Artifact:
-    """A finished artifact by its fingerprint, whole.
+    """A finished, undamaged artifact by its fingerprint.
 
     Raises:
-        ArtifactError: it is not there, or damaged.
+        ArtifactError: the artifact is missing or damaged.
     """
     artifact = Artifact(asset, fingerprint, directory / asset / fingerprint, reused=True)
     if not artifact.folder.is_dir():
@@ -306,10 +308,10 @@ def artifact_of(directory: Path, asset: str, fingerprint: str) -> Artifact:
 
 
 def check_lineage(asset: str, inputs: Mapping[str, Artifact]) -> None:
-    """All inputs come from the same artifact of each asset above them.
+    """Check that all inputs come from the same artifact of each upstream asset.
 
     Raises:
-        ArtifactError: two of them do not; names both ways.
+        ArtifactError: two inputs come from different artifacts of one asset. The message names both paths.
     """
     seen: dict[str, tuple[str, str]] = {}
     for name, artifact in inputs.items():
@@ -323,7 +325,7 @@ def check_lineage(asset: str, inputs: Mapping[str, Artifact]) -> None:
 
 
 def lineage(artifact: Artifact) -> dict[str, str]:
-    """Asset -> fingerprint of everything that an artifact was made from, however far above."""
+    """Asset -> fingerprint of every artifact upstream of this one, direct or indirect."""
     found: dict[str, str] = {}
     waiting = dict(_inputs(artifact))
     while waiting:

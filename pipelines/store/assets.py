@@ -1,11 +1,12 @@
-"""Assets whose value is an `Artifact`: a function declares one once, and its name, inputs and code version follow.
+"""Assets whose value is an `Artifact`. One function declares an asset; its name, inputs and code version follow from
+it.
 
     @artifact_asset(group="clusters", kinds={"numpy"}, describe=described)
     def cluster_sweep(draft: Draft, config: SweepConfig, document_features: Artifact) -> None:
         \"\"\"K-means for every K.\"\"\"
         draft.write_table("sweep", ...)
 
-The function writes the files of the artifact. What it takes says what the artifact depends on:
+The function writes the files of the artifact. Its parameters declare what the artifact depends on:
 
 - `draft`: the folder to write into;
 - `config`: the asset's configuration, a `dagster.Config`;
@@ -13,7 +14,7 @@ The function writes the files of the artifact. What it takes says what the artif
 - a parameter annotated with a resource: that resource. A resource with an `identity` is part of the fingerprint;
 - `context`: Dagster's, for logs and processes.
 
-An asset has a module of its own: its code version is a hash over all that the module imports.
+Each asset has a module of its own, because its code version is a hash over everything that the module imports.
 """
 
 import inspect
@@ -38,19 +39,19 @@ dg.make_python_type_usable_as_dagster_type(Artifact, ARTIFACT)
 
 @runtime_checkable
 class HasIdentity(Protocol):
-    """A resource that changes what is computed."""
+    """A resource that changes the result of a computation."""
 
     def identity(self) -> Mapping[str, Any]:
-        """What a fingerprint needs to know of it."""
+        """The settings that must be part of a fingerprint."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One promise about an artifact, looked at after it was built or reused.
+    """The outcome of one check of an artifact, made after it was built or reused.
 
     Attributes:
-        passed: whether it holds.
-        description: what was found, in a sentence.
+        passed: whether the check passed.
+        description: one sentence about what was found.
     """
 
     name: str
@@ -60,11 +61,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Description:
-    """What Dagster shows of an artifact.
+    """What Dagster shows for an artifact.
 
     Attributes:
-        table: the table whose schema and row count stand for the asset.
-        metadata: what else a reader should see.
+        table: name of the table whose schema and row count are shown.
+        metadata: further metadata for the UI.
         checks: outcomes of the asset's checks.
     """
 
@@ -86,20 +87,21 @@ def artifact_asset(
     partitions_def: dg.PartitionsDefinition | None = None,
     mixes_runs: bool = False,
 ) -> Callable[[Callable[..., None]], dg.AssetsDefinition]:
-    """An asset whose value is an `Artifact`; see the text of this module.
+    """Decorate a function as an asset whose value is an `Artifact`; see the module docstring.
 
     Args:
-        group: group in the asset graph.
-        kinds: what Dagster shows as its technology.
-        describe: `describe(artifact, ...)` says what Dagster shows; it takes any of the function's parameters, too.
-        blocking: checks whose failure stops everything downstream: name -> what it promises.
-        warnings: checks that only warn.
-        identity: gives what a fingerprint must know beyond configuration, inputs and resources, such as the content of
-            files that are read; takes any of the function's parameters but `draft`.
-        pool: concurrency pool, such as `gpu`.
-        retry_policy: only where a second try can succeed.
-        partitions_def: of an asset that is materialised part by part.
-        mixes_runs: the inputs may come from different corpora.
+        group: asset group in Dagster's graph.
+        kinds: Dagster kinds, such as `numpy`.
+        describe: function `describe(artifact, ...)` that returns the `Description`. It may also take any of the
+            function's parameters.
+        blocking: checks that stop all downstream assets if they fail: name -> description.
+        warnings: checks that only warn if they fail: name -> description.
+        identity: function that returns what the fingerprint needs besides configuration, inputs and resources, such as
+            hashes of the files that are read. It takes any of the function's parameters except `draft`.
+        pool: Dagster concurrency pool, such as `gpu`.
+        retry_policy: retry policy; set it only if a retry can succeed.
+        partitions_def: partitions of the asset.
+        mixes_runs: whether the inputs may come from different corpora.
     """
     blocking, warnings = blocking or {}, warnings or {}
 
@@ -135,7 +137,7 @@ def artifact_asset(
 
 @dataclass(frozen=True)
 class _Declared:
-    """What the signature of an asset's function says."""
+    """What the signature of an asset's function declares."""
 
     function: Callable[..., None]
     identity: Callable[..., Mapping[str, Any]] | None
@@ -174,7 +176,7 @@ class _Declared:
     def materialize(
         self, context: dg.AssetExecutionContext, inputs: Mapping[str, Artifact]
     ) -> dg.MaterializeResult[Artifact]:
-        """Build the artifact or find it, and describe it."""
+        """Build or reuse the artifact, and describe it."""
         context.resources.run_checks.check(context.run)
         store: ArtifactStore = context.resources.store
         given: dict[str, Any] = {"context": context, "store": store, **inputs}
@@ -197,7 +199,7 @@ class _Declared:
         return self._result(artifact, self.describe(**_taken(self.describe, given | {"artifact": artifact})))
 
     def _identity(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Configuration, and the identity of what else changes the result."""
+        """The configuration, and the identity of everything else that changes the result."""
         values: dict[str, Any] = {} if self.config is None else given["config"].model_dump()
         for name in self.resources:
             if isinstance(given[name], HasIdentity):
@@ -231,6 +233,6 @@ class _Declared:
 
 
 def _taken(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what there is, what a function takes."""
+    """The entries of `given` that `function` has as parameters."""
     names = inspect.signature(function).parameters
     return {name: value for name, value in given.items() if name in names}

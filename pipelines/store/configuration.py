@@ -1,4 +1,4 @@
-"""Run configuration made from a dataclass of the libraries: one list of fields, one set of defaults."""
+"""Run configuration derived from a library's dataclass, so that fields and defaults are defined only once."""
 
 import dataclasses
 import typing
@@ -9,12 +9,12 @@ from pydantic import create_model
 
 
 def fields_from(dataclass: type, base: type = dg.Config, *, without: tuple[str, ...] = ()) -> Any:
-    """A class of run configuration with the fields and defaults of a dataclass.
+    """Make a run configuration class with the fields and defaults of a dataclass.
 
     Args:
-        dataclass: its fields have types that run configuration knows.
+        dataclass: dataclass whose field types Dagster supports in run configuration.
         base: `dagster.Config` or `dagster.ConfigurableResource`.
-        without: fields that the run configuration does not have.
+        without: names of fields to leave out.
     """
     types = typing.get_type_hints(dataclass)
     fields: dict[str, Any] = {
@@ -26,7 +26,7 @@ def fields_from(dataclass: type, base: type = dg.Config, *, without: tuple[str, 
 
 
 def values_for(dataclass: type, config: Any) -> dict[str, Any]:
-    """The values of a configuration under the names that a dataclass has."""
+    """The values of a configuration for the fields of a dataclass."""
     values = config.model_dump() if hasattr(config, "model_dump") else dict(config)
     return {field.name: values[field.name] for field in dataclasses.fields(dataclass) if field.name in values}
 
@@ -40,7 +40,7 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 
 
 def _plain(kind: Any) -> Any:
-    """The type as run configuration knows it: lists for tuples and sequences, dictionaries for mappings."""
+    """The type for run configuration: lists replace tuples and sequences, dictionaries replace mappings."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is None or origin is typing.Literal:
         return kind

@@ -1,4 +1,4 @@
-"""A full disk, said clearly whoever notices it."""
+"""One clear error for a full disk, whichever library notices it."""
 
 import errno
 import shutil
@@ -17,12 +17,12 @@ _MARKS = (
 
 
 class DiskFullError(RuntimeError):
-    """No space is left for an artifact, with the way out."""
+    """The disk is full. The message says what to do."""
 
 
 @contextmanager
 def clear_disk_errors(folder: Path) -> Iterator[None]:
-    """Errors of a full disk as `DiskFullError`, whichever library raises them in whichever words."""
+    """Convert every library's errors about a full disk to `DiskFullError`."""
     try:
         yield
     except DiskFullError:
@@ -38,7 +38,7 @@ def clear_disk_errors(folder: Path) -> Iterator[None]:
 
 
 def is_disk_full(error: BaseException, folder: Path) -> bool:
-    """Whether an error, or one that it came from, means that the disk of `folder` is full."""
+    """Whether an error, or one of its causes, means that the disk of `folder` is full."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -46,6 +46,6 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
         if any(mark in str(seen) for mark in _MARKS):
             return True
         seen = seen.__cause__ or seen.__context__
-    # Some writers only say that something broke ("Invalid thrift: transport error"). A disk without a free block
-    # explains it; an error that has nothing to do with writing is rare at that moment.
+    # Some writers only report that something broke ("Invalid thrift: transport error"). If the disk has no free block,
+    # assume that it is the cause: an unrelated error at that moment is rare.
     return shutil.disk_usage(folder).free < 4096

@@ -1,4 +1,4 @@
-"""The store: where artifacts live, and how they pass from asset to asset."""
+"""The store: where artifacts live, and how assets exchange them."""
 
 from pathlib import Path
 
@@ -10,13 +10,14 @@ from pipelines.store.runs import last_made, made_by, newest, record_run
 
 
 class ArtifactStore(dg.ConfigurableIOManager):
-    """Folder of content-addressed artifacts; also the IO manager that hands them from asset to asset.
+    """Folder of content-addressed artifacts, and the IO manager that passes them between assets.
 
-    What passes between two assets is the `Artifact` itself (a path and a fingerprint): tables inside are Parquet and
-    read lazily by whoever needs them, models are safetensors, and nothing is pickled.
+    Assets exchange the `Artifact` itself, which is a path and a fingerprint. Its tables are Parquet and are read
+    lazily, its models are safetensors, and nothing is pickled.
 
     A step gets exactly what the upstream step of its own run returned. A run that starts in the middle of the graph
-    gets what `from_run` or `inputs` name; there is no default, since another run may have made the newest artifact.
+    gets the artifacts that `from_run` or `inputs` name. There is no default, because the newest artifact may come from
+    another run.
     """
 
     directory: str = "outputs/default"
@@ -32,11 +33,11 @@ class ArtifactStore(dg.ConfigurableIOManager):
         return Path(self.directory)
 
     def last(self, asset: str) -> Artifact:
-        """What the newest run made of an asset: for people; see `pipelines.store.runs.last_made`."""
+        """The newest artifact of an asset, for interactive use only; see `pipelines.store.runs.last_made`."""
         return last_made(self.path, asset)
 
     def handle_output(self, context: dg.OutputContext, obj: Artifact) -> None:
-        """Note what the run made. A store that cannot be written to is read only, and its runs leave no note."""
+        """Record what the run made. Runs on a read-only store are not recorded."""
         partition = context.partition_key if context.has_partition_key else None
         try:
             record_run(self.path, context.run_id, obj, partition)
@@ -44,10 +45,10 @@ class ArtifactStore(dg.ConfigurableIOManager):
             context.log.debug(f"{self.path} is read-only, so this run is not recorded there: {error}")
 
     def load_input(self, context: dg.InputContext) -> Artifact:
-        """The artifact of the upstream asset, whole.
+        """The undamaged artifact of the upstream asset.
 
         Raises:
-            dagster.Failure: the run did not make it and the configuration does not name it, or it is damaged.
+            dagster.Failure: the run did not make the artifact and the configuration does not name it, or it is damaged.
         """
         asset = context.asset_key.path[-1]
         try:

@@ -1,4 +1,4 @@
-"""One builder for each artifact: whoever else wants it waits, is told for whom, and does not wait forever."""
+"""A lock so that only one process builds an artifact. Others wait, log which process they wait for, and time out."""
 
 import json
 import os
@@ -13,26 +13,26 @@ _SECONDS_BETWEEN_NOTES = 60.0
 
 
 class LockError(RuntimeError):
-    """Another process holds a lock for too long."""
+    """Another process has held a lock for longer than the timeout."""
 
 
 @contextmanager
 def exclusive(
     path: Path, say: Callable[[str], object], *, timeout: float = TIMEOUT_SECONDS, note_every: float | None = None
 ) -> Iterator[None]:
-    """Hold the lock `path`; the file `<path>.owner` beside it says who does.
+    """Hold the lock file `path`. The file `<path>.owner` names the process that holds it.
 
-    The system releases the lock of a process that dies, by whatever cause.
+    The operating system releases the lock if the process dies for any reason.
 
     Args:
-        say: told after a second, and then every minute, whom this process waits for.
-        timeout: seconds after which it gives up.
-        note_every: seconds between two notes.
+        say: logger that gets the owner's name after one second of waiting, and then every `note_every` seconds.
+        timeout: seconds to wait before giving up.
+        note_every: seconds between two messages.
 
     Raises:
         LockError: the timeout passed.
     """
-    import filelock  # loaded here: reading artifacts must stay cheap
+    import filelock  # imported here to keep reading artifacts cheap
 
     lock = filelock.FileLock(path)
     owner = path.with_name(f"{path.name}.owner")

@@ -1,4 +1,4 @@
-"""What Dagster's web UI shows: tables, schemas, pictures."""
+"""Metadata for Dagster's web UI: tables, schemas, pictures."""
 
 import base64
 from pathlib import Path
@@ -9,7 +9,7 @@ import polars as pl
 
 
 def table_metadata(frame: pl.LazyFrame) -> dict[str, Any]:
-    """Row count and column schema under the names that Dagster's UI knows."""
+    """Row count and column schema, under the metadata keys that Dagster's UI recognises."""
     columns = [dg.TableColumn(name, str(dtype)) for name, dtype in frame.collect_schema().items()]
     rows = frame.select(pl.len()).collect().item()
     return {
@@ -19,7 +19,7 @@ def table_metadata(frame: pl.LazyFrame) -> dict[str, Any]:
 
 
 def file_image(path: Path) -> dg.MarkdownMetadataValue:
-    """A PNG shown in the UI; browsers do not follow file links from there, so the bytes travel along."""
+    """A PNG to show in the UI. It is embedded, because browsers do not open file links from there."""
     return dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})")
 
 

@@ -1,4 +1,4 @@
-"""A figure, small, for the web UI."""
+"""Small versions of figures for the web UI."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def write_thumbnail(draft: Draft, picture: "Picture") -> None:
-    """Keep a figure for the preview of the asset."""
+    """Save a small PNG of a figure for the preview of the asset."""
     from analysis.figures import thumbnail
 
     draft.write_bytes(THUMBNAIL, thumbnail(picture.figure))

@@ -1,7 +1,7 @@
-"""Code versions: a hash over every project module that a module reaches by its imports.
+"""Code versions: a hash over every project module that a module imports, directly or indirectly.
 
-An artifact belongs to the code that made it. A version bumped by hand, or a list of modules typed by hand, is forgotten
-sooner or later, and then an old result is taken for a new one. A needless rebuild is the cheaper mistake.
+An artifact belongs to the code that made it. People forget to update version numbers or module lists by hand, and then
+an old result is used for new code. A needless rebuild is the cheaper mistake.
 """
 
 import ast
@@ -13,15 +13,15 @@ from pathlib import Path
 
 PROJECT = ("analysis", "hydralora", "pipelines")
 DATA_SUFFIXES = (".j2", ".css", ".js")
-"""Files of a package that its code reads: templates, style sheets, scripts."""
+"""Suffixes of the files in a package that its code reads: templates, style sheets, scripts."""
 
 
 @functools.cache
 def code_version(module: str) -> str:
-    """8 hex digits over the sources that `module` reaches, without importing them.
+    """A hash (8 hex digits) of the sources that `module` reaches. Nothing is imported to compute it.
 
     Args:
-        module: its dotted name, `__name__` for one's own.
+        module: dotted module name; a module passes its own `__name__`.
 
     Raises:
         ModuleNotFoundError: the project has no such module.
@@ -38,9 +38,9 @@ def code_version(module: str) -> str:
 
 @functools.cache
 def reached_modules(module: str) -> frozenset[str]:
-    """The project modules that run when `module` does: its imports, theirs, and the packages around each of them.
+    """The project modules that `module` reaches: its direct and indirect imports, and their parent packages.
 
-    Imports inside functions count. Imports for type checkers alone do not.
+    Imports inside functions count. Imports only for type checkers do not.
     """
     reached: set[str] = set()
     waiting = [module]
@@ -64,13 +64,13 @@ def _imported(module: str) -> tuple[str, ...]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             origin = _absolute(node, package)
-            # What is imported from a package may be a module of it, or a name in its `__init__`.
+            # A name imported from a package may be one of its modules, or a name in its `__init__`.
             names += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
     return tuple(name for name in names if name.split(".")[0] in PROJECT)
 
 
 def _running_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those below `if TYPE_CHECKING:`."""
+    """All nodes except those below `if TYPE_CHECKING:`."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             for other in node.orelse:
@@ -99,7 +99,7 @@ def _files(module: str) -> list[Path]:
 
 @functools.cache
 def _source(module: str) -> Path | None:
-    """The file of a project module, None for what is none."""
+    """The source file of a project module; None if there is no such module."""
     package, *parts = module.split(".")
     root = _root(package)
     if root is None:
@@ -115,5 +115,5 @@ def _source(module: str) -> Path | None:
 def _root(package: str) -> Path | None:
     if package not in PROJECT:
         return None
-    spec = importlib.util.find_spec(package)  # of a submodule, this would import the packages around it
+    spec = importlib.util.find_spec(package)  # for a submodule, find_spec would import its parent packages
     return None if spec is None or spec.origin is None else Path(spec.origin).parent

@@ -52,7 +52,9 @@ def described(artifact: Artifact, config: ExpertsConfig, cluster_labels: Artifac
         "every_document_has_an_expert": "Every document of the corpus has an expert.",
         "every_expert_has_documents": "Every expert has documents to train on.",
     },
-    warnings={"groups_are_found": "Held-out prompts tell their group as often as `min_accuracy` asks."},
+    warnings={
+        "groups_are_found": "The group of held-out prompts is predicted at least as often as `min_accuracy` asks."
+    },
 )
 def expert_assignment(
     draft: Draft,
@@ -68,7 +70,7 @@ def expert_assignment(
     its prompt, as in serving.
 
     Groups are sources, tasks or clusters. `num_clusters` is the number of clusters in the corpus. If groups are sources
-    or tasks, the number of experts is their number instead.
+    or tasks, there are as many experts as sources or tasks.
     """
     from analysis.experts.grouping import choose_grouping
 

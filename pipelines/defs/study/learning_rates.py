@@ -58,7 +58,7 @@ def learning_rates(
     launcher: Launcher,
     comparison_documents: Artifact,
 ) -> None:
-    """The learning rate with the lowest validation loss for every method with several rates. No test document is used."""
+    """The learning rate with the lowest validation loss for every tuned method. No test document is used."""
     n = comparison_documents.json("num_experts")
     setup = Setup.of(store.directory, comparison_documents, recipe, base_model)
     runs = []
