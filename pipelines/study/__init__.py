@@ -1,1 +1,1 @@
-"""Many runs side by side, and the paper's tables. Imports `training`."""
+"""Many runs in parallel, and the paper's tables. Imports `training`."""

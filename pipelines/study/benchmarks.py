@@ -1,4 +1,4 @@
-"""The paper's benchmarks by lm-evaluation-harness, for what was trained; each model and benchmark an artifact."""
+"""The paper's benchmarks with lm-evaluation-harness. Each pair of trained model and benchmark is one artifact."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ASSET = "run_benchmarks"
-# What guessing gives. MMLU has four options; BBH's is the mean over its tasks in its paper (arXiv 2210.09261).
+# Score of random guessing. MMLU has four options; BBH's value is the mean over its tasks from its paper (arXiv
+# 2210.09261).
 CHANCE = {"mmlu": 0.25, "mmlu_medical": 0.25, "mmlu_law": 0.25, "bbh": 0.257, "bbh_direct": 0.257}
 CHANCE |= {"gsm8k": 0.0, "humaneval": 0.0}
 SCHEMA = {
@@ -63,7 +64,7 @@ class HarnessConfig(dg.Config):
 
 @dataclass(frozen=True)
 class Trained:
-    """What is measured: an artifact of `pipelines.study.runs`, for the base model as well."""
+    """What is measured: an artifact of `pipelines.study.runs`. The base model also has one."""
 
     domain: str
     method: str
@@ -73,7 +74,7 @@ class Trained:
 
 
 def first_seed(runs: Artifact) -> pl.DataFrame:
-    """The table `runs` of an artifact, one seed of it: benchmarks take longer than trainings."""
+    """The first seed of each run in an artifact's table `runs`: benchmarks take too long to measure every seed."""
     return runs.read("runs").filter(pl.col("seed") == pl.col("seed").first())
 
 
@@ -92,7 +93,7 @@ def write_scores(
     log: Log,
     expert_assignment: Artifact | None = None,
 ) -> None:
-    """Evaluate what is not evaluated yet, and collect the scores in the table `scores`."""
+    """Evaluate the models that have no score yet, and collect all scores in the table `scores`."""
     options = config.model_dump(include=set(HarnessConfig.model_fields))
     work = {
         f"{item.method}, {item.domain}, N={item.num_experts}: {item.task}": partial(
@@ -107,7 +108,7 @@ def write_scores(
 
 
 def described(artifact: Artifact) -> Description:
-    """What Dagster shows of scores."""
+    """What Dagster shows for the scores."""
     scores, asked = artifact.read("scores"), artifact.json("asked")
     found = scores.select("domain", "method", "num_experts", "benchmark").n_unique() if len(scores) else 0
     return Description(
@@ -125,7 +126,7 @@ def evaluate(
     expert_assignment: Artifact | None,
     log: Log,
 ) -> Artifact:
-    """Scores of one model in one benchmark: the mean over its tasks first, where it has several."""
+    """Scores of one model on one benchmark. If it has several tasks, their mean comes first."""
 
     def build(draft: Draft) -> None:
         from hydralora.harness import evaluate_benchmarks
@@ -147,7 +148,7 @@ def evaluate(
 
 
 def gates_of(expert_assignment: Artifact | None) -> "Callable[[Sequence[str]], Tensor]":
-    """Questions -> gates, by the model that finds the group of a prompt."""
+    """A function from questions to gates, with the model that predicts the group of a prompt."""
     import torch
 
     from analysis.experts.prompt_gates import load_group_model

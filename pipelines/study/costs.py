@@ -1,4 +1,4 @@
-"""What a method costs: speed, memory and energy of some of its steps, trained alone on an otherwise idle machine."""
+"""Costs of a method: speed, memory and energy, measured on some training steps on an otherwise idle machine."""
 
 import gc
 import importlib.util
@@ -35,14 +35,15 @@ NEW_TOKENS = 32
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of a run with its whole budget, extrapolated from some steps of it.
+    """Costs of a run with its full budget, extrapolated from some of its steps.
 
     Attributes:
-        tokens_per_second: trained, without padding, after the first steps.
-        generated_per_second: new tokens of a batch of at most eight prompts, greedy, with the KV cache.
-        peak_memory_gib: of training; what the GPU's allocator held, on a CPU what this process did.
-        hours: of training.
-        cpu_kwh, gpu_kwh, ram_kwh: mean power of the measured steps times `hours`; None where it was not measured.
+        tokens_per_second: training speed after the first steps, without padding tokens.
+        generated_per_second: new tokens per second for a batch of at most eight prompts, with greedy decoding and the
+            KV cache.
+        peak_memory_gib: peak memory of training: of the GPU's allocator, or of this process on a CPU.
+        hours: time to train the full budget.
+        cpu_kwh, gpu_kwh, ram_kwh: mean power of the measured steps times `hours`; None if it was not measured.
     """
 
     method: str
@@ -56,7 +57,11 @@ class Costs:
 
 
 def check_meter(*, measure_energy: bool) -> None:
-    """Raises `dagster.Failure`, before hours of training, where energy is to be measured and its meter is missing."""
+    """Check, before hours of training, that the energy meter is installed if energy is to be measured.
+
+    Raises:
+        dagster.Failure: codecarbon is missing.
+    """
     if measure_energy and importlib.util.find_spec("codecarbon") is None:
         raise dg.Failure(
             "Nothing was trained. Energy needs codecarbon: pip install codecarbon, or set measure_energy: false.",
@@ -65,9 +70,10 @@ def check_meter(*, measure_energy: bool) -> None:
 
 
 def measure_costs(setup: Setup, runs: Sequence[Run], steps: int, *, measure_energy: bool, log: Log) -> pl.DataFrame:
-    """A row of `Costs` for each run; they are measured one after the other, each once.
+    """Measure the `Costs` of each run, one row per run, one run at a time.
 
-    The first is trained twice: a process pays for the start of CUDA and of its libraries in its first training.
+    The first run is trained twice, because the first training in a process includes the start of CUDA and its
+    libraries.
     """
     warm = False
 
@@ -89,7 +95,7 @@ def measure_costs(setup: Setup, runs: Sequence[Run], steps: int, *, measure_ener
 
 
 def measure(setup: Setup, run: Run, steps: int, *, measure_energy: bool) -> Costs:
-    """Train some steps of a run into a folder that is thrown away, then generate with what they gave."""
+    """Train some steps of a run in a temporary folder, then generate with the trained model."""
     from hydralora.training import plan_run
 
     recipe, base_model = setup.load(run)
@@ -112,13 +118,13 @@ def measure(setup: Setup, run: Run, steps: int, *, measure_energy: bool) -> Cost
 
 
 def steady_speed(curve: pl.DataFrame) -> float:
-    """Tokens per second of a training curve after its first steps."""
+    """Tokens per second of a training curve, without its first steps."""
     start, end = curve.row(WARM_UP_STEPS - 1, named=True), curve.row(-1, named=True)
     return float((end["tokens"] - start["tokens"]) / (end["seconds"] - start["seconds"]))
 
 
 def generation_speed(base_model: BaseModel, folder: Path, documents: "TokenisedDocuments") -> float:
-    """New tokens per second for the first prompts of some documents, with what was trained into a folder."""
+    """New tokens per second for the first prompts of some documents, with the adapter or model in a folder."""
     import torch
 
     import hydralora
@@ -137,7 +143,7 @@ def generation_speed(base_model: BaseModel, folder: Path, documents: "TokenisedD
         return time.monotonic() - started
 
     with torch.inference_mode(), warnings.catch_warnings():
-        # Of prompts that are virtual tokens: PEFT counts positions itself.
+        # PEFT warns for virtual tokens; it computes their positions itself.
         warnings.filterwarnings("ignore", "Position ids are not supported", UserWarning)
         given = nullcontext() if gates is None else hydralora.expert_gates(model, gates.to(model.device))
         with given:
@@ -152,7 +158,7 @@ def _silent(text: str) -> None:
 def _reset_peak_memory() -> None:
     import torch
 
-    gc.collect()  # the model before, which refers to itself
+    gc.collect()  # frees the previous model, which has reference cycles
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif _LINUX_STATUS.exists():
@@ -160,7 +166,7 @@ def _reset_peak_memory() -> None:
 
 
 def _peak_memory() -> float:
-    """Bytes at the highest since `_reset_peak_memory`; NaN where the system does not say."""
+    """Peak memory in bytes since `_reset_peak_memory`; NaN if the system does not report it."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,7 +1,7 @@
 """`python -m pipelines.study.dry_run CONFIG.yaml`: do the methods of a study fit a base model, and a GPU?
 
-Nothing is loaded, downloaded (but the model's config.json) or trained: every method is put on the base model's layers
-on the meta device and counted there.
+Nothing is trained or loaded, and only the model's config.json is downloaded. Every method is applied to the base
+model's layers on the meta device, and its parameters are counted there.
 """
 
 import argparse
@@ -20,16 +20,16 @@ from pipelines.training.recipe import BaseModel, Recipe
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# Of a layer in 16 bits, for a token and a unit of width, where attention keeps no scores: Korthikanti et al. (2022),
-# arXiv 2205.05198, eq. 2. Frozen weights need less; so this is the most.
+# Activation bytes of a layer per token and unit of width, in 16 bits, if attention stores no scores: Korthikanti et al.
+# (2022), arXiv 2205.05198, eq. 2. It is an upper bound, because frozen weights need less.
 BYTES_PER_LAYER = 34
 BYTES_PER_CHECKPOINT = 2
 DRY_STEPS = 100
-"""AdaLoRA's schedule wants the number of steps; its size does not depend on it."""
+"""AdaLoRA's schedule needs a number of steps. Its size does not depend on this number."""
 
 
 def main() -> None:
-    """Print the sizes, or why a method does not fit."""
+    """Print the sizes, or the reason why a method does not fit."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.study.dry_run", description=__doc__)
     parser.add_argument("config", type=Path, help="run configuration of the job compare or study")
     parser.add_argument("--model-config", type=Path, help="folder with the base model's config.json; default: its own")
@@ -44,14 +44,14 @@ def main() -> None:
 
 
 def dry_run(config: dict[str, Any], model_config: Path | None = None) -> tuple[pl.DataFrame, float]:
-    """Sizes of all methods of a run configuration (see `method_sizes`, with `num_experts`), and GiB of activations.
+    """Sizes of all methods in a run configuration (`method_sizes` plus `num_experts`), and GiB of activations.
 
     Args:
-        config: of the job `compare`, with a fixed number of experts, or of `study`.
-        model_config: folder with the `config.json` of the base model, for where its hub is not reached.
+        config: run configuration of the job `study`, or of `compare` with a fixed number of experts.
+        model_config: folder with the `config.json` of the base model, for machines without access to the hub.
 
     Raises:
-        ValueError: a configuration of another job; a method that does not fit.
+        ValueError: the configuration is for another job, or a method does not fit.
     """
     values = {name: entry["config"] for name, entry in config["resources"].items()}
     base_model = BaseModel(**values["base_model"])
@@ -68,10 +68,10 @@ def dry_run(config: dict[str, Any], model_config: Path | None = None) -> tuple[p
 
 
 def methods_by_n(ops: dict[str, Any]) -> dict[int, list[str]]:
-    """N -> the methods that a configuration trains with it.
+    """N -> the methods that a configuration trains with N experts.
 
     Raises:
-        ValueError: it trains none, or leaves N to the corpus.
+        ValueError: the configuration trains no method, or N depends on the corpus.
     """
     if "study_runs" in ops:
         study = ops["study_runs"]["config"]
@@ -89,14 +89,14 @@ def methods_by_n(ops: dict[str, Any]) -> dict[int, list[str]]:
 
 
 def activation_gib(model_config: "PretrainedConfig", recipe: Recipe) -> float:
-    """Most that the activations of one micro-batch take, the logits of all its tokens included."""
+    """Upper bound in GiB for the activations of one micro-batch, including the logits of all its tokens."""
     tokens = recipe.tokens_per_step / recipe.gradient_accumulation_steps
     width, layers = model_config.hidden_size, model_config.num_hidden_layers
     if recipe.gradient_checkpointing:
         of_layers = tokens * width * (layers * BYTES_PER_CHECKPOINT + BYTES_PER_LAYER)
     else:
         of_layers = tokens * width * layers * BYTES_PER_LAYER
-    logits = tokens * model_config.vocab_size * 6  # in 16 bits, and their float32 copy
+    logits = tokens * model_config.vocab_size * 6  # 2 bytes in 16 bits, and 4 for a float32 copy
     return float((of_layers + logits) / GIB)
 
 

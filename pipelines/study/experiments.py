@@ -1,21 +1,21 @@
-"""Which runs the paper's tables and figures need, on domains that a configuration fills with sources."""
+"""The runs that the paper's tables and figures need. The configuration assigns sources to their domains."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipelines.training.losses import BASE
 
-# Each is one corpus, as in the paper: Dolly, medical questions, legal tasks, programs, arithmetic.
+# Domains of one corpus each, as in the paper: Dolly, medical questions, legal tasks, programs, arithmetic.
 GENERAL, MEDICAL, LAW, CODE, MATH = SINGLE = ("general", "medical", "law", "code", "math")
 MIXED = "mixed"
-"""Many tasks at once: the ten Flan clusters of Table 3."""
+"""The domain of many tasks: the ten Flan clusters of Table 3."""
 NUM_CLUSTERS: Mapping[str, int] = {**dict.fromkeys(SINGLE, 3), MIXED: 10}
-"""K-means clusters of a domain's documents, which LoraHub trains on."""
+"""Number of K-means clusters of a domain's documents; LoraHub trains one LoRA on each."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Methods trained on domains, with every N."""
+    """Methods, domains and values of N; every combination is trained."""
 
     methods: tuple[str, ...]
     domains: tuple[str, ...]
@@ -24,14 +24,14 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of an experiment, without its seed and rate."""
+    """One run of an experiment, without its seed and learning rate."""
 
     method: str
     domain: str
     num_experts: int
 
 
-# N is the paper's: 3 on single corpora (its mean number of B), 10 on the ten clusters.
+# The values of N are the paper's: 3 on single corpora (its mean number of B matrices), 10 on the ten clusters.
 _TABLE_2 = (
     *("full", "prompt_tuning", "p_tuning", "ia3", "prefix_tuning", "adalora"),
     *("lora_r8", "lora_r16", "lora_r32", "lora_split_8x4", "hydralora"),
@@ -47,7 +47,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "figure_2": Experiment(("lora_matched", "hydralora", "full"), (*SINGLE, MIXED), (3,)),
     "figure_5": Experiment(("hydralora",), (GENERAL,), (2, 3, 4, 5, 6, 8)),
 }
-"""Table 4 is about costs, which are measured alone; its runs are those of Table 2."""
+"""Table 4 lists costs, which are measured separately. Its runs are those of Table 2."""
 
 TRAINED_AS: Mapping[str, str] = {
     "lora_split_16x2": "lora_r32",
@@ -55,13 +55,13 @@ TRAINED_AS: Mapping[str, str] = {
     "lora_split_4x8": "lora_r32",
     "without_moe": "lora_r8",
 }
-"""Rows that are another row, parameter for parameter and step for step (`hydralora.methods` says why)."""
+"""Rows that are equivalent to another row in parameters and training steps; `hydralora.methods` explains why."""
 
 
 def planned_cells(names: Iterable[str], domains: Iterable[str]) -> list[Cell]:
-    """What some experiments train on the domains there are, each once, and the base model on each domain."""
+    """The cells that some experiments need on the available domains, without repetition, plus the base model."""
     there = list(domains)
-    cells = [Cell(BASE, domain, 3) for domain in there]  # any N: it has no experts
+    cells = [Cell(BASE, domain, 3) for domain in there]  # the base model has no experts, so any N will do
     for name in names:
         experiment = EXPERIMENTS[name]
         cells += [

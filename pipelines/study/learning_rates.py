@@ -1,4 +1,4 @@
-"""Tuned learning rates: the best of those tried, and whether it lies between others."""
+"""Tuned learning rates: the best rate tried, and whether it lies between other rates tried."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ SWEEP_SCHEMA = {"method": pl.String, "learning_rate": pl.Float64, "loss": pl.Flo
 
 
 def chosen_rates(sweep: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """For each method its best rate, what was tried, and whether the best lies between others."""
+    """For each method: the best rate, all rates tried, and whether the best lies between others."""
     chosen = {}
     for (method,), tried in sweep.sort("learning_rate").group_by("method", maintain_order=True):
         best = tried["loss"].arg_min()
@@ -26,6 +26,6 @@ def chosen_rates(sweep: pl.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def rate_of(method: str, learning_rates: Artifact, recipe: Recipe) -> float:
-    """The tuned rate of a method where there is one, else the recipe's."""
+    """The tuned rate of a method if it has one, else the rate of the recipe."""
     tuned = learning_rates.json("learning_rates")["methods"].get(method)
     return float(tuned["learning_rate"]) if tuned else recipe.learning_rates.get(method, recipe.learning_rate)

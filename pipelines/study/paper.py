@@ -1,4 +1,4 @@
-"""The paper's tables and figures from the runs of the study: ours, what the paper prints, and what differs."""
+"""The paper's tables and figures from the runs of the study: our values, the printed values, and the differences."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ NOTES = {
 
 @dataclass(frozen=True)
 class PaperInputs:
-    """What tables are made from."""
+    """The inputs of all tables and figures."""
 
     runs: Artifact
     benchmarks: Artifact
@@ -40,12 +40,12 @@ class PaperInputs:
 
     @property
     def domains(self) -> Mapping[str, list[str]]:
-        """Domain -> its sources, as the study was configured."""
+        """Domain -> its sources, from the study's configuration."""
         domains: Mapping[str, list[str]] = self.runs.record["config"]["domains"]
         return domains
 
     def losses(self, domain: str) -> pl.DataFrame:
-        """Of every document of a domain in every run."""
+        """Losses of every document of a domain in every run."""
         return self.runs.scan("losses").filter(pl.col("domain") == domain).collect()
 
 
@@ -60,7 +60,7 @@ def domain_table(draft: Draft, inputs: PaperInputs, name: str) -> None:
         "table_5": paper.TABLE_5,
     }
     (n,) = EXPERIMENTS[name].num_experts
-    # Of a benchmark of several tasks, the first row is the mean over all.
+    # If a benchmark has several tasks, its first row is the mean over them.
     scores = inputs.benchmarks.read("scores").filter(pl.col("num_experts") == n)
     scores = scores.unique(["domain", "method", "benchmark"], keep="first", maintain_order=True)
     table = paper_tables.domain_table(
@@ -99,7 +99,7 @@ def cost_table(draft: Draft, inputs: PaperInputs, name: str) -> None:
 
 
 def heterogeneity(draft: Draft, inputs: PaperInputs, name: str) -> None:
-    """Figure 2: what HydraLoRA and full fine-tuning gain over LoRA, by how heterogeneous the corpus is."""
+    """Figure 2: the gain of HydraLoRA and full fine-tuning over LoRA, against the heterogeneity of the corpus."""
     from analysis.clusters.heterogeneity import measure_heterogeneity
     from analysis.figures.paper import heterogeneity_gaps
     from analysis.methods.comparison import compare_losses
@@ -127,7 +127,7 @@ def heterogeneity(draft: Draft, inputs: PaperInputs, name: str) -> None:
 
 
 def clusters_by_loss(draft: Draft, inputs: PaperInputs, name: str) -> None:
-    """Figure 5: the SSE of K-means by K, beside the loss by N."""
+    """Figure 5: the SSE of K-means against K, beside the loss against N."""
     from analysis.clusters.kmeans import sweep_kmeans
     from analysis.figures.paper import clusters_and_losses
     from analysis.methods.comparison import compare_losses
@@ -152,12 +152,12 @@ def clusters_by_loss(draft: Draft, inputs: PaperInputs, name: str) -> None:
 
 
 def write_text(draft: Draft, table: str, differs: str) -> None:
-    """Keep the table for people."""
+    """Write the table as Markdown, for people."""
     draft.write_bytes("table.md", f"{table}\n{differs}\n".encode())
 
 
 def write_figure(draft: Draft, picture: "Picture", table: pl.DataFrame, differs: str) -> None:
-    """Keep a figure, its numbers, and both for people."""
+    """Write a figure and its numbers, and a Markdown page with both for people."""
     from analysis.figures import png
     from analysis.methods.paper_tables import plain_markdown
 

@@ -1,4 +1,4 @@
-"""From the cells of an experiment to runs: documents, rate and size of each."""
+"""Turns the cells of an experiment into runs with documents, learning rate and size."""
 
 from dataclasses import dataclass, replace
 
@@ -25,13 +25,13 @@ class DomainsConfig(dg.Config):
     held_out_documents_per_source: int | None = 200
 
     def split(self) -> Split:
-        """As `pipelines.study.run_documents` takes it."""
+        """The split, for `pipelines.study.run_documents`."""
         return Split(self.validation_documents_per_source, self.held_out_documents_per_source)
 
 
 @dataclass(frozen=True)
 class Planner:
-    """Makes runs of cells: documents, rate and size of each."""
+    """Makes runs from cells: finds the documents, learning rate and size of each."""
 
     store: ArtifactStore
     recipe: Recipe
@@ -41,10 +41,10 @@ class Planner:
     config: DomainsConfig
 
     def setup(self, domain: str) -> Setup:
-        """What all runs of a domain share.
+        """The setup that all runs of a domain share.
 
         Raises:
-            dagster.Failure: a domain that no experiment knows, or without sources.
+            dagster.Failure: no experiment uses the domain, or the domain has no sources.
         """
         if domain not in NUM_CLUSTERS:
             raise dg.Failure(f"Expected domains among {', '.join(NUM_CLUSTERS)}, got {domain!r}", allow_retries=False)
@@ -61,7 +61,7 @@ class Planner:
         return Setup.of(self.store.directory, documents, self.recipe, self.base_model)
 
     def run(self, cell: Cell, seed: int, rate: float | None = None) -> Run:
-        """The run of a cell, at the method's own rate if none is given."""
+        """The run of a cell. If `rate` is None, the method's own learning rate is used."""
         if cell.method == BASE:
             return Run(BASE, seed, 0.0, cell.num_experts)
         if rate is None:
@@ -71,7 +71,7 @@ class Planner:
 
 
 def study_sizes(cells: list[Cell], setups: dict[str, Setup], planner: Planner) -> pl.DataFrame:
-    """Sizes of all methods for each N; a method that does not fit ends the job before anything is trained."""
+    """Sizes of all methods for each N. A method that does not fit ends the job before any training."""
     from hydralora.methods import MethodError
     from hydralora.training import plan_run
 

@@ -1,7 +1,8 @@
-"""`python -m pipelines.study.results CONFIG.yaml FOLDER`: keep the results of the jobs `compare` and `study`.
+"""`python -m pipelines.study.results CONFIG.yaml FOLDER`: exports the results of the jobs `compare` and `study`.
 
-Writes one JSON named like the configuration (tables, rates, how and on what they were made) and the tables and figures
-for people. Losses of single documents, scores of single tasks of a benchmark, and adapters stay in the store.
+It writes one JSON file with the name of the configuration (tables, learning rates, settings, versions and hardware),
+and the tables and figures for people. Losses of single documents, scores of single benchmark tasks, and adapters stay
+in the store.
 """
 
 import argparse
@@ -30,7 +31,7 @@ FOR_PEOPLE = {".md", ".png"}
 
 
 def main() -> None:
-    """Entry of the command."""
+    """Entry point of the command."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.study.results", description=__doc__)
     parser.add_argument("config", type=Path, help="the run configuration that was executed")
     parser.add_argument("folder", type=Path, help="where the results go")
@@ -42,10 +43,10 @@ def main() -> None:
 
 
 def write_results(store: ArtifactStore, config: Path, folder: Path) -> Path:
-    """Collect what the newest runs of a store made; the path of the JSON.
+    """Collect the results of the newest runs in a store, and return the path of the JSON file.
 
     Raises:
-        ArtifactError: neither job was run in this store.
+        ArtifactError: neither job has been run in this store.
     """
     found = {name: artifact for name in TABLES if (artifact := _last(store, name)) is not None}
     if not found:
@@ -76,7 +77,7 @@ def _rows(artifact: Artifact, table: str) -> list[dict[str, Any]]:
 
 
 def benchmark_means(scores: pl.DataFrame) -> pl.DataFrame:
-    """Of each model and benchmark the scores of the first task: the mean over the tasks, where there are several."""
+    """The first score of each model and benchmark, which is the mean over the tasks if there are several."""
     first = pl.col("task").first().over("domain", "method", "num_experts", "benchmark")
     return scores.filter(pl.col("task") == first)
 

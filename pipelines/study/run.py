@@ -1,7 +1,7 @@
-"""A run: a method trained and measured once, for one seed and one learning rate. It is an artifact of its own.
+"""A run: one method, trained and measured once, with one seed and one learning rate. Each run is an artifact.
 
-So a killed job goes on with the runs that are missing, a job with one more method trains that one alone, and the same
-run is trained once, whoever asks for it: a comparison, a table of the paper, or a partition started by hand.
+So a killed job continues with the missing runs, and a job with one more method trains only that method. The same run is
+trained once, even if a comparison, a table of the paper and a manually started partition all need it.
 """
 
 from dataclasses import asdict, dataclass
@@ -22,14 +22,14 @@ ASSET = "method_runs"
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained, and where it is measured.
+    """What is trained, and on which documents it is measured.
 
     Attributes:
-        method: row of `hydralora.methods`, or "base" for the base model as it is.
-        num_experts: N.
-        measured_on: part of the documents.
-        max_tokens: a budget other than the recipe's.
-        match_parameters: of "lora_matched".
+        method: row of `hydralora.methods`, or "base" for the untrained base model.
+        num_experts: number of experts N.
+        measured_on: part of the documents to measure on.
+        max_tokens: training budget that replaces the recipe's budget.
+        match_parameters: number of trainable parameters for the method "lora_matched".
     """
 
     method: str
@@ -48,12 +48,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a set of runs shares.
+    """The settings that a set of runs shares.
 
     Attributes:
-        directory: of the store.
-        documents: see `pipelines.study.run_documents`.
-        recipe, base_model: fields of these resources, so that they pass to another process.
+        directory: root folder of the store.
+        documents: artifact written by `pipelines.study.run_documents`.
+        recipe, base_model: fields of these resources as values, so that they can be sent to another process.
     """
 
     directory: Path
@@ -63,16 +63,16 @@ class Setup:
 
     @classmethod
     def of(cls, directory: str, documents: Artifact, recipe: Recipe, base_model: BaseModel) -> "Setup":
-        """From the resources of an asset."""
+        """Make the setup from the resources of an asset."""
         return cls(Path(directory), documents, recipe.model_dump(), base_model.model_dump())
 
     def load(self, run: Run) -> tuple[Recipe, BaseModel]:
-        """The resources as a run needs them."""
+        """The resources with the settings of a run."""
         own = {"learning_rate": run.learning_rate, "learning_rates": {}, "seed": run.seed}
         return Recipe(**self.recipe | own), BaseModel(**self.base_model)
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """Arguments of `build_artifact` that name a run; rates and seeds of other runs do not matter."""
+        """The arguments of `build_artifact` that identify a run. Rates and seeds of other runs are not part of them."""
         recipe, base_model = self.load(run)
         return {
             "code_version": code_version(__name__),
@@ -82,7 +82,7 @@ class Setup:
 
 
 def build_run(setup: Setup, run: Run, log: Log) -> Artifact:
-    """Train a run and measure it, or find it done: adapter, `run.json`, `curve.jsonl`, and the table `losses`."""
+    """Train and measure a run, or reuse it. Files: adapter, `run.json`, `curve.jsonl` and the table `losses`."""
     recipe, base_model = setup.load(run)
 
     def build(draft: Draft) -> None:
@@ -95,7 +95,7 @@ def build_run(setup: Setup, run: Run, log: Log) -> Artifact:
                 run.seed,
                 run.max_tokens,
                 match_parameters=run.match_parameters,
-                # Beside other runs a meter would count theirs as well; see `pipelines.study.costs`.
+                # The meter would also count the energy of parallel runs; `pipelines.study.costs` measures runs alone.
                 measure_energy=False,
             )
             train_adapter(log, folder, training, documents, recipe, base_model)
@@ -107,7 +107,7 @@ def build_run(setup: Setup, run: Run, log: Log) -> Artifact:
 
 
 def mean_loss(artifact: Artifact) -> float:
-    """Mean over sources of the mean loss of an answer token, as `analysis.methods.comparison` counts it."""
+    """Mean over sources of the mean answer-token loss, as in `analysis.methods.comparison`."""
     from analysis.methods.comparison import losses_by_source
 
     mean: float = losses_by_source(artifact.read("losses")).select(pl.col("loss").mean()).item()

@@ -1,4 +1,4 @@
-"""Documents of a study as tokens, in three parts that never overlap: to train on, to tune on, to report on."""
+"""Tokens of a study's documents, in three disjoint parts: for training, for tuning and for reporting."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,9 +16,10 @@ TRAINING, VALIDATION, HELD_OUT = "training", "validation", "held_out"
 
 @dataclass(frozen=True)
 class Split:
-    """How many documents of each source are kept from training: to choose learning rates with, and to report on.
+    """How many documents of each source are held out: to choose learning rates, and to report results.
 
-    The order of the ids, hashes of the text, chooses; validation documents come from the training documents.
+    The documents with the smallest ids are taken; ids are hashes of the text. Validation documents come from the
+    training documents.
     """
 
     validation_per_source: int
@@ -36,10 +37,12 @@ class Split:
 
 
 def write_run_documents(draft: Draft, tokenised_documents: Artifact, documents: pl.LazyFrame, split: Split) -> None:
-    """Tokens of the three parts, each a folder that `read_run_documents` maps into memory, and their table `parts`.
+    """Write the tokens of the three parts, one folder each, and the table `parts`.
+
+    `read_run_documents` memory-maps these folders.
 
     Args:
-        documents: `document_id, source, split` and the labels that methods take; see `read_tokens`.
+        documents: table with `document_id, source, split` and the labels that methods need; see `read_tokens`.
     """
     rows = []
     for part, frame in split.parts(documents).items():
@@ -50,13 +53,13 @@ def write_run_documents(draft: Draft, tokenised_documents: Artifact, documents: 
 
 
 def read_run_documents(artifact: Artifact, part: str) -> "TokenisedDocuments":
-    """One part, as it was tokenised."""
+    """The tokens of one part, memory-mapped."""
     from hydralora.data import TokenisedDocuments
 
     return TokenisedDocuments.load(artifact.path(part))
 
 
 def parts_overlap(artifact: Artifact) -> int:
-    """How many documents are in more than one part."""
+    """Number of documents that are in more than one part."""
     ids = [set(read_run_documents(artifact, part).column("document_id")) for part in (TRAINING, VALIDATION, HELD_OUT)]
     return sum(len(part) for part in ids) - len(set().union(*ids))

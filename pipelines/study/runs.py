@@ -1,4 +1,4 @@
-"""Many runs: what is missing is trained, side by side where the launcher says so; their losses in tables."""
+"""Many runs: trains the missing ones, in parallel if the launcher is configured so, and collects their losses."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,10 +14,10 @@ from pipelines.training.losses import BASE
 
 
 def build_runs(runs: Sequence[tuple[Setup, Run]], launcher: Launcher, log: Log) -> list[Artifact]:
-    """Artifacts of runs, in order; what is missing is trained, `launcher.parallel` runs at a time.
+    """Artifacts of runs, in order. Missing runs are trained, `launcher.parallel` at a time.
 
     Raises:
-        dagster.Failure: some runs failed. The others were finished, and are not trained again.
+        dagster.Failure: some runs failed. The other runs are finished and will not be trained again.
     """
     missing = [
         (setup, run) for setup, run in runs if find_artifact(setup.directory, ASSET, **setup.identity(run)) is None
@@ -29,12 +29,15 @@ def build_runs(runs: Sequence[tuple[Setup, Run]], launcher: Launcher, log: Log) 
 
 
 def run_losses(artifacts: Sequence[Artifact]) -> pl.DataFrame:
-    """Losses of every document in every run, as `analysis.methods.comparison` reads them."""
+    """Losses of every document in every run, as a table for `analysis.methods.comparison`."""
     return pl.concat(artifact.read("losses") for artifact in artifacts)
 
 
 def run_table(runs: Sequence[Run], artifacts: Sequence[Artifact]) -> pl.DataFrame:
-    """`method, num_experts, seed, learning_rate, loss, fingerprint, steps, tokens, seconds`; the base has no steps."""
+    """One row per run: `method, num_experts, seed, learning_rate, loss, fingerprint, steps, tokens, seconds`.
+
+    The base model has null for steps, tokens and seconds.
+    """
     rows = []
     for run, artifact in zip(runs, artifacts, strict=True):
         record = {} if run.method == BASE else artifact.json("run")

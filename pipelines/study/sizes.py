@@ -1,4 +1,4 @@
-"""What every method would add to a base model, found without weights: do they fit, how large, how much memory."""
+"""Size and memory of every method on a base model, and whether it fits; computed without loading weights."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -15,21 +15,21 @@ GIB = 2**30
 
 
 def method_sizes(base_model: BaseModel, methods: Sequence[str], settings: "MethodConfig") -> pl.DataFrame:
-    """Put every method on the base model's layers, on the meta device, and count.
+    """Apply every method to the base model's layers on the meta device, and count parameters.
 
     Args:
-        base_model: of which only the shapes are read.
+        base_model: base model; only its shapes are read.
         methods: rows of `hydralora.methods`.
-        settings: of all of them.
+        settings: settings for all methods.
 
     Returns:
         A row for each method: `method, a, b, router, shared_expert, shared_lora, other, n_parameters,
-        percent, percent_without_router, state_gib`. The last is what weights, gradients and Adam's moments take,
-        without activations: two bytes for a frozen parameter (half of one in 4 bits), sixteen for one that is trained.
+        percent, percent_without_router, state_gib`. `state_gib` is the memory of weights, gradients and Adam's moments,
+        without activations: 2 bytes per frozen parameter (0.5 in 4 bits) and 16 bytes per trained parameter.
 
     Raises:
-        hydralora.methods.MethodError: a method that does not fit this base model or these settings.
-        ValueError: a model that has other parameters than the closed form says.
+        hydralora.methods.MethodError: a method does not fit this base model or these settings. ValueError: the number
+        of parameters differs from the closed form.
     """
     import torch
 
@@ -56,7 +56,7 @@ def method_sizes(base_model: BaseModel, methods: Sequence[str], settings: "Metho
 
 
 def matched_parameters(method: str, base_model: BaseModel, settings: "MethodConfig") -> int | None:
-    """For "lora_matched": the trainable parameters of HydraLoRA, router included. None for other methods."""
+    """Number of trainable parameters of HydraLoRA, including routers, for "lora_matched". None for other methods."""
     from hydralora.methods import get_method
 
     if method != "lora_matched":

@@ -1,4 +1,4 @@
-"""Documents of one domain of the study, with clusters of their own."""
+"""Documents of one domain of the study, with K-means clusters of this domain."""
 
 from dataclasses import dataclass
 
@@ -13,17 +13,17 @@ from pipelines.study.run_documents import Split, write_run_documents
 
 @dataclass(frozen=True)
 class Corpus:
-    """What the corpus job left: documents, their features in the same order, and their tokens."""
+    """Artifacts of the corpus job: documents, their features in the same order, and their tokens."""
 
     documents: Artifact
     features: Artifact
     tokens: Artifact
 
     def domain(self, sources: list[str]) -> tuple[pl.DataFrame, np.ndarray]:
-        """Documents of some sources and their features.
+        """The documents of some sources, and their features [n, n_components].
 
         Raises:
-            ValueError: a source that the corpus does not have.
+            ValueError: the corpus does not have one of the sources.
         """
         documents = self.documents.read("documents")
         if missing := set(sources) - set(documents["source"].unique()):
@@ -39,7 +39,7 @@ def study_documents(
     num_clusters: int,
     split: Split,
 ) -> Artifact:
-    """Tokens of a domain's documents, with the clusters that K-means finds in them."""
+    """Tokens of a domain's documents, with their K-means clusters."""
 
     def build(draft: Draft) -> None:
         documents, features = corpus.domain(sources)
@@ -67,7 +67,7 @@ def study_documents(
 
 
 def clusters(documents: pl.DataFrame, features: np.ndarray, num_clusters: int) -> pl.Series:
-    """The cluster of each document; centres are those of the training documents."""
+    """The cluster of each document. The centres are fitted on the training documents."""
     from analysis.clusters.kmeans import assign, sweep_kmeans
 
     train = (documents["split"] == "train").to_numpy()

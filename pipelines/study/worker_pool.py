@@ -1,7 +1,7 @@
-"""Work side by side in processes that stay for the next piece of work.
+"""Runs tasks in parallel in a pool of long-lived processes.
 
-For pieces of seconds, such as the runs of a study: a process of `pipelines.training.launcher` takes as long to start,
-which is nothing to a training of minutes.
+It is for tasks of some seconds, such as the runs of a study. `pipelines.training.launcher` starts a new process for
+each training. That takes some seconds too, which matters here but not for trainings of minutes.
 """
 
 import multiprocessing
@@ -21,24 +21,25 @@ from pipelines.training.launcher import Launcher
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
 
-# polars takes SIGINT in a way that restarts waits without end: Python would see it when the next piece is done.
+# polars' SIGINT handler restarts blocking waits, so Ctrl-C would only be noticed when a task ends. We poll instead.
 SECONDS_BETWEEN_LOOKS = 1.0
 
 Work = Callable[[Log], Artifact]
-"""Builds an artifact; a function of a module or a `partial` of one, so that it passes to another process."""
+"""A task that builds an artifact. It must be picklable: a module-level function, or a `partial` of one."""
 
 
 def build_all(work: Mapping[str, Work], launcher: Launcher, log: Log, outcome: Callable[[Artifact], str]) -> None:
-    """Do all the work, by label, `launcher.parallel` pieces at a time. One at a time stays in this process.
+    """Run all tasks, `launcher.parallel` at a time. With `parallel: 1`, they run in this process.
 
-    Beside others a piece may find no memory left, or may die with all others when the system ends a process for want of
-    it. So what fails side by side is tried once more, alone.
+    Parallel tasks can run out of memory; the OOM killer then breaks the whole pool. So tasks that fail in parallel are
+    retried once, one at a time.
 
     Args:
-        outcome: what the log says of a finished artifact.
+        work: label -> task.
+        outcome: function that returns the log text for a finished artifact.
 
     Raises:
-        dagster.Failure: some pieces failed, with the reason of each. The others were finished.
+        dagster.Failure: some tasks failed; the message has the reason of each. All other tasks are finished.
     """
     if launcher.processes_per_training > 1:
         raise dg.Failure(
@@ -62,16 +63,16 @@ def build_all(work: Mapping[str, Work], launcher: Launcher, log: Log, outcome: C
 
 
 Results = Iterator[tuple[str, Callable[[], Artifact]]]
-"""Label of each piece, and what gives its artifact or raises what it failed with."""
+"""Label of each task, and a function that returns its artifact or raises its error."""
 
 
 def _collect(results: Results, total: int, log: Log, outcome: Callable[[Artifact], str]) -> dict[str, str]:
-    """Tell how each piece went; the reasons of those that failed."""
+    """Log the outcome of each task. Returns label -> reason for the tasks that failed."""
     failed: dict[str, str] = {}
     for done, (label, result) in enumerate(results, start=1):
         try:
             text = outcome(result())
-        except Exception as error:  # the others are still worth finishing
+        except Exception as error:  # one failed task must not stop the others
             failed[label] = text = str(error)
         log(f"{done} of {total}: {label}: {text}")
     return failed
@@ -83,7 +84,7 @@ def _one_by_one(work: Mapping[str, Work], log: Log) -> Results:
 
 
 def _side_by_side(work: Mapping[str, Work], launcher: Launcher) -> Results:
-    """Label and result of each piece, in the order in which they end."""
+    """Label and result of each task, in the order in which they end."""
     processes = min(launcher.parallel, len(work))
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     environments = context.Queue()
@@ -95,14 +96,14 @@ def _side_by_side(work: Mapping[str, Work], launcher: Launcher) -> Results:
             while futures:
                 for future in wait(futures, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED).done:
                     yield futures.pop(future), future.result
-        except BaseException:  # an interrupt: leave no child behind
+        except BaseException:  # on an interrupt, end all child processes
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
 
 
 def _start(environments: "Queue[dict[str, str]]") -> None:
-    """Take a share of processors and GPUs (before torch is imported), and end when the job ends, by whatever signal."""
+    """Take a share of CPU cores and GPUs before torch is imported. End with the parent process, however it ends."""
     os.environ.update(environments.get())
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
