@@ -1,4 +1,4 @@
-"""Figures from tables: matplotlib, one module for each subject; no numbers are computed here."""
+"""Figures from tables, with matplotlib. There is one module for each subject; no statistics are computed here."""
 
 from analysis.figures.style import Picture, png, svg, thumbnail
 

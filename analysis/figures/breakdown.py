@@ -1,4 +1,4 @@
-"""Figures of the parameter breakdown: the paper's Figures 3, 6 and 7, and the numbers beside them."""
+"""Figures of the parameter breakdown: the paper's Figures 3, 6 and 7, and similarities with their controls."""
 
 import numpy as np
 import polars as pl
@@ -8,7 +8,7 @@ from analysis.adapters.parts import OUTSIDE
 from analysis.figures.style import Picture, color, integer_ticks, legend_below, marker, plain_text, styled, subplots
 
 MOST_DOTS = 250
-"""Of each relation, and behind the points of a layer: thousands would say no more, and weigh a megabyte."""
+"""Most dots per relation, and most grey dots behind a layer. Thousands would add a megabyte but no information."""
 
 PANELS = {"all": "All submodules", "A": "A matrices", "B": "B matrices"}
 

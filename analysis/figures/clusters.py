@@ -15,12 +15,12 @@ def elbow(sweep: pl.DataFrame, choice: Mapping[str, Any]) -> Picture:
 
     Args:
         sweep: n_clusters, inertia.
-        choice: `num_clusters`, and `interval` where it is known.
+        choice: `num_clusters`, and `interval` if it is known.
     """
     n_clusters = int(choice["num_clusters"])
     figure, (axes,) = subplots(width=5.2, height=2.6)
     ks, inertia = sweep["n_clusters"].to_list(), sweep["inertia"].to_numpy()
-    relative = 100 * inertia / (inertia[0] or 1.0)  # one document has no error to divide by
+    relative = 100 * inertia / (inertia[0] or 1.0)  # a single document has an SSE of zero
     low, high = choice.get("interval") or (n_clusters, n_clusters)
     axes.axvspan(low - 0.4, high + 0.4, color=color(1), alpha=0.2, linewidth=0)
     axes.plot(ks, relative, color=color(0), marker="o")
@@ -42,7 +42,7 @@ def elbow(sweep: pl.DataFrame, choice: Mapping[str, Any]) -> Picture:
 
 @styled
 def composition(table: pl.DataFrame) -> Picture:
-    """What share of each cluster comes from which source, as a heat map.
+    """Share of each cluster's documents that comes from each source, as a heat map.
 
     Args:
         table: cluster, source, n_documents.
@@ -75,7 +75,7 @@ def heat_map(
     *,
     limits: tuple[float, float],
 ) -> None:
-    """Draw a labelled heat map; up to 150 cells carry their number."""
+    """Draw a labelled heat map. With at most 150 cells, each cell shows its number."""
     image = axes.imshow(values, cmap=HEAT_MAP, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest")
     columns, rows = [plain_text(name) for name in columns], [plain_text(name) for name in rows]
     slanted = max(map(len, columns)) > 3
@@ -94,7 +94,8 @@ def heat_map(
         digits = 0 if limits[1] > 10 else 2
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
-                # Near-black on the light half, never the theme's ink: the cell keeps its colour in dark mode.
+                # Light cells get near-black text instead of the theme's text colour, because cells keep their colour in
+                # dark mode.
                 ink = "#101418" if value > middle else "white"
                 axes.text(
                     j, i, f"{round(value, digits) + 0.0:.{digits}f}", ha="center", va="center", color=ink, fontsize=7
@@ -107,7 +108,7 @@ def cluster_map(points: pl.DataFrame, projection: str) -> Picture:
 
     Args:
         points: x, y, cluster.
-        projection: what made x and y, in words: "PCA", "UMAP", "t-SNE".
+        projection: name of the method that computed x and y: "PCA", "UMAP" or "t-SNE".
     """
     figure, (axes,) = subplots(width=5.2, height=4.2)
     clusters = points["cluster"].unique().sort().to_list()

@@ -1,4 +1,4 @@
-"""Methods side by side: loss with intervals, and what each costs."""
+"""Comparison of methods: losses with intervals, and sizes."""
 
 import polars as pl
 
@@ -7,11 +7,11 @@ from analysis.figures.style import Picture, color, marker, plain_text, styled, s
 
 @styled
 def compared_methods(table: pl.DataFrame, reference: str) -> Picture:
-    """Held-out loss of each method and its paired difference to a reference, with 95% intervals.
+    """Held-out loss of each method and its paired difference from a reference, with 95% intervals.
 
     Args:
-        table: of `analysis.methods.comparison.compare_losses`, with `n_parameters` (null for the base model).
-        reference: method that the differences are to.
+        table: table from `analysis.methods.comparison.compare_losses`, with `n_parameters` (null for the base model).
+        reference: method whose loss is subtracted.
     """
     table = table.sort("loss")
     figure, axes = subplots(1, 2, width=7.6, height=1.0 + 0.24 * len(table), share_y=True)
@@ -48,7 +48,7 @@ def compared_methods(table: pl.DataFrame, reference: str) -> Picture:
 
 
 def _size(n: int | None) -> str:
-    """In brackets; nothing for the base model, which trains nothing."""
+    """The number of parameters in brackets; empty for the base model, which has no trainable parameters."""
     if n is None:
         return ""
     return f" ({n / 1e6:.3g} M)" if n >= 1e6 else f" ({n / 1e3:.3g} k)"

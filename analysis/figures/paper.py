@@ -9,10 +9,11 @@ DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 @styled
 def heterogeneity_gaps(table: pl.DataFrame) -> Picture:
-    """Differences of losses against the heterogeneity of what was trained on (Figure 2).
+    """Loss differences against the heterogeneity of the training corpus (Figure 2).
 
     Args:
-        table: `domain, index, method, difference, difference_low, difference_high`; differences are to LoRA.
+        table: `domain, index, method, difference, difference_low, difference_high`, where the loss of LoRA is
+            subtracted.
     """
     parts = table.partition_by("method", maintain_order=True)
     figure, axes = subplots(1, len(parts), width=7.2, height=3.0)
@@ -42,11 +43,11 @@ def heterogeneity_gaps(table: pl.DataFrame) -> Picture:
 
 @styled
 def clusters_and_losses(sweep: pl.DataFrame, losses: pl.DataFrame) -> Picture:
-    """The SSE of K-means by K beside the held-out loss of HydraLoRA by N (Figure 5).
+    """The SSE of K-means against K, beside the held-out loss of HydraLoRA against N (Figure 5).
 
     Args:
         sweep: `n_clusters, inertia`.
-        losses: `num_experts, difference, difference_low, difference_high`; null where N is what others are compared to.
+        losses: `num_experts, difference, difference_low, difference_high`; differences are null for the reference N.
     """
     figure, axes = subplots(1, 2, width=6.6, height=2.8)
     axes[0].plot(sweep["n_clusters"], sweep["inertia"], marker(0), linestyle="-", color=color(0))

@@ -1,4 +1,4 @@
-"""Figures of the routing: who uses which expert, how sharply, and does it follow the corpus."""
+"""Figures of the routing: use of the experts, entropy of the gates, and whether gates follow the corpus."""
 
 import numpy as np
 import polars as pl
@@ -20,9 +20,9 @@ from analysis.figures.style import (
 
 @styled
 def gates_by_layer(gates: pl.DataFrame, group_kind: str) -> Picture:
-    """Mean gates of every adapted module (down, by layer), by group and expert (across).
+    """Mean gates: one row per adapted module (by layer), one column per expert, one panel per group.
 
-    Modules are not averaged: expert 0 of one has nothing to do with expert 0 of another.
+    Modules are not averaged, because expert 0 of one module is unrelated to expert 0 of another.
 
     Args:
         gates: layer, module, expert, group_kind, group, gate.
@@ -69,7 +69,7 @@ def gates_by_layer(gates: pl.DataFrame, group_kind: str) -> Picture:
 
 @styled
 def entropy_and_usage(entropy: pl.DataFrame, usage: pl.DataFrame) -> Picture:
-    """Normalised entropy by layer, and the use of every expert over modules."""
+    """Normalised entropy by layer, and the use of every expert in each module."""
     figure, axes = subplots(1, 2, width=6.6, height=2.5)
     modules = entropy["module"].unique().sort().to_list()
     for m, module in enumerate(modules):
@@ -104,7 +104,7 @@ def entropy_and_usage(entropy: pl.DataFrame, usage: pl.DataFrame) -> Picture:
 
 @styled
 def association(table: pl.DataFrame) -> Picture:
-    """Variance of gates explained by each grouping, by layer.
+    """Share of the gates' variance that each grouping explains, by layer.
 
     Args:
         table: of a `RoutingAnalysis`.
@@ -134,7 +134,7 @@ def association(table: pl.DataFrame) -> Picture:
 
 @styled
 def expert_similarity(table: pl.DataFrame) -> Picture:
-    """Mean cosine of experts' B over modules, as a heat map.
+    """Mean cosine between the experts' B over modules, as a heat map.
 
     Args:
         table: `similarity` of a `RoutingAnalysis`, with B cosines.

@@ -1,4 +1,4 @@
-"""One look for every figure: colours safe for colour-blind readers, and the same bytes every time."""
+"""A common style for all figures: colour-blind safe colours, and reproducible bytes."""
 
 import contextlib
 import functools
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#B8A900")
-"""Okabe and Ito's palette, without its black and with a darker yellow, so that it reads on light and on dark paper."""
+"""Okabe and Ito's palette without black and with a darker yellow, so that it is visible on light and dark paper."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 INK = "#1b1f24"
@@ -46,7 +46,7 @@ _RC: dict[Any, Any] = {
     "lines.linewidth": 1.4,
     "lines.markersize": 4,
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a name with dollar signs is no formula
+    "text.parse_math": False,  # names with dollar signs are not formulas
 }
 LONGEST_NAME = 32
 LONGEST_LINE = 80
@@ -55,7 +55,7 @@ _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with the words it needs: `caption` beside it, `alt` instead of it."""
+    """A figure with its texts: `caption` is shown below it, `alt` replaces it for screen readers."""
 
     name: str
     figure: "Figure"
@@ -67,7 +67,7 @@ _Arguments = ParamSpec("_Arguments")
 
 
 def styled(draw: Callable[_Arguments, Picture]) -> Callable[_Arguments, Picture]:
-    """Draw in the common style, leaving matplotlib's settings as they were."""
+    """Decorator that draws in the common style and restores matplotlib's settings afterwards."""
 
     @functools.wraps(draw)
     def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Picture:
@@ -76,7 +76,8 @@ def styled(draw: Callable[_Arguments, Picture]) -> Callable[_Arguments, Picture]
         with rc_context(_RC), _any_script():
             picture = draw(*args, **kwargs)
             _plain_texts(picture.figure)
-            # Laid out once: the engine starts from its last result, so that every save would differ a little.
+            # The layout is computed only once: the engine starts from its last result, so every save would differ
+            # slightly.
             picture.figure.draw_without_rendering()
             picture.figure.set_layout_engine("none")
             return picture
@@ -85,11 +86,11 @@ def styled(draw: Callable[_Arguments, Picture]) -> Callable[_Arguments, Picture]
 
 
 def plain_text(name: str, longest: int = LONGEST_NAME) -> str:
-    """A name as every figure shows it: one line of printable characters, at most `longest` of them.
+    """A name as every figure shows it: one line of at most `longest` printable characters.
 
-    What is not seen, or turns the text around it (controls, bidirectional marks), becomes U+FFFD. A long name loses
-    its middle, an empty one says so. A leading underscore gets a space before it: matplotlib leaves such entries out
-    of a legend.
+    Invisible characters and those that change the direction of text (controls, bidirectional marks) become U+FFFD. A
+    long name loses its middle. An empty name gets a placeholder. A leading underscore gets a space before it, because
+    matplotlib omits such entries from legends.
     """
     text = "".join("\ufffd" if unicodedata.category(c) in _UNSEEN else c for c in " ".join(name.split()))
     if len(text) > longest:
@@ -99,7 +100,7 @@ def plain_text(name: str, longest: int = LONGEST_NAME) -> str:
 
 
 def _plain_texts(figure: "Figure") -> None:
-    """`plain_text` for whatever a figure says, so that no figure can forget it."""
+    """Apply `plain_text` to all texts of a figure, so that no figure function has to."""
     from matplotlib.text import Text
     from matplotlib.ticker import FuncFormatter
 
@@ -109,7 +110,7 @@ def _plain_texts(figure: "Figure") -> None:
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             labels = axis.get_major_formatter()
-            if isinstance(labels, FuncFormatter):  # names at ticks; numbers have other formatters
+            if isinstance(labels, FuncFormatter):  # only ticks with names have this formatter
                 axis.set_major_formatter(plain_ticks(labels))
     for text in figure.findobj(Text):
         written = text.get_text()
@@ -119,7 +120,7 @@ def _plain_texts(figure: "Figure") -> None:
 
 @contextlib.contextmanager
 def _any_script() -> Iterator[None]:
-    """Names in scripts that the font lacks: an image shows boxes, an SVG takes the reader's own fonts."""
+    """Allow names in scripts that the font lacks: a PNG shows boxes, an SVG uses the reader's fonts."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
         warnings.filterwarnings("ignore", r"Matplotlib currently does not support .* natively")
@@ -129,7 +130,7 @@ def _any_script() -> Iterator[None]:
 def subplots(
     n_rows: int = 1, n_columns: int = 1, *, width: float = 6.6, height: float = 2.8, share_y: bool = False
 ) -> tuple["Figure", list["Axes"]]:
-    """An empty figure, sizes in inches; its axes row by row."""
+    """An empty figure with sizes in inches, and the list of its axes, row by row."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -137,40 +138,40 @@ def subplots(
 
 
 def color(index: int) -> str:
-    """The colour of the index-th category; they repeat after eight, with another marker."""
+    """The colour of category `index`. Colours repeat after eight, with another marker."""
     return OKABE_ITO[index % len(OKABE_ITO)]
 
 
 def marker(index: int) -> str:
-    """The marker of the index-th category: colour is never the only sign."""
+    """The marker of category `index`, so that colour is never the only distinction."""
     return MARKERS[(index + index // len(OKABE_ITO)) % len(MARKERS)]
 
 
 def legend_below(figure: "Figure", n_entries: int) -> None:
-    """The legend under the axes from the left, where a narrow screen shows it first."""
+    """Place the legend below the axes, left aligned, so that a narrow screen shows it without scrolling."""
     figure.legend(loc="outside lower left", ncols=min(n_entries, 4))
 
 
 def ordered_groups(groups: Iterable[str]) -> list[str]:
-    """Distinct groups: "all" first, then numbers as numbers, then words."""
+    """Distinct groups in order: "all", then numbers in numerical order, then words."""
     return sorted(set(groups), key=lambda g: (g != "all", not g.isdigit(), int(g) if g.isdigit() else 0, g))
 
 
 def group_name(group_kind: str, group: str) -> str:
-    """A group as a figure calls it."""
+    """The name of a group in figures."""
     if group == "all":
         return "all"
     return f"cluster {group}" if group_kind == "cluster" else plain_text(group)
 
 
 def integer_ticks(axes: "Axes", values: Sequence[int]) -> None:
-    """Ticks on the x axis at whole numbers, at most twelve of them."""
+    """Put at most twelve ticks on the x axis, at whole numbers."""
     step = max(1, -(-len(values) // 12))
     axes.set_xticks(list(values)[::step])
 
 
 def png(figure: "Figure", dpi: int = 200) -> bytes:
-    """The figure as PNG on white paper; the same figure gives the same bytes."""
+    """The figure as PNG on white. The same figure gives the same bytes."""
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
@@ -180,10 +181,10 @@ def png(figure: "Figure", dpi: int = 200) -> bytes:
 
 
 def thumbnail(figure: "Figure", limit: int = 60_000) -> bytes:
-    """The figure as PNG of fewer than `limit` bytes, at the greatest resolution that fits.
+    """The figure as PNG of fewer than `limit` bytes, at the highest resolution that fits.
 
     Raises:
-        ValueError: even the coarsest image is larger.
+        ValueError: the image is too large even at the lowest resolution.
     """
     for dpi in (110, 90, 72, 56, 40, 28):
         data = png(figure, dpi)
@@ -193,9 +194,9 @@ def thumbnail(figure: "Figure", limit: int = 60_000) -> bytes:
 
 
 def svg(picture: Picture) -> str:
-    """The figure as an SVG element; its ids are its own.
+    """The figure as an SVG element with ids that are unique in the page.
 
-    Its colours are the page's: `currentColor`, and the variables --grid and --c0 to --c7 (the palette).
+    It uses the colours of the page: `currentColor`, and the CSS variables --grid and --c0 to --c7 (the palette).
     """
     from matplotlib import rc_context
 
@@ -207,13 +208,13 @@ def svg(picture: Picture) -> str:
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r"<[^>]*>", lambda tag: _own_tag(tag[0], picture.name), text)
-    # Figures of different widths keep one size of type: on a wide page, and where a phone has to scroll them.
+    # All figures keep one font size, on wide pages and on phones, where figures scroll.
     width = picture.figure.get_figwidth()
     return text.replace("<svg ", f'<svg style="max-width: {7.5 * width:.1f}rem; min-width: {5.2 * width:.1f}rem" ', 1)
 
 
 def _own_tag(tag: str, name: str) -> str:
-    """A tag with ids of its picture and colours of the page. Text between tags stays: a name may look like either."""
+    """Rewrite ids and colours in one tag. Text between tags is kept, because a name may look like an id or a colour."""
     tag = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag)
     for i, value in enumerate(OKABE_ITO):
         tag = tag.replace(value.lower(), f"var(--c{i})")

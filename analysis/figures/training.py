@@ -1,4 +1,4 @@
-"""Figures of training, of methods side by side, and of what they cost."""
+"""Figures of training curves, losses, parameters and energy."""
 
 import numpy as np
 import polars as pl
@@ -18,10 +18,10 @@ from analysis.figures.style import (
 
 @styled
 def curves(table: pl.DataFrame) -> Picture:
-    """Training loss of every run against tokens, smoothed; held-out loss as marks.
+    """Smoothed training loss of every run against tokens, with held-out losses as markers.
 
     Args:
-        table: method, seed, step, tokens, loss, and eval_loss (null where not measured).
+        table: method, seed, step, tokens, loss, eval_loss (null if not measured).
     """
     from matplotlib.ticker import EngFormatter
 
@@ -55,8 +55,8 @@ def losses(evaluation: pl.DataFrame, group_kind: str) -> Picture:
     """Held-out loss of each method within each group, with 95% intervals.
 
     Args:
-        evaluation: the evaluation table; several seeds of a method are separate marks.
-        group_kind: "source" or "cluster"; all documents come first.
+        evaluation: evaluation table. Each seed of a method is a separate marker.
+        group_kind: "source" or "cluster". The group of all documents comes first.
     """
     table = evaluation.filter(pl.col("group_kind").is_in(["all", group_kind]))
     groups = ordered_groups(table["group"])
@@ -124,7 +124,7 @@ def energy(table: pl.DataFrame) -> Picture:
     """Energy and time of each run.
 
     Args:
-        table: method, seed, energy_kwh, seconds; a run without an energy has no bar, a table without any no panel.
+        table: method, seed, energy_kwh, seconds. A run without energy has no bar; without any energy there is no panel.
     """
     means = table.group_by("method", maintain_order=True).agg(pl.col("energy_kwh", "seconds").mean())
     panels = {"energy_kwh": ("energy, Wh", 1e3, 0), "seconds": ("time, s", 1.0, 2)}

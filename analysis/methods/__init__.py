@@ -1,1 +1,1 @@
-"""Methods side by side, and the paper's printed values. Imports nothing of the project."""
+"""Comparison of methods, and the paper's printed values. Imports nothing of the project."""

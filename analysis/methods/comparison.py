@@ -1,4 +1,4 @@
-"""Methods side by side on the same held-out documents: losses and differences, with intervals."""
+"""Comparison of methods on the same held-out documents: losses and differences, with intervals."""
 
 import numpy as np
 import polars as pl
@@ -17,23 +17,23 @@ _SCHEMA = pl.Schema(
 def compare_losses(
     losses: pl.DataFrame, reference: str, *, resamples: int = 1_000, random_state: int = 0
 ) -> pl.DataFrame:
-    """Held-out loss of each method and its difference to a reference, with 95% bootstrap intervals.
+    """Held-out loss of each method and its difference from a reference, with 95% bootstrap intervals.
 
-    The loss is that of an answer token, averaged within each source and then over the sources, so that no source counts
-    for more because its answers are long. Seeds (where there are several) and, within each source, documents are drawn
-    with replacement, the same ones for all methods: differences are paired.
+    The loss is the mean over answer tokens within each source, then the mean over sources. So a source with long
+    answers does not count more. The bootstrap resamples seeds (if there are several) and the documents within each
+    source. All methods use the same resamples, so differences are paired.
 
     Args:
-        losses: `method, seed, source, document_id, loss, n_tokens`; loss is summed over a document's answer tokens.
-            Every method has the same seeds and documents.
-        reference: method that the others are compared with.
+        losses: `method, seed, source, document_id, loss, n_tokens`, where loss is the sum over a document's answer
+            tokens. Every method needs the same seeds and documents.
+        reference: method whose loss is subtracted from the others.
 
     Returns:
-        A row for each method, best first: `method, n_seeds, n_documents, loss, loss_low, loss_high, perplexity,
-        difference, difference_low, difference_high`; the differences of the reference are null.
+        One row per method, best first: `method, n_seeds, n_documents, loss, loss_low, loss_high, perplexity,
+        difference, difference_low, difference_high`. The differences of the reference are null.
 
     Raises:
-        ValueError: no such reference, or methods measured on different documents or seeds.
+        ValueError: the reference is not among the methods, or methods have different documents or seeds.
     """
     methods = losses["method"].unique(maintain_order=True).to_list()
     if reference not in methods:
@@ -55,7 +55,7 @@ def compare_losses(
 
 
 def losses_by_source(losses: pl.DataFrame) -> pl.DataFrame:
-    """`method, source, loss`: mean loss of an answer token within each source, averaged over seeds."""
+    """Mean answer-token loss within each source, averaged over seeds: `method, source, loss`."""
     within = losses.group_by("method", "source", "seed", maintain_order=True).agg(
         loss=pl.col("loss").sum() / pl.col("n_tokens").sum()
     )
@@ -63,7 +63,7 @@ def losses_by_source(losses: pl.DataFrame) -> pl.DataFrame:
 
 
 def _aligned(losses: pl.DataFrame, methods: list[str]) -> tuple[Floats, Floats, list[NDArray[np.int64]]]:
-    """Losses [methods, seeds, documents], answer tokens [documents], and the documents of each source."""
+    """Losses [methods, seeds, documents], answer tokens [documents], and the document indices of each source."""
     tables = [losses.filter(pl.col("method") == method).sort(KEY) for method in methods]
     first = tables[0].select(*KEY, "n_tokens")
     for method, table in zip(methods, tables, strict=True):
@@ -80,13 +80,13 @@ def _aligned(losses: pl.DataFrame, methods: list[str]) -> tuple[Floats, Floats, 
 
 
 def _source_means(values: Floats, tokens: Floats, draws: Floats, sources: list[NDArray[np.int64]]) -> Floats:
-    """Mean over sources of the mean token loss, [resamples, methods, seeds].
+    """Mean over sources of the mean token loss [resamples, methods, seeds].
 
     Args:
-        values: summed loss of each document, [methods, seeds, documents].
-        tokens: answer tokens, [documents].
-        draws: how often each document was drawn, [resamples, documents].
-        sources: indices of the documents of each.
+        values: [methods, seeds, documents], summed loss of each document.
+        tokens: [documents], number of answer tokens.
+        draws: [resamples, documents], how often each document was drawn.
+        sources: document indices of each source.
     """
     means = np.zeros((len(draws), *values.shape[:2]))
     for rows in sources:
@@ -99,7 +99,7 @@ def _source_means(values: Floats, tokens: Floats, draws: Floats, sources: list[N
 def _resampled_means(
     values: Floats, tokens: Floats, sources: list[NDArray[np.int64]], resamples: int, random_state: int
 ) -> Floats:
-    """Means over drawn seeds of the losses of drawn documents, [resamples, methods]."""
+    """Mean loss over resampled seeds and documents [resamples, methods]."""
     random = np.random.default_rng(random_state)
     draws = np.zeros((resamples, len(tokens)))
     for rows in sources:
@@ -111,13 +111,13 @@ def _resampled_means(
 
 
 def comparison_markdown(table: pl.DataFrame, reference: str) -> str:
-    """The comparison for people, best first.
+    """The comparison as a Markdown table, best method first.
 
     Args:
-        table: of `compare_losses`, with `learning_rate` and the counts `a, b, router, shared_expert, other,
-            n_parameters`, and where costs were measured `tokens_per_second, generated_per_second, peak_memory_gib,
-            hours, cpu_kwh, gpu_kwh, ram_kwh`. Missing values are left empty.
-        reference: that the differences are to.
+        table: table from `compare_losses`, with `learning_rate` and the parameter counts `a, b, router, shared_expert,
+            other, n_parameters`. If costs were measured, also `tokens_per_second, generated_per_second,
+            peak_memory_gib, hours, cpu_kwh, gpu_kwh, ram_kwh`. Missing values are left empty.
+        reference: method whose loss is subtracted.
     """
     columns = {
         "method": lambda row: row["method"],
@@ -151,7 +151,7 @@ def _interval(row: dict[str, float], name: str, form: str) -> str:
 
 
 def _parts(row: dict[str, int]) -> str:
-    """The expert that is always on is one more B."""
+    """Parameter counts as text. The always-on expert counts as one more B."""
     if row["n_parameters"] is None:
         return ""
     return " / ".join(f"{n:,}" for n in (row["a"], row["b"] + row["shared_expert"], row["router"], row["other"]))

@@ -1,7 +1,7 @@
-"""What the paper prints (Tian et al., NeurIPS 2024, arXiv 2404.19245): its tables, row by row, for a look beside ours.
+"""The values printed in the paper's tables (Tian et al., NeurIPS 2024, arXiv 2404.19245), to compare with ours.
 
-Methods have the names of our table of methods. All values are the paper's own, of LLaMA2-7B: accuracies and pass rates
-in percent, `percent` is its %Param.
+Methods have the names of our table of methods. All values are for LLaMA2-7B. Accuracies and pass rates are in percent;
+`percent` is the paper's %Param.
 """
 
 import polars as pl
@@ -38,7 +38,7 @@ TABLE_2 = pl.DataFrame(
     schema=("method", "general", "medical", "law", "code", "code_pass_at_10", "math", "percent"),
     orient="row",
 )
-"""Columns by domain: MMLU, its medical and its law subsets, HumanEval pass@1 and pass@10, GSM8K."""
+"""Columns by domain: MMLU, its medical and law subsets, HumanEval pass@1 and pass@10, GSM8K."""
 
 TABLE_3 = pl.DataFrame(
     [
@@ -86,7 +86,7 @@ TABLE_3_MEANS = pl.DataFrame(
     schema=("method", "mixed", "percent"),
     orient="row",
 )
-"""Its row "Avg Performance"; those of LoRA and LoRA MoE are not the means of the rows above (38.1, 40.0)."""
+"""The row "Avg Performance". For LoRA and LoRA MoE, it is not the mean of the rows above it (38.1, 40.0)."""
 
 TABLE_4 = pl.DataFrame(
     [
@@ -99,7 +99,7 @@ TABLE_4 = pl.DataFrame(
     schema=("method", "cpu_kwh", "gpu_kwh", "ram_kwh", "hours"),
     orient="row",
 )
-"""Fine-tuning on GSM8K with four A40."""
+"""Fine-tuning on GSM8K with four A40 GPUs."""
 
 TABLE_5 = pl.DataFrame(
     [

@@ -1,4 +1,4 @@
-"""The paper's tables with our values beside the printed ones."""
+"""The paper's tables, with our values beside the printed values."""
 
 from collections.abc import Mapping
 
@@ -20,17 +20,18 @@ def domain_table(
     benchmarks: pl.DataFrame | None = None,
     resamples: int = 1_000,
 ) -> pl.DataFrame:
-    """Our losses of methods on domains, each beside what the paper prints for that method and domain.
+    """Our loss of each method on each domain, beside the value that the paper prints.
 
     Args:
-        losses: `domain, num_experts` and the columns of `compare_losses`; the method "base" for any N.
-        methods: row of the table -> the method that was trained for it; rows that are not in `losses` are left out.
-        num_experts: N.
-        reference: row that differences are to.
-        printed: of `analysis.methods.paper`: `method`, a column for each domain, and `percent` where it has one.
+        losses: `domain, num_experts` and the per-document columns that `compare_losses` needs. The method "base" may
+            have any N.
+        methods: row of the table -> method that was trained for it. Rows without losses are omitted.
+        num_experts: number of experts N.
+        reference: row whose loss is subtracted from the others.
+        printed: table from `analysis.methods.paper`: `method`, a column for each domain, and maybe `percent`.
         sizes: `method, num_experts, n_parameters, percent_without_router` on our base model.
         benchmarks: `method, domain, benchmark, value, stderr, chance`.
-        resamples: of the bootstrap.
+        resamples: number of bootstrap resamples.
 
     Returns:
         `domain, method, n_seeds, n_documents, loss, loss_low, loss_high, perplexity, difference, difference_low,
@@ -66,7 +67,7 @@ def domain_table(
 
 
 def domain_markdown(table: pl.DataFrame, reference: str) -> str:
-    """A `domain_table` for people: methods down, domains across, ours first and the paper's in brackets."""
+    """A `domain_table` as Markdown: methods in rows, domains in columns, the paper's values in brackets."""
     domains = table["domain"].unique(maintain_order=True).to_list()
     methods = table["method"].unique(maintain_order=True).to_list()
     head = ["", *domains, "%Param ours (paper)"]
@@ -83,11 +84,11 @@ def domain_markdown(table: pl.DataFrame, reference: str) -> str:
 
 
 def cost_markdown(table: pl.DataFrame) -> str:
-    """Energy and time for people, the paper's in brackets.
+    """Energy and time as Markdown, with the paper's values in brackets.
 
     Args:
-        table: `method, tokens_per_second, peak_memory_gib` and `cpu_kwh, gpu_kwh, ram_kwh, hours`, each also with the
-            suffix `_printed`.
+        table: `method, tokens_per_second, peak_memory_gib` and `cpu_kwh, gpu_kwh, ram_kwh, hours`, each of the last
+            four also with the suffix `_printed`.
     """
     measures = ("cpu_kwh", "gpu_kwh", "ram_kwh", "hours")
     head = ["", *measures, "tokens/s", "peak GiB"]
@@ -101,7 +102,7 @@ def cost_markdown(table: pl.DataFrame) -> str:
 
 
 def plain_markdown(table: pl.DataFrame) -> str:
-    """A table as it is, numbers to four places."""
+    """Any table as Markdown, with numbers to four decimal places."""
     lines = [table.columns, ["---"] * len(table.columns)]
     lines += [
         ["" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in row] for row in table.iter_rows()

@@ -74,7 +74,7 @@ class Trained:
 
 
 def first_seed(runs: Artifact) -> pl.DataFrame:
-    """The first seed of each run in an artifact's table `runs`: benchmarks take too long to measure every seed."""
+    """The rows of the table `runs` that have the first seed: benchmarks take longer than trainings."""
     return runs.read("runs").filter(pl.col("seed") == pl.col("seed").first())
 
 

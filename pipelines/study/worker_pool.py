@@ -43,8 +43,8 @@ def build_all(work: Mapping[str, Work], launcher: Launcher, log: Log, outcome: C
     """
     if launcher.processes_per_training > 1:
         raise dg.Failure(
-            "Expected resources.launcher.config.processes_per_training of 1: runs of a comparison or a study have a "
-            "process each. Several GPUs are shared out by `parallel`.",
+            "Expected resources.launcher.config.processes_per_training of 1: each run of a comparison or a study has "
+            "one process. To use several GPUs, set `parallel`.",
             allow_retries=False,
         )
     if work:
@@ -53,7 +53,7 @@ def build_all(work: Mapping[str, Work], launcher: Launcher, log: Log, outcome: C
     results = _side_by_side(work, launcher) if side_by_side else _one_by_one(work, log)
     failed = _collect(results, len(work), log, outcome)
     if side_by_side and failed:
-        log(f"{len(failed)} failed, which are tried once more, one at a time")
+        log(f"{len(failed)} failed and are retried once, one at a time")
         alone = launcher.model_copy(update={"parallel": 1})
         again = (result for label in failed for result in _side_by_side({label: work[label]}, alone))
         failed = _collect(again, len(failed), log, outcome)

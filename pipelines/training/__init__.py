@@ -1,1 +1,1 @@
-"""What the trainings of a run share: recipe, processes, exports. Imports `store`."""
+"""Helpers that all trainings share: recipe, processes, exports. Imports `store`."""

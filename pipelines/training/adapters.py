@@ -1,4 +1,4 @@
-"""Training and reloading adapters for the assets: what the three training assets and the evaluation share."""
+"""Trains and reloads adapters, for the three training assets and the evaluation."""
 
 import json
 import warnings
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 UNTRAINED = "untrained"
 DEFAULT_METHOD = "hydralora_sequence"
 GIVEN_GATES = (DEFAULT_METHOD, "hydralora_split")
-"""Methods whose gates are given, by `expert_assignment`."""
+"""Methods with given gates, which come from `expert_assignment`."""
 
 Log = Callable[[str], object]
 
@@ -41,7 +41,7 @@ class TrainingJob:
 
 
 def experts_of(method: str, num_clusters: Artifact, expert_assignment: Artifact) -> int:
-    """N of a method: one for each group where gates are given, else as many as there are clusters."""
+    """Number of experts of a method: the number of groups if gates are given, else the number of clusters."""
     return expert_count(expert_assignment) if method in GIVEN_GATES else cluster_count(num_clusters)
 
 
@@ -53,7 +53,7 @@ def train_adapter(
     recipe: Recipe,
     base_model: BaseModel,
 ) -> None:
-    """Train one adapter into `folder`, or leave it alone when it is there already (a killed run continues)."""
+    """Train one adapter into `folder`. A finished one is kept, and a killed training continues."""
     from hydralora.methods import MethodError
     from hydralora.training import TrainingError
     from hydralora.training.run import train_method
@@ -93,7 +93,7 @@ def save_untrained(folder: Path, training: TrainingJob, recipe: Recipe, base_mod
 
 
 def held_out_losses(documents: "TokenisedDocuments", folder: Path | None, base_model: BaseModel) -> "DocumentLosses":
-    """Answer losses of documents under what was trained into a folder, under the base model for None."""
+    """Answer losses of documents under the adapter or model in `folder`; None means the base model."""
     from hydralora.data import pad_token_id
     from hydralora.evaluation import evaluate_documents
 
@@ -103,9 +103,9 @@ def held_out_losses(documents: "TokenisedDocuments", folder: Path | None, base_m
 
 
 def load_adapter(base_model: BaseModel, folder: Path | None) -> tuple[Any, Any]:
-    """The base model with what was trained into a folder (as it is for None), in evaluation mode, and its tokenizer.
+    """The base model with the adapter in `folder`, in evaluation mode, and its tokenizer. None means no adapter.
 
-    After full fine-tuning the folder holds a whole model in place of an adapter.
+    After full fine-tuning, the folder holds a whole model, which is loaded instead.
     """
     import hydralora  # noqa: F401 - makes PEFT know the method before it reads the adapter's configuration
 
@@ -117,25 +117,25 @@ def load_adapter(base_model: BaseModel, folder: Path | None) -> tuple[Any, Any]:
         from peft import PeftModel
 
         with warnings.catch_warnings():
-            # PEFT finds no module for the ranks that AdaLoRA saves, and says so.
+            # PEFT warns that it finds no module for the ranks that AdaLoRA saves.
             warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
             model = PeftModel.from_pretrained(model, folder)
     return model.eval(), tokenizer
 
 
 def load_state(folder: Path) -> dict[str, np.ndarray]:
-    """Parameters of an adapter by name."""
+    """Parameter name -> array, for an adapter."""
     from safetensors.numpy import load_file
 
     return load_file(folder / "adapter_model.safetensors")
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:
-    """The configuration that PEFT wrote beside an adapter."""
+    """The contents of an adapter's `adapter_config.json`, written by PEFT."""
     config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
     return config
 
 
 def read_curve(folder: Path) -> pl.DataFrame:
-    """The training curve that `hydralora.training` left in a folder."""
+    """The training curve that `hydralora.training` wrote into a folder."""
     return pl.read_ndjson(folder / "curve.jsonl")

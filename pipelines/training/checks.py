@@ -1,4 +1,4 @@
-"""What Dagster shows and checks of trained adapters."""
+"""Metadata and asset checks for trained adapters."""
 
 import json
 import math
@@ -20,7 +20,7 @@ WARNINGS = {"loss_falls": "The loss is lower at the end than at the start."}
 
 
 def curve_checks(folders: dict[str, Path]) -> list[Check]:
-    """Outcomes of `BLOCKING` and `WARNINGS`.
+    """Results of the checks in `BLOCKING` and `WARNINGS`.
 
     Args:
         folders: name -> folder of each adapter.
@@ -28,12 +28,12 @@ def curve_checks(folders: dict[str, Path]) -> list[Check]:
     losses = {name: read_curve(folder)["loss"].drop_nulls().to_list() for name, folder in folders.items()}
     rising = [name for name, values in losses.items() if _mean(values[-3:]) >= _mean(values[:3])]
     infinite = [name for name, values in losses.items() if not all(math.isfinite(value) for value in values)]
-    # `train` refuses to write a record when the hash of the base weights differs before and after; adapters that are
-    # compared must also have started from the same weights.
+    # `train` writes no record if training changed the hash of the base weights. Adapters that are compared must also
+    # have started from the same weights.
     records = {name: json.loads((folder / "run.json").read_text()) for name, folder in folders.items()}
     bases = {record["base_model"]["weights"] for record in records.values()}
     reloaded = {name: record["reload_difference"] for name, record in records.items()}
-    # None: a whole model, which is not read back. On GPUs, kernels may add in another order.
+    # None: a whole model, which is not reloaded. On GPUs, kernels may sum in another order.
     different = [name for name, difference in reloaded.items() if difference is not None and difference > 1e-3]
     return [
         Check("loss_finite", not infinite, ", ".join(infinite) or "every step's loss is a number"),
@@ -48,7 +48,7 @@ def _mean(values: list[float]) -> float:
 
 
 def shown(record: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of a run that a reader looks for first."""
+    """The most important numbers of a run."""
     return {
         "trainable_parameters": record["parameters"]["trainable"],
         "steps": record["steps"],
@@ -58,7 +58,7 @@ def shown(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def adapter_table(folders: dict[str, Path]) -> dict[str, Any]:
-    """These numbers for several adapters, as metadata."""
+    """The most important numbers of several adapters, as Dagster metadata."""
     rows = [
         {"adapter": name, **shown(json.loads((folder / "run.json").read_text()))} for name, folder in folders.items()
     ]

@@ -1,4 +1,4 @@
-"""The one path of documents to training and measuring: tokens from `tokenised_documents`, labels joined by id."""
+"""How training and evaluation get documents: tokens from `tokenised_documents`, with labels joined by id."""
 
 from typing import TYPE_CHECKING
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from hydralora.data import TokenisedDocuments
 
 TOKENS = "tokens"
-"""Folder of the tokens in the artifact of `tokenised_documents`."""
+"""Folder of the tokens in the artifact `tokenised_documents`."""
 
 
 def labelled_documents(
     corpus_documents: Artifact, cluster_labels: Artifact, expert_assignment: Artifact | None = None
 ) -> pl.LazyFrame:
-    """`document_id, source, task, split, cluster` of all documents and, on request, `expert_gates`.
+    """Labels of all documents: `document_id, source, task, split, cluster` and, on request, `expert_gates`.
 
-    `expert_gates` is one-hot, for methods whose gates are given. Training documents have the expert of their group.
-    Held-out documents have the expert of the group predicted from the prompt, as in serving.
+    `expert_gates` is one-hot, for methods with given gates. Training documents have the expert of their group. Held-out
+    documents have the expert of the group predicted from the prompt, as in serving.
     """
     labels = cluster_labels.scan("labels").select("document_id", "cluster")
     documents = (
@@ -39,7 +39,7 @@ def labelled_documents(
 
 
 def read_tokens(tokenised_documents: Artifact, documents: pl.LazyFrame | pl.DataFrame) -> "TokenisedDocuments":
-    """Tokens of some documents, in their order, with `cluster` and `expert_gates` where the table has them.
+    """Tokens of some documents, in the order of the table, with `cluster` and `expert_gates` if the table has them.
 
     Documents that have no answer after tokenisation are left out; `tokenised_documents` counts them.
     """
@@ -55,7 +55,7 @@ def read_tokens(tokenised_documents: Artifact, documents: pl.LazyFrame | pl.Data
 
 
 def held_out_documents(documents: pl.LazyFrame, max_per_source: int | None) -> pl.LazyFrame:
-    """Test documents, at most so many of each source; the order of the ids, hashes of the text, chooses."""
+    """Test documents, at most `max_per_source` of each source: those with the smallest ids (hashes of the text)."""
     held_out = documents.filter(pl.col("split") == "test").sort("source", "document_id")
     if max_per_source is None:
         return held_out
@@ -63,7 +63,7 @@ def held_out_documents(documents: pl.LazyFrame, max_per_source: int | None) -> p
 
 
 def expert_count(expert_assignment: Artifact) -> int:
-    """N: how many groups have an expert each."""
+    """Number of experts N: the number of groups."""
     return int(expert_assignment.json("expert_assignment")["num_experts"])
 
 

@@ -1,4 +1,4 @@
-"""Plain LoRAs of an adapter for each domain, and what they cost against its live gates."""
+"""Exports a plain LoRA for each domain, and compares its loss with live gates."""
 
 import itertools
 import re
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from hydralora.gates.fixed import GateSpec
 
 OTHERS = "(others)"
+"""The export for prompts of unknown domains."""
 RESERVED = frozenset(
     ["group_model", "serving", "exports", "artifact", "con", "prn", "aux", "nul"]
     + [f"{port}{i}" for port in ("com", "lpt") for i in range(10)]
 )
-"""Beside the folders lie these files; devices of Windows are no folders there."""
+"""Names that no export folder may have: files of the export itself, and device names of Windows."""
 LONGEST_FOLDER = 64
-"""The export for prompts of no known domain."""
-SEEN_BY_PLAIN_PEFT = 64  # answer tokens of each domain, so that rounding of single ones averages out
+SEEN_BY_PLAIN_PEFT = 64  # answer tokens per domain, so that rounding errors average out
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class DomainDocuments:
     """Tokens of documents of known domains.
 
     Attributes:
-        tokens: as the adapter wants them.
-        domains: of each document.
-        found: whether its prompt tells the domain.
-        pad_token_id: of the tokenizer.
-        batch_tokens: most padded tokens of a batch.
+        tokens: tokens of the documents, with the columns that the adapter needs.
+        domains: domain of each document.
+        found: for each document, whether its domain is predicted correctly from the prompt.
+        pad_token_id: padding token of the tokenizer.
+        batch_tokens: maximum number of tokens in a batch, including padding.
     """
 
     tokens: "TokenisedDocuments"
@@ -48,11 +48,11 @@ class DomainDocuments:
     batch_tokens: int
 
     def rows_of(self, domain: str) -> np.ndarray:
-        """Indices of the documents of a domain; of all documents for `OTHERS`."""
+        """Indices of a domain's documents; for `OTHERS`, indices of all documents."""
         return np.flatnonzero([domain in (OTHERS, name) for name in self.domains])
 
     def batches(self, rows: np.ndarray) -> Iterator[dict[str, Any]]:
-        """Some documents as the model takes them, with their domains as `group`."""
+        """Batches of some documents as model inputs, with their domains as `group`."""
         from hydralora.data import collate
         from hydralora.evaluation import length_batches
 
@@ -62,7 +62,7 @@ class DomainDocuments:
             yield {**batch, "group": [self.domains[row] for row in rows[places]]}
 
     def plain(self, rows: np.ndarray) -> Documents:
-        """The first of some documents for `plain_peft`, as many as have enough answer tokens together."""
+        """The first of some documents, for `plain_peft`: as many as needed for `SEEN_BY_PLAIN_PEFT` answer tokens."""
         documents: list[tuple[list[int], int]] = []
         n_tokens = 0
         for row in rows:
@@ -79,9 +79,9 @@ def domain_gates(
 ) -> "dict[str, GateSpec | None]":
     """Fixed gates of each domain, and of `OTHERS`.
 
-    Where gates are given, a domain has an expert, and others have the one that is always on alone: on domains whose own
-    expert was left out, it did better than the mean of the rest (docs/serving.md). The gates of a router are averaged
-    over training documents, for others over the domains.
+    If gates are given, each domain has its own expert, and `OTHERS` has only the always-on LoRA. On domains without an
+    expert of their own, this did better than the mean of the other experts (docs/serving.md). If gates are routed, the
+    router's gates are averaged over training documents of the domain, and for `OTHERS` over the domains.
     """
     import torch
 
@@ -107,11 +107,12 @@ def write_exports(
     folders: Mapping[str, str],
     held_out: DomainDocuments,
 ) -> pl.DataFrame:
-    """Write the LoRA of each domain, and measure it on held-out documents of the domain.
+    """Write the LoRA of each domain, and evaluate it on held-out documents of the domain.
 
     Returns:
-        domain, folder, n_documents, n_tokens, found (share of prompts that tell the domain), live_loss, export_loss,
-        difference, kl (of predictions, live against exported); nats a token.
+        Table with domain, folder, n_documents, n_tokens, found (share of prompts whose domain is predicted correctly),
+        live_loss, export_loss, difference, kl (divergence between live and exported predictions). Losses and kl are in
+        nats per token.
     """
     from hydralora import compare_with_live, export_lora
 
@@ -137,10 +138,11 @@ def plain_peft_differences(
     base_path: str,
     revision: str | None,
 ) -> pl.DataFrame:
-    """For each row of `write_exports`, on the same few documents.
+    """Compare losses under peft alone with ours, for each row of `write_exports`, on the same few documents.
 
     Returns:
-        plain_peft_difference (the loss under peft alone minus that here), plain_peft_tokens (of their answers).
+        Table with plain_peft_difference (loss under peft alone minus our loss) and plain_peft_tokens (number of answer
+        tokens).
     """
     from hydralora import fixed_gates
 
@@ -157,13 +159,13 @@ def plain_peft_differences(
 
 
 def folder_names(domains: Sequence[str]) -> dict[str, str]:
-    """A name for the folder of each domain, which is also what a server may call its LoRA.
+    """A folder name for each domain. Servers may also use it as the name of the LoRA.
 
-    Names are unique on file systems that ignore case as well. `others` belongs to `OTHERS`; names that the export's own
-    files or a system (`nul`) use are not given.
+    Names are also unique on file systems that ignore case. `others` is reserved for `OTHERS`. Names of the export's own
+    files and of system devices (`nul`) are avoided.
 
     Raises:
-        ValueError: a domain is given twice.
+        ValueError: a domain occurs twice.
     """
     if len(set(domains)) < len(domains):
         raise ValueError(f"Expected distinct domains, got {sorted(d for d in set(domains) if domains.count(d) > 1)}")

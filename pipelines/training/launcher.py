@@ -1,4 +1,4 @@
-"""Where trainings run: in the process of the asset, in several side by side, or each in several of torchrun's."""
+"""Where trainings run: in the asset's process, in parallel processes, or each in several torchrun processes."""
 
 import json
 import os
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from hydralora.training import TrainingConfig
 
 FOLDER = "process"
-"""Beside the results of a training while its process runs: its description, its output, its tokens."""
+"""Temporary folder beside the results of a running training, with its description, output and tokens."""
 _MODULE = "pipelines.training.training_process"
-_SECONDS_TO_END = 40  # torchrun gives its processes 30
+_SECONDS_TO_END = 40  # longer than the 30 s that torchrun gives its processes
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One adapter to train: where, what, on which documents."""
+    """One adapter to train: its folder, its method and its documents."""
 
     folder: Path
     training: TrainingJob
@@ -41,7 +41,7 @@ class Job:
 
     @property
     def label(self) -> str:
-        """As logs name it."""
+        """The name of the job in logs."""
         return f"{self.training.method} ({self.folder.name})"
 
     @property
@@ -49,12 +49,12 @@ class Job:
         return (self.folder / "run.json").exists()
 
     def settings(self, recipe: Recipe) -> "MethodConfig":
-        """Of the method."""
+        """The settings of the method."""
         training = self.training
         return replace(recipe.method_config(training.num_experts), match_parameters=training.match_parameters)
 
     def config(self, recipe: Recipe) -> "TrainingConfig":
-        """Of the run."""
+        """The training configuration."""
         training = self.training
         return recipe.training_config(training.method, max_tokens=training.max_tokens, seed=training.seed)
 
@@ -62,28 +62,28 @@ class Job:
 class Launcher(dg.ConfigurableResource):
     """How the trainings of an asset are run.
 
-    By default one by one in the process of the asset. More `parallel` ones share a GPU that a small model leaves idle
-    between its kernels, or take a GPU each; more `processes_per_training` are torchrun's, for one training on several
-    GPUs. The data of a step is the same in all cases.
+    By default, they run one by one in the asset's process. With `parallel` > 1, several trainings run at a time. They
+    share a GPU, which a small model leaves idle between its kernels, or get one GPU each. With `processes_per_training`
+    > 1, torchrun runs each training on several GPUs. The data of a step is the same in all cases.
     """
 
     parallel: int = 1
-    """Trainings at a time, each in a process of its own."""
+    """Number of trainings that run at a time, each in its own process."""
     processes_per_training: int = 1
-    """Processes of one training, each with a GPU if there are any."""
+    """Number of processes of one training, each with its own GPU if there are GPUs."""
     fsdp: bool = False
-    """Split the base model between the processes of a training, rather than give each the whole of it."""
+    """Shard the base model over the processes of a training (FSDP), instead of a full copy in each."""
 
     def train(
         self, context: dg.AssetExecutionContext, jobs: Sequence[Job], recipe: Recipe, base_model: BaseModel
     ) -> None:
-        """Train what is not trained yet; killed trainings continue from their checkpoints.
+        """Train the jobs that are not done. Killed trainings continue from their checkpoints.
 
         Raises:
-            dagster.Failure: a method does not fit the base model, and nothing was trained; or some trainings failed,
-                with the reason of each, and the others are finished and not trained again.
+            dagster.Failure: a method does not fit the base model, and nothing was trained. Or some trainings failed;
+            the message has the reason of each. The other trainings are finished and will not be repeated.
         """
-        for job in jobs:  # what a run that was ended left, of trainings that had finished as well
+        for job in jobs:  # leftovers of an interrupted run, also of finished trainings
             shutil.rmtree(job.folder / FOLDER, ignore_errors=True)
         missing = [job for job in jobs if not job.done]
         _check_methods(missing, recipe, base_model)
@@ -103,7 +103,7 @@ class Launcher(dg.ConfigurableResource):
             raise dg.Failure(f"{len(failed)} of {len(jobs)} trainings failed.\n{texts}", allow_retries=False)
 
     def _describe(self, job: Job, tokens: dict[int, Path], recipe: Recipe, base_model: BaseModel) -> Path:
-        """Write the run as `hydralora.training.run` reads it."""
+        """Write the description of a training that `hydralora.training.run` reads."""
         path = job.folder / FOLDER / "training.json"
         description = {
             "base_model": base_model.arguments(),
@@ -112,14 +112,14 @@ class Launcher(dg.ConfigurableResource):
             "method": job.training.method,
             "method_config": asdict(job.settings(recipe)),
             "config": asdict(replace(job.config(recipe), fsdp=self.fsdp)),
-            # Beside others a meter would count theirs as well.
+            # The meter would also count the energy of parallel trainings.
             "measure_energy": job.training.measure_energy and self.parallel == 1,
         }
         path.write_text(json.dumps(description, indent=2) + "\n")
         return path
 
     def _run(self, context: dg.AssetExecutionContext, descriptions: dict[Job, Path]) -> dict[Job, str]:
-        """Run all, so many at a time; the reasons of those that failed. An interrupt ends every process."""
+        """Run all trainings, `parallel` at a time. Returns job -> reason of failure. An interrupt ends all processes."""
         waiting = deque(descriptions)
         running: dict[int, tuple[Job, _Process]] = {}
         failed: dict[Job, str] = {}
@@ -151,7 +151,7 @@ class Launcher(dg.ConfigurableResource):
         return [sys.executable, *torchrun, "-m", _MODULE, "--config", str(description)]
 
     def environment(self, slot: int) -> dict[str, str]:
-        """Threads and GPUs of a training."""
+        """Environment variables that give a training its threads and GPUs."""
         import torch
 
         processes = self.parallel * self.processes_per_training
@@ -164,10 +164,10 @@ class Launcher(dg.ConfigurableResource):
 
 
 def gpus_of(slot: int, gpus: Sequence[str], per_training: int) -> list[str]:
-    """The GPUs of the training in a slot; slots take turns where there are more of them than groups of GPUs.
+    """The GPUs of the training in a slot. If there are more slots than groups of GPUs, slots share them in turn.
 
     Raises:
-        dagster.Failure: a training needs more GPUs than there are.
+        dagster.Failure: a training needs more GPUs than the machine has.
     """
     if per_training > len(gpus):
         raise dg.Failure(
@@ -180,7 +180,7 @@ def gpus_of(slot: int, gpus: Sequence[str], per_training: int) -> list[str]:
 
 
 class _Process:
-    """A running training, and the Dagster Pipes session over which it reports."""
+    """A running training, with the Dagster Pipes session that receives its reports."""
 
     def __init__(
         self,
@@ -194,7 +194,7 @@ class _Process:
         self._stack = ExitStack()
         injector, reader = dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Dagster's own code calls what Dagster deprecates, or calls a preview
+            warnings.simplefilter("ignore")  # Dagster's own code uses deprecated and preview APIs
             session = self._stack.enter_context(
                 dg.open_pipes_session(context, injector, reader, extras={"label": label})
             )
@@ -202,7 +202,7 @@ class _Process:
         self._process = subprocess.Popen(
             command,
             env={**environment, **session.get_bootstrap_env_vars()},
-            stdin=subprocess.PIPE,  # never written to: the process ends when it is closed
+            stdin=subprocess.PIPE,  # nothing is written to it; the process ends when it is closed
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -225,7 +225,7 @@ class _Process:
         self._process.terminate()
 
     def wait(self) -> None:
-        """Until it has ended, by force if need be."""
+        """Wait until the process has ended; kill it if it does not end in time."""
         try:
             self._process.wait(timeout=_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
@@ -255,7 +255,7 @@ def _check_methods(jobs: Sequence[Job], recipe: Recipe, base_model: BaseModel) -
 
 
 def _save_tokens(jobs: Sequence[Job]) -> dict[int, Path]:
-    """Tokens on disk, once for jobs that share their documents; by the identity of the documents."""
+    """Save the tokens to disk, once for all jobs with the same documents. Returns id(documents) -> folder."""
     paths: dict[int, Path] = {}
     for job in jobs:
         if id(job.documents) not in paths:

@@ -1,4 +1,4 @@
-"""Tables of held-out losses, with intervals."""
+"""Tables of held-out losses with confidence intervals."""
 
 from typing import TYPE_CHECKING
 
@@ -9,11 +9,14 @@ if TYPE_CHECKING:
     from hydralora.evaluation import DocumentLosses
 
 BASE = "base"
-"""The base model among the methods."""
+"""Name of the base model in tables of methods."""
 
 
 def evaluation_table(losses: dict[str, "DocumentLosses"], seed: int, resamples: int) -> pl.DataFrame:
-    """`method, seed, group_kind, group, loss, loss_low, loss_high, n_documents, n_tokens`, 95% intervals."""
+    """Losses with 95% intervals.
+
+    Columns: `method, seed, group_kind, group, loss, loss_low, loss_high, n_documents, n_tokens`.
+    """
     from hydralora.evaluation import bootstrap_interval
 
     rows = []
@@ -27,7 +30,7 @@ def evaluation_table(losses: dict[str, "DocumentLosses"], seed: int, resamples: 
 
 
 def paired_table(losses: dict[str, "DocumentLosses"], method: str, resamples: int) -> pl.DataFrame:
-    """Losses of `method` minus those of every other on the same documents: negative is better for `method`."""
+    """Losses of `method` minus those of each other method on the same documents. Negative: `method` is better."""
     from hydralora.evaluation import paired_bootstrap
 
     rows = []
@@ -41,7 +44,7 @@ def paired_table(losses: dict[str, "DocumentLosses"], method: str, resamples: in
 
 
 def loss_table(losses: dict[str, "DocumentLosses"], documents: "TokenisedDocuments") -> pl.DataFrame:
-    """One row for each method and document: `loss` is summed over the answer's `n_tokens` tokens."""
+    """One row for each method and document. `loss` is summed over the `n_tokens` tokens of the answer."""
     return pl.concat(
         pl.DataFrame(
             {

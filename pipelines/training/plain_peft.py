@@ -1,6 +1,6 @@
 """Losses of exported LoRAs under peft alone: `python -m pipelines.training.plain_peft < job.json`, in its own process.
 
-It stands for any machine that serves the exports: `hydralora` cannot be imported there.
+This process simulates a machine that serves the exports: `hydralora` cannot be imported in it.
 """
 
 import json
@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Of documents: the token ids, and the position of the first token of the answer.
+# For each document: the token ids, and the position of the first answer token.
 Documents = Sequence[tuple[Sequence[int], int]]
 
 
 def answer_loss(model: Any, documents: Documents) -> float:
-    """Mean loss of an answer token, document by document."""
+    """Mean loss per answer token in nats; documents are evaluated one by one."""
     import torch
 
     loss_sum = 0.0
@@ -28,7 +28,7 @@ def answer_loss(model: Any, documents: Documents) -> float:
 
 
 def n_answer_tokens(documents: Documents) -> int:
-    """Of all documents together."""
+    """Number of answer tokens in all documents."""
     return sum(len(input_ids) - start for input_ids, start in documents)
 
 
@@ -38,13 +38,13 @@ def plain_peft_losses(
     """`answer_loss` under each adapter, in a new process that has transformers and peft but not `hydralora`.
 
     Args:
-        base: the base model, for its dtype, device and kind of attention.
-        base_path, revision: from where it is loaded again there.
-        adapters: folder by name.
-        documents: by the same names.
+        base: base model, which gives dtype, device and attention implementation.
+        base_path, revision: where the new process loads the base model from.
+        adapters: name -> folder.
+        documents: name -> documents, with the same names.
 
     Raises:
-        RuntimeError: the process failed, with the end of what it said.
+        RuntimeError: the process failed; the message has the end of its stderr.
     """
     job = {
         "base": base_path,
@@ -63,8 +63,8 @@ def plain_peft_losses(
 
 
 def main() -> None:
-    """Read a job, print the losses."""
-    sys.modules["hydralora"] = None  # type: ignore[assignment] # every import of it fails from here on
+    """Read a job from stdin, and print the losses."""
+    sys.modules["hydralora"] = None  # type: ignore[assignment] # makes every import of hydralora fail
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

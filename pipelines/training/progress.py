@@ -1,4 +1,4 @@
-"""Loss and speed of a training as lines for a log."""
+"""Log lines with the loss and speed of a training."""
 
 import math
 import time
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hydralora.training import Progress
 
-# Dagster stores every event of a run; a line each half minute is enough to see that it lives.
+# Dagster stores every event of a run. A line every half minute is enough to see that a training makes progress.
 SECONDS_BETWEEN_EVENTS = 30.0
 
 
 def progress_events(log: Callable[[str], object], label: str) -> Callable[["Progress"], None]:
-    """A callback that logs loss and speed while a step runs, at most twice a minute, and at the last step."""
+    """A callback that logs loss and speed at most twice a minute, and at the last step."""
     last = -math.inf
 
     def show(progress: "Progress") -> None:

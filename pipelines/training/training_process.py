@@ -1,9 +1,9 @@
-"""A training in a process of its own, alone or one of torchrun's, that tells Dagster how it goes.
+"""One training in its own process, or in several torchrun processes. It reports its progress to Dagster.
 
     python -m pipelines.training.training_process --config process/training.json
 
-`pipelines.training.launcher` starts it and describes the run (see `hydralora.training.run`). It imports no Dagster but
-the small package of Dagster Pipes, over which loss and speed reach the log of the asset.
+`pipelines.training.launcher` starts it and describes the run (see `hydralora.training.run`). Of Dagster it imports only
+the small package Dagster Pipes, which sends loss and speed to the asset's log.
 """
 
 import argparse
@@ -17,7 +17,7 @@ ERROR = "error.txt"
 
 
 def main() -> None:
-    """Entry of `python -m pipelines.training.training_process`. A failure leaves its text beside the description."""
+    """Entry point. A failure writes its error text beside the description."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.training.training_process", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="JSON file that describes the run")
     path: Path = parser.parse_args().config
@@ -44,7 +44,7 @@ def _run(path: Path) -> None:
 
 
 def _leave_error(path: Path, error: Exception) -> None:
-    """The first of several processes to fail is the one that knows why."""
+    """Write the error of the first process that fails: the others only fail as a consequence."""
     from hydralora.base_model import BaseModelError
     from hydralora.data import DataError
     from hydralora.methods import MethodError
@@ -59,9 +59,11 @@ def _leave_error(path: Path, error: Exception) -> None:
 
 
 def _end_with_parent() -> None:
-    """The launcher holds the other end of stdin and never writes: it is closed when the launcher is gone, killed too.
+    """End this process when the launcher ends. The launcher holds stdin open and never writes to it.
 
-    A training that goes on alone would write into a folder that the next run of the asset takes over.
+    The operating system closes stdin when the launcher ends for any reason, even if it is killed.
+
+    A training without its launcher would write into a folder that the asset's next run uses.
     """
     sys.stdin.buffer.read()
     os._exit(1)

@@ -49,7 +49,7 @@ def test_one_failure_leaves_the_others_finished(tmp_path: Path, parallel: int) -
     assert len(processes) <= parallel
     assert lines[0] == f"4 to do, {parallel} at a time"
     assert any(line.endswith("third: third") for line in lines)
-    assert ("1 failed, which are tried once more, one at a time" in lines) == (parallel > 1)
+    assert ("1 failed and are retried once, one at a time" in lines) == (parallel > 1)
 
 
 @pytest.mark.slow
