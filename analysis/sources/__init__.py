@@ -1,4 +1,4 @@
-"""Where documents come from: each kind of source is a frozen configuration and a function that reads it."""
+"""Where documents come from. Each kind of source has a frozen configuration class and a function that reads it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,21 +23,21 @@ from analysis.sources.records import (
 Source = PackagesSource | FilesSource | HubSource | CatalogSource
 
 READ_ERRORS = (OSError, ValueError, TypeError, ArithmeticError, RuntimeError, LookupError, pl.exceptions.PolarsError)
-"""What a reader may raise on data that nobody foresaw; a failing source is always a SourceError."""
+"""Exceptions that a reader may raise on unexpected data. They are converted to SourceError."""
 
 
 def read_source(name: str, config: Source) -> pl.LazyFrame:
     """Records of one source, with the columns of `RECORD_SCHEMA`.
 
-    The whole source is read once before this returns, so that every error shows here. Up to `KEEP_BYTES` of records
-    stay in memory; a larger source is read again for each pass over the table.
+    The whole source is read once before this function returns, so that every error is raised here. Up to `KEEP_BYTES`
+    of records stay in memory. A larger source is read again for each pass over the table.
 
     Args:
-        name: what the documents' `source` column will say.
-        config: what to read; its class is the kind.
+        name: value of the documents' `source` column.
+        config: what to read. Its class is the kind of source.
 
     Raises:
-        SourceError: it cannot be read; the text begins with the source's name.
+        SourceError: the source cannot be read. The message begins with its name.
     """
     return _read(name, config, KEEP_BYTES).records
 
@@ -70,9 +70,9 @@ class SourcesRead:
     """Records of all sources that could be read.
 
     Attributes:
-        records: columns of `RECORD_SCHEMA`, in the order of the sources.
-        failures: the error text of each source that could not be read.
-        notes: of each source, what was not read or may be meant otherwise.
+        records: table with the columns of `RECORD_SCHEMA`, in the order of the sources.
+        failures: name of each source that could not be read -> error message.
+        notes: name of a source -> notes on what was not read or may be ambiguous.
     """
 
     records: pl.LazyFrame

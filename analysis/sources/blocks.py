@@ -1,4 +1,4 @@
-"""Part of a file or data set, column by column, before it becomes records."""
+"""Blocks of rows of a file or data set, as columns, before they become records."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import polars as pl
 
 Values = Sequence[Any] | pl.Series
-"""One value a row: Python values, or a series of a plain type."""
+"""One value per row: a sequence of Python values, or a series of a plain type."""
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,10 @@ class Block:
     """Some rows of a table.
 
     Attributes:
-        n_rows: all columns have so many values.
-        names: of all columns that the table is known to have, also of those that were not read.
-        columns: the wanted ones that the table has.
-        place: where row i stands, for errors: `line 7`.
+        n_rows: number of values in every column.
+        names: names of all columns of the table known so far, including those that were not read.
+        columns: the wanted columns that the table has.
+        place: function from a row index to its place in the file, for error messages: `line 7`.
     """
 
     n_rows: int
@@ -27,7 +27,7 @@ class Block:
     place: Callable[[int], str]
 
     def take(self, rows: Sequence[int]) -> "Block":
-        """The block with the given rows alone."""
+        """The block with only the given rows."""
         columns = {
             name: values.gather(list(rows)) if isinstance(values, pl.Series) else [values[i] for i in rows]
             for name, values in self.columns.items()
@@ -40,8 +40,8 @@ class Wanted:
     """Names of the columns to read.
 
     Attributes:
-        texts: those that make a table one of instruction pairs.
-        others: labels and context.
+        texts: columns with the texts of instruction pairs.
+        others: columns with labels and context.
     """
 
     texts: frozenset[str]
@@ -59,7 +59,7 @@ class Table(Protocol):
         """All rows in their order; only the wanted columns are read.
 
         Raises:
-            SourceError: it cannot be read as what it claims to be; names the line or row.
+            SourceError: the data is not in the expected format. The message names the line or row.
         """
 
 

@@ -17,9 +17,9 @@ class CatalogSource:
     """An entry of a catalog.
 
     Args:
-        entry: its name.
-        file: the catalog; None: the one that comes with this project.
-        purpose: what it is read for; an entry for evaluation is refused as training data.
+        entry: name of the entry.
+        file: path of the catalog. None takes the catalog of this project.
+        purpose: what the data is read for. An entry for evaluation is refused as training data.
     """
 
     entry: str
@@ -29,7 +29,7 @@ class CatalogSource:
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """What a catalog says of a corpus."""
+    """The description of a corpus in a catalog."""
 
     name: str
     dataset: str
@@ -58,7 +58,7 @@ def load_catalog(file: str | Path | None = None) -> dict[str, CatalogEntry]:
     """All entries by name.
 
     Raises:
-        SourceError: no such file, or an entry with an unknown or missing field.
+        SourceError: the file does not exist, or an entry has an unknown or missing field.
     """
     import yaml
 
@@ -73,10 +73,10 @@ def load_catalog(file: str | Path | None = None) -> dict[str, CatalogEntry]:
 
 
 def hub_source(config: CatalogSource) -> HubSource:
-    """What an entry is read as.
+    """The hub source that an entry describes.
 
     Raises:
-        SourceError: no such entry, not pinned, or for evaluation but wanted for training.
+        SourceError: the entry does not exist, is not pinned, or is for evaluation but wanted for training.
     """
     catalog = load_catalog(config.file)
     entry = catalog.get(config.entry)

@@ -1,4 +1,4 @@
-"""From a conversation to an instruction pair: everything before the last answer, and that answer."""
+"""Turns a conversation into an instruction pair: everything before the last answer, and the last answer."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,11 +25,11 @@ class Chat:
     """Reads the conversations of one file.
 
     Args:
-        roles: the user's own meaning of role names: `{narrator: user}`.
+        roles: additional role names and their meaning, from the user: `{narrator: user}`.
 
     Attributes:
-        unknown: role names that mean nothing, with the place of the first message of each.
-        unused: fields of messages that hold something and were not read.
+        unknown: unknown role name -> place of its first message.
+        unused: non-empty message fields that were not read.
     """
 
     def __init__(self, roles: Mapping[str, str]) -> None:
@@ -42,10 +42,10 @@ class Chat:
         self.unused: dict[str, None] = {}
 
     def check(self) -> None:
-        """Refuse roles that nobody has explained.
+        """Refuse role names without a known meaning.
 
         Raises:
-            SourceError: names all of them.
+            SourceError: there are unknown role names. The message lists all of them.
         """
         if self.unknown:
             name, place = next(iter(self.unknown.items()))
@@ -58,11 +58,11 @@ class Chat:
         """The turns of a conversation, in order.
 
         Args:
-            value: a list of messages, the same as JSON text, an object of equally long lists, or None.
-            place: where it stands, for errors.
+            value: a list of messages, JSON text of such a list, an object of equally long lists, or None.
+            place: function that returns the place in the file, for error messages.
 
         Raises:
-            OddValueError: it is none of these, or a message has content that is not text.
+            OddValueError: the value is none of these, or the content of a message is not text.
         """
         return [self._turn(message, place) for message in as_list(value)]
 
@@ -88,10 +88,10 @@ class Chat:
 
 
 def history_turns(value: Any) -> Iterator[Turn]:
-    """Earlier questions and answers of an Alpaca record: pairs, the same as JSON text, or None.
+    """Turns from the history of an Alpaca record: pairs of question and answer, JSON text of such pairs, or None.
 
     Raises:
-        OddValueError: it is none of these.
+        OddValueError: the value is none of these.
     """
     if isinstance(value, str):
         value = parsed(value)
@@ -103,7 +103,7 @@ def history_turns(value: Any) -> Iterator[Turn]:
 
 
 def parsed(text: str) -> Any:
-    """A list that a table holds as JSON text; None for an empty cell."""
+    """Parse a list that is stored as JSON text; None for an empty cell."""
     if not text.strip():
         return None
     try:
@@ -116,7 +116,7 @@ def parsed(text: str) -> Any:
 
 
 def pair(turns: Sequence[Turn]) -> tuple[str, str]:
-    """Prompt: everything before the last answer. Completion: that answer; "" and "" without one."""
+    """Prompt (everything before the last answer) and completion (the last answer); both "" without an answer."""
     last = next((i for i in range(len(turns) - 1, -1, -1) if turns[i][0] == "assistant"), None)
     if last is None:
         return "", ""
@@ -124,7 +124,7 @@ def pair(turns: Sequence[Turn]) -> tuple[str, str]:
 
 
 def prompt_of(turns: Sequence[Turn]) -> str:
-    """One text of several turns; speakers are named only where there is an earlier answer or a tool's result."""
+    """Several turns as one text. Speakers are named only if there is an earlier answer or a tool result."""
     if any(speaker in ("assistant", "tool") for speaker, _ in turns):
         return "\n\n".join(LABELS[speaker] + text for speaker, text in turns)
     return "\n\n".join(text for _, text in turns)

@@ -1,4 +1,4 @@
-"""CSV and TSV as a table: the dialect is named by the user or found in the file, and then held to strictly."""
+"""CSV and TSV as a table. The dialect is given by the user or detected, and is then applied strictly."""
 
 import csv
 import re
@@ -27,11 +27,11 @@ class Dialect:
     """How a file writes its fields.
 
     Attributes:
-        separator: between two fields.
-        quote: around a field with separators or line ends in it; None: no field is quoted.
-        escape: before a quote inside a field; None: a quote is doubled there.
-        skip_blank: a blank after a separator does not belong to the field.
-        skip_lines: before the header.
+        separator: character between two fields.
+        quote: character around fields that contain separators or line ends. None: no field is quoted.
+        escape: character before a quote inside a field. None: such quotes are doubled.
+        skip_blank: whether to ignore a space after a separator.
+        skip_lines: number of lines before the header.
     """
 
     separator: str = ","
@@ -41,7 +41,7 @@ class Dialect:
     skip_lines: int = 0
 
     def reader(self, file: TextIO) -> Any:
-        """Python's strict reader of a file that stands at its beginning; blank lines are empty rows."""
+        """Python's strict CSV reader for a file that is at its start. Blank lines give empty rows."""
         csv.field_size_limit(sys.maxsize)
         for _ in range(self.skip_lines):
             next(file)
@@ -61,10 +61,10 @@ class CsvTable:
     """A CSV or TSV file with a header.
 
     Args:
-        separator: None: the first of `SEPARATORS` under which the header has the wanted columns.
-        quote: "" where no field is quoted.
-        escape: None: none, or a backslash if the file can be read in no other way.
-        default: separator that is tried first.
+        separator: field separator. None takes the first of `SEPARATORS` with which the header has the wanted columns.
+        quote: quote character; "" if no field is quoted.
+        escape: escape character. None means no escape, or a backslash if the file cannot be read otherwise.
+        default: separator to try first.
     """
 
     path: Path
@@ -110,7 +110,7 @@ class CsvTable:
             yield Block(n_rows, header, columns, self._places(dialect, n_before))
 
     def _header(self, reader: Any, dialect: Dialect) -> list[str]:
-        """Names of the columns: the first row that is not blank."""
+        """Column names, from the first row that is not blank."""
         while batch := self._batch(reader, 1, dialect):
             if batch[0]:
                 return [name.strip() for name in batch[0]]
@@ -123,7 +123,7 @@ class CsvTable:
             raise self._fault(dialect) or SourceError(str(error)) from error
 
     def _places(self, dialect: Dialect, n_before: int) -> Callable[[int], str]:
-        """Lines are counted only when someone asks: a field may hold line ends."""
+        """Line numbers are computed only for error messages, because fields may contain line ends."""
 
         def place(row: int) -> str:
             with self._open() as file:
@@ -133,7 +133,7 @@ class CsvTable:
         return place
 
     def _fault(self, dialect: Dialect) -> SourceError | None:
-        """The first row of the file that the dialect cannot read."""
+        """An error for the first row that the dialect cannot read; None if all rows can be read."""
         width = 0
         try:
             with self._open() as file:
@@ -171,7 +171,7 @@ class CsvTable:
         return max((replace(dialect, separator=separator) for separator in order), key=lambda d: self._fit(d, wanted))
 
     def _fit(self, dialect: Dialect, wanted: Wanted) -> tuple[int, int]:
-        """How many wanted columns the header has, and how many columns at all."""
+        """The number of wanted columns in the header, and the number of all its columns."""
         with self._open() as file:
             try:
                 header = [name.strip() for name in next(filter(None, dialect.reader(file)), [])]
@@ -180,7 +180,7 @@ class CsvTable:
         return len(wanted.texts.intersection(header)), len(header)
 
     def _escapes_quotes(self) -> bool:
-        """Whether backslashes stand before quotes, and before nothing but quotes and backslashes."""
+        """Whether backslashes occur before quotes, and only before quotes and backslashes."""
         found = False
         with self._open() as file:
             for line in file:
@@ -192,14 +192,14 @@ class CsvTable:
 
 
 class _RowError(Exception):
-    """A row that the reader refuses."""
+    """A row that the CSV reader refuses."""
 
     def __init__(self, line: int, reason: str) -> None:
         self.line, self.reason = line, reason
 
 
 def _numbered(dialect: Dialect, file: TextIO) -> Iterator[tuple[int, list[str]]]:
-    """Each row with the number of the line on which it begins."""
+    """Each row with the number of its first line."""
     reader = dialect.reader(file)
     while True:
         line = dialect.skip_lines + reader.line_num + 1

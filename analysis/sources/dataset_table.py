@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub as tables: the files of a local folder, else what `datasets` has read."""
+"""Hugging Face data sets as tables: the files of a local folder if possible, else through `datasets`."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -14,17 +14,17 @@ from analysis.sources.parquet_table import ParquetTable, arrow_values, row_place
 from analysis.sources.records import SourceError
 
 FREE_FIELDS = ("name", "version", "data_dir", "data_files", "description", "features")
-"""Of a builder's configuration: these do not change how its files are read."""
+"""Fields of a builder's configuration that do not change how its files are read."""
 
 
 def local_tables(folder: str, subset: str | None, split: str) -> list[tuple[str, Table]]:
-    """The files of a split of a local folder, each with its path.
+    """The files of one split in a local folder, each with its path.
 
     Returns:
-        Empty where the files cannot be read one by one: part of a split, archives, settings of their own.
+        An empty list if the files cannot be read one by one: a slice of a split, archives, or custom builder settings.
 
     Raises:
-        SourceError: there is no such split; names those found.
+        SourceError: the split does not exist. The message names the splits found.
     """
     import datasets
 
@@ -66,8 +66,8 @@ class DatasetTable:
     """A memory-mapped `datasets.Dataset`.
 
     Args:
-        dataset: with the features that its publisher gave it.
-        note: is told where `datasets` may have read something else than the files say.
+        dataset: data set with the features that its publisher declared.
+        note: function that receives a note if `datasets` may have changed values of the files.
     """
 
     dataset: Any
@@ -94,7 +94,7 @@ class DatasetTable:
         return list(column.with_format(None)[start:stop][name])
 
     def _note_numbers(self, chosen: list[str]) -> None:
-        """`datasets` gives a whole column of JSON or CSV one type: 4 becomes 4.0 beside 0.5."""
+        """Add a note about converted numbers: `datasets` gives each JSON or CSV column one type, so 4 beside 0.5 becomes 4.0."""
         if self.dataset.info.builder_name not in ("json", "csv"):
             return
         changed = [name for name in chosen if getattr(self.dataset.features[name], "dtype", "") not in ("string", "")]
@@ -107,7 +107,7 @@ class DatasetTable:
 
 
 def _is_plain(feature: Any) -> bool:
-    """Whether a column is stored as it is read; JSON columns and nested ones are decoded by `datasets`."""
+    """Whether a column needs no decoding. JSON and nested columns are decoded by `datasets`."""
     import datasets
 
     return isinstance(feature, datasets.Value | datasets.ClassLabel)

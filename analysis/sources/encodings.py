@@ -1,4 +1,4 @@
-"""Text files: their encoding and their compression, by their first bytes."""
+"""Opens text files; their first bytes give encoding and compression."""
 
 import codecs
 import io
@@ -7,7 +7,7 @@ from typing import TextIO
 
 from analysis.sources.records import SourceError
 
-MARKS = (  # the longer ones first: UTF-32's begins like UTF-16's
+MARKS = (  # longer marks first, because UTF-32's mark begins like UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -19,15 +19,15 @@ SAMPLE_BYTES = 4_096
 
 
 def open_text(path: Path, encoding: str | None = None, newline: str | None = None) -> TextIO:
-    """Open a text file; bytes outside its encoding become U+FFFD.
+    """Open a text file. Bytes that are invalid in its encoding become U+FFFD.
 
     Args:
-        path: may be compressed with gzip, zstd or bzip2, whatever its name says.
-        encoding: as Python names it; None: by the file's byte order mark, else UTF-8.
-        newline: as of `open`.
+        path: file, which may be compressed with gzip, zstd or bzip2; its suffix does not matter.
+        encoding: name of a Python encoding. None takes it from the byte order mark, else UTF-8.
+        newline: same as for `open`.
 
     Raises:
-        SourceError: an unknown encoding, or UTF-16 without a mark.
+        SourceError: the encoding is unknown, or the file is UTF-16 without a byte order mark.
     """
     with _bytes(path) as file:
         start = file.read(SAMPLE_BYTES)

@@ -23,14 +23,14 @@ class FilesSource:
 
     Args:
         paths: files or globs (`data/**/*.jsonl`), relative to the working directory.
-        columns: role -> column name; roles are prompt, input, completion, messages, system, history, task, split,
-            licence and origin. Empty: one of the known shapes, see `analysis.sources.shapes`.
-        task, licence: for every record that has none of its own.
-        split: for every record, whatever the files say.
-        roles: who speaks where messages have other role names: `{narrator: user}`; see `analysis.sources.chat`.
-        splits: sides where a `split` column has other names: `{extra: train}`; see `analysis.sources.splits`.
-        encoding: of text files, as Python names it; None: by the byte order mark, else UTF-8.
-        separator, quote, escape: of CSV and TSV, see `analysis.sources.csv_table.CsvTable`.
+        columns: role -> column name. Roles are prompt, input, completion, messages, system, history, task, split,
+            licence and origin. If empty, one of the known shapes is detected; see `analysis.sources.shapes`.
+        task, licence: values for records that have none of their own.
+        split: split of every record; overrides the files.
+        roles: meaning of uncommon role names in messages: `{narrator: user}`; see `analysis.sources.chat`.
+        splits: meaning of uncommon names in a `split` column: `{extra: train}`; see `analysis.sources.splits`.
+        encoding: name of a Python encoding for text files. None takes it from the byte order mark, else UTF-8.
+        separator, quote, escape: dialect of CSV and TSV files; see `analysis.sources.csv_table.CsvTable`.
     """
 
     paths: tuple[str, ...]
@@ -51,7 +51,7 @@ class FilesSource:
         self.reading()
 
     def reading(self) -> Reading:
-        """What it says about columns."""
+        """The part of the configuration that describes the columns."""
         return Reading(self.columns, self.task, self.split, self.licence, self.roles, self.splits)
 
 
@@ -59,7 +59,8 @@ def file_blocks(name: str, config: FilesSource, notes: Notes) -> Iterator[pl.Dat
     """Records of all files, in the order of their paths, block by block.
 
     Raises:
-        SourceError: no such file, an unknown suffix, a broken line, a missing column, no record; names the file.
+        SourceError: a file or column is missing, a suffix is unknown, a line is broken, or there is no record. The
+            message names the file.
     """
     n_records = 0
     for path in expand(config.paths):
@@ -77,7 +78,7 @@ def file_blocks(name: str, config: FilesSource, notes: Notes) -> Iterator[pl.Dat
 
 
 def matching_files(pattern: str) -> list[Path]:
-    """Files that a path or a glob names, sorted; a path that exists is no glob."""
+    """The files that a path or glob matches, sorted. A path that exists is never treated as a glob."""
     plain = Path(pattern).expanduser()
     if plain.is_file():
         return [plain]
@@ -88,7 +89,7 @@ def expand(patterns: tuple[str, ...]) -> list[Path]:
     """All files, each once, sorted.
 
     Raises:
-        SourceError: a pattern matches none.
+        SourceError: a pattern matches no file.
     """
     paths: set[Path] = set()
     for pattern in patterns:
@@ -100,7 +101,7 @@ def expand(patterns: tuple[str, ...]) -> list[Path]:
 
 
 def table_of(path: Path, config: FilesSource) -> Table:
-    """The table in a file; the suffix names the format."""
+    """The table in a file. Its suffix determines the format."""
     if path.stat().st_size == 0:
         raise SourceError("the file is empty")
     match path.suffix.lower():

@@ -1,7 +1,7 @@
 """Source kind `hub`: a data set on the Hugging Face hub, pinned to a revision, read through `datasets`.
 
-Only data files are read: `datasets` runs no code of a repository, and nothing here would allow it to. A token, where a
-data set needs one, comes from the environment (`HF_TOKEN`), never from a configuration.
+Only data files are read: `datasets` runs no code from a repository, and no option here allows it. If a data set needs a
+token, it comes from the environment (`HF_TOKEN`), never from a configuration.
 """
 
 import re
@@ -29,11 +29,11 @@ class HubSource:
         dataset: hub id (`databricks/databricks-dolly-15k`) or a local folder.
         revision: the 40 hex digits of a commit, because a branch or a tag can move; None only for a local folder.
         split: name of the split to read.
-        subset: name of the configuration, where the data set has several.
-        columns: role -> column, see `FilesSource`; empty: one of the known shapes.
-        task, licence: for every record that has none of its own.
-        tasks: of a collection, the tasks that are kept, with or without a version (`glue/mnli:2.0.0`); empty: all.
-        roles, splits: meaning of other names, see `FilesSource`; `splits` also for the name of the split itself.
+        subset: name of the configuration, if the data set has several.
+        columns: role -> column, see `FilesSource`. If empty, one of the known shapes is detected.
+        task, licence: values for records that have none of their own.
+        tasks: tasks of a collection to keep, with or without a version (`glue/mnli:2.0.0`). Empty keeps all.
+        roles, splits: meaning of uncommon names, see `FilesSource`. `splits` also applies to the name in `split`.
     """
 
     dataset: str
@@ -57,17 +57,17 @@ class HubSource:
         self.reading()
 
     def reading(self) -> Reading:
-        """What it says about columns; a split whose name says neither side is split by the cleaning step."""
+        """The part of the configuration that describes the columns. The cleaning step divides a split of unknown meaning."""
         side = side_of(self.split, self.splits)
         return Reading(self.columns, self.task, side, self.licence, self.roles, self.splits)
 
 
 def hub_blocks(name: str, config: HubSource, notes: Notes) -> Iterator[pl.DataFrame]:
-    """Records of one split, block by block; of a local folder straight from its files.
+    """Records of one split, block by block. A local folder's files are read directly.
 
     Raises:
-        SourceError: no such data set, revision, split or column.
-        UnreachableError: the hub does not answer.
+        SourceError: the data set, revision, split or column does not exist.
+        UnreachableError: the hub does not respond.
     """
     where = f"{config.dataset}@{config.revision}" if config.revision else config.dataset
     for place, table in _tables(config, notes):
@@ -83,7 +83,7 @@ def _kept_tasks(tasks: tuple[str, ...]) -> pl.Expr:
 
 
 def _tables(config: HubSource, notes: Notes) -> Iterator[tuple[str, Table]]:
-    """Each table of a split, with the place that an error names."""
+    """Each table of a split, with its place for error messages."""
     if Path(config.dataset).is_dir():
         files = _asked(config, lambda: local_tables(config.dataset, config.subset, config.split))
         if files:
@@ -104,7 +104,7 @@ def _load(config: HubSource) -> Any:
 
 
 def _asked(config: HubSource, call: Any) -> Any:
-    """What `datasets` answers, or a SourceError that names the data set."""
+    """The result of a `datasets` call. Its errors become a SourceError that names the data set."""
     import datasets
 
     try:
@@ -119,7 +119,7 @@ def _asked(config: HubSource, call: Any) -> Any:
 
 
 def _check_revision(dataset: Any, config: HubSource) -> None:
-    """`datasets` takes any cached version when it does not find the one asked for, with no more than a log line."""
+    """Refuse another revision: if `datasets` does not find the requested one, it takes any cached one and only logs it."""
     files = [Path(entry["filename"]) for entry in dataset.cache_files]
     if config.revision and files and config.revision not in files[0].parts:
         raise SourceError(

@@ -1,4 +1,4 @@
-"""JSON lines and JSON documents as a table, with every number in the digits of the file."""
+"""JSON lines and JSON documents as a table. Numbers keep the digits of the file."""
 
 import json
 import re
@@ -14,25 +14,25 @@ from analysis.sources.records import SourceError
 from analysis.sources.values import Number, describe
 
 CHUNK_CHARACTERS = 100_000
-"""So many are decoded at a time. Few objects at a time stay in the processor's cache and spare garbage collection."""
+"""Number of objects decoded at a time. A small number stays in the CPU cache and avoids garbage collection."""
 NOT_BLANK = re.compile(r"\S")
 Row = dict[str, Any]
 
 
 def _constant(name: str) -> Number | None:
-    """NaN is how pandas writes a missing value."""
+    """None for NaN, which pandas writes for a missing value."""
     return None if name == "NaN" else Number(name)
 
 
-# not strict: a raw tab inside a text is read as it stands
+# not strict, so that raw tabs inside texts are accepted
 DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_constant, strict=False)
 
 
 @dataclass(frozen=True)
 class JsonTable:
-    """A file of JSON lines, of an array of objects, of objects one after the other, or of one list in an object.
+    """A file of JSON lines, an array of objects, concatenated objects, or an object that contains one list of objects.
 
-    What is in it decides, not its suffix.
+    The content decides which of these it is, not the suffix.
     """
 
     path: Path
@@ -68,11 +68,11 @@ class JsonTable:
 
 
 class _Part:
-    """Collects the wanted columns of objects until they are a block.
+    """Collects the wanted columns of objects until they form a block.
 
     Attributes:
         names: the fields of all objects of the file so far.
-        numbers: of the line or record of each object.
+        numbers: line or record number of each object.
     """
 
     def __init__(self, wanted: Wanted, names: Iterable[str] = ()) -> None:
@@ -81,7 +81,7 @@ class _Part:
         self.columns: dict[str, list[Any]] = {name: [] for name in wanted.of(list(names))}
 
     def add(self, rows: Sequence[Row], numbers: Sequence[int]) -> None:
-        """Take some objects; a field that was not there before was missing in all objects before."""
+        """Add some objects. A new field is null in all earlier objects."""
         for row in rows:
             if not row.keys() <= self.names.keys():
                 self.names.update(dict.fromkeys(row))
@@ -91,20 +91,20 @@ class _Part:
         self.numbers.extend(numbers)
 
     def block(self, unit: str) -> Block:
-        """What was collected; `unit` says what the numbers count."""
+        """The collected block. `unit` is what the numbers count, such as `line`."""
         numbers = self.numbers
         return Block(len(numbers), list(self.names), self.columns, lambda row: f"{unit} {numbers[row]}")
 
 
 def decoded_lines(lines: Sequence[str], first: int) -> tuple[list[Row], Sequence[int]]:
-    """The object of each line that is not blank, and the number of its line.
+    """The objects of all lines that are not blank, and their line numbers.
 
     Args:
-        lines: with their line ends.
+        lines: lines, including their line ends.
         first: number of the first line.
 
     Raises:
-        SourceError: a line is not a JSON object; names it.
+        SourceError: a line is not a JSON object. The message names the line.
     """
     try:
         decode = DECODER.raw_decode
@@ -149,7 +149,7 @@ def _is_object(line: str) -> bool:
 
 
 def _values(text: str) -> Iterator[Any]:
-    """JSON values one after the other, however they are broken into lines."""
+    """Concatenated JSON values; line breaks may be anywhere."""
     place = _next(text, 0)
     is_array = text.startswith("[", place)
     while place < len(text):
@@ -168,7 +168,7 @@ def _values(text: str) -> Iterator[Any]:
 
 
 def _next(text: str, place: int) -> int:
-    """The first place from `place` on that is not blank."""
+    """The index of the first character that is not blank, from `place` on."""
     found = NOT_BLANK.search(text, place)
     return found.start() if found else len(text)
 
@@ -177,7 +177,7 @@ def _rows(values: Sequence[Any], wanted: Wanted) -> Sequence[Row]:
     """The objects of a document.
 
     Raises:
-        SourceError: it has none, or other values among them.
+        SourceError: the document has no objects, or also other values.
     """
     match values:
         case []:

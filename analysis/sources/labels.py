@@ -1,4 +1,4 @@
-"""Columns of class labels: numbers in the data, names beside them."""
+"""Class label columns: the data has numbers, and the schema has their names."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,12 +12,12 @@ from analysis.sources.records import SourceError
 from analysis.sources.values import describe
 
 Names = Mapping[str, Sequence[str]]
-"""Column -> names, in the order of their numbers."""
+"""Column -> label names, in the order of their numbers."""
 
 
 @dataclass(frozen=True)
 class LabelledTable:
-    """A table with the names of its class labels in place of their numbers."""
+    """A table in which the numbers of class labels are replaced by their names."""
 
     table: Table
     names: Names
@@ -29,10 +29,10 @@ class LabelledTable:
 
 
 def with_names(block: Block, names: Names) -> Block:
-    """The block with label columns as text.
+    """The block with label names instead of numbers.
 
     Raises:
-        SourceError: a value is neither the number of a label nor a name.
+        SourceError: a value is neither a label number nor a label name.
     """
     found = {name: _named(block, name, names[name]) for name in block.columns if name in names}
     return replace(block, columns={**block.columns, **found}) if found else block
@@ -41,7 +41,7 @@ def with_names(block: Block, names: Names) -> Block:
 def _named(block: Block, column: str, names: Sequence[str]) -> Values:
     values = block.columns[column]
     by_text: dict[Any, str | None] = {str(number): name for number, name in enumerate(names)}
-    by_text |= {name: name for name in names} | {"-1": None, "": None}  # a name may be a number, too
+    by_text |= {name: name for name in names} | {"-1": None, "": None}  # a name may itself be a number
     named = []
     for row, value in enumerate(values.to_list() if isinstance(values, pl.Series) else values):
         text = None if value is None else str(value)
@@ -55,7 +55,7 @@ def _named(block: Block, column: str, names: Sequence[str]) -> Values:
 
 
 def names_in_features(features: Mapping[str, Any] | None) -> Names:
-    """Label names of a description as `datasets` writes it: column -> `{"_type": "ClassLabel", "names": [..]}`."""
+    """Label names from features as `datasets` writes them: column -> `{"_type": "ClassLabel", "names": [..]}`."""
     found: dict[str, Sequence[str]] = {}
     for column, feature in (features or {}).items():
         plain = feature if isinstance(feature, Mapping) else vars(feature)
@@ -66,7 +66,7 @@ def names_in_features(features: Mapping[str, Any] | None) -> Names:
 
 
 def names_in_parquet(metadata: Mapping[bytes, bytes] | None) -> Names:
-    """Label names that `datasets` left in a Parquet file."""
+    """Label names that `datasets` wrote into the metadata of a Parquet file."""
     try:
         description = json.loads((metadata or {}).get(b"huggingface", b"{}"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Messages as publishers write them: lists, JSON text, content in parts, calls of tools."""
+"""Reads messages in the forms that publishers use: lists, JSON text, content in parts, tool calls."""
 
 import json
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -9,7 +9,7 @@ from analysis.sources.values import Number, OddValueError, describe, text_of
 Message = Mapping[str, Any]
 READ_FIELDS = ("role", "content", "from", "value", "tool_calls", "function_call")
 PLAIN_FIELDS = ("name", "id", "type", "weight", "tool_call_id", "tool_calls_id", "index")
-"""Fields that say nothing a reader of the conversation would miss."""
+"""Message fields that carry no content of the conversation."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 EXPECTED = "expected a list of messages with role and content, or from and value"
 
@@ -21,7 +21,7 @@ def as_list(value: Any) -> list[Message]:
         value: a list of objects, JSON text of one, an object of lists (`{role: [..], content: [..]}`), or None.
 
     Raises:
-        OddValueError: says what was found instead.
+        OddValueError: the value is none of these. The message says what was found.
     """
     if value is None or value == "":
         return []
@@ -52,7 +52,7 @@ def content_of(content: Any) -> str:
     """The text of a message: text, a number, parts of text, or nothing.
 
     Raises:
-        OddValueError: a part is a picture, a sound or something else that is not text.
+        OddValueError: a part is not text, such as a picture or a sound.
     """
     if isinstance(content, Mapping):
         content = [content]
@@ -77,9 +77,9 @@ def _part(part: Any) -> str:
 
 
 def own_calls(message: Message, unused: MutableMapping[str, None]) -> Iterator[str]:
-    """The calls of tools that a message makes, each as text; what is not read goes to `unused`.
+    """The tool calls of a message, each as text. Fields that are not read are added to `unused`.
 
-    A call without the name of a tool says nothing to do and is not read.
+    A call without a tool name has no effect and is not read.
     """
     calls = message.get("tool_calls") or []
     if isinstance(calls, str):
@@ -114,11 +114,11 @@ def _call(call: Any) -> str | None:
 
 
 def call_text(name: Any, arguments: Any) -> str:
-    """A call as most open models write it: a JSON object between `<tool_call>` marks.
+    """A tool call in the form that most open models use: a JSON object between `<tool_call>` tags.
 
     Args:
-        name: of the tool; None where the call is only a text.
-        arguments: an object, or the JSON text of one, which stays as it is.
+        name: name of the tool. None if the call is only a text.
+        arguments: an object, or its JSON text, which is not changed.
     """
     given = arguments if isinstance(arguments, str) and arguments.strip() else as_json(arguments or {})
     inner = given if name is None else f'{{"name": {as_json(name)}, "arguments": {given}}}'
@@ -126,7 +126,7 @@ def call_text(name: Any, arguments: Any) -> str:
 
 
 def as_json(value: Any) -> str:
-    """JSON text of a value, with numbers in the digits of the file."""
+    """JSON text of a value. Numbers keep the digits of the file."""
     match value:
         case Number():
             return str(value)

@@ -1,4 +1,4 @@
-"""Prompt and completion of every row of a block."""
+"""Reads prompt and completion from every row of a block."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ class TextReader:
         self.found: set[str] = set()
 
     def pairs(self, block: Block) -> tuple[pl.Series, pl.Series]:
-        """The first shape that has both texts in a row gives them; null where a text is missing."""
+        """Prompts and completions. Each row uses the first shape that has both texts in it; null if a text is missing."""
         shapes = [mapped_shape(self.columns)] if self.columns else list(shapes_in(block.names))
         if not shapes:
             return _nothing(block.n_rows), _nothing(block.n_rows)
@@ -82,7 +82,7 @@ class TextReader:
         return prompt, self.column(block, shape.completion)
 
     def _as_conversations(self, block: Block, shape: Shape) -> Values | None:
-        """Where prompts are lists of messages: prompt and completion of each row as one conversation."""
+        """If prompts are lists of messages: prompt and completion of each row as one conversation; else None."""
         prompts = self._values(block, shape.prompt)
         if isinstance(prompts, pl.Series) or list not in set(map(type, prompts)):
             return None
@@ -95,14 +95,14 @@ class TextReader:
         ]
 
     def _extra(self, block: Block, shape: Shape) -> Iterator[pl.Series]:
-        """What stands after the prompt: of several columns the first that has something in a row."""
+        """The texts to append to the prompt. In each row, the first column with a value is used."""
         found = [self.column(block, name) for name in shape.inputs]
         if found:
             filled = (pl.when(series.str.strip_chars() != "").then(series) for series in found)
             yield pl.select(pl.coalesce(*filled)).to_series()
 
     def _context(self, block: Block, role: str) -> tuple[str, Values] | None:
-        """Name and values of the column that plays a role before the prompt."""
+        """Name and values of the context column with this role."""
         if self.columns:
             path = self.columns.get(role)
             return None if path is None else (path, self._values(block, path))
@@ -145,7 +145,7 @@ class TextReader:
     def _turns_before(
         self, block: Block, system: pl.Series | None, history: tuple[str, Values] | None
     ) -> Sequence[list[Turn]]:
-        """System text and earlier turns of each row; empty without such columns."""
+        """System text and earlier turns of each row; empty if there are no such columns."""
         if system is None and history is None:
             return []
         turns: list[list[Turn]] = [
@@ -201,7 +201,7 @@ def _is_empty(series: pl.Series) -> pl.Series:
 
 
 def _joined(first: pl.Series, second: pl.Series) -> pl.Series:
-    """Two texts with a blank line between them, or the one that is there."""
+    """Two texts with a blank line between them; if one is empty, only the other."""
     one, other = pl.lit(first), pl.lit(second)
     both = pl.concat_str(one, other, separator="\n\n")
     blank = (other.str.strip_chars() == "").fill_null(True)

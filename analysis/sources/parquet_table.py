@@ -1,4 +1,4 @@
-"""Parquet as a table: plain columns stay columns, nested ones become Python values."""
+"""Parquet as a table. Plain columns stay columns; nested columns become Python values."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,12 +42,12 @@ class ParquetTable:
 
 
 def row_places(n_before: int) -> Callable[[int], str]:
-    """Where row i of a block stands, counted from 1."""
+    """A function from a row index in a block to its place in the file, counted from 1."""
     return lambda row: f"row {n_before + row + 1}"
 
 
 def arrow_values(array: "pa.Array[Any] | pa.ChunkedArray[Any]") -> Values:
-    """A column of Arrow: a series where its type is plain, else Python values."""
+    """The values of an Arrow column: a series if its type is plain, else Python values."""
     import pyarrow as pa
 
     if isinstance(array.type, pa.BaseExtensionType):

@@ -1,4 +1,4 @@
-"""From the blocks of a table to records."""
+"""Turns the blocks of a table into records."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,14 +26,14 @@ REPLACED = "\ufffd"
 
 @dataclass(frozen=True)
 class Reading:
-    """What a source's configuration says about its columns.
+    """The part of a source's configuration that describes its columns.
 
     Attributes:
-        columns: role -> column; empty: any known shape.
-        task, licence: of each record that has none of its own.
-        split: of each record, whatever the table says.
-        roles: speakers of messages with other names: `{narrator: user}`.
-        splits: sides of splits with other names: `{extra: train}`.
+        columns: role -> column. If empty, any known shape is accepted.
+        task, licence: values for records that have none of their own.
+        split: split of every record; overrides the table.
+        roles: meaning of uncommon role names: `{narrator: user}`.
+        splits: meaning of uncommon split names: `{extra: train}`.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -57,11 +57,11 @@ def table_records(table: Table, source: str, reading: Reading, origin: str, note
 
     Args:
         source: name of the source.
-        origin: of records that name none.
-        notes: collects what a person should know.
+        origin: origin of records that name none.
+        notes: collects notes for the user.
 
     Raises:
-        SourceError: names place, column, what was found and the way out.
+        SourceError: the table cannot be read. The message has the place, the column, what was found and what to do.
     """
     reader = _Reader(source, reading, origin, notes)
     for block in table.blocks(wanted(reading.columns)):
@@ -70,7 +70,7 @@ def table_records(table: Table, source: str, reading: Reading, origin: str, note
 
 
 class _Reader:
-    """Reads one table; what can only be said at its end is collected."""
+    """Reads one table, and collects problems that are only known at its end."""
 
     def __init__(self, source: str, reading: Reading, origin: str, notes: Notes) -> None:
         self.source, self.reading, self.origin, self.notes = source, reading, origin, notes
@@ -108,10 +108,10 @@ class _Reader:
         return records.select(RECORD_SCHEMA.names())
 
     def finish(self) -> None:
-        """What only the whole table tells.
+        """Report what is known only after the whole table was read.
 
         Raises:
-            SourceError: a mapped column is missing, no shape is known, or a role or a split has an unknown name.
+            SourceError: a mapped column is missing, the table has no known shape, or a role or split name is unknown.
         """
         names = list(self.names)
         for path in self.reading.columns.values():
@@ -157,9 +157,10 @@ class _Reader:
     # ---- labels
 
     def _labels(self, block: Block, role: str) -> list[pl.Series]:
-        """The columns that may hold a label, the first one first.
+        """The columns that may hold a label, in order of preference.
 
-        One that was only guessed may hold anything; but a split that cannot be read is no reason to train on all.
+        An unreadable column that was only guessed is skipped with a note. But an unreadable split is an error, because
+        otherwise test documents would be trained on.
         """
         if role in self.reading.columns:
             return [self.texts.column(block, self.reading.columns[role])]

@@ -17,29 +17,29 @@ RECORD_SCHEMA = pl.Schema(
         "origin": pl.String(),
     }
 )
-"""Columns of a record. `prompt` and `completion` are never null: nothing is "". An empty label is null. The cleaning
-step adds `document_id` and `language`, and decides a missing `split`."""
+"""Columns of a record. `prompt` and `completion` are "" if empty, never null. Empty labels are null. The cleaning step
+adds `document_id` and `language`, and fills a missing `split`."""
 
 KEEP_BYTES = 256_000_000
-"""So much of what was read stays in memory; larger sources are read again, block by block."""
+"""Up to this many bytes of a source stay in memory. Larger sources are read again, block by block."""
 
 
 class SourceError(ValueError):
-    """A source that cannot be read; the text names the place, what was found there, and the way out."""
+    """A source cannot be read. The message names the place, what was found there, and what to do."""
 
 
 class UnreachableError(SourceError):
-    """A source that may be there on another try: the hub did not answer."""
+    """The hub did not respond, so a retry may succeed."""
 
 
 @dataclass
 class Notes:
-    """What a person should know about a source that could be read."""
+    """Notes for the user about a source that could be read."""
 
     texts: dict[str, None] = field(default_factory=dict)
 
     def add(self, text: str) -> None:
-        """Keep a note; equal ones count once."""
+        """Add a note. Equal notes are kept once."""
         self.texts.setdefault(text)
 
 
@@ -48,9 +48,9 @@ class SourceRecords:
     """A source that was read once, from beginning to end.
 
     Attributes:
-        records: columns of `RECORD_SCHEMA`.
+        records: table with the columns of `RECORD_SCHEMA`.
         n_bytes: size in memory; 0 if `records` reads the source again.
-        notes: in the order found.
+        notes: notes, in the order in which they were found.
     """
 
     records: pl.LazyFrame
@@ -59,18 +59,19 @@ class SourceRecords:
 
 
 Blocks = Callable[[Notes], Iterator[pl.DataFrame]]
-"""Reads a source: tables of `RECORD_SCHEMA`, one after the other."""
+"""A function that reads a source and yields tables with the columns of `RECORD_SCHEMA`."""
 
 
 def read_blocks(blocks: Blocks, keep_bytes: int = KEEP_BYTES) -> SourceRecords:
-    """Read everything once, so that each error shows now; keep the records if they are small.
+    """Read everything once, so that every error is raised now. Small tables stay in memory.
 
     Args:
-        blocks: called once, and again for each later pass over a source that is not kept.
-        keep_bytes: the largest table that stays in memory.
+        blocks: function that reads the source. It is called once, and again for each later pass if the records are not
+            kept.
+        keep_bytes: size of the largest table that stays in memory.
 
     Raises:
-        SourceError: from `blocks`, or there is no record.
+        SourceError: `blocks` raised it, or there is no record.
     """
     notes, n_bytes, n_records = Notes(), 0, 0
     kept: list[pl.DataFrame] | None = []

@@ -21,11 +21,11 @@ PAIR_SHAPES = (  # prompt, completion
 )
 CHAT_COLUMNS = ("messages", "conversations")
 INPUT_COLUMNS = ("input", "context")
-"""Appended to the prompt after a blank line, where a table has one beside its prompt."""
+"""Columns that are appended to the prompt after a blank line, if a table has one of them."""
 CONTEXT_COLUMNS = {"system": ("system", "system_prompt"), "history": ("history",)}
-"""Stand before the prompt."""
+"""Columns that are placed before the prompt."""
 UNREAD_COLUMNS = ("tools", "functions")
-"""Belong to a conversation and are not read; a note says so."""
+"""Columns of conversations that are not read. A note reports them."""
 LABEL_COLUMNS = {
     "task": ("task", "category"),
     "split": ("split",),
@@ -36,7 +36,7 @@ LABEL_COLUMNS = {
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column plays which role, as given by the user."""
+    """The user's mapping of roles to columns."""
 
     by_role: Mapping[str, str]
 
@@ -52,7 +52,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Shape:
-    """Columns of one shape: `messages`, or `prompt`, `completion` and what may be added to the prompt."""
+    """Columns of one shape: `messages`, or `prompt` and `completion` with optional additions to the prompt."""
 
     messages: str = ""
     prompt: str = ""
@@ -61,7 +61,7 @@ class Shape:
 
 
 def shapes_in(names: Sequence[str]) -> Iterator[Shape]:
-    """All known shapes whose columns are there, in the order in which they are tried."""
+    """All known shapes whose columns are present, in the order in which they are tried."""
     for chat in CHAT_COLUMNS:
         if chat in names:
             yield Shape(messages=chat)
@@ -72,7 +72,7 @@ def shapes_in(names: Sequence[str]) -> Iterator[Shape]:
 
 
 def mapped_shape(columns: Mapping[str, str]) -> Shape:
-    """The shape of a mapping."""
+    """The shape that a mapping defines."""
     if "messages" in columns:
         return Shape(messages=columns["messages"])
     inputs = (columns["input"],) if "input" in columns else ()
@@ -80,7 +80,7 @@ def mapped_shape(columns: Mapping[str, str]) -> Shape:
 
 
 def no_shape(names: Sequence[str]) -> SourceError:
-    """The error for a table of no known shape; lists its columns and how to map them."""
+    """The error for a table without a known shape. It lists the columns and explains how to map them."""
     pairs = ", ".join(f"{prompt}/{completion}" for prompt, completion in PAIR_SHAPES)
     return SourceError(
         f"no known shape in the columns {list(names)}. Known: {pairs}, {', '.join(CHAT_COLUMNS)}. Map them yourself, "
@@ -89,7 +89,7 @@ def no_shape(names: Sequence[str]) -> SourceError:
 
 
 def wanted(columns: Mapping[str, str]) -> Wanted:
-    """The columns to read for a mapping, or for any known shape; of `context.text` also `context`."""
+    """The columns to read for a mapping, or for any known shape. `context.text` also needs `context`."""
     labels = {name for names in LABEL_COLUMNS.values() for name in names}
     if columns:
         paths = set(columns.values())

@@ -1,4 +1,4 @@
-"""Names of splits: which side of the split a publisher's name means."""
+"""The meaning of split names: which publishers' names mean train, and which mean test."""
 
 import re
 from collections.abc import Mapping
@@ -14,13 +14,14 @@ HOW = "Say which side a name means, for example splits: {extra: train, final: te
 
 
 def side_of(name: str, splits: Mapping[str, str]) -> str | None:
-    """`train`, `test`, or None for a name that says neither.
+    """The side of a split name: `train`, `test`, or None for an unknown name.
 
-    Case, blanks and what follows `_`, `-`, `.`, `[` or a blank do not matter: `test_sft`, `Validation-matched`.
+    Case and surrounding spaces are ignored, as is everything after `_`, `-`, `.`, `[` or a space: `test_sft`,
+    `Validation-matched`.
 
     Args:
-        name: as the source has it.
-        splits: the user's own meaning of names.
+        name: split name from the source.
+        splits: additional names and their meaning, from the user.
     """
     plain = name.strip().casefold()
     own = {key.strip().casefold(): side for key, side in splits.items()}
@@ -34,14 +35,14 @@ def side_of(name: str, splits: Mapping[str, str]) -> str | None:
 
 
 def check_sides(splits: Mapping[str, str]) -> None:
-    """Refuse a mapping to anything but `train` and `test`."""
+    """Refuse mappings to values other than `train` and `test`."""
     wrong = {name: side for name, side in splits.items() if side not in SIDES}
     if wrong:
         raise SourceError(f"splits: expected each name to mean train or test, got {wrong}")
 
 
 def named_side(name: str, splits: Mapping[str, str]) -> str:
-    """`side_of` a name from a configuration; refuses one that says neither."""
+    """`side_of` for a name in a configuration; an unknown name is refused."""
     side = side_of(name, splits)
     if side is None:
         raise SourceError(
@@ -51,7 +52,7 @@ def named_side(name: str, splits: Mapping[str, str]) -> str:
 
 
 def sides(names: pl.Series, splits: Mapping[str, str]) -> tuple[pl.Series, list[str]]:
-    """The side of each row, null where it has no name; and the names that say neither."""
+    """The side of each row (null if the row has no name), and the unknown names."""
     meant = {name: side_of(name, splits) for name in names.unique().drop_nulls() if name.strip()}
     unknown = sorted(name for name, side in meant.items() if side is None)
     known = {name: side for name, side in meant.items() if side is not None}

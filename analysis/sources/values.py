@@ -1,4 +1,4 @@
-"""From a value of a file to text, exactly as the file has it."""
+"""Turns a value of a file into text, exactly as it is in the file."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,20 +12,20 @@ EXPECTED = "expected text, a number or a list of texts"
 
 
 class Number(str):
-    """A number of a JSON file in the digits of the file: 4 stays 4, 1.50 stays 1.50, of any length."""
+    """A number of a JSON file with its original digits, of any length: 4 stays 4, 1.50 stays 1.50."""
 
     __slots__ = ()
 
 
 class OddValueError(ValueError):
-    """A value that is not text; says what it is."""
+    """A value is not text. The message says what it is."""
 
 
 def text_of(value: Any) -> str | None:
     """The text of a value; None for null and for a number that is missing (NaN).
 
     Raises:
-        OddValueError: an object, bytes, or a list of other things than texts.
+        OddValueError: the value is an object, bytes, or a list with items that are not texts.
     """
     match value:
         case None:
@@ -47,7 +47,7 @@ def text_of(value: Any) -> str | None:
 
 
 def describe(value: Any) -> str:
-    """A value in a few words, for an error."""
+    """A short description of a value, for error messages."""
     match value:
         case None:
             return "null"
@@ -88,12 +88,12 @@ def texts(values: Sequence[Any] | pl.Series, name: str, place: Callable[[int], s
     """The text of each value.
 
     Args:
-        values: of one column, as Python values or as a series of a plain type.
-        name: of the column, for errors.
-        place: where row i stands in its file.
+        values: values of one column, as Python values or as a series of a plain type.
+        name: name of the column, for error messages.
+        place: function from a row index to its place in the file.
 
     Raises:
-        SourceError: names place, column and what was found.
+        SourceError: a value is not text. The message has the place, the column and what was found.
     """
     if isinstance(values, pl.Series):
         if not (values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object)):
@@ -119,7 +119,7 @@ def _plain(values: pl.Series) -> pl.Series:
 
 
 def text_series(values: Sequence[str | None]) -> pl.Series:
-    """A series of text; half of a surrogate pair becomes U+FFFD, as bytes that are not UTF-8 do."""
+    """A series of texts. Lone surrogates become U+FFFD, like bytes that are not UTF-8."""
     try:
         return pl.Series(values, dtype=pl.String)
     except UnicodeEncodeError:

@@ -119,7 +119,7 @@ class Launcher(dg.ConfigurableResource):
         return path
 
     def _run(self, context: dg.AssetExecutionContext, descriptions: dict[Job, Path]) -> dict[Job, str]:
-        """Run all trainings, `parallel` at a time. Returns job -> reason of failure. An interrupt ends all processes."""
+        """Run trainings, `parallel` at a time. Returns job -> reason of failure. An interrupt ends all processes."""
         waiting = deque(descriptions)
         running: dict[int, tuple[Job, _Process]] = {}
         failed: dict[Job, str] = {}
