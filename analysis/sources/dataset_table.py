@@ -94,7 +94,7 @@ class DatasetTable:
         return list(column.with_format(None)[start:stop][name])
 
     def _note_numbers(self, chosen: list[str]) -> None:
-        """Add a note about converted numbers: `datasets` gives each JSON or CSV column one type, so 4 beside 0.5 becomes 4.0."""
+        """Add a note on converted numbers: `datasets` gives each column one type, so 4 beside 0.5 becomes 4.0."""
         if self.dataset.info.builder_name not in ("json", "csv"):
             return
         changed = [name for name in chosen if getattr(self.dataset.features[name], "dtype", "") not in ("string", "")]

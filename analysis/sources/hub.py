@@ -57,7 +57,7 @@ class HubSource:
         self.reading()
 
     def reading(self) -> Reading:
-        """The part of the configuration that describes the columns. The cleaning step divides a split of unknown meaning."""
+        """The part of the configuration that describes the columns. Cleaning divides a split of unknown meaning."""
         side = side_of(self.split, self.splits)
         return Reading(self.columns, self.task, side, self.licence, self.roles, self.splits)
 
@@ -119,7 +119,7 @@ def _asked(config: HubSource, call: Any) -> Any:
 
 
 def _check_revision(dataset: Any, config: HubSource) -> None:
-    """Refuse another revision: if `datasets` does not find the requested one, it takes any cached one and only logs it."""
+    """Refuse another revision: if the requested one is not found, `datasets` takes any cached one and only logs it."""
     files = [Path(entry["filename"]) for entry in dataset.cache_files]
     if config.revision and files and config.revision not in files[0].parts:
         raise SourceError(

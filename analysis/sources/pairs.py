@@ -26,7 +26,7 @@ class TextReader:
         self.found: set[str] = set()
 
     def pairs(self, block: Block) -> tuple[pl.Series, pl.Series]:
-        """Prompts and completions. Each row uses the first shape that has both texts in it; null if a text is missing."""
+        """Prompts and completions. Each row uses the first shape with both texts; null if a text is missing."""
         shapes = [mapped_shape(self.columns)] if self.columns else list(shapes_in(block.names))
         if not shapes:
             return _nothing(block.n_rows), _nothing(block.n_rows)

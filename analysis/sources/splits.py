@@ -16,8 +16,8 @@ HOW = "Say which side a name means, for example splits: {extra: train, final: te
 def side_of(name: str, splits: Mapping[str, str]) -> str | None:
     """The side of a split name: `train`, `test`, or None for an unknown name.
 
-    Case and surrounding spaces are ignored, as is everything after `_`, `-`, `.`, `[` or a space: `test_sft`,
-    `Validation-matched`.
+    Case and surrounding spaces are ignored. So are additions after `_`, `-`, `.`, `[` or a space, unless they name the
+    other side: `test_sft`, `Validation-matched`.
 
     Args:
         name: split name from the source.

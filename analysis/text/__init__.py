@@ -1,1 +1,1 @@
-"""Strings and what is counted in them: tokens, terms, shingles, samples. Imports nothing of the project."""
+"""Strings, and what is counted in them: tokens, terms, shingles, samples. Imports nothing of the project."""

@@ -1,6 +1,7 @@
 """Four LLVM instructions that numba does not expose, for scanning text 64 bytes at a time.
 
-LLVM lowers the 64-byte vector to whatever the CPU has (AVX-512, AVX2, NEON), so there is no code for one CPU here.
+LLVM lowers the 64-byte vector to the instructions of the CPU (AVX-512, AVX2, NEON), so this code is not specific to a
+CPU.
 """
 
 from collections.abc import Callable
@@ -40,7 +41,7 @@ def load_8_bytes(typing_context: Any, data: Any, position: Any) -> CodeGenerator
 
 @intrinsic
 def classify_64_bytes(typing_context: Any, data: Any, position: Any) -> CodeGenerator:
-    """Two masks of `data[position : position + 64]`, bit i for byte i: is it `[A-Za-z0-9_]`; is it not ASCII."""
+    """Two bit masks of `data[position : position + 64]`, bit i for byte i: word characters [A-Za-z0-9_], and non-ASCII."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array, position = arguments

@@ -1,8 +1,9 @@
 """Kernels that count the terms of documents and turn the counts into TF-IDF rows or LSA features.
 
-All work on a block of documents, `data[offsets[i] : offsets[i + 1]]` being document i (see `analysis.text.blocks`),
-and release the GIL, so that threads can run them on several blocks. Counts are compressed rows: the different terms
-of document i are `indices[indptr[i] : indptr[i + 1]]`, in order of first occurrence, with `counts` beside them.
+All kernels work on a block of documents, where document i is `data[offsets[i] : offsets[i + 1]]` (see
+`analysis.text.blocks`). They release the GIL, so threads can work on several blocks. Counts are in CSR format: the
+distinct terms of document i are `indices[indptr[i] : indptr[i + 1]]`, in order of first occurrence, with the same slice
+of `counts`.
 """
 
 from typing import Any
@@ -17,7 +18,7 @@ _MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
 @njit(cache=True)
 def _find(slots: Any, keys: Any, low: Any, high: Any) -> Any:
-    """Slot of a key, or the empty slot where it belongs (linear probing)."""
+    """Slot of a key, or the empty slot in which to insert it (linear probing)."""
     mask = slots.size - 1
     slot = np.int64(((low * _MIX_1) ^ (high * _MIX_2)) >> np.uint64(32)) & mask
     while True:
@@ -29,7 +30,7 @@ def _find(slots: Any, keys: Any, low: Any, high: Any) -> Any:
 
 @njit(cache=True)
 def build_slots(keys: Any, n_terms: Any) -> Any:
-    """Hash table int32 from key to its index in `keys[:n_terms]`, -1 where empty, with room for `keys`."""
+    """Hash table (int32) from a key to its index in `keys[:n_terms]`; -1 in empty slots. It has room for all `keys`."""
     size = 1024
     while size < 4 * len(keys):
         size *= 2
@@ -48,20 +49,20 @@ def count_terms(
     """Count the terms of each document.
 
     Args:
-        unicode: of `analysis.text.characters.character_table`.
+        unicode: table from `analysis.text.characters.character_table`.
         slots: hash table of `keys[:n_terms]` (see `build_slots`).
         keys: uint64 [capacity, 2].
         spans: int64 [capacity, 2].
         n_terms: number of terms in the table.
-        learn: add unknown terms to the table, with their start and end in `data` to `spans`; otherwise they are left
-            out of the counts.
+        learn: whether to add unknown terms to the table, and their start and end in `data` to `spans`. Otherwise they
+            are not counted.
 
     Returns:
-        indptr, indices, counts; int64 [n_documents], the tokens of each document; and the new number of terms. Where
-        the table or the room is full, indptr is empty: enlarge it and count the block again.
+        indptr, indices and counts; int64 [n_documents], the number of tokens of each document; and the new number of
+        terms. If the table or `keys` is full, indptr is empty: enlarge them and count the block again.
     """
     n_documents = offsets.size - 1
-    # A term has two bytes and a separator; between scripts with and without blanks there is none.
+    # A term has at least two bytes and a separator. Between scripts with and without spaces there is no separator.
     n_bytes = offsets[-1] - offsets[0]
     room = (n_bytes if dense else n_bytes // 3) + n_documents + MAX_TOKENS
     indptr = np.zeros(n_documents + 1, np.int64)
@@ -93,7 +94,7 @@ def count_terms(
                     slots[slot] = term
                     keys[term, 0], keys[term, 1] = token_keys[i, 0], token_keys[i, 1]
                     spans[term, 0], spans[term, 1] = token_spans[i, 0], token_spans[i, 1]
-                # No branch on whether the row has the term already: it could not be predicted.
+                # Branch-free, because the CPU could not predict whether the row already has the term.
                 count = count_in_row[term]
                 count_in_row[term] = count + 1
                 indices[nonzeros] = term
@@ -108,12 +109,12 @@ def count_terms(
 
 @njit(nogil=True, cache=True)
 def weigh_rows(indptr: Any, indices: Any, counts: Any, columns: Any, idf: Any, count_weights: Any) -> Any:
-    """Rows of counts to TF-IDF rows of length one.
+    """Turn rows of counts into TF-IDF rows of L2 norm one.
 
     Args:
-        columns: int32 [n_terms], where each term goes, -1 to leave it out.
-        idf: float64, of each column.
-        count_weights: float64, weight of each count.
+        columns: int32 [n_terms], column of each term; -1 omits the term.
+        idf: float64 [n_columns], idf of each column.
+        count_weights: float64, weight of each possible count.
 
     Returns:
         indptr, indices and float32 values.
@@ -142,12 +143,12 @@ def weigh_rows(indptr: Any, indices: Any, counts: Any, columns: Any, idf: Any, c
 
 @njit(nogil=True, cache=True)
 def project_rows(indptr: Any, indices: Any, counts: Any, count_weights: Any, idf: Any, directions: Any) -> Any:
-    """LSA features of rows of counts, each row of length one; zero for rows without terms.
+    """LSA features of rows of counts. Each row has L2 norm one, or is zero if it has no terms.
 
-    The L2 norm of TF-IDF is left out: it would only scale the row that is normalised at the end.
+    The TF-IDF rows are not normalised first, because the projected row is normalised at the end.
 
     Args:
-        count_weights: float32, weight of each count.
+        count_weights: float32, weight of each possible count.
         idf: float32 [n_terms].
         directions: float32 [n_terms, n_components].
 

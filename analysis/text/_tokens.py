@@ -1,10 +1,10 @@
-"""The terms of a text, by a table of what each character does (`analysis.text.characters`).
+"""Finds the terms of a text with a table of character classes (`analysis.text.characters`).
 
-A term is a word of at least two characters, in lower case. Where words are not separated by blanks it is a pair of
-neighbouring characters, or the one character of a run of one.
+A term is a word of at least two characters, in lower case. In scripts without spaces, it is a pair of neighbouring
+characters, or a single character if it stands alone.
 
-A term is known by a 128-bit key made from its UTF-8 bytes. Up to 16 bytes the key is those bytes; longer terms are
-hashed to 120 bits. ASCII is scanned 64 bytes at a time; a word with other characters is read one character at a time.
+A 128-bit key made from its UTF-8 bytes identifies a term. Up to 16 bytes, the key is these bytes. Longer terms are
+hashed to 120 bits. ASCII is scanned 64 bytes at a time. A word with other characters is read one character at a time.
 """
 
 from typing import Any
@@ -15,12 +15,12 @@ from numba import njit
 from analysis.text._bits import classify_64_bytes, count_ones, count_trailing_zeros, load_8_bytes
 from analysis.text.characters import CLASS_SHIFT, CODE_POINT, IGNORED, MARK, UNSPACED
 
-# Tokens that one call of `read_tokens` may return; a block of 64 bytes has at most 32.
+# Maximum number of tokens from one call of `read_tokens`; a block of 64 bytes has at most 32.
 MAX_TOKENS = 256
 
 _U64 = np.uint64
 _ALL = _U64(0xFFFFFFFFFFFFFFFF)
-# Bytes of a token that are in the first and second half of its key, by length.
+# Number of a token's bytes in the first and second half of its key, by its length.
 _LOW_MASK = np.array([(1 << 8 * min(n, 8)) - 1 for n in range(17)], np.uint64)
 _HIGH_MASK = np.array([(1 << 8 * max(n - 8, 0)) - 1 for n in range(17)], np.uint64)
 _CASE_BITS = _U64(0x4040404040404040)
@@ -30,8 +30,8 @@ _MIX_1, _MIX_2 = _U64(0x9E3779B97F4A7C15), _U64(0xC2B2AE3D27D4EB4F)
 
 @njit(cache=True, inline="always")
 def _lower_ascii(word: Any) -> Any:
-    # Letters and the underscore have bit 0x40, digits do not: sets 0x20 in those, so "_" becomes 0x7f, which no other
-    # word character is.
+    # Letters and the underscore have bit 0x40, digits do not. Bytes with this bit get 0x20, so "_" becomes 0x7f, which
+    # is no other word character.
     return word | ((word & _CASE_BITS) >> _ONE)
 
 
@@ -45,7 +45,7 @@ def _fold(low: Any, high: Any, word: Any) -> Any:
 
 @njit(cache=True)
 def _hashed(low: Any, high: Any, length: Any) -> Any:
-    """Key of a term of more than 16 bytes; its first byte is zero, which no shorter term's is."""
+    """Key of a term of more than 16 bytes. Its first byte is zero, unlike the first byte of shorter terms' keys."""
     low, high = _fold(low, high, _U64(length))
     return low << _EIGHT, high
 
@@ -77,7 +77,7 @@ def code_point_at(data: Any, position: Any) -> Any:
 
 @njit(cache=True)
 def utf8(code_point: Any) -> Any:
-    """UTF-8 bytes of a code point as a little-endian uint64, and their number; "_" as in `_lower_ascii`."""
+    """UTF-8 bytes of a code point as a little-endian uint64, and their number. "_" becomes 0x7f as in `_lower_ascii`."""
     c = code_point
     if c < 0x80:
         return _lower_ascii(_U64(c)), 1
@@ -91,7 +91,7 @@ def utf8(code_point: Any) -> Any:
 
 @njit(cache=True, inline="always")
 def _added(key: Any, lower: Any) -> Any:
-    """A key in the making with the bytes of one more character."""
+    """An unfinished key, extended by the bytes of one more character."""
     low, high, word, folded_low, folded_high, length = key
     encoded, n_bytes = utf8(lower)
     for _ in range(n_bytes):
@@ -110,7 +110,7 @@ def _added(key: Any, lower: Any) -> Any:
 
 @njit(cache=True, inline="always")
 def _finished(key: Any) -> Any:
-    """The two halves of a key whose characters have all been added."""
+    """The two halves of the key, after all characters have been added."""
     low, high, word, folded_low, folded_high, length = key
     if length < 8:
         low = word
@@ -125,10 +125,10 @@ def _finished(key: Any) -> Any:
 
 @njit(cache=True)
 def _read_word(data: Any, position: Any, end: Any, table: Any) -> Any:
-    """Read a word of any characters but those of scripts without blanks, or skip one character that starts none.
+    """Read a word in a script with spaces, or skip one character that starts no word.
 
     Returns:
-        The word's end, the position to go on from, its key's two halves and its number of characters.
+        The end of the word, the position to continue from, the two halves of its key, and its number of characters.
     """
     zero = _U64(0)
     key = (zero, zero, zero, zero, zero, 0)
@@ -153,7 +153,7 @@ def _read_word(data: Any, position: Any, end: Any, table: Any) -> Any:
 
 @njit(cache=True, inline="always")
 def is_unspaced(data: Any, position: Any, end: Any, table: Any) -> Any:
-    """Whether a letter of a script without blanks is at `position`."""
+    """Whether a letter of a script without spaces is at `position`."""
     return (
         position < end and data[position] >= 0x80 and table[code_point_at(data, position)[0]] >> CLASS_SHIFT == UNSPACED
     )
@@ -161,7 +161,7 @@ def is_unspaced(data: Any, position: Any, end: Any, table: Any) -> Any:
 
 @njit(cache=True)
 def unit_end(data: Any, position: Any, end: Any, table: Any) -> Any:
-    """End of the character at `position`, with the marks that belong to it."""
+    """End of the character at `position`, including its combining marks."""
     position += code_point_at(data, position)[1]
     while position < end and data[position] >= 0x80:
         code_point, step = code_point_at(data, position)
@@ -188,12 +188,12 @@ def _key(data: Any, position: Any, end: Any, table: Any) -> Any:
 
 @njit(cache=True)
 def _read_pairs(data: Any, position: Any, end: Any, table: Any, keys: Any, spans: Any, n: Any) -> Any:
-    """Read the pairs of characters of a run without blanks; the character itself where there is but one.
+    """Read the character pairs of a run in a script without spaces; a single character is read as itself.
 
-    Where the run has more pairs than there is room for, the last character read starts the rest of it.
+    If the run has more pairs than there is room for, the last character that was read starts the remaining run.
 
     Returns:
-        The position to go on from and the number of tokens read.
+        The position to continue from, and the number of tokens read.
     """
     start, middle = position, unit_end(data, position, end, table)
     is_pair = is_unspaced(data, middle, end, table)
@@ -215,14 +215,14 @@ def read_tokens(data: Any, position: Any, end: Any, table: Any, keys: Any, spans
 
     Args:
         data: uint8, valid UTF-8, readable for 80 bytes after `end`.
-        position: where the last call left off, at first the start of the text.
+        position: position that the last call returned, or the start of the text.
         end: end of the text.
-        table: of `analysis.text.characters.character_table`.
-        keys: uint64 [MAX_TOKENS, 2], receives the tokens' keys.
-        spans: int64 [MAX_TOKENS, 2], receives the tokens' start and end in `data`.
+        table: table from `analysis.text.characters.character_table`.
+        keys: uint64 [MAX_TOKENS, 2], output: keys of the tokens.
+        spans: int64 [MAX_TOKENS, 2], output: start and end of the tokens in `data`.
 
     Returns:
-        The position to go on from (`end` when the text is done) and the number of tokens read.
+        The position to continue from (`end` after the last token), and the number of tokens read.
     """
     n = 0
     while position < end and n <= MAX_TOKENS - 33:
@@ -251,7 +251,7 @@ def read_tokens(data: Any, position: Any, end: Any, table: Any, keys: Any, spans
                 keys[n, 0], keys[n, 1] = _long_ascii_key(data, start, length)
             spans[n, 0], spans[n, 1] = start, start + length
             n += length > 1
-        # A word that is open at the end of these bytes is read again from its start.
+        # A word that continues after these bytes is read again from its start.
         open_word = min(count_trailing_zeros(starts), ascii_bytes)
         if ascii_bytes == 64 and open_word > 0:
             position += open_word
@@ -270,10 +270,11 @@ def read_tokens(data: Any, position: Any, end: Any, table: Any, keys: Any, spans
 
 @njit(nogil=True, cache=True)
 def token_spans(data: Any, offsets: Any, table: Any) -> Any:
-    """Where the tokens of each document are.
+    """Find the positions of the tokens in each document.
 
     Returns:
-        int64 [n_tokens, 2], start and end of each token in `data`; int64 [n_documents], tokens up to the end of each.
+        int64 [n_tokens, 2], start and end of each token in `data`; and int64 [n_documents], the cumulative number of
+        tokens.
     """
     found = np.empty(((offsets[-1] - offsets[0]) // 3 + MAX_TOKENS, 2), np.int64)
     ends = np.zeros(offsets.size - 1, np.int64)
@@ -293,9 +294,10 @@ def token_spans(data: Any, offsets: Any, table: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def contextual_capitals(data: Any, offsets: Any) -> Any:
-    """Which documents have a capital whose lower-case form is not one character found in a table.
+    """Find documents with capitals whose lower-case form a table cannot give.
 
-    These are sigma (its form depends on the neighbours) and dotted I (its form is two characters).
+    These are sigma (its lower-case form depends on its neighbours) and dotted I (its lower-case form has two
+    characters).
     """
     found = np.zeros(offsets.size - 1, np.bool_)
     for document in range(offsets.size - 1):
@@ -313,7 +315,7 @@ def contextual_capitals(data: Any, offsets: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def hash_documents(data: Any, offsets: Any, seed: Any) -> Any:
-    """A uint64 for each document that depends on its bytes and the seed only."""
+    """A uint64 hash of each document. It depends only on the bytes and the seed."""
     hashes = np.empty(offsets.size - 1, np.uint64)
     for document in range(offsets.size - 1):
         start, end = offsets[document], offsets[document + 1]

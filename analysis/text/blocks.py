@@ -1,4 +1,4 @@
-"""Columns of text as blocks of plain bytes for the kernels, whatever they come as and whatever is wrong with them."""
+"""Turns text columns of any supported type into blocks of plain bytes for the kernels. Invalid text is repaired."""
 
 import os
 from collections import deque
@@ -17,9 +17,9 @@ Texts: TypeAlias = "pl.Series | pa.Array | pa.ChunkedArray | Sequence[str]"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Large enough to amortise a call, small enough that a block and what is made of it stay near the core.
+# Large enough to amortise a call, small enough that a block and its results stay in the cache.
 BLOCK_BYTES = 4 << 20
-# Readable bytes that the kernels ask for after the last document.
+# Number of readable bytes that the kernels need after the last document.
 PADDING = 80
 
 
@@ -30,8 +30,8 @@ class TextBlock:
     Attributes:
         data: uint8, readable for at least `PADDING` bytes after the last document.
         offsets: int64 [n_documents + 1]; document i is `data[offsets[i] : offsets[i + 1]]`.
-        n_null: documents that were null, now empty.
-        n_invalid: documents that were not valid UTF-8, now with replacement characters.
+        n_null: number of documents that were null; they are now empty.
+        n_invalid: number of documents that were not valid UTF-8; they now have replacement characters.
     """
 
     data: NDArray[np.uint8]
@@ -43,13 +43,13 @@ class TextBlock:
         return len(self.offsets) - 1
 
     def take(self, rows: NDArray[np.int64]) -> pa.Array:
-        """Some of the documents, copied, as a large_string array."""
+        """A copy of some documents, as a large_string array."""
         buffers = [None, pa.py_buffer(self.offsets), pa.py_buffer(self.data)]
         return pa.Array.from_buffers(pa.large_string(), len(self), buffers).take(pa.array(rows))
 
 
 def text_blocks(texts: Texts, block_bytes: int = BLOCK_BYTES) -> Iterator[TextBlock]:
-    """Cut a column of text into blocks of about `block_bytes`; a longer document is a block of its own.
+    """Cut a text column into blocks of about `block_bytes` bytes. A longer document is a block of its own.
 
     Raises:
         TypeError: if `texts` does not hold text.
@@ -67,7 +67,7 @@ def text_blocks(texts: Texts, block_bytes: int = BLOCK_BYTES) -> Iterator[TextBl
 
 
 def iter_parquet(path: Path, columns: Sequence[str], batch_size: int = 8192) -> Iterator[pa.Array]:
-    """The texts of a Parquet file, batch by batch; several columns are joined by line breaks.
+    """Read the texts of a Parquet file batch by batch. Several columns are joined by line breaks.
 
     Raises:
         ValueError: if a column is missing.
@@ -76,7 +76,8 @@ def iter_parquet(path: Path, columns: Sequence[str], batch_size: int = 8192) -> 
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    # Pages by way of a small buffer: a whole column chunk is fresh memory each time, which costs as much as reading it.
+    # Read pages through a small buffer: a whole column chunk needs newly allocated memory, which takes as long as
+    # reading it.
     with pq.ParquetFile(path, buffer_size=1 << 16) as file:
         names = file.schema_arrow.names
         if missing := set(columns) - set(names):
@@ -91,9 +92,9 @@ def iter_parquet(path: Path, columns: Sequence[str], batch_size: int = 8192) -> 
 
 
 def map_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`map` over threads, in order, with only a few items at work: memory stays bounded on endless input.
+    """`map` over threads, in order. Only a few items are in progress at a time, so memory stays bounded.
 
-    Uses as many threads as there are cores, or `OMP_NUM_THREADS` where that is set.
+    It uses `OMP_NUM_THREADS` threads if that is set, else as many as there are cores.
     """
     n_threads = int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or os.cpu_count() or 1)
     if n_threads == 1:
@@ -147,7 +148,7 @@ def _from_sequence(texts: Sequence[str]) -> pa.Array:
     for position, text in enumerate(texts):
         if not (text is None or isinstance(text, str)):
             raise TypeError(f"expected str, got {type(text).__name__} at position {position}")
-    # Lone surrogates cannot be encoded: they become invalid bytes here, which are counted and replaced like others.
+    # Lone surrogates cannot be encoded. They become invalid bytes here, which are counted and replaced like others.
     encoded = [text if text is None else text.encode("utf-8", "surrogatepass") for text in texts]
     return pa.array(encoded, pa.large_binary())
 
@@ -163,7 +164,7 @@ def _text_block(array: pa.Array) -> TextBlock:
     if n_null:
         array = array.fill_null(b"")
     try:
-        array.cast(pa.large_string())  # checks the encoding
+        array.cast(pa.large_string())  # raises if the encoding is invalid
     except pa.ArrowInvalid:
         documents = array.to_pylist()
         repaired = [document.decode("utf-8", "replace").encode() for document in documents]
@@ -178,7 +179,7 @@ def _text_block(array: pa.Array) -> TextBlock:
 def _lowered(
     data: NDArray[np.uint8], offsets: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The same documents, those of `rows` in lower case."""
+    """The same documents, with those in `rows` in lower case."""
     sizes = np.diff(offsets)
     pieces, done = [], offsets[0]
     for row in rows:

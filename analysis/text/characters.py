@@ -1,13 +1,13 @@
-"""What each Unicode character does to a word: the one table that all word counting goes by.
+"""The role of each Unicode character in words: the table that all word counting uses.
 
-Three kinds of writing need three rules (Unicode Standard Annex 29 has the same ones, but for the last):
+Three kinds of scripts need three rules (the first two are those of Unicode Standard Annex 29):
 
-- Most scripts put blanks between words. A word is a run of letters, digits and underscores.
+- Most scripts put spaces between words. A word is a run of letters, digits and underscores.
 - Vowel signs, points and accents that are characters of their own (Indic, Thai, Hebrew, Arabic, decomposed Latin)
-  belong to the letter before them. Characters without a look of their own (soft hyphen, joiners, tatweel) are left out.
-- Chinese, Japanese, Thai, Lao, Khmer, Burmese and some more are written without blanks. Their runs are read as
-  overlapping pairs of characters, each with its marks. A dictionary finds real words, at a tenth of the speed, and the
-  clusters are no better (docs/results/scripts.md).
+  belong to the letter before them. Invisible and stretching characters (soft hyphen, joiners, tatweel) are ignored.
+- Chinese, Japanese, Thai, Lao, Khmer, Burmese and some more are written without spaces. Their runs are read as
+  overlapping pairs of characters, each with its marks. A dictionary would find real words, but at a tenth of the speed
+  and with no better clusters (docs/results/scripts.md).
 """
 
 import re
@@ -28,7 +28,7 @@ WORD, MARK, IGNORED, UNSPACED = range(4)
 ZERO_WIDTH_SPACE, TATWEEL, GRAPHEME_JOINER = 0x200B, 0x0640, 0x034F
 END_OF_LETTERS, LAST_MARK = 0x40000, 0xE01EF
 END_OF_DIGITS = 0x11750  # of the scripts without blanks
-# First and last code point of the scripts whose words no blank separates, and of their extensions.
+# First and last code points of the scripts without spaces between words, and of their extensions.
 _UNSPACED = (
     (0x0E00, 0x0EFF),  # Thai, Lao
     (0x1000, 0x109F),  # Myanmar
@@ -53,10 +53,10 @@ _HANGUL_LETTERS = range(0x3131, 0x318F)
 
 
 def checked_tokens(tokens: str) -> Tokens:
-    """`tokens`, if it is a kind of tokens.
+    """Return `tokens` if it is a known kind of tokens.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: `tokens` is unknown.
     """
     if tokens not in get_args(Tokens):
         raise ValueError(f"tokens: expected one of {list(get_args(Tokens))}, got {tokens!r}")
@@ -65,13 +65,13 @@ def checked_tokens(tokens: str) -> Tokens:
 
 @cache
 def character_table(tokens: Tokens = "unicode") -> NDArray[np.int32]:
-    """What each code point does: 0 ends a word; else its lower-case form, and above `CLASS_SHIFT` its class.
+    """The role of each code point: 0 if it ends a word, else its lower-case form with its class above `CLASS_SHIFT`.
 
-    The classes are `WORD` (part of a word), `MARK` (part of the character before it), `IGNORED` (inside a word, but no
-    part of it) and `UNSPACED` (a letter of a script without blanks).
+    The classes are `WORD` (part of a word), `MARK` (part of the character before it), `IGNORED` (does not end a word,
+    but is not part of it) and `UNSPACED` (a letter of a script without spaces).
 
     Raises:
-        ValueError: if `tokens` is no kind of tokens.
+        ValueError: `tokens` is unknown.
     """
     checked_tokens(tokens)
     table = np.zeros(0x110000, np.int32)
@@ -93,7 +93,7 @@ def _add_classes(table: NDArray[np.int32]) -> None:
     for first, last in _UNSPACED:
         letters = table[first : last + 1]
         letters[letters != 0] |= UNSPACED << CLASS_SHIFT
-    # Digits make words as they do elsewhere.
+    # Digits of these scripts are word characters, as in other scripts.
     for code_point in (*_positions(r"\d", range(END_OF_DIGITS)), *_HANGUL_LETTERS):
         table[code_point] &= CODE_POINT
     for code_point in (*range(0x80, 0x20000), *range(0xE0000, LAST_MARK + 1)):

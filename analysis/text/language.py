@@ -8,13 +8,13 @@ from typing import Any
 import polars as pl
 
 MAX_CHARACTERS = 80
-"""The start of a text is enough, and keeps the cost of a long one below 10 microseconds."""
+"""Only the start of a text is used. It is enough, and keeps the cost of a long text below 10 microseconds."""
 SHOUTED = 0.8
-"""A text with a larger share of capitals is read in lower case: the model takes it for Japanese otherwise."""
+"""A text with a larger share of capitals is converted to lower case, because the model takes it for Japanese."""
 
 
 def languages(texts: pl.Series) -> pl.Series:
-    """ISO 639 code of each text; null where the detector is not installed or knows nothing."""
+    """ISO 639 code of each text; null if the detector is not installed or finds no language."""
     model = _model()
     if model is None:
         return pl.Series("language", [None] * len(texts), pl.String)

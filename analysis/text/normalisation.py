@@ -1,4 +1,4 @@
-"""Text in one form: NFC, Unix line ends, no control characters, no stray blank space; indentation stays."""
+"""Normalises text: NFC, Unix line ends, no control characters, no stray white space. Indentation is kept."""
 
 import polars as pl
 
@@ -7,10 +7,10 @@ INVISIBLE = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}\x{feff}\x{200b}]"
 
 
 def normalised(text: pl.Expr) -> pl.Expr:
-    """`text` in one form; a null becomes the empty string.
+    """Normalise `text`; null becomes the empty string.
 
-    Spaces at the end of a line and blank lines around the text go. Spaces at the start of a line stay, also of the
-    first: a completion may begin inside an indented block of code.
+    Spaces at line ends and blank lines around the text are removed. Spaces at the start of a line are kept, even on the
+    first line, because a completion may begin inside an indented block of code.
     """
     return (
         text.fill_null("")

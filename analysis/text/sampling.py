@@ -13,10 +13,10 @@ BATCH_ROWS = 1 << 17
 
 
 def sample_texts(batches: Iterable[Texts], size: int, random_state: int = 0) -> pa.Array:
-    """Draw `size` different texts in one pass over `batches`: those with the smallest seeded hashes.
+    """Draw `size` distinct texts in one pass over `batches`: those with the smallest seeded hashes.
 
-    Equal texts count once. Permuting the documents, or cutting them into other batches, changes nothing, not even the
-    order of the sample.
+    Equal texts count once. The order of the documents and the batch boundaries have no effect, not even on the order of
+    the sample.
 
     Returns:
         At most `size` texts as a large_string array, in the order of their hashes.
@@ -41,13 +41,14 @@ def sample_texts(batches: Iterable[Texts], size: int, random_state: int = 0) -> 
 
 
 def sample_documents(documents: pl.LazyFrame, size: int, random_state: int = 0) -> pl.DataFrame:
-    """Draw `size` rows of a documents table by `document_id`, which is a hash of the text already.
+    """Draw `size` rows of a documents table by `document_id`, which is already a hash of the text.
 
-    Reads the ids first and then only the rows that were drawn: half the work of `sample_texts` on a large file, and as
-    independent of the order.
+    It reads the ids first and then only the drawn rows. On a large file, this is half the work of `sample_texts`. The
+    sample is equally independent of the order.
 
     Args:
-        documents: with `document_id` as in docs/architecture.md (16 hex digits, unique) and whatever is to be sampled.
+        documents: table with `document_id` as in docs/architecture.md (16 hex digits, unique) and the columns to
+            sample.
 
     Raises:
         ValueError: if `size` is not positive.
@@ -63,7 +64,7 @@ def sample_documents(documents: pl.LazyFrame, size: int, random_state: int = 0) 
 
 
 def _largest_of_smallest(blocks: Iterable[NDArray[np.uint64]], size: int) -> int:
-    """The `size`-th smallest number, or the largest possible one if there are not as many; few are kept at a time."""
+    """The `size`-th smallest number, or the largest uint64 if there are fewer. Only a few numbers are kept at a time."""
     smallest, largest = np.empty(0, np.uint64), 2**64 - 1
     for block in blocks:
         smallest = np.concatenate([smallest, block[block <= largest]])
@@ -74,11 +75,11 @@ def _largest_of_smallest(blocks: Iterable[NDArray[np.uint64]], size: int) -> int
 
 
 class TextSample:
-    """The texts with the `size` smallest different hashes among those offered: `sample_texts` bit by bit.
+    """The texts with the `size` smallest distinct hashes among those offered: an incremental `sample_texts`.
 
     Args:
-        size: texts to keep.
-        random_state: seed of the hashes that `add` makes.
+        size: number of texts to keep.
+        random_state: seed of the hashes in `add`.
     """
 
     def __init__(self, size: int, random_state: int = 0) -> None:
@@ -105,7 +106,7 @@ class TextSample:
             self._drop_larger()
 
     def texts(self) -> pa.Array:
-        """Those kept so far, as a large_string array in the order of their hashes."""
+        """The current sample, as a large_string array in the order of the hashes."""
         self._drop_larger()
         return self._texts[0]
 

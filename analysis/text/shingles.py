@@ -1,8 +1,8 @@
-"""Word shingles as 64-bit hashes: what near-duplicate search and decontamination compare.
+"""Word shingles as 64-bit hashes, for near-duplicate search and decontamination.
 
-Words are those of `analysis.text.characters`, in lower case, also of one letter. In scripts without blanks each
-character is a token. Every other visible character is a token of its own, so `a + b` and `a - b` differ. The hash is
-fixed here and does not depend on a library's version: the same text gives the same shingles everywhere.
+Words are those of `analysis.text.characters`, in lower case, including words of one letter. In scripts without spaces,
+each character is a token. Every other visible character is also a token, so `a + b` and `a - b` differ. The hash
+function is defined here and does not depend on a library's version, so the same text has the same shingles everywhere.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,10 @@ FNV_PRIME = np.uint64(0x100000001B3)
 WINDOW_PRIME = np.uint64(0x9E3779B97F4A7C15)
 
 WORD_WEIGHT, IDEOGRAPH_WEIGHT, LETTER_WEIGHT = 6, 4, 2
-"""What a word, and an ideograph or another character of a script without blanks, count for in the length of a text.
+"""Lengths of a word, an ideograph, and another character of a script without spaces, for the length of a text.
 
-In translations an English word is 1.6 Chinese, 2.8 Japanese and 4.1 Thai characters (docs/results/scripts.md).
+In translations, an English word corresponds to 1.6 Chinese, 2.8 Japanese or 4.1 Thai characters
+(docs/results/scripts.md).
 """
 
 
@@ -40,7 +41,7 @@ class Rows:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
     def row_of_value(self) -> NDArray[np.int64]:
-        """The row that each value belongs to."""
+        """Row number [n_values] of each value."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def where(self, keep: NDArray[np.bool_]) -> "Rows":
@@ -50,16 +51,16 @@ class Rows:
 
 
 def shingles(texts: pl.Series, size: int, *, punctuation: bool, by_length: bool = False) -> Rows:
-    """The different shingles of `size` tokens of each text, sorted.
+    """The distinct shingles of `size` tokens of each text, sorted.
 
-    A text of fewer tokens has one shingle, of all its tokens; a text without tokens has none.
+    A text with fewer tokens has one shingle of all its tokens. A text without tokens has none.
 
     Args:
         texts: strings without nulls.
-        size: tokens in a shingle.
-        by_length: count a character of a script without blanks as the part of a word that it stands for, so that
-            shingles are equally long in every language: `size` words, or as many characters as make as much.
-        punctuation: whether punctuation marks are tokens or ignored.
+        size: number of tokens in a shingle.
+        by_length: whether to count a character of a script without spaces as a fraction of a word, so that shingles
+            have the same length in every language: `size` words or the equivalent number of characters.
+        punctuation: whether punctuation marks are tokens; otherwise they are ignored.
     """
     data = np.frombuffer(texts.str.join("").item().encode(), dtype=np.uint8)
     ends = np.concatenate([[0], texts.str.len_bytes().cast(pl.Int64).cum_sum().to_numpy()]).astype(np.int64)
@@ -76,9 +77,9 @@ def jaccard(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> float:
 
 @numba.njit(cache=True)
 def count_slots(values: NDArray[np.uint64], counts: NDArray[np.uint8]) -> None:
-    """Add one to `counts[value % len(counts)]` for each value; a full counter stays full.
+    """Add one to `counts[value % len(counts)]` for each value. Counters saturate at 255.
 
-    Bytes, because the table is read at random and a small one stays in the cache.
+    Counters are single bytes, because the table is accessed at random and a small table stays in the cache.
     """
     slots = np.uint64(len(counts))
     for value in values:
@@ -94,7 +95,7 @@ def _is_word(byte: int) -> bool:
 
 @numba.njit(cache=True)
 def _mix(value: np.uint64) -> np.uint64:
-    # the finaliser of MurmurHash3: FNV alone leaves the high bits of short words alike
+    # The finaliser of MurmurHash3: with FNV alone, the high bits of short words would be similar.
     value = (value ^ (value >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     value = (value ^ (value >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     return value ^ (value >> np.uint64(33))
@@ -114,13 +115,13 @@ def _is_blank(code_point: int) -> bool:
 
 @numba.njit(cache=True)
 def _is_ideograph(code_point: int) -> bool:
-    """Whether a code point of a script without blanks is Han, Yi, Tangut or Khitan."""
+    """Whether a code point of a script without spaces is Han, Yi, Tangut or Khitan."""
     return 0x3400 <= code_point <= 0xA48F or 0xF900 <= code_point <= 0xFAFF or code_point >= 0x16FE0
 
 
 @numba.njit(cache=True)
 def _hashed(data: NDArray[np.uint8], position: int, end: int, table: NDArray[np.int32], state: np.uint64) -> np.uint64:
-    """A hash continued by the lower-case bytes of the characters from `position` to `end`."""
+    """A hash state, updated with the lower-case bytes of the characters from `position` to `end`."""
     while position < end:
         code_point, step = code_point_at(data, position)
         entry = table[code_point]
@@ -160,7 +161,7 @@ def _word_hash(data: NDArray[np.uint8], position: int, end: int, table: NDArray[
 def _token_hashes(
     data: NDArray[np.uint8], ends: NDArray[np.int64], punctuation: bool, table: NDArray[np.int32]
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint8], NDArray[np.int64]]:
-    """(hashes, weights, offsets) of the tokens of each text."""
+    """Hashes, weights and offsets of the tokens of each text."""
     tokens = np.empty(len(data), dtype=np.uint64)
     weights = np.full(len(data), WORD_WEIGHT, dtype=np.uint8)
     offsets = np.zeros(len(ends), dtype=np.int64)
@@ -204,7 +205,7 @@ def _token_hashes(
 def _sorted_windows(
     tokens: NDArray[np.uint64], weights: NDArray[np.uint8], offsets: NDArray[np.int64], size: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """(different windows of each row, sorted; offsets): the shortest runs of tokens of a weight of `size`."""
+    """Sorted distinct windows of each row, and offsets. A window is a shortest run of tokens with weight `size`."""
     windows = np.empty(len(tokens), dtype=np.uint64)
     window_offsets = np.zeros(len(offsets), dtype=np.int64)
     powers = np.ones(size + 1, dtype=np.uint64)
@@ -216,7 +217,7 @@ def _sorted_windows(
         first = found
         state, weight = np.uint64(0), 0
         for i in range(left, end):
-            # rolling: each window follows from the one before it by one step in and few steps out
+            # Rolling: each window follows from the previous one by adding one token and removing a few.
             state = state * WINDOW_PRIME + tokens[i]
             weight += weights[i]
             while weight - weights[left] >= size:

@@ -1,8 +1,8 @@
-"""Words that say nothing about a subject, in any language: those that stand between ever other words.
+"""Stop words in any language: words whose neighbours always change.
 
-A word with a meaning keeps company: before or after it the same few words come again and again. An "and", "was" or
-"which" is found between thousands of others on either side. The repeat rate of a side is the chance that two of the
-word's occurrences have the same neighbour there. No list of words is needed, and no knowledge of the language.
+A content word often has the same few neighbours before or after it. Words like "and", "was" or "which" have thousands
+of different neighbours on both sides. The repeat rate of a side is the probability that two occurrences of the word
+have the same neighbour on that side. This needs no word list and no knowledge of the language.
 """
 
 import numpy as np
@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 from analysis.text.blocks import Texts, as_binary
 from analysis.text.words import words
 
-# The geometric mean of both repeat rates. Of the widespread words of real corpora "and", "to", "was", "he", "that" and
-# "of" have .01 to .033, "syndrome", "treatment" and "time" .038 to .057, "function", "contract" and "review" .3 and
-# more (docs/results/scripts.md).
+# Limit for the geometric mean of both repeat rates. Among frequent words of real corpora, "and", "to", "was", "he",
+# "that" and "of" have .01 to .033; "syndrome", "treatment" and "time" have .038 to .057; "function", "contract" and
+# "review" have .3 or more (docs/results/scripts.md).
 MAX_REPEAT_RATE = 0.035
 MIN_OCCURRENCES = 30
-"""Of fewer, a repeat rate cannot be told; such words count as words with a meaning."""
+"""With fewer neighbours, the repeat rate cannot be estimated. Such words count as content words."""
 SAMPLE_SIZE = 3000
 
 
 def repeat_rates(texts: Texts, terms: list[str], random_state: int = 0) -> NDArray[np.float64]:
-    """Chance that two occurrences of a term have the same neighbour: [2, n_terms], on the left and on the right.
+    """Repeat rates [2, n_terms] on the left and right: probability that two occurrences have the same neighbour.
 
-    1 where it has fewer than `MIN_OCCURRENCES` neighbours on that side in a sample of the texts.
+    The rate is 1 if a term has fewer than `MIN_OCCURRENCES` neighbours on that side in a sample of the texts.
 
     Args:
         texts: the documents.
-        terms: all that occur in them.
+        terms: all terms that occur in the texts.
         random_state: seed of the sample.
     """
     documents = pa.chunked_array(as_binary(texts))
@@ -45,7 +45,7 @@ def repeat_rates(texts: Texts, terms: list[str], random_state: int = 0) -> NDArr
 
 
 def stop_words(texts: Texts, terms: list[str], random_state: int = 0) -> NDArray[np.bool_]:
-    """Which of the terms stand between ever other words [n_terms]; arguments as for `repeat_rates`."""
+    """Whether each term is a stop word [n_terms]; the arguments are those of `repeat_rates`."""
     return np.asarray(np.sqrt(repeat_rates(texts, terms, random_state).prod(axis=0)) <= MAX_REPEAT_RATE)
 
 

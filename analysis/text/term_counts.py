@@ -1,4 +1,4 @@
-"""How often each document has each term."""
+"""Counts how often each term occurs in each document."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,14 +12,14 @@ from analysis.text.words import as_term
 
 
 class TermCounts(NamedTuple):
-    """Counts of terms, one row a document.
+    """Counts of terms in CSR format, one row per document.
 
     Attributes:
-        indptr: int64 [n_documents + 1]; document i has the different terms `indices[indptr[i] : indptr[i + 1]]`, in
+        indptr: int64 [n_documents + 1]; document i has the distinct terms `indices[indptr[i] : indptr[i + 1]]`, in
             order of first occurrence.
-        indices: int32, numbers of terms.
-        counts: int32, how often the document has the term.
-        n_tokens: int64 [n_documents], all tokens of each document, known or not.
+        indices: int32, term numbers.
+        counts: int32, how often the term occurs in the document.
+        n_tokens: int64 [n_documents], number of tokens of each document, including unknown terms.
     """
 
     indptr: NDArray[np.int64]
@@ -29,17 +29,17 @@ class TermCounts(NamedTuple):
 
 
 class TermCounter:
-    """Counts terms; knows those of `vocabulary` and those it has learnt, by number.
+    """Counts terms. It gives numbers to the terms of `vocabulary` and to the terms that it learns.
 
     Args:
-        vocabulary: terms known from the start.
-        tokens: what counts as a term, see `analysis.text.characters`.
+        vocabulary: terms that are known from the start.
+        tokens: what counts as a term; see `analysis.text.characters`.
 
     Attributes:
-        terms: the known terms; a term's number is its place here.
+        terms: known terms; the number of a term is its index in this list.
 
     Raises:
-        ValueError: if `vocabulary` does not consist of different lower-case words, or `tokens` is unknown.
+        ValueError: `vocabulary` has duplicates or entries that are not lower-case words, or `tokens` is unknown.
     """
 
     terms: list[str]
@@ -58,11 +58,11 @@ class TermCounter:
             raise ValueError("expected a vocabulary of different lower-case words; fit or load the vectoriser again")
 
     def count(self, block: TextBlock) -> TermCounts:
-        """Count the known terms of each document (may run in several threads)."""
+        """Count the known terms of each document. Thread-safe."""
         return self._count(block, learn=False)
 
     def learn(self, block: TextBlock) -> TermCounts:
-        """Count all terms of each document; unknown ones become known."""
+        """Count all terms of each document, and add unknown terms to the known ones."""
         return self._count(block, learn=True)
 
     def _count(self, block: TextBlock, learn: bool) -> TermCounts:
@@ -93,7 +93,7 @@ class TermCounter:
 
 
 def stack(blocks: Sequence[TermCounts]) -> TermCounts:
-    """The counts of one block of documents below those of the other."""
+    """Concatenate the counts of several blocks of documents."""
     nonzeros = np.cumsum([0, *(block.indptr[-1] for block in blocks)])
     indptr = [block.indptr[1:] + before for block, before in zip(blocks, nonzeros, strict=False)]
     return TermCounts(

@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 class Tfidf:
     """scikit-learn's TfidfVectorizer with lower-casing, smooth idf and L2 norm, and terms of every script.
 
-    With `tokens="scikit-learn"`, and on ASCII text with any, vocabulary and weights are those of scikit-learn, with one
-    exception: of terms that are equally frequent at the `max_features` cut, the alphabetically first are kept, where
-    scikit-learn's choice is that of an unstable sort.
+    Vocabulary and weights equal scikit-learn's with `tokens="scikit-learn"`, and on ASCII text also with
+    `tokens="unicode"`. There is one exception: among equally frequent terms at the `max_features` cut, the
+    alphabetically first are kept, while scikit-learn's choice depends on an unstable sort.
 
     Args:
-        max_features: terms kept, those that occur most often.
-        min_df: fewest documents a term must occur in. Where no term does, all are kept.
-        sublinear_tf: weigh a term by 1 + log(count) instead of its count.
+        max_features: number of terms kept; the most frequent ones are kept.
+        min_df: smallest number of documents that a term must occur in. If no term reaches it, all are kept.
+        sublinear_tf: whether to weight a term by 1 + log(count) instead of its count.
         tokens: what counts as a term: `unicode` or `scikit-learn`, see `analysis.text.characters`.
 
     Attributes:
@@ -58,7 +58,7 @@ class Tfidf:
         self._counter: TermCounter | None = None
 
     def fit(self, texts: Texts) -> Self:
-        """Learn vocabulary and idf.
+        """Fit vocabulary and idf.
 
         Raises:
             ValueError: if no text has a term.
@@ -68,7 +68,7 @@ class Tfidf:
         return self
 
     def fit_transform(self, texts: Texts) -> "csr_array":
-        """Learn vocabulary and idf, and return what `transform(texts)` would, without reading them again."""
+        """Fit, and return the same as `transform(texts)` without reading the texts again."""
         counter = TermCounter(tokens=self.tokens)
         blocks = [counter.learn(block) for block in text_blocks(texts)]
         terms, n_documents = counter.terms, sum(len(block.n_tokens) for block in blocks)
@@ -85,21 +85,21 @@ class Tfidf:
         return self._weigh(counts, columns)
 
     def transform(self, texts: Texts) -> "csr_array":
-        """TF-IDF float32 [n_documents, n_terms], rows of length one; the columns of a row are in no order."""
+        """TF-IDF rows float32 [n_documents, n_terms] of L2 norm one. The column indices of a row are not sorted."""
         return self.weigh(self.count(texts))
 
     def count(self, texts: Texts) -> TermCounts:
-        """How often each document has each term of the vocabulary."""
+        """Count how often each term of the vocabulary occurs in each document."""
         if self._counter is None or self._counter.terms != self.vocabulary_:
             self._counter = TermCounter(self.vocabulary_, self.tokens)
         return stack(list(map_threads(self._counter.count, text_blocks(texts))))
 
     def weigh(self, counts: TermCounts) -> "csr_array":
-        """TF-IDF of what `count` returned."""
+        """TF-IDF rows from the result of `count`."""
         return self._weigh(counts, np.arange(len(self.vocabulary_), dtype=np.int32))
 
     def count_weights(self, largest: int) -> NDArray[np.float64]:
-        """float64 [largest + 1]: the weight of a term that occurs 0, 1, ... times in a document, before idf."""
+        """Weights float64 [largest + 1] of a term that occurs 0, 1, ... times in a document, before idf."""
         counts = np.arange(largest + 1, dtype=np.float64)
         return 1 + np.log(np.maximum(counts, 1)) if self.sublinear_tf else counts
 
@@ -111,7 +111,7 @@ class Tfidf:
         if not kept.size:
             logger.warning("no term occurs in %d documents: all %d terms are kept", self.min_df, len(terms))
             kept = np.arange(len(terms))
-        # Arrow compares UTF-8 bytes, which order as code points do.
+        # Arrow compares UTF-8 bytes, which have the same order as code points.
         kept = kept[pc.sort_indices(pa.array([terms[i] for i in kept])).to_numpy()]
         if self.max_features is not None and len(kept) > self.max_features:
             most_frequent = np.argsort(-frequency[kept], kind="stable")[: self.max_features]

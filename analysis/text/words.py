@@ -1,4 +1,4 @@
-"""The terms of texts one after the other, where their order matters."""
+"""The terms of texts in their order."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -8,11 +8,11 @@ from analysis.text.characters import Tokens, character_table, ignored_characters
 
 
 def words(texts: Texts, tokens: Tokens = "unicode") -> Iterator[list[str]]:
-    """The terms of each text in lower case, in order: what `analysis.text.term_counts` counts.
+    """The terms of each text in order and in lower case: the same terms that `analysis.text.term_counts` counts.
 
     Args:
         texts: the documents.
-        tokens: what counts as a term, see `analysis.text.characters`.
+        tokens: what counts as a term; see `analysis.text.characters`.
 
     Raises:
         TypeError: if `texts` does not hold text.
@@ -30,6 +30,6 @@ def words(texts: Texts, tokens: Tokens = "unicode") -> Iterator[list[str]]:
 
 
 def as_term(occurrence: bytes, ignored: dict[int, None]) -> str:
-    """The term that these bytes of a text are an occurrence of."""
+    """The term of an occurrence, given the bytes of the occurrence in the text."""
     term = occurrence.decode().lower()
     return term if term.isascii() else term.translate(ignored)
