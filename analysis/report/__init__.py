@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML file, its figures as PNG, and summaries for CI and for machines.
+"""The report of a run: one self-contained HTML file, figures as PNG, a Markdown summary and a JSON summary.
 
 files = write_report(ReportInputs(title="six corpora", command="make run", sweep=sweep, choice=choice), folder)
 """
@@ -28,7 +28,7 @@ __all__ = [
 
 MAP_POINTS = 15_000
 SIDE_BY_SIDE = ("elbow", "training_curves", "similarity_by_relation", "gates_by_cluster")
-"""Figures that a comparison shows of both runs."""
+"""Figures of both runs that a comparison shows side by side."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class ReportFiles:
     """What `write_report` wrote.
 
     Attributes:
-        html: the report.
-        markdown: its summary for CI.
-        summary: the same for machines, as JSON; `compare_reports` reads it.
-        figures: PNG files by the figure's name.
+        html: path of the report.
+        markdown: path of the Markdown summary, for CI.
+        summary: path of the JSON summary, which `compare_reports` reads.
+        figures: figure name -> path of the PNG file.
     """
 
     html: Path
@@ -51,7 +51,7 @@ class ReportFiles:
 def write_report(inputs: ReportInputs, folder: Path) -> ReportFiles:
     """Write the report of a run into a folder.
 
-    A map of more than 15,000 points is sampled, and the report says so. The same inputs give the same bytes.
+    A map of more than 15,000 points is sampled, which the report states. The same inputs give the same bytes.
     """
     inputs = _sampled(inputs)
     found = sections(inputs)
@@ -66,14 +66,14 @@ def write_report(inputs: ReportInputs, folder: Path) -> ReportFiles:
 
 
 def write_comparison(first: Path, second: Path, path: Path) -> Path:
-    """Write an HTML page of two reports side by side: verdicts, N, losses, sizes, provenance, some figures.
+    """Write an HTML page that compares two reports: verdicts, N, losses, sizes, provenance and some figures.
 
     Args:
-        first, second: folders of reports, or their `summary.json` (then without figures).
-        path: of the page.
+        first, second: report folders, or their `summary.json` files (then without figures).
+        path: path of the page.
 
     Raises:
-        FileNotFoundError: a folder without a summary.
+        FileNotFoundError: a folder has no summary.
     """
     found = compare(read_summary(first), read_summary(second))
     images = []

@@ -1,4 +1,4 @@
-"""`python -m analysis.report compare FIRST SECOND -o page.html`: two reports side by side, as HTML or as Markdown."""
+"""`python -m analysis.report compare FIRST SECOND -o page.html`: compares two reports, as HTML or Markdown."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from analysis.report import compare_reports, write_comparison
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page, or print Markdown where no page is asked for."""
+    """Write the HTML page, or print Markdown if no output file is given."""
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     compare = commands.add_parser("compare", help="what differs between two reports")

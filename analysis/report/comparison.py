@@ -1,4 +1,4 @@
-"""Two runs side by side: what differs in their verdicts, in N, in losses, in sizes, and in where they come from."""
+"""Comparison of two runs: differences in verdicts, N, losses, sizes and provenance."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,12 +12,12 @@ from analysis.report.summary import CHOICE, Summary, plain
 
 RUNS = ("first", "second")
 DOCUMENTS = "artifact corpus_documents"
-"""The provenance of the documents: where it differs, losses are of other documents."""
+"""Provenance entry of the documents. If it differs, the losses are not of the same documents."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One question of the verdict, answered by both runs."""
+    """One question of the verdict, with the answers of both runs."""
 
     question: str
     answers: tuple[str, str]
@@ -25,18 +25,18 @@ class Answers:
 
     @property
     def differs(self) -> bool:
-        """Whether the answers do."""
+        """Whether the answers differ."""
         return self.answers[0] != self.answers[1]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a page of two runs shows.
+    """The content of the page that compares two runs.
 
     Attributes:
-        titles, commands: of the two runs.
-        verdict: the questions that either run answers.
-        sections: tables and figures of what differs.
+        titles, commands: titles and commands of the two runs.
+        verdict: questions that at least one run answers.
+        sections: tables and figures of the differences.
     """
 
     titles: tuple[str, str]
@@ -46,10 +46,10 @@ class Comparison:
 
 
 def compare(one: Summary, other: Summary) -> Comparison:
-    """Put two summaries side by side; what an older summary does not have is left out.
+    """Compare two summaries. Entries that an older summary lacks are left out.
 
     Args:
-        one, other: as `analysis.report.summary.read_summary` gives them.
+        one, other: summaries from `analysis.report.summary.read_summary`.
     """
     return Comparison(
         titles=(one["title"], other["title"]),
@@ -134,7 +134,7 @@ def _only_in_one(methods: list[set[str]]) -> str:
 
 
 def _picture(frames: list[pl.DataFrame], kind: str) -> Any:
-    """Marks are the runs. Rows are the methods over all documents, or the groups of the method under report."""
+    """A dot plot with one marker per run. Rows are all methods, or the groups of the reported method."""
     tables = []
     for run, frame in zip(RUNS, frames, strict=True):
         if kind == "all":
@@ -180,7 +180,7 @@ def _provenance(one: Summary, other: Summary) -> Section:
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[tuple[tuple[Any, ...], ...], int]:
-    """Rows of what differs (name, first, second, change), and how many entries are equal."""
+    """Rows (name, first, second, change) of the entries that differ, and the number of equal entries."""
     names = dict.fromkeys([*one, *other])
     rows = tuple((name, *_change(one.get(name), other.get(name))) for name in names if one.get(name) != other.get(name))
     return rows, len(names) - len(rows)

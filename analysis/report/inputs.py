@@ -1,4 +1,4 @@
-"""What a report is made from: tables of one run, every section optional."""
+"""The inputs of a report: tables of one run. Every section is optional."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ class TokenGates:
     """Gates of the tokens of one example document.
 
     Attributes:
-        document_id: of the documents table.
-        tokens: as the tokenizer shows them, spaces included.
-        gates: for each token the N gates, averaged over modules.
+        document_id: id of the document in the documents table.
+        tokens: token texts from the tokenizer, including spaces.
+        gates: N gates for each token, averaged over modules.
     """
 
     document_id: str
@@ -27,12 +27,12 @@ class TokenGates:
 
 @dataclass(frozen=True)
 class MoreTable:
-    """A table that a run may have beyond the usual ones, as a section of its own.
+    """An additional table, which gets its own section.
 
     Attributes:
-        name: of the section in links; letters and hyphens.
-        title, lead: what stands above the table.
-        table: shown whole, up to 400 rows.
+        name: name of the section in links: letters and hyphens.
+        title, lead: heading and introduction above the table.
+        table: table to show, up to 400 rows.
     """
 
     name: str
@@ -43,34 +43,35 @@ class MoreTable:
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """The tables of one run; a section whose tables are absent says so and is left out.
+    """The tables of one run. A section without its tables only states that they are missing.
 
     Attributes:
-        title: of the run.
-        command: the exact command that reproduces it.
-        provenance: names to values: versions, hardware, seeds, fingerprints, licences.
-        method: name of the adapter under report in `evaluation`, `curves`, `parameters` and `energy`.
-        matched_baseline: name there of the LoRA with as many trainable parameters.
-        choice: `num_clusters`, `reason`, and where known `interval`, `rule`, `sharpness`, `stability`, `runner_up`,
+        title: title of the run.
+        command: exact command that reproduces the run.
+        provenance: name -> value of versions, hardware, seeds, fingerprints, licences.
+        method: name of the reported adapter in `evaluation`, `curves`, `parameters` and `energy`.
+        matched_baseline: name in the same tables of the LoRA with as many trainable parameters.
+        choice: `num_clusters`, `reason`, and if known `interval`, `rule`, `sharpness`, `stability`, `runner_up`,
             `structure`.
-        grouping: where experts are given by the prompt: `num_experts`, `group_kind`, `groups` (one an expert),
-            `reason`, `held_out_accuracy` (share of held-out prompts that tell their group, or None).
-        data_card: of `analysis.corpus.data_card`.
+        grouping: for experts chosen by the prompt: `num_experts`, `group_kind`, `groups` (one per expert), `reason`,
+            `held_out_accuracy` (share of held-out prompts whose group is predicted correctly, or None).
+        data_card: data card from `analysis.corpus.data_card`.
         sweep: n_clusters, inertia.
-        cluster_map: document_id, x, y, cluster, source, excerpt; all documents or a sample of them.
-        projection: what made x and y: "PCA", "UMAP", "t-SNE".
-        n_documents: documents that `cluster_map` was sampled from; None for all of it.
+        cluster_map: document_id, x, y, cluster, source, excerpt, for all documents or a sample of them.
+        projection: method that computed x and y: "PCA", "UMAP" or "t-SNE".
+        n_documents: number of documents that `cluster_map` was sampled from; None if it has all documents.
         clusters: cluster, n_documents, top_terms (list of str).
-        representatives: cluster, document_id, source, excerpt; the most typical document first.
+        representatives: cluster, document_id, source, excerpt, with the most typical document first.
         composition: cluster, source, n_documents.
         curves: method, seed, step, tokens, loss, learning_rate, seconds, eval_loss.
         evaluation: method, seed, group_kind, group, loss, loss_low, loss_high, n_documents, n_tokens.
-        paired: method, baseline, group_kind, group, difference, low, high: paired differences of losses (method minus
-            baseline: negative is better) with 95% intervals. Absent: read off `evaluation`, less surely.
+        paired: method, baseline, group_kind, group, difference, low, high: paired loss differences (method minus
+            baseline, negative is better) with 95% intervals. If absent, they are estimated less precisely from
+            `evaluation`.
         parameters: method, part, n_parameters.
-        energy: method, seed, energy_kwh (null where not measured), seconds.
-        more: further tables, each a section before the costs.
-        serving: how to serve the adapter, a sentence or two; empty for the general advice.
+        energy: method, seed, energy_kwh (null if not measured), seconds.
+        more: additional tables; each is a section before the costs.
+        serving: one or two sentences on how to serve the adapter; empty for the general advice.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""The HTML pages: each one file, no network, corpus text escaped."""
+"""The HTML pages. Each is a single file, needs no network, and escapes corpus text."""
 
 import base64
 import hashlib
@@ -76,7 +76,7 @@ def _filled(template: str, script: str, **values: Any) -> str:
 
 
 def _variable(index: int) -> str:
-    """The index-th colour as the style sheet's variable, which knows light and dark."""
+    """The CSS variable of colour `index`, which has a light and a dark value."""
     return f"var(--c{index % len(OKABE_ITO)})"
 
 
@@ -85,7 +85,7 @@ def _resource(name: str) -> str:
 
 
 def _map_data(points: pl.DataFrame) -> str:
-    """The points as JSON that can stand inside a script element: no `<` and no `&`."""
+    """The points as JSON that is safe inside a script element: without `<` and `&`."""
     data: dict[str, Any] = {"document_id": points["document_id"].to_list()}
     coordinates = points.select("x", "y").to_numpy().astype(float)
     low, span = coordinates.min(axis=0), max(float(np.ptp(coordinates, axis=0).max()), 1e-12)
@@ -125,7 +125,7 @@ def _of_cluster(table: pl.DataFrame | None, cluster: int) -> list[dict[str, Any]
 
 
 def _coloured(document: TokenGates) -> dict[str, Any]:
-    """Tokens with a background of the strongest expert's colour, the stronger the surer."""
+    """Tokens with a background in the colour of their strongest expert. A larger gate gives a stronger colour."""
     tokens = []
     for text, gates in zip(document.tokens, document.gates, strict=True):
         n_experts, strongest = len(gates), int(np.argmax(gates))

@@ -1,4 +1,4 @@
-"""Sections of the report: which figures, tables and words each has."""
+"""Sections of the report: the figures, tables and texts of each."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from analysis.report.inputs import ReportInputs
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is read: text is left aligned, numbers right."""
+    """A table for display: text is left aligned, numbers are right aligned."""
 
     caption: str
     columns: tuple[str, ...]
@@ -23,13 +23,13 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """Which columns hold a number, and so are aligned right."""
+        """Whether each column holds numbers, and so is right aligned."""
         return tuple(any(isinstance(value, int | float) for value in column) for column in zip(*self.rows, strict=True))
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section; one with nothing to show says why in `missing`."""
+    """One section. If it has nothing to show, `missing` gives the reason."""
 
     name: str
     title: str
@@ -41,7 +41,7 @@ class Section:
 
 
 def sections(inputs: ReportInputs) -> tuple[Section, ...]:
-    """All sections in their order."""
+    """All sections, in order."""
     return (
         corpus(inputs),
         number_of_experts(inputs),
@@ -59,7 +59,7 @@ def sections(inputs: ReportInputs) -> tuple[Section, ...]:
 
 
 def table(frame: pl.DataFrame, caption: str, *, folded: bool = True, most: int = 400) -> Table:
-    """A data frame as a table, cut after `most` rows and saying so."""
+    """A data frame as a table. It is cut after `most` rows, which the caption then states."""
     if len(frame) > most:
         caption = f"{caption} (first {most} of {len(frame):,} rows)"
     columns = tuple(name.replace("_", " ") for name in frame.columns)
@@ -93,7 +93,7 @@ def corpus(inputs: ReportInputs) -> Section:
 
 
 def number_of_experts(inputs: ReportInputs) -> Section:
-    """Section: the elbow and how far to trust it."""
+    """Section: the elbow and how reliable it is."""
     title = "How many experts"
     if inputs.sweep is None or inputs.choice is None:
         return Section("experts", title, missing="This run has no cluster sweep.")
@@ -125,7 +125,7 @@ def _plain(value: Any) -> Any:
 
 
 def cluster_map(inputs: ReportInputs) -> Section:
-    """Section: the interactive map, with a still picture for print and papers."""
+    """Section: the interactive map, with a static picture for print."""
     points = inputs.cluster_map
     if points is None:
         return Section("map", "Map of documents", missing="This run has no coordinates of documents.")
@@ -140,7 +140,7 @@ def cluster_map(inputs: ReportInputs) -> Section:
 
 
 def cluster_pages(inputs: ReportInputs) -> Section:
-    """Section: what each cluster is about; the cards are drawn by the template."""
+    """Section: what each cluster is about. The template draws the cards."""
     if inputs.clusters is None:
         return Section("clusters", "Clusters", missing="This run has no table of clusters.")
     pictures = (clusters.composition(inputs.composition),) if inputs.composition is not None else ()
@@ -150,7 +150,7 @@ def cluster_pages(inputs: ReportInputs) -> Section:
 
 
 def training_curves(inputs: ReportInputs) -> Section:
-    """Section: loss while training."""
+    """Section: training curves."""
     if inputs.curves is None:
         return Section("training", "Training", missing="This run has no training curves.")
     last = inputs.curves.sort("step").group_by("method", "seed", maintain_order=True).last()
@@ -226,7 +226,7 @@ def _sizes(submodules: pl.DataFrame) -> pl.DataFrame:
 
 
 def gates(inputs: ReportInputs) -> Section:
-    """Section: routing, alarms first; coloured tokens are drawn by the template."""
+    """Section: routing, alarms first. The template draws the coloured tokens."""
     if inputs.routing is None:
         return Section("routing", "Routing", missing="This run has no routing analysis.")
     found = inputs.routing

@@ -1,4 +1,4 @@
-"""The verdict for machines: `summary.json`, a Markdown page for CI, and the difference of two runs."""
+"""Summaries of a report: `summary.json`, Markdown for CI, and the differences between two runs."""
 
 import json
 import math
@@ -17,7 +17,7 @@ LOSS_COLUMNS = ("method", "seed", "group_kind", "group", "loss", "loss_low", "lo
 
 
 def summarise(inputs: ReportInputs) -> Summary:
-    """The verdict, its numbers by name, and the provenance; JSON-serialisable."""
+    """The verdict, its numbers by name, and the provenance, as a JSON-serialisable dictionary."""
     return {
         "title": inputs.title,
         "command": inputs.command,
@@ -46,14 +46,14 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
 
 
 def compare_reports(a: Path, b: Path) -> str:
-    """What differs between two runs, as Markdown.
+    """The differences between two runs, as Markdown.
 
     Args:
-        a: folder of a report, or its `summary.json`.
-        b: another.
+        a: folder of the first report, or its `summary.json`.
+        b: folder of the second report, or its `summary.json`.
 
     Raises:
-        FileNotFoundError: a folder without a summary.
+        FileNotFoundError: a folder has no summary.
     """
     one, other = read_summary(a), read_summary(b)
     lines = [f"# {_escape(one['title'])} and {_escape(other['title'])}", ""]
@@ -68,7 +68,7 @@ def compare_reports(a: Path, b: Path) -> str:
 
 
 def plain(value: Any) -> str:
-    """A value as a reader wants it: four significant digits, thousands apart, nothing for what is unknown."""
+    """Format a value for readers: four significant digits, thousands separators, and empty for unknown values."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool):
@@ -111,13 +111,13 @@ def _numbers(inputs: ReportInputs) -> dict[str, float | int]:
 
 
 def read_summary(path: Path) -> Summary:
-    """The summary of a report.
+    """Read the summary of a report.
 
     Args:
-        path: the report's folder, or its `summary.json`.
+        path: folder of the report, or its `summary.json`.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no summary.
     """
     file = path / "summary.json" if path.is_dir() else path
     if not file.is_file():
@@ -139,6 +139,6 @@ def _differences(kind: str, one: Mapping[str, Any], other: Mapping[str, Any]) ->
 
 
 def _escape(text: str) -> str:
-    """Text that stays within its table cell and starts no markup."""
+    """Escape text so that it stays within its table cell and starts no markup."""
     flat = " ".join(str(text).split())
     return flat.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")

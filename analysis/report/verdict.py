@@ -1,4 +1,4 @@
-"""The verdict of a run: a few questions, answered from its tables with how sure the answer is."""
+"""The verdict of a run: a few questions with answers from its tables, and how certain each answer is."""
 
 import math
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ class Statement:
     """One line of the verdict.
 
     Attributes:
-        question: what a reader wants to know.
-        answer: a few words.
-        detail: the evidence, one or two sentences.
-        level: "good", "bad", "neutral", or "unknown" where the tables do not tell.
+        question: question that a reader has.
+        answer: answer in a few words.
+        detail: evidence in one or two sentences.
+        level: "good", "bad", "neutral", or "unknown" if the tables do not answer the question.
     """
 
     question: str
@@ -37,7 +37,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Difference:
-    """Loss of the method minus that of the matched baseline, with a 95% interval; nan where it cannot be known."""
+    """Loss of the method minus that of the matched baseline, with a 95% interval; nan if it cannot be estimated."""
 
     value: float
     low: float
@@ -47,7 +47,7 @@ class Difference:
 
 
 def verdict(inputs: ReportInputs) -> tuple[Statement, ...]:
-    """The verdict in the order a reader asks."""
+    """The statements of the verdict, in order of importance to the reader."""
     return (
         _number_of_experts(inputs),
         _specialisation(inputs),
@@ -59,7 +59,7 @@ def verdict(inputs: ReportInputs) -> tuple[Statement, ...]:
 
 
 def _lost_sources(inputs: ReportInputs) -> tuple[Statement, ...]:
-    """A line only where cleaning has dropped half of a source or more."""
+    """A statement if cleaning dropped half of a source or more, else none."""
     card = inputs.data_card or {}
     lost = [*vanished_sources(card), *halved_sources(card)] if "sources" in card and "dropped" in card else []
     if not lost:
@@ -69,10 +69,10 @@ def _lost_sources(inputs: ReportInputs) -> tuple[Statement, ...]:
 
 
 def matched_difference(inputs: ReportInputs) -> Difference | None:
-    """The difference to the matched baseline over all documents; None without both losses.
+    """The difference from the matched baseline over all documents; None if one of the losses is missing.
 
-    From `paired` where it has the row; else over seeds trained by both (t interval); else from one seed each, where
-    the interval assumes independent errors and so is too wide.
+    It comes from `paired` if that has the row. Otherwise it is computed over the seeds that both have (t interval).
+    With only one seed each, the interval assumes independent errors and so is too wide.
     """
     evaluation = inputs.evaluation
     if evaluation is None:
@@ -126,7 +126,7 @@ def _number_of_experts(inputs: ReportInputs) -> Statement:
 
 
 def experts_of(inputs: ReportInputs) -> int | None:
-    """N of the adapter: one for each group where gates are given, else one for each cluster."""
+    """Number of experts: the number of groups if gates are given, else the number of clusters."""
     if inputs.grouping is not None:
         return int(inputs.grouping["num_experts"])
     return None if inputs.choice is None else int(inputs.choice["num_clusters"])

@@ -41,7 +41,7 @@ def load_8_bytes(typing_context: Any, data: Any, position: Any) -> CodeGenerator
 
 @intrinsic
 def classify_64_bytes(typing_context: Any, data: Any, position: Any) -> CodeGenerator:
-    """Two bit masks of `data[position : position + 64]`, bit i for byte i: word characters [A-Za-z0-9_], and non-ASCII."""
+    """Bit masks of `data[position : position + 64]`, bit i for byte i: word characters [A-Za-z0-9_]; non-ASCII."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array, position = arguments

@@ -77,7 +77,7 @@ def code_point_at(data: Any, position: Any) -> Any:
 
 @njit(cache=True)
 def utf8(code_point: Any) -> Any:
-    """UTF-8 bytes of a code point as a little-endian uint64, and their number. "_" becomes 0x7f as in `_lower_ascii`."""
+    """UTF-8 bytes of a code point as a little-endian uint64, and their number; "_" is 0x7f as in `_lower_ascii`."""
     c = code_point
     if c < 0x80:
         return _lower_ascii(_U64(c)), 1

@@ -64,7 +64,7 @@ def sample_documents(documents: pl.LazyFrame, size: int, random_state: int = 0) 
 
 
 def _largest_of_smallest(blocks: Iterable[NDArray[np.uint64]], size: int) -> int:
-    """The `size`-th smallest number, or the largest uint64 if there are fewer. Only a few numbers are kept at a time."""
+    """The `size`-th smallest number, or the largest uint64 if there are fewer. Few numbers are kept at a time."""
     smallest, largest = np.empty(0, np.uint64), 2**64 - 1
     for block in blocks:
         smallest = np.concatenate([smallest, block[block <= largest]])

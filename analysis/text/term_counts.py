@@ -58,7 +58,7 @@ class TermCounter:
             raise ValueError("expected a vocabulary of different lower-case words; fit or load the vectoriser again")
 
     def count(self, block: TextBlock) -> TermCounts:
-        """Count the known terms of each document. Thread-safe."""
+        """Count the known terms of each document. Several threads may call it at a time."""
         return self._count(block, learn=False)
 
     def learn(self, block: TextBlock) -> TermCounts:
