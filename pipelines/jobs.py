@@ -28,12 +28,12 @@ train_job = dg.define_asset_job(
 assign_job = dg.define_asset_job(
     "assign",
     selection=NEW_DATA,
-    description="New documents: their clusters in the corpus of resources.store.config.from_run, and whether N stands.",
+    description="New documents: clusters in the corpus of resources.store.config.from_run, and whether N still holds.",
 )
 compare_job = dg.define_asset_job(
     "compare",
     selection=dg.AssetSelection.groups(*CORPUS_GROUPS) | TOKENS | COMPARISON,
-    description="Any methods on the same documents, budget and batches, in one table.",
+    description="Compares any methods on the same documents, budget and batches in one table.",
 )
 study_job = dg.define_asset_job(
     "study",
@@ -41,7 +41,7 @@ study_job = dg.define_asset_job(
     | TOKENS
     | dg.AssetSelection.assets("comparison_documents", "learning_rates")
     | STUDY,
-    description="The paper's tables and figures on one's own base model and corpora, with the printed values beside.",
+    description="The paper's tables and figures on your own base model and corpora.",
 )
 study_run_job = dg.define_asset_job(
     "one_run",

@@ -71,7 +71,7 @@ def observation_two(pairs: pl.DataFrame, *, random_state: int = 0) -> Observatio
     a, b = (_by_place(pairs, SAME_SEED, matrix) for matrix in ("A", "B"))
     both = a.join(b, on=["layer", "module"], suffix="_b")
     if len(both) < 2:
-        return ObservationTwo(CANNOT_TELL, "It takes two adapters of one seed, trained on different parts.", {})
+        return ObservationTwo(CANNOT_TELL, "This needs two adapters of one seed, trained on different parts.", {})
     differences = (both["similarity"] - both["similarity_b"]).to_numpy()
     measures = {
         "a_same_seed": _mean(a),

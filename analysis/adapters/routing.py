@@ -164,7 +164,7 @@ def given_specialisation(given_by: str, similarity: pl.DataFrame) -> tuple[str, 
 
     Given gates follow their groups by construction, so the only question is whether the experts differ.
     """
-    text = f"Gates are given: a document goes to the expert of its {given_by}, which is read off its prompt."
+    text = f"Gates are given: a document goes to the expert of its {given_by}, which is predicted from its prompt."
     cosine_of_experts = typical_cosine(similarity)
     if cosine_of_experts is None:
         return "cannot tell", f"{text} The experts were not compared."

@@ -258,7 +258,7 @@ def _no_alarm(
 ) -> str:
     mix = f"the mix of clusters has moved by {mix_shift:.0%}"
     if novelty is None:
-        return f"The features do not tell whether these documents are new in kind; {mix}."
+        return f"The features cannot show whether these documents are new in kind; {mix}."
     looked_at = nearest.n_documents if nearest else 0
     if looked_at < MIN_DOCUMENTS and _chance(reference, new) > NOVELTY_LIMIT:
         few = f"{new.n_explained} new, {reference.n_explained} of the corpus"

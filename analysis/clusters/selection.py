@@ -88,7 +88,9 @@ def select_num_clusters(
     if rule not in (*RULES, "manual"):
         raise ValueError(f"rule: expected one of {', '.join(RULES)} or manual, got {rule!r}")
     if (rule == "manual") != (n_clusters is not None):
-        raise ValueError(f"n_clusters: expected with rule 'manual' and only there, got {n_clusters} with {rule!r}")
+        raise ValueError(
+            f"n_clusters: expected a number with rule 'manual' and None otherwise, got {n_clusters} with {rule!r}"
+        )
     if sweep.n_clusters[0] != 1:
         raise ValueError(f"sweep: expected K from 1 up, to compare with no clusters; got {list(sweep.n_clusters)}")
     rows = np.ascontiguousarray(X, np.float32)

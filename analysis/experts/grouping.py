@@ -92,7 +92,7 @@ def _try(
     accuracy = classifier.validation_.accuracy
     evidence = f"the {kind} is found for {accuracy:.1%} of held-out prompts"
     if not accuracy >= min_accuracy and min_accuracy > 0:
-        return f"{evidence}, not for {min_accuracy:.1%}"
+        return f"{evidence}, but at least {min_accuracy:.1%} are needed"
     reason = f"One expert for each of {classifier.n_groups} {kind}s: {evidence}."
     return Grouping(kind, classifier.classes_, reason, classifier)
 

@@ -97,7 +97,7 @@ def named_once(sources: list[SourceConfig]) -> list[SourceConfig]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise dg.Failure(
-            f"sources: expected each under a name of its own, got {twice} more than once. Give them different names, "
+            f"sources: expected unique names, got {twice} more than once. Give them different names, "
             f"or put the files under `paths` of one source.",
             allow_retries=False,
         )

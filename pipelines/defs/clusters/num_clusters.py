@@ -42,7 +42,7 @@ def described(artifact: Artifact, cluster_sweep: Artifact) -> Description:
     group="clusters",
     kinds={"numpy"},
     describe=described,
-    blocking={"within_range": "The number of clusters is one that the sweep fitted."},
+    blocking={"within_range": "The sweep fitted this number of clusters."},
     warnings={"clear_structure": "The corpus has clusters, rather than gradual topics or one task."},
 )
 def num_clusters(

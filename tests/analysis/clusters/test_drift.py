@@ -68,7 +68,7 @@ def test_features_that_cannot_tell_say_so() -> None:
     summary = summarise([block([0] * 10, [0.0] * 10)], 1)
     drift = measure_drift(summary, summary)
     assert drift.novelty is None
-    assert drift.reason.startswith("The features do not tell whether these documents are new in kind")
+    assert drift.reason.startswith("The features cannot show whether these documents are new in kind")
 
 
 def test_summaries_are_saved_and_loaded(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_manual_wins_but_says_what_the_evidence_says():
     assert choice.value == 6
     assert "because you asked for that number; the L-method would say 3" in choice.reason
     for arguments in ({"rule": "manual"}, {"n_clusters": 3}):
-        with pytest.raises(ValueError, match="expected with rule 'manual' and only there"):
+        with pytest.raises(ValueError, match="expected a number with rule 'manual' and None otherwise"):
             select_num_clusters(rows, sweep, texts, **arguments)
     with pytest.raises(ValueError, match="got 21"):
         select_num_clusters(rows, sweep, texts, rule="manual", n_clusters=21)

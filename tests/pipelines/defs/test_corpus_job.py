@@ -177,7 +177,7 @@ def test_columns_of_the_wrong_type_and_texts_without_words_give_one_clear_error(
 def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"prompt": "p", "completion": "c"}])
     text = failure(tmp_path / "store", [files("mine", path), files("mine", path)])
-    assert text.startswith("raw_documents: sources: expected each under a name of its own, got ['mine'] more than once")
+    assert text.startswith("raw_documents: sources: expected unique names, got ['mine'] more than once")
     for other in (CorpusConfig, NewDocumentsConfig):
         name = "evaluation_sets" if other is CorpusConfig else "sources"
         with pytest.raises(dg.Failure) as raised:
