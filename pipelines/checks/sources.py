@@ -63,8 +63,8 @@ def _names(sources: Sequence[SourceConfig], field: str) -> Iterator[AnyProblem]:
             yield Problem(f"{field}[{i}].name", "a name", source.name, "Tables and figures tell sources apart by it.")
     for name, count in Counter(name for source in sources for name in source_names(source)).items():
         if count > 1:
-            advice = "Give them different names, or put the files under `paths` of one source."
-            yield Problem(field, "each source under a name of its own", f"{name} {count} times", advice)
+            advice = f"{count} sources have it. Give each its own, or put the files under `paths` of one source."
+            yield Problem(field, "a different name for each source", name, advice)
 
 
 def source_names(source: SourceConfig) -> list[str]:
