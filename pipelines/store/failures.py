@@ -1,5 +1,6 @@
 """Failures of an asset as one sentence, where the error is ours or the machine's; a bug keeps its stack trace."""
 
+import errno
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ _ADVICE = {
     "IsADirectoryError": "Remove what stands in its place, and run again.",
     "FileExistsError": "Remove what stands in its place (a file, or a link that leads nowhere), and run again.",
 }
+_READ_ONLY = "Set resources.store.config.directory to a folder that can be written to."
 
 
 @contextmanager
@@ -35,7 +37,8 @@ def clear_failures(asset: str) -> Iterator[None]:
         if sentence is None:
             raise
         metadata = {} if is_refusal(error) else {"stack_trace": dg.MetadataValue.md(f"```\n{_trace(error)}\n```")}
-        raise dg.Failure(f"{asset}: {sentence}", metadata, allow_retries=False) from None
+        text = sentence if sentence.startswith(f"{asset}: ") else f"{asset}: {sentence}"
+        raise dg.Failure(text, metadata, allow_retries=False) from None
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -50,7 +53,8 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         kind, text = type(error).__name__, error.strerror or str(error)
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{text} ({kind}). {_ADVICE.get(kind, 'See the stack trace in the web UI.')}"
+        advice = _READ_ONLY if error.errno == errno.EROFS else _ADVICE.get(kind, "The web UI has the stack trace.")
+        return f"{where}{text} ({kind}). {advice}"
     if isinstance(error, MemoryError):
         return f"too little memory. {error}".rstrip() + " Take fewer documents, or a machine with more."
     if isinstance(error, RecursionError):

@@ -252,7 +252,7 @@ def _check_methods(jobs: Sequence[Job], recipe: Recipe, base_model: BaseModel) -
         try:
             get_method(job.training.method).config(skeleton, replace(job.settings(recipe), total_steps=steps))
         except MethodError as error:
-            raise dg.Failure(f"{job.label}: {error}", allow_retries=False) from error
+            raise dg.Failure(f"{job.label}: {error}", allow_retries=False) from None
 
 
 def _save_tokens(jobs: Sequence[Job]) -> dict[int, Path]:
