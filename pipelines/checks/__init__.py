@@ -1,6 +1,6 @@
 """What is checked of a run configuration before anything is computed, a module for each room. No asset imports this."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -23,6 +23,8 @@ def problems_of(job: dg.JobDefinition, run_config: Mapping[str, Any], partition:
     """
     if not isinstance(run_config, Mapping):
         return [Problem("configuration", "a mapping of resources and ops", run_config)]
+    if unnamed := list(_fields_without_name(run_config, "")):
+        return unnamed
     try:
         resolved = dg.validate_run_config(job, dict(run_config))
     except dg.DagsterInvalidConfigError as error:
@@ -31,6 +33,20 @@ def problems_of(job: dg.JobDefinition, run_config: Mapping[str, Any], partition:
         return [Problem("configuration", "values that Dagster can resolve", advice=str(error))]
     run, problems = configured_run(job, resolved, partition)
     return [*problems, *(problem for room in ROOMS for problem in room.problems(run))]
+
+
+def _fields_without_name(values: Any, field: str) -> Iterator[AnyProblem]:
+    """Keys that are no text, which Dagster does not expect: YAML reads `1`, `yes` and `null` as other things."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            if not isinstance(name, str):
+                advice = "Put it in quotes if it is a name."
+                yield Problem(field or "configuration", "text as the name of a field", name, advice)
+            else:
+                yield from _fields_without_name(value, f"{field}.{name}" if field else name)
+    elif isinstance(values, list):
+        for i, value in enumerate(values):
+            yield from _fields_without_name(value, f"{field}[{i}]")
 
 
 __all__ = ["problems_of", "report"]

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from pipelines.checks.configured_run import ConfiguredRun
 from pipelines.checks.problem import AnyProblem, Problem
-from pipelines.checks.sources import source_names
 from pipelines.corpus.sources import PackagesConfig
 
 LEAST_FOR_AN_ELBOW = 3
@@ -58,7 +57,7 @@ def _experts(run: ConfiguredRun) -> Iterator[AnyProblem]:
     if config is None or raw is None or config.grouping != "sources":
         return
     known = not any(isinstance(source.read, PackagesConfig) for source in raw.sources) and raw.on_error == "raise"
-    n = len({name for source in raw.sources for name in source_names(source)})
+    n = len(raw.sources)
     if not known or not n:
         return
     if n == 1:

@@ -26,7 +26,9 @@ _EXPECTED = {
 }
 
 
-def read_config(cls: type[dg.Config], values: Mapping[str, Any], field: str) -> tuple[dg.Config | None, list[AnyProblem]]:
+def read_config(
+    cls: type[dg.Config], values: Mapping[str, Any], field: str
+) -> tuple[dg.Config | None, list[AnyProblem]]:
     """The configuration of an asset, or what is wrong with it.
 
     Args:
@@ -89,6 +91,6 @@ def unknown_names(field: str, what: str, names: list[str], known: Any) -> Iterat
     for name in dict.fromkeys(names):
         if name not in known:
             near = difflib.get_close_matches(name, list(known), 1)
-            yield Problem(field, f"{what} among {listed(known)}", name, f"Did you mean {near[0]}?" if near else "")
+            yield Problem(field, f"one of {listed(known)}", name, f"Did you mean {near[0]}?" if near else "")
         elif names.count(name) > 1:
             yield Problem(field, f"each {what} once", names, f"{name} is there {names.count(name)} times.")

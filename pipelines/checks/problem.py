@@ -38,7 +38,7 @@ class Refusal:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.reason}"
+        return f"{self.field}: {' '.join(self.reason.split())}"
 
 
 AnyProblem = Problem | Refusal

@@ -71,7 +71,7 @@ def source_names(source: SourceConfig) -> list[str]:
     """What the documents' `source` may say: packages are a source for each task."""
     if not isinstance(source.read, PackagesConfig):
         return [source.name]
-    return [f"{source.name}/{task}" for task in source.read.tasks or _harvesters()]
+    return [f"{source.name}/{task}" for task in dict.fromkeys(source.read.tasks or _harvesters())]
 
 
 def _harvesters() -> list[str]:

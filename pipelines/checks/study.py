@@ -83,7 +83,7 @@ def _domains(run: ConfiguredRun, config: Any, field: str) -> Iterator[AnyProblem
         yield Problem(field, f"sources for some of {listed(NUM_CLUSTERS)}", {})
     yield from unknown_names(field, "domain", list(config.domains), NUM_CLUSTERS)
     raw = run.configs.get("raw_documents")
-    there = None if raw is None else {name for source in raw.sources for name in source_names(source)}
+    there = None if raw is None else [name for source in raw.sources for name in source_names(source)]
     for domain, sources in config.domains.items():
         if not sources:
             yield Problem(f"{field}.{domain}", "at least one source", [])

@@ -9,6 +9,7 @@ from pipelines.checks.configured_run import ConfiguredRun
 from pipelines.checks.limits import unknown_names
 from pipelines.checks.methods import HYDRALORA_METHODS, trained_methods
 from pipelines.checks.problem import AnyProblem, Problem, Refusal, listed
+from pipelines.store.configuration import LARGEST_SEED
 from pipelines.training.recipe import BaseModel, Recipe
 
 RECIPE = "resources.recipe.config"
@@ -101,17 +102,18 @@ def _adapters(run: ConfiguredRun) -> Iterator[AnyProblem]:
     if baselines is not None:
         field = "ops.baseline_adapters.config.methods"
         if not baselines.methods:
-            yield Problem(field, "at least one method to compare with", [], "lora_matched is as large as the HydraLoRA.")
+            yield Problem(
+                field, "at least one method to compare with", [], "lora_matched is as large as the HydraLoRA."
+            )
         if hydra is not None and hydra.method in baselines.methods:
             advice = "The HydraLoRA would be compared with itself. Leave it out."
             yield Problem(field, f"other methods than hydralora_adapter's {hydra.method}", baselines.methods, advice)
     components, recipe = run.configs.get("component_adapters"), run.resources.get("recipe")
     if components is not None and recipe is not None:
         seeds = [recipe.seed, *components.other_seeds]
-        if len(set(seeds)) < len(seeds):
-            advice = f"The recipe's seed is {recipe.seed}."
-            field = "ops.component_adapters.config.other_seeds"
-            yield Problem(field, "different seeds, and not the recipe's", components.other_seeds, advice)
+        if len(set(seeds)) < len(seeds) or not all(0 <= seed <= LARGEST_SEED for seed in components.other_seeds):
+            what = f"different seeds from 0 to {LARGEST_SEED:,}, and not the recipe's ({recipe.seed})"
+            yield Problem("ops.component_adapters.config.other_seeds", what, components.other_seeds)
 
 
 def _names(run: ConfiguredRun) -> Iterator[AnyProblem]:
@@ -196,7 +198,9 @@ def _methods(run: ConfiguredRun, methods: Mapping[str, list[str]], skeleton: Any
         for name in names:
             # With one expert `hydralora_adapter` trains a plain LoRA.
             n = max(known or 0, METHODS[name].min_experts) if known is None or _falls_back(field) else known
-            settings = replace(recipe.settings(n), match_parameters=ANY_SIZE, total_steps=recipe.max_steps or MANY_STEPS)
+            settings = replace(
+                recipe.settings(n), match_parameters=ANY_SIZE, total_steps=recipe.max_steps or MANY_STEPS
+            )
             try:
                 METHODS[name].config(skeleton, settings)
             except MethodError as error:

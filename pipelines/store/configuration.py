@@ -65,7 +65,9 @@ def _plain(kind: Any) -> Any:
     return kind
 
 
-def limited(default: Any, *, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None) -> Any:
+def limited(
+    default: Any, *, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None
+) -> Any:
     """A field of a resource with limits.
 
     `pipelines.run_checks` looks at them, together with all else. pydantic would refuse the first resource that Dagster
@@ -89,7 +91,9 @@ def limits_of(info: FieldInfo) -> dict[str, float]:
 def limits_text(limits: Mapping[str, float]) -> str:
     """Limits in words: "at least 1"."""
     words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    return " and ".join(f"{words[name]} {limit:,}" for name, limit in limits.items())
+    return " and ".join(
+        f"{words[name]} {int(limit) if limit == int(limit) else limit:,}" for name, limit in limits.items()
+    )
 
 
 def describe_limits(config: type[BaseModel]) -> None:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class ChoiceConfig(dg.Config):
     """How N is read off the sweep."""
 
-    rule: Literal[
-        "l_method", "l_method_linear", "second_difference", "kneed", "calinski_harabasz", "silhouette"
-    ] = "l_method"
+    rule: Literal["l_method", "l_method_linear", "second_difference", "kneed", "calinski_harabasz", "silhouette"] = (
+        "l_method"
+    )
     value: int | None = Field(None, ge=1)
     """Your own N, even against the evidence, which is still recorded."""
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)
