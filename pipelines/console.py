@@ -65,7 +65,7 @@ def failure_text(error: Any) -> str:
         return "No reason is known."
     if error.cls_name == "Failure":
         return str(error.message).removeprefix("dagster._core.definitions.events.Failure: ").strip()
-    return "This is a bug, or an error that nobody thought of:\n" + error.to_string()
+    return f"This is a bug, or an error that nobody thought of:\n{error.to_string()}"
 
 
 def _counts(event: dg.DagsterEvent) -> str:

@@ -169,8 +169,8 @@ def _tokens(config: Any, model: BaseModel, skeleton: Any) -> Iterator[AnyProblem
 def _layers(recipe: Recipe, skeleton: Any) -> Iterator[AnyProblem]:
     """`layers_to_transform` and `target_modules` name what the base model has."""
     n = getattr(skeleton.config, "num_hidden_layers", None)
-    beyond = [layer for layer in recipe.layers_to_transform or [] if n is not None and layer >= n]
-    if beyond:
+    beyond = [] if n is None else [layer for layer in recipe.layers_to_transform or [] if layer >= n]
+    if n is not None and beyond:
         yield Problem(f"{RECIPE}.layers_to_transform", f"indices of the {n} layers, 0 to {n - 1}", beyond)
     if recipe.target_modules == [ALL_LINEAR]:
         return

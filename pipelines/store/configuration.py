@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import dagster as dg
 from pydantic import BaseModel, Field, create_model
+from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
 LARGEST_SEED = 2**32 - 1
@@ -74,7 +75,7 @@ def limited(
     makes, in a stack trace.
     """
     limits = {name: limit for name, limit in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if limit is not None}
-    return Field(default, description=limits_text(limits), json_schema_extra={"limits": limits})
+    return Field(default, description=limits_text(limits), json_schema_extra={"limits": cast("JsonDict", limits)})
 
 
 def limits_of(info: FieldInfo) -> dict[str, float]:
