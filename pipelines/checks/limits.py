@@ -38,6 +38,9 @@ def read_config(
     """
     try:
         return cls(**values), []
+    except dg.Failure as refused:  # of a validator: two sources of one name
+        name = next((name for name in ("evaluation_sets", "sources") if name in cls.model_fields), "")
+        return None, [Refusal(f"{field}.{name}", str(refused.description).removeprefix("sources: "))]
     except ValidationError as error:
         return None, [_problem(details, field) for details in error.errors(include_url=False)]
 

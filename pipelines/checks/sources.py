@@ -25,9 +25,6 @@ from pipelines.corpus.sources import (
 if TYPE_CHECKING:
     from analysis.sources.catalog import Purpose
 
-SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
-"""Names that `analysis.sources` knows; of these only the first is trained on."""
-
 
 def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
     """Of all sources that the run reads."""
@@ -115,16 +112,17 @@ def _packages(read: PackagesConfig, field: str) -> Iterator[AnyProblem]:
 def _files(read: FilesConfig, field: str, must_exist: bool) -> Iterator[AnyProblem]:
     if not read.paths:
         yield Problem(f"{field}.paths", "at least one file or glob", [])
-    splits = {*SPLITS, *getattr(read, "splits", {})}
-    if read.split is not None and read.split.strip().lower() not in splits:
+    if read.split is not None and _side(read) is None:
+        from analysis.sources.splits import TEST_NAMES, TRAIN_NAMES
+
         advice = "Only train is trained on. Leave it out, and some documents of each source are held out."
-        yield Problem(f"{field}.split", f"one of {listed(SPLITS)}", read.split, advice)
+        yield Problem(f"{field}.split", f"one of {listed(TRAIN_NAMES + TEST_NAMES)}", read.split, advice)
     for i, path in enumerate(read.paths):
         yield from _path(path, f"{field}.paths[{i}]", must_exist)
 
 
 def _path(path: str, field: str, must_exist: bool) -> Iterator[AnyProblem]:
-    import glob
+    from analysis.sources import matching_files
 
     if not path.strip() or "\0" in path:
         yield Problem(field, "a file or a glob", path)
@@ -136,10 +134,10 @@ def _path(path: str, field: str, must_exist: bool) -> Iterator[AnyProblem]:
         return
     if not must_exist:
         return
-    matches = [Path(match) for match in glob.glob(str(Path(full).expanduser()), recursive=True)]
-    files = [match for match in matches if match.is_file()]
+    files = matching_files(full)
     if not files:
-        what = "That is a folder: name the files, such as folder/*.jsonl." if matches else f"Looked from {Path.cwd()}."
+        is_folder = Path(full).expanduser().is_dir()
+        what = "It is a folder: name its files, such as folder/*.jsonl." if is_folder else f"Looked from {Path.cwd()}."
         yield Problem(field, "a file", path, what)
     for file in files:
         if not os.access(file, os.R_OK):
@@ -179,5 +177,10 @@ def _split(read: Any) -> str | None:
 
 
 def _is_held_out(read: Any) -> bool:
-    split = _split(read)
-    return split is not None and split.strip().lower() in SPLITS[1:]
+    return isinstance(read, FilesConfig) and read.split is not None and _side(read) == "test"
+
+
+def _side(read: FilesConfig) -> str | None:
+    from analysis.sources.splits import side_of
+
+    return side_of(read.split or "", read.splits)
