@@ -198,11 +198,11 @@ def _methods(run: ConfiguredRun, methods: Mapping[str, list[str]], skeleton: Any
         for name in names:
             # With one expert `hydralora_adapter` trains a plain LoRA.
             n = max(known or 0, METHODS[name].min_experts) if known is None or _falls_back(field) else known
-            settings = replace(
-                recipe.settings(n), match_parameters=ANY_SIZE, total_steps=recipe.max_steps or MANY_STEPS
+            shared = replace(
+                recipe.method_config(n), match_parameters=ANY_SIZE, total_steps=recipe.max_steps or MANY_STEPS
             )
             try:
-                METHODS[name].config(skeleton, settings)
+                METHODS[name].config(skeleton, shared)
             except MethodError as error:
                 yield Refusal(field, f"{name}: {error}")
     yield from _ratios(run, {name for names in methods.values() for name in names})
@@ -221,8 +221,8 @@ def _ratios(run: ConfiguredRun, methods: set[str]) -> Iterator[AnyProblem]:
 
     names: set[str] = set()
     for method in sorted(methods):
-        settings = replace(recipe.settings(2), match_parameters=ANY_SIZE, total_steps=MANY_STEPS)
-        adapted = adapt(run.resources["base_model"].skeleton(), method, settings)
+        shared = replace(recipe.method_config(2), match_parameters=ANY_SIZE, total_steps=MANY_STEPS)
+        adapted = adapt(run.resources["base_model"].skeleton(), method, shared)
         names |= {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     kinds = sorted({part for name in names for part in name.split(".") if "lora" in part})
     for fragment in recipe.learning_rate_ratios:
