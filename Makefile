@@ -31,7 +31,7 @@ $(DAGSTER_HOME)/dagster.yaml: pipelines/configs/dagster.yaml
 	@mkdir -p $(DAGSTER_HOME) && cp $< $@
 
 run: install $(DAGSTER_HOME)/dagster.yaml ## the main job (CONFIG=... for another configuration); prints where the report is
-	PYTHONWARNINGS=ignore::FutureWarning $(BIN)/dagster job execute -m pipelines.definitions -j $(JOB) -c $(CONFIG)
+	@PYTHONWARNINGS=ignore::FutureWarning $(BIN)/python -m pipelines.run $(CONFIG) --job $(JOB)
 	@$(BIN)/python -m pipelines.summary $(CONFIG)
 
 corpora: ## the same job on real corpora (HYDRALORA_CORPORA)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from pipelines.console import console_logger
 from pipelines.defs import clusters, corpus, new_data, results, study, training
 from pipelines.jobs import JOBS
 from pipelines.run_checks import RunChecks
@@ -27,6 +28,7 @@ def build_defs(resources: Mapping[str, object] | None = None) -> dg.Definitions:
             "run_checks": RunChecks(),
             **(resources or {}),
         },
+        loggers={"console": console_logger},
     )
 
 

@@ -57,7 +57,8 @@ def choose_grouping(
     if grouping not in GROUPINGS:
         raise ValueError(f"grouping: expected one of {', '.join(GROUPINGS)}, got {grouping!r}")
     if grouping in ("sources", "tasks"):
-        asked = _try(documents, grouping.removesuffix("s"), 0.0, len(documents), None, random_state)
+        required = n_clusters if fixed_number else None
+        asked = _try(documents, grouping.removesuffix("s"), 0.0, len(documents), required, random_state)
         if isinstance(asked, str):
             raise ValueError(f"grouping {grouping!r}: {asked}; take clusters or auto")
         return asked

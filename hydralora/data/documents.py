@@ -70,10 +70,11 @@ class TokenisedDocuments:
     def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> "TokenisedDocuments":
         """The documents with further columns, or with other values in them; one value for each document."""
         dataset = self.dataset
-        for name, values in columns.items():
-            if name in dataset.column_names:
-                dataset = dataset.remove_columns(name)
-            dataset = dataset.add_column(name, list(values))
+        with _quiet_datasets():
+            for name, values in columns.items():
+                if name in dataset.column_names:
+                    dataset = dataset.remove_columns(name)
+                dataset = dataset.add_column(name, list(values))
         return dataclasses.replace(self, dataset=dataset)
 
     def for_adapter(self, config: Any) -> "TokenisedDocuments":

@@ -17,20 +17,22 @@ An asset has a module of its own: its code version is a hash over all that the m
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import dagster as dg
 
-from pipelines.store.artifacts import Artifact, ArtifactError, build_artifact
-from pipelines.store.disk import DiskFullError
+from pipelines.store.artifacts import Artifact, build_artifact
+from pipelines.store.configuration import describe_limits
+from pipelines.store.failures import clear_failures
 from pipelines.store.io_manager import ArtifactStore
-from pipelines.store.locks import LockError
 from pipelines.store.metadata import file_image, table_metadata
 from pipelines.store.versions import code_version
 
 THUMBNAIL = "thumbnail.png"
+CONFIG_CLASSES: dict[str, type[dg.Config]] = {}
+"""Asset -> the class of its configuration, for those who look at a whole run configuration."""
 
 ARTIFACT = dg.PythonObjectDagsterType(Artifact, name="Artifact", description="A finished folder, by its fingerprint.")
 dg.make_python_type_usable_as_dagster_type(Artifact, ARTIFACT)
@@ -107,8 +109,17 @@ def artifact_asset(
         declared = _Declared.of(function, identity, describe, mixes_runs, frozenset(warnings))
         name = function.__name__
 
-        def compute(context: dg.AssetExecutionContext, **inputs: Artifact) -> dg.MaterializeResult:
-            return declared.materialize(context, inputs)
+        def compute(context: dg.AssetExecutionContext, **inputs: Artifact) -> Iterator[dg.MaterializeResult]:
+            with clear_failures(name):
+                result = declared.materialize(context, inputs)
+            yield result
+            # Dagster would stop here by itself, with no more than the names of the checks.
+            if failed := [check for check in result.check_results or [] if _stops(check)]:
+                raise dg.Failure("\n".join(_sentence(name, check, blocking) for check in failed), allow_retries=False)
+
+        if declared.config is not None:
+            CONFIG_CLASSES[name] = declared.config
+            describe_limits(declared.config)
 
         return dg.asset(
             name=name,
@@ -175,25 +186,22 @@ class _Declared:
         self, context: dg.AssetExecutionContext, inputs: Mapping[str, Artifact]
     ) -> dg.MaterializeResult[Artifact]:
         """Build the artifact or find it, and describe it."""
-        context.resources.run_checks.check(context.run)
+        context.resources.run_checks.check(context)
         store: ArtifactStore = context.resources.store
         given: dict[str, Any] = {"context": context, "store": store, **inputs}
         given |= {name: getattr(context.resources, name) for name in self.resources}
         if self.config is not None:
             given["config"] = self.config(**context.op_execution_context.op_config)
-        try:
-            artifact = build_artifact(
-                store.path,
-                self.function.__name__,
-                build=lambda draft: self.function(**_taken(self.function, given | {"draft": draft})),
-                code_version=code_version(self.function.__module__),
-                config=self._identity(given),
-                inputs=inputs,
-                mixes_runs=self.mixes_runs,
-                say=context.log.info,
-            )
-        except (ArtifactError, DiskFullError, LockError) as error:
-            raise dg.Failure(str(error), allow_retries=False) from None
+        artifact = build_artifact(
+            store.path,
+            self.function.__name__,
+            build=lambda draft: self.function(**_taken(self.function, given | {"draft": draft})),
+            code_version=code_version(self.function.__module__),
+            config=self._identity(given),
+            inputs=inputs,
+            mixes_runs=self.mixes_runs,
+            say=context.log.info,
+        )
         return self._result(artifact, self.describe(**_taken(self.describe, given | {"artifact": artifact})))
 
     def _identity(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,3 +242,13 @@ def _taken(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, 
     """Of what there is, what a function takes."""
     names = inspect.signature(function).parameters
     return {name: value for name, value in given.items() if name in names}
+
+
+def _stops(check: dg.AssetCheckResult) -> bool:
+    return not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
+
+
+def _sentence(asset: str, check: dg.AssetCheckResult, blocking: Mapping[str, str]) -> str:
+    """What a blocking check expected, and what it found."""
+    name = str(check.check_name)
+    return f"{asset}: the check {name} failed. Expected: {blocking.get(name, name)} Found: {check.description}."

@@ -1,14 +1,16 @@
 """Documents as vectors."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 import numpy as np
 import polars as pl
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.configuration import LARGEST_SEED
 
 if TYPE_CHECKING:
     from analysis.features.embeddings import SentenceEmbeddings
@@ -18,18 +20,18 @@ if TYPE_CHECKING:
 class FeaturesConfig(dg.Config):
     """How documents become vectors."""
 
-    kind: str = "tfidf"
+    kind: Literal["tfidf", "embeddings"] = "tfidf"
     """`tfidf` (TF-IDF, truncated SVD, L2 norm) or `embeddings` (a sentence-transformers model)."""
-    text: str = "prompt"
+    text: Literal["prompt", "completion", "both"] = "prompt"
     """`prompt`, `completion` or `both`; a served model has only the prompt to choose an expert by."""
-    n_components: int = 32
-    max_features: int = 20_000
-    tokens: str = "unicode"
+    n_components: int = Field(32, ge=1)
+    max_features: int = Field(20_000, ge=1)
+    tokens: Literal["unicode", "scikit-learn"] = "unicode"
     """What counts as a word: `unicode`, for every script, or `scikit-learn`, its default pattern; equal on ASCII."""
-    sample_size: int = 10_000
+    sample_size: int = Field(10_000, ge=1)
     embedding_model: str | None = None
     """Hub id or folder; the packaged MiniLM when left out."""
-    random_state: int = 0
+    random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
 def described(artifact: Artifact, corpus_documents: Artifact) -> Description:
@@ -95,10 +97,6 @@ def _vectoriser(config: FeaturesConfig) -> "TfidfLsa | SentenceEmbeddings":
             sample_size=config.sample_size,
             random_state=config.random_state,
         )
-    if config.kind == "embeddings":
-        from analysis.features.embeddings import SentenceEmbeddings
+    from analysis.features.embeddings import SentenceEmbeddings
 
-        return SentenceEmbeddings(config.embedding_model)
-    raise dg.Failure(
-        f"document_features: expected kind `tfidf` or `embeddings`, got {config.kind!r}", allow_retries=False
-    )
+    return SentenceEmbeddings(config.embedding_model)
