@@ -28,7 +28,7 @@ class Grouping:
 
 def choose_grouping(
     documents: pl.DataFrame,
-    n_groups: int,
+    n_clusters: int,
     *,
     grouping: str = "auto",
     fixed_number: bool = False,
@@ -44,7 +44,7 @@ def choose_grouping(
 
     Args:
         documents: those of training, with prompt, source and task.
-        n_groups: N of the elbow.
+        n_clusters: N of the elbow.
         grouping: one of `GROUPINGS`. Anything but "auto" is done as asked where it can be.
         fixed_number: this N was asked for, so that sources or tasks must be as many.
         min_accuracy: least share of held-out prompts whose group must be found.
@@ -62,18 +62,18 @@ def choose_grouping(
         if isinstance(asked, str):
             raise ValueError(f"grouping {grouping!r}: {asked}; take clusters or auto")
         return asked
-    clusters = tuple(map(str, range(n_groups)))
+    clusters = tuple(map(str, range(n_clusters)))
     if grouping == "clusters":
-        return Grouping("cluster", clusters, f"One expert for each of {n_groups} clusters, as asked for.")
-    if n_groups == 1:
+        return Grouping("cluster", clusters, f"One expert for each of {n_clusters} clusters, as asked for.")
+    if n_clusters == 1:
         return Grouping("cluster", clusters, "The corpus is one cluster, so there is one expert: plain LoRA.")
     objections = []
     for kind in ("source", "task"):
-        found = _try(documents, kind, min_accuracy, max_experts, n_groups if fixed_number else None, random_state)
+        found = _try(documents, kind, min_accuracy, max_experts, n_clusters if fixed_number else None, random_state)
         if isinstance(found, Grouping):
             return found
         objections.append(found)
-    return Grouping("cluster", clusters, f"One expert for each of {n_groups} clusters: {'; '.join(objections)}.")
+    return Grouping("cluster", clusters, f"One expert for each of {n_clusters} clusters: {'; '.join(objections)}.")
 
 
 def _try(
@@ -93,19 +93,19 @@ def _try(
     evidence = f"the {kind} is found for {accuracy:.1%} of held-out prompts"
     if not accuracy >= min_accuracy and min_accuracy > 0:
         return f"{evidence}, not for {min_accuracy:.1%}"
-    reason = f"One expert for each of {classifier.n_groups} {kind}s: {evidence}."
+    reason = f"One expert for each of {classifier.n_clusters} {kind}s: {evidence}."
     return Grouping(kind, classifier.classes_, reason, classifier)
 
 
 def _objection(groups: pl.Series, max_experts: int, required_number: int | None) -> str:
     """What speaks against an expert for each group before any prompt is read; empty for nothing."""
-    kind, n_groups = groups.name, groups.n_unique()
+    kind, n_clusters = groups.name, groups.n_unique()
     if groups.null_count():
         return f"{groups.null_count()} documents have no {kind}"
-    if n_groups < 2:
+    if n_clusters < 2:
         return f"there is one {kind}"
-    if n_groups > max_experts:
-        return f"{n_groups} {kind}s are more than {max_experts}"
-    if required_number not in (None, n_groups):
-        return f"{n_groups} {kind}s are not the {required_number} experts asked for"
+    if n_clusters > max_experts:
+        return f"{n_clusters} {kind}s are more than {max_experts}"
+    if required_number not in (None, n_clusters):
+        return f"{n_clusters} {kind}s are not the {required_number} experts asked for"
     return ""
