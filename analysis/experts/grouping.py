@@ -93,19 +93,19 @@ def _try(
     evidence = f"the {kind} is found for {accuracy:.1%} of held-out prompts"
     if not accuracy >= min_accuracy and min_accuracy > 0:
         return f"{evidence}, not for {min_accuracy:.1%}"
-    reason = f"One expert for each of {classifier.n_clusters} {kind}s: {evidence}."
+    reason = f"One expert for each of {classifier.n_groups} {kind}s: {evidence}."
     return Grouping(kind, classifier.classes_, reason, classifier)
 
 
 def _objection(groups: pl.Series, max_experts: int, required_number: int | None) -> str:
     """What speaks against an expert for each group before any prompt is read; empty for nothing."""
-    kind, n_clusters = groups.name, groups.n_unique()
+    kind, n_groups = groups.name, groups.n_unique()
     if groups.null_count():
         return f"{groups.null_count()} documents have no {kind}"
-    if n_clusters < 2:
+    if n_groups < 2:
         return f"there is one {kind}"
-    if n_clusters > max_experts:
-        return f"{n_clusters} {kind}s are more than {max_experts}"
-    if required_number not in (None, n_clusters):
-        return f"{n_clusters} {kind}s are not the {required_number} experts asked for"
+    if n_groups > max_experts:
+        return f"{n_groups} {kind}s are more than {max_experts}"
+    if required_number not in (None, n_groups):
+        return f"{n_groups} {kind}s are not the {required_number} experts asked for"
     return ""
