@@ -27,10 +27,11 @@ import polars as pl
 from pipelines.store.disk import clear_disk_errors
 from pipelines.store.locks import TIMEOUT_SECONDS, exclusive
 from pipelines.store.manifest import Manifest, damage, sync, sync_tree, write_manifest
+from pipelines.store.pictures import mark_png
 
 RECORD = "artifact.json"
 MADE_FROM = "hydralora"
-"""Key in the metadata of each Parquet table: the artifact it belongs to, and what that was made from."""
+"""Key in the metadata of each Parquet table and PNG: the artifact it belongs to, and what that was made from."""
 
 logger = logging.getLogger(__name__)
 Say = Callable[[str], object]
@@ -252,6 +253,8 @@ def _finish(draft: Draft, folder: Path, record: Mapping[str, Any]) -> None:
     """Make a draft an artifact: all its bytes on the disk first, then its record, then its name."""
     for leftover in draft.folder.rglob(".*.tmp"):
         leftover.unlink()
+    for picture in draft.folder.rglob("*.png"):
+        mark_png(picture, MADE_FROM, draft.made_from)
     files = write_manifest(draft.folder, without=RECORD)
     draft.write_json(RECORD.removesuffix(".json"), {"fingerprint": draft.fingerprint, **record, "files": files})
     sync_tree(draft.folder)
