@@ -186,7 +186,13 @@ UNREADABLE = documents([("x", "y")[i % 2] for i in range(360)], [None] * 360)
     [
         (THREE_SOURCES, {}, "source", 3, "One expert for each of 3 sources: the source of 100.0% of 360 training"),
         (ONE_SOURCE, {}, "task", 3, "One expert for each of 3 tasks: the task of 100.0%"),
-        (UNREADABLE, {}, "cluster", 5, "One expert for each of 5 clusters: the source of .* is found .*, which is less than 98.0%"),
+        (
+            UNREADABLE,
+            {},
+            "cluster",
+            5,
+            "One expert for each of 5 clusters: the source of .* is found .*, which is less than 98.0%",
+        ),
         (THREE_SOURCES, {"max_experts": 2}, "cluster", 5, "3 sources are more than 2; 360 documents have no task"),
         (THREE_SOURCES, {"fixed_number": True}, "cluster", 5, "3 sources are not the 5 experts asked for"),
         (THREE_SOURCES, {"grouping": "clusters"}, "cluster", 5, "as asked for"),
@@ -217,7 +223,7 @@ def test_groupings_that_cannot_be() -> None:
 
 
 def test_n_does_not_hang_on_the_seed() -> None:
-    """Three sources of which 2% of the prompts cannot be told: at the limit, and yet the same N for seeds and orders."""
+    """Three sources, 2% of the prompts with a wrong one: at the limit, and yet the same N for all seeds and orders."""
     rng = np.random.default_rng(0)
     sources = np.array(LABELS)
     sources[rng.choice(360, 7, replace=False)] = "animals"
