@@ -15,9 +15,9 @@ from hydralora.training.record import write_json
 
 NUM_RESAMPLES = 4000
 METRICS = ("macro", "token")
-TRUE_SOURCE = "split by source lr=0.0012"
-LABEL_FREE = "split by hidden_elbow lr=0.0012"
-FIXED_K = "split by hidden_k6 lr=0.0012"
+TRUE_SOURCE = "split by source"
+# The rate that validation documents of "six" chose, as they chose that of the arms with experts.
+SAME_RATE = "lora lr=0.001"
 
 Floats = NDArray[np.float64]
 Records = Mapping[str, Mapping[str, Any]]
@@ -37,14 +37,16 @@ def summarise(state: Path, records: Records, output: Path | None) -> None:
     for path in sorted((state / "mixes").glob("*.npz")):
         of_mix = {key: r for key, r in records.items() if r["mix"] == path.stem}
         if of_mix:
-            result["mixes"][path.stem] = of_one_mix(Mix.load(path), of_mix)
+            file = state / f"{path.stem}_states.npz"
+            states = np.load(file)["states"].astype(np.float32) if file.exists() else None
+            result["mixes"][path.stem] = of_one_mix(Mix.load(path), of_mix, states)
     if output is not None:
         write_json(output, result)
     for name, mix in result["mixes"].items():
         print_mix(name, mix)
 
 
-def of_one_mix(mix: Mix, records: Records) -> dict[str, Any]:
+def of_one_mix(mix: Mix, records: Records, states: Floats | None) -> dict[str, Any]:
     """Rows of a mix: each arm under each of its kinds of held-out groups."""
     held_out = mix.indices(*HELD_OUT)
     losses = collect(records.values())
@@ -57,6 +59,7 @@ def of_one_mix(mix: Mix, records: Records) -> dict[str, Any]:
         cut = {key: {seed: sums[part_rows] for seed, sums in seeds.items()} for key, seeds in losses.items()}
         rows[part] = {_label(key): _row(key, cut, baseline, measure, records) for key in cut}
     return {
+        "n_over_seeds_and_orders": elbows_over_seeds(mix, states),
         "documents": {part: int((mix.parts == part).sum()) for part in np.unique(mix.parts)},
         "training_tokens": int(mix.lengths[mix.parts == "train"].sum()),
         "facts": mix.facts,
@@ -64,6 +67,24 @@ def of_one_mix(mix: Mix, records: Records) -> dict[str, Any]:
         "validation": _validation(losses, mix),
         "rows": rows,
     }
+
+
+def elbows_over_seeds(mix: Mix, states: Any, number: int = 20) -> dict[str, int]:
+    """How often each N is the elbow of the hidden states, for seeds of K-means and orders of the documents."""
+    from analysis.clusters.elbow_rules import l_method
+    from analysis.clusters.kmeans import sweep_kmeans
+    from analysis.features.hidden_states import HiddenStates
+
+    if states is None:
+        return {}
+    known = states[mix.parts == "train"]
+    rows, _ = HiddenStates().fit_states(known).transform_states(known)
+    found = []
+    for seed in range(number):
+        shuffled = rows[np.random.default_rng(seed).permutation(len(rows))]
+        sweep = sweep_kmeans(shuffled, range(1, 21), random_state=seed)
+        found.append(sweep.n_clusters[int(np.argmax(l_method(shuffled, sweep)))])
+    return {str(n): found.count(n) for n in sorted(set(found))}
 
 
 class Measure:
@@ -150,8 +171,12 @@ def _row(key: tuple[str, str], losses: Losses, baseline: str, measure: Measure, 
     if key[0] == baseline or not common:
         return row
     difference = _stacked(losses, key, common) - _stacked(losses, (baseline, ""), common)
-    row["minus_lora"] = _difference(difference, measure)
+    row["minus_lora"] = difference_row(difference, measure)
     row["minus_lora"]["seeds"] = common
+    if baseline != SAME_RATE and key[0] != SAME_RATE:
+        common = sorted(set(seeds) & set(losses[SAME_RATE, ""]))
+        difference = _stacked(losses, key, common) - _stacked(losses, (SAME_RATE, ""), common)
+        row["minus_lora_of_six"] = difference_row(difference, measure) | {"seeds": common}
     row["share_of_gain_of_true_sources"] = _share(key, losses, baseline, measure)
     return row
 
@@ -160,7 +185,7 @@ def _stacked(losses: Losses, key: tuple[str, str], seeds: list[int]) -> Floats:
     return np.array([losses[key][seed] for seed in seeds])
 
 
-def _difference(difference: Floats, measure: Measure) -> dict[str, Any]:
+def difference_row(difference: Floats, measure: Measure) -> dict[str, Any]:
     """Point, interval and seeds of a difference [seeds, documents], and of each corpus."""
     point, resampled = measure.point(difference.mean(axis=0)), measure.resampled(difference)
     found: dict[str, Any] = {name: [point[name], *_interval(resampled[name])] for name in METRICS}
@@ -171,7 +196,7 @@ def _difference(difference: Floats, measure: Measure) -> dict[str, Any]:
 
 def _share(key: tuple[str, str], losses: Losses, baseline: str, measure: Measure) -> dict[str, list[float]] | None:
     """How much of what experts by the true source gain over the LoRA this row gains."""
-    true = (TRUE_SOURCE, "source")
+    true = (f"{TRUE_SOURCE} lr={key[0].split('lr=')[1]}", "source")
     common = sorted(set(losses[key]) & set(losses[baseline, ""]) & set(losses.get(true, {})))
     if not common:
         return None

@@ -33,7 +33,7 @@ def group_model(
     if grouping.classifier is not None:
         return grouping.classifier
     config = document_features.record["config"]
-    if config["text"] == "prompt" and config["kind"] != "hidden_state":
+    if config["text"] == "prompt" and config.get("kind") != "hidden_state":
         from analysis.clusters.corpus_model import CorpusModel
 
         return CorpusModel.load(cluster_labels.path("corpus_model"))
