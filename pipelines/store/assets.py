@@ -17,7 +17,7 @@ An asset has a module of its own: its code version is a hash over all that the m
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -87,6 +87,7 @@ def artifact_asset(
     retry_policy: dg.RetryPolicy | None = None,
     partitions_def: dg.PartitionsDefinition | None = None,
     mixes_runs: bool = False,
+    unused: Callable[..., Collection[str]] = lambda: (),
 ) -> Callable[[Callable[..., None]], dg.AssetsDefinition]:
     """An asset whose value is an `Artifact`; see the text of this module.
 
@@ -102,11 +103,13 @@ def artifact_asset(
         retry_policy: only where a second try can succeed.
         partitions_def: of an asset that is materialised part by part.
         mixes_runs: the inputs may come from different corpora.
+        unused: names the resources that this configuration leaves alone, which then are not part of the fingerprint;
+            takes any of the function's parameters but `draft`.
     """
     blocking, warnings = blocking or {}, warnings or {}
 
     def decorate(function: Callable[..., None]) -> dg.AssetsDefinition:
-        declared = _Declared.of(function, identity, describe, mixes_runs, frozenset(warnings))
+        declared = _Declared.of(function, identity, describe, mixes_runs, frozenset(warnings), unused)
         name = function.__name__
 
         def compute(context: dg.AssetExecutionContext, **inputs: Artifact) -> Iterator[dg.MaterializeResult]:
@@ -153,6 +156,7 @@ class _Declared:
     describe: Callable[..., Description]
     mixes_runs: bool
     warnings: frozenset[str]
+    unused: Callable[..., Collection[str]]
     inputs: tuple[str, ...]
     resources: tuple[str, ...]
     config: type[dg.Config] | None
@@ -165,6 +169,7 @@ class _Declared:
         describe: Callable[..., Description],
         mixes_runs: bool,
         warnings: frozenset[str],
+        unused: Callable[..., Collection[str]],
     ) -> "_Declared":
         parameters = {name: p.annotation for name, p in inspect.signature(function).parameters.items()}
         return cls(
@@ -173,6 +178,7 @@ class _Declared:
             describe,
             mixes_runs,
             warnings,
+            unused,
             inputs=tuple(name for name, kind in parameters.items() if kind is Artifact),
             resources=tuple(
                 name
@@ -207,8 +213,9 @@ class _Declared:
     def _identity(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Configuration, and the identity of what else changes the result."""
         values: dict[str, Any] = {} if self.config is None else given["config"].model_dump()
+        unused = self.unused(**_taken(self.unused, given))
         for name in self.resources:
-            if isinstance(given[name], HasIdentity):
+            if isinstance(given[name], HasIdentity) and name not in unused:
                 values |= given[name].identity()
         if self.identity is not None:
             values |= self.identity(**_taken(self.identity, given))

@@ -6,7 +6,14 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from pipelines.corpus.experts import GROUP_MODEL, group_model, held_out_accuracy, labelled_documents, with_experts
+from pipelines.corpus.experts import (
+    GROUP_MODEL,
+    found_in_training,
+    group_model,
+    held_out_accuracy,
+    labelled_documents,
+    with_experts,
+)
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.configuration import LARGEST_SEED
@@ -99,5 +106,6 @@ def expert_assignment(
             "groups": grouping.groups,
             "reason": grouping.reason,
             "held_out_accuracy": held_out_accuracy(experts),
+            "found": found_in_training(model),
         },
     )
