@@ -17,7 +17,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,9 +232,11 @@ def build_artifact(
     if not mixes_runs:
         check_lineage(asset, inputs)
     if found := _find(directory, asset, fingerprint, say):
+        _mark_used(found)
         return found
     folder = directory / asset / fingerprint
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with clear_disk_errors(directory):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(folder.with_suffix(".lock"), say, timeout=lock_timeout):
         if found := _find(directory, asset, fingerprint, say, repair=True):  # built while this process waited
             return found
@@ -285,6 +287,12 @@ def _find(directory: Path, asset: str, fingerprint: str, say: Say, *, repair: bo
         say(f"{asset} is damaged and is built again: {wrong}")
         os.rename(artifact.folder, artifact.folder.with_suffix(f".damaged-{time.time_ns()}"))
     return None
+
+
+def _mark_used(artifact: Artifact) -> None:
+    """Renew the folder's time, so that the clean-up leaves what a run has found but not recorded yet."""
+    with suppress(OSError):  # a store that is read-only needs no clean-up
+        os.utime(artifact.folder)
 
 
 def artifact_of(directory: Path, asset: str, fingerprint: str) -> Artifact:

@@ -57,5 +57,3 @@ def disks_full(folder: Path, job: str, sizes: Sequence[int]) -> dict[str, Any]:
         "right_after_growing": sum(o["again"] == 0 and not o["differ"] for o in outcomes),
         "outcomes": outcomes,
     }
-
-

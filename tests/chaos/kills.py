@@ -33,7 +33,9 @@ def kill_everywhere(folder: Path, job: str, *, trials: int, seed: int = 0) -> di
         wrong += [{"trial": trial, "differences": found}] if found else []
         if not found and work.store.exists():
             shutil.rmtree(work.store)
-        print(f"{job}: trial {trial}, {sum(kills.values())} kills, wrong {len(wrong)}, failed {len(failed)}", flush=True)
+        print(
+            f"{job}: trial {trial}, {sum(kills.values())} kills, wrong {len(wrong)}, failed {len(failed)}", flush=True
+        )
     return {
         "job": job,
         "trials": trials,
