@@ -81,7 +81,7 @@ def _lives(pid: int, seen: float) -> bool:
     """Whether the process that had an id at a time still runs."""
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= seen + _CLOCK_TOLERANCE
+        return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= seen + _CLOCK_TOLERANCE)
     except psutil.AccessDenied:
         return True
     except psutil.NoSuchProcess:

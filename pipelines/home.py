@@ -36,14 +36,12 @@ def prepare(home: Path, *, any_host: bool = False) -> list[str]:
         HomeError: another process holds the home for five minutes.
     """
     home.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(home / ".prepare.lock")
+    lock = home / ".prepare.lock"
     try:
-        lock.acquire(timeout=_TIMEOUT_SECONDS)
+        held = filelock.FileLock(lock).acquire(timeout=_TIMEOUT_SECONDS)
     except filelock.Timeout:
-        raise HomeError(
-            f"Waited {_TIMEOUT_SECONDS:.0f} s for {lock.lock_file}. End the process that holds it."
-        ) from None
-    with lock, _instance(home) as instance:
+        raise HomeError(f"Waited {_TIMEOUT_SECONDS:.0f} s for {lock}. End the process that holds it.") from None
+    with held, _instance(home) as instance:
         _limit_gpu(instance)
         return end_dead_runs(instance, any_host=any_host)
 

@@ -1,4 +1,4 @@
-"""A file of each artifact is truncated, flipped, emptied or deleted; the next run must say which, and build it again."""
+"""A file of each artifact is damaged in four ways; the next run must say which, and build it again."""
 
 import random
 from pathlib import Path

@@ -63,7 +63,7 @@ def load_libraries() -> None:
 
     import hydralora.evaluation
     import hydralora.gates
-    import hydralora.training.run
+    import hydralora.training.run  # noqa: F401
     import pipelines.report_inputs  # noqa: F401
 
     torch.set_num_threads(1)
