@@ -117,9 +117,13 @@ class Artifact:
         Sizes are looked at every time; every byte is read once in each process.
         """
         try:
-            files: Manifest = self.record["files"]
-        except (ArtifactError, KeyError):
-            return f"{self.folder / RECORD}: expected the list of the files, found none"
+            record = self.record
+            files: Manifest = record["files"]
+            expected, found = record["digest"], _digest(record)
+        except (ArtifactError, KeyError, TypeError, AttributeError):
+            return f"{self.folder / RECORD}: expected the list of the files and a digest, found none"
+        if expected != found:
+            return f"{self.folder / RECORD}: expected the digest {expected}, found {found}"
         stamp = (self.folder, (self.folder / RECORD).stat().st_mtime_ns)
         wrong = damage(self.folder, files, hashes=stamp not in _HASHED)
         if wrong is None:
@@ -255,7 +259,8 @@ def _finish(draft: Draft, folder: Path, record: Mapping[str, Any]) -> None:
     for leftover in draft.folder.rglob(".*.tmp"):
         leftover.unlink()
     files = write_manifest(draft.folder, without=RECORD)
-    draft.write_json(RECORD.removesuffix(".json"), {"fingerprint": draft.fingerprint, **record, "files": files})
+    record = {"fingerprint": draft.fingerprint, **record, "files": files}
+    draft.write_json(RECORD.removesuffix(".json"), record | {"digest": _digest(record)})
     sync_tree(draft.folder)
     os.rename(draft.folder, folder)
     sync(folder.parent)
@@ -273,6 +278,12 @@ def find_artifact(
 ) -> Artifact | None:
     """The artifact that `build_artifact` would return without building anything, None where it would build."""
     return _find(directory, asset, fingerprint_of(_identity(asset, code_version, config, inputs)), say)
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    """Of all that a record says, as JSON keeps it: shows a changed byte in the record itself."""
+    kept = json.loads(json.dumps(without_nan(record), default=str))
+    return fingerprint_of({name: value for name, value in kept.items() if name != "digest"})
 
 
 def _find(directory: Path, asset: str, fingerprint: str, say: Say, *, repair: bool = False) -> Artifact | None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -91,6 +92,7 @@ def start(run: Setup, log: Path) -> int:
             for event in result.all_events:
                 if event.is_step_failure:
                     print("FAILED", event.step_key, event.step_failure_data.error_display_string, flush=True)
+            log.with_suffix(".modules").write_text("\n".join(sorted(sys.modules)))
             code = 0 if result.success else 1
     except BaseException:
         traceback.print_exc()
