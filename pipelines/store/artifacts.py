@@ -241,7 +241,8 @@ def build_artifact(
     folder = directory / asset / fingerprint
     with clear_disk_errors(directory):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder.with_suffix(".lock"), say, timeout=lock_timeout):
+    lock = folder.with_suffix(".lock")
+    with clear_disk_errors(folder.parent), exclusive(lock, say, timeout=lock_timeout):  # a lock takes space, too
         if found := _find(directory, asset, fingerprint, say, repair=True):  # built while this process waited
             return found
         draft = Draft(asset, fingerprint, folder.with_suffix(".partial"), _made_from(asset, fingerprint, inputs))
