@@ -38,9 +38,9 @@ def finished_store_of_another_user(folder: Path, job: str, user: str = "nobody")
     for path in [folder, *folder.parents]:
         if path.stat().st_uid == os.geteuid() and path != Path("/"):
             path.chmod(path.stat().st_mode | 0o055)
-    log = folder / f"{user}.log"
+    log = work.home / "run.log"
     shutil.rmtree(work.home, ignore_errors=True)
-    for path in (work.home, log):
+    for path in (work.home, log):  # the folder first
         path.touch() if path == log else path.mkdir()
         shutil.chown(path, user)
     load_all((folder / "read-only.modules").read_text().split())
