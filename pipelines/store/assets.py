@@ -17,6 +17,7 @@ An asset has a module of its own: its code version is a hash over all that the m
 """
 
 import inspect
+import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -33,6 +34,8 @@ from pipelines.store.versions import code_version
 THUMBNAIL = "thumbnail.png"
 CONFIG_CLASSES: dict[str, type[dg.Config]] = {}
 """Asset -> the class of its configuration, for those who look at a whole run configuration."""
+HOST_TAG = "hydralora/host"
+"""Tag of a run: the host on which it computes, where alone its processes can be looked up."""
 
 ARTIFACT = dg.PythonObjectDagsterType(Artifact, name="Artifact", description="A finished folder, by its fingerprint.")
 dg.make_python_type_usable_as_dagster_type(Artifact, ARTIFACT)
@@ -192,6 +195,7 @@ class _Declared:
         self, context: dg.AssetExecutionContext, inputs: Mapping[str, Artifact]
     ) -> dg.MaterializeResult[Artifact]:
         """Build the artifact or find it, and describe it."""
+        _tag_host(context)
         context.resources.run_checks.check(context)
         store: ArtifactStore = context.resources.store
         given: dict[str, Any] = {"context": context, "store": store, **inputs}
@@ -243,6 +247,11 @@ class _Declared:
         return dg.AssetCheckResult(
             check_name=check.name, passed=check.passed, description=check.description, severity=severity
         )
+
+
+def _tag_host(context: dg.AssetExecutionContext) -> None:
+    if HOST_TAG not in context.run.tags:
+        context.instance.add_run_tags(context.run.run_id, {HOST_TAG: socket.gethostname()})
 
 
 def _taken(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
