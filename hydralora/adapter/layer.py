@@ -129,7 +129,7 @@ class HydraLoraLayer(BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def reset_parameters(self, adapter_name: str, init_weights: bool = True) -> None:
-        """Initialise A and the router Kaiming-uniform with a = sqrt(5), and B with zeros (like A without `init_weights`).
+        """Initialise A and the router Kaiming-uniform with a = sqrt(5), B with zeros (like A without `init_weights`).
 
         The router is never zero: with B = 0 and equal gates, all experts would get the same gradient and stay copies of
         each other. With this scale (1 / sqrt(fan_in)) the gates start different, but near 1 / N.
