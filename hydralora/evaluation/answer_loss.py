@@ -1,7 +1,7 @@
-"""Loss on answer tokens, with logits computed only where a loss is read.
+"""Loss on answer tokens, with logits computed only for positions that have a loss.
 
-A vocabulary of 49,152 makes the output layer a fifth of a 135M model, and half or more of all positions belong to
-prompts: their logits would be computed, kept for the backward pass, and never used.
+With a vocabulary of 49,152 the output layer is a fifth of a 135M model, and half or more of all positions belong to
+prompts. Their logits would be computed, kept for the backward pass, and never used.
 """
 
 from collections.abc import Mapping
@@ -15,24 +15,24 @@ from hydralora.base_model.packed_attention import for_attention
 from hydralora.data import answer_index
 from hydralora.evaluation.chunked_loss import can_chunk, chunked_cross_entropy
 
-# What a batch says beside the model's inputs.
+# Entries of a batch that are not inputs of the model.
 _NOT_FOR_THE_MODEL = ("labels", "cluster", "document_of_token", "answer_index")
 
 
 def answer_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits that predict answer tokens, one row a token.
+    """Logits that predict answer tokens, one row per token.
 
-    A hook hands only those positions to the output layer; the rest of the model runs as it is, so this works for any
-    causal language model of transformers and any PEFT method on it. Virtual tokens of prompt methods come first in the
+    A hook passes only those positions to the output layer. The rest of the model does not change, so this works for any
+    causal language model of transformers with any PEFT method. Virtual tokens of prompt methods come first in the
     hidden states and are skipped.
 
     Args:
-        model: a causal language model, possibly wrapped by PEFT or DistributedDataParallel.
-        batch: `input_ids`, `attention_mask`, `labels` [batch, length], `IGNORED` outside of answers, and what else the
-            model's forward takes (`expert_gates`); or what `collate_packed` gives.
+        model: A causal language model, possibly wrapped by PEFT or DistributedDataParallel.
+        batch: `input_ids`, `attention_mask`, `labels` [batch, length] (`IGNORED` outside answers) and other inputs of
+            the model's forward pass (`expert_gates`); or the result of `collate_packed`.
 
     Returns:
-        logits [n, vocabulary], targets [n], and the document each belongs to [n].
+        Logits [n, vocabulary], targets [n], and the document index of each [n].
     """
     index, targets, documents = _answers(batch)
     length = batch["labels"].shape[1]
@@ -52,9 +52,10 @@ def answer_loss(model: nn.Module, batch: Mapping[str, Any], *, chunked: bool = F
     """Sum of cross entropies (nats, float32) over the answer tokens of a batch.
 
     Args:
-        model, batch: as of `answer_logits`.
-        chunked: never hold the logits of all answer tokens at once. For models whose logits are what their output layer
-            gives (see `chunked_loss.can_chunk`).
+        model: See `answer_logits`.
+        batch: See `answer_logits`.
+        chunked: Whether to never hold the logits of all answer tokens at once. Allowed only if
+            `logits_can_be_chunked(model, batch)`.
     """
     if chunked:
         hidden, targets = _answer_states(model, batch)
@@ -73,15 +74,15 @@ def document_losses(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a batch goes to the model's forward, without labels."""
+    """The entries of a batch that are inputs of the model's forward pass, without labels."""
     inputs = {name: value for name, value in batch.items() if name not in _NOT_FOR_THE_MODEL}
     return for_attention(getattr(model, "module", model), inputs)
 
 
 def logits_can_be_chunked(model: nn.Module, batch: Mapping[str, Any]) -> bool:
-    """Whether `answer_loss(chunked=True)` is this model's loss; tried on a batch.
+    """Whether `answer_loss(chunked=True)` equals this model's loss; tried on a batch.
 
-    Some models scale or cap what their output layer gives; theirs must go through the model.
+    Some models scale or cap the logits of their output layer, so their loss needs the model's own logits.
     """
     layer = _output_layer(model)
     if not can_chunk(layer):
@@ -93,7 +94,7 @@ def logits_can_be_chunked(model: nn.Module, batch: Mapping[str, Any]) -> bool:
 
 
 def _answer_states(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """What the output layer would read to predict answer tokens [n, hidden], and these tokens [n]."""
+    """Inputs of the output layer that predict answer tokens [n, hidden], and these tokens [n]."""
     index, targets, _ = _answers(batch)
     length = batch["labels"].shape[1]
     states: list[Tensor] = []
@@ -112,7 +113,7 @@ def _answer_states(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, 
 
 
 def _answers(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """Position before each answer token, in the flattened batch, the token, and its document; each [n]."""
+    """For each answer token: the position before it in the flattened batch, the token, and its document; each [n]."""
     labels = batch["labels"]
     index = batch["answer_index"] if "answer_index" in batch else answer_index(labels)
     targets = labels.flatten()[index + 1]
