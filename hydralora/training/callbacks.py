@@ -1,4 +1,4 @@
-"""What watches a run: the curve on disk, progress for a caller, a stop at the first loss that is no number."""
+"""Callbacks of a run: write the curve, report progress, stop at the first loss that is not finite."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from hydralora.training.config import Progress, TrainingError
 class CurveWriter(TrainerCallback):
     """Appends a line to `curve.jsonl` for each logged step: `step, tokens, loss, learning_rate, seconds`, `eval_loss`.
 
-    A resumed run first drops the lines after its checkpoint, so that each step is there once.
+    A resumed run first removes the lines after its checkpoint, so that each step occurs once.
     """
 
     def __init__(self, path: Path, plan: StepPlan) -> None:
@@ -53,14 +53,14 @@ class CurveWriter(TrainerCallback):
             file.write(json.dumps(line) + "\n")
 
     def _lines(self) -> list[str]:
-        """Whole lines; a killed run may have left half of one."""
+        """Complete lines; a killed run may have left an incomplete last line."""
         if not self._path.exists():
             return []
         return [line for line in self._path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 class ProgressReporter(TrainerCallback):
-    """Calls `report` with the state of the run, at most every `seconds` and at the last step."""
+    """Calls `report` with the progress of the run, at most once in `seconds` seconds, and at the last step."""
 
     def __init__(self, report: Callable[[Progress], None], plan: StepPlan, seconds: float = 2.0) -> None:
         self._report = report
@@ -96,12 +96,12 @@ class ProgressReporter(TrainerCallback):
 
 
 class StopAtNonFinite(TrainerCallback):
-    """Stops at the first loss or gradient norm that is no number, before it can reach a checkpoint."""
+    """Stops at the first loss or gradient norm that is not finite, before it can reach a checkpoint."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        control.should_log = control.should_log or control.should_save  # never save what was not looked at
+        control.should_log = control.should_log or control.should_save  # `on_log` must check each step that is saved
         return control
 
     def on_log(
@@ -116,14 +116,14 @@ class StopAtNonFinite(TrainerCallback):
         if all(math.isfinite(value) for value in values.values()):
             return
         raise TrainingError(
-            f"Step {state.global_step}: expected finite numbers, got {values}. The checkpoints before it are good. "
+            f"Step {state.global_step}: expected finite numbers, got {values}. Earlier checkpoints are good. "
             f"Lower learning_rate (now {args.learning_rate}) or max_grad_norm (now {args.max_grad_norm}), or lengthen "
             f"the warm-up."
         )
 
 
 class AdaLoraSchedule(TrainerCallback):
-    """Lets AdaLoRA prune ranks after each optimizer step, as PEFT asks of the training loop."""
+    """Lets AdaLoRA prune ranks after each optimizer step, as PEFT requires of a training loop."""
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
