@@ -1,4 +1,4 @@
-"""What the base model makes of a prompt: its last hidden state at the prompt's last token."""
+"""Hidden states of prompts: the base model's last hidden state at the last token of each prompt."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,20 +25,23 @@ def prompt_states(
     max_length: int = 512,
     batch_tokens: int = 4096,
 ) -> NDArray[np.float32]:
-    """What the output layer would read to predict the first token of the answer, [len(prompts), hidden].
+    """Compute the output layer's input for the first token of each answer.
 
-    One forward pass over the prompts; no logits are computed. A prompt longer than `max_length` loses its middle.
+    It needs one forward pass over the prompts, without logits. A prompt longer than `max_length` loses its middle.
 
     Args:
-        model: a causal language model of transformers, without an adapter.
-        tokenizer: of the model.
-        prompts: texts.
-        template: what surrounds a prompt, as of `hydralora.data.tokenise`.
-        max_length: most tokens of a prompt.
-        batch_tokens: of one forward pass, padding included.
+        model: A causal language model of transformers, without an adapter.
+        tokenizer: The tokenizer of the model.
+        prompts: Texts of the prompts.
+        template: Template around a prompt, see `hydralora.data.tokenise`.
+        max_length: Largest number of tokens of a prompt.
+        batch_tokens: Largest number of tokens in a forward pass, with padding. A longer prompt is a batch alone.
+
+    Returns:
+        Hidden states [prompts, hidden].
 
     Raises:
-        DataError: the tokenizer lacks what the template needs.
+        DataError: If the tokenizer has no end token, or no chat template for `template="chat"`.
     """
     if not prompts:  # tokenizers refuse an empty list
         return np.zeros((0, model.get_output_embeddings().weight.shape[1]), np.float32)
@@ -69,7 +72,7 @@ def _cut(tokens: list[int], max_length: int) -> list[int]:
 
 
 def _states_at(model: Any, batch: dict[str, Tensor], positions: Tensor) -> Tensor:
-    """What the output layer reads at one position of each row; the layer itself gets nothing to do."""
+    """The output layer's input at one position of each row. The layer itself gets no positions to compute."""
     caught: list[Tensor] = []
 
     def catch(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

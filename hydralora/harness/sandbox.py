@@ -5,8 +5,9 @@ checker runs the tests and calls the program's functions through a pipe; it prin
 The token and the tests never enter the candidate's sandbox.
 
 Guarantees, also against a hostile program: it has no network, and no files except Python's standard library and the
-system's shared libraries (read-only) and a small private folder. It has no other processes or threads and no
-environment variables. It ends after `WALL_SECONDS`. It passes only if it answers every call as the tests expect.
+system's shared libraries (read-only) and a small private folder. It cannot start processes or threads, sees no others,
+and gets no environment variables. It ends after `WALL_SECONDS`. It passes only if it answers every call as the tests
+expect.
 Limits: a bug in the kernel or in bubblewrap lets the program out, because system calls are not filtered. It may use the
 CPU for `CPU_SECONDS` and up to 1 GiB of memory.
 """

@@ -376,14 +376,14 @@ _ROWS = (
     Method(
         "hydralora_sequence",
         "",
-        "one A, an expert for each source, task or cluster, chosen by the prompt, and one that is always on",
+        "one A, an expert for each source, task or cluster, chosen by the prompt, and a shared expert",
         _hydralora_sequence,
         2,
     ),
     Method(
         "hydralora_split",
         "",
-        "small experts chosen by the prompt, and a LoRA of larger rank with an A of its own that is always on",
+        "small experts chosen by the prompt, and a shared LoRA of larger rank with its own A that is always on",
         _hydralora_split,
         2,
     ),

@@ -17,7 +17,7 @@ from hydralora.ops import triton_kernels as kernels
 
 _TAKES_NINE = triton.__version__.startswith(
     "3.6."
-)  # whether a launcher in C takes nine leading arguments; this differs between versions
+)  # whether Triton's C launcher takes the arguments below; versions differ
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 FEW_TOKENS = 32  # up to here, one launch that computes A x many times is faster than two that compute it once
 _VECTOR_OUTPUTS = 40_000  # up to this total number of outputs: one program per token, without tensor cores

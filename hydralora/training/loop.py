@@ -95,6 +95,7 @@ def train(
     Raises:
         TrainingError: If a loss is not finite, memory or disk space runs out, the config does not fit the model or the
             machine, or the folder belongs to another run.
+        ModuleNotFoundError: If `measure_energy` is set and codecarbon is not installed.
     """
     from transformers import set_seed
 
