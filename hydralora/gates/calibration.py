@@ -1,4 +1,4 @@
-"""Measures fixed gates on live routing, and what fixing them costs."""
+"""Measures fixed gates as means of routed gates, and what fixing them costs."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ def calibrate_gates(
     mask_key: str = "attention_mask",
     max_batches: int | None = None,
 ) -> dict[str, Tensor]:
-    """Mean live gates of each layer over the tokens of some batches, without padding.
+    """Mean routed gates of each layer over the tokens of some batches, without padding.
 
     Args:
         batches: Inputs of the model's forward pass; `labels` are not needed.
@@ -79,7 +79,7 @@ def _calibrate(
     num_tokens: dict[str, Tensor] = {}  # [M]
     modules: tuple[str, ...] = ()
     adapter_state(model, adapter_name).refuse_idle("measure gates")
-    with fixed_gates(model, None, adapter_name):  # live gates, whatever is fixed now
+    with fixed_gates(model, None, adapter_name):  # routed gates, even if gates are fixed now
         for batch, labels in islice(batches, max_batches):
             statistics, _ = document_statistics(model, batch, adapter_name, mask_key)
             if modules and statistics.modules != modules:
@@ -105,7 +105,7 @@ def _labels(values: Tensor | Sequence[Any]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class RoutingGap:
-    """Live routing compared with fixed gates on the same tokens; losses and divergence in nats per token."""
+    """Routed ("live") gates compared with fixed gates on the same tokens; losses and divergence in nats per token."""
 
     live_loss: float
     fixed_loss: float
@@ -114,7 +114,7 @@ class RoutingGap:
 
     @property
     def loss_difference(self) -> float:
-        """Fixed loss minus live loss: positive if live routing predicts better."""
+        """Fixed loss minus live (routed) loss: positive if routing predicts better."""
         return self.fixed_loss - self.live_loss
 
 
@@ -122,7 +122,7 @@ class RoutingGap:
 def compare_with_live(
     model: "PeftModel", gates: GateSpec | None, batches: Iterable[Mapping[str, Any]], adapter_name: str = "default"
 ) -> RoutingGap:
-    """Loss with live routing and with fixed gates, and the mean divergence KL(live || fixed) of the predictions.
+    """Loss with routed ("live") and with fixed gates, and the mean divergence KL(live || fixed) of the predictions.
 
     Args:
         model: A model whose adapter is active; it is evaluated without dropout. Labels are aligned with the logits as
@@ -136,7 +136,7 @@ def compare_with_live(
         ValueError: If no token has a label, the gates do not fit, no forward pass runs the adapter, or the model's loss
             is not the cross entropy of its logits.
     """
-    adapter_state(model, adapter_name).refuse_idle("compare fixed gates with live ones")
+    adapter_state(model, adapter_name).refuse_idle("compare fixed gates with routed ones")
     vectors = resolve_gates(model, gates, adapter_name)
     was_training = model.training
     model.eval()

@@ -1,6 +1,6 @@
 """Exports HydraLoRA as plain LoRA: for fixed gates g, sum_i g_i B_i with the shared A is exactly a LoRA of rank r.
 
-No such LoRA exists if the gates depend on the input. Then an export only approximates live routing; measure the error
+No such LoRA exists if the gates depend on the input. Then an export only approximates routed gates; measure the error
 with `compare_with_live`. An export runs wherever a LoRA runs and does not need this package. Gates can be measured once
 (`calibrate_gates`) or for each group (`calibrate_gates_by_group`), which gives one adapter per group.
 """

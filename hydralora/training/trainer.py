@@ -139,7 +139,7 @@ class AnswerTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Answer loss of a micro-batch, scaled so that a step sums to the gradients of its mean token loss."""
+        """Answer loss of a micro-batch, scaled so that a step's gradients sum to those of its mean token loss."""
         assert num_items_in_batch is not None  # every batch has labels
         clusters = inputs.get("cluster")
         if self._is_adalora:  # AdaLoRA adds its regulariser to the model's own loss, so the model must compute it
