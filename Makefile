@@ -41,8 +41,8 @@ ui: install ## the Dagster web UI on port 3000, reports on port 3001
 	@$(BIN)/python -m pipelines.report_server outputs & \
 	server=$$!; trap "kill $$server" EXIT INT TERM; $(BIN)/dagster dev -m pipelines.definitions
 
-test: install ## the tests (without slow, gpu, network)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not network"
+test: install ## the tests (without slow, chaos, gpu, network)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not chaos and not gpu and not network"
 
 test-slow: install ## the slow tests
 	$(BIN)/python -m pytest -m "slow and not gpu and not network"
