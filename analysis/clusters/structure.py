@@ -44,6 +44,7 @@ class StructureEvidence:
 
     @property
     def structure(self) -> bool:
+        """Whether the corpus has clusters: `strength` is at least 1."""
         return self.strength >= 1
 
     @property

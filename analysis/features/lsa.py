@@ -66,10 +66,12 @@ class TfidfLsa:
 
     @property
     def vocabulary_(self) -> list[str]:
+        """The terms in alphabetical order."""
         return self._tfidf.vocabulary_
 
     @property
     def idf_(self) -> NDArray[np.float64]:
+        """Inverse document frequency of each term, float64 [n_features]."""
         return self._tfidf.idf_
 
     def fit(self, texts: Texts) -> Self:

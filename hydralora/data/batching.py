@@ -30,6 +30,7 @@ class StepPlan:
 
     @property
     def num_steps(self) -> int:
+        """Number of optimizer steps."""
         return len(self.tokens_of_step)
 
 
