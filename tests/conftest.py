@@ -4,6 +4,22 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# The shapes in the signatures of these modules are checked at each call, in all tests; before they are imported.
+SHAPES_CHECKED = [
+    "analysis.adapters.permutation",
+    "analysis.adapters.projection",
+    "analysis.adapters.subspace",
+    "analysis.clusters.kmeans",
+    "analysis.clusters.structure",
+    "analysis.features.lsa",
+    "hydralora.evaluation.answer_loss",
+    "hydralora.evaluation.chunked_loss",
+    "hydralora.gates.losses",
+    "hydralora.ops.eager",
+]
+install_import_hook(SHAPES_CHECKED, "tests.shape_checker.check")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Integer
 from numpy.typing import NDArray
 
 from hydralora.base_model import default_cache_dir
@@ -182,7 +183,7 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> Batch:
     return batch
 
 
-def answer_index(labels: torch.Tensor) -> torch.Tensor:
+def answer_index(labels: Integer[torch.Tensor, "batch length"]) -> Integer[torch.Tensor, " n"]:
     """Positions whose next token is of an answer, counted through the flattened batch: [answer tokens].
 
     Args:

@@ -8,12 +8,13 @@ the gates to 1/N, which is the ablation without a gate; 0.01 is where the litera
 from collections.abc import Iterator, Mapping
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from hydralora.gates.recording import Masks, token_weights
 
 
-def balance_loss(gates: Mapping[str, Tensor], mask: Masks = None) -> Tensor:
+def balance_loss(gates: Mapping[str, Float[Tensor, "..."]], mask: Masks = None) -> Float[Tensor, ""]:
     """Squared coefficient of variation of the experts' mean gates, N sum_i mean_i^2 - 1, averaged over layers.
 
     The importance loss of Shazeer et al. (arXiv 1701.06538, section 4). For gates that are never cut to the top k, as
@@ -33,7 +34,11 @@ def balance_loss(gates: Mapping[str, Tensor], mask: Masks = None) -> Tensor:
     return torch.stack([loss.to(losses[0].device) for loss in losses]).mean()
 
 
-def cluster_loss(gates: Mapping[str, Tensor], clusters: Tensor, mask: Masks = None) -> Tensor:
+def cluster_loss(
+    gates: Mapping[str, Float[Tensor, "..."]],
+    clusters: Shaped[Tensor, " batch"] | Shaped[Tensor, "batch N"],
+    mask: Masks = None,
+) -> Float[Tensor, ""]:
     """Cross entropy (nats) between each token's gates and its document's cluster, averaged over tokens and layers.
 
     To guide routers at the start of training only, let the weight of this loss fall to 0.
@@ -73,7 +78,7 @@ def _layers(gates: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     return iter(gates.items())
 
 
-def _masked_mean(values: Tensor, weights: Tensor) -> Tensor:
+def _masked_mean(values: Float[Tensor, "*tokens n"], weights: Shaped[Tensor, "*tokens"]) -> Float[Tensor, " n"]:
     """Mean of [..., n] over the tokens of weight 1, [n]."""
     weights = weights.unsqueeze(-1)
     return (values * weights).flatten(0, -2).sum(0) / weights.sum()

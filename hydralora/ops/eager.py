@@ -8,10 +8,11 @@ with A and A_s are one, and those with B and B_s too.
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 
-def router_gates(z: Tensor, weight_router: Tensor) -> Tensor:
+def router_gates(z: Float[Tensor, "*tokens d"], weight_router: Float[Tensor, "N d"]) -> Float[Tensor, "*tokens N"]:
     """Gates of the experts: softmax(W_g z), at least in float32 whatever the dtype of ``z``.
 
     Args:
@@ -24,17 +25,17 @@ def router_gates(z: Tensor, weight_router: Tensor) -> Tensor:
     return softmax_gates(F.linear(z, weight_router))
 
 
-def softmax_gates(logits: Tensor) -> Tensor:
+def softmax_gates(logits: Float[Tensor, "*tokens N"]) -> Float[Tensor, "*tokens N"]:
     """Router logits [..., N] -> gates [..., N], in float32 (float64 for float64 logits)."""
     return torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
-def with_shared_expert(gates: Tensor) -> Tensor:
+def with_shared_expert(gates: Float[Tensor, "*tokens N"]) -> Float[Tensor, "*tokens N+1"]:
     """Append the always-on expert's gate, fixed at 1: [..., N] -> [..., N + 1]."""
     return F.pad(gates, (0, 1), value=1.0)
 
 
-def one_hot_gates(index: Tensor, num_experts: int) -> Tensor:
+def one_hot_gates(index: Integer[Tensor, "*tokens"], num_experts: int) -> Float[Tensor, "*tokens {num_experts}"]:
     """Gates in float32 of one expert each: integers [...] -> [..., N].
 
     -1 stands for no expert. Other numbers than -1 to N - 1 give gates that are not a number, which nobody overlooks:
@@ -47,14 +48,14 @@ def one_hot_gates(index: Tensor, num_experts: int) -> Tensor:
 
 
 def add_experts(
-    result: Tensor,
-    low: Tensor,
-    gates: Tensor | None,
-    weight_b: Tensor,
+    result: Float[Tensor, "*tokens out"],
+    low: Float[Tensor, "*tokens width"],
+    gates: Float[Tensor, "*#tokens E"] | None,
+    weight_b: Float[Tensor, "out inner"],
     scaling: float,
     shared_rank: int = 0,
     shared_scaling: float = 1.0,
-) -> Tensor:
+) -> Float[Tensor, "*tokens out"]:
     """Add experts and shared LoRA to the base layer's output: result + scaling * sum_i g_i B_i h + ... B_s h_s.
 
     Args:
@@ -74,14 +75,19 @@ def add_experts(
     return result + F.linear(gate_and_scale(low, gates, r, scaling, shared_rank, shared_scaling), weight_b)
 
 
-def expert_part(low: Tensor, shared_rank: int) -> Tensor:
+def expert_part(low: Float[Tensor, "*tokens width"], shared_rank: int) -> Float[Tensor, "*tokens width-{shared_rank}"]:
     """What belongs to the experts of [experts | shared LoRA] along the last dimension."""
     return low[..., : low.shape[-1] - shared_rank] if shared_rank else low
 
 
 def gate_and_scale(
-    low: Tensor, gates: Tensor | None, r: int, scaling: float, shared_rank: int = 0, shared_scaling: float = 1.0
-) -> Tensor:
+    low: Float[Tensor, "*tokens width"],
+    gates: Float[Tensor, "*#tokens E"] | None,
+    r: int,
+    scaling: float,
+    shared_rank: int = 0,
+    shared_scaling: float = 1.0,
+) -> Float[Tensor, "*tokens inner"]:
     """What B multiplies: [scaling * g_1 h | ... | scaling * g_E h | shared_scaling * h_s], [..., E * r + shared_rank].
 
     Args: as those of `add_experts` and `gate_low_rank`.
@@ -93,7 +99,9 @@ def gate_and_scale(
     return torch.cat((gated, low[..., -shared_rank:] * shared_scaling), dim=-1)
 
 
-def gate_low_rank(h: Tensor, gates: Tensor | None, r: int) -> Tensor:
+def gate_low_rank(
+    h: Float[Tensor, "*tokens width"], gates: Float[Tensor, "*#tokens E"] | None, r: int
+) -> Float[Tensor, "*tokens inner"]:
     """The experts' common input: a copy of h for each expert, times its gate.
 
     Args:

@@ -1,5 +1,7 @@
 """How the steps of a run are shared out between clusters."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,4 +28,4 @@ def test_a_share_is_within_one_of_its_proportion_where_none_is_raised_to_one(tot
 @given(total=st.integers(1, 500), weights=WEIGHTS)
 def test_more_weight_never_gets_less(total: int, weights: list[int]) -> None:
     parts = _apportion(total, sorted(weights))
-    assert all(few <= many + 1 for few, many in zip(parts, parts[1:], strict=False))
+    assert all(few <= many + 1 for few, many in itertools.pairwise(parts))
