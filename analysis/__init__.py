@@ -14,6 +14,8 @@ Modules of this project import from the sub-package that defines a name, never f
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from analysis import deprecation
+
 if TYPE_CHECKING:
     from analysis.adapters.breakdown import ComponentAdapter, ParameterBreakdown, break_down
     from analysis.adapters.observation_two import ObservationTwo, observation_two
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from analysis.clusters.selection import ClusterChoice, select_num_clusters, source_weights
     from analysis.clusters.structure import StructureEvidence, measure_structure
     from analysis.corpus.cleaning import CleanConfig, CleanedCorpus, clean
-    from analysis.corpus.data_card import data_card
-    from analysis.corpus.document_text import document_text
     from analysis.experts.grouping import Grouping, choose_grouping
     from analysis.experts.prompt_classifier import PromptClassifier
     from analysis.experts.prompt_gates import GroupModel, load_group_model
@@ -78,8 +78,6 @@ __all__ = [
     "clean",
     "compare_losses",
     "compare_reports",
-    "data_card",
-    "document_text",
     "examples",
     "load_catalog",
     "load_features",
@@ -110,8 +108,6 @@ _HOMES = {
     "clusters.selection": ("ClusterChoice", "select_num_clusters", "source_weights"),
     "clusters.structure": ("StructureEvidence", "measure_structure"),
     "corpus.cleaning": ("CleanConfig", "CleanedCorpus", "clean"),
-    "corpus.data_card": ("data_card",),
-    "corpus.document_text": ("document_text",),
     "experts.grouping": ("Grouping", "choose_grouping"),
     "experts.prompt_classifier": ("PromptClassifier",),
     "experts.prompt_gates": ("GroupModel", "load_group_model"),
@@ -128,6 +124,8 @@ _HOMES = {
     "sources.records": ("SourceError",),
 }
 """Module of each public name. Strings, so that `import analysis` reaches no other module."""
+
+deprecation.install()
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -195,7 +195,7 @@ def adapter(row: Row) -> Any:
         return HydraLoraConfig(**common, num_experts=3)
     fields = {field.name for field in dataclasses.fields(HydraLoraConfig)}
     shared = {"shared_rank": row.r} if "shared_rank" in fields else {"shared_expert": True}
-    return HydraLoraConfig(**common, num_experts=EXPERTS, router_input="sequence", **shared)
+    return HydraLoraConfig(**common, num_experts=EXPERTS, router_input="given", **shared)
 
 
 def ours(row: Row, path: Path, steps: int) -> dict[str, Any]:

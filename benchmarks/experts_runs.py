@@ -60,12 +60,12 @@ class Arm:
             "lora": {"r": LORA_RANK, "num_experts": 1},
             "tag": {"r": LORA_RANK, "num_experts": 1},
             "router": {"r": 8, "num_experts": 6},
-            "shared": {"r": 7, "num_experts": num_groups, "shared_expert": True, "router_input": "sequence"},
+            "shared": {"r": 7, "num_experts": num_groups, "shared_expert": True, "router_input": "given"},
             "split": {
                 "r": expert_rank(num_groups),
                 "num_experts": num_groups,
                 "shared_rank": SHARED_RANK,
-                "router_input": "sequence",
+                "router_input": "given",
             },
         }[self.kind]
         return HydraLoraConfig(lora_alpha=2 * sizes["r"], target_modules="all-linear", task_type="CAUSAL_LM", **sizes)

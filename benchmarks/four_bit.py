@@ -24,7 +24,7 @@ from hydralora.base_model import load_base_model
 from hydralora.data import TokenisedDocuments, collate, tokenise
 from hydralora.evaluation.answer_loss import answer_logits
 from hydralora.gates.export import export_lora
-from hydralora.methods import Settings
+from hydralora.methods import MethodConfig
 from hydralora.training import TrainingConfig
 from hydralora.training.record import environment
 from hydralora.training.run import train_method
@@ -32,7 +32,7 @@ from hydralora.training.run import train_method
 REPOSITORY = Path(__file__).resolve().parent.parent
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", REPOSITORY.parent / "shared" / "corpora"))
 RESULTS = REPOSITORY / "benchmarks" / "results" / "four_bit.json"
-SETTINGS = Settings(num_experts=3, target_modules=("q_proj", "k_proj", "v_proj", "o_proj"))
+SETTINGS = MethodConfig(num_experts=3, target_modules=("q_proj", "k_proj", "v_proj", "o_proj"))
 METHODS = ("hydralora", "lora_r8")
 PRECISIONS: tuple[tuple[str, Any], ...] = (("bfloat16", None), ("4bit", "4bit"))
 
@@ -75,7 +75,7 @@ def export_difference(model: Any, folder: Path) -> dict[str, float]:
     batch = {name: tensor.to(base.device) for name, tensor in batch.items()}
     plain_base = answer_logits(base, batch)[0]
     export_lora(model, folder, gates="uniform")
-    hydralora.set_static_gates(model.eval(), "uniform")
+    hydralora.set_fixed_gates(model.eval(), "uniform")
     fixed = answer_logits(model, batch)[0]
     exported = answer_logits(PeftModel.from_pretrained(base, folder).eval(), batch)[0]
     return {"kl_adapter_to_export": divergence(fixed, exported), "kl_adapter_to_base": divergence(fixed, plain_base)}

@@ -75,14 +75,14 @@ def given_gates(num_experts: int) -> Method:
     from hydralora import HydraLoraConfig
     from hydralora.adapter.layer import HydraLoraLayer
 
-    config = {"r": 8, "lora_alpha": 16, "num_experts": num_experts, "router_input": "sequence", "shared_expert": True}
+    config = {"r": 8, "lora_alpha": 16, "num_experts": num_experts, "router_input": "given", "shared_expert": True}
     plain = _peft_method("", lambda targets: HydraLoraConfig(**config, target_modules=targets))
 
     def adapt(model: nn.Module, targets: list[str]) -> None:
         plain.adapt(model, targets)
         for layer in model.modules():
             if isinstance(layer, HydraLoraLayer):
-                layer.sequence_gates = torch.eye(num_experts, device=layer.get_base_layer().weight.device)[:1]
+                layer.given_gates = torch.eye(num_experts, device=layer.get_base_layer().weight.device)[:1]
 
     return Method(f"HydraLoRA N={num_experts} + 1, gates given", adapt)
 
@@ -100,10 +100,10 @@ def split(num_experts: int, gates: str = "sequence", r: int = 3, shared_rank: in
     def adapt(model: nn.Module, targets: list[str]) -> None:
         plain.adapt(model, targets)
         device = next(model.parameters()).device
-        given = gates_of(gates, num_experts, model.benchmark_shape).to(device) if router_input == "sequence" else None
+        given = gates_of(gates, num_experts, model.benchmark_shape).to(device) if router_input == "given" else None
         for layer in model.modules():
             if isinstance(layer, HydraLoraLayer):
-                layer.sequence_gates = given
+                layer.given_gates = given
 
     return Method(f"split {shared_rank}+{num_experts}x{r} ({gates})", adapt)
 
@@ -111,7 +111,7 @@ def split(num_experts: int, gates: str = "sequence", r: int = 3, shared_rank: in
 def gates_of(kind: str, num_experts: int, shape: tuple[int, int]) -> Tensor:
     """One expert for each sequence, or for each run of 128 tokens, as a packed row has documents of several groups."""
     batch, length = shape
-    if kind == "sequence":
+    if kind == "given":
         return torch.eye(num_experts)[torch.arange(batch) % num_experts]
     documents = torch.arange(batch)[:, None] * 5 + torch.arange(length)[None] // 128
     index = documents % num_experts

@@ -37,11 +37,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "uniform": {"router_input": "uniform"},
     "shared expert": {"shared_expert": True},
     "A for each expert": {"shared_a": False},
-    "sequence": {"router_input": "sequence"},
+    "sequence": {"router_input": "given"},
     "shared LoRA": {"shared_rank": 3},
     "shared LoRA, hidden": {"shared_rank": 3, "router_input": "hidden"},
     "shared LoRA, uniform": {"shared_rank": 3, "router_input": "uniform"},
-    "shared LoRA, sequence": {"shared_rank": 3, "router_input": "sequence"},
+    "shared LoRA, sequence": {"shared_rank": 3, "router_input": "given"},
 }
 CUSTOM_MODELS: list[tuple[str, dict[str, Any]]] = [
     ("MLP", {"target_modules": "lin0"}),
@@ -157,7 +157,7 @@ def _is_ours(item: pytest.Item) -> bool:
 
 
 def _same_gates_for_all(layer: HydraLoraLayer, shape: torch.Size, adapter_name: str) -> torch.Tensor:
-    """PEFT's tests give no gates: every token of router_input="sequence" has these."""
+    """PEFT's tests give no gates: every token of router_input="given" has these."""
     experts = layer.num_experts[adapter_name]
     weight = layer.hydralora_B[adapter_name].weight
     return torch.linspace(0.1, 0.9, experts, device=weight.device)[None]

@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from hydralora.base_model import provision_embedded_base_model
 from hydralora.data import tokenise
-from hydralora.methods import Settings
+from hydralora.methods import MethodConfig
 from hydralora.training.record import environment, write_json
 from hydralora.training.run import run_from_json
 from pipelines.study.costs import steady_speed
@@ -36,7 +36,7 @@ CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", REPOSITORY.parent / "shared" 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 SHAPES = REPOSITORY / "pipelines" / "configs" / "llama2-7b"
 METHODS = ("lora_r8", "lora_r16", "lora_r32", "hydralora")  # the first also pays for the page cache
-SETTINGS = Settings(num_experts=3, target_modules=("q_proj", "v_proj"))
+SETTINGS = MethodConfig(num_experts=3, target_modules=("q_proj", "v_proj"))
 TOKENS_PER_GPU = 8192
 WORKER = "worker"
 
@@ -89,7 +89,7 @@ def measure(launch: Launch, folder: Path, steps: int) -> dict[str, Any]:
         "documents": str(folder / "documents"),
         "folder": str(run / "out"),
         "method": launch.method,
-        "settings": asdict(SETTINGS),
+        "method_config": asdict(SETTINGS),
         "config": {**config, "gradient_accumulation_steps": 2, "save_steps": 10 * steps},
         "measure_energy": True,
     }

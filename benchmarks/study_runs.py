@@ -52,7 +52,7 @@ class Setting:
         family: rows among which the best on validation documents goes on to the final runs.
         r, num_experts: of the adapter; with one expert it is LoRA, parameter for parameter, on the fused path.
         learning_rate: its peak.
-        gates: of `StudyData.gates`, for router_input="sequence".
+        gates: of `StudyData.gates`, for router_input="given".
         held_out_gates: gates that held-out losses are measured with; default `gates`. The first one counts.
         options: further fields of the PEFT configuration.
         learning_rate_ratios: part of a parameter's name -> its rate over `learning_rate` (LoRA+).
@@ -80,7 +80,7 @@ class Setting:
         return f"{self.family} r={self.r} N={self.num_experts}{gates}{options} lr={self.learning_rate:g}"
 
     def peft_config(self) -> HydraLoraConfig:
-        fields = {"router_input": "sequence" if self.gates else "low_rank", **self.options}
+        fields = {"router_input": "given" if self.gates else "low_rank", **self.options}
         return HydraLoraConfig(
             r=self.r,
             num_experts=self.num_experts,

@@ -177,7 +177,7 @@ def main() -> None:
     result: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     result |= {"environment": environment(), "data": data.fingerprint(), "seed": 0}
     result["padding_share"] = padding_shares(data)
-    if arguments.part != "settings":
+    if arguments.part != "method_config":
         result["against_bare_loop"] = against_bare_loop(data, pad, arguments.steps, arguments.rounds)
         print(result["against_bare_loop"], result["padding_share"], flush=True)
         RESULTS.write_text(json.dumps(result, indent=2) + "\n")

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+import tests.shape_checker  # noqa: F401  (the hook below finds it by its name)
+
 # The shapes in the signatures of these modules are checked at each call, in all tests; before they are imported.
 SHAPES_CHECKED = [
     "analysis.adapters.permutation",

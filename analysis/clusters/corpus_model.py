@@ -57,6 +57,11 @@ class CorpusModel:
             raise ValueError("centers: expected finite numbers, got infinity or NaN")
 
     @property
+    def n_groups(self) -> int:
+        """As a model of groups: the clusters."""
+        return self.n_clusters
+
+    @property
     def n_clusters(self) -> int:
         """Number of clusters K."""
         return len(self.centers)

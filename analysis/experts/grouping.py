@@ -28,7 +28,7 @@ class Grouping:
 
 def choose_grouping(
     documents: pl.DataFrame,
-    n_clusters: int,
+    n_groups: int,
     *,
     grouping: str = "auto",
     fixed_number: bool = False,
@@ -44,7 +44,7 @@ def choose_grouping(
 
     Args:
         documents: those of training, with prompt, source and task.
-        n_clusters: N of the elbow.
+        n_groups: N of the elbow.
         grouping: one of `GROUPINGS`. Anything but "auto" is done as asked where it can be.
         fixed_number: this N was asked for, so that sources or tasks must be as many.
         min_accuracy: least share of held-out prompts whose group must be found.
@@ -61,18 +61,18 @@ def choose_grouping(
         if isinstance(asked, str):
             raise ValueError(f"grouping {grouping!r}: {asked}; take clusters or auto")
         return asked
-    clusters = tuple(map(str, range(n_clusters)))
+    clusters = tuple(map(str, range(n_groups)))
     if grouping == "clusters":
-        return Grouping("cluster", clusters, f"One expert for each of {n_clusters} clusters, as asked for.")
-    if n_clusters == 1:
+        return Grouping("cluster", clusters, f"One expert for each of {n_groups} clusters, as asked for.")
+    if n_groups == 1:
         return Grouping("cluster", clusters, "The corpus is one cluster, so there is one expert: plain LoRA.")
     objections = []
     for kind in ("source", "task"):
-        found = _try(documents, kind, min_accuracy, max_experts, n_clusters if fixed_number else None, random_state)
+        found = _try(documents, kind, min_accuracy, max_experts, n_groups if fixed_number else None, random_state)
         if isinstance(found, Grouping):
             return found
         objections.append(found)
-    return Grouping("cluster", clusters, f"One expert for each of {n_clusters} clusters: {'; '.join(objections)}.")
+    return Grouping("cluster", clusters, f"One expert for each of {n_groups} clusters: {'; '.join(objections)}.")
 
 
 def _try(
@@ -92,7 +92,7 @@ def _try(
     evidence = f"the {kind} is found for {accuracy:.1%} of held-out prompts"
     if not accuracy >= min_accuracy and min_accuracy > 0:
         return f"{evidence}, not for {min_accuracy:.1%}"
-    reason = f"One expert for each of {classifier.n_clusters} {kind}s: {evidence}."
+    reason = f"One expert for each of {classifier.n_groups} {kind}s: {evidence}."
     return Grouping(kind, classifier.classes_, reason, classifier)
 
 

@@ -81,7 +81,7 @@ class PromptClassifier:
         self.tokens: Tokens = checked_tokens(tokens)
 
     @property
-    def n_clusters(self) -> int:
+    def n_groups(self) -> int:
         """The number of groups, by the name that a corpus model has for it."""
         return len(self.classes_)
 
@@ -232,7 +232,7 @@ class PromptClassifier:
             self._vectoriser.transform(words(texts[start : start + BATCH], self.tokens)) @ self._weights.T
             for start in range(0, len(texts), BATCH)
         )
-        logits = np.concatenate([np.empty((0, self.n_clusters), np.float32), *batches])
+        logits = np.concatenate([np.empty((0, self.n_groups), np.float32), *batches])
         return np.asarray(logits + self._bias, np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Gates for adapters whose experts are chosen by the prompt (`hydralora`'s router_input="sequence").
+"""Gates for adapters whose experts are chosen by the prompt (`hydralora`'s router_input="given").
 
 group_model = load_group_model(adapter / "group_model")
 gates = torch.from_numpy(prompt_gates(group_model, prompts))
@@ -19,7 +19,7 @@ class GroupModel(Protocol):
     """Finds the group of a prompt: a `PromptClassifier` or a `CorpusModel`."""
 
     @property
-    def n_clusters(self) -> int:
+    def n_groups(self) -> int:
         """The number of groups, which is the number of experts."""
 
     def assign(self, texts: Texts) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
@@ -34,7 +34,7 @@ class GroupModel(Protocol):
 
 def prompt_gates(model: GroupModel, prompts: Texts) -> NDArray[np.float32]:
     """Gates [n, n_groups]: one for the expert of each prompt's group, zero for the others."""
-    return one_hot(model.assign(prompts)[0], model.n_clusters)
+    return one_hot(model.assign(prompts)[0], model.n_groups)
 
 
 def one_hot(labels: NDArray[Any], n_groups: int) -> NDArray[np.float32]:

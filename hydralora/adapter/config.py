@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from peft import PeftConfig
 from peft.utils import PeftType
 
-ROUTER_INPUTS = ("low_rank", "hidden", "uniform", "sequence")
+ROUTER_INPUTS = ("low_rank", "hidden", "uniform", "given")
 
 # Written into adapter_config.json. A process that has not imported this package fails with KeyError('HYDRALORA') before
 # anything of this package can run. Whoever then opens the file finds this sentence.
@@ -24,7 +24,7 @@ class HydraLoraConfig(PeftConfig):
         r: rank of A and of each expert B_i.
         num_experts: N, the experts that gates weigh. One expert is plain LoRA and has no router.
         router_input: where gates come from. "low_rank": softmax(W_g A x), the paper; "hidden": softmax(W_g x), the
-            authors' code; "uniform": 1 / N; "sequence": given from outside, one vector for each sequence, see
+            authors' code; "uniform": 1 / N; "given": from outside, one vector for each sequence, see
             `hydralora.expert_gates`. The last two have no router parameters.
         shared_expert: one more expert beside the N, always on with gate 1: a further B of rank `r` on the experts' A.
         shared_rank: rank of a LoRA that is always on beside the N experts, with an A and a B of its own ("shared
@@ -77,6 +77,8 @@ class HydraLoraConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType.HYDRALORA
+        if self.router_input == "sequence":  # what adapters saved before 0.2 say
+            self.router_input = "given"
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):

@@ -1,4 +1,4 @@
-"""Gates given from outside, for each sequence or token (router_input="sequence"), for instance of a corpus model."""
+"""Gates given from outside, for each sequence or token (router_input="given"), for instance of a corpus model."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -82,12 +82,12 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
         ValueError: an expert that an adapter does not have. (Numbers on a GPU are not looked at, since that would make
             it wait: a wrong one makes the outputs NaN.)
     """
-    layers: list[Any] = [module for module in model.modules() if hasattr(module, "sequence_gates")]
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "given_gates")]
     if not gates.is_floating_point():
         _check_index(gates, layers)
-    before = [layer.sequence_gates for layer in layers]
+    before = [layer.given_gates for layer in layers]
     for layer in layers:
-        layer.sequence_gates = gates
+        layer.given_gates = gates
     calls = {id(layer.calls): layer.calls for layer in layers}
     with ExitStack() as stack:
         if not torch.compiler.is_compiling():
@@ -98,7 +98,7 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
         finally:
             kept = gates if torch.is_grad_enabled() else None
             for layer, previous in zip(layers, before, strict=True):
-                layer.sequence_gates, layer.recompute_gates = previous, kept
+                layer.given_gates, layer.recompute_gates = previous, kept
             for each in calls.values():
                 each.running.clear()
                 each.dealt.clear()
@@ -155,7 +155,7 @@ def watch_calls(model: nn.Module, calls: ModelCalls) -> list[Any]:
 
 def watch_for_good(model: nn.Module) -> None:
     """Connect all layers of a model with its calls, once; further adapters find them connected."""
-    layers = {name: module for name, module in model.named_modules() if hasattr(module, "sequence_gates")}
+    layers = {name: module for name, module in model.named_modules() if hasattr(module, "given_gates")}
     hooks = [hook for hook in model._forward_pre_hooks.values() if isinstance(hook, NoteCall)]
     calls = hooks[0].calls if hooks else ModelCalls()
     if not hooks:
@@ -231,7 +231,7 @@ def _of_tokens(gates: Tensor, shape: tuple[int, ...], call: Call, place: Place) 
 
 def _check_index(index: Tensor, layers: list[Any]) -> None:
     """Numbers of experts that some adapter does not have."""
-    kinds = [(layer, name) for layer in layers for name, kind in layer.router_input.items() if kind == "sequence"]
+    kinds = [(layer, name) for layer in layers for name, kind in layer.router_input.items() if kind == "given"]
     if not kinds or index.device.type != "cpu" or index.numel() == 0 or torch.compiler.is_compiling():
         return
     experts = min(layer.num_experts[name] for layer, name in kinds)

@@ -38,8 +38,8 @@ class HydraLoraLayer(BaseTunerLayer):
         hydralora_router  [N, r] ([N, E * r] with an A_i for each expert), or [N, in] for router_input="hidden"
 
     Attributes:
-        static_gates: gates [N] that replace the router's.
-        sequence_gates: gates [batch, N] or [batch, length, N] for router_input="sequence", or integers [batch] or
+        fixed_gate_vectors: gates [N] that replace the router's.
+        given_gates: gates [batch, N] or [batch, length, N] for router_input="given", or integers [batch] or
             [batch, length], the number of an expert; present while `hydralora.expert_gates` is active.
         recompute_gates: the last of them, for layers that gradient checkpointing runs again within backward.
         calls: calls of the model that are running now, which say how many rows the batch has.
@@ -59,7 +59,7 @@ class HydraLoraLayer(BaseTunerLayer):
         "shared_rank",
         "shared_scaling",
         "hydralora_dropout",
-        "static_gates",
+        "fixed_gate_vectors",
     )
 
     def __init__(self, base_layer: nn.Module) -> None:
@@ -77,8 +77,8 @@ class HydraLoraLayer(BaseTunerLayer):
         self.hydralora_A: Any = nn.ModuleDict()
         self.hydralora_B: Any = nn.ModuleDict()
         self.hydralora_router: Any = nn.ModuleDict()
-        self.static_gates = BufferDict(persistent=False)
-        self.sequence_gates: Tensor | None = None
+        self.fixed_gate_vectors = BufferDict(persistent=False)
+        self.given_gates: Tensor | None = None
         self.recompute_gates: Tensor | None = None
         self.calls = ModelCalls()
         self.last_call: Call | None = None
@@ -157,7 +157,7 @@ class HydraLoraLayer(BaseTunerLayer):
 
     def fixed_gates(self, adapter_name: str) -> Tensor | None:
         """Gates [N] that hold for every input (one expert, static, uniform); None while they depend on the input."""
-        gates: Tensor | None = self._modules["static_gates"]._buffers.get(adapter_name)
+        gates: Tensor | None = self._modules["fixed_gate_vectors"]._buffers.get(adapter_name)
         if gates is not None:
             return gates
         experts = self.num_experts[adapter_name]
@@ -218,7 +218,7 @@ class HydraLoraLayer(BaseTunerLayer):
         gates = self.fixed_gates(adapter_name)
         if gates is not None:
             pass
-        elif self.router_input[adapter_name] == "sequence":
+        elif self.router_input[adapter_name] == "given":
             gates = self._given_gates(h.shape if rows is None else rows.shape, adapter_name, rows)
         else:
             z = h if self.router_input[adapter_name] == "low_rank" else x
@@ -239,7 +239,7 @@ class HydraLoraLayer(BaseTunerLayer):
     def _gates_in_order(self, shape: torch.Size, adapter_name: str) -> Tensor:
         """Gates [G, N], or numbers of experts [G], that the tokens of an input of this shape take in order, T / G
         tokens each."""
-        gates, call = self.sequence_gates, self.calls.running[-1] if self.calls.running else None
+        gates, call = self.given_gates, self.calls.running[-1] if self.calls.running else None
         if gates is None and torch._C._current_graph_task_id() != -1:
             # Gradient checkpointing runs the forward pass again within backward.
             gates, call = self.recompute_gates, call or self.last_call
@@ -282,5 +282,5 @@ def merge_refusal(adapter_name: str, num_experts: int) -> str:
     return (
         f"Adapter {adapter_name!r} cannot be merged: its {num_experts} experts are weighed by gates that depend on the "
         f"input, so no single weight equals it. Fix the gates and export a plain LoRA with `hydralora.export_lora` (or "
-        f"`hydralora.to_merged` for a merged model), or fix them in place with `hydralora.set_static_gates` and merge."
+        f"`hydralora.to_merged` for a merged model), or fix them in place with `hydralora.set_fixed_gates` and merge."
     )

@@ -112,10 +112,10 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         base = children["base_layer"]
         if not (can_fuse(x, base, a, b) if router is None else can_fuse(x, base, a, b, router)):
             return None
-        router_input, weight_router = self.router_input[name], None if router is None else router.weight
-        if (router is None and self.num_experts[name] > 1) or name in children["static_gates"]._buffers:
-            router_input, weight_router = "given", self._constant_gates(x, name)
-            if weight_router.requires_grad:
+        router_input, gating = self.router_input[name], None if router is None else router.weight
+        if (router is None and self.num_experts[name] > 1) or name in children["fixed_gate_vectors"]._buffers:
+            router_input, gating = "given", self._constant_gates(x, name)
+            if gating.requires_grad:
                 return None
         return hydra_linear(
             x,
@@ -123,7 +123,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
             base._parameters["bias"],
             a._parameters["weight"],
             b._parameters["weight"],
-            weight_router,
+            gating,
             self.scaling[name],
             router_input,
             shared_rank,

@@ -35,7 +35,7 @@ class HydraLoraModel(BaseTuner):
         """The base model's forward pass.
 
         Args:
-            expert_gates: [batch, N], the gates of each sequence for adapters with router_input="sequence", or
+            expert_gates: [batch, N], the gates of each sequence for adapters with router_input="given", or
                 [batch, length, N], those of each token.
         """
         with nullcontext() if expert_gates is None else given_gates(self.model, expert_gates):
@@ -92,7 +92,7 @@ class HydraLoraModel(BaseTuner):
             raise ValueError(f"Expected target_modules that an adapter can act on, got {_reasons(self._left_alone)}")
         for sentence in _left_out(model, targets, self._left_alone):
             warnings.warn(sentence, stacklevel=2)
-        if any("sequence" in layer.router_input.values() for layer in self._layers()):
+        if any("given" in layer.router_input.values() for layer in self._layers()):
             watch_for_good(model)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:

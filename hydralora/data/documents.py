@@ -79,7 +79,7 @@ class TokenisedDocuments:
 
     def for_adapter(self, config: Any) -> "TokenisedDocuments":
         """The documents as an adapter wants them: with gates only if it takes them from outside."""
-        takes_gates = getattr(config, "router_input", None) == "sequence"
+        takes_gates = getattr(config, "router_input", None) == "given"
         if takes_gates or "expert_gates" not in self.dataset.column_names:
             return self
         return dataclasses.replace(self, dataset=self.dataset.remove_columns("expert_gates"))

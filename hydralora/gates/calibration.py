@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hydralora.adapter.state import adapter_state
-from hydralora.gates.fixed import GateSpec, resolve_gates, static_gates
+from hydralora.gates.fixed import GateSpec, fixed_gates, resolve_gates
 from hydralora.gates.labels import labelled_predictions
 from hydralora.gates.recording import document_statistics
 
@@ -33,7 +33,7 @@ def calibrate_gates(
         max_batches: stop after so many.
 
     Returns:
-        Gates [N] by layer name, for `set_static_gates`, `to_lora` and `export_lora`.
+        Gates [N] by layer name, for `set_fixed_gates`, `to_lora` and `export_lora`.
 
     Raises:
         ValueError: no batch, or none with a token.
@@ -79,7 +79,7 @@ def _calibrate(
     num_tokens: dict[str, Tensor] = {}  # [M]
     modules: tuple[str, ...] = ()
     adapter_state(model, adapter_name).refuse_idle("measure gates")
-    with static_gates(model, None, adapter_name):  # live gates, whatever is fixed now
+    with fixed_gates(model, None, adapter_name):  # live gates, whatever is fixed now
         for batch, labels in islice(batches, max_batches):
             statistics, _ = document_statistics(model, batch, adapter_name, mask_key)
             if modules and statistics.modules != modules:
@@ -108,14 +108,14 @@ class RoutingGap:
     """Live routing against fixed gates on the same tokens; losses and divergence in nats a token."""
 
     live_loss: float
-    static_loss: float
+    fixed_loss: float
     mean_kl: float
     num_tokens: int
 
     @property
     def loss_difference(self) -> float:
         """What fixing the gates costs: positive where live routing predicts better."""
-        return self.static_loss - self.live_loss
+        return self.fixed_loss - self.live_loss
 
 
 @torch.inference_mode()
@@ -136,23 +136,23 @@ def compare_with_live(
             loss is no cross entropy of its logits.
     """
     adapter_state(model, adapter_name).refuse_idle("compare fixed gates with live ones")
-    fixed_gates = resolve_gates(model, gates, adapter_name)
+    vectors = resolve_gates(model, gates, adapter_name)
     was_training = model.training
     model.eval()
-    live_sum = static_sum = kl_sum = 0.0
+    live_sum = fixed_sum = kl_sum = 0.0
     num_tokens = 0
     try:
         for batch in batches:
-            with static_gates(model, None, adapter_name):
+            with fixed_gates(model, None, adapter_name):
                 live, kept = labelled_predictions(model, batch)
-            with static_gates(model, fixed_gates, adapter_name):
+            with fixed_gates(model, vectors, adapter_name):
                 fixed, _ = labelled_predictions(model, batch)
             live_sum += float(F.nll_loss(live, kept, reduction="sum"))
-            static_sum += float(F.nll_loss(fixed, kept, reduction="sum"))
+            fixed_sum += float(F.nll_loss(fixed, kept, reduction="sum"))
             kl_sum += float(F.kl_div(fixed, live, reduction="sum", log_target=True))
             num_tokens += len(kept)
     finally:
         model.train(was_training)
     if num_tokens == 0:
         raise ValueError("Expected batches with labels to compare predictions on, got no token with a label")
-    return RoutingGap(live_sum / num_tokens, static_sum / num_tokens, kl_sum / num_tokens, num_tokens)
+    return RoutingGap(live_sum / num_tokens, fixed_sum / num_tokens, kl_sum / num_tokens, num_tokens)

@@ -21,7 +21,7 @@ from hydralora.adapter.layer import HydraLoraLayer
 from hydralora.adapter.saved_config import sort_adapter_configs
 from hydralora.adapter.state import AdapterState, adapter_state, base_of, hydralora_layers, plain_name, unwrapped
 from hydralora.base_model import EMBEDDED, EMBEDDED_ON_HUB, provision_embedded_base_model
-from hydralora.gates.fixed import GateSpec, resolve_gates, set_static_gates
+from hydralora.gates.fixed import GateSpec, resolve_gates, set_fixed_gates
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -155,7 +155,7 @@ def to_merged(model: "PeftModel", gates: GateSpec | None = None, adapter_name: s
     if state.merged:
         inner.unmerge_adapter()
     inner.set_adapter(adapter_name)
-    set_static_gates(inner, vectors, adapter_name)
+    set_fixed_gates(inner, vectors, adapter_name)
     return _base_model(inner.merge_and_unload(adapter_names=[adapter_name]))
 
 

@@ -13,7 +13,7 @@ from hydralora.adapter.state import hydralora_layers
 GateSpec = Mapping[str, Tensor] | Tensor | int | str
 
 
-def set_static_gates(model: nn.Module, gates: GateSpec | None, adapter_name: str = "default") -> None:
+def set_fixed_gates(model: nn.Module, gates: GateSpec | None, adapter_name: str = "default") -> None:
     """Fix the gates of an adapter; None gives routing back to the router.
 
     With fixed gates an adapter can be merged (`merge_adapter`, `merge_and_unload`). They are not saved with it:
@@ -32,27 +32,29 @@ def set_static_gates(model: nn.Module, gates: GateSpec | None, adapter_name: str
         vectors = resolve_gates(model, gates, adapter_name)
     for name, layer in layers.items():
         if gates is not None:
-            layer.static_gates[adapter_name] = vectors[name]
-        elif adapter_name in layer.static_gates:
-            del layer.static_gates[adapter_name]
+            layer.fixed_gate_vectors[adapter_name] = vectors[name]
+        elif adapter_name in layer.fixed_gate_vectors:
+            del layer.fixed_gate_vectors[adapter_name]
 
 
 @contextmanager
-def static_gates(model: nn.Module, gates: GateSpec | None, adapter_name: str = "default") -> Iterator[None]:
-    """`set_static_gates` while the context lasts; then the adapter is as it was before.
+def fixed_gates(model: nn.Module, gates: GateSpec | None, adapter_name: str = "default") -> Iterator[None]:
+    """`set_fixed_gates` while the context lasts; then the adapter is as it was before.
 
     Raises:
         ValueError: no such adapter, or gates that do not fit.
     """
     layers = hydralora_layers(model, adapter_name)
     before = {
-        name: layer.static_gates[adapter_name] for name, layer in layers.items() if adapter_name in layer.static_gates
+        name: layer.fixed_gate_vectors[adapter_name]
+        for name, layer in layers.items()
+        if adapter_name in layer.fixed_gate_vectors
     }
-    set_static_gates(model, gates, adapter_name)
+    set_fixed_gates(model, gates, adapter_name)
     try:
         yield
     finally:
-        set_static_gates(model, before or None, adapter_name)
+        set_fixed_gates(model, before or None, adapter_name)
 
 
 def resolve_gates(model: nn.Module, gates: GateSpec | None, adapter_name: str = "default") -> dict[str, Tensor]:

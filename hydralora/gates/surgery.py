@@ -132,7 +132,7 @@ def add_expert(model: "PeftModel", copy_of: int | None = None, adapter_name: str
 
     Effect: with `copy_of=i`, it has expert i's B and router row; gates become g_j / (1 + g_i), and the pair together
     2 g_i / (1 + g_i), so outputs move towards expert i. Otherwise its B is zero and its router row random (seed it with
-    `torch.manual_seed`): what the adapter adds shrinks by the factor 1 - g_new. Gates given from outside ("sequence")
+    `torch.manual_seed`): what the adapter adds shrinks by the factor 1 - g_new. Gates given from outside ("given")
     must have one entry more.
 
     Raises:
@@ -233,8 +233,8 @@ def _edit_layer(layer: HydraLoraLayer, adapter_name: str, edit: Edit) -> None:
         layer.hydralora_router[adapter_name] = _linear_like(router, new_rows)
     elif router is not None:  # a router for one expert would be a parameter without effect
         del layer.hydralora_router[adapter_name]
-    if adapter_name in layer.static_gates:
-        del layer.static_gates[adapter_name]
+    if adapter_name in layer.fixed_gate_vectors:
+        del layer.fixed_gate_vectors[adapter_name]
 
 
 def _linear_like(linear: nn.Linear, weight: Tensor) -> nn.Linear:

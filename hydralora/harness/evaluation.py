@@ -70,7 +70,7 @@ def evaluate_benchmarks(
         batch_size: sequences at once; changes time and memory, not scores (but which samples HumanEval draws).
         max_gen_toks: most tokens of a generated answer; default the task's own number.
         apply_chat_template: put prompts into the tokenizer's chat template, examples as turns.
-        gates: questions -> gates [n, N], for adapters with router_input="sequence".
+        gates: questions -> gates [n, N], for adapters with router_input="given".
         allow_code_execution: run the programs that the model writes for humaneval, isolated by bubblewrap.
         unsafe_no_isolation: run them without bubblewrap, with all rights of this process. Only for a machine that holds
             nothing of value, such as a container without network that is thrown away.
@@ -128,10 +128,10 @@ def _check(
         raise ValueError(f"Expected a `limit` of at least 1, or None for all documents, got {limit}")
     if _needs_gates(model) != (gates is not None):
         raise ValueError(
-            "This adapter has router_input='sequence': pass `gates`, a function from questions to gates [n, N], for "
-            "instance of the corpus model, or fix them with hydralora.set_static_gates."
+            "This adapter has router_input='given': pass `gates`, a function from questions to gates [n, N], for "
+            "instance of the corpus model, or fix them with hydralora.set_fixed_gates."
             if gates is None
-            else "Got `gates`, but no active adapter takes them: that is for router_input='sequence'."
+            else "Got `gates`, but no active adapter takes them: that is for router_input='given'."
         )
     if importlib.util.find_spec("lm_eval") is None:
         raise ImportError("Benchmarks need lm-evaluation-harness. Install it: pip install 'hydralora[eval]'")
@@ -146,7 +146,7 @@ def _check(
 
 def _needs_gates(model: nn.Module) -> bool:
     return any(
-        layer.router_input.get(name) == "sequence" and layer.fixed_gates(name) is None
+        layer.router_input.get(name) == "given" and layer.fixed_gates(name) is None
         for layer in model.modules()
         if isinstance(layer, HydraLoraLayer)
         for name in layer.active_adapters

@@ -1,5 +1,8 @@
 """The table of methods that are compared, and their numbers of parameters. Imports `adapter`."""
 
+from typing import Any
+
+from hydralora.deprecation import renamed
 from hydralora.methods.parameters import (
     ParameterCounts,
     count_parameters,
@@ -10,8 +13,8 @@ from hydralora.methods.parameters import (
 from hydralora.methods.table import (
     METHODS,
     Method,
+    MethodConfig,
     MethodError,
-    Settings,
     adapt,
     check_targets,
     get_method,
@@ -21,9 +24,9 @@ from hydralora.methods.table import (
 __all__ = [
     "METHODS",
     "Method",
+    "MethodConfig",
     "MethodError",
     "ParameterCounts",
-    "Settings",
     "adapt",
     "check_targets",
     "count_parameters",
@@ -33,3 +36,9 @@ __all__ = [
     "print_parameters",
     "target_shapes",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Settings":
+        return renamed("hydralora.methods.Settings", "hydralora.methods.MethodConfig", MethodConfig)
+    raise AttributeError(f"module 'hydralora.methods' has no attribute {name!r}")

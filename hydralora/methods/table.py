@@ -1,6 +1,6 @@
 """Every method of the paper in one table: its name, its row in the paper, its PEFT config, its parameter count.
 
-`adapt(model, "hydralora", Settings(num_experts=3))` puts any of them on a base model, ready to train.
+`adapt(model, "hydralora", MethodConfig(num_experts=3))` puts any of them on a base model, ready to train.
 """
 
 import copy
@@ -25,7 +25,7 @@ class MethodError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class MethodConfig:
     """What the methods have in common; the defaults are the paper's where it gives one.
 
     Attributes:
@@ -73,7 +73,7 @@ class Settings:
             raise MethodError("Expected at least one of target_modules, got none")
 
 
-Factory = Callable[["PreTrainedModel", Settings], "PeftConfig"]
+Factory = Callable[["PreTrainedModel", MethodConfig], "PeftConfig"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Method:
     min_experts: int = 1
     one_adapter_per_expert: bool = False
 
-    def config(self, model: "PreTrainedModel", settings: Settings) -> "PeftConfig | None":
+    def config(self, model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig | None":
         """The PEFT config for a base model, None for full fine-tuning.
 
         Raises:
@@ -113,7 +113,7 @@ class Method:
         check_targets(model, config)
         return config
 
-    def parameters(self, model: "PreTrainedModel", settings: Settings) -> ParameterCounts:
+    def parameters(self, model: "PreTrainedModel", settings: MethodConfig) -> ParameterCounts:
         """Closed-form count, before anything is built; for LoraHub of all its LoRAs."""
         counts = expected_parameters(self.config(model, settings), model)
         if not self.one_adapter_per_expert:
@@ -132,7 +132,7 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
-def adapt(model: "PreTrainedModel", name: str, settings: Settings) -> "PeftModel | PreTrainedModel":
+def adapt(model: "PreTrainedModel", name: str, settings: MethodConfig) -> "PeftModel | PreTrainedModel":
     """Put a method on a base model, which is changed in place; only the method's parameters require gradients.
 
     LoraHub is adapted for one of its LoRAs.
@@ -168,7 +168,7 @@ def check_targets(model: nn.Module, config: "PeftConfig") -> None:
             )
 
 
-def matched_rank(model: "PreTrainedModel", settings: Settings, trainable: int) -> int:
+def matched_rank(model: "PreTrainedModel", settings: MethodConfig, trainable: int) -> int:
     """Rank of the plain LoRA on `settings.target_modules` whose size is nearest to a number of parameters.
 
     Raises:
@@ -189,13 +189,13 @@ def _linear_names(model: nn.Module) -> str:
     return ", ".join(f"{name} ({count})" for name, count in names.items())
 
 
-def _alpha(settings: Settings, r: int) -> float:
+def _alpha(settings: MethodConfig, r: int) -> float:
     """lora_alpha that gives rank r the same lora_alpha / r as the settings' rank has."""
     alpha = settings.lora_alpha * r / settings.r
     return int(alpha) if alpha.is_integer() else alpha
 
 
-def _lora(model: "PreTrainedModel", settings: Settings, r: int) -> "PeftConfig":
+def _lora(model: "PreTrainedModel", settings: MethodConfig, r: int) -> "PeftConfig":
     from peft import LoraConfig
 
     return LoraConfig(
@@ -219,7 +219,7 @@ def _lora_split(r: int, n: int) -> Factory:
     return lambda model, settings: _lora(model, settings, n * r)
 
 
-def _hydralora(model: "PreTrainedModel", settings: Settings, **options: Any) -> "PeftConfig":
+def _hydralora(model: "PreTrainedModel", settings: MethodConfig, **options: Any) -> "PeftConfig":
     shared = {
         "r": settings.r,
         "lora_alpha": settings.lora_alpha,
@@ -238,17 +238,17 @@ def _hydralora_with(**options: Any) -> Factory:
     return lambda model, settings: _hydralora(model, settings, **options)
 
 
-def _hydralora_sequence(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+def _hydralora_sequence(model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig":
     """Gates given for each sequence, and one more expert that is always on, paid for by the rank of all.
 
     (N + 1) columns of B of rank r N / (N + 1) are as many as N of rank r, so that the size stays that of `hydralora`.
     """
     r = max(1, round(settings.r * settings.num_experts / (settings.num_experts + 1)))
-    options = {"router_input": "sequence", "shared_expert": True}
+    options = {"router_input": "given", "shared_expert": True}
     return _hydralora(model, settings, r=r, lora_alpha=_alpha(settings, r), **options)
 
 
-def _hydralora_split(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+def _hydralora_split(model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig":
     """Experts of small rank, chosen by the prompt, beside a LoRA of larger rank with an A of its own, always on.
 
     On layers as wide as they are high, `hydralora` has r (N + 1) parameters a row. Four sevenths of them go to the
@@ -258,17 +258,17 @@ def _hydralora_split(model: "PreTrainedModel", settings: Settings) -> "PeftConfi
     if shared_rank is None:
         shared_rank = max(1, round(settings.r * (settings.num_experts + 1) * 2 / 7))
         r = max(1, settings.r * 3 // 7)
-    options = {"router_input": "sequence", "shared_rank": shared_rank}
+    options = {"router_input": "given", "shared_rank": shared_rank}
     return _hydralora(model, settings, r=r, lora_alpha=_alpha(settings, r), **options)
 
 
-def _lora_matched(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+def _lora_matched(model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig":
     if settings.match_parameters is None:
         raise MethodError("lora_matched needs match_parameters, the trainable parameters of the adapter to match")
     return _lora(model, settings, matched_rank(model, settings, settings.match_parameters))
 
 
-def _adalora(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+def _adalora(model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig":
     """Starts at 12/8 of the target rank, PEFT's default; prunes between a tenth and seven tenths of the run."""
     from peft import AdaLoraConfig
 
@@ -288,7 +288,7 @@ def _adalora(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
     )
 
 
-def _ia3(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+def _ia3(model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig":
     """Keys, values and the second feed-forward layer, by PEFT's table of architectures; not `target_modules`."""
     from peft import IA3Config
     from peft.utils import (
@@ -307,19 +307,19 @@ def _ia3(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
     )
 
 
-def _prefix_tuning(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+def _prefix_tuning(model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig":
     from peft import PrefixTuningConfig
 
     return PrefixTuningConfig(num_virtual_tokens=settings.num_virtual_tokens, task_type="CAUSAL_LM")
 
 
-def _prompt_tuning(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+def _prompt_tuning(model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig":
     from peft import PromptTuningConfig
 
     return PromptTuningConfig(num_virtual_tokens=settings.num_virtual_tokens, task_type="CAUSAL_LM")
 
 
-def _p_tuning(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
+def _p_tuning(model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig":
     from peft import PromptEncoderConfig
 
     return PromptEncoderConfig(
@@ -330,7 +330,7 @@ def _p_tuning(model: "PreTrainedModel", settings: Settings) -> "PeftConfig":
     )
 
 
-def _layers(model: "PreTrainedModel", settings: Settings) -> dict[str, Any]:
+def _layers(model: "PreTrainedModel", settings: MethodConfig) -> dict[str, Any]:
     """Fields that choose layers, so that every method adapts the same ones.
 
     Layers that an adapter cannot act on are excluded. PEFT reads "all-linear" differently for LoRA and for others where

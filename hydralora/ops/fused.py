@@ -84,7 +84,7 @@ def hydra_linear(
     base_bias: Tensor | None,
     weight_a: Tensor,
     weight_b: Tensor,
-    weight_router: Tensor | None,
+    gating: Tensor | None,
     scaling: float,
     router_input: str = "low_rank",
     shared_rank: int = 0,
@@ -103,10 +103,10 @@ def hydra_linear(
         weight_a: [r + shared_rank, in], the rows of A_s last.
         weight_b: [out, E * r + shared_rank], column block i is B_i, the columns of B_s last. E = N, or N + 1: block N
             is then always on, with gate 1.
-        weight_router: [N, r], or [N, in] for ``router_input="hidden"``; None: every gate is 1. For "given" the gates
-            themselves, [G, N] in float32, constant: each row is for as many consecutive tokens (of x's leading
-            dimensions flattened), G divides their number. Or integers [G], the one expert that is on (-1: none), with
-            E = N.
+        gating: what gates come from. A router's weights: [N, r], or [N, in] for ``router_input="hidden"``. For "given"
+            the gates themselves, constant: [G, N] in float32, each row for as many consecutive tokens (of x's leading
+            dimensions flattened; G divides their number), or integers [G], the one expert that is on (-1: none), with
+            E = N. None: every gate is 1.
         scaling: lora_alpha / r (or / sqrt(r)).
         router_input: z = A x ("low_rank", without A_s), z = x ("hidden"), or "given".
         shared_rank: rank of A_s and B_s, 0 without a shared LoRA.
@@ -119,16 +119,16 @@ def hydra_linear(
     if torch.is_grad_enabled():
         is_plain = not (torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling())
         apply = _apply_directly if is_plain else _HydraLinear.apply
-        y: Tensor = apply(x, base_weight, base_bias, weight_a, weight_b, weight_router, split)
+        y: Tensor = apply(x, base_weight, base_bias, weight_a, weight_b, gating, split)
         return y
     x = _cast(x, _compute_dtype(x, weight_a))
     rows = _rows(x, x.dtype)
     y = _base(x, rows, base_weight, base_bias)
     pieces = _pieces(rows)
     if pieces is triton_pieces and rows.shape[0] <= triton_pieces.FEW_TOKENS:  # decoding: bound by launches
-        triton_pieces.add_experts_few(y.view(-1, y.shape[-1]), rows, weight_a, weight_router, weight_b, *split)
+        triton_pieces.add_experts_few(y.view(-1, y.shape[-1]), rows, weight_a, gating, weight_b, *split)
     else:
-        _add_adapter(y, rows, weight_a, weight_b, weight_router, *split)
+        _add_adapter(y, rows, weight_a, weight_b, gating, *split)
     return y
 
 
@@ -144,16 +144,16 @@ class _HydraLinear(torch.autograd.Function):
         base_bias: Tensor | None,
         weight_a: Tensor,
         weight_b: Tensor,
-        weight_router: Tensor | None,
+        gating: Tensor | None,
         split: Split,
     ) -> Tensor:
         dtype = _compute_dtype(x, weight_a)
         saved_x = _cast(x, dtype)
         rows = _rows(saved_x, dtype)
         y = _base(saved_x, rows, base_weight, base_bias)
-        low = _add_adapter(y, rows, weight_a, weight_b, weight_router, *split)
+        low = _add_adapter(y, rows, weight_a, weight_b, gating, *split)
         # Low-precision copies of weights are made again in backward: keeping them would cost more memory than LoRA.
-        ctx.save_for_backward(saved_x, low, base_weight, weight_a, weight_b, weight_router)
+        ctx.save_for_backward(saved_x, low, base_weight, weight_a, weight_b, gating)
         ctx.split, ctx.x_dtype = split, x.dtype
         return y
 
@@ -162,7 +162,7 @@ class _HydraLinear(torch.autograd.Function):
         # What `once_differentiable` would say, without the time it takes in each layer of each step.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise RuntimeError("hydra_linear is differentiable once: call backward without create_graph=True")
-        saved_x, low, base_weight, weight_a, weight_b, weight_router = ctx.saved_tensors
+        saved_x, low, base_weight, weight_a, weight_b, gating = ctx.saved_tensors
         needs_x, _, _, needs_a, needs_b, needs_router, _ = ctx.needs_input_grad
         dtype = low.dtype
         x, grad = _rows(saved_x, dtype), _rows(grad_y, dtype)
@@ -171,7 +171,7 @@ class _HydraLinear(torch.autograd.Function):
 
         pieces = _pieces(grad)
         grad_u = torch.mm(grad, _cast(weight_b, dtype))  # [T, E * r + shared_rank]
-        router = _router(weight_router, dtype, router_input)
+        router = _gating(gating, dtype, router_input)
         hidden = router_input == "hidden" and router is not None
         u, grad_low, grad_router = pieces.gate_backward(grad_u, low, router, a_rows - shared_rank, *ctx.split)
 
@@ -195,7 +195,7 @@ class _HydraLinear(torch.autograd.Function):
             None,
             _as_parameter(grad_a, weight_a),
             _as_parameter(grad_b, weight_b),
-            _as_parameter(grad_router, weight_router),
+            _as_parameter(grad_router, gating),
             None,
         )
 
@@ -209,7 +209,7 @@ def _add_adapter(
     x: Tensor,
     weight_a: Tensor,
     weight_b: Tensor,
-    weight_router: Tensor | None,
+    gating: Tensor | None,
     scaling: float,
     router_input: str,
     shared_rank: int,
@@ -218,7 +218,7 @@ def _add_adapter(
     """Add to y [..., out] what the adapter makes of x [T, in], in x's dtype; returns `low`, which backward needs."""
     dtype = x.dtype
     blocks = (weight_b.shape[1] - shared_rank) // (weight_a.shape[0] - shared_rank)
-    router = _router(weight_router, dtype, router_input)
+    router = _gating(gating, dtype, router_input)
     pieces = _pieces(x)
     split = (scaling, router_input, shared_rank, shared_scaling)
     low: Tensor
@@ -227,9 +227,9 @@ def _add_adapter(
     return low
 
 
-def _router(weight_router: Tensor | None, dtype: torch.dtype, router_input: str) -> Tensor | None:
+def _gating(gating: Tensor | None, dtype: torch.dtype, router_input: str) -> Tensor | None:
     """In the dtype of the products; gates that are given stay as they are."""
-    return weight_router if weight_router is None or router_input == "given" else _cast(weight_router, dtype)
+    return gating if gating is None or router_input == "given" else _cast(gating, dtype)
 
 
 def _base(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

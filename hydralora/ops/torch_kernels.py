@@ -1,8 +1,8 @@
 """The small pieces around the large matrix products: plain PyTorch here, Triton on CUDA (`triton_launch`).
 
 Shapes: T tokens, r rank of an expert, s rank of the shared LoRA (mostly 0), N routed experts, E column blocks of B (N,
-or N + 1 with an always-on expert whose gate is 1; without a router every gate is 1). A is [r + s, in] and B is
-[out, E * r + s]: the shared LoRA comes last. ``router_input`` says what ``router`` is: "low_rank" weights [N, r] on the
+or N + 1 with an always-on expert whose gate is 1; without `gating` every gate is 1). A is [r + s, in] and B is
+[out, E * r + s]: the shared LoRA comes last. ``router_input`` says what ``gating`` is: "low_rank" weights [N, r] on the
 experts' A x, "hidden" weights [N, in] on the layer's input, "given" the gates themselves, [G, N] in float32, or the
 number of the one expert that is on, integers [G] (then E = N): one row for each T / G tokens.
 ``low`` is all that the adapter saves for backward besides its input: [A x | A_s x], [T, r + s], or with "hidden"
@@ -15,20 +15,20 @@ from torch import Tensor
 from hydralora.ops.eager import one_hot_gates, router_gates, softmax_gates
 
 
-def _gates(low: Tensor, router: Tensor | None, rank: int, shared_rank: int, blocks: int, kind: str) -> Tensor | None:
-    """[T, N] from what is saved; None without a router."""
-    if router is None:
+def _gates(low: Tensor, gating: Tensor | None, rank: int, shared_rank: int, blocks: int, kind: str) -> Tensor | None:
+    """[T, N] from what is saved; None without `gating`."""
+    if gating is None:
         return None
     if kind == "given":
-        gates = router if router.is_floating_point() else one_hot_gates(router, blocks)
+        gates = gating if gating.is_floating_point() else one_hot_gates(gating, blocks)
         return gates.repeat_interleave(low.shape[0] // gates.shape[0], dim=0)
     if kind == "hidden":
         return softmax_gates(low[:, rank + shared_rank :])
-    return router_gates(low[:, :rank], router)
+    return router_gates(low[:, :rank], gating)
 
 
 def _block_gates(gates: Tensor | None, h: Tensor, blocks: int) -> Tensor:
-    """[T, E]: the gates, and 1 for blocks the router does not know."""
+    """[T, E]: the gates, and 1 for blocks that have no gate."""
     if gates is None:
         return h.new_ones(h.shape[0], blocks)
     return torch.nn.functional.pad(gates, (0, blocks - gates.shape[1]), value=1.0)
@@ -45,7 +45,7 @@ def _gated(low: Tensor, gates: Tensor, rank: int, shared_rank: int, shared_scali
 def project_and_gate(
     x: Tensor,
     weight_a: Tensor,
-    router: Tensor | None,
+    gating: Tensor | None,
     blocks: int,
     scaling: float,
     router_input: str,
@@ -54,24 +54,24 @@ def project_and_gate(
 ) -> tuple[Tensor, Tensor]:
     """Forward: (low, u) of x [T, in]; u = [scaling * (gates outer A x) | shared_scaling * A_s x] is what B multiplies,
     [T, E * r + s]."""
-    rows = torch.cat((weight_a, router)) if router_input == "hidden" and router is not None else weight_a
+    rows = torch.cat((weight_a, gating)) if router_input == "hidden" and gating is not None else weight_a
     low = x @ rows.t()
     rank = weight_a.shape[0] - shared_rank
-    gates = _gates(low, router, rank, shared_rank, blocks, router_input)
+    gates = _gates(low, gating, rank, shared_rank, blocks, router_input)
     return low, _gated(low, _block_gates(gates, low, blocks) * scaling, rank, shared_rank, shared_scaling)
 
 
 def gate_backward(
     grad_u: Tensor,
     low: Tensor,
-    router: Tensor | None,
+    gating: Tensor | None,
     rank: int,
     scaling: float,
     router_input: str,
     shared_rank: int = 0,
     shared_scaling: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Backward: (u again, gradient of low, gradient of the router) from the gradient of u, [T, E * r + s].
+    """Backward: (u again, gradient of low, gradient of `gating`) from the gradient of u, [T, E * r + s].
 
     With "hidden" the router's gradient is a product with the layer's input and so the caller's: None here. Gates that
     are given get none.
@@ -81,20 +81,20 @@ def gate_backward(
     """
     h = low[:, :rank]
     blocks = (grad_u.shape[1] - shared_rank) // rank
-    gates = _gates(low, router, rank, shared_rank, blocks, router_input)
+    gates = _gates(low, gating, rank, shared_rank, blocks, router_input)
     block_gates = _block_gates(gates, h, blocks) * scaling
     u = _gated(low, block_gates, rank, shared_rank, shared_scaling)
     grad_copies = grad_u[:, : blocks * rank].unflatten(1, (blocks, rank))
     grad_h = (block_gates.unsqueeze(2) * grad_copies).sum(1)
     grad_shared = grad_u[:, blocks * rank :] * shared_scaling  # [T, s]
-    if gates is None or router is None or router_input == "given":
+    if gates is None or gating is None or router_input == "given":
         return u, _columns(low.dtype, grad_h, grad_shared), None
     grad_gates = (grad_copies[:, : gates.shape[1]] * h.unsqueeze(1)).sum(2, dtype=gates.dtype) * scaling
     grad_logits = gates * (grad_gates - (gates * grad_gates).sum(1, keepdim=True))
     if router_input == "hidden":
         return u, _columns(low.dtype, grad_h, grad_shared, grad_logits), None
     grad_logits = grad_logits.to(low.dtype)
-    grad_h = grad_h.to(low.dtype).addmm_(grad_logits, router)
+    grad_h = grad_h.to(low.dtype).addmm_(grad_logits, gating)
     return u, _columns(low.dtype, grad_h, grad_shared), grad_logits.t() @ h
 
 

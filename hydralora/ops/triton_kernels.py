@@ -21,18 +21,18 @@ def _softmax_gates(logits, experts, ROUTED: tl.constexpr):
 
 @triton.jit
 def _router_weights(
-    router_ptr, RANK: tl.constexpr, ROUTED: tl.constexpr, RANK_PAD: tl.constexpr, EXPERTS_PAD: tl.constexpr
+    gating_ptr, RANK: tl.constexpr, ROUTED: tl.constexpr, RANK_PAD: tl.constexpr, EXPERTS_PAD: tl.constexpr
 ):
     """[EXPERTS_PAD, RANK_PAD] of a router on A x."""
     ranks = tl.arange(0, RANK_PAD)
     experts = tl.arange(0, EXPERTS_PAD)
     mask = (experts[:, None] < ROUTED) & (ranks[None, :] < RANK)
-    return tl.load(router_ptr + experts[:, None] * RANK + ranks[None, :], mask=mask, other=0.0).to(tl.float32)
+    return tl.load(gating_ptr + experts[:, None] * RANK + ranks[None, :], mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _gates(
-    router_ptr,
+    gating_ptr,
     rows,
     row_mask,
     tokens_per_gate,
@@ -50,15 +50,15 @@ def _gates(
     experts = tl.arange(0, logits.shape[1])
     gates = tl.full(logits.shape, 1.0, dtype=tl.float32)
     if GIVEN == 2:
-        index = tl.load(router_ptr + (rows // tokens_per_gate)[:, None], mask=row_mask, other=-1).to(tl.int32)
+        index = tl.load(gating_ptr + (rows // tokens_per_gate)[:, None], mask=row_mask, other=-1).to(tl.int32)
         gates = tl.where(experts[None, :] == index, 1.0, 0.0)
         gates = tl.where((index >= -1) & (index < ROUTED), gates, float("nan"))
     elif GIVEN:
-        pointers = router_ptr + (rows // tokens_per_gate)[:, None] * ROUTED + experts[None, :]
+        pointers = gating_ptr + (rows // tokens_per_gate)[:, None] * ROUTED + experts[None, :]
         gates = tl.load(pointers, mask=row_mask & (experts[None, :] < ROUTED), other=1.0).to(tl.float32)
     elif ROUTED > 0:
         if not HIDDEN:
-            w = _router_weights(router_ptr, RANK, ROUTED, h.shape[1], logits.shape[1])
+            w = _router_weights(gating_ptr, RANK, ROUTED, h.shape[1], logits.shape[1])
             logits = tl.sum(h[:, None, :] * w[None, :, :], axis=2)
         gates = _softmax_gates(logits, experts, ROUTED)
     return gates
@@ -68,7 +68,7 @@ def _gates(
 def _project(
     x_ptr,
     a_ptr,
-    router_ptr,
+    gating_ptr,
     rows,
     row_mask,
     IN: tl.constexpr,
@@ -102,7 +102,7 @@ def _project(
             h_shared = tl.dot(x, a_shared, h_shared)
         if HIDDEN:
             w_mask = (experts[None, :] < ROUTED) & (columns[:, None] < IN)
-            w = tl.load(router_ptr + experts[None, :] * IN + columns[:, None], mask=w_mask, other=0.0)
+            w = tl.load(gating_ptr + experts[None, :] * IN + columns[:, None], mask=w_mask, other=0.0)
             logits = tl.dot(x, w, logits)
     return h, h_shared, logits
 
@@ -111,7 +111,7 @@ def _project(
 def project_and_gate_kernel(
     x_ptr,
     a_ptr,
-    router_ptr,
+    gating_ptr,
     low_ptr,
     u_ptr,
     tokens,
@@ -139,7 +139,7 @@ def project_and_gate_kernel(
     h, h_shared, logits = _project(
         x_ptr,
         a_ptr,
-        router_ptr,
+        gating_ptr,
         rows,
         row_mask,
         IN,
@@ -164,7 +164,7 @@ def project_and_gate_kernel(
         logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + SHARED + experts[None, :]
         tl.store(logit_ptrs, low_logits, mask=row_mask & (experts[None, :] < ROUTED))
         logits = low_logits.to(tl.float32)
-    gates = _gates(router_ptr, rows, row_mask, tokens_per_gate, h, logits, RANK, ROUTED, HIDDEN, GIVEN)
+    gates = _gates(gating_ptr, rows, row_mask, tokens_per_gate, h, logits, RANK, ROUTED, HIDDEN, GIVEN)
     u = gates[:, :, None] * h[:, None, :] * scaling
     u_offsets = rows[:, None, None] * (BLOCKS * RANK + SHARED) + experts[None, :, None] * RANK + ranks[None, None, :]
     u_mask = (rows[:, None, None] < tokens) & (experts[None, :, None] < BLOCKS) & (ranks[None, None, :] < RANK)
@@ -183,7 +183,7 @@ def project_and_gate_kernel(
 def gate_backward_kernel(
     grad_u_ptr,
     low_ptr,
-    router_ptr,
+    gating_ptr,
     u_ptr,
     grad_low_ptr,
     grad_router_ptr,
@@ -215,7 +215,7 @@ def gate_backward_kernel(
     if HIDDEN:
         logit_ptrs = low_ptr + rows[:, None] * WIDTH + RANK + SHARED + experts[None, :]
         logits = tl.load(logit_ptrs, mask=logit_mask, other=0.0).to(tl.float32)
-    gates = _gates(router_ptr, rows, row_mask, tokens_per_gate, h, logits, RANK, ROUTED, HIDDEN, GIVEN)
+    gates = _gates(gating_ptr, rows, row_mask, tokens_per_gate, h, logits, RANK, ROUTED, HIDDEN, GIVEN)
 
     u_offsets = rows[:, None, None] * (BLOCKS * RANK + SHARED) + experts[None, :, None] * RANK + ranks[None, None, :]
     u_mask = (rows[:, None, None] < tokens) & (experts[None, :, None] < BLOCKS) & (ranks[None, None, :] < RANK)
@@ -232,7 +232,7 @@ def gate_backward_kernel(
             grad_logit_ptrs = grad_low_ptr + rows[:, None] * WIDTH + RANK + SHARED + experts[None, :]
             tl.store(grad_logit_ptrs, grad_logits.to(grad_low_ptr.dtype.element_ty), mask=logit_mask)
         else:
-            w = _router_weights(router_ptr, RANK, ROUTED, RANK_PAD, EXPERTS_PAD)
+            w = _router_weights(gating_ptr, RANK, ROUTED, RANK_PAD, EXPERTS_PAD)
             w_mask = (experts[:, None] < ROUTED) & (ranks[None, :] < RANK)
             grad_h += tl.sum(grad_logits[:, :, None] * w[None, :, :], axis=1)
             grad_w = tl.sum(grad_logits[:, :, None] * h[:, None, :], axis=0)
@@ -290,7 +290,7 @@ def add_experts_few_kernel(
     y_ptr,
     x_ptr,
     a_ptr,
-    router_ptr,
+    gating_ptr,
     b_ptr,
     tokens_per_gate,
     scaling,
@@ -330,24 +330,24 @@ def add_experts_few_kernel(
             shared_parts += a_shared * x[None, :]
         if HIDDEN:
             w_mask = (experts[:, None] < ROUTED) & (columns[None, :] < IN)
-            w = tl.load(router_ptr + experts[:, None] * IN + columns[None, :], mask=w_mask, other=0.0)
+            w = tl.load(gating_ptr + experts[:, None] * IN + columns[None, :], mask=w_mask, other=0.0)
             logit_parts += w * x[None, :]
     h = tl.sum(h_parts, axis=1).to(dtype).to(tl.float32)  # rounded where the other kernel rounds
 
     gates = tl.full([EXPERTS_PAD], 1.0, dtype=tl.float32)
     if GIVEN == 2:
-        index = tl.load(router_ptr + token // tokens_per_gate).to(tl.int32)
+        index = tl.load(gating_ptr + token // tokens_per_gate).to(tl.int32)
         gates = tl.where(experts == index, 1.0, 0.0)
         gates = tl.where((index >= -1) & (index < ROUTED), gates, float("nan"))
     elif GIVEN:
-        gate_ptrs = router_ptr + (token // tokens_per_gate) * ROUTED + experts
+        gate_ptrs = gating_ptr + (token // tokens_per_gate) * ROUTED + experts
         gates = tl.load(gate_ptrs, mask=experts < ROUTED, other=1.0).to(tl.float32)
     elif ROUTED > 0:
         if HIDDEN:
             logits = tl.sum(logit_parts, axis=1).to(dtype).to(tl.float32)
         else:
             w_mask = (experts[:, None] < ROUTED) & (ranks[None, :] < RANK)
-            w = tl.load(router_ptr + experts[:, None] * RANK + ranks[None, :], mask=w_mask, other=0.0)
+            w = tl.load(gating_ptr + experts[:, None] * RANK + ranks[None, :], mask=w_mask, other=0.0)
             logits = tl.sum(w.to(tl.float32) * h[None, :], axis=1)
         logits = tl.where(experts < ROUTED, logits, -float("inf"))
         powers = tl.exp(logits - tl.max(logits, axis=0))
@@ -379,7 +379,7 @@ def add_experts_some_kernel(
     y_ptr,
     x_ptr,
     a_ptr,
-    router_ptr,
+    gating_ptr,
     b_ptr,
     tokens,
     tokens_per_gate,
@@ -407,7 +407,7 @@ def add_experts_some_kernel(
     h, h_shared, logits = _project(
         x_ptr,
         a_ptr,
-        router_ptr,
+        gating_ptr,
         rows,
         row_mask,
         IN,
@@ -424,7 +424,7 @@ def add_experts_some_kernel(
     h = h.to(dtype).to(tl.float32)  # rounded where the other kernels round
     if HIDDEN:
         logits = logits.to(dtype).to(tl.float32)
-    gates = _gates(router_ptr, rows, row_mask, tokens_per_gate, h, logits, RANK, ROUTED, HIDDEN, GIVEN)
+    gates = _gates(gating_ptr, rows, row_mask, tokens_per_gate, h, logits, RANK, ROUTED, HIDDEN, GIVEN)
     INNER: tl.constexpr = EXPERTS_PAD * RANK_PAD
     u = tl.reshape(gates[:, :, None] * h[:, None, :] * scaling, [ROWS, INNER]).to(dtype)
 

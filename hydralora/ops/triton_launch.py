@@ -94,7 +94,7 @@ def _profiled() -> bool:
 def project_and_gate(
     x: Tensor,
     weight_a: Tensor,
-    router: Tensor | None,
+    gating: Tensor | None,
     blocks: int,
     scaling: float,
     router_input: str,
@@ -105,14 +105,14 @@ def project_and_gate(
     tokens, in_features = x.shape
     a_rows = weight_a.shape[0]
     rank = a_rows - shared_rank
-    routed, per_gate, hidden, given = _routing(router, router_input, tokens, blocks)
+    routed, per_gate, hidden, given = _routing(gating, router_input, tokens, blocks)
     low = x.new_empty(tokens, a_rows + routed if hidden else a_rows)
     u = x.new_empty(tokens, blocks * rank + shared_rank)
     # 4 stages of 256 columns: within 10% of the time cuBLAS takes for A x alone on an H100.
     _launch(
         kernels.project_and_gate_kernel,
         (_cdiv(tokens, _ROWS), 1, 1),
-        (x, weight_a.contiguous(), x if router is None else router.contiguous(), low, u),
+        (x, weight_a.contiguous(), x if gating is None else gating.contiguous(), low, u),
         (tokens, per_gate, float(scaling), float(shared_scaling)),
         _constants((in_features, rank, shared_rank, blocks, routed, hidden, given), rank, shared_rank, blocks, 256),
         num_warps=4,
@@ -124,7 +124,7 @@ def project_and_gate(
 def gate_backward(
     grad_u: Tensor,
     low: Tensor,
-    router: Tensor | None,
+    gating: Tensor | None,
     rank: int,
     scaling: float,
     router_input: str,
@@ -134,13 +134,13 @@ def gate_backward(
     """As `torch_kernels.gate_backward`."""
     tokens, width = grad_u.shape
     blocks = (width - shared_rank) // rank
-    routed, per_gate, hidden, given = _routing(router, router_input, tokens, blocks)
+    routed, per_gate, hidden, given = _routing(gating, router_input, tokens, blocks)
     programs = _cdiv(tokens, _ROWS)
     u, grad_low = torch.empty_like(grad_u), torch.empty_like(low)
     # One partial sum a program, added up in a fixed order.
-    learned = router is not None and not hidden and not given
+    learned = gating is not None and not hidden and not given
     partial = low.new_empty(programs, routed, rank, dtype=torch.float32) if learned else None
-    router_or_any = low if router is None else router.contiguous()
+    router_or_any = low if gating is None else gating.contiguous()
     _launch(
         kernels.gate_backward_kernel,
         (programs, 1, 1),
@@ -171,7 +171,7 @@ def add_experts_few(
     y: Tensor,
     x: Tensor,
     weight_a: Tensor,
-    router: Tensor | None,
+    gating: Tensor | None,
     weight_b: Tensor,
     scaling: float,
     router_input: str,
@@ -185,8 +185,8 @@ def add_experts_few(
     rank = weight_a.shape[0] - shared_rank
     blocks = (weight_b.shape[1] - shared_rank) // rank
     rank_pad, shared_pad, experts_pad = _pad(rank), _pad(shared_rank), _pad(blocks)
-    routed, per_gate, hidden, given = _routing(router, router_input, tokens, blocks)
-    tensors = (y, x, weight_a.contiguous(), x if router is None else router.contiguous(), weight_b.contiguous())
+    routed, per_gate, hidden, given = _routing(gating, router_input, tokens, blocks)
+    tensors = (y, x, weight_a.contiguous(), x if gating is None else gating.contiguous(), weight_b.contiguous())
     scalars = (per_gate, float(scaling), float(shared_scaling))
     sizes = (in_features, out_features, rank, shared_rank, blocks, routed, hidden, given)
     if tokens * out_features <= _VECTOR_OUTPUTS:
@@ -218,15 +218,15 @@ def add_experts_few(
     )
 
 
-def _routing(router: Tensor | None, router_input: str, tokens: int, blocks: int) -> tuple[int, int, bool, int]:
-    """Experts with a gate, tokens that share given gates, whether the router is on x, what is given: 0 nothing, 1
+def _routing(gating: Tensor | None, router_input: str, tokens: int, blocks: int) -> tuple[int, int, bool, int]:
+    """Experts with a gate, tokens that share given gates, whether the gating is on x, what is given: 0 nothing, 1
     gates, 2 the number of an expert."""
-    if router is None:
+    if gating is None:
         return 0, 1, False, 0
     if router_input != "given":
-        return router.shape[0], 1, router_input == "hidden", 0
-    per_gate = tokens // router.shape[0]
-    return (router.shape[1], per_gate, False, 1) if router.dim() == 2 else (blocks, per_gate, False, 2)
+        return gating.shape[0], 1, router_input == "hidden", 0
+    per_gate = tokens // gating.shape[0]
+    return (gating.shape[1], per_gate, False, 1) if gating.dim() == 2 else (blocks, per_gate, False, 2)
 
 
 @cache

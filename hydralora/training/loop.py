@@ -3,7 +3,7 @@
 The loop is transformers' `Trainer`; ours are only the loss (answers alone, see `answer_loss`), the planned order of
 batches (see `batching`) and checkpoints that are whole or absent (see `checkpoints`).
 
-`torchrun --nproc-per-node 2 -m hydralora.training --config run.json` trains on several processes.
+`torchrun --nproc-per-node 2 -m hydralora.training --config training.json` trains on several processes.
 """
 
 import dataclasses

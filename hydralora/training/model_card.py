@@ -48,7 +48,7 @@ def usage_code(record: Mapping[str, Any], *, has_group_model: bool = False) -> s
     else:
         load += 'model = PeftModel.from_pretrained(model, ".").eval()\n'
     generate = "output = model.generate(tokens, max_new_tokens=64, do_sample=False)\n"
-    if peft_config is not None and peft_config.get("router_input") == "sequence":
+    if peft_config is not None and peft_config.get("router_input") == "given":
         gates = [1.0] + [0.0] * (peft_config["num_experts"] - 1)
         if has_group_model:
             lines = f'gates = torch.from_numpy(prompt_gates(load_group_model("{GROUP_MODEL}"), [prompt]))\n'

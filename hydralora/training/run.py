@@ -1,14 +1,15 @@
 """A run described in one JSON file, for torchrun and for processes that another program starts.
 
     {"base_model": {"name_or_path": "embedded"}, "documents": "documents.parquet", "template": "plain",
-     "method": "hydralora", "settings": {"num_experts": 3, "target_modules": ["q_proj", "v_proj"]},
+     "method": "hydralora", "method_config": {"num_experts": 3, "target_modules": ["q_proj", "v_proj"]},
      "config": {"max_tokens": 100000}, "folder": "out"}
 
-`python -m hydralora.training --config run.json`, `torchrun --nproc-per-node 2 -m hydralora.training --config run.json`
+    python -m hydralora.training --config training.json
+    torchrun --nproc-per-node 2 -m hydralora.training --config training.json
 
 Fields: `base_model` are arguments of `load_base_model`; `documents` and `held_out` are Parquet files, or folders of
 tokenised documents (`TokenisedDocuments.save`), which `template` and `max_length` do not concern; `config` are fields
-of `TrainingConfig`. What is trained is a row of `hydralora.methods` with `settings`, or a `peft_config` with its
+of `TrainingConfig`. What is trained is a row of `hydralora.methods` with `method_config`, or a `peft_config` with its
 `peft_type`, or all weights where `peft_config` is null.
 """
 
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydralora.base_model import load_base_model
 from hydralora.data import TokenisedDocuments, tokenise
-from hydralora.methods import Settings, get_method
+from hydralora.methods import MethodConfig, get_method
 from hydralora.training.config import Progress, TrainingConfig, TrainingResult
 from hydralora.training.loop import num_processes, plan_run, train
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 _REQUIRED = frozenset({"base_model", "documents", "folder", "config"})
 _OPTIONAL = frozenset(
-    {"method", "settings", "peft_config", "held_out", "template", "max_length", "measure_energy", "show_bar"}
+    {"method", "method_config", "peft_config", "held_out", "template", "max_length", "measure_energy", "show_bar"}
 )
 
 
@@ -66,7 +67,7 @@ def run_from_json(path: Path, progress: Callable[[Progress], None] | None = None
     documents = _documents(values["documents"], values, tokenizer)
     assert documents is not None
     if "method" in values:
-        settings = settings_from_json(values.get("settings", {}))
+        settings = method_config_from_json(values.get("method_config", {}))
         return train_method(values["method"], settings, model, tokenizer, documents, folder, config, **options)
     peft_config = _peft_config(values["peft_config"])
     return train(model, tokenizer, documents, folder, config, peft_config=peft_config, **options)
@@ -74,7 +75,7 @@ def run_from_json(path: Path, progress: Callable[[Progress], None] | None = None
 
 def train_method(
     name: str,
-    settings: Settings,
+    settings: MethodConfig,
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     documents: TokenisedDocuments,
@@ -114,12 +115,12 @@ def train_method(
     return train(model, tokenizer, documents, folder, config, peft_config=peft_config, **options)
 
 
-def settings_from_json(values: Mapping[str, Any]) -> Settings:
-    """Settings whose lists are tuples, as they are in Python."""
+def method_config_from_json(values: Mapping[str, Any]) -> MethodConfig:
+    """A `MethodConfig` whose lists are tuples, as they are in Python."""
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
-    return Settings(**fields)
+    return MethodConfig(**fields)
 
 
 def _documents(

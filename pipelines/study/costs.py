@@ -18,7 +18,7 @@ import polars as pl
 from pipelines.store.artifacts import Artifact, Draft, build_artifact
 from pipelines.study.run import Run, Setup
 from pipelines.study.run_documents import HELD_OUT, TRAINING, read_run_documents
-from pipelines.training.adapters import Log, Training, load_adapter, train_adapter
+from pipelines.training.adapters import Log, TrainingJob, load_adapter, train_adapter
 from pipelines.training.recipe import BaseModel
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def measure(setup: Setup, run: Run, steps: int, *, measure_energy: bool) -> Cost
     recipe, base_model = setup.load(run)
     documents = read_run_documents(setup.documents, TRAINING)
     budget = {"max_steps": steps + WARM_UP_STEPS, "max_tokens": None, "num_train_epochs": None}
-    training = Training(
+    training = TrainingJob(
         run.method, run.num_experts, run.seed, match_parameters=run.match_parameters, measure_energy=measure_energy
     )
     with TemporaryDirectory() as temporary:

@@ -59,7 +59,7 @@ def dry_run(config: dict[str, Any], model_config: Path | None = None) -> tuple[p
         base_model = base_model.model_copy(update={"name": str(model_config), "revision": None})
     recipe = Recipe(**values["recipe"])
     tables = [
-        method_sizes(base_model, methods, replace(recipe.settings(n), total_steps=DRY_STEPS)).with_columns(
+        method_sizes(base_model, methods, replace(recipe.method_config(n), total_steps=DRY_STEPS)).with_columns(
             num_experts=n
         )
         for n, methods in methods_by_n(config["ops"]).items()

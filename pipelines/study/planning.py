@@ -66,7 +66,7 @@ class Planner:
             return Run(BASE, seed, 0.0, cell.num_experts)
         if rate is None:
             rate = rate_of(cell.method, self.learning_rates, self.recipe)
-        size = matched_parameters(cell.method, self.base_model, self.recipe.settings(cell.num_experts))
+        size = matched_parameters(cell.method, self.base_model, self.recipe.method_config(cell.num_experts))
         return Run(cell.method, seed, rate, cell.num_experts, match_parameters=size)
 
 
@@ -80,7 +80,7 @@ def study_sizes(cells: list[Cell], setups: dict[str, Setup], planner: Planner) -
         own = [cell for cell in cells if cell.num_experts == n and cell.method != BASE]
         documents = read_run_documents(setups[own[0].domain].documents, TRAINING)
         steps = plan_run(documents, planner.recipe.training_config(own[0].method)).num_steps
-        settings = replace(planner.recipe.settings(n), total_steps=steps)
+        settings = replace(planner.recipe.method_config(n), total_steps=steps)
         methods = list(dict.fromkeys(cell.method for cell in own))
         try:
             sizes = method_sizes(planner.base_model, methods, settings)

@@ -13,7 +13,7 @@ import polars as pl
 from pipelines.store.artifacts import Artifact, Draft, build_artifact
 from pipelines.store.versions import code_version
 from pipelines.study.run_documents import HELD_OUT, TRAINING, read_run_documents
-from pipelines.training.adapters import Log, Training, held_out_losses, train_adapter
+from pipelines.training.adapters import Log, TrainingJob, held_out_losses, train_adapter
 from pipelines.training.losses import BASE, loss_table
 from pipelines.training.recipe import BaseModel, Recipe
 
@@ -89,7 +89,7 @@ def build_run(setup: Setup, run: Run, log: Log) -> Artifact:
         folder = None
         if run.method != BASE:
             folder, documents = draft.folder, read_run_documents(setup.documents, TRAINING)
-            training = Training(
+            training = TrainingJob(
                 run.method,
                 run.num_experts,
                 run.seed,

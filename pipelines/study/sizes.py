@@ -9,12 +9,12 @@ import polars as pl
 from pipelines.training.recipe import BaseModel
 
 if TYPE_CHECKING:
-    from hydralora.methods import Settings
+    from hydralora.methods import MethodConfig
 
 GIB = 2**30
 
 
-def method_sizes(base_model: BaseModel, methods: Sequence[str], settings: "Settings") -> pl.DataFrame:
+def method_sizes(base_model: BaseModel, methods: Sequence[str], settings: "MethodConfig") -> pl.DataFrame:
     """Put every method on the base model's layers, on the meta device, and count.
 
     Args:
@@ -55,7 +55,7 @@ def method_sizes(base_model: BaseModel, methods: Sequence[str], settings: "Setti
     return pl.DataFrame(rows)
 
 
-def matched_parameters(method: str, base_model: BaseModel, settings: "Settings") -> int | None:
+def matched_parameters(method: str, base_model: BaseModel, settings: "MethodConfig") -> int | None:
     """For "lora_matched": the trainable parameters of HydraLoRA, router included. None for other methods."""
     from hydralora.methods import get_method
 

@@ -29,7 +29,7 @@ Log = Callable[[str], object]
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingJob:
     """One adapter to train: a row of `hydralora.methods`, its documents and its seed."""
 
     method: str
@@ -48,7 +48,7 @@ def experts_of(method: str, num_clusters: Artifact, expert_assignment: Artifact)
 def train_adapter(
     log: Log,
     folder: Path,
-    training: Training,
+    training: TrainingJob,
     documents: "TokenisedDocuments",
     recipe: Recipe,
     base_model: BaseModel,
@@ -61,7 +61,7 @@ def train_adapter(
     if (folder / "run.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    settings = replace(recipe.settings(training.num_experts), match_parameters=training.match_parameters)
+    settings = replace(recipe.method_config(training.num_experts), match_parameters=training.match_parameters)
     try:
         with base_model.lent() as lent:
             train_method(
@@ -78,7 +78,7 @@ def train_adapter(
         raise dg.Failure(f"{training.method}: {error}", allow_retries=False) from None
 
 
-def save_untrained(folder: Path, training: Training, recipe: Recipe, base_model: BaseModel) -> None:
+def save_untrained(folder: Path, training: TrainingJob, recipe: Recipe, base_model: BaseModel) -> None:
     """Save the initial weights for this seed: the reference for how far training moves them."""
     from peft import get_peft_model
     from transformers import set_seed
@@ -87,7 +87,7 @@ def save_untrained(folder: Path, training: Training, recipe: Recipe, base_model:
     from hydralora.training.checkpoints import save_model
 
     with base_model.lent() as (model, _):
-        peft_config = get_method(training.method).config(model, recipe.settings(training.num_experts))
+        peft_config = get_method(training.method).config(model, recipe.method_config(training.num_experts))
         set_seed(training.seed)
         save_model(get_peft_model(model, peft_config), folder)
 

@@ -90,7 +90,7 @@ def domain_gates(
     config: Any = model.active_peft_config
     if config.num_experts == 1:
         return {OTHERS: None}
-    if config.router_input == "sequence":
+    if config.router_input == "given":
         others = torch.zeros(config.num_experts) if config.shared_expert or config.shared_rank else "uniform"
         return {**{domain: i for i, domain in enumerate(domains)}, OTHERS: others}
     documents = training()
@@ -122,7 +122,7 @@ def write_exports(
         if len(documents):
             gap = compare_with_live(model, fixed, held_out.batches(documents))
             found = float(np.mean([held_out.found[row] for row in documents]))
-            losses = (gap.live_loss, gap.static_loss, gap.loss_difference, gap.mean_kl)
+            losses = (gap.live_loss, gap.fixed_loss, gap.loss_difference, gap.mean_kl)
             rows.append((domain, folders[domain], len(documents), gap.num_tokens, found, *losses))
     columns = ("domain", "folder", "n_documents", "n_tokens", "found", "live_loss", "export_loss", "difference", "kl")
     return pl.DataFrame(rows, schema=columns, orient="row")
@@ -142,14 +142,14 @@ def plain_peft_differences(
     Returns:
         plain_peft_difference (the loss under peft alone minus that here), plain_peft_tokens (of their answers).
     """
-    from hydralora import static_gates
+    from hydralora import fixed_gates
 
     folders = {domain: folder / name for domain, name in table.select("domain", "folder").iter_rows()}
     documents = {domain: held_out.plain(held_out.rows_of(domain)) for domain in folders}
     there = plain_peft_losses(model.get_base_model(), base_path, revision, folders, documents)
     differences = []
     for domain in folders:
-        with static_gates(model, gates[domain]):
+        with fixed_gates(model, gates[domain]):
             differences.append(there[domain] - answer_loss(model, documents[domain]))
     counts = [n_answer_tokens(documents[domain]) for domain in folders]
     schema = {"plain_peft_difference": pl.Float64, "plain_peft_tokens": pl.Int64}

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from pipelines.training.adapters import Training, train_adapter
+from pipelines.training.adapters import TrainingJob, train_adapter
 from pipelines.training.recipe import BaseModel, Recipe
 from pipelines.training.training_process import ERROR
 
 if TYPE_CHECKING:
     from hydralora.data import TokenisedDocuments
-    from hydralora.methods import Settings
+    from hydralora.methods import MethodConfig
     from hydralora.training import TrainingConfig
 
 FOLDER = "process"
@@ -36,7 +36,7 @@ class Job:
     """One adapter to train: where, what, on which documents."""
 
     folder: Path
-    training: Training
+    training: TrainingJob
     documents: "TokenisedDocuments"
 
     @property
@@ -49,10 +49,10 @@ class Job:
         """Whether the training has finished: its `run.json` exists."""
         return (self.folder / "run.json").exists()
 
-    def settings(self, recipe: Recipe) -> "Settings":
+    def settings(self, recipe: Recipe) -> "MethodConfig":
         """Of the method."""
         training = self.training
-        return replace(recipe.settings(training.num_experts), match_parameters=training.match_parameters)
+        return replace(recipe.method_config(training.num_experts), match_parameters=training.match_parameters)
 
     def config(self, recipe: Recipe) -> "TrainingConfig":
         """Of the run."""
@@ -105,13 +105,13 @@ class Launcher(dg.ConfigurableResource):
 
     def _describe(self, job: Job, tokens: dict[int, Path], recipe: Recipe, base_model: BaseModel) -> Path:
         """Write the run as `hydralora.training.run` reads it."""
-        path = job.folder / FOLDER / "run.json"
+        path = job.folder / FOLDER / "training.json"
         description = {
             "base_model": base_model.arguments(),
             "documents": str(tokens[id(job.documents)]),
             "folder": str(job.folder),
             "method": job.training.method,
-            "settings": asdict(job.settings(recipe)),
+            "method_config": asdict(job.settings(recipe)),
             "config": asdict(replace(job.config(recipe), fsdp=self.fsdp)),
             # Beside others a meter would count theirs as well.
             "measure_energy": job.training.measure_energy and self.parallel == 1,

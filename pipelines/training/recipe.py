@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 if TYPE_CHECKING:
-    from hydralora.methods import Settings
+    from hydralora.methods import MethodConfig
     from hydralora.training import TrainingConfig
 
 
@@ -94,12 +94,12 @@ class Recipe(dg.ConfigurableResource):
         """What a fingerprint needs to know of it: everything but how often it is saved and who watches."""
         return {"recipe": self.model_dump(exclude={"save_steps", "report_to"})}
 
-    def settings(self, num_experts: int) -> "Settings":
+    def method_config(self, num_experts: int) -> "MethodConfig":
         """For the table of methods."""
-        from hydralora.methods import Settings
+        from hydralora.methods import MethodConfig
 
         targets = self.target_modules
-        return Settings(
+        return MethodConfig(
             target_modules="all-linear" if targets == ["all-linear"] else tuple(targets),
             layers_to_transform=None if self.layers_to_transform is None else tuple(self.layers_to_transform),
             r=self.r,

@@ -1,6 +1,6 @@
 """A training in a process of its own, alone or one of torchrun's, that tells Dagster how it goes.
 
-    python -m pipelines.training.training_process --config process/run.json
+    python -m pipelines.training.training_process --config process/training.json
 
 `pipelines.training.launcher` starts it and describes the run (see `hydralora.training.run`). It imports no Dagster but
 the small package of Dagster Pipes, over which loss and speed reach the log of the asset.

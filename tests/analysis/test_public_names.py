@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import analysis
+from analysis import deprecation
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,15 +34,13 @@ def test_type_checkers_see_the_same_names_from_the_same_modules() -> None:
 def test_importing_the_package_loads_none_of_its_modules() -> None:
     code = "import sys, analysis; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert [name for name in loaded if name.startswith("analysis")] == ["analysis"]
+    assert [name for name in loaded if name.startswith("analysis")] == ["analysis", "analysis.deprecation"]
     assert "numpy" not in loaded
 
 
-def test_cards_of_saved_adapters_keep_their_import() -> None:
-    from analysis.experts import prompt_gates as home
-    from analysis.prompt_gates import load_group_model, prompt_gates
-
-    assert (load_group_model, prompt_gates) == (home.load_group_model, home.prompt_gates)
+def test_no_public_name_is_the_old_name_of_a_module() -> None:
+    # Importing such a module would put it in the place of the public name.
+    assert not {f"analysis.{name}" for name in analysis.__all__} & set(deprecation.MOVED)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

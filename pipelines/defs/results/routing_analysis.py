@@ -72,7 +72,7 @@ def routing_analysis(
     if settings.get("num_experts", 1) == 1:
         draft.write_json("routing", NO_GATES)
         return
-    is_given = settings.get("router_input") == "sequence"
+    is_given = settings.get("router_input") == "given"
     given_by = expert_assignment.json("expert_assignment")["group_kind"] if is_given else None
     labelled = labelled_documents(corpus_documents, cluster_labels, expert_assignment)
     rows = held_out_documents(labelled, config.max_documents_per_source).collect()

@@ -64,7 +64,7 @@ def learning_rates(
     setup = Setup.of(store.directory, comparison_documents, recipe, base_model)
     runs = []
     for method, rates in config.rates.items():
-        size = matched_parameters(method, base_model, recipe.settings(n))
+        size = matched_parameters(method, base_model, recipe.method_config(n))
         runs += [Run(method, config.seed, rate, n, VALIDATION, config.max_tokens, size) for rate in rates]
     artifacts = build_runs([(setup, run) for run in runs], launcher, context.log.info)
     losses = [mean_loss(artifact) for artifact in artifacts]

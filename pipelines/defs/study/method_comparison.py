@@ -115,7 +115,7 @@ def checked_sizes(methods: list[str], reference: str, n: int, setup: Setup) -> p
         raise dg.Failure(f"Expected the reference among the methods {methods}, got {reference!r}", allow_retries=False)
     try:
         steps = plan_run(read_run_documents(setup.documents, TRAINING), recipe.training_config(reference)).num_steps
-        return method_sizes(base_model, methods, replace(recipe.settings(n), total_steps=steps))
+        return method_sizes(base_model, methods, replace(recipe.method_config(n), total_steps=steps))
     except (MethodError, ValueError) as error:
         raise dg.Failure(f"Nothing was trained. {error}", allow_retries=False) from None
 
@@ -126,7 +126,7 @@ def planned_runs(
     """A run for each method and seed, at the method's rate."""
     runs = []
     for method in methods:
-        size = matched_parameters(method, base_model, recipe.settings(n))
+        size = matched_parameters(method, base_model, recipe.method_config(n))
         rate = rate_of(method, learning_rates, recipe)
         runs += [Run(method, seed, rate, n, match_parameters=size) for seed in seeds]
     return runs

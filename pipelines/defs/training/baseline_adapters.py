@@ -5,7 +5,7 @@ import polars as pl
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Description, artifact_asset
-from pipelines.training.adapters import Training, experts_of
+from pipelines.training.adapters import TrainingJob, experts_of
 from pipelines.training.checks import BLOCKING, WARNINGS, adapter_table, curve_checks
 from pipelines.training.documents import labelled_documents, read_tokens
 from pipelines.training.launcher import Job, Launcher
@@ -46,5 +46,5 @@ def baseline_adapters(
     jobs = []
     for method in config.methods:
         n = experts_of(method, num_clusters, expert_assignment)
-        jobs.append(Job(draft.folder / method, Training(method, n, recipe.seed, match_parameters=size), tokens))
+        jobs.append(Job(draft.folder / method, TrainingJob(method, n, recipe.seed, match_parameters=size), tokens))
     launcher.train(context, jobs, recipe, base_model)

@@ -5,7 +5,7 @@ import polars as pl
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Description, artifact_asset
-from pipelines.training.adapters import UNTRAINED, Training, save_untrained
+from pipelines.training.adapters import UNTRAINED, TrainingJob, save_untrained
 from pipelines.training.checks import BLOCKING, WARNINGS, adapter_table, curve_checks
 from pipelines.training.documents import cluster_count, labelled_documents, read_tokens
 from pipelines.training.launcher import Job, Launcher
@@ -53,11 +53,11 @@ def component_adapters(
     for part, rows in component_parts(documents, config.parts).items():
         tokens = read_tokens(tokenised_documents, rows)
         for seed in (recipe.seed, *(config.other_seeds if part.startswith("cluster") else ())):
-            training = Training("lora_r8", n, seed, config.max_tokens, measure_energy=False)
+            training = TrainingJob("lora_r8", n, seed, config.max_tokens, measure_energy=False)
             jobs.append(Job(draft.folder / f"{part}-seed-{seed}", training, tokens))
     launcher.train(context, jobs, recipe, base_model)
     for seed in (recipe.seed, *config.other_seeds):
-        start = Training("lora_r8", n, seed)
+        start = TrainingJob("lora_r8", n, seed)
         save_untrained(draft.folder / f"{UNTRAINED}-seed-{seed}", start, recipe, base_model)
 
 

@@ -8,7 +8,7 @@ import polars as pl
 from pipelines.corpus.experts import GROUP_MODEL
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Description, artifact_asset
-from pipelines.training.adapters import DEFAULT_METHOD, GIVEN_GATES, Training, experts_of
+from pipelines.training.adapters import DEFAULT_METHOD, GIVEN_GATES, TrainingJob, experts_of
 from pipelines.training.checks import BLOCKING, WARNINGS, curve_checks, shown
 from pipelines.training.documents import labelled_documents, read_tokens
 from pipelines.training.launcher import Job, Launcher
@@ -66,4 +66,4 @@ def hydralora_adapter(
         shutil.copytree(expert_assignment.path(GROUP_MODEL), draft.folder / GROUP_MODEL, dirs_exist_ok=True)
     documents = labelled_documents(corpus_documents, cluster_labels, expert_assignment)
     tokens = read_tokens(tokenised_documents, documents.filter(pl.col("split") == "train"))
-    launcher.train(context, [Job(draft.folder, Training(method, n, recipe.seed), tokens)], recipe, base_model)
+    launcher.train(context, [Job(draft.folder, TrainingJob(method, n, recipe.seed), tokens)], recipe, base_model)

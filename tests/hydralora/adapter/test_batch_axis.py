@@ -21,7 +21,7 @@ SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_atten
 
 
 def adapted(base: nn.Module, **options: Any) -> Any:
-    fields = {"r": 4, "init_weights": False, "target_modules": "all-linear", "router_input": "sequence"}
+    fields = {"r": 4, "init_weights": False, "target_modules": "all-linear", "router_input": "given"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         return get_peft_model(base, HydraLoraConfig(**{**fields, **options})).eval()
@@ -126,7 +126,7 @@ def test_images_on_their_own_are_rows() -> None:
 
 
 def test_pairs_need_gates_of_their_own(hydra_llama: MakeModel, tokens: Tensor) -> None:
-    model = hydra_llama(router_input="sequence")
+    model = hydra_llama(router_input="given")
     pairs = torch.cat([tokens, tokens.flip(1)])
     with pytest.raises(ValueError, match=r"each of the 4 rows that the model is called with, got \(2, 3\).*\(DPO\)"):
         model(pairs, expert_gates=GATES)
@@ -136,7 +136,7 @@ def test_pairs_need_gates_of_their_own(hydra_llama: MakeModel, tokens: Tensor) -
 
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_return_sequences": 2, "do_sample": True, "top_k": 1}])
 def test_copies_in_generation(hydra_llama: MakeModel, tokens: Tensor, options: dict[str, Any]) -> None:
-    model = hydra_llama(router_input="sequence")
+    model = hydra_llama(router_input="given")
     seen: list[int] = []
     layer = model.base_model.model.model.layers[0].self_attn.q_proj
     layer.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
@@ -149,7 +149,7 @@ def test_copies_in_generation(hydra_llama: MakeModel, tokens: Tensor, options: d
 
 
 def test_mixed_batches_with_beams(hydra_llama: MakeModel, tokens: Tensor) -> None:
-    model = hydra_llama(router_input="sequence", lora_alpha=64)
+    model = hydra_llama(router_input="given", lora_alpha=64)
     model.add_adapter("other", HydraLoraConfig(r=2, target_modules=["q_proj"], init_weights=False, num_experts=1))
     model.eval()
     options = {"max_new_tokens": 4, "num_beams": 2, "do_sample": False}
@@ -162,7 +162,7 @@ def test_mixed_batches_with_beams(hydra_llama: MakeModel, tokens: Tensor) -> Non
 
 def test_injected_through_transformers(tiny_llama: Callable[..., Any], tokens: Tensor) -> None:
     model = tiny_llama()
-    config = HydraLoraConfig(r=4, init_weights=False, target_modules=["q_proj"], router_input="sequence")
+    config = HydraLoraConfig(r=4, init_weights=False, target_modules=["q_proj"], router_input="given")
     model.add_adapter(config)
     model.eval()
     each_row_as_alone(model, {"input_ids": tokens})
@@ -173,7 +173,7 @@ def test_injected_through_transformers(tiny_llama: Callable[..., Any], tokens: T
 @pytest.mark.parametrize("learn", [False, True])
 def test_gates_of_each_token(hydra_llama: MakeModel, tokens: Tensor, learn: bool) -> None:
     """Packed rows: each token has the gates of its document."""
-    model = hydra_llama(router_input="sequence", shared_expert=True)
+    model = hydra_llama(router_input="given", shared_expert=True)
     of_tokens = GATES[:, None].repeat(1, 7, 1)
     of_tokens[1, 4:] = GATES[0]
     given = model(tokens, expert_gates=of_tokens.requires_grad_(learn)).logits
@@ -189,7 +189,7 @@ def test_as_many_rows_as_tokens(hydra_llama: MakeModel) -> None:
     """Transformers' models say which axis is the batch; of others both could be it."""
     gates = torch.softmax(torch.randn(5, 3), -1)
     tokens = torch.randint(1, 64, (5, 5))
-    model = hydra_llama(router_input="sequence")
+    model = hydra_llama(router_input="given")
     torch.testing.assert_close(
         model(tokens, expert_gates=gates).logits[3:4], model(tokens[3:4], expert_gates=gates[3:4]).logits
     )
@@ -204,7 +204,7 @@ def test_as_many_rows_as_tokens(hydra_llama: MakeModel) -> None:
 
 
 def test_a_layer_by_itself(hydra_llama: MakeModel) -> None:
-    layer = hydra_llama(router_input="sequence").get_base_model().model.layers[0].self_attn.q_proj
+    layer = hydra_llama(router_input="given").get_base_model().model.layers[0].self_attn.q_proj
     x = torch.randn(2, 7, 32)
     with expert_gates(layer, GATES):
         torch.testing.assert_close(layer(x)[:, 3], layer(x[:, 3]))
@@ -213,7 +213,7 @@ def test_a_layer_by_itself(hydra_llama: MakeModel) -> None:
 
 
 def test_copies_of_the_model(hydra_llama: MakeModel, tokens: Tensor) -> None:
-    model = hydra_llama(router_input="sequence")
+    model = hydra_llama(router_input="given")
     expected = model(tokens, expert_gates=GATES).logits
     for each in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(each(tokens, expert_gates=GATES).logits, expected)
@@ -222,7 +222,7 @@ def test_copies_of_the_model(hydra_llama: MakeModel, tokens: Tensor) -> None:
 
 
 def test_compiled(hydra_llama: MakeModel, tokens: Tensor) -> None:
-    model = hydra_llama(router_input="sequence")
+    model = hydra_llama(router_input="given")
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     for batch in (tokens, tokens[:, :4], tokens[:1]):
         gates = GATES[: len(batch)]

@@ -14,11 +14,11 @@ GATES = torch.tensor([[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]])
 def set_static(model: torch.nn.Module, gates: torch.Tensor) -> None:
     for layer in model.modules():
         if isinstance(layer, HydraLoraLayer):
-            layer.static_gates["default"] = gates
+            layer.fixed_gate_vectors["default"] = gates
 
 
 def test_each_row_is_the_model_with_its_gates(hydra_llama: Any, tokens: torch.Tensor) -> None:
-    model = hydra_llama(router_input="sequence", shared_expert=True)
+    model = hydra_llama(router_input="given", shared_expert=True)
     assert not any("router" in name for name, _ in model.named_parameters())
     given = model(tokens, expert_gates=GATES).logits
     with hydralora.expert_gates(model, GATES):
@@ -36,7 +36,7 @@ def test_a_live_router_ignores_given_gates(hydra_llama: Any, tokens: torch.Tenso
 def test_gates_take_the_fused_path_unless_they_learn(
     hydra_llama: Any, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = hydra_llama(router_input="sequence", shared_expert=True)
+    model = hydra_llama(router_input="given", shared_expert=True)
     fused = model(tokens, expert_gates=GATES).logits
     learning = GATES.clone().requires_grad_()
     logits = model(tokens, expert_gates=learning).logits
@@ -51,7 +51,7 @@ def test_gates_take_the_fused_path_unless_they_learn(
 
 @pytest.mark.parametrize("num_beams", [1, 2])
 def test_generation(hydra_llama: Any, tokens: torch.Tensor, num_beams: int) -> None:
-    model = hydra_llama(router_input="sequence", lora_alpha=64)
+    model = hydra_llama(router_input="given", lora_alpha=64)
     options = {"max_new_tokens": 4, "num_beams": num_beams, "do_sample": False}
     with hydralora.expert_gates(model, GATES):
         both = model.generate(input_ids=tokens, **options)
@@ -79,13 +79,13 @@ def test_gradient_checkpointing(hydra_llama: Any, tokens: torch.Tensor, router_i
 
 
 def test_mixed_batch(hydra_llama: Any, tokens: torch.Tensor) -> None:
-    model = hydra_llama(router_input="sequence")
+    model = hydra_llama(router_input="given")
     mixed = model(tokens, adapter_names=["__base__", "default"], expert_gates=GATES).logits
     torch.testing.assert_close(mixed[1:], model(tokens[1:], expert_gates=GATES[1:]).logits)
 
 
 def test_missing_and_wrong_gates(hydra_llama: Any, tokens: torch.Tensor) -> None:
-    model = hydra_llama(router_input="sequence")
+    model = hydra_llama(router_input="given")
     with pytest.raises(ValueError, match=r"needs gates: call the model with expert_gates=\[batch, 3\]"):
         model(tokens)
     with pytest.raises(
@@ -94,15 +94,13 @@ def test_missing_and_wrong_gates(hydra_llama: Any, tokens: torch.Tensor) -> None
         model(tokens, expert_gates=torch.ones(2, 4))
     with pytest.raises(ValueError, match=r"got \(3, 3\)"):
         model(tokens, expert_gates=torch.ones(3, 3))
-    assert all(layer.sequence_gates is None for layer in model.modules() if isinstance(layer, HydraLoraLayer))
+    assert all(layer.given_gates is None for layer in model.modules() if isinstance(layer, HydraLoraLayer))
 
 
-SPLIT = {"router_input": "sequence", "shared_rank": 5}
+SPLIT = {"router_input": "given", "shared_rank": 5}
 
 
-@pytest.mark.parametrize(
-    "options", [SPLIT, {"router_input": "sequence", "shared_expert": True}], ids=["LoRA", "expert"]
-)
+@pytest.mark.parametrize("options", [SPLIT, {"router_input": "given", "shared_expert": True}], ids=["LoRA", "expert"])
 def test_gates_of_each_token(hydra_llama: Any, tokens: torch.Tensor, options: dict[str, Any]) -> None:
     """Every token is computed as in a batch in which all have its gates; the number of an expert is a one-hot gate."""
     layer = hydra_llama(**options).get_base_model().model.layers[0].self_attn.q_proj

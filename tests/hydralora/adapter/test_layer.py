@@ -198,14 +198,14 @@ def test_static_gates_replace_the_router(shared_expert: bool) -> None:
     x = torch.randn(4, 12, dtype=torch.float64)
     live = layer(x)
     given = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
-    layer.static_gates["default"] = given
+    layer.fixed_gate_vectors["default"] = given
     layer.hydralora_router["default"].weight.data.fill_(torch.nan)  # must not be read
     blocks = layer.hydralora_B["default"].weight.unflatten(1, (-1, 4))
     gates = torch.cat([given, torch.ones(1, dtype=torch.float64)]) if shared_expert else given
     lora = lora_twin(layer, (blocks * gates[:, None]).sum(1)).double()
     torch.testing.assert_close(layer(x), lora(x))
     assert not torch.allclose(layer(x), live)
-    assert "static_gates.default" not in layer.state_dict()
+    assert "fixed_gates.default" not in layer.state_dict()
     torch.testing.assert_close(layer.get_delta_weight("default"), lora.get_delta_weight("default"))
 
 
@@ -270,14 +270,14 @@ def test_scaling_of_the_shared_lora() -> None:
 
 def test_split_with_one_expert_on_is_peft_lora_of_both_ranks() -> None:
     """For one-hot gates: A stacked, B side by side, one alpha / r. So a trained LoRA's rate is the split's too."""
-    layer = make_layer(shared_rank=5, router_input="sequence")
+    layer = make_layer(shared_rank=5, router_input="given")
     weight_a, weight_b = layer.hydralora_A["default"].weight, layer.hydralora_B["default"].weight
     lora = LoraLinear(layer.get_base_layer(), "default", LoraConfig(), r=9, lora_alpha=9 * 1.5).eval()
     lora.lora_A["default"].weight.data.copy_(weight_a)
     lora.lora_B["default"].weight.data.copy_(torch.cat((weight_b[:, 4:8], weight_b[:, 12:]), dim=1))
     x = torch.randn(2, 5, 12)
     for gates in (torch.eye(3)[[1, 1]], torch.tensor([1, 1]), torch.ones(2, 5, dtype=torch.int32)):
-        layer.sequence_gates = gates
+        layer.given_gates = gates
         torch.testing.assert_close(layer(x), lora(x))
 
 

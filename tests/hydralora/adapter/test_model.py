@@ -85,7 +85,7 @@ def test_live_gates_refuse_to_merge_and_leave_the_model_alone(
     model = hydra_llama()
     # The first layer could be merged, the last could not: nothing may have changed when the error comes.
     first = next(module for module in model.modules() if isinstance(module, HydraLoraLayer))
-    first.static_gates["default"] = torch.full((3,), 1 / 3)
+    first.fixed_gate_vectors["default"] = torch.full((3,), 1 / 3)
     before = logits(model, tokens)
     with pytest.raises(ValueError, match=r"'default' cannot be merged: its 3 experts .*hydralora\.export_lora"):
         getattr(model, method)()

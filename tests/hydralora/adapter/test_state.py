@@ -51,7 +51,7 @@ def in_state(state: str, base: LlamaForCausalLM, kind: str = "hydralora", **opti
             model.base_model.merge_adapter(["other"])
     if state == "merged":
         if kind == "hydralora" and options.get("router_input") != "uniform":
-            hydralora.set_static_gates(model, torch.tensor([0.2, 0.5, 0.3]))
+            hydralora.set_fixed_gates(model, torch.tensor([0.2, 0.5, 0.3]))
         model.merge_adapter()
     if state == "disabled":
         model.base_model.disable_adapter_layers()
@@ -66,7 +66,7 @@ def in_state(state: str, base: LlamaForCausalLM, kind: str = "hydralora", **opti
 def alone(base: LlamaForCausalLM, tokens: Tensor, gates: Any = "uniform", **options: Any) -> Tensor:
     """What the adapter gives by itself under fixed gates."""
     model = get_peft_model(base, config(**options)).eval()
-    with hydralora.static_gates(model, gates):
+    with hydralora.fixed_gates(model, gates):
         return logits(model, tokens)
 
 
@@ -79,14 +79,14 @@ def parameters(model: nn.Module) -> dict[str, Tensor]:
 
 
 def refuses(model: Any, message: str, call: Callable[[], Any]) -> None:
-    before, gates = parameters(model), [dict(layer.static_gates) for layer in hydralora_layers(model).values()]
+    before, gates = parameters(model), [dict(layer.fixed_gate_vectors) for layer in hydralora_layers(model).values()]
     with pytest.raises(ValueError, match=message):
         call()
     after = parameters(model)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     for layer, given in zip(hydralora_layers(model).values(), gates, strict=True):
-        assert dict(layer.static_gates).keys() == given.keys()
+        assert dict(layer.fixed_gate_vectors).keys() == given.keys()
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -176,9 +176,9 @@ def test_fixing_gates(tiny_llama: MakeLlama, tokens: Tensor, state: str) -> None
     expected = alone(tiny_llama(), tokens, gates)
     model = in_state(state, tiny_llama())
     if state == "merged":
-        refuses(model, "merged with its present gates", lambda: hydralora.set_static_gates(model, gates))
+        refuses(model, "merged with its present gates", lambda: hydralora.set_fixed_gates(model, gates))
         return
-    hydralora.set_static_gates(model, gates)
+    hydralora.set_fixed_gates(model, gates)
     back_to_usual(model, state)
     close(logits(model, tokens), expected)
 
@@ -225,7 +225,7 @@ def test_live_means_live_while_gates_are_fixed(tiny_llama: MakeLlama, tokens: Te
     model = in_state("usual", tiny_llama())
     expected = hydralora.calibrate_gates(model, batches)
     gap = hydralora.compare_with_live(model, 1, batches)
-    hydralora.set_static_gates(model, 1)
+    hydralora.set_fixed_gates(model, 1)
     fixed = logits(model, tokens)
     for name, gates in hydralora.calibrate_gates(model, batches).items():
         close(gates, expected[name])

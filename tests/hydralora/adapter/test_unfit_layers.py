@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hydralora import HydraLoraConfig
 from hydralora.adapter.unfit_layers import fused_experts, unfit_layers, weights_read_by
-from hydralora.methods import Settings, adapt, get_method, target_shapes
+from hydralora.methods import MethodConfig, adapt, get_method, target_shapes
 
 LLAMA = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 
@@ -106,7 +106,7 @@ def test_experts_that_are_left_out_are_named() -> None:
 @pytest.mark.filterwarnings("ignore:The experts of this mixture:UserWarning", "ignore:Left alone:UserWarning")
 @pytest.mark.parametrize("make", [mixtral, mamba])
 def test_every_method_adapts_the_same_layers(make: Any) -> None:
-    settings = Settings(target_modules="all-linear", total_steps=100)
+    settings = MethodConfig(target_modules="all-linear", total_steps=100)
 
     def shapes(name: str) -> list[Any]:
         base = make()
@@ -121,7 +121,7 @@ def test_every_method_adapts_the_same_layers(make: Any) -> None:
 @pytest.mark.filterwarnings("ignore:The experts of this mixture:UserWarning")
 @pytest.mark.parametrize("name", ["hydralora", "lora_r8", "lora_matched"])
 def test_sizes_on_a_mixture_of_experts(name: str) -> None:
-    settings = Settings(target_modules="all-linear", match_parameters=9000)
+    settings = MethodConfig(target_modules="all-linear", match_parameters=9000)
     counted = sum(p.numel() for p in adapt(mixtral(), name, settings).parameters() if p.requires_grad)
     assert get_method(name).parameters(mixtral(), settings).total == counted
     if name == "lora_matched":

@@ -12,7 +12,7 @@ from hydralora.base_model import load_base_model
 from hydralora.data import TokenisedDocuments, collate, tokenise
 from hydralora.evaluation.answer_loss import answer_logits
 from hydralora.gates.export import export_lora
-from hydralora.methods import Settings
+from hydralora.methods import MethodConfig
 from hydralora.training import TrainingConfig, TrainingError, TrainingResult
 from hydralora.training.run import train_method
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
@@ -38,7 +38,7 @@ def load(folder: Path) -> Any:
 
 
 def run(method: str, base_folder: Path, documents: TokenisedDocuments) -> TrainingResult:
-    settings = Settings(num_experts=2, r=4, target_modules=("q_proj", "down_proj"))
+    settings = MethodConfig(num_experts=2, r=4, target_modules=("q_proj", "down_proj"))
     config = TrainingConfig(
         max_steps=12, tokens_per_step=128, gradient_accumulation_steps=2, learning_rate=0.02, autocast=False
     )
@@ -67,7 +67,7 @@ def test_export_is_the_adapter_with_fixed_gates(base_folder: Path, documents: To
     export_lora(model, base_folder.parent / "export", gates="uniform")
     exported = PeftModel.from_pretrained(load(base_folder), base_folder.parent / "export").eval()
     batch = move(collate(documents.rows(range(4)), 0), exported)
-    with torch.inference_mode(), hydralora.static_gates(model, "uniform"):
+    with torch.inference_mode(), hydralora.fixed_gates(model, "uniform"):
         torch.testing.assert_close(answer_logits(exported, batch)[0], answer_logits(model, batch)[0], atol=1e-4, rtol=0)
 
 

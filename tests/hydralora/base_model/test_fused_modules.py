@@ -8,7 +8,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from transformers.models.llama import modeling_llama
 
 from hydralora.base_model.fused_modules import Kernels, fused_modules
-from hydralora.methods import Settings, adapt
+from hydralora.methods import MethodConfig, adapt
 from tests.hydralora.small import small_model
 
 CALLS: list[str] = []
@@ -57,7 +57,7 @@ def test_a_llama_uses_them_and_gives_the_same() -> None:
 def test_adapters_within_a_replaced_module_still_count() -> None:
     """Also those whose gates are yet to be given."""
     torch.manual_seed(0)
-    model: Any = adapt(small_model(), "hydralora_sequence", Settings(num_experts=2, target_modules="all-linear"))
+    model: Any = adapt(small_model(), "hydralora_sequence", MethodConfig(num_experts=2, target_modules="all-linear"))
     for parameter in model.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.3)

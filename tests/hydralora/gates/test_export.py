@@ -19,9 +19,9 @@ from hydralora import expert_gates
 from hydralora.base_model import load_base_model
 from hydralora.gates.calibration import calibrate_gates, calibrate_gates_by_group, compare_with_live
 from hydralora.gates.export import export_lora, to_lora, to_merged
-from hydralora.gates.fixed import resolve_gates, set_static_gates, static_gates
+from hydralora.gates.fixed import fixed_gates, resolve_gates, set_fixed_gates
 from hydralora.gates.recording import hydralora_layers, record_gates
-from hydralora.methods import Settings, adapt
+from hydralora.methods import MethodConfig, adapt
 
 MakeModel = Callable[..., PeftModel]
 GATES = torch.tensor([0.7, -0.2, 0.5])  # of any size and sign: what is exact for these is so for all
@@ -33,9 +33,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "patterns": {"rank_pattern": {"v_proj": 6, "down_proj": 2}, "alpha_pattern": {"q_proj": 3}},
     "rslora and patterns": {"use_rslora": True, "rank_pattern": {"v_proj": 6}, "alpha_pattern": {"v_proj": 3}},
     "expert always on": {"shared_expert": True},
-    "sequence": {"router_input": "sequence", "shared_expert": True},
+    "sequence": {"router_input": "given", "shared_expert": True},
     "A for each": {"shared_a": False, "use_rslora": True},
-    "shared LoRA": {"shared_rank": 5, "router_input": "sequence"},
+    "shared LoRA": {"shared_rank": 5, "router_input": "given"},
     "shared LoRA, its own scaling": {"shared_rank": 5, "shared_alpha": 3},
     "shared LoRA, rslora": {"shared_rank": 5, "shared_alpha": 3, "use_rslora": True, "lora_alpha": 5},
     "shared LoRA, patterns": {
@@ -67,7 +67,7 @@ def test_lora_equals_fixed_gates(
 ) -> None:
     model = hydra_llama(**options)
     export_lora(model, tmp_path, GATES, portable=portable)
-    with static_gates(model, GATES):
+    with fixed_gates(model, GATES):
         expected = logits(model, tokens)
     plain = PeftModel.from_pretrained(tiny_llama(), tmp_path).eval()
     torch.testing.assert_close(logits(plain, tokens), expected, rtol=1e-5, atol=2e-6)
@@ -97,7 +97,7 @@ def test_as_configured_keeps_rank_and_alpha(hydra_llama: MakeModel) -> None:
 
 def test_split_is_one_lora_of_both_ranks(hydra_llama: MakeModel) -> None:
     """One-hot gates and one scaling for both parts: A stacked, B side by side, bit by bit, and one alpha / rank."""
-    model = hydra_llama(shared_rank=16, r=3, lora_alpha=6, router_input="sequence")
+    model = hydra_llama(shared_rank=16, r=3, lora_alpha=6, router_input="given")
     config, state = to_lora(model, 1, portable=False)
     assert (config.r, config.lora_alpha, config.rank_pattern, config.alpha_pattern) == (19, 38, {}, {})
     name, layer = next(iter(hydralora_layers(model).items()))
@@ -111,7 +111,7 @@ def test_without_this_package(
 ) -> None:
     """Where `hydralora` cannot be imported, the LoRA and the merged model give the same logits."""
     model = hydra_llama(shared_expert=True, rank_pattern={"v_proj": 6}, use_rslora=True)
-    with static_gates(model, GATES):
+    with fixed_gates(model, GATES):
         expected = logits(model, tokens)
     export_lora(model, tmp_path / "lora", GATES)
     to_merged(model, GATES).save_pretrained(tmp_path / "merged")
@@ -141,7 +141,7 @@ def test_each_cluster_is_an_exact_lora(
     hydra_llama: MakeModel, tiny_llama: Callable[..., LlamaForCausalLM], tokens: Tensor, tmp_path: Path
 ) -> None:
     """Gates given by cluster: expert c and the one that is always on are the LoRA of cluster c, live routing itself."""
-    model = hydra_llama(router_input="sequence", shared_expert=True, num_experts=4)
+    model = hydra_llama(router_input="given", shared_expert=True, num_experts=4)
     for cluster in (0, 3):
         export_lora(model, tmp_path / str(cluster), gates=cluster)
         one_hot = torch.nn.functional.one_hot(torch.full((len(tokens),), cluster), 4).float()
@@ -161,7 +161,7 @@ def test_modules_to_save(
     model = hydra_llama(modules_to_save=["lm_head"], target_modules=["q_proj"])
     with torch.no_grad():
         model.base_model.model.lm_head.modules_to_save["default"].weight.mul_(2)
-    with static_gates(model, "uniform"):
+    with fixed_gates(model, "uniform"):
         expected = logits(model, tokens)
     with pytest.raises(ValueError, match=r"lm_head.weight: vLLM and llama.cpp load no such.*portable=False"):
         to_lora(model, "uniform")
@@ -189,14 +189,14 @@ def test_one_expert_needs_no_gates(hydra_llama: MakeModel, tokens: Tensor) -> No
 def test_static_gates_come_and_go(hydra_llama: MakeModel, tokens: Tensor) -> None:
     model = hydra_llama()
     live = logits(model, tokens)
-    set_static_gates(model, 2)
+    set_fixed_gates(model, 2)
     fixed = logits(model, tokens)
-    with static_gates(model, "uniform"):
+    with fixed_gates(model, "uniform"):
         assert not torch.equal(logits(model, tokens), fixed)
-        with static_gates(model, None):
+        with fixed_gates(model, None):
             assert torch.equal(logits(model, tokens), live)
     assert torch.equal(logits(model, tokens), fixed)
-    set_static_gates(model, None)
+    set_fixed_gates(model, None)
     assert torch.equal(logits(model, tokens), live)
     assert all(torch.equal(gates, torch.tensor([0.0, 1.0, 0.0])) for gates in resolve_gates(model, 1).values())
 
@@ -204,14 +204,14 @@ def test_static_gates_come_and_go(hydra_llama: MakeModel, tokens: Tensor) -> Non
 def test_merged_adapters_keep_their_gates(hydra_llama: MakeModel, tokens: Tensor) -> None:
     model = hydra_llama()
     live = logits(model, tokens)
-    set_static_gates(model, 0)
+    set_fixed_gates(model, 0)
     fixed = logits(model, tokens)
     model.merge_adapter()
     torch.testing.assert_close(logits(model, tokens), fixed, rtol=1e-5, atol=2e-6)
     with pytest.raises(ValueError, match="'default' is merged with its present gates: unmerge"):
-        set_static_gates(model, None)
+        set_fixed_gates(model, None)
     model.unmerge_adapter()
-    set_static_gates(model, None)
+    set_fixed_gates(model, None)
     torch.testing.assert_close(logits(model, tokens), live, rtol=1e-5, atol=2e-6)
 
 
@@ -287,7 +287,7 @@ def test_gap_to_live_routing(hydra_llama: MakeModel, tokens: Tensor) -> None:
     inputs = {"input_ids": tokens, "labels": tokens}
     with torch.no_grad():
         live = model(**inputs)
-        with static_gates(model, "uniform"):
+        with fixed_gates(model, "uniform"):
             fixed = model(**inputs)
     assert gap.live_loss == pytest.approx(live.loss.item(), rel=1e-5)
     assert gap.loss_difference == pytest.approx(fixed.loss.item() - live.loss.item(), abs=1e-5)
@@ -310,7 +310,7 @@ def test_on_the_embedded_base(shared_corpora: Path, tmp_path: Path) -> None:
     base, tokenizer = load_base_model("embedded", dtype=torch.float32, device="cpu")
     batches = [{**source_batch(shared_corpora, name, tokenizer), "group": [name] * 4} for name in ("gsm8k", "medquad")]
     torch.manual_seed(0)
-    model = adapt(base, "hydralora", Settings(num_experts=3))
+    model = adapt(base, "hydralora", MethodConfig(num_experts=3))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
     for step in range(6):
         inputs = {key: value for key, value in batches[step % 2].items() if key != "group"}
@@ -324,7 +324,7 @@ def test_on_the_embedded_base(shared_corpora: Path, tmp_path: Path) -> None:
         assert abs(gap.loss_difference) < 0.2
         assert 0 < gap.mean_kl < 0.2
         export_lora(model, tmp_path / name, gates[name])
-        with static_gates(model, gates[name]):
+        with fixed_gates(model, gates[name]):
             expected = logits(model, batch["input_ids"])
         other_base, _ = load_base_model("embedded", dtype=torch.float32, device="cpu")
         plain = PeftModel.from_pretrained(other_base, tmp_path / name)

@@ -138,7 +138,7 @@ def test_a_loss_that_is_no_cross_entropy(tokens: Tensor) -> None:
     model = adapted(transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL, num_labels=1)))
     with pytest.raises(ValueError, match="the loss of BertForSequenceClassification is no cross entropy"):
         compare_with_live(model, 1, [{"input_ids": tokens, "labels": torch.tensor([0.5, 1.0])}])
-    assert not any(layer.static_gates for layer in hydralora_layers(model).values())
+    assert not any(layer.fixed_gate_vectors for layer in hydralora_layers(model).values())
 
 
 def test_embeddings_of_another_size_belong_to_the_adapter(tiny_llama: Any, tokens: Tensor, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_recording_inside_of_recording(hydra_llama: MakeModel, tokens: Tensor) -
 
 
 def test_gates_from_outside_are_recorded(hydra_llama: MakeModel, tokens: Tensor) -> None:
-    model = hydra_llama(router_input="sequence")
+    model = hydra_llama(router_input="given")
     given = torch.tensor([[0.2, 0.8, 0.0], [0.0, 0.5, 0.5]])
     with record_gates(model) as gates, expert_gates(model, given):
         model(input_ids=tokens)

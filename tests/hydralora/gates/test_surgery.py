@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from hydralora import expert_gates
-from hydralora.gates.fixed import set_static_gates
+from hydralora.gates.fixed import set_fixed_gates
 from hydralora.gates.recording import hydralora_layers, record_gates
 from hydralora.gates.surgery import add_expert, drop_expert, merge_experts, upcycle
 from hydralora.methods.parameters import count_parameters
@@ -148,7 +148,7 @@ def test_merged_experts_have_the_mean_logit(hydra_llama: MakeModel, tokens: Tens
 
 def test_merging_the_last_two_is_the_lora_of_fixed_gates(hydra_llama: MakeModel, tokens: Tensor) -> None:
     fixed = hydra_llama(num_experts=2, shared_expert=True)
-    set_static_gates(fixed, torch.tensor([0.3, 0.7]))
+    set_fixed_gates(fixed, torch.tensor([0.3, 0.7]))
     model = hydra_llama(num_experts=2, shared_expert=True)
     merge_experts(model, (0, 1), weight=0.3)
     torch.testing.assert_close(logits(model, tokens), logits(fixed, tokens), rtol=1e-5, atol=2e-6)
@@ -157,7 +157,7 @@ def test_merging_the_last_two_is_the_lora_of_fixed_gates(hydra_llama: MakeModel,
 
 def test_gates_from_outside(hydra_llama: MakeModel, tokens: Tensor) -> None:
     """Without a router, a dropped expert is one entry less; the others do not change."""
-    model = hydra_llama(router_input="sequence")
+    model = hydra_llama(router_input="given")
     with expert_gates(model, torch.tensor([[0.2, 0.0, 0.8], [1.0, 0.0, 0.0]])):
         expected = logits(model, tokens)
     drop_expert(model, 1)
@@ -200,5 +200,5 @@ def test_surgery_leaves_the_shared_lora_alone(hydra_llama: MakeModel, tokens: Te
     assert torch.equal(logits(model, tokens), expected)
     two, fixed = hydra_llama(num_experts=2, shared_rank=5), hydra_llama(num_experts=2, shared_rank=5)
     merge_experts(two, (0, 1), weight=0.3)
-    set_static_gates(fixed, torch.tensor([0.3, 0.7]))
+    set_fixed_gates(fixed, torch.tensor([0.3, 0.7]))
     torch.testing.assert_close(logits(two, tokens), logits(fixed, tokens), rtol=1e-5, atol=2e-6)

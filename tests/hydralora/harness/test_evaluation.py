@@ -11,7 +11,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import PeftModel
 
-from hydralora import set_static_gates
+from hydralora import set_fixed_gates
 from hydralora.harness import BenchmarkScore, evaluate_benchmarks
 from hydralora.harness.benchmarks import load_tasks
 from hydralora.harness.language_model import SequenceGatesLM
@@ -258,7 +258,7 @@ def test_a_live_router_answers_alike_at_any_batch_size(router_input: str) -> Non
 
 
 def test_each_question_gets_its_gates() -> None:
-    model = model_for_long_prompts(router_input="sequence")
+    model = model_for_long_prompts(router_input="given")
     questions = ["law", "medicine", "law", "code", "medicine"]
     gates = {"law": [1.0, 0, 0], "medicine": [0, 1.0, 0], "code": [0.2, 0.3, 0.5]}
     asked: list[list[str]] = []
@@ -274,14 +274,14 @@ def test_each_question_gets_its_gates() -> None:
     texts = language_model.generate_until(generation)
     assert asked == [["law", "medicine", "code"]] * 2
     for prompt, question, likelihood, text in zip(PROMPTS, questions, likelihoods, texts, strict=True):
-        set_static_gates(model, torch.tensor(gates[question]))
+        set_fixed_gates(model, torch.tensor(gates[question]))
         assert likelihood == pytest.approx(log_likelihood(model, prompt, " B"), abs=1e-4)
         assert text == greedy(model, prompt, 6)
     assert len(set(texts)) > 1
 
 
 def test_gates_reach_a_benchmark(shared_corpora: Path) -> None:
-    model = model_for_long_prompts(router_input="sequence")
+    model = model_for_long_prompts(router_input="given")
     asked: list[str] = []
 
     def gates_of(prompts: Sequence[str]) -> torch.Tensor:
@@ -296,7 +296,7 @@ def test_gates_reach_a_benchmark(shared_corpora: Path) -> None:
 
 def test_gates_must_fit_the_adapter() -> None:
     with pytest.raises(ValueError, match="router_input='sequence': pass `gates`"):
-        evaluate_benchmarks(model_for_long_prompts(router_input="sequence"), small_tokenizer(), ["gsm8k"])
+        evaluate_benchmarks(model_for_long_prompts(router_input="given"), small_tokenizer(), ["gsm8k"])
     with pytest.raises(ValueError, match="no active adapter takes them"):
         evaluate_benchmarks(model_for_long_prompts(), small_tokenizer(), ["gsm8k"], gates=lambda prompts: torch.eye(3))
 

@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hydralora import HydraLoraConfig
-from hydralora.methods import Settings, adapt, get_method
+from hydralora.methods import MethodConfig, adapt, get_method
 from hydralora.methods.parameters import ParameterCounts, count_parameters, expected_parameters, print_parameters
 
 BASE = 6_738_415_616
@@ -60,23 +60,23 @@ def test_rows_of_the_paper(
     printed: float,
 ) -> None:
     model = llama2_7b()
-    expected = get_method(name).parameters(model, Settings(**settings))
+    expected = get_method(name).parameters(model, MethodConfig(**settings))
     with torch.device("meta"):
-        counted = count_parameters(adapt(model, name, Settings(**settings)))
+        counted = count_parameters(adapt(model, name, MethodConfig(**settings)))
     assert counted == expected
     assert (counted.total - counted.router, counted.router, counted.base) == (parameters, router, BASE)
     assert counted.percent_without_router == pytest.approx(printed, rel=0.011, abs=0.0005)
 
 
 def test_lorahub_counts_all_its_loras(llama2_7b: Callable[[], LlamaForCausalLM]) -> None:
-    counts = get_method("lorahub").parameters(llama2_7b(), Settings(num_experts=20))
+    counts = get_method("lorahub").parameters(llama2_7b(), MethodConfig(num_experts=20))
     assert counts.total == 20 * 8 * PER_RANK
     assert counts.percent == pytest.approx(1.240, rel=0.01)
 
 
 def test_authors_targets(llama2_7b: Callable[[], LlamaForCausalLM]) -> None:
     """Their shipped configuration adapts gate, up and down and reads the layer's input: six times the printed size."""
-    settings = Settings(target_modules=("gate_proj", "up_proj", "down_proj"), router_input="hidden")
+    settings = MethodConfig(target_modules=("gate_proj", "up_proj", "down_proj"), router_input="hidden")
     counts = get_method("hydralora").parameters(llama2_7b(), settings)
     assert counts.percent_without_router == pytest.approx(0.371, abs=0.0005)
     assert counts.router == 32 * 3 * (4096 + 4096 + 11008)

@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from hydralora.base_model import load_base_model
-from hydralora.methods import METHODS, MethodError, Settings, adapt, get_method, matched_rank
+from hydralora.methods import METHODS, MethodConfig, MethodError, adapt, get_method, matched_rank
 from hydralora.methods.parameters import count_parameters
 
 MakeModel = Callable[..., LlamaForCausalLM]
-SETTINGS = Settings(num_experts=3, total_steps=20, match_parameters=5000, num_virtual_tokens=4)
+SETTINGS = MethodConfig(num_experts=3, total_steps=20, match_parameters=5000, num_virtual_tokens=4)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -50,7 +50,7 @@ def train(model: torch.nn.Module, inputs: dict[str, Tensor], steps: int, learnin
 def test_lora_split_is_one_lora(tiny_llama: MakeModel, tokens: Tensor) -> None:
     """Four LoRAs of rank 8, active together, train exactly as the one of rank 32 that the table makes of them."""
     inputs = {"input_ids": tokens, "labels": tokens}
-    one = adapt(tiny_llama(), "lora_split_8x4", Settings()).double()
+    one = adapt(tiny_llama(), "lora_split_8x4", MethodConfig()).double()
     four = get_peft_model(tiny_llama(), split_part(), adapter_name="0").double()
     for i in range(1, 4):
         four.add_adapter(str(i), split_part())
@@ -75,8 +75,8 @@ def test_without_gate_is_one_lora(tiny_llama: MakeModel, tokens: Tensor) -> None
     """With uniform gates all B_i get the same gradient and stay equal: their mean is the B of plain LoRA, since Adam
     does not feel that each gradient is a third."""
     inputs = {"input_ids": tokens, "labels": tokens}
-    uniform = adapt(tiny_llama(), "without_gate", Settings(num_experts=3)).double()
-    lora = adapt(tiny_llama(), "without_moe", Settings()).double()
+    uniform = adapt(tiny_llama(), "without_gate", MethodConfig(num_experts=3)).double()
+    lora = adapt(tiny_llama(), "without_moe", MethodConfig()).double()
     for ours, plain in zip(hydra_layers(uniform), hydra_layers(lora), strict=True):
         plain.hydralora_A["default"].weight.data = ours.hydralora_A["default"].weight.detach().clone()
     torch.testing.assert_close(train(uniform, inputs, 5), train(lora, inputs, 5), rtol=1e-9, atol=1e-9)
@@ -91,7 +91,7 @@ def hydra_layers(model: PeftModel) -> list[Any]:
 
 def test_ranks_keep_alpha_over_r(tiny_llama: MakeModel) -> None:
     model = tiny_llama()
-    settings = Settings(lora_alpha=12)
+    settings = MethodConfig(lora_alpha=12)
     scales = {
         name: get_method(name).config(model, settings).lora_alpha / get_method(name).config(model, settings).r
         for name in ("hydralora", "lora_r8", "lora_r16", "lora_r32", "lora_split_4x8", "lora_moe")
@@ -102,17 +102,17 @@ def test_ranks_keep_alpha_over_r(tiny_llama: MakeModel) -> None:
 def test_matched_rank_is_the_nearest(tiny_llama: MakeModel) -> None:
     """q is 32 -> 32 and v 32 -> 16 in two layers, so a rank has 2 x (64 + 48) = 224 parameters."""
     model = tiny_llama()
-    assert [matched_rank(model, Settings(), count) for count in (112, 224, 224 * 7 + 100, 224 * 7 + 130)] == [
+    assert [matched_rank(model, MethodConfig(), count) for count in (112, 224, 224 * 7 + 100, 224 * 7 + 130)] == [
         1,
         1,
         7,
         8,
     ]
-    hydra = get_method("hydralora").parameters(model, Settings())
-    matched = get_method("lora_matched").parameters(model, Settings(match_parameters=hydra.total))
+    hydra = get_method("hydralora").parameters(model, MethodConfig())
+    matched = get_method("lora_matched").parameters(model, MethodConfig(match_parameters=hydra.total))
     assert abs(matched.total - hydra.total) <= 112
     with pytest.raises(MethodError, match="at least 224"):
-        matched_rank(model, Settings(), 50)
+        matched_rank(model, MethodConfig(), 50)
 
 
 def test_gpt2_has_other_names() -> None:
@@ -120,8 +120,8 @@ def test_gpt2_has_other_names() -> None:
     with pytest.raises(
         MethodError, match=r"layers of GPT2LMHeadModel, got 'q_proj'. It has c_attn \(1\), c_proj \(2\)"
     ):
-        adapt(model, "hydralora", Settings())
-    counts = get_method("ia3").parameters(model, Settings())
+        adapt(model, "hydralora", MethodConfig())
+    counts = get_method("ia3").parameters(model, MethodConfig())
     assert counts.total == 3 * 8 + 4 * 8  # outputs of c_attn, inputs of the second layer of the MLP
 
 
@@ -139,14 +139,14 @@ def test_refused_before_training(tiny_llama: MakeModel, name: str, settings: dic
     model = tiny_llama()
     names = set(model.state_dict())
     with pytest.raises(MethodError, match=message):
-        adapt(model, name, Settings(**settings))
+        adapt(model, name, MethodConfig(**settings))
     assert set(model.state_dict()) == names
 
 
 @pytest.mark.parametrize("field", ["r", "lora_alpha", "num_experts", "num_virtual_tokens"])
 def test_settings_out_of_range(field: str) -> None:
     with pytest.raises(MethodError, match=f"Expected {field} of at least 1, got 0"):
-        Settings(**{field: 0})
+        MethodConfig(**{field: 0})
 
 
 @pytest.mark.parametrize(("num_experts", "r"), [(2, 5), (3, 6), (6, 7), (10, 7), (16, 8)])
@@ -170,22 +170,22 @@ def test_split_is_as_large_as_hydralora(tiny_llama: MakeModel, num_experts: int,
 
 
 def test_split_of_chosen_ranks(tiny_llama: MakeModel) -> None:
-    settings = Settings(r=3, lora_alpha=6, num_experts=6, shared_rank=16)
+    settings = MethodConfig(r=3, lora_alpha=6, num_experts=6, shared_rank=16)
     method = get_method("hydralora_split")
     config = method.config(tiny_llama(), settings)
     assert (config.r, config.shared_rank, config.lora_alpha, config.router_input) == (3, 16, 6, "sequence")
     size = method.parameters(tiny_llama(), settings).total
-    matched = get_method("lora_matched").parameters(tiny_llama(), Settings(match_parameters=size))
+    matched = get_method("lora_matched").parameters(tiny_llama(), MethodConfig(match_parameters=size))
     assert abs(matched.total - size) <= 112
     with pytest.raises(MethodError, match="shared_rank of at least 1, or None, got 0"):
-        Settings(shared_rank=0)
+        MethodConfig(shared_rank=0)
 
 
 def test_other_settings_out_of_range() -> None:
     with pytest.raises(MethodError, match=r"lora_dropout from 0 to below 1, got 1\.5"):
-        Settings(lora_dropout=1.5)
+        MethodConfig(lora_dropout=1.5)
     with pytest.raises(MethodError, match="at least one of target_modules"):
-        Settings(target_modules=())
+        MethodConfig(target_modules=())
 
 
 @pytest.mark.slow

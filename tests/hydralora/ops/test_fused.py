@@ -23,7 +23,7 @@ class Layer:
     base_bias: Tensor | None
     weight_a: Tensor
     weight_b: Tensor
-    weight_router: Tensor | None
+    gating: Tensor | None
     scaling: float
     router_input: str
     shared_rank: int = 0
@@ -39,10 +39,10 @@ class Layer:
         return (self.weight_b.shape[1] - self.shared_rank) // self.rank
 
     def parameters(self) -> list[Tensor]:
-        return [p for p in (self.weight_a, self.weight_b, self.weight_router) if p is not None and p.requires_grad]
+        return [p for p in (self.weight_a, self.weight_b, self.gating) if p is not None and p.requires_grad]
 
     def fused(self, x: Tensor) -> Tensor:
-        adapter = (self.weight_a, self.weight_b, self.weight_router)
+        adapter = (self.weight_a, self.weight_b, self.gating)
         shared = (self.shared_rank, self.shared_scaling)
         return hydra_linear(x, self.base_weight, self.base_bias, *adapter, self.scaling, self.router_input, *shared)
 
@@ -50,13 +50,13 @@ class Layer:
         low = F.linear(x, self.weight_a)
         h = low[..., : self.rank]
         gates, blocks = None, self.blocks
-        if self.weight_router is not None and self.router_input == "given":
-            given = self.weight_router
+        if self.gating is not None and self.router_input == "given":
+            given = self.gating
             given = given if given.is_floating_point() else one_hot_gates(given, blocks)
             gates = given[:, None].to(h.dtype)  # [G, 1, N] beside x [G, length, in]
             gates = gates if gates.shape[-1] == blocks else with_shared_expert(gates)
-        elif self.weight_router is not None:
-            gates = router_gates(x if self.router_input == "hidden" else h, self.weight_router)
+        elif self.gating is not None:
+            gates = router_gates(x if self.router_input == "hidden" else h, self.gating)
             gates = gates if gates.shape[-1] == blocks else with_shared_expert(gates)
         elif blocks > 1:
             gates = h.new_ones(blocks)
@@ -72,12 +72,12 @@ class Layer:
             h = self.weight_a[:rank] @ token
             y = self.base_weight @ token if self.base_bias is None else self.base_weight @ token + self.base_bias
             gates: list[Tensor] = []
-            if self.weight_router is not None and self.router_input == "given":
-                given = self.weight_router[position // x.shape[1]]
+            if self.gating is not None and self.router_input == "given":
+                given = self.gating[position // x.shape[1]]
                 is_index = not given.is_floating_point()
                 gates = [(given == i).to(x.dtype) for i in range(self.blocks)] if is_index else list(given)
-            elif self.weight_router is not None:
-                powers = (self.weight_router @ (token if self.router_input == "hidden" else h)).exp()
+            elif self.gating is not None:
+                powers = (self.gating @ (token if self.router_input == "hidden" else h)).exp()
                 gates = list(powers / powers.sum())
             for i in range(self.blocks):
                 gate = gates[i] if i < len(gates) else torch.ones((), dtype=x.dtype)
@@ -109,7 +109,7 @@ def layer(
         base_bias=torch.randn(OUT, dtype=dtype) if bias else None,
         weight_a=torch.randn(r + shared_rank, IN, dtype=dtype).requires_grad_(),
         weight_b=torch.randn(OUT, (num_experts + shared_expert) * r + shared_rank, dtype=dtype).requires_grad_(),
-        weight_router=router if num_experts > 1 else None,
+        gating=router if num_experts > 1 else None,
         scaling=1.5,
         router_input="given" if router_input == "index" else router_input,
         shared_rank=shared_rank,
@@ -163,7 +163,7 @@ def test_gradcheck(router_input: str, shared_rank: int) -> None:
     weights = layer(shared_expert=True, router_input=router_input, r=2, shared_rank=shared_rank)
     x = torch.randn(4, IN, dtype=torch.float64, requires_grad=True)
 
-    def function(x: Tensor, a: Tensor, b: Tensor, router: Tensor | None = weights.weight_router) -> Tensor:
+    def function(x: Tensor, a: Tensor, b: Tensor, router: Tensor | None = weights.gating) -> Tensor:
         base = (weights.base_weight, weights.base_bias)
         return hydra_linear(x, *base, a, b, router, 1.5, router_input, shared_rank, 0.75)
 

@@ -278,9 +278,7 @@ def test_methods_learn(tmp_path: Path, plain: TokenisedDocuments, config: PeftCo
 
 def test_gates_of_sequences_reach_the_layers(tmp_path: Path, documents: TokenisedDocuments) -> None:
     """All documents have the first expert; the second must stay as it was."""
-    config = HydraLoraConfig(
-        num_experts=2, r=4, router_input="sequence", target_modules=["q_proj"], task_type="CAUSAL_LM"
-    )
+    config = HydraLoraConfig(num_experts=2, r=4, router_input="given", target_modules=["q_proj"], task_type="CAUSAL_LM")
     model = run(tmp_path, documents, config).model
     weights = [p for name, p in model.named_parameters() if "hydralora_B" in name]
     assert weights

@@ -16,9 +16,7 @@ from tests.hydralora.small import small_documents, small_model, small_tokenizer
 
 
 def sequence() -> HydraLoraConfig:
-    return HydraLoraConfig(
-        r=2, num_experts=2, router_input="sequence", target_modules=["q_proj"], task_type="CAUSAL_LM"
-    )
+    return HydraLoraConfig(r=2, num_experts=2, router_input="given", target_modules=["q_proj"], task_type="CAUSAL_LM")
 
 
 @pytest.mark.parametrize(

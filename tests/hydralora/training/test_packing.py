@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausa
 from hydralora.base_model import packed_attention
 from hydralora.data import Batch, TokenisedDocuments, collate, collate_packed, tokenise
 from hydralora.evaluation.answer_loss import answer_loss, document_losses, logits_can_be_chunked
-from hydralora.methods import METHODS, Settings, adapt
+from hydralora.methods import METHODS, MethodConfig, adapt
 from hydralora.training import TrainingConfig, TrainingError, packing
 from hydralora.training.packing import decide_packing
 from hydralora.training.run import train_method
@@ -23,7 +23,7 @@ from tests.hydralora.small import small_documents, small_model, small_tokenizer
 VIRTUAL = {"prefix_tuning", "prompt_tuning", "p_tuning"}
 PACKABLE = sorted(set(METHODS) - VIRTUAL)
 GATED = {"hydralora_sequence", "hydralora_split"}  # by documents
-SETTINGS = Settings(num_experts=3, target_modules="all-linear", total_steps=20, match_parameters=5000)
+SETTINGS = MethodConfig(num_experts=3, target_modules="all-linear", total_steps=20, match_parameters=5000)
 CONFIG = TrainingConfig(max_steps=3, tokens_per_step=200, gradient_accumulation_steps=2, autocast=False)
 
 
@@ -80,7 +80,7 @@ def test_losses_of_documents_are_kept_apart(attention: str) -> None:
 
 def trained(folder: Path, method: str, packs: Any, **options: Any) -> tuple[dict[str, Tensor], Any]:
     config = TrainingConfig(**{**vars(CONFIG), "packing": packs, **options})
-    settings = Settings(num_experts=3, target_modules=("q_proj", "v_proj"))
+    settings = MethodConfig(num_experts=3, target_modules=("q_proj", "v_proj"))
     result = train_method(
         method, settings, small_model(), small_tokenizer(), documents(), folder, config, held_out=documents()
     )

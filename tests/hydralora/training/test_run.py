@@ -35,7 +35,7 @@ def test_a_method_by_its_name_on_tokens_of_another_process(tmp_path: Path) -> No
     changes = {
         "documents": str(tmp_path / "tokens"),
         "method": "hydralora",
-        "settings": {"num_experts": 2, "r": 4, "target_modules": ["q_proj"]},
+        "method_config": {"num_experts": 2, "r": 4, "target_modules": ["q_proj"]},
     }
     result = run_from_json(describe(tmp_path, changes), seen.append)
     assert result.record["peft_config"]["num_experts"] == 2

@@ -8,7 +8,7 @@ import torch
 from hydralora.base_model import borrowed_base_model
 from hydralora.base_model.embedded import CACHE_VARIABLE
 from hydralora.data import tokenise
-from hydralora.methods import Settings
+from hydralora.methods import MethodConfig
 from hydralora.training import TrainingConfig
 from hydralora.training.run import train_method
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
@@ -26,7 +26,7 @@ def test_a_second_training_ends_where_a_first_one_does(
     models, weights, records = [], [], []
     for name in ("first", "second"):
         with borrowed_base_model(name_or_path=str(tmp_path / "base"), dtype=torch.float32, device="cpu") as lent:
-            result = train_method(method, Settings(), *lent, documents, tmp_path / name, config)
+            result = train_method(method, MethodConfig(), *lent, documents, tmp_path / name, config)
             models.append(lent[0])
             weights.append({n: p.detach().clone() for n, p in result.model.named_parameters() if p.requires_grad})
             records.append(result.record)

@@ -178,7 +178,7 @@ def tiny_documents(gates: list[list[float]] | None) -> DomainDocuments:
 
 
 def test_exports_of_given_gates_cost_nothing_where_the_prompt_is_read_right(tmp_path: Path) -> None:
-    model = tiny_adapter(tmp_path / "base", router_input="sequence", shared_expert=True)
+    model = tiny_adapter(tmp_path / "base", router_input="given", shared_expert=True)
     documents = tiny_documents(np.eye(3)[[0, 0, 1, 1, 2, 0]].tolist())
     gates = domain_gates(model, ["a", "b", "c"], lambda: documents)
     assert {domain: gates[domain] for domain in "abc"} == {"a": 0, "b": 1, "c": 2}
@@ -221,7 +221,7 @@ def test_differences_of_few_tokens_may_be_larger() -> None:
 @pytest.mark.slow
 def test_peft_alone_gives_the_same_losses(tmp_path: Path) -> None:
     """And the process cannot have used this package: with a HydraLoRA adapter it fails."""
-    model = tiny_adapter(tmp_path / "base", router_input="sequence", shared_expert=True)
+    model = tiny_adapter(tmp_path / "base", router_input="given", shared_expert=True)
     documents = tiny_documents(np.eye(3)[[0, 0, 1, 1, 2, 0]].tolist())
     gates = domain_gates(model, ["a", "b", "c"], lambda: documents)
     table = write_exports(tmp_path, model, gates, folder_names(list(gates)), documents)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from analysis.methods.paper import TABLE_1, TABLE_2, TABLE_3_MEANS
-from hydralora.methods import MethodError, Settings
+from hydralora.methods import MethodConfig, MethodError
 from pipelines.study.dry_run import dry_run
 from pipelines.study.experiments import TRAINED_AS
 from pipelines.study.sizes import method_sizes
@@ -50,7 +50,7 @@ def test_memory_of_seven_billion_parameters(llama: tuple[pl.DataFrame, float]) -
 
 def test_four_bits_take_a_quarter() -> None:
     frozen = [
-        method_sizes(BaseModel(name=str(LLAMA), load_in_4bit=bits), ["ia3"], Settings())["state_gib"][0]
+        method_sizes(BaseModel(name=str(LLAMA), load_in_4bit=bits), ["ia3"], MethodConfig())["state_gib"][0]
         for bits in (False, True)
     ]
     assert frozen[1] == pytest.approx(frozen[0] / 4, rel=0.01)
@@ -58,9 +58,9 @@ def test_four_bits_take_a_quarter() -> None:
 
 def test_a_method_that_does_not_fit_is_refused() -> None:
     with pytest.raises(MethodError, match="got 'query'"):
-        method_sizes(BaseModel(name=str(LLAMA)), ["lora_r8"], Settings(target_modules=("query",)))
+        method_sizes(BaseModel(name=str(LLAMA)), ["lora_r8"], MethodConfig(target_modules=("query",)))
     with pytest.raises(MethodError, match="num_experts of at least 2 for without_gate, got 1"):
-        method_sizes(BaseModel(name=str(LLAMA)), ["lora_r8", "without_gate"], Settings(num_experts=1))
+        method_sizes(BaseModel(name=str(LLAMA)), ["lora_r8", "without_gate"], MethodConfig(num_experts=1))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from hydralora.data import TokenisedDocuments, tokenise
-from pipelines.training.adapters import Training
+from pipelines.training.adapters import TrainingJob
 from pipelines.training.launcher import FOLDER, Job, Launcher, gpus_of
 from pipelines.training.recipe import BaseModel, Recipe
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
@@ -55,7 +55,9 @@ def launch(
     @dg.asset
     def adapters(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         tokens = documents()
-        jobs = [Job(folder / method, Training(method, 2, seed=0, measure_energy=False), tokens) for method in methods]
+        jobs = [
+            Job(folder / method, TrainingJob(method, 2, seed=0, measure_energy=False), tokens) for method in methods
+        ]
         launcher.train(context, jobs, Recipe(**{**SHORT, **recipe}), base)
         return dg.MaterializeResult()
 

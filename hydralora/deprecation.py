@@ -1,0 +1,88 @@
+"""Old names of public things: they work for one minor version after a new name came, and say so."""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+
+def renamed(old: str, new: str, value: Any) -> Any:
+    """A value under its old name, with a warning that names the new one."""
+    warnings.warn(f"{old} is now {new}; the old name goes in version 0.3.", DeprecationWarning, stacklevel=3)
+    return value
+
+
+class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports modules by their old names.
+
+    Args:
+        moved: old dotted name -> new dotted name.
+    """
+
+    def __init__(self, moved: Mapping[str, str]) -> None:
+        self.moved = moved
+        self._specs: dict[str, importlib.machinery.ModuleSpec | None] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Called by Python for names that no file has."""
+        return importlib.util.spec_from_loader(fullname, self) if fullname in self.moved else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        """The module under its new name."""
+        module = importlib.import_module(self.moved[spec.name])
+        self._specs[spec.name] = module.__spec__
+        renamed(spec.name, self.moved[spec.name], None)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing to run: the module has run under its new name, and keeps it."""
+        assert module.__spec__ is not None
+        module.__spec__ = self._specs[module.__spec__.name]
+
+    def install(self) -> None:
+        """Look here last."""
+        sys.meta_path.append(self)
+
+
+def install() -> None:
+    """Old names of this package's modules."""
+    if any(isinstance(finder, MovedModules) and finder.moved is MOVED for finder in sys.meta_path):
+        return
+    MovedModules(MOVED).install()
+
+
+MOVED = {
+    "hydralora.adalora": "hydralora.training.adalora",
+    "hydralora.answer_loss": "hydralora.evaluation.answer_loss",
+    "hydralora.batching": "hydralora.data.batching",
+    "hydralora.calibration": "hydralora.gates.calibration",
+    "hydralora.callbacks": "hydralora.training.callbacks",
+    "hydralora.config": "hydralora.adapter.config",
+    "hydralora.energy": "hydralora.training.energy",
+    "hydralora.export": "hydralora.gates.export",
+    "hydralora.launch": "hydralora.training.run",
+    "hydralora.layer": "hydralora.adapter.layer",
+    "hydralora.linear": "hydralora.adapter.linear",
+    "hydralora.lorahub": "hydralora.training.lorahub_search",
+    "hydralora.lorahub_training": "hydralora.training.lorahub",
+    "hydralora.model": "hydralora.adapter.model",
+    "hydralora.model_card": "hydralora.training.model_card",
+    "hydralora.ops.small": "hydralora.ops.torch_kernels",
+    "hydralora.ops.triton_pieces": "hydralora.ops.triton_launch",
+    "hydralora.parameters": "hydralora.methods.parameters",
+    "hydralora.registration": "hydralora.adapter.registration",
+    "hydralora.routing": "hydralora.gates.recording",
+    "hydralora.routing_losses": "hydralora.gates.losses",
+    "hydralora.run_record": "hydralora.training.record",
+    "hydralora.sequence_gates": "hydralora.adapter.given_gates",
+    "hydralora.static_routing": "hydralora.gates.fixed",
+    "hydralora.surgery": "hydralora.gates.surgery",
+    "hydralora.trainer": "hydralora.training.trainer",
+}
