@@ -8,7 +8,7 @@ from jaxtyping import install_import_hook
 
 import tests.shape_checker  # noqa: F401  (the hook below finds it by its name)
 
-# The shapes in the signatures of these modules are checked at each call, in all tests; before they are imported.
+# The shapes in the signatures of these modules are checked at each call, in all tests. The hook comes before imports.
 SHAPES_CHECKED = [
     "analysis.adapters.permutation",
     "analysis.adapters.projection",
@@ -19,8 +19,7 @@ SHAPES_CHECKED = [
     "hydralora.evaluation.answer_loss",
     "hydralora.evaluation.chunked_loss",
     "hydralora.gates.losses",
-    "hydralora.ops.eager",
-]
+]  # `hydralora.ops.eager` is left out, because torch compiles it: see tests/hydralora/ops/test_eager.py
 install_import_hook(SHAPES_CHECKED, "tests.shape_checker.check")
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -103,7 +103,7 @@ class Matching:
 
 
 def matching(
-    similarities: Float64[np.ndarray, "places parts parts"], *, n_permutations: int = 9999, random_state: int = 0
+    similarities: Float64[np.ndarray, "places rows parts"], *, n_permutations: int = 9999, random_state: int = 0
 ) -> Matching:
     """Whether equal parts are most alike across two seeds.
 

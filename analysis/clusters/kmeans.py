@@ -120,6 +120,10 @@ def assign(X: ArrayLike, centers: ArrayLike) -> tuple[Int32[np.ndarray, " n"], F
 
     Returns:
         labels [n], squared distances [n] in float64.
+
+    >>> labels, distances = assign([[0, 1], [4, 4]], centers=[[0, 0], [4, 4]])
+    >>> labels.tolist(), distances.tolist()
+    ([0, 1], [1.0, 0.0])
     """
     rows, weights = _validated(X, None)
     points = np.ascontiguousarray(centers, np.float32)

@@ -20,6 +20,10 @@ class HydraLoraConfig(PeftConfig):
 
     Fields that LoRA has too mean what they mean in `peft.LoraConfig`.
 
+    >>> config = HydraLoraConfig(r=4, num_experts=6, router_input="given", target_modules="all-linear")
+    >>> config.num_experts
+    6
+
     Args:
         r: rank of A and of each expert B_i.
         num_experts: N, the experts that gates weigh. One expert is plain LoRA and has no router.

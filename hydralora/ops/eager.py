@@ -40,6 +40,10 @@ def one_hot_gates(index: Integer[Tensor, "*tokens"], num_experts: int) -> Float[
 
     -1 stands for no expert. Other numbers than -1 to N - 1 give gates that are not a number, which nobody overlooks:
     looking at them here would make a GPU wait.
+
+    >>> one_hot_gates(torch.tensor([1, -1]), 3)
+    tensor([[0., 1., 0.],
+            [0., 0., 0.]])
     """
     experts = torch.arange(num_experts, device=index.device)
     index = index.unsqueeze(-1)
