@@ -20,6 +20,7 @@ from analysis.clusters.drift import N_SAMPLE, REFERENCE, AssignmentSummary, Drif
 from analysis.clusters.known_groups import GROUPS, KnownGroups
 from analysis.corpus.document_text import document_text
 from analysis.corpus.documents import document_ids
+from analysis.features.hidden_states import Encoder
 from analysis.features.lsa import TfidfLsa
 from analysis.text.normalisation import normalised
 from analysis.text.sampling import TextSample
@@ -51,7 +52,9 @@ class Assignment:
     drift: Drift
 
 
-def assign_records(records: pl.LazyFrame, folder: Path, labels: Path | None = None) -> Assignment:
+def assign_records(
+    records: pl.LazyFrame, folder: Path, labels: Path | None = None, encoder: Encoder | None = None
+) -> Assignment:
     """Assign every record to a cluster, write the clusters, and compare the records with the corpus.
 
     Records are not cleaned: all are assigned, in the normal form that cleaning gives. A record without a known word
@@ -62,11 +65,12 @@ def assign_records(records: pl.LazyFrame, folder: Path, labels: Path | None = No
         folder: of a `CorpusModel`, with the summary of its corpus and its known groups beside it.
         labels: Parquet file to write, with the columns of `LABELS_SCHEMA`, in the order read; `explained` is low for
             documents unlike the corpus's. None to write nothing.
+        encoder: for a corpus model on hidden states.
 
     Raises:
-        ValueError: there is no record, or the corpus model is of an older version.
+        ValueError: there is no record, the corpus model is of an older version, or an encoder is needed and missing.
     """
-    model, reference = CorpusModel.load(folder), AssignmentSummary.load(Path(folder) / REFERENCE)
+    model, reference = CorpusModel.load(folder, encoder), AssignmentSummary.load(Path(folder) / REFERENCE)
     known = KnownGroups.load(Path(folder) / GROUPS) if isinstance(model.features, TfidfLsa) else None
     sample = TextSample(N_SAMPLE)
     if labels is None:

@@ -66,15 +66,18 @@ class TokenisedDocuments:
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> "TokenisedDocuments":
         """Some of the documents, in the order asked for."""
-        return dataclasses.replace(self, dataset=self.dataset.select([int(index) for index in indices]))
+        # In memory: `datasets` would write its list of rows beside the tokens, into a folder that is finished.
+        chosen = self.dataset.select([int(index) for index in indices], keep_in_memory=True)
+        return dataclasses.replace(self, dataset=chosen)
 
     def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> "TokenisedDocuments":
         """The documents with further columns, or with other values in them; one value for each document."""
         dataset = self.dataset
-        for name, values in columns.items():
-            if name in dataset.column_names:
-                dataset = dataset.remove_columns(name)
-            dataset = dataset.add_column(name, list(values))
+        with _quiet_datasets():
+            for name, values in columns.items():
+                if name in dataset.column_names:
+                    dataset = dataset.remove_columns(name)
+                dataset = dataset.add_column(name, list(values))
         return dataclasses.replace(self, dataset=dataset)
 
     def for_adapter(self, config: Any) -> "TokenisedDocuments":
@@ -88,6 +91,9 @@ class TokenisedDocuments:
         """Write the tokens, so that other processes map them into memory rather than tokenise again."""
         with _quiet_datasets():
             self.dataset.save_to_disk(folder)
+        state = folder / "state.json"  # its fingerprint is random, unless it is that of the content
+        content = {**json.loads(state.read_text()), "_fingerprint": self.fingerprint()}
+        state.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
         (folder / _COUNTS).write_text(json.dumps(self.counts) + "\n")
 
     @classmethod

@@ -1,6 +1,7 @@
 """What decides a training run, what it reports while it runs, and what it returns."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -85,6 +86,17 @@ class TrainingConfig:
                 f"Expected exactly one of max_steps, max_tokens, num_train_epochs, got {self.max_steps}, "
                 f"{self.max_tokens}, {self.num_train_epochs}"
             )
+        for name in ("max_steps", "max_tokens", "tokens_per_step", "gradient_accumulation_steps", "save_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"Expected {name} of at least 1, got {value}")
+        for name in ("num_train_epochs", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"Expected {name} of more than 0, got {value}")
+        wrong = {name: ratio for name, ratio in self.learning_rate_ratios.items() if not 0 < ratio < math.inf}
+        if wrong:
+            raise ValueError(f"Expected learning_rate_ratios of more than 0, got {wrong}")
         if self.early_stopping_patience is not None and self.eval_steps is None:
             raise ValueError("early_stopping_patience needs eval_steps: how often to look at the held-out loss")
         if self.lr_scheduler_type not in ("cosine", "linear", "constant"):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from pipelines.store.configuration import limited
 from pipelines.training.adapters import TrainingJob, train_adapter
 from pipelines.training.recipe import BaseModel, Recipe
 from pipelines.training.training_process import ERROR
@@ -68,9 +69,9 @@ class Launcher(dg.ConfigurableResource):
     GPUs. The data of a step is the same in all cases.
     """
 
-    parallel: int = 1
+    parallel: int = limited(1, ge=1)
     """Trainings at a time, each in a process of its own."""
-    processes_per_training: int = 1
+    processes_per_training: int = limited(1, ge=1)
     """Processes of one training, each with a GPU if there are any."""
     fsdp: bool = False
     """Split the base model between the processes of a training, rather than give each the whole of it."""
@@ -252,7 +253,7 @@ def _check_methods(jobs: Sequence[Job], recipe: Recipe, base_model: BaseModel) -
         try:
             get_method(job.training.method).config(skeleton, replace(job.settings(recipe), total_steps=steps))
         except MethodError as error:
-            raise dg.Failure(f"{job.label}: {error}", allow_retries=False) from error
+            raise dg.Failure(f"{job.label}: {error}", allow_retries=False) from None
 
 
 def _save_tokens(jobs: Sequence[Job]) -> dict[int, Path]:

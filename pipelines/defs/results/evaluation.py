@@ -4,6 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
@@ -18,9 +19,9 @@ from pipelines.training.recipe import BaseModel, Recipe
 class EvaluationConfig(dg.Config):
     """How many held-out documents, and how sure."""
 
-    max_documents_per_source: int | None = 200
+    max_documents_per_source: int | None = Field(200, ge=1)
     """Chosen by a hash; the same for every method."""
-    resamples: int = 1_000
+    resamples: int = Field(1_000, ge=1)
     """Of the bootstrap."""
 
 

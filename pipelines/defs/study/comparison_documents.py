@@ -1,6 +1,7 @@
 """The documents that methods are compared on."""
 
 import dagster as dg
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
@@ -12,9 +13,9 @@ from pipelines.training.documents import expert_count, labelled_documents
 class ComparisonDocumentsConfig(dg.Config):
     """How many documents of each source are not trained on."""
 
-    validation_documents_per_source: int = 50
+    validation_documents_per_source: int = Field(50, ge=0)
     """Of the training documents, to choose learning rates with."""
-    held_out_documents_per_source: int | None = 200
+    held_out_documents_per_source: int | None = Field(200, ge=1)
     """Of the test documents, to report on; null for all."""
 
 

@@ -2,6 +2,7 @@
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
@@ -12,7 +13,7 @@ from pipelines.study.study_documents import Corpus
 class PaperConfig(dg.Config):
     """How sure."""
 
-    resamples: int = 1_000
+    resamples: int = Field(1_000, ge=1)
     """Of the bootstrap."""
 
 
