@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Corpora for the configurations and tests that want real files; tests skip where there are none.
 export HYDRALORA_CORPORA ?= $(abspath ../shared/corpora)
 
-.PHONY: help install run corpora ui test test-slow test-gpu chaos check format bench lock clean
+.PHONY: help install run corpora ui test test-slow test-gpu chaos check docs format bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,6 +60,10 @@ check: install ## formatting, lint, types, layers, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
+docs: install ## the documentation site, under build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
 format: install ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -78,4 +82,4 @@ lock: ## add to requirements.lock what pyproject.toml newly asks for; delete a l
 	rm -rf .venv-lock
 
 clean: ## remove outputs and caches, keep .venv
-	rm -rf outputs .dagster .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf outputs build .dagster .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,20 +1,22 @@
 """How alike two matrices are: angles between what they span, linear CKA, cosine, distance; and how many directions."""
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float, Float64
 
-Rows = NDArray[np.floating]
-"""[r, dim]: r directions in a space of `dim` dimensions."""
+Rows = Float[np.ndarray, "r dim"]
+"""r directions in a space of `dim` dimensions."""
 
 
-def orthonormal_rows(rows: Rows) -> NDArray[np.float64]:
+def orthonormal_rows(rows: Rows) -> Float64[np.ndarray, "rank dim"]:
     """An orthonormal basis of what the rows span: [rank, dim]; no rows for a zero matrix."""
     _, singular_values, right = np.linalg.svd(np.asarray(rows, np.float64), full_matrices=False)
     tolerance = max(rows.shape) * np.finfo(np.float32).eps * (singular_values[0] if len(singular_values) else 0.0)
     return np.asarray(right[singular_values > tolerance])
 
 
-def principal_cosines(basis_a: NDArray[np.float64], basis_b: NDArray[np.float64]) -> NDArray[np.float64]:
+def principal_cosines(
+    basis_a: Float64[np.ndarray, "rank_a dim"], basis_b: Float64[np.ndarray, "rank_b dim"]
+) -> Float64[np.ndarray, " smaller"]:
     """Cosines of the principal angles between two subspaces, descending, one for each dimension of the smaller.
 
     Source: Björck and Golub (1973), Numerical methods for computing angles between linear subspaces.
@@ -22,7 +24,7 @@ def principal_cosines(basis_a: NDArray[np.float64], basis_b: NDArray[np.float64]
     return np.clip(np.linalg.svd(basis_a @ basis_b.T, compute_uv=False), 0.0, 1.0)
 
 
-def subspace_similarity(cosines: NDArray[np.float64]) -> float:
+def subspace_similarity(cosines: Float64[np.ndarray, " n"]) -> float:
     """Mean squared cosine of the principal angles: 1 where one subspace holds the other, 0 where they are orthogonal.
 
     Of random subspaces of r_a and r_b dimensions it is max(r_a, r_b) / dim on average. Nan for a zero matrix.
@@ -31,7 +33,7 @@ def subspace_similarity(cosines: NDArray[np.float64]) -> float:
     return float(np.mean(np.square(cosines))) if len(cosines) else float("nan")
 
 
-def linear_cka(a: Rows, b: Rows) -> float:
+def linear_cka(a: Float[np.ndarray, "r_a dim"], b: Float[np.ndarray, "r_b dim"]) -> float:
     """Linear centred kernel alignment of two matrices, dimensions as examples and rows as features; 0 to 1.
 
     Unlike the angles it weighs directions by their size. Nan where a matrix is constant.

@@ -64,6 +64,7 @@ class CorpusModel:
 
     @property
     def n_clusters(self) -> int:
+        """Number of clusters K."""
         return len(self.centers)
 
     def assign(self, texts: Texts) -> tuple[NDArray[np.int32], NDArray[np.float64]]:

@@ -51,6 +51,10 @@ def source_weights(sources: pl.Series | Sequence[str]) -> NDArray[np.float64] | 
     """Weights [n] that cap each source at the size of the smallest one (at least 50 documents), for `sweep_kmeans`.
 
     None where the largest source has at most five times the documents of the smallest: no need.
+
+    >>> weights = source_weights(["large"] * 1000 + ["small"] * 100)
+    >>> float(weights[0]), float(weights[-1])
+    (0.1, 1.0)
     """
     _, of_row, sizes = np.unique(np.asarray(sources, dtype=str), return_inverse=True, return_counts=True)
     if sizes.max() <= IMBALANCE_LIMIT * sizes.min():

@@ -83,7 +83,7 @@ class Layout(NamedTuple):
 
 
 def place_of(model: nn.Module, name: str) -> Place:
-    """The place of a layer, judged by the modules that contain it."""
+    """Where a layer stands in its model, read from its dotted name."""
     parts = name.split(".")
     ancestors = [".".join(parts[:i]) for i in range(1, len(parts))]
     lists = [a for a in ancestors if isinstance(model.get_submodule(a), nn.ModuleList | nn.ModuleDict | nn.Sequential)]

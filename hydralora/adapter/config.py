@@ -20,6 +20,10 @@ class HydraLoraConfig(PeftConfig):
 
     Fields that `peft.LoraConfig` also has mean the same here.
 
+    >>> config = HydraLoraConfig(r=4, num_experts=6, router_input="given", target_modules="all-linear")
+    >>> config.num_experts
+    6
+
     Args:
         r: Rank of A and of each expert B_i.
         num_experts: Number of experts N that the gates weight. With one expert, the adapter is plain LoRA and has no

@@ -35,6 +35,7 @@ class NoteCall:
         self.names = tuple(inspect.signature(type(model).forward).parameters)[1:]
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Called by torch for each call of the module."""
         running = self.calls.running
         if self.is_root:
             running.clear()  # an exception may have left calls behind
@@ -50,6 +51,7 @@ class ForgetCall:
         self.calls = calls
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Called by torch for each call of the module."""
         self.calls.dealt.clear()
         if self.calls.running:
             self.calls.running.pop()

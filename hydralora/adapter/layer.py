@@ -282,6 +282,7 @@ class HydraLoraLayer(BaseTunerLayer):
 
 
 def merge_refusal(adapter_name: str, num_experts: int) -> str:
+    """Error text: why an adapter cannot be merged, and what to do instead."""
     return (
         f"Adapter {adapter_name!r} cannot be merged: its {num_experts} experts have gates that depend on the "
         f"input, so no single weight equals it. Fix the gates and export a plain LoRA with `hydralora.export_lora` (or "

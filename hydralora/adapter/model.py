@@ -96,6 +96,11 @@ class HydraLoraModel(BaseTuner):
             watch_for_good(model)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge adapters into the base weights, as PEFT does.
+
+        Raises:
+            ValueError: the gates of an adapter depend on the input.
+        """
         self._refuse_live_gates(adapter_names)
         super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
 

@@ -96,6 +96,7 @@ class AdapterState:
             )
 
     def refuse_without_peft_model(self, doing: str) -> None:
+        """Raise ValueError where layers were injected into a model that is no `PeftModel`."""
         if not self.has_peft_model:
             raise ValueError(
                 f"Cannot {doing}: expected a `PeftModel`, got a model with injected layers. Save the adapter, and load "
@@ -103,6 +104,7 @@ class AdapterState:
             )
 
     def refuse_compiled_layers(self, doing: str) -> None:
+        """Raise ValueError where single adapter layers are compiled."""
         if self.compiled:
             raise ValueError(
                 f"Cannot {doing}: the adapter layers {', '.join(self.compiled[:3])} are compiled one by one and would "
@@ -110,6 +112,7 @@ class AdapterState:
             )
 
     def refuse_disabled(self, doing: str) -> None:
+        """Raise ValueError where adapters are disabled."""
         if self.disabled:
             raise ValueError(
                 f"Cannot {doing} while adapters are disabled: no forward pass runs {self.name!r}. Enable them first."

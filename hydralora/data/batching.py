@@ -37,6 +37,7 @@ class StepPlan:
 
     @property
     def num_steps(self) -> int:
+        """Number of optimizer steps."""
         return len(self.tokens_of_step)
 
 

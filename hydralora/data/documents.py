@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Integer
 from numpy.typing import NDArray
 
 from hydralora.base_model import default_cache_dir
@@ -195,8 +196,8 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> Batch:
     return batch
 
 
-def answer_index(labels: torch.Tensor) -> torch.Tensor:
-    """Positions whose next token belongs to an answer, as indices into the flattened batch, [answer tokens].
+def answer_index(labels: Integer[torch.Tensor, "batch length"]) -> Integer[torch.Tensor, " n"]:
+    """Positions whose next token is of an answer, counted through the flattened batch: [answer tokens].
 
     Args:
         labels: Labels [batch, length], `IGNORED` outside the answers.

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float32, Integer
 from torch import Tensor, nn
 
 from hydralora.base_model.packed_attention import for_attention
@@ -19,8 +20,10 @@ from hydralora.evaluation.chunked_loss import can_chunk, chunked_cross_entropy
 _NOT_FOR_THE_MODEL = ("labels", "cluster", "document_of_token", "answer_index")
 
 
-def answer_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits that predict answer tokens, one row per token.
+def answer_logits(
+    model: nn.Module, batch: Mapping[str, Any]
+) -> tuple[Float[Tensor, "n vocabulary"], Integer[Tensor, " n"], Integer[Tensor, " n"]]:
+    """Logits that predict answer tokens, one row a token.
 
     A hook passes only those positions to the output layer. The rest of the model does not change, so this works for any
     causal language model of transformers with any PEFT method. Virtual tokens of prompt methods come first in the
@@ -48,7 +51,7 @@ def answer_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, T
     return logits, targets, documents
 
 
-def answer_loss(model: nn.Module, batch: Mapping[str, Any], *, chunked: bool = False) -> Tensor:
+def answer_loss(model: nn.Module, batch: Mapping[str, Any], *, chunked: bool = False) -> Float32[Tensor, ""]:
     """Sum of cross entropies (nats, float32) over the answer tokens of a batch.
 
     Args:
@@ -64,7 +67,7 @@ def answer_loss(model: nn.Module, batch: Mapping[str, Any], *, chunked: bool = F
     return F.cross_entropy(logits.float(), targets, reduction="sum")
 
 
-def document_losses(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+def document_losses(model: nn.Module, batch: Mapping[str, Any]) -> Float32[Tensor, " documents"]:
     """Sum of cross entropies (nats, float32) over the answer tokens of each document [documents]."""
     logits, targets, documents = answer_logits(model, batch)
     losses = F.cross_entropy(logits.float(), targets, reduction="none")
@@ -93,8 +96,10 @@ def logits_can_be_chunked(model: nn.Module, batch: Mapping[str, Any]) -> bool:
         return torch.allclose(layer(hidden).float(), logits.float(), rtol=1e-2, atol=1e-3)
 
 
-def _answer_states(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Inputs of the output layer that predict answer tokens [n, hidden], and these tokens [n]."""
+def _answer_states(
+    model: nn.Module, batch: Mapping[str, Any]
+) -> tuple[Float[Tensor, "n hidden"], Integer[Tensor, " n"]]:
+    """What the output layer would read to predict answer tokens [n, hidden], and these tokens [n]."""
     index, targets, _ = _answers(batch)
     length = batch["labels"].shape[1]
     states: list[Tensor] = []
@@ -112,8 +117,10 @@ def _answer_states(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, 
     return hidden, targets
 
 
-def _answers(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """For each answer token: the position before it in the flattened batch, the token, and its document; each [n]."""
+def _answers(
+    batch: Mapping[str, Any],
+) -> tuple[Integer[Tensor, " n"], Integer[Tensor, " n"], Integer[Tensor, " n"]]:
+    """Position before each answer token, in the flattened batch, the token, and its document; each [n]."""
     labels = batch["labels"]
     index = batch["answer_index"] if "answer_index" in batch else answer_index(labels)
     targets = labels.flatten()[index + 1]
@@ -121,7 +128,7 @@ def _answers(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     return index, targets, documents
 
 
-def _at(hidden: Tensor, length: int, index: Tensor) -> Tensor:
+def _at(hidden: Float[Tensor, "batch positions d"], length: int, index: Integer[Tensor, " n"]) -> Float[Tensor, "n d"]:
     """Hidden states [n, d] at positions of the flattened batch; virtual tokens come before them."""
     return hidden[:, hidden.shape[1] - length :].flatten(0, 1).index_select(0, index)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float32, Integer
 from torch import Tensor, nn
 
 CHUNK = 2048  # tokens; 0.4 GB of float32 logits for a vocabulary of 49,152
@@ -24,8 +25,10 @@ def can_chunk(layer: nn.Module) -> bool:
     )
 
 
-def chunked_cross_entropy(hidden: Tensor, layer: nn.Linear, targets: Tensor, chunk: int = CHUNK) -> Tensor:
-    """Sum of cross entropies (nats, float32); differentiable once, only in the hidden states.
+def chunked_cross_entropy(
+    hidden: Float[Tensor, "n d"], layer: nn.Linear, targets: Integer[Tensor, " n"], chunk: int = CHUNK
+) -> Float32[Tensor, ""]:
+    """Sum of cross entropies (nats, float32); differentiable once, in the hidden states alone.
 
     Args:
         hidden: Input of the output layer, [n, d].

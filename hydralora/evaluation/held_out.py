@@ -46,6 +46,7 @@ class DocumentLosses:
 
     @property
     def perplexity(self) -> float:
+        """exp of the mean loss of an answer token."""
         return math.exp(self.mean)
 
     def groups(self) -> dict[tuple[str, str], "DocumentLosses"]:

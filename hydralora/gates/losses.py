@@ -8,12 +8,13 @@ weight forces the gates to 1/N, which is the ablation without a gate; the litera
 from collections.abc import Iterator, Mapping
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from hydralora.gates.recording import Masks, token_weights
 
 
-def balance_loss(gates: Mapping[str, Tensor], mask: Masks = None) -> Tensor:
+def balance_loss(gates: Mapping[str, Float[Tensor, "..."]], mask: Masks = None) -> Float[Tensor, ""]:
     """Squared coefficient of variation of the experts' mean gates, N sum_i mean_i^2 - 1, averaged over layers.
 
     This is the importance loss of Shazeer et al. (arXiv 1701.06538, section 4). The gates here are never cut to the top
@@ -34,7 +35,11 @@ def balance_loss(gates: Mapping[str, Tensor], mask: Masks = None) -> Tensor:
     return torch.stack([loss.to(losses[0].device) for loss in losses]).mean()
 
 
-def cluster_loss(gates: Mapping[str, Tensor], clusters: Tensor, mask: Masks = None) -> Tensor:
+def cluster_loss(
+    gates: Mapping[str, Float[Tensor, "..."]],
+    clusters: Shaped[Tensor, " batch"] | Shaped[Tensor, "batch N"],
+    mask: Masks = None,
+) -> Float[Tensor, ""]:
     """Cross entropy (nats) between each token's gates and its document's cluster, averaged over tokens and layers.
 
     To guide routers only at the start of training, let the weight of this loss fall to 0.
@@ -74,7 +79,7 @@ def _layers(gates: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     return iter(gates.items())
 
 
-def _masked_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Mean [n] of values [..., n] over the tokens with weight 1."""
+def _masked_mean(values: Float[Tensor, "*tokens n"], weights: Shaped[Tensor, "*tokens"]) -> Float[Tensor, " n"]:
+    """Mean of [..., n] over the tokens of weight 1, [n]."""
     weights = weights.unsqueeze(-1)
     return (values * weights).flatten(0, -2).sum(0) / weights.sum()

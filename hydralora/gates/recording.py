@@ -134,6 +134,7 @@ class GateStatistics:
 
     @property
     def num_tokens(self) -> Tensor:
+        """Tokens seen so far by the first layer."""
         return self.layer_tokens[0] if len(self.layer_tokens) else self.layer_tokens
 
     @torch.no_grad()

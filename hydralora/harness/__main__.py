@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
+    """Command line: `python -m hydralora.harness`."""
     parser = argparse.ArgumentParser(prog="python -m hydralora.harness", description="The paper's benchmarks.")
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--adapter", type=Path, help="folder of a trained adapter; its config names the base model")

@@ -38,9 +38,11 @@ class SequenceGatesLM(HFLM):
         self._gates_of_prompts = gates
 
     def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Log likelihoods of continuations, each under the gates of its prompt."""
         return self._by_gates(requests, lambda some: super(SequenceGatesLM, self).loglikelihood(some, disable_tqdm))
 
     def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
+        """Generated texts, each under the gates of its prompt."""
         return self._by_gates(requests, lambda some: super(SequenceGatesLM, self).generate_until(some, disable_tqdm))
 
     def _by_gates(self, requests: "list[Instance]", answer: Callable[[list[Any]], list[Any]]) -> list[Any]:

@@ -169,6 +169,7 @@ def limit() -> None:
 
 
 def main() -> None:
+    """Without arguments: run a candidate program. With two pipes: run the checker that calls it."""
     os.environ.clear()  # bubblewrap sets PWD
     ends = [int(number) for number in sys.argv[1:]]
     for number in range(3, 256):  # close all files of the parent process

@@ -43,6 +43,7 @@ class ParameterCounts:
 
     @property
     def total(self) -> int:
+        """All trained parameters."""
         return self.a + self.b + self.router + self.shared_expert + self.shared_lora + self.other
 
     @property

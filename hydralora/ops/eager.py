@@ -8,11 +8,12 @@ stands beside the B_i, so one product computes A x and A_s x, and one product ap
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 
-def router_gates(z: Tensor, weight_router: Tensor) -> Tensor:
-    """Gates of the experts: softmax(W_g z), in float32 or wider for any dtype of ``z``.
+def router_gates(z: Float[Tensor, "*tokens d"], weight_router: Float[Tensor, "N d"]) -> Float[Tensor, "*tokens N"]:
+    """Gates of the experts: softmax(W_g z), at least in float32 whatever the dtype of ``z``.
 
     Args:
         z: Router input [..., d]: A x (d = r) or the layer's input (d = in_features).
@@ -24,21 +25,25 @@ def router_gates(z: Tensor, weight_router: Tensor) -> Tensor:
     return softmax_gates(F.linear(z, weight_router))
 
 
-def softmax_gates(logits: Tensor) -> Tensor:
+def softmax_gates(logits: Float[Tensor, "*tokens N"]) -> Float[Tensor, "*tokens N"]:
     """Router logits [..., N] -> gates [..., N], in float32 (float64 for float64 logits)."""
     return torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
-def with_shared_expert(gates: Tensor) -> Tensor:
-    """Append the shared expert's gate, which is always 1: [..., N] -> [..., N + 1]."""
+def with_shared_expert(gates: Float[Tensor, "*tokens N"]) -> Float[Tensor, "*tokens N+1"]:
+    """Append the always-on expert's gate, fixed at 1: [..., N] -> [..., N + 1]."""
     return F.pad(gates, (0, 1), value=1.0)
 
 
-def one_hot_gates(index: Tensor, num_experts: int) -> Tensor:
-    """One-hot gates in float32 from expert indices: integers [...] -> [..., N].
+def one_hot_gates(index: Integer[Tensor, "*tokens"], num_experts: int) -> Float[Tensor, "*tokens {num_experts}"]:
+    """Gates in float32 of one expert each: integers [...] -> [..., N].
 
-    -1 means no expert. An index outside -1 to N - 1 gives NaN gates, so that the error shows in the outputs: a check
-    here would have to wait for the GPU.
+    -1 stands for no expert. Other numbers than -1 to N - 1 give gates that are not a number, which nobody overlooks:
+    looking at them here would make a GPU wait.
+
+    >>> one_hot_gates(torch.tensor([1, -1]), 3)
+    tensor([[0., 1., 0.],
+            [0., 0., 0.]])
     """
     experts = torch.arange(num_experts, device=index.device)
     index = index.unsqueeze(-1)
@@ -47,17 +52,15 @@ def one_hot_gates(index: Tensor, num_experts: int) -> Tensor:
 
 
 def add_experts(
-    result: Tensor,
-    low: Tensor,
-    gates: Tensor | None,
-    weight_b: Tensor,
+    result: Float[Tensor, "*tokens out"],
+    low: Float[Tensor, "*tokens width"],
+    gates: Float[Tensor, "*#tokens E"] | None,
+    weight_b: Float[Tensor, "out inner"],
     scaling: float,
     shared_rank: int = 0,
     shared_scaling: float = 1.0,
-) -> Tensor:
-    """Add experts and shared LoRA to the base layer's output.
-
-    Computes result + scaling * sum_i g_i B_i h + shared_scaling * B_s h_s.
+) -> Float[Tensor, "*tokens out"]:
+    """Add experts and shared LoRA to the base layer's output: result + scaling * sum_i g_i B_i h + ... B_s h_s.
 
     Args:
         result: Output of the base layer [..., out].
@@ -76,15 +79,20 @@ def add_experts(
     return result + F.linear(gate_and_scale(low, gates, r, scaling, shared_rank, shared_scaling), weight_b)
 
 
-def expert_part(low: Tensor, shared_rank: int) -> Tensor:
-    """The experts' part of a tensor whose last dimension is [experts | shared LoRA]."""
+def expert_part(low: Float[Tensor, "*tokens width"], shared_rank: int) -> Float[Tensor, "*tokens width-{shared_rank}"]:
+    """What belongs to the experts of [experts | shared LoRA] along the last dimension."""
     return low[..., : low.shape[-1] - shared_rank] if shared_rank else low
 
 
 def gate_and_scale(
-    low: Tensor, gates: Tensor | None, r: int, scaling: float, shared_rank: int = 0, shared_scaling: float = 1.0
-) -> Tensor:
-    """The input of B: [scaling * g_1 h | ... | scaling * g_E h | shared_scaling * h_s], [..., E * r + shared_rank].
+    low: Float[Tensor, "*tokens width"],
+    gates: Float[Tensor, "*#tokens E"] | None,
+    r: int,
+    scaling: float,
+    shared_rank: int = 0,
+    shared_scaling: float = 1.0,
+) -> Float[Tensor, "*tokens inner"]:
+    """What B multiplies: [scaling * g_1 h | ... | scaling * g_E h | shared_scaling * h_s], [..., E * r + shared_rank].
 
     For the arguments, see `add_experts` and `gate_low_rank`.
     """
@@ -95,8 +103,10 @@ def gate_and_scale(
     return torch.cat((gated, low[..., -shared_rank:] * shared_scaling), dim=-1)
 
 
-def gate_low_rank(h: Tensor, gates: Tensor | None, r: int) -> Tensor:
-    """The input of all experts: a copy of h for each expert, multiplied by its gate.
+def gate_low_rank(
+    h: Float[Tensor, "*tokens width"], gates: Float[Tensor, "*#tokens E"] | None, r: int
+) -> Float[Tensor, "*tokens inner"]:
+    """The experts' common input: a copy of h for each expert, times its gate.
 
     Args:
         h: A x [..., r], or [..., E * r] if each expert has its own A_i.

@@ -131,6 +131,7 @@ def project_and_gate_kernel(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
+    """Projections of a block of tokens by A and the router, then the gated input of B."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     ranks = tl.arange(0, RANK_PAD)
     experts = tl.arange(0, EXPERTS_PAD)
@@ -201,6 +202,7 @@ def gate_backward_kernel(
     EXPERTS_PAD: tl.constexpr,
     ROWS: tl.constexpr,
 ):
+    """Backward pass of `project_and_gate_kernel` to A x and the logits; writes the gated input of B once more."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     ranks = tl.arange(0, RANK_PAD)
     experts = tl.arange(0, EXPERTS_PAD)
@@ -265,6 +267,7 @@ def accumulate_kernel(
     COLUMNS: tl.constexpr,
     INNER_CHUNK: tl.constexpr,
 ):
+    """Add a gated product with B to the base layer's output, in place."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     row_mask = rows[:, None] < tokens

@@ -26,6 +26,7 @@ class CurveWriter(TrainerCallback):
         self._started = time.monotonic()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by the trainer before the first step."""
         if not state.is_world_process_zero:
             return
         kept = [line for line in self._lines() if json.loads(line)["step"] <= state.global_step]
@@ -40,6 +41,7 @@ class CurveWriter(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
+        """Called by the trainer with the numbers that it logs."""
         values = _chosen(logs, "loss", "learning_rate", "eval_loss")
         if not values or not state.is_world_process_zero:
             return
@@ -70,6 +72,7 @@ class ProgressReporter(TrainerCallback):
         self._started = (0, time.monotonic())
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by the trainer before the first step."""
         self._started = (self._tokens_at(state.global_step), time.monotonic())
 
     def on_log(
@@ -80,6 +83,7 @@ class ProgressReporter(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
+        """Called by the trainer with the numbers that it logs."""
         now = time.monotonic()
         last = state.global_step == state.max_steps
         if "loss" not in (logs or {}) or not state.is_world_process_zero:
@@ -101,7 +105,8 @@ class StopAtNonFinite(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        control.should_log = control.should_log or control.should_save  # `on_log` must check each step that is saved
+        """Called by the trainer after each optimizer step."""
+        control.should_log = control.should_log or control.should_save  # never save what was not looked at
         return control
 
     def on_log(
@@ -112,6 +117,7 @@ class StopAtNonFinite(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
+        """Called by the trainer with the numbers that it logs."""
         values = _chosen(logs, "loss", "grad_norm", "eval_loss")
         if all(math.isfinite(value) for value in values.values()):
             return
@@ -128,6 +134,7 @@ class AdaLoraSchedule(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
+        """Called by the trainer between the optimizer's step and `zero_grad`."""
         getattr(model, "module", model).base_model.update_and_allocate(state.global_step)
 
 

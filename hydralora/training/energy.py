@@ -26,6 +26,7 @@ class EnergyUse:
 
     @property
     def kwh(self) -> float:
+        """Energy of CPU, GPU and memory together, in kWh."""
         return self.cpu_kwh + self.gpu_kwh + self.ram_kwh
 
 

@@ -53,10 +53,12 @@ class FirstStepMemory(TrainerCallback):
         self.result: StepMemory | None = None
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by the trainer before each optimizer step."""
         if self._before is None and args.device.type == "cuda":
             self._before = torch.cuda.memory_allocated()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by the trainer after each optimizer step."""
         if self._before is None or self.result is not None:
             return
         total = torch.cuda.get_device_properties(args.device).total_memory

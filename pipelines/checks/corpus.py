@@ -27,7 +27,7 @@ def _features(run: ConfiguredRun) -> Iterator[AnyProblem]:
     if config.kind == "tfidf" and config.embedding_model is not None:
         advice = "Set kind: embeddings, or leave the model out."
         yield Problem(f"{field}.embedding_model", "no model with kind: tfidf", config.embedding_model, advice)
-    if config.kind == "tfidf" and config.n_components > config.max_features:
+    if config.kind == "tfidf" and config.n_components is not None and config.n_components > config.max_features:
         advice = f"Of {config.max_features} terms there are no more directions."
         yield Problem(f"{field}.n_components", "at most max_features", config.n_components, advice)
 

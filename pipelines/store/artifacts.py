@@ -42,7 +42,13 @@ class ArtifactError(RuntimeError):
 
 
 def fingerprint_of(value: Any) -> str:
-    """16 hex digits of the canonical JSON of `value`."""
+    """16 hex digits of the canonical JSON of `value`.
+
+    >>> fingerprint_of({"seed": 0, "k": [1, 2]}) == fingerprint_of({"k": [1, 2], "seed": 0})
+    True
+    >>> len(fingerprint_of({}))
+    16
+    """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

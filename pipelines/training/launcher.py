@@ -47,6 +47,7 @@ class Job:
 
     @property
     def done(self) -> bool:
+        """Whether the training has finished: its `run.json` exists."""
         return (self.folder / "run.json").exists()
 
     def settings(self, recipe: Recipe) -> "MethodConfig":

@@ -249,7 +249,7 @@ def test_a_blocking_check_fails_with_its_sentence(tmp_path: Path) -> None:
     from pipelines.defs.corpus import raw_documents as module
     from pipelines.store.assets import Check, Description, artifact_asset
 
-    def three_records(draft: module.Draft) -> None:
+    def three_records(draft: module.Draft) -> None:  # type: ignore[name-defined]
         draft.write_json("records", [1, 2])
 
     three_records.__module__ = module.__name__  # of which its code version is made

@@ -33,6 +33,7 @@ class ExpertsConfig(dg.Config):
 
 
 def described(artifact: Artifact, config: ExpertsConfig, cluster_labels: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     answer = artifact.json("expert_assignment")
     n, found = answer["num_experts"], answer["held_out_accuracy"]
     experts = artifact.read("experts")

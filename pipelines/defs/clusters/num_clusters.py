@@ -30,6 +30,7 @@ class ChoiceConfig(dg.Config):
 
 
 def described(artifact: Artifact, cluster_sweep: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     choice = artifact.json("num_clusters")
     n, fitted = choice["num_clusters"], cluster_sweep.read("sweep")["n_clusters"].to_list()
     return Description(

@@ -48,6 +48,7 @@ class FeaturesConfig(dg.Config):
 
 
 def described(artifact: Artifact, corpus_documents: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     features = artifact.array("features")
     documents = corpus_documents.scan("documents").select(pl.len()).collect().item()
     zero_rows = int((~features.any(axis=1)).sum())

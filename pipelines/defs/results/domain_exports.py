@@ -34,6 +34,7 @@ class ExportsConfig(dg.Config):
 
 
 def described(artifact: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     table = artifact.read("exports")
     agrees, found = agreement(table)
     return Description(

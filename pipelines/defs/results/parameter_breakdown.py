@@ -27,6 +27,7 @@ class BreakdownConfig(dg.Config):
 
 
 def described(artifact: Artifact, hydralora_adapter: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     observation = artifact.json("observation")
     counts = artifact.scan("parameters").filter(pl.col("head") == "hydralora").select("n_parameters").sum().collect()
     recorded = hydralora_adapter.json("run")["parameters"]["trainable"]

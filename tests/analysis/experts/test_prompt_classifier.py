@@ -227,7 +227,7 @@ def test_n_does_not_hang_on_the_seed() -> None:
     rng = np.random.default_rng(0)
     sources = np.array(LABELS)
     sources[rng.choice(360, 7, replace=False)] = "animals"
-    table = pl.DataFrame({"prompt": PROMPTS, "source": sources, "task": [None] * 360}, schema_overrides={"task": str})
+    table = pl.DataFrame({"prompt": PROMPTS, "source": sources, "task": [None] * 360}, schema_overrides={"task": str})  # type: ignore[dict-item]
     for seed in range(10):
         grouping = choose_grouping(table.sample(fraction=1, shuffle=True, seed=seed), 2, random_state=seed)
         assert (grouping.kind, len(grouping.groups)) == ("source", 3)
