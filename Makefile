@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Corpora for the configurations and tests that want real files; tests skip where there are none.
 export HYDRALORA_CORPORA ?= $(abspath ../shared/corpora)
 
-.PHONY: help install run corpora ui test test-slow test-gpu check format bench lock clean
+.PHONY: help install run corpora ui test test-slow test-gpu chaos check docs format bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,23 +27,22 @@ $(VENV)/.installed: requirements.lock requirements-models.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-$(DAGSTER_HOME)/dagster.yaml: pipelines/configs/dagster.yaml
-	@mkdir -p $(DAGSTER_HOME) && cp $< $@
-
-run: install $(DAGSTER_HOME)/dagster.yaml ## the main job (CONFIG=... for another configuration); prints where the report is
-	PYTHONWARNINGS=ignore::FutureWarning $(BIN)/dagster job execute -m pipelines.definitions -j $(JOB) -c $(CONFIG)
+run: install ## the main job (CONFIG=... for another configuration); prints where the report is
+	@$(BIN)/python -m pipelines.home
+	@PYTHONWARNINGS=ignore::FutureWarning $(BIN)/python -m pipelines.run $(CONFIG) --job $(JOB)
 	@$(BIN)/python -m pipelines.summary $(CONFIG)
 
 corpora: ## the same job on real corpora (HYDRALORA_CORPORA)
 	@$(MAKE) run CONFIG=pipelines/configs/corpora.yaml
 
-ui: install $(DAGSTER_HOME)/dagster.yaml ## the Dagster web UI on port 3000, reports on port 3001
+ui: install ## the Dagster web UI on port 3000, reports on port 3001
 	@mkdir -p outputs
+	@$(BIN)/python -m pipelines.home
 	@$(BIN)/python -m pipelines.report_server outputs & \
 	server=$$!; trap "kill $$server" EXIT INT TERM; $(BIN)/dagster dev -m pipelines.definitions
 
-test: install ## the tests (without slow, gpu, network)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not network"
+test: install ## the tests (without slow, chaos, gpu, network)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not chaos and not gpu and not network"
 
 test-slow: install ## the slow tests
 	$(BIN)/python -m pytest -m "slow and not gpu and not network"
@@ -51,12 +50,19 @@ test-slow: install ## the slow tests
 test-gpu: install ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
+chaos: install ## kill, damage, fill and crowd a store; figures in benchmarks/results/chaos.json
+	$(BIN)/python -m tests.chaos
+
 check: install ## formatting, lint, types, layers, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+
+docs: install ## the documentation site, under build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 format: install ## format and fix what can be fixed
 	$(BIN)/ruff format .
@@ -76,4 +82,4 @@ lock: ## add to requirements.lock what pyproject.toml newly asks for; delete a l
 	rm -rf .venv-lock
 
 clean: ## remove outputs and caches, keep .venv
-	rm -rf outputs .dagster .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf outputs build .dagster .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,4 +1,4 @@
-"""Groups of a mix from the hidden state at the end of each prompt, and a text classifier that finds them.
+"""Groups of a mix by the hidden state at the end of each prompt, and a classifier of text that finds them.
 
 Runs without polars, so that it works beside the GPU. K-means is the project's own where numba works there, else one of
 a few lines.

@@ -27,6 +27,7 @@ MIXES = tuple(TOKENS_PER_STEP)
 SEEDS = (1, 2, 3, 4, 5)
 RATE = 1.2e-3  # of all arms with experts; chosen on validation documents of "six" in an earlier study
 LORA_RATES = (1e-3, 7e-4, 1.5e-3)
+LOWER_RATES = (7e-4, 4e-4, 2.5e-4)
 # Seconds of a run among eight on one H100, before the first has ended.
 GUESS = {"six": 100.0, "exams": 60.0, "flan": 60.0}
 SMOKE = Budget(training=12, held_out=12, tokens_per_step=512)
@@ -42,45 +43,54 @@ def by_source(kind: str = "split", rate: float = RATE) -> Arm:
 
 
 def planned(elbows: dict[str, int]) -> list[Run]:
-    """All runs, the most important first. `elbows`: N of the hidden state's elbow for each mix."""
-    lora = Arm("lora", LORA_RATES[0])
-    runs = _of((lora, by_hidden(), by_source()), ("six",), SEEDS[:3])
-    runs += _of((lora, by_hidden(), by_source()), ("exams", "flan"), SEEDS[:3])
-    others = [mix for mix in MIXES if elbows.get(mix, 6) != 6]
-    runs += _of((by_hidden("hidden_elbow"),), others, SEEDS[:3])
-    runs += _of((Arm("lora", LORA_RATES[1]), Arm("lora", LORA_RATES[2])), ("exams", "flan"), SEEDS[:1])
-    runs += _of((lora, by_hidden(), by_source()), MIXES, SEEDS[3:])
-    runs += _of((by_hidden("hidden_elbow"),), others, SEEDS[3:])
-    runs += _of((Arm("lora", LORA_RATES[1]), Arm("lora", LORA_RATES[2])), ("six",), SEEDS[:1])
-    runs += _of(
-        (Arm("split", RATE, "lsa_k6"), Arm("tag", LORA_RATES[0], "source", ("source_text", "source"))),
-        ("six",),
-        SEEDS[:2],
+    """All runs, the most important first. `elbows`: N of the hidden state's elbow for each mix.
+
+    The first part was fixed before the first run: all arms with experts at one rate, the LoRA at three. It showed that
+    the two smaller mixes want lower rates, so the second part gives rates to both sides there.
+    """
+    found = [mix for mix in MIXES if elbows.get(mix, 6) != 6]
+    return list(dict.fromkeys([*_at_fixed_rates(found), *_rates_for_both_sides(), *_other_arms()]))
+
+
+def _at_fixed_rates(found: Sequence[str]) -> list[Run]:
+    arms = (Arm("lora", LORA_RATES[0]), by_hidden(), by_source())
+    runs = _of(arms, MIXES, SEEDS[:3]) + _of((by_hidden("hidden_elbow"),), found, SEEDS[:3])
+    return runs + _of(tuple(Arm("lora", rate) for rate in LORA_RATES[1:]), ("exams", "flan"), SEEDS[:1])
+
+
+def _rates_for_both_sides() -> list[Run]:
+    runs = []
+    for seeds in (SEEDS[:1], SEEDS[1:3]):
+        for rate in LOWER_RATES:
+            runs += _with_rate(rate, seeds)
+        arms = (Arm("lora", LORA_RATES[0]), by_hidden(), by_source(), by_hidden("hidden_elbow"))
+        runs += _of(arms, ("six",), SEEDS[3:]) if seeds == SEEDS[:1] else []
+    return runs
+
+
+def _with_rate(rate: float, seeds: Sequence[int]) -> list[Run]:
+    """On "exams" the elbow's three groups are the three sources, so one of the two is enough."""
+    arms = (Arm("lora", rate), by_hidden("hidden_elbow", rate=rate))
+    return _of(arms, ("exams",), seeds) + _of((*arms, by_source(rate=rate)), ("flan",), seeds)
+
+
+def _other_arms() -> list[Run]:
+    """On "six", where the rates are those that suit it."""
+    lora_rate = LORA_RATES[0]
+    arms = (
+        Arm("split", RATE, "lsa_k6"),
+        Arm("tag", lora_rate, "source", ("source_text", "source")),
+        Arm("split", RATE, "random_k6"),
+        by_source("shared"),
+        by_hidden(kind="tag", rate=lora_rate),
+        Arm("lora", LORA_RATES[1]),
+        Arm("lora", LORA_RATES[2]),
+        Arm("router", 2e-3),
     )
-    runs += _of(
-        (Arm("split", RATE, "random_k6"), by_source("shared"), by_hidden(kind="tag", rate=LORA_RATES[0])),
-        ("six",),
-        SEEDS[:2],
-    )
-    runs += _of((Arm("lora", LORA_RATES[1]), Arm("lora", LORA_RATES[2])), ("exams", "flan"), SEEDS[1:])
-    runs += _of((Arm("router", 2e-3), by_hidden(rate=8e-4)), ("six",), SEEDS[:2])
-    runs += _of(
-        (Arm("split", RATE, "lsa_k6"), Arm("split", RATE, "random_k6"), by_hidden(kind="tag", rate=LORA_RATES[0])),
-        ("exams", "flan"),
-        SEEDS[:2],
-    )
-    runs += _of(
-        (
-            Arm("split", RATE, "lsa_k6"),
-            Arm("tag", LORA_RATES[0], "source", ("source_text", "source")),
-            by_source("shared"),
-            by_hidden(kind="tag", rate=LORA_RATES[0]),
-            Arm("lora", LORA_RATES[1]),
-        ),
-        ("six",),
-        SEEDS[2:],
-    )
-    return list(dict.fromkeys(runs))
+    runs = _of(arms, ("six",), SEEDS[:2]) + _of(arms[:5], ("six",), SEEDS[2:3])
+    for rate in LOWER_RATES:
+        runs += _with_rate(rate, SEEDS[3:])
+    return runs
 
 
 def _of(arms: Sequence[Arm], mixes: Sequence[str], seeds: Sequence[int]) -> list[Run]:

@@ -1,4 +1,4 @@
-"""Old names of public things: they work for one minor version after a new name came, and say so."""
+"""Old public names: they keep working for one minor version after a rename, with a DeprecationWarning."""
 
 import importlib
 import importlib.abc
@@ -12,8 +12,8 @@ from typing import Any
 
 
 def renamed(old: str, new: str, value: Any) -> Any:
-    """A value under its old name, with a warning that names the new one."""
-    warnings.warn(f"{old} is now {new}; the old name goes in version 0.3.", DeprecationWarning, stacklevel=3)
+    """Return the value and warn that its old name is deprecated."""
+    warnings.warn(f"{old} is now {new}; version 0.3 removes the old name.", DeprecationWarning, stacklevel=3)
     return value
 
 
@@ -21,7 +21,7 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports modules by their old names.
 
     Args:
-        moved: old dotted name -> new dotted name.
+        moved: Old dotted name -> new dotted name.
     """
 
     def __init__(self, moved: Mapping[str, str]) -> None:
@@ -31,28 +31,28 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Called by Python for names that no file has."""
+        """Find a module by its old name. Python calls this for modules that the other finders did not find."""
         return importlib.util.spec_from_loader(fullname, self) if fullname in self.moved else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        """The module under its new name."""
+        """Import the module under its new name and return it."""
         module = importlib.import_module(self.moved[spec.name])
         self._specs[spec.name] = module.__spec__
         renamed(spec.name, self.moved[spec.name], None)
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing to run: the module has run under its new name, and keeps it."""
+        """Restore the module's spec; the module has already run under its new name."""
         assert module.__spec__ is not None
         module.__spec__ = self._specs[module.__spec__.name]
 
     def install(self) -> None:
-        """Look here last."""
+        """Append this finder to `sys.meta_path`, so that Python asks it last."""
         sys.meta_path.append(self)
 
 
 def install() -> None:
-    """Old names of this package's modules."""
+    """Install the finder for the old names of this package's modules, once."""
     if any(isinstance(finder, MovedModules) and finder.moved is MOVED for finder in sys.meta_path):
         return
     MovedModules(MOVED).install()

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from pipelines.console import console_logger
+from pipelines.dead_runs import dead_runs_sensor
 from pipelines.defs import clusters, corpus, new_data, results, study, training
 from pipelines.jobs import JOBS
 from pipelines.run_checks import RunChecks
@@ -19,6 +21,7 @@ def build_defs(resources: Mapping[str, object] | None = None) -> dg.Definitions:
     return dg.Definitions(
         assets=[asset for folder in FOLDERS for asset in dg.load_assets_from_package_module(folder)],
         jobs=JOBS,
+        sensors=[dead_runs_sensor],
         resources={
             "store": ArtifactStore(),
             "base_model": BaseModel(),
@@ -27,6 +30,7 @@ def build_defs(resources: Mapping[str, object] | None = None) -> dg.Definitions:
             "run_checks": RunChecks(),
             **(resources or {}),
         },
+        loggers={"console": console_logger},
     )
 
 

@@ -4,6 +4,9 @@ from typing import Any
 
 import dagster as dg
 
+_CHECKED: set[str] = set()
+"""Runs whose configuration this process has looked at."""
+
 
 class RunChecks(dg.ConfigurableResource):
     """Looks at the whole configuration of a run, once."""
@@ -11,5 +14,26 @@ class RunChecks(dg.ConfigurableResource):
     enabled: bool = True
     """Off: each asset finds out by itself, after those before it have computed."""
 
-    def check(self, run: Any) -> None:
-        """Raises `dagster.Failure` in one sentence for the first thing that is wrong."""
+    def check(self, context: Any) -> None:
+        """Refuse a run with a wrong configuration before its first asset computes.
+
+        Args:
+            context: of the step that is about to compute, a `dagster.AssetExecutionContext`.
+
+        Raises:
+            dagster.Failure: all that is wrong, a sentence each.
+        """
+        run = context.run
+        if not self.enabled or run.run_id in _CHECKED:
+            return
+        if not _has_computed(context.instance, run.run_id):
+            from pipelines.checks import problems_of, report
+
+            if problems := problems_of(context.job_def, run.run_config, run.tags.get("dagster/partition")):
+                raise dg.Failure(report(problems), allow_retries=False)
+        _CHECKED.add(run.run_id)
+
+
+def _has_computed(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether a step of the run ended well: then another process has looked at the configuration."""
+    return bool(instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_SUCCESS, limit=1).records)

@@ -4,6 +4,23 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+import tests.shape_checker  # noqa: F401  (the hook below finds it by its name)
+
+# The shapes in the signatures of these modules are checked at each call, in all tests. The hook comes before imports.
+SHAPES_CHECKED = [
+    "analysis.adapters.permutation",
+    "analysis.adapters.projection",
+    "analysis.adapters.subspace",
+    "analysis.clusters.kmeans",
+    "analysis.clusters.structure",
+    "analysis.features.lsa",
+    "hydralora.evaluation.answer_loss",
+    "hydralora.evaluation.chunked_loss",
+    "hydralora.gates.losses",
+]  # `hydralora.ops.eager` is left out, because torch compiles it: see tests/hydralora/ops/test_eager.py
+install_import_hook(SHAPES_CHECKED, "tests.shape_checker.check")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float64, Integer
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
 
-def sign_flip_p_value(differences: Floats, *, n_permutations: int = 9999, random_state: int = 0) -> float:
-    """One-sided p-value for a mean of paired differences above zero. Under the null, their signs are exchangeable.
+def sign_flip_p_value(
+    differences: Float64[np.ndarray, " n"], *, n_permutations: int = 9999, random_state: int = 0
+) -> float:
+    """One-sided p-value that the mean of paired differences is above zero; their signs are free under the null.
 
     Raises:
         ValueError: `differences` is empty.
@@ -20,8 +23,8 @@ def sign_flip_p_value(differences: Floats, *, n_permutations: int = 9999, random
     return p_value(float(np.sum(differences)), signs @ differences)
 
 
-def p_value(statistic: float, null: Floats) -> float:
-    """Share of the null at or above the statistic. The statistic counts as one draw, so the value is never 0."""
+def p_value(statistic: float, null: Float64[np.ndarray, " draws"]) -> float:
+    """Share of the null at or above the statistic, which counts as one draw of it itself (never 0)."""
     tolerance = 1e-9 * (1 + abs(statistic))
     return float((1 + np.sum(null >= statistic - tolerance)) / (1 + len(null)))
 
@@ -44,9 +47,9 @@ class Separability:
 
 
 def separability(
-    distances: Floats,
-    labels: NDArray[np.integer],
-    blocks: NDArray[np.integer],
+    distances: Float64[np.ndarray, "n n"],
+    labels: Integer[np.ndarray, " n"],
+    blocks: Integer[np.ndarray, " n"],
     *,
     n_neighbors: int = 5,
     n_permutations: int = 499,
@@ -100,8 +103,10 @@ class Matching:
     chance: float
 
 
-def matching(similarities: Floats, *, n_permutations: int = 9999, random_state: int = 0) -> Matching:
-    """Test whether heads trained on the same part are the most alike across two seeds.
+def matching(
+    similarities: Float64[np.ndarray, "places rows parts"], *, n_permutations: int = 9999, random_state: int = 0
+) -> Matching:
+    """Whether equal parts are most alike across two seeds.
 
     Args:
         similarities: [n_places, n_parts, n_parts]. Rows are the parts of one seed, columns are the same parts of the

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 
 from analysis.adapters.parts import Submodule
@@ -13,8 +14,8 @@ Floats = NDArray[np.float64]
 Method = Literal["t-SNE", "UMAP"]
 
 
-def gram(submodules: Sequence[Submodule]) -> Floats:
-    """Cosines [n, n] between matrices as vectors; zero between different shapes and between A and B.
+def gram(submodules: Sequence[Submodule]) -> Float64[np.ndarray, "n n"]:
+    """[n, n] cosines between matrices as vectors, zero between different shapes or between A and B.
 
     Matrices of different shapes (grouped-query attention, MLP) lie in orthogonal subspaces of one space. Nothing is
     cut, padded or projected, so distances between equal shapes are exact. Norms are ignored: B starts at zero and A
@@ -31,15 +32,15 @@ def gram(submodules: Sequence[Submodule]) -> Floats:
     return result
 
 
-def distances(cosines: Floats) -> Floats:
-    """Euclidean distances [n, n] between unit vectors with these cosines."""
+def distances(cosines: Float64[np.ndarray, "n n"]) -> Float64[np.ndarray, "n n"]:
+    """[n, n] Euclidean distances between unit vectors with these cosines."""
     squared = np.maximum(2.0 - 2.0 * cosines, 0.0)
     np.fill_diagonal(squared, 0.0)
     return np.sqrt(squared)
 
 
-def embed(cosines: Floats, method: Method, *, random_state: int = 0) -> Floats:
-    """Coordinates [n, 2] of points with these inner products. Deterministic.
+def embed(cosines: Float64[np.ndarray, "n n"], method: Method, *, random_state: int = 0) -> Float[np.ndarray, "n 2"]:
+    """[n, 2] coordinates of points with these inner products; the same input gives the same output.
 
     Raises:
         ValueError: there are fewer than five points.

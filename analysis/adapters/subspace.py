@@ -1,29 +1,31 @@
 """Similarity of two matrices: principal angles, linear CKA, cosine and distance; effective rank of one matrix."""
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float, Float64
 
-Rows = NDArray[np.floating]
-"""[r, dim]: r directions in a space of `dim` dimensions."""
+Rows = Float[np.ndarray, "r dim"]
+"""r directions in a space of `dim` dimensions."""
 
 
-def orthonormal_rows(rows: Rows) -> NDArray[np.float64]:
-    """An orthonormal basis [rank, dim] of the row space; it has no rows for a zero matrix."""
+def orthonormal_rows(rows: Rows) -> Float64[np.ndarray, "rank dim"]:
+    """An orthonormal basis of what the rows span: [rank, dim]; no rows for a zero matrix."""
     _, singular_values, right = np.linalg.svd(np.asarray(rows, np.float64), full_matrices=False)
     tolerance = max(rows.shape) * np.finfo(np.float32).eps * (singular_values[0] if len(singular_values) else 0.0)
     return np.asarray(right[singular_values > tolerance])
 
 
-def principal_cosines(basis_a: NDArray[np.float64], basis_b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cosines of the principal angles between two subspaces, descending, one per dimension of the smaller subspace.
+def principal_cosines(
+    basis_a: Float64[np.ndarray, "rank_a dim"], basis_b: Float64[np.ndarray, "rank_b dim"]
+) -> Float64[np.ndarray, " smaller"]:
+    """Cosines of the principal angles between two subspaces, descending, one for each dimension of the smaller.
 
     Source: Björck and Golub (1973), Numerical methods for computing angles between linear subspaces.
     """
     return np.clip(np.linalg.svd(basis_a @ basis_b.T, compute_uv=False), 0.0, 1.0)
 
 
-def subspace_similarity(cosines: NDArray[np.float64]) -> float:
-    """Mean squared cosine of the principal angles: 1 if one subspace contains the other, 0 if they are orthogonal.
+def subspace_similarity(cosines: Float64[np.ndarray, " n"]) -> float:
+    """Mean squared cosine of the principal angles: 1 where one subspace holds the other, 0 where they are orthogonal.
 
     For random subspaces of r_a and r_b dimensions, its mean is max(r_a, r_b) / dim. It is nan for a zero matrix.
     Source: the measure phi of Hu et al. (2022), LoRA, section 7.2.
@@ -31,8 +33,8 @@ def subspace_similarity(cosines: NDArray[np.float64]) -> float:
     return float(np.mean(np.square(cosines))) if len(cosines) else float("nan")
 
 
-def linear_cka(a: Rows, b: Rows) -> float:
-    """Linear centred kernel alignment (CKA) of two matrices, with dimensions as examples and rows as features; 0 to 1.
+def linear_cka(a: Float[np.ndarray, "r_a dim"], b: Float[np.ndarray, "r_b dim"]) -> float:
+    """Linear centred kernel alignment of two matrices, dimensions as examples and rows as features; 0 to 1.
 
     Unlike the principal angles, it weights directions by their size. It is nan if a matrix is constant. Source:
     Kornblith et al. (2019), Similarity of neural network representations revisited.

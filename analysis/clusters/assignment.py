@@ -20,6 +20,7 @@ from analysis.clusters.drift import N_SAMPLE, REFERENCE, AssignmentSummary, Drif
 from analysis.clusters.known_groups import GROUPS, KnownGroups
 from analysis.corpus.document_text import document_text
 from analysis.corpus.documents import document_ids
+from analysis.features.hidden_states import Encoder
 from analysis.features.lsa import TfidfLsa
 from analysis.text.normalisation import normalised
 from analysis.text.sampling import TextSample
@@ -51,22 +52,25 @@ class Assignment:
     drift: Drift
 
 
-def assign_records(records: pl.LazyFrame, folder: Path, labels: Path | None = None) -> Assignment:
-    """Assign every record to a cluster, write the assignments, and compare the records with the corpus.
+def assign_records(
+    records: pl.LazyFrame, folder: Path, labels: Path | None = None, encoder: Encoder | None = None
+) -> Assignment:
+    """Assign every record to a cluster, write the clusters, and compare the records with the corpus.
 
     Texts are normalised as in cleaning, but no record is dropped. A record without a known word goes to the broadest
     cluster and is counted in the summary. Memory does not grow with the number of records.
 
     Args:
-        records: the table that `analysis.sources.read_source` returns.
-        folder: folder of a saved `CorpusModel`, which also holds the summary of its corpus and its known groups.
-        labels: Parquet file to write, with the columns of `LABELS_SCHEMA` and the rows in the order read. `explained`
-            is low for documents unlike those of the corpus. None writes nothing.
+        records: as `analysis.sources.read_source` gives them.
+        folder: of a `CorpusModel`, with the summary of its corpus and its known groups beside it.
+        labels: Parquet file to write, with the columns of `LABELS_SCHEMA`, in the order read; `explained` is low for
+            documents unlike the corpus's. None to write nothing.
+        encoder: for a corpus model on hidden states.
 
     Raises:
-        ValueError: there is no record, or an older version wrote the corpus model.
+        ValueError: there is no record, the corpus model is of an older version, or an encoder is needed and missing.
     """
-    model, reference = CorpusModel.load(folder), AssignmentSummary.load(Path(folder) / REFERENCE)
+    model, reference = CorpusModel.load(folder, encoder), AssignmentSummary.load(Path(folder) / REFERENCE)
     known = KnownGroups.load(Path(folder) / GROUPS) if isinstance(model.features, TfidfLsa) else None
     sample = TextSample(N_SAMPLE)
     if labels is None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.atomic_files import load_array, load_json, save_array, save_json
+from analysis.features.hidden_states import Encoder
 from analysis.features.loading import load_features
 from analysis.features.vectoriser import Features, TextStatistics
 from analysis.text.blocks import Texts
@@ -63,6 +64,7 @@ class CorpusModel:
 
     @property
     def n_clusters(self) -> int:
+        """Number of clusters K."""
         return len(self.centers)
 
     def assign(self, texts: Texts) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
@@ -101,7 +103,7 @@ class CorpusModel:
         save_json(Path(folder) / "corpus_model.json", {"text": self.text})
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
+    def load(cls, folder: Path, encoder: Encoder | None = None) -> Self:
+        """Read what `save` wrote; `encoder` as of `load_features`."""
         centers = load_array(Path(folder) / "centers.npy")
-        return cls(load_features(folder), centers, **load_json(Path(folder) / "corpus_model.json"))
+        return cls(load_features(folder, encoder), centers, **load_json(Path(folder) / "corpus_model.json"))

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float32, Float64, Int32
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
@@ -44,11 +45,11 @@ class ClusterSweep:
     """
 
     n_clusters: tuple[int, ...]
-    inertia: NDArray[np.float64]
-    centers: tuple[Features, ...]
-    labels: Labels
+    inertia: Float64[np.ndarray, " sweep"]
+    centers: tuple[Float32[np.ndarray, "_ d"], ...]
+    labels: Int32[np.ndarray, "sweep n"]
     n_iter: tuple[int, ...]
-    sample_weight: NDArray[np.float64] | None = None
+    sample_weight: Float64[np.ndarray, " n"] | None = None
 
     def index(self, n_clusters: int) -> int:
         """Index of a K in the sweep.
@@ -112,8 +113,8 @@ def sweep_kmeans(
     )
 
 
-def assign(X: ArrayLike, centers: ArrayLike) -> tuple[Labels, NDArray[np.float64]]:
-    """Find the nearest centre of each row and the squared distance to it.
+def assign(X: ArrayLike, centers: ArrayLike) -> tuple[Int32[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+    """Nearest centre of each row and the squared distance to it.
 
     Args:
         X: [n, d].
@@ -121,6 +122,10 @@ def assign(X: ArrayLike, centers: ArrayLike) -> tuple[Labels, NDArray[np.float64
 
     Returns:
         labels [n], squared distances [n] in float64.
+
+    >>> labels, distances = assign([[0, 1], [4, 4]], centers=[[0, 0], [4, 4]])
+    >>> labels.tolist(), distances.tolist()
+    ([0, 1], [1.0, 0.0])
     """
     rows, weights = _validated(X, None)
     points = np.ascontiguousarray(centers, np.float32)

@@ -51,7 +51,11 @@ class ClusterChoice:
 def source_weights(sources: pl.Series | Sequence[str]) -> NDArray[np.float64] | None:
     """Weights [n] for `sweep_kmeans` that cap each source at the size of the smallest one (but at least 50 documents).
 
-    None if the largest source has at most five times as many documents as the smallest: then no weights are needed.
+    None where the largest source has at most five times the documents of the smallest: no need.
+
+    >>> weights = source_weights(["large"] * 1000 + ["small"] * 100)
+    >>> float(weights[0]), float(weights[-1])
+    (0.1, 1.0)
     """
     _, of_row, sizes = np.unique(np.asarray(sources, dtype=str), return_inverse=True, return_counts=True)
     if sizes.max() <= IMBALANCE_LIMIT * sizes.min():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Float32, Float64, Int32
 from numpy.typing import NDArray
 
 from analysis.clusters.kmeans import Features, sweep_kmeans
@@ -44,6 +45,7 @@ class StructureEvidence:
 
     @property
     def structure(self) -> bool:
+        """Whether the corpus has clusters: `strength` is at least 1."""
         return self.strength >= 1
 
     @property
@@ -89,8 +91,10 @@ def vocabulary_halves(texts: Texts, random_state: int = 0) -> tuple[Features, Fe
     return first, second
 
 
-def explained_by(X: Features, labels: NDArray[np.int32], weights: NDArray[np.float64]) -> float:
-    """Share of the variance of X between the groups of `labels`, rescaled so that as many random groups score 0."""
+def explained_by(
+    X: Float32[np.ndarray, "n d"], labels: Int32[np.ndarray, " n"], weights: Float64[np.ndarray, " n"]
+) -> float:
+    """Share of the variance of X between the groups of `labels`, with what as many random groups explain at 0."""
     groups, members = np.unique(labels, return_inverse=True)
     centered = X - np.average(X, axis=0, weights=weights)
     total = float(weights @ np.square(centered).sum(axis=1))

@@ -42,12 +42,12 @@ class CleanConfig:
         detect_language: whether to fill the `language` column.
     """
 
-    max_prompt_characters: int = 20_000
-    max_completion_characters: int = 20_000
-    near_duplicate_threshold: float | None = 0.8
+    max_prompt_characters: int = field(default=20_000, metadata={"ge": 1})
+    max_completion_characters: int = field(default=20_000, metadata={"ge": 1})
+    near_duplicate_threshold: float | None = field(default=0.8, metadata={"gt": 0, "le": 1})
     decontaminate: bool = True
-    max_documents_per_source: int | None = None
-    test_fraction: float = 0.1
+    max_documents_per_source: int | None = field(default=None, metadata={"ge": 1})
+    test_fraction: float = field(default=0.1, metadata={"ge": 0, "lt": 1})
     detect_language: bool = True
 
     def __post_init__(self) -> None:

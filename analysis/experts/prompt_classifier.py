@@ -22,8 +22,9 @@ from analysis.text.words import words
 
 # Number of prompts whose terms are in memory at once.
 BATCH = 4096
-# One prompt in ten, chosen by its hash, is kept for validation.
-VALIDATION_EVERY = 10
+# A prompt's hash says which part it is in; each part is predicted by what was learnt from the others.
+FOLDS = 5
+CONFIDENCE = 0.95
 PARAMETERS = ("max_features", "C", "sample_size", "random_state", "tokens")
 
 
@@ -32,12 +33,42 @@ class Agreement:
     """Agreement of predicted with true groups.
 
     Attributes:
-        accuracy: share of prompts whose group is predicted correctly; NaN without prompts.
-        confusion: label, predicted, n_prompts: one row for every pair that occurs.
+        confusion: label, predicted, n_prompts, for every pair that occurs.
     """
 
-    accuracy: float
     confusion: pl.DataFrame
+
+    @classmethod
+    def of(cls, labels: pl.Series, predicted: pl.Series) -> Self:
+        """Count pairs of a prompt's own group and the one that was predicted; both [n], text."""
+        table = pl.DataFrame({"label": labels, "predicted": predicted})
+        counts = table.group_by("label", "predicted").agg(n_prompts=pl.len())
+        return cls(counts.sort("label", "predicted"))
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts that were predicted."""
+        return int(self.confusion["n_prompts"].sum())
+
+    @property
+    def n_found(self) -> int:
+        """Those of them whose group was found."""
+        return int(self.confusion.filter(pl.col("label") == pl.col("predicted"))["n_prompts"].sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of prompts whose group is found; NaN without prompts."""
+        return self.n_found / self.n_prompts if self.n_prompts else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of the accuracy (Wilson's score interval); (0, 1) without prompts."""
+        from scipy.stats import binomtest
+
+        if not self.n_prompts:
+            return 0.0, 1.0
+        found = binomtest(self.n_found, self.n_prompts).proportion_ci(CONFIDENCE, method="wilson")
+        return float(found.low), float(found.high)
 
 
 class PromptClassifier:
@@ -53,8 +84,9 @@ class PromptClassifier:
         tokens: what counts as a word: `unicode` or `scikit-learn`, see `analysis.text.characters`.
 
     Attributes:
-        classes_: the groups, sorted. The index of a group is the number of its expert.
-        validation_: agreement on the validation prompts. Equal prompts are never in both training and validation.
+        classes_: the groups, sorted; the place of a group is the number of its expert.
+        validation_: cross-validated: each prompt of the sample is predicted from the prompts of the other four fifths.
+            Equal prompts are in the same fifth. Prompts whose group has none in the others are left out.
 
     Raises:
         ValueError: an argument is out of range.
@@ -87,7 +119,7 @@ class PromptClassifier:
         return len(self.classes_)
 
     def fit(self, prompts: Texts, labels: Sequence[Any] | NDArray[Any] | pl.Series) -> Self:
-        """Fit on nine tenths of a sample, and validate on the rest.
+        """Learn from a sample of the prompts, and measure by cross-validation on the same sample.
 
         Args:
             prompts: [n], prompts.
@@ -109,10 +141,8 @@ class PromptClassifier:
             raise ValueError(f"labels: expected at least two different groups, got {found.to_list()}")
         self.classes_ = tuple(found.cast(pl.String))
         numbers = groups.cast(pl.String).replace_strict(self.classes_, range(len(found)), return_dtype=pl.Int32)
-        is_known, rows = self._draw(texts, numbers.to_numpy())
-        self._learn(texts.gather(rows[is_known]), numbers.to_numpy()[rows[is_known]])
-        validation = rows[~is_known]
-        self.validation_ = self.measure(texts.gather(validation), groups.gather(validation))
+        rows, folds = self._draw(texts, numbers.to_numpy())
+        self._learn(texts.gather(rows), numbers.to_numpy()[rows], folds)
         return self
 
     def predict(self, prompts: Texts) -> list[str]:
@@ -141,11 +171,9 @@ class PromptClassifier:
         return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
     def measure(self, prompts: Texts, labels: Sequence[Any] | NDArray[Any] | pl.Series) -> Agreement:
-        """Compare predicted with true groups. True groups may include some that were not in the training data."""
-        table = pl.DataFrame({"label": pl.Series(labels).cast(pl.String), "predicted": self.predict(prompts)})
-        right = (table["label"] == table["predicted"]).mean()
-        counts = table.group_by("label", "predicted").agg(n_prompts=pl.len()).sort("label", "predicted")
-        return Agreement(float("nan") if right is None else float(right), counts)  # type: ignore[arg-type]
+        """Predicted groups against true ones, which need not be among those learnt."""
+        predicted = pl.Series("predicted", self.predict(prompts), pl.String)
+        return Agreement.of(pl.Series(labels).cast(pl.String), predicted)
 
     def save(self, folder: Path) -> None:
         """Write `classifier.json`, `terms.json`, `idf.npy`, `weights.npy` and `bias.npy` into `folder`."""
@@ -155,10 +183,7 @@ class PromptClassifier:
         save_array(folder / "bias.npy", self._bias)
         save_json(folder / "terms.json", self._terms)
         parameters = {name: getattr(self, name) for name in PARAMETERS}
-        validation = {
-            "accuracy": self.validation_.accuracy if len(self.validation_.confusion) else None,
-            "confusion": self.validation_.confusion.rows(),
-        }
+        validation = self.validation_.confusion.rows()
         values = {"classes": self.classes_, "parameters": parameters, "validation": validation}
         save_json(folder / "classifier.json", values)
 
@@ -174,10 +199,10 @@ class PromptClassifier:
         # Older classifiers have no `tokens`; they were fitted with scikit-learn's tokens.
         classifier = cls(**{"tokens": "scikit-learn", **values["parameters"]})
         classifier.classes_ = tuple(values["classes"])
-        accuracy, rows = values["validation"]["accuracy"], values["validation"]["confusion"]
         schema = {"label": pl.String, "predicted": pl.String, "n_prompts": pl.get_index_type()}
-        confusion = pl.DataFrame(rows, schema=schema, orient="row")
-        classifier.validation_ = Agreement(float("nan") if accuracy is None else accuracy, confusion)
+        rows = values["validation"]
+        rows = rows["confusion"] if isinstance(rows, dict) else rows  # as versions before 0.2 wrote it
+        classifier.validation_ = Agreement(pl.DataFrame(rows, schema=schema, orient="row"))
         terms, idf, weights, bias = (
             load_json(folder / "terms.json"),
             *(load_array(folder / f"{name}.npy") for name in ("idf", "weights", "bias")),
@@ -191,8 +216,8 @@ class PromptClassifier:
         classifier._set(terms, idf, weights, bias)
         return classifier
 
-    def _draw(self, texts: pl.Series, numbers: NDArray[np.int32]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Rows of the sample, in an order that depends only on the texts, and a mask of those used for training."""
+    def _draw(self, texts: pl.Series, numbers: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows of the sample in an order that only the texts decide, and the fold of each."""
         from analysis.text._tokens import hash_documents
 
         seed = np.uint64(self.random_state)
@@ -201,13 +226,9 @@ class PromptClassifier:
         each = max(1, self.sample_size // len(self.classes_))
         rank_in_group = pl.Series(numbers[order]).to_frame("g").select(pl.int_range(pl.len()).over("g")).to_series()
         rows = order[rank_in_group.to_numpy() < each]
-        is_known = hashes[rows] % VALIDATION_EVERY != 0
-        # A group of only a few prompts is used for training, not for validation.
-        is_known |= ~np.isin(numbers[rows], numbers[rows[is_known]])
-        return is_known, rows
+        return rows, (hashes[rows] % FOLDS).astype(np.int64)
 
-    def _learn(self, texts: pl.Series, numbers: NDArray[np.int32]) -> None:
-        from sklearn.linear_model import LogisticRegression
+    def _learn(self, texts: pl.Series, numbers: NDArray[np.int32], folds: NDArray[np.int64]) -> None:
         from threadpoolctl import threadpool_limits
 
         vectoriser = _vectoriser(max_features=self.max_features)
@@ -215,13 +236,31 @@ class PromptClassifier:
             rows = vectoriser.fit_transform(words(texts, self.tokens))
         except ValueError as error:
             raise ValueError(f"expected prompts with words of two characters, got none in {len(texts)}") from error
-        with threadpool_limits(1):  # the last bits depend on the number of threads
-            regression = LogisticRegression(C=self.C, max_iter=1000).fit(rows, numbers)
+        with threadpool_limits(1):  # the number of threads would change the last bits
+            self.validation_ = self._cross_validate(rows, numbers, folds)
+            regression = self._regression().fit(rows, numbers)
         weights, bias = regression.coef_, regression.intercept_
         if len(self.classes_) == 2:  # scikit-learn then keeps only the logit of the second class
             weights, bias = np.vstack([np.zeros_like(weights), weights]), np.array([0.0, *bias])
         terms = vectoriser.get_feature_names_out().tolist()
         self._set(terms, vectoriser.idf_, weights.astype(np.float32), bias.astype(np.float32))
+
+    def _cross_validate(self, rows: Any, numbers: NDArray[np.int32], folds: NDArray[np.int64]) -> Agreement:
+        """Predict each fold from the others. Terms and their idf, which know no groups, are those of all prompts."""
+        predicted = np.full(len(numbers), -1)
+        for fold in np.unique(folds):
+            known = folds != fold
+            groups = np.unique(numbers[known])
+            measured = ~known & np.isin(numbers, groups)
+            if len(groups) > 1 and measured.any():
+                predicted[measured] = self._regression().fit(rows[known], numbers[known]).predict(rows[measured])
+        names, measured = np.array(self.classes_), predicted >= 0
+        return Agreement.of(pl.Series(names[numbers[measured]]), pl.Series(names[predicted[measured]]))
+
+    def _regression(self) -> Any:
+        from sklearn.linear_model import LogisticRegression
+
+        return LogisticRegression(C=self.C, max_iter=1000)
 
     def _set(self, terms: list[str], idf: ArrayLike, weights: NDArray[Any], bias: NDArray[Any]) -> None:
         self._terms, self._weights, self._bias = terms, weights, bias

@@ -1,13 +1,19 @@
 """Load saved features of any kind."""
 
 from pathlib import Path
+from typing import Any
 
 from analysis.atomic_files import load_json
+from analysis.features.hidden_states import Encoder, HiddenStates
 from analysis.features.vectoriser import Features
 
 
-def load_features(folder: Path) -> Features:
-    """Load features of any kind from the folder they were saved to.
+def load_features(folder: Path, encoder: Encoder | None = None) -> Features:
+    """Read features of any kind from the folder they were saved to.
+
+    Args:
+        folder: what `save` wrote.
+        encoder: for features that are hidden states, which without one refuse texts.
 
     Raises:
         ValueError: the folder has features of a kind that this version does not know.
@@ -15,8 +21,20 @@ def load_features(folder: Path) -> Features:
     from analysis.features.embeddings import SentenceEmbeddings
     from analysis.features.lsa import TfidfLsa
 
-    kinds: dict[str, type[Features]] = {"tfidf_lsa": TfidfLsa, "sentence_embeddings": SentenceEmbeddings}
+    kinds: dict[str, type[Features]] = {
+        "tfidf_lsa": TfidfLsa,
+        "sentence_embeddings": SentenceEmbeddings,
+        "hidden_states": HiddenStates,
+    }
     kind = load_json(Path(folder) / "features.json").get("kind")
     if kind not in kinds:
         raise ValueError(f"expected features of kind {' or '.join(kinds)} in {folder}, got {kind!r}")
+    if kind == "hidden_states":
+        return HiddenStates.load(folder, encoder)
     return kinds[kind].load(folder)
+
+
+def encoded_by(folder: Path) -> dict[str, Any] | None:
+    """What made the hidden states of saved features; None for features of another kind, which read texts themselves."""
+    saved = load_json(Path(folder) / "features.json")
+    return dict(saved["parameters"]["encoded_by"]) if saved.get("kind") == "hidden_states" else None

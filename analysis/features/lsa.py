@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from analysis.atomic_files import load_array, load_json, save_array, save_json
@@ -67,10 +68,12 @@ class TfidfLsa:
 
     @property
     def vocabulary_(self) -> list[str]:
+        """The terms in alphabetical order."""
         return self._tfidf.vocabulary_
 
     @property
     def idf_(self) -> NDArray[np.float64]:
+        """Inverse document frequency of each term, float64 [n_features]."""
         return self._tfidf.idf_
 
     def fit(self, texts: Texts) -> Self:
@@ -94,8 +97,8 @@ class TfidfLsa:
         self._prepare()
         return self
 
-    def transform(self, texts: Texts) -> NDArray[np.float32]:
-        """Vectors [n, n_components] of L2 norm one; zero rows for documents without a known term, which are logged."""
+    def transform(self, texts: Texts) -> Float32[np.ndarray, "n d"]:
+        """Vectors [n, n_components] of length one; zero for documents without a known term (logged)."""
         return vectoriser.transform(self, texts)
 
     def stream(self, batches: Iterable[Texts]) -> Iterator[FeatureBlock]:
@@ -171,8 +174,10 @@ class TfidfLsa:
         return FeatureBlock(features, explained, statistics)
 
 
-def leading_directions(matrix: "csr_array", n_components: int, random_state: int) -> NDArray[np.float32]:
-    """The leading right singular vectors [n_components, n_features]; fewer rows if the rank is lower."""
+def leading_directions(
+    matrix: "csr_array", n_components: int, random_state: int
+) -> Float32[np.ndarray, "components terms"]:
+    """The leading right singular vectors [n_components, n_features], or as many as there are."""
     from sklearn.utils.extmath import randomized_svd
     from threadpoolctl import threadpool_limits
 

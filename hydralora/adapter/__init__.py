@@ -1,1 +1,1 @@
-"""The PEFT method: configuration, layer, model, and its registration with PEFT. Imports `ops`."""
+"""The PEFT method: its configuration, layer, model and registration with PEFT. Imports `ops`."""

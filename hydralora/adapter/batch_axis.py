@@ -1,9 +1,9 @@
 """Which axis of a layer's input is the batch.
 
-A layer sees a tensor, not a batch: [batch, length, d] in most models, [length, batch, d] in some, [batch * length, d]
-before experts of a mixture, patches of all images of a batch in a vision tower. Gates given for each sequence must
-reach the right tokens. So the shape of the batch is read where the model is called, and a layer's input must fit it
-exactly. What could be read in two ways is refused.
+A layer sees only a tensor: [batch, length, d] in most models, [length, batch, d] in some, [batch * length, d] in front
+of a mixture of experts, and the patches of all images of a batch in a vision tower. Gates given for each sequence must
+reach the right tokens. So this module reads the shape of the batch when the model is called, and each layer's input
+must fit that shape exactly. An input that fits in two ways is refused.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-# Transformers' models whose layers see [length, batch, d], all or some of them.
+# Models of transformers in which some or all layers see [length, batch, d].
 _LENGTH_FIRST = ("xlnet", "fsmt", "longformer", "led")
 _TEXT = ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds", "encoder_hidden_states")
 
@@ -21,9 +21,10 @@ class Images(NamedTuple):
     """How images are spread over the rows of a batch: placeholders in the text, and a grid of patches for each image.
 
     Attributes:
-        input_ids: [batch, length], with one placeholder for each merged patch.
-        grids: (token id of the placeholder, [images, 3] patches in time, height, width) for images and for videos.
-        patches_per_token: patches that are merged into one token.
+        input_ids: Tokens [batch, length], with one placeholder for each merged patch.
+        grids: Pairs (token id of the placeholder, grid [images, 3]), one for images and one for videos. A grid row
+            counts the patches in time, height and width.
+        patches_per_token: Number of patches that are merged into one token.
     """
 
     input_ids: Tensor
@@ -32,24 +33,24 @@ class Images(NamedTuple):
 
 
 class Patches(NamedTuple):
-    """Row of the batch for each patch, [patches], and how many patches in a row are merged into one token."""
+    """The row of the batch of each patch, [patches], and the number of consecutive patches merged into one token."""
 
     rows: Tensor
     per_token: int
 
 
 class Call(NamedTuple):
-    """What is known of one call of a model, or of a transformers model inside of it.
+    """What is known about one call of a model, or of a transformers model inside it.
 
     Attributes:
-        batch: rows of the batch.
-        lengths: tokens in a row, of each of its text inputs; empty where they are not known.
-        batch_first: whether layers are known to see the batch first.
-        main: name of the input that the batch was read from.
-        mixed: whether it has other inputs than text, whose layers may see other rows.
-        unknown: why layers inside cannot know which row a token belongs to; empty if they can.
-        images: of a model that has a vision tower of a known kind.
-        patches: which rows the patches of a vision tower belong to, where that is known.
+        batch: Number of rows of the batch.
+        lengths: Tokens per row, for each text input; empty if they are not known.
+        batch_first: Whether layers are known to see the batch as the first axis.
+        main: Name of the input from which the batch was read.
+        mixed: Whether the call has other inputs besides text; the layers for those may see other rows.
+        unknown: Why layers inside cannot know which row a token belongs to; empty if they can.
+        images: The images of the batch, if the model has a vision tower of a known kind.
+        patches: The rows that the patches of a vision tower belong to, if they are known.
     """
 
     batch: int
@@ -63,11 +64,11 @@ class Call(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a layer stands.
+    """Where a layer stands in the model.
 
     Attributes:
-        in_block: inside of a list of layers, so that an input [batch, d] is no pooled output.
-        gathered: in a list of experts, which see the tokens that were routed to them, in any order.
+        in_block: Whether it is inside a list of layers. If so, an input [batch, d] is not a pooled output.
+        gathered: Whether it is in a list of experts. Experts see the tokens that were routed to them, in any order.
     """
 
     in_block: bool = False
@@ -78,10 +79,11 @@ class Layout(NamedTuple):
     """How tokens lie in a layer's input: `kind` is "batch first", "length first", "flat", "pooled" or "patches"."""
 
     kind: str
-    length: int = 1  # tokens in a row, of "flat"; patches in a token, of "patches"
+    length: int = 1  # for "flat": tokens per row; for "patches": patches per token
 
 
 def place_of(model: nn.Module, name: str) -> Place:
+    """Where a layer stands in its model, read from its dotted name."""
     parts = name.split(".")
     ancestors = [".".join(parts[:i]) for i in range(1, len(parts))]
     lists = [a for a in ancestors if isinstance(model.get_submodule(a), nn.ModuleList | nn.ModuleDict | nn.Sequential)]
@@ -91,7 +93,12 @@ def place_of(model: nn.Module, name: str) -> Place:
 
 
 def read_call(module: nn.Module, given: dict[str, Any], outer: Call | None) -> Call:
-    """The batch of a call of `module` with these inputs, by name; `outer`: the call that it is part of."""
+    """Read the batch from a call of `module`.
+
+    Args:
+        given: The call's inputs by name.
+        outer: The enclosing call, or None for the call of the whole model.
+    """
     config = getattr(module, "config", None)
     kind = getattr(config, "model_type", None)
     batch_first = kind is not None and kind not in _LENGTH_FIRST
@@ -118,13 +125,13 @@ def _main_input(module: nn.Module, given: dict[str, Any]) -> str | None:
 
 
 def _lengths(main: Tensor) -> tuple[int, ...]:
-    """Of an input that is no text: [batch, length, d], or [batch, length] of whole numbers."""
+    """Tokens per row of a non-text input: [batch, length, d], or integers [batch, length]."""
     has_length = main.dim() == 3 or (main.dim() == 2 and not main.is_floating_point())
     return (main.shape[1],) if has_length else ()
 
 
 def _has_more(given: dict[str, Any]) -> bool:
-    """Whether there are images, sound or the like beside the text."""
+    """Whether the call has inputs such as images or sound besides the text."""
     return any(
         isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1
         for name, value in given.items()
@@ -133,7 +140,7 @@ def _has_more(given: dict[str, Any]) -> bool:
 
 
 def _images(config: Any, given: dict[str, Any]) -> Images | None:
-    """Of models in the manner of Qwen2-VL, which say how many patches each image has."""
+    """Images of models like Qwen2-VL, whose inputs state the number of patches of each image."""
     merge = getattr(getattr(config, "vision_config", None), "spatial_merge_size", None)
     ids = given.get("input_ids")
     if merge is None or not isinstance(ids, Tensor):
@@ -144,7 +151,7 @@ def _images(config: Any, given: dict[str, Any]) -> Images | None:
 
 
 def _rows_of_patches(images: Images | None, grid: Any) -> Patches | None:
-    """Row of the batch for each patch; None unless every image lies in one row and all numbers agree."""
+    """The row of the batch of each patch; None unless every image lies in one row and all counts agree."""
     if images is None or not isinstance(grid, Tensor):
         return None
     token = next((token for token, known in images.grids if known is grid), None)
@@ -160,13 +167,13 @@ def _rows_of_patches(images: Images | None, grid: Any) -> Patches | None:
 
 
 def locate(shape: tuple[int, ...], call: Call, place: Place) -> Layout:
-    """How the tokens of an input lie.
+    """Find how the tokens lie in a layer's input.
 
     Args:
-        shape: of the input, without its last axis.
+        shape: Shape of the input without its last axis.
 
     Raises:
-        ValueError: it does not fit the call, or fits it in two ways.
+        ValueError: If the shape does not fit the call, or fits it in two ways.
     """
     if call.patches is not None:
         return _locate_patches(shape, call.patches)
@@ -182,11 +189,11 @@ def locate(shape: tuple[int, ...], call: Call, place: Place) -> Layout:
         return Layout("batch first")
     if second:
         return Layout("length first")
-    raise ValueError(_refusal(shape, call, "no axis is the batch for certain"))
+    raise ValueError(_refusal(shape, call, "no axis is certain to be the batch"))
 
 
 def _locate_rows(shape: tuple[int, ...], call: Call, place: Place) -> Layout:
-    """Of an input with one axis of tokens."""
+    """Layout of an input with one axis of tokens."""
     (tokens,) = shape
     if place.gathered:
         raise ValueError(_refusal(shape, call, "experts of a mixture see the tokens that were routed to them"))
@@ -195,7 +202,7 @@ def _locate_rows(shape: tuple[int, ...], call: Call, place: Place) -> Layout:
             return Layout("flat", length)
     if tokens == call.batch and not place.in_block and not call.mixed:
         return Layout("pooled")
-    raise ValueError(_refusal(shape, call, "tokens of all rows lie on one axis, not by known lengths"))
+    raise ValueError(_refusal(shape, call, "all tokens lie on one axis, and the lengths of the rows are not known"))
 
 
 def _locate_patches(shape: tuple[int, ...], patches: Patches) -> Layout:
@@ -209,6 +216,6 @@ def _refusal(shape: tuple[int, ...], call: Call, reason: str) -> str:
     lengths = f" of length {' or '.join(str(n) for n in sorted(set(call.lengths)))}" if call.lengths else ""
     return (
         f"Cannot tell which row of the batch the gates belong to for an input of shape {tuple(shape)}, in a call with "
-        f"{call.batch} rows{lengths}: {reason}. Leave such layers out (`exclude_modules`), or call the model with one "
+        f"{call.batch} rows{lengths}: {reason}. Exclude such layers (`exclude_modules`), or call the model with one "
         f"row at a time."
     )

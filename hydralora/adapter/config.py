@@ -8,9 +8,9 @@ from peft.utils import PeftType
 ROUTER_INPUTS = ("low_rank", "hidden", "uniform", "given")
 
 # Written into adapter_config.json. A process that has not imported this package fails with KeyError('HYDRALORA') before
-# anything of this package can run. Whoever then opens the file finds this sentence.
+# any code of this package can run. Users who then open the file find this sentence.
 HOW_TO_LOAD = "To load this adapter, install the package hydralora and run `import hydralora` first."
-# What earlier versions wrote as `peft_type`; their adapters still load.
+# Earlier versions wrote this as `peft_type`; their adapters still load.
 EARLIER_PEFT_TYPE = "HYDRALORA: to load this adapter, install the package hydralora and run `import hydralora` first"
 
 
@@ -18,39 +18,45 @@ EARLIER_PEFT_TYPE = "HYDRALORA: to load this adapter, install the package hydral
 class HydraLoraConfig(PeftConfig):
     """Configuration of HydraLoRA (Tian et al., arXiv 2404.19245).
 
-    Fields that LoRA has too mean what they mean in `peft.LoraConfig`.
+    Fields that `peft.LoraConfig` also has mean the same here.
+
+    >>> config = HydraLoraConfig(r=4, num_experts=6, router_input="given", target_modules="all-linear")
+    >>> config.num_experts
+    6
 
     Args:
-        r: rank of A and of each expert B_i.
-        num_experts: N, the experts that gates weigh. One expert is plain LoRA and has no router.
-        router_input: where gates come from. "low_rank": softmax(W_g A x), the paper; "hidden": softmax(W_g x), the
-            authors' code; "uniform": 1 / N; "given": from outside, one vector for each sequence, see
-            `hydralora.expert_gates`. The last two have no router parameters.
-        shared_expert: one more expert beside the N, always on with gate 1: a further B of rank `r` on the experts' A.
-        shared_rank: rank of a LoRA that is always on beside the N experts, with an A and a B of its own ("shared
-            LoRA"); 0: none. Independent of `r`. Instead of `shared_expert`, not together with it.
-        shared_alpha: the shared LoRA's update is scaled by shared_alpha / shared_rank (shared_alpha / sqrt(shared_rank)
-            with `use_rslora`). None: by the experts' own scaling in each layer, so that for one-hot gates the two
-            parts together are one plain LoRA of rank shared_rank + r with one alpha / r.
-        shared_a: one A for all experts, the paper's asymmetry; False gives each expert its own A_i.
-        target_modules: names or a regular expression of the layers to adapt, or "all-linear".
-        exclude_modules: names or a regular expression of layers to leave alone.
-        lora_alpha: the update is scaled by lora_alpha / r.
-        lora_dropout: on the input of A; one mask for all experts.
-        fan_in_fan_out: the base layer's weight is [in, out]. Only for layer types of your own: `nn.Linear` and
-            transformers' `Conv1D` are recognised.
-        use_rslora: scale by lora_alpha / sqrt(r) instead.
-        modules_to_save: other modules to train whole and save with the adapter.
-        init_weights: A Kaiming-uniform, B zero, so that training starts from the base model. False initialises B like
-            A, away from the identity, as tests need.
-        layers_to_transform: indices of the layers to adapt.
-        layers_pattern: name of the `nn.ModuleList` of layers, with `layers_to_transform`.
-        rank_pattern: layer name or regular expression -> rank other than `r`. `shared_rank` is the same in all layers.
-        alpha_pattern: layer name or regular expression -> alpha other than `lora_alpha`.
-        how_to_load: a sentence for readers of adapter_config.json; it has no effect.
+        r: Rank of A and of each expert B_i.
+        num_experts: Number of experts N that the gates weight. With one expert, the adapter is plain LoRA and has no
+            router.
+        router_input: Where the gates come from. "low_rank": softmax(W_g A x), as in the paper. "hidden":
+            softmax(W_g x), as in the authors' code. "uniform": 1 / N. "given": from outside, one vector for each
+            sequence, see `hydralora.expert_gates`. The last two have no router parameters.
+        shared_expert: Whether to add one expert to the N that is always on, with gate 1. It is one more B of rank `r`
+            and uses the experts' A.
+        shared_rank: Rank of the shared LoRA, which is always on beside the N experts and has its own A and B; 0 means
+            none. It does not depend on `r` and cannot be combined with `shared_expert`.
+        shared_alpha: The shared LoRA's update is scaled by shared_alpha / shared_rank (shared_alpha / sqrt(shared_rank)
+            with `use_rslora`). None uses the experts' scaling of each layer. With one-hot gates, both parts together
+            are then one plain LoRA of rank shared_rank + r with a single scaling.
+        shared_a: Whether all experts share one A (the paper's asymmetry). False gives each expert its own A_i.
+        target_modules: Names of the layers to adapt, a regular expression, or "all-linear".
+        exclude_modules: Names of the layers not to adapt, or a regular expression.
+        lora_alpha: The update is scaled by lora_alpha / r.
+        lora_dropout: Dropout probability on the input of A; all experts share one mask.
+        fan_in_fan_out: Whether the base layer's weight is [in, out]. Needed only for your own layer types: `nn.Linear`
+            and transformers' `Conv1D` are recognised.
+        use_rslora: Whether to scale by lora_alpha / sqrt(r) instead of lora_alpha / r.
+        modules_to_save: Other modules to train fully and save with the adapter.
+        init_weights: Whether to initialise A Kaiming-uniform and B with zeros, so that training starts from the base
+            model. False initialises B like A, so that the adapter changes the output (for tests).
+        layers_to_transform: Indices of the layers to adapt.
+        layers_pattern: Name of the `nn.ModuleList` of layers; needs `layers_to_transform`.
+        rank_pattern: Layer name or regular expression -> rank instead of `r`. `shared_rank` is the same in all layers.
+        alpha_pattern: Layer name or regular expression -> alpha instead of `lora_alpha`.
+        how_to_load: A sentence for readers of adapter_config.json; it has no effect.
 
     Raises:
-        ValueError: a value out of range, or fields that contradict each other.
+        ValueError: If a value is out of range, or fields contradict each other.
     """
 
     r: int = 8
@@ -77,7 +83,7 @@ class HydraLoraConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType.HYDRALORA
-        if self.router_input == "sequence":  # what adapters saved before 0.2 say
+        if self.router_input == "sequence":  # the name in adapters saved before 0.2
             self.router_input = "given"
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
@@ -106,7 +112,7 @@ class HydraLoraConfig(PeftConfig):
         if self.shared_rank and self.shared_expert:
             raise ValueError(
                 f"Expected one part that is always on, got shared_expert=True and shared_rank={self.shared_rank}. "
-                f"Choose `shared_rank` for a LoRA with an A of its own, or `shared_expert` for one more B on the "
+                f"Choose `shared_rank` for a LoRA with its own A, or `shared_expert` for one more B that uses the "
                 f"experts' A."
             )
         if self.shared_alpha is not None and not self.shared_rank:

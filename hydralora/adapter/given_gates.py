@@ -1,4 +1,4 @@
-"""Gates given from outside, for each sequence or token (router_input="given"), for instance of a corpus model."""
+"""Gates given from outside for each sequence or token (router_input="given"), for example by a corpus model."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -13,12 +13,12 @@ from hydralora.adapter.batch_axis import Call, Place, locate, place_of, read_cal
 
 
 class ModelCalls:
-    """Calls of one model that are running now, shared by its layers and the hooks that note them.
+    """The running calls of one model. Its layers and the hooks that record the calls share this object.
 
     Attributes:
-        running: the call of the whole model first, of the innermost transformers model last.
-        copies: copies of each sequence that generation makes (beams, several returned sequences).
-        dealt: gates as tokens take them, by what decides it, while the innermost call runs.
+        running: The calls from the whole model (first) to the innermost transformers model (last).
+        copies: Number of copies that generation makes of each sequence (beams, several returned sequences).
+        dealt: Cache of gates in token order while the innermost call runs. The key holds all that the gates depend on.
     """
 
     def __init__(self) -> None:
@@ -28,28 +28,30 @@ class ModelCalls:
 
 
 class NoteCall:
-    """Forward pre-hook: reads the batch from a model's inputs."""
+    """Forward pre-hook that reads the batch from a model's inputs."""
 
     def __init__(self, calls: ModelCalls, model: nn.Module, is_root: bool) -> None:
         self.calls, self.is_root = calls, is_root
         self.names = tuple(inspect.signature(type(model).forward).parameters)[1:]
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Called by torch for each call of the module."""
         running = self.calls.running
         if self.is_root:
-            running.clear()  # an exception may have left something
+            running.clear()  # an exception may have left calls behind
         given = {**dict(zip(self.names, args, strict=False)), **kwargs}
         self.calls.dealt.clear()
         running.append(read_call(module, given, running[-1] if running else None))
 
 
 class ForgetCall:
-    """Forward hook: the call is over."""
+    """Forward hook that ends the call."""
 
     def __init__(self, calls: ModelCalls) -> None:
         self.calls = calls
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Called by torch for each call of the module."""
         self.calls.dealt.clear()
         if self.calls.running:
             self.calls.running.pop()
@@ -57,28 +59,28 @@ class ForgetCall:
 
 @contextmanager
 def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
-    """Give the gates of each sequence, or of each token, to all layers of a model while the context lasts.
+    """Give all layers of a model the gates of each sequence, or of each token, while the context lasts.
 
         with hydralora.expert_gates(model, gates):
             model.generate(**batch)
 
-    A forward pass alone can take them as an argument: `model(**batch, expert_gates=gates)`.
+    A single forward pass can also take them as an argument: `model(**batch, expert_gates=gates)`.
 
-    Every row that the model is called with needs gates of its own: losses that concatenate pairs (DPO) call it with
-    twice as many rows. Within `generate` the copies that beams make of a sequence share its gates.
+    Each row of the batch needs its own gates. Losses that concatenate pairs (DPO) call the model with twice as many
+    rows. Inside `generate`, all copies of a sequence (beams) share its gates.
 
-    Under gradient checkpointing, backward runs layers again after the context has ended; they then use the gates of the
-    last context that ended. So call backward before the next forward pass, as PEFT asks for aLoRA too.
+    With gradient checkpointing, backward runs layers again after the context has ended. They then use the gates of the
+    context that ended last. So call backward before the next forward pass, as PEFT requires for aLoRA too.
 
     Args:
-        model: with HydraLoRA adapters; those with a router of their own ignore these gates.
-        gates: [batch, N], used as they are: not normalised. [batch, length, N] for gates of each token, as a row needs
-            that holds several documents. Or integers [batch] or [batch, length]: the number of the one expert that is
-            on, -1 for none.
+        model: A model with HydraLoRA adapters. Adapters with their own router ignore these gates.
+        gates: Float [batch, N], or [batch, length, N] for gates of each token, which a row with several documents
+            needs. They are not normalised. Or integers [batch] or [batch, length]: the index of the single expert that
+            is on, -1 for none.
 
     Raises:
-        ValueError: an expert that an adapter does not have. (Numbers on a GPU are not looked at, since that would make
-            it wait: a wrong one makes the outputs NaN.)
+        ValueError: If an index names an expert that an adapter does not have. Indices on a GPU are not checked, because
+            reading them would block until the GPU is idle; a wrong index makes the outputs NaN.
     """
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "given_gates")]
     if not gates.is_floating_point():
@@ -104,7 +106,7 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
 
 @contextmanager
 def _counted_copies(model: nn.Module, calls: ModelCalls) -> Iterator[None]:
-    """`generate` of the models inside notes how many copies it makes of each sequence."""
+    """While the context lasts, `generate` of each model inside records how many copies it makes of each sequence."""
     generating = [m for m in model.modules() if isinstance(m, PreTrainedModel) and hasattr(m, "generate")]
     patched = [m for m in generating if "generate" not in m.__dict__]
     for each in patched:
@@ -131,7 +133,7 @@ def _noting_copies(model: Any, calls: ModelCalls) -> Callable[..., Any]:
 
 
 def _copies(model: Any, kwargs: dict[str, Any]) -> int:
-    """As generation expands its inputs: by the larger of beams and returned sequences."""
+    """Number of copies that generation makes of each input: the larger of beams and returned sequences."""
     sources = (kwargs.get("generation_config"), model.generation_config)
     counts = []
     for name in ("num_beams", "num_return_sequences"):
@@ -141,7 +143,7 @@ def _copies(model: Any, kwargs: dict[str, Any]) -> int:
 
 
 def watch_calls(model: nn.Module, calls: ModelCalls) -> list[Any]:
-    """Note the calls of a model and of the transformers models inside of it; returns handles that end it."""
+    """Record the calls of a model and of the transformers models inside it; returns the handles of the hooks."""
     handles = []
     for module in model.modules():
         if module is model or isinstance(module, PreTrainedModel):
@@ -152,7 +154,7 @@ def watch_calls(model: nn.Module, calls: ModelCalls) -> list[Any]:
 
 
 def watch_for_good(model: nn.Module) -> None:
-    """Connect all layers of a model with its calls, once; further adapters find them connected."""
+    """Connect all layers of a model with its calls. Adapters that are added later use the same connection."""
     layers = {name: module for name, module in model.named_modules() if hasattr(module, "given_gates")}
     hooks = [hook for hook in model._forward_pre_hooks.values() if isinstance(hook, NoteCall)]
     calls = hooks[0].calls if hooks else ModelCalls()
@@ -164,7 +166,7 @@ def watch_for_good(model: nn.Module) -> None:
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[ModelCalls]:
-    """Calls of a model while the context lasts, for layers that do not need them otherwise."""
+    """Record a model's calls while the context lasts, also for a model that is not watched permanently."""
     for hook in model._forward_pre_hooks.values():
         if isinstance(hook, NoteCall):
             yield hook.calls
@@ -179,7 +181,7 @@ def watched(model: nn.Module) -> Iterator[ModelCalls]:
 
 
 def stop_watching(model: nn.Module) -> None:
-    """Remove what `watch_for_good` put in place."""
+    """Remove the hooks of `watch_for_good`."""
     for module in model.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key in [key for key, hook in hooks.items() if isinstance(hook, NoteCall | ForgetCall)]:
@@ -188,27 +190,27 @@ def stop_watching(model: nn.Module) -> None:
 
 
 def token_gates(gates: Tensor, shape: tuple[int, ...], call: Call, place: Place, copies: int) -> Tensor:
-    """Gates [G, N] for an input whose tokens, in order, take them one after the other: T / G tokens each.
+    """Order the gates as the input's T tokens use them: [G, N], each row for the next T / G tokens.
 
     Args:
-        gates: [batch, N] or [batch, length, N], as they were given.
-        shape: of the input, without its last axis.
-        copies: of each sequence, that generation made.
+        gates: Gates as they were given, [batch, N] or [batch, length, N].
+        shape: Shape of the input without its last axis.
+        copies: Number of copies that generation made of each sequence.
 
     Raises:
-        ValueError: gates that do not fit the call, or an input whose rows cannot be told.
+        ValueError: If the gates do not fit the call, or it is unclear which row each token of the input belongs to.
     """
     if copies > 1 and call.batch == len(gates) * copies:
         gates = gates.repeat_interleave(copies, dim=0)
     if len(gates) != call.batch:
         raise ValueError(
             f"Expected expert_gates for each of the {call.batch} rows that the model is called with, got "
-            f"{tuple(gates.shape)}. Rows of a pair (DPO) or copies of a sequence need gates of their own."
+            f"{tuple(gates.shape)}. Each row of a pair (DPO) and each copy of a sequence needs its own gates."
         )
     if gates.dim() == 3:
         return _of_tokens(gates, shape, call, place)
     if call.batch == 1:
-        return gates  # every token is of the one row
+        return gates  # every token belongs to the only row
     layout = locate(shape, call, place)
     if layout.kind == "length first":
         return gates.repeat(shape[0], 1)
@@ -228,7 +230,7 @@ def _of_tokens(gates: Tensor, shape: tuple[int, ...], call: Call, place: Place) 
 
 
 def _check_index(index: Tensor, layers: list[Any]) -> None:
-    """Numbers of experts that some adapter does not have."""
+    """Raise ValueError if an index names an expert that one of the adapters does not have."""
     kinds = [(layer, name) for layer in layers for name, kind in layer.router_input.items() if kind == "given"]
     if not kinds or index.device.type != "cpu" or index.numel() == 0 or torch.compiler.is_compiling():
         return

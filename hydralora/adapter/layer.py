@@ -1,7 +1,7 @@
 """Parameters and gates of HydraLoRA adapters: one A, N experts B_i side by side in one matrix, and a router.
 
-A shared LoRA (`shared_rank`) lies in the same two matrices, below A and beside the B_i: then one product reads the
-layer's input for both, and one product writes to its output.
+A shared LoRA (`shared_rank`) is stored in the same two matrices: its A below A, its B beside the B_i. So one matrix
+product reads the layer's input for both parts, and one product writes the output.
 """
 
 import math
@@ -31,24 +31,25 @@ class Rows(NamedTuple):
 class HydraLoraLayer(BaseTunerLayer):
     """Parameters and gates of the adapters on one layer; everything is keyed by adapter name.
 
-    Shapes: E = N + 1 with a shared expert, else N; s = `shared_rank`, mostly 0.
+    Shapes: E = N + 1 with a shared expert, else N; s = `shared_rank`, usually 0.
 
         hydralora_A       [r + s, in], or [E * r + s, in] with an A_i for each expert; the shared LoRA's s rows last
         hydralora_B       [out, E * r + s], column block i is B_i, then a shared expert, or the shared LoRA's s columns
         hydralora_router  [N, r] ([N, E * r] with an A_i for each expert), or [N, in] for router_input="hidden"
 
     Attributes:
-        fixed_gate_vectors: gates [N] that replace the router's.
-        given_gates: gates [batch, N] or [batch, length, N] for router_input="given", or integers [batch] or
-            [batch, length], the number of an expert; present while `hydralora.expert_gates` is active.
-        recompute_gates: the last of them, for layers that gradient checkpointing runs again within backward.
-        calls: calls of the model that are running now, which say how many rows the batch has.
-        last_call: the last one that this layer took part in, for gradient checkpointing too.
-        place: where the layer stands in the model.
-        gate_observer: called with the adapter's name and gates [..., N] in each forward pass of several experts.
+        fixed_gate_vectors: Fixed gates [N] by adapter name; they replace the router's.
+        given_gates: Gates [batch, N] or [batch, length, N] for router_input="given", or expert indices [batch] or
+            [batch, length]. Set while `hydralora.expert_gates` is active, else None.
+        recompute_gates: The last given gates, for layers that gradient checkpointing runs again during backward.
+        calls: The running calls of the model. They tell how many rows the batch has.
+        last_call: The last call in which this layer ran, for gradient checkpointing too.
+        place: Where the layer stands in the model.
+        gate_observer: Called in each forward pass of an adapter with several experts, with the adapter's name and the
+            gates [..., N].
     """
 
-    # PEFT saves, moves, casts, freezes and deletes what stands in these two tuples.
+    # PEFT saves, moves, casts, freezes and deletes the attributes named in these two tuples.
     adapter_layer_names = ("hydralora_A", "hydralora_B", "hydralora_router")
     other_param_names = (
         "r",
@@ -73,7 +74,7 @@ class HydraLoraLayer(BaseTunerLayer):
         self.shared_rank: dict[str, int] = {}
         self.shared_scaling: dict[str, float] = {}
         self.hydralora_dropout = nn.ModuleDict()
-        # Of nn.Linear without bias; nn.ModuleDict's type says nn.Module.
+        # They hold nn.Linear without bias. `Any`, because nn.ModuleDict is typed as holding nn.Module.
         self.hydralora_A: Any = nn.ModuleDict()
         self.hydralora_B: Any = nn.ModuleDict()
         self.hydralora_router: Any = nn.ModuleDict()
@@ -93,14 +94,14 @@ class HydraLoraLayer(BaseTunerLayer):
         """Add an adapter, or replace the one of this name.
 
         Raises:
-            ValueError: a rank below 1.
+            ValueError: If `r` is below 1, or `lora_alpha` is 0 beside a shared LoRA.
         """
         if r < 1:
             raise ValueError(f"Expected a rank `r` of at least 1, got {r}. Check `r` and `rank_pattern`.")
         if config.shared_rank and not lora_alpha:
             raise ValueError(
                 "Expected `lora_alpha` and `alpha_pattern` other than 0 beside a shared LoRA (`shared_rank`), got 0. "
-                "For a shared LoRA alone, use PEFT's LoRA."
+                "If you want only the shared LoRA, use PEFT's LoRA."
             )
         experts = config.num_experts
         blocks = experts + config.shared_expert
@@ -119,7 +120,7 @@ class HydraLoraLayer(BaseTunerLayer):
         self.hydralora_dropout[adapter_name] = nn.Dropout(config.lora_dropout) if config.lora_dropout else nn.Identity()
         self.hydralora_A[adapter_name] = nn.Linear(self.in_features, expert_rows + shared_rank, bias=False)
         self.hydralora_B[adapter_name] = nn.Linear(blocks * r + shared_rank, self.out_features, bias=False)
-        # One logit always has softmax 1: a router for a single expert would be a parameter without effect.
+        # The softmax of one logit is always 1, so a router for a single expert would have no effect.
         if experts > 1 and config.router_input in ("low_rank", "hidden"):
             router_inputs = expert_rows if config.router_input == "low_rank" else self.in_features
             self.hydralora_router[adapter_name] = nn.Linear(router_inputs, experts, bias=False)
@@ -128,10 +129,10 @@ class HydraLoraLayer(BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def reset_parameters(self, adapter_name: str, init_weights: bool = True) -> None:
-        """A and router Kaiming-uniform with a = sqrt(5), B zero (or as A, if not `init_weights`).
+        """Initialise A and the router Kaiming-uniform with a = sqrt(5), B with zeros (like A without `init_weights`).
 
-        The router is never zero: with B = 0 and equal gates, all experts get the same gradient and stay copies of each
-        other. This scale (1 / sqrt(fan_in)) starts its gates apart but near 1 / N.
+        The router is never zero: with B = 0 and equal gates, all experts would get the same gradient and stay copies of
+        each other. With this scale (1 / sqrt(fan_in)) the gates start different, but near 1 / N.
         """
         nn.init.kaiming_uniform_(self.hydralora_A[adapter_name].weight, a=math.sqrt(5))
         if adapter_name in self.hydralora_router:
@@ -145,10 +146,10 @@ class HydraLoraLayer(BaseTunerLayer):
         """Gates of an adapter's experts for an input of this layer.
 
         Args:
-            x: [..., in].
+            x: Input [..., in].
 
         Returns:
-            [..., N], float32 for a router in float32 or less; the shared expert is not among them.
+            Gates [..., N] without the shared expert's, in float32, or wider if the router is wider.
         """
         x = self._cast_input_dtype(x, self.hydralora_A[adapter_name].weight.dtype)
         low = self.hydralora_A[adapter_name](self.hydralora_dropout[adapter_name](x))
@@ -156,7 +157,7 @@ class HydraLoraLayer(BaseTunerLayer):
         return self._gates(x, h, adapter_name).expand(*x.shape[:-1], -1)
 
     def fixed_gates(self, adapter_name: str) -> Tensor | None:
-        """Gates [N] that hold for every input (one expert, static, uniform); None while they depend on the input."""
+        """Gates [N] that are the same for every input (one expert, fixed or uniform gates); None if they are not."""
         gates: Tensor | None = self._modules["fixed_gate_vectors"]._buffers.get(adapter_name)
         if gates is not None:
             return gates
@@ -168,18 +169,18 @@ class HydraLoraLayer(BaseTunerLayer):
         return None
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Whether `peft.convert_to_lora` can take this layer: gates are fixed."""
+        """Whether `peft.convert_to_lora` can convert this layer: its gates must be fixed."""
         return adapter_name not in self.hydralora_A or self.fixed_gates(adapter_name) is not None
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """`exact_delta_weight` in the adapter's dtype, as PEFT's LoRA gives it and `peft.convert_to_lora` wants it."""
+        """`exact_delta_weight` in the adapter's dtype, as in PEFT's LoRA; `peft.convert_to_lora` calls it."""
         return self.exact_delta_weight(adapter_name).to(self.hydralora_B[adapter_name].weight.dtype)
 
     def exact_delta_weight(self, adapter_name: str) -> Tensor:
-        """scaling * sum_i g_i B_i A (+ shared_scaling * B_s A_s), laid out as the base weight, in float32 or wider.
+        """scaling * sum_i g_i B_i A (+ shared_scaling * B_s A_s) in the base weight's layout, in float32 or wider.
 
         Raises:
-            ValueError: gates depend on the input, so there is no such matrix.
+            ValueError: If the gates depend on the input: then no single matrix exists.
         """
         gates = self.fixed_gates(adapter_name)
         if gates is None:
@@ -190,13 +191,13 @@ class HydraLoraLayer(BaseTunerLayer):
 
     @torch.no_grad()
     def lora_factors(self, adapter_name: str, gates: Tensor) -> tuple[Tensor, Tensor]:
-        """The plain LoRA that the adapter is under fixed gates: A [r', in], B [out, r'], in float32 or wider.
+        """The plain LoRA that equals the adapter with these gates: A [r', in], B [out, r'], in float32 or wider.
 
-        scaling * B A is what the adapter adds. r' is r, or E r with an A_i for each expert, plus the shared LoRA's
-        rank, whose columns of B carry the ratio of the two scalings (1 unless `shared_alpha` says otherwise).
+        The adapter adds scaling * B A. r' is r (E r with an A_i for each expert) plus the shared LoRA's rank. The
+        shared LoRA's columns of B are multiplied by shared_scaling / scaling, which is 1 unless `shared_alpha` is set.
 
         Args:
-            gates: [N].
+            gates: Gates [N].
         """
         rank, shared_rank = self.r[adapter_name], self.shared_rank[adapter_name]
         weight_b = self.hydralora_B[adapter_name].weight
@@ -214,7 +215,11 @@ class HydraLoraLayer(BaseTunerLayer):
         return a, columns
 
     def _gates(self, x: Tensor, h: Tensor, adapter_name: str, rows: Rows | None = None) -> Tensor:
-        """[..., N], or [N] where they are fixed. `rows`: which rows of the layer's input x holds, if not all."""
+        """Gates [..., N], or [N] if they are fixed.
+
+        Args:
+            rows: The rows of the layer's input that x holds; None for all.
+        """
         gates = self.fixed_gates(adapter_name)
         if gates is not None:
             pass
@@ -228,7 +233,7 @@ class HydraLoraLayer(BaseTunerLayer):
         return gates
 
     def _given_gates(self, shape: torch.Size, adapter_name: str, rows: Rows | None = None) -> Tensor:
-        """Gates [..., N] for an input of this shape, [..., d], or for some rows of it."""
+        """Gates [..., N] for an input of this shape, [..., d], or for some of its rows."""
         gates = self._gates_in_order(shape, adapter_name)
         if not gates.is_floating_point():
             gates = one_hot_gates(gates, self.num_experts[adapter_name])
@@ -237,40 +242,39 @@ class HydraLoraLayer(BaseTunerLayer):
         return gates if rows is None else gates[list(rows.indices)]
 
     def _gates_in_order(self, shape: torch.Size, adapter_name: str) -> Tensor:
-        """Gates [G, N], or numbers of experts [G], that the tokens of an input of this shape take in order, T / G
-        tokens each."""
+        """Gates [G, N], or expert indices [G], in token order: each row is for the next T / G of the T tokens."""
         gates, call = self.given_gates, self.calls.running[-1] if self.calls.running else None
         if gates is None and torch._C._current_graph_task_id() != -1:
-            # Gradient checkpointing runs the forward pass again within backward.
+            # Gradient checkpointing runs the forward pass again during backward.
             gates, call = self.recompute_gates, call or self.last_call
         experts = self.num_experts[adapter_name]
         if gates is None:
             raise ValueError(
-                f"Adapter {adapter_name!r} has router_input='sequence' and needs gates: call the model with "
+                f"Adapter {adapter_name!r} has router_input='given' and needs gates: call the model with "
                 f"expert_gates=[batch, {experts}], or within `with hydralora.expert_gates(model, gates):` "
                 f"(the only way for a PeftModel without a task_type)"
             )
         place = self.place
-        if call is None:  # the layer is called by itself: what it sees is the batch
+        if call is None:  # the layer is called directly, so its input is the batch
             call, place = Call(shape[0], batch_first=True), Place()
         self.__dict__["last_call"] = call  # nn.Module's `__setattr__` is slow
         device = self._modules["hydralora_B"]._modules[adapter_name].weight.device
         key = (id(gates), shape, place, experts, device)
-        dealt = self.calls.dealt if self.calls.running else {}  # layers of one kind share the work within a call
+        dealt = self.calls.dealt if self.calls.running else {}  # within a call, layers with the same key share it
         if key in dealt:
             return dealt[key]
         is_index = not gates.is_floating_point()
         if is_index and gates.dim() == 2 and gates.shape[1] == experts == shape[-2]:
             raise ValueError(
-                f"Expected expert_gates whose meaning is clear, got integers {tuple(gates.shape)}, which may be gates "
+                f"Expected expert_gates with one meaning, got integers {tuple(gates.shape)}, which may be gates "
                 f"of {experts} experts or experts of {experts} tokens. Pass gates as floating point numbers."
             )
-        by_place = gates.unsqueeze(-1) if is_index else gates  # [batch, N] or [batch, length, N]; N = 1 for numbers
+        by_place = gates.unsqueeze(-1) if is_index else gates  # [batch, N] or [batch, length, N]; N = 1 for indices
         if by_place.dim() not in (2, 3) or not (is_index or gates.shape[-1] == experts):
             raise ValueError(
                 f"Expected expert_gates [batch, {experts}] for an input of shape {tuple(shape[:-1])}, "
-                f"got {tuple(gates.shape)}. Also possible: [batch, length, {experts}], gates of each token; and "
-                f"integers [batch] or [batch, length], the number of the one expert that is on."
+                f"got {tuple(gates.shape)}. Also accepted: [batch, length, {experts}] for gates of each token, and "
+                f"integers [batch] or [batch, length], the index of the one expert that is on."
             )
         in_order = token_gates(by_place, tuple(shape[:-1]), call, place, self.calls.copies).to(device)
         dealt[key] = in_order[:, 0].contiguous() if is_index else in_order
@@ -278,8 +282,9 @@ class HydraLoraLayer(BaseTunerLayer):
 
 
 def merge_refusal(adapter_name: str, num_experts: int) -> str:
+    """Error text: why an adapter cannot be merged, and what to do instead."""
     return (
-        f"Adapter {adapter_name!r} cannot be merged: its {num_experts} experts are weighed by gates that depend on the "
+        f"Adapter {adapter_name!r} cannot be merged: its {num_experts} experts have gates that depend on the "
         f"input, so no single weight equals it. Fix the gates and export a plain LoRA with `hydralora.export_lora` (or "
         f"`hydralora.to_merged` for a merged model), or fix them in place with `hydralora.set_fixed_gates` and merge."
     )

@@ -19,13 +19,13 @@ from hydralora.ops.eager import expert_part, gate_and_scale, one_hot_gates, with
 class HydraLoraLinear(nn.Module, HydraLoraLayer):
     """y = W0 x + b + scaling * sum_i g_i B_i A x (arXiv 2404.19245, section 3.2) over any linear base layer.
 
-    With a shared LoRA, + shared_scaling * B_s A_s x.
+    A shared LoRA adds shared_scaling * B_s A_s x.
 
-    ("Linear" is in the name because PEFT's "all-linear" looks for it.)
+    The class name must contain "Linear", because PEFT's "all-linear" looks for it.
     """
 
     if TYPE_CHECKING:
-        # nn.Module's own would give Tensor | Module for all that comes from PEFT's untyped BaseTunerLayer.
+        # nn.Module's own returns Tensor | Module, also for attributes of PEFT's untyped BaseTunerLayer.
         def __getattr__(self, name: str) -> Any: ...
 
     def __init__(
@@ -43,13 +43,17 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         self.weight_is_transposed = isinstance(base, Conv1D) or (
             config.fan_in_fan_out and not isinstance(base, nn.Linear)
         )
-        # Brings bitsandbytes, GPTQ and others: how to read the base weight, and to write a merged one.
+        # For bitsandbytes, GPTQ and others: reads the base weight and writes a merged one.
         self.quantization_backend = resolve_quantization_backend(base, **kwargs)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, r, lora_alpha, config)
 
     def forward(self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Tensor:
-        """x [..., in] -> [..., out] in the base layer's dtype. `adapter_names`: an adapter for each row of x."""
+        """x [..., in] -> [..., out] in the base layer's dtype.
+
+        Args:
+            adapter_names: The adapter of each row of x; None uses the active adapters for all rows.
+        """
         if adapter_names is not None:
             self._check_adapter_names(x, adapter_names)
         if self._disable_adapters or self.merged_adapters:
@@ -77,7 +81,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         return result
 
     def _update(self, x: Tensor, adapter_name: str, rows: Rows | None = None) -> Tensor:
-        """What an adapter adds, [..., out]. Calls its modules, not their weights, so that hooks and FSDP work."""
+        """The adapter's update [..., out]. It calls modules instead of using weights, so that hooks and FSDP work."""
         a = self.hydralora_A[adapter_name]
         x = self._cast_input_dtype(x, a.weight.dtype)
         low = a(self.hydralora_dropout[adapter_name](x))
@@ -95,10 +99,10 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         return update
 
     def _fused(self, x: Tensor, name: str) -> Tensor | None:
-        """The layer as one function; None unless that is the same: one A, no dropout, no hooks, one kind of gates.
+        """The layer as one fused function; None if that would differ (dropout, hooks, an A_i for each expert ...).
 
-        (Written for few attribute look-ups: it stands before each launch, and small batches are bound by launches.
-        nn.Module finds submodules through a slow `__getattr__`: their dictionary is read once instead.)
+        The code uses few attribute look-ups: it runs before each launch, and launches dominate the time of small
+        batches. nn.Module finds submodules through a slow `__getattr__`, so their dictionary is read once instead.
         """
         children: Any = self._modules
         shared_rank = self.shared_rank[name]
@@ -131,8 +135,8 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         )
 
     def _constant_gates(self, x: Tensor, name: str) -> Tensor:
-        """Gates that no router computes, [G, N] in float32 or wider, or the number of an expert, [G]: a row for as many
-        of x's tokens."""
+        """Fixed or given gates [G, N] in float32 or wider, or expert indices [G]; each row is for the next T / G of x's
+        T tokens."""
         fixed = self.fixed_gates(name)
         gates = self._gates_in_order(x.shape, name) if fixed is None else fixed[None]
         if not gates.is_floating_point():
@@ -153,7 +157,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
             )
 
     def _forward_mixed_batch(self, x: Tensor, adapter_names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
-        """Rows of one batch with different adapters; "__base__" and adapters that this layer lacks add nothing."""
+        """Run one batch whose rows have different adapters. "__base__" and adapters not on this layer add nothing."""
         result = self._base(x, *args, **kwargs).clone()
         for name in sorted(set(adapter_names) & set(self.hydralora_A)):
             rows = [row for row, row_name in enumerate(adapter_names) if row_name == name]
@@ -161,17 +165,17 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         return result
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add adapters with fixed gates to the base weight, in float32 or wider, then rounded once.
+        """Add adapters with fixed gates to the base weight. Adds in float32 or wider and rounds once.
 
         Args:
-            safe_merge: raise rather than write values that are not finite.
-            adapter_names: default the active ones.
+            safe_merge: Whether to raise an error instead of writing values that are not finite.
+            adapter_names: Adapters to merge; None merges the active ones.
 
         Raises:
-            ValueError: gates depend on the input, or the result is not finite.
+            ValueError: If gates depend on the input, or the result is not finite (with `safe_merge`).
         """
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.hydralora_A]
-        deltas = {name: self.exact_delta_weight(name) for name in names}  # all refusals come before any change
+        deltas = {name: self.exact_delta_weight(name) for name in names}  # raises before any weight changes
         for name, delta in deltas.items():
             merged = self._shifted_base_weight(delta)
             if safe_merge and not torch.isfinite(merged).all():

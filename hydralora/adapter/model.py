@@ -1,4 +1,4 @@
-"""HydraLoRA's tuner: puts adapter layers into a base model, in the way PEFT asks of its methods."""
+"""HydraLoRA's tuner: puts adapter layers into a base model, through PEFT's `BaseTuner` interface."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from hydralora.adapter.unfit_layers import fused_experts, switch_off_fast_path, 
 
 
 class HydraLoraModel(BaseTuner):
-    """Adds HydraLoRA (Tian et al., arXiv 2404.19245) to a base model; made by `peft.get_peft_model`."""
+    """Adds HydraLoRA (Tian et al., arXiv 2404.19245) to a base model; `peft.get_peft_model` creates it."""
 
     prefix = "hydralora_"
     tuner_layer_cls = HydraLoraLayer
@@ -35,8 +35,8 @@ class HydraLoraModel(BaseTuner):
         """The base model's forward pass.
 
         Args:
-            expert_gates: [batch, N], the gates of each sequence for adapters with router_input="given", or
-                [batch, length, N], those of each token.
+            expert_gates: Gates for adapters with router_input="given": [batch, N] for each sequence, or
+                [batch, length, N] for each token. See `hydralora.expert_gates`.
         """
         with nullcontext() if expert_gates is None else given_gates(self.model, expert_gates):
             return self.model(*args, **kwargs)
@@ -64,7 +64,7 @@ class HydraLoraModel(BaseTuner):
             return
         new_module = self._create_new_module(peft_config, adapter_name, target, r, lora_alpha)
         if adapter_name not in self.active_adapters:
-            new_module.requires_grad_(False)  # a further adapter is not trained before it is made active
+            new_module.requires_grad_(False)  # an additional adapter is not trained until it is active
         self._replace_module(parent, target_name, new_module, target)
         switch_off_fast_path(parent, new_module)
 
@@ -80,10 +80,10 @@ class HydraLoraModel(BaseTuner):
         return HydraLoraLinear(target, adapter_name, r, lora_alpha, config, **get_quantization_kwargs(self.model))
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """As PEFT's, and says what is left alone.
+        """Inject the adapter as PEFT does, and warn about target modules that are not adapted.
 
         Raises:
-            ValueError: an adapter could act on none of the targets.
+            ValueError: If an adapter can act on none of the target modules.
         """
         self._left_alone: dict[str, str] = {}
         targets = self.peft_config[adapter_name].target_modules
@@ -96,6 +96,11 @@ class HydraLoraModel(BaseTuner):
             watch_for_good(model)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge adapters into the base weights, as PEFT does.
+
+        Raises:
+            ValueError: the gates of an adapter depend on the input.
+        """
         self._refuse_live_gates(adapter_names)
         super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
 
@@ -112,7 +117,7 @@ class HydraLoraModel(BaseTuner):
         return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
 
     def _refuse_live_gates(self, adapter_names: list[str] | None) -> None:
-        """Before any layer is touched: a model merged in half would be wrong without a sign of it."""
+        """Check all layers before the first one changes: a half-merged model would be silently wrong."""
         for layer in self._layers():
             for name in adapter_names or layer.active_adapters:
                 if name in layer.hydralora_A and layer.fixed_gates(name) is None:
@@ -123,7 +128,7 @@ class HydraLoraModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Hands `adapter_names` (an adapter for each row of the batch) to every layer; without it PEFT drops them."""
+        """Pass `adapter_names` (the adapter of each row of the batch) to every layer; PEFT's own version drops them."""
         adapter_names = kwargs.get("adapter_names")
         if adapter_names is None:
             yield
@@ -132,7 +137,7 @@ class HydraLoraModel(BaseTuner):
         num_beams = kwargs.get("num_beams") or 1
         repeated = [name for name in adapter_names for _ in range(num_beams)]
         encoder = self.model.get_encoder() if num_beams > 1 and hasattr(self.model, "get_encoder") else None
-        # An encoder runs before beams are made. A model without one returns itself.
+        # An encoder runs before the beams exist. `get_encoder` of a model without an encoder returns the model.
         before_beams = set(encoder.modules()) if encoder is not None and encoder is not self.model else set()
         with ExitStack() as hooks:
             for module in self.modules():
@@ -154,7 +159,7 @@ class HydraLoraModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: HydraLoraConfig, adapter_name: str, state_dict: dict[str, Any]
     ) -> Any:
-        """Called by PEFT from 0.21 on."""
+        """PEFT 0.21 and later call this."""
         if not any(f".{cls.prefix}" in key for key in state_dict):
             raise ValueError(
                 f"Expected weights named '*.{cls.prefix}*' for adapter {adapter_name!r}, got {_listed(set(state_dict))}"
@@ -171,9 +176,9 @@ class HydraLoraModel(BaseTuner):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Strict about adapters although PEFT loads with strict=False: a part of an adapter would load in silence.
+        """Check adapter weights strictly. PEFT loads with strict=False, so an incomplete adapter would load silently.
 
-        PyTorch adds differing shapes to the same error.
+        PyTorch reports shape mismatches in the same error.
         """
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -181,10 +186,10 @@ class HydraLoraModel(BaseTuner):
         error_msgs.extend(self._differences(state_dict, prefix))
 
     def _differences(self, state_dict: dict[str, Any], prefix: str) -> list[str]:
-        """Per adapter of which `state_dict` has anything: the keys it lacks, and those that no layer has."""
+        """Keys that no layer has, and the missing keys of each adapter of which `state_dict` has some keys."""
         own = {prefix + key for key in self.state_dict() if f".{self.prefix}" in key}
         given = {key for key in state_dict if key.startswith(prefix) and f".{self.prefix}" in key}
-        messages = [f"Unexpected adapter weights, which no layer has: {_listed(given - own)}"] if given - own else []
+        messages = [f"Unexpected adapter weights that no layer has: {_listed(given - own)}"] if given - own else []
         for name in self.peft_config:
             mine = {key for key in own if key.split(".")[-2] == name}
             if given & mine and mine - given:
@@ -193,10 +198,10 @@ class HydraLoraModel(BaseTuner):
 
 
 def _left_out(model: nn.Module, targets: Any, left_alone: dict[str, str]) -> list[str]:
-    """What users may think is adapted and is not."""
+    """Sentences about modules that users may expect to be adapted but that are not."""
     sentences = []
     if left_alone:
-        sentences.append(f"Left alone, since an adapter cannot act on these target modules: {_reasons(left_alone)}")
+        sentences.append(f"Left alone, because an adapter cannot act on these target modules: {_reasons(left_alone)}")
     names = [plain for plain, _ in model.named_modules()]
     unmatched = (
         []
@@ -210,8 +215,9 @@ def _left_out(model: nn.Module, targets: Any, left_alone: dict[str, str]) -> lis
     experts = fused_experts(model)
     if experts and (unmatched or (isinstance(targets, str) and targets.lower() == "all-linear")):
         sentences.append(
-            f"The experts of this mixture are not adapted: {len(experts)} parameters such as {experts[0]} hold them "
-            f"all, and HydraLoRA adapts linear layers. (PEFT's LoRA adapts them too with target_modules='all-linear'.)"
+            f"The experts of this mixture are not adapted: {len(experts)} parameters such as {experts[0]} hold their "
+            f"weights, and HydraLoRA adapts linear layers only. (PEFT's LoRA with target_modules='all-linear' adapts "
+            f"them.)"
         )
     return sentences
 
@@ -223,7 +229,7 @@ def _reasons(left_alone: dict[str, str]) -> str:
 
 
 def is_linear(base: nn.Module) -> bool:
-    """Whether the method can adapt a layer: linear, transposed as GPT-2's, or quantised."""
+    """Whether the method can adapt a layer: `nn.Linear`, `Conv1D` (GPT-2), or a quantised linear layer."""
     if isinstance(base, nn.Linear | Conv1D):
         return True
     backend = resolve_quantization_backend(base) if not hasattr(base, "weight") else None

@@ -1,4 +1,4 @@
-"""Makes PEFT know the method from outside its repository, as if it were one of its own."""
+"""Registers the method with PEFT from outside PEFT's repository."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ NAME = "HYDRALORA"
 
 
 def add_peft_type() -> None:
-    """Add the member to PEFT's enumeration of methods, which is closed: PEFT and transformers need a real member."""
+    """Add a member to the enum `PeftType`. Python forbids that, but PEFT and transformers need a real member."""
     if NAME in PeftType.__members__:
         return
     member = str.__new__(PeftType, NAME)
@@ -23,13 +23,13 @@ def add_peft_type() -> None:
 
 
 def register(config_cls: type, model_cls: type, earlier_peft_type: str) -> None:
-    """Register the method with PEFT; a second call does nothing, or puts classes that were imported anew in place.
+    """Register the method with PEFT. After a re-import, a second call replaces the classes by the new ones.
 
     Args:
-        earlier_peft_type: what earlier versions wrote as `peft_type` into adapter_config.json.
+        earlier_peft_type: The `peft_type` that earlier versions wrote into adapter_config.json.
 
     Raises:
-        RuntimeError: another class has taken the name, for instance PEFT itself in a later version.
+        RuntimeError: If another class has taken the name, for example in a later version of PEFT.
     """
     add_peft_type()
     peft_type = PeftType[NAME]

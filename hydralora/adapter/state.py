@@ -1,8 +1,7 @@
-"""What state an adapter is in, asked once and before anything changes.
+"""The state of an adapter, which each public function checks before it changes anything.
 
-Each public function works in some states and would be wrong in others: a merged adapter is in the base weights
-already, a disabled one does not run, a compiled module hides names. docs/method.md has the whole table of states and
-functions.
+Each public function is right only in some states: a merged adapter is already in the base weights, a disabled one does
+not run, a compiled module hides names. docs/method.md has the table of states and functions.
 """
 
 import dataclasses
@@ -14,11 +13,11 @@ from torch import nn
 
 from hydralora.adapter.layer import HydraLoraLayer
 
-_COMPILED = "_orig_mod"  # where `torch.compile` keeps the module that it wraps
+_COMPILED = "_orig_mod"  # the submodule name under which `torch.compile` keeps the original module
 
 
 def unwrapped(model: nn.Module) -> Any:
-    """The model inside of `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
+    """The model inside `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
     while True:
         if _COMPILED in model._modules:
             model = model._modules[_COMPILED]  # type: ignore[assignment]
@@ -29,7 +28,7 @@ def unwrapped(model: nn.Module) -> Any:
 
 
 def plain_name(name: str) -> str:
-    """Name of a module or parameter as it is without `torch.compile` of any part."""
+    """Name of a module or parameter without the parts that `torch.compile` inserts."""
     return ".".join(part for part in name.split(".") if part != _COMPILED)
 
 
@@ -47,10 +46,10 @@ def configs_of(model: nn.Module) -> dict[str, Any]:
 
 
 def hydralora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, HydraLoraLayer]:
-    """Layers with an adapter, by their name in the base model (as it is without `torch.compile`).
+    """Layers with an adapter, by their name in the base model (without the parts that `torch.compile` inserts).
 
     Raises:
-        ValueError: no layer has this adapter.
+        ValueError: If no layer has this adapter.
     """
     layers = {
         plain_name(name): module
@@ -70,13 +69,13 @@ class AdapterState:
     """State of one adapter in a model.
 
     Attributes:
-        name: of the adapter.
-        merged: adapters that are merged into base weights now, in any layer.
-        active: whether the forward pass uses the adapter.
-        disabled: whether adapters are switched off.
-        compiled: names of adapter layers that are compiled one by one.
-        has_peft_model: False where the layers were injected without a `PeftModel`, as transformers does.
-        others: further adapters of the model.
+        name: Name of the adapter.
+        merged: Names of adapters that are merged into base weights in any layer.
+        active: Whether the adapter is active in all its layers.
+        disabled: Whether adapters are disabled.
+        compiled: Names of adapter layers that are compiled one by one.
+        has_peft_model: False if the layers were injected without a `PeftModel`, as transformers does.
+        others: Names of the model's other adapters.
     """
 
     name: str
@@ -88,7 +87,7 @@ class AdapterState:
     others: tuple[str, ...]
 
     def refuse_merged(self, doing: str, any_adapter: bool) -> None:
-        """Raise ValueError if the adapter, or with `any_adapter` some adapter, is merged."""
+        """Raise ValueError if the adapter is merged or, with `any_adapter`, if any adapter is merged."""
         if (any_adapter and self.merged) or self.name in self.merged:
             names = ", ".join(repr(name) for name in self.merged)
             raise ValueError(
@@ -97,6 +96,7 @@ class AdapterState:
             )
 
     def refuse_without_peft_model(self, doing: str) -> None:
+        """Raise ValueError where layers were injected into a model that is no `PeftModel`."""
         if not self.has_peft_model:
             raise ValueError(
                 f"Cannot {doing}: expected a `PeftModel`, got a model with injected layers. Save the adapter, and load "
@@ -104,13 +104,15 @@ class AdapterState:
             )
 
     def refuse_compiled_layers(self, doing: str) -> None:
+        """Raise ValueError where single adapter layers are compiled."""
         if self.compiled:
             raise ValueError(
                 f"Cannot {doing}: the adapter layers {', '.join(self.compiled[:3])} are compiled one by one and would "
-                f"go on running what they are now. Compile the model, or its blocks, instead."
+                f"keep running the code of now. Compile the model, or its blocks, instead."
             )
 
     def refuse_disabled(self, doing: str) -> None:
+        """Raise ValueError where adapters are disabled."""
         if self.disabled:
             raise ValueError(
                 f"Cannot {doing} while adapters are disabled: no forward pass runs {self.name!r}. Enable them first."
@@ -128,10 +130,10 @@ class AdapterState:
 
 
 def adapter_state(model: nn.Module, adapter_name: str = "default") -> AdapterState:
-    """State of an adapter of any PEFT method that works on layers.
+    """State of an adapter of any PEFT method that adapts layers.
 
     Raises:
-        ValueError: no layer of the model has an adapter of this name.
+        ValueError: If no layer of the model has an adapter of this name.
     """
     modules = list(base_of(model).named_modules())
     layers = {name: module for name, module in modules if isinstance(module, BaseTunerLayer)}

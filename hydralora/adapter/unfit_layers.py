@@ -1,8 +1,9 @@
 """Linear layers that an adapter cannot act on, with the reason.
 
-Some modules do not call a linear layer but read its weight (Mamba's `dt_proj`, the output projection of PyTorch's
-`MultiheadAttention`). An adapter there would get no gradient and change nothing, in silence. Others are linear layers
-by class alone: Llama 4's router returns a tuple. They are found in the code of the module that holds the layer.
+Some modules read a linear layer's weight instead of calling the layer (Mamba's `dt_proj`, the output projection of
+PyTorch's `MultiheadAttention`). An adapter there would silently get no gradient and change nothing. This module finds
+such layers in the source code of the module that holds them. Other layers are linear only by class: Llama 4's router
+returns a tuple. Those are found by a trial on one token.
 """
 
 import ast
@@ -15,19 +16,19 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-# Facts about a weight that may be read without using its values.
+# Reading these attributes of a weight does not use its values.
 _FACTS = ("dtype", "device", "shape", "requires_grad", "ndim", "is_meta", "size", "dim", "numel", "element_size")
 _QUESTIONS = ("isinstance", "hasattr")
 _NOT_A_FORWARD_PASS = ("__init__", "_init_weights", "reset_parameters", "_reset_parameters", "init_weights")
-# It reads weights in a fast path alone, which a hook switches off: see `switch_off_fast_path`.
+# It reads weights only in its fast path, and `switch_off_fast_path` switches that off.
 _HAS_A_SWITCH = (nn.TransformerEncoderLayer,)
 
 
 def unfit_reason(parent: nn.Module, name: str, layer: nn.Module) -> str | None:
     """Why an adapter on `parent.name` would not work; None if it would."""
-    cls: Any = type(parent)  # mypy does not take a class of modules for hashable
+    cls: Any = type(parent)  # mypy does not know that the class is hashable
     reads = name in weights_read_by(cls) and not isinstance(parent, _HAS_A_SWITCH)
-    if reads and getattr(parent, "slow_but_exact", True):  # Bloom reads weights in a debugging mode alone
+    if reads and getattr(parent, "slow_but_exact", True):  # Bloom reads weights only in a debugging mode
         return f"{type(parent).__name__} reads its weight instead of calling it"
     return _other_output(layer)
 
@@ -42,7 +43,7 @@ def weights_read_by(cls: type) -> frozenset[str]:
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(each)))
         except (OSError, TypeError, SyntaxError):
-            continue  # no source, so nothing is known
+            continue  # without source code, nothing is known
         for function in ast.walk(tree):
             if isinstance(function, ast.FunctionDef) and function.name not in _NOT_A_FORWARD_PASS:
                 names |= _weights_read_in(function)
@@ -71,11 +72,11 @@ def _weights_read_in(function: ast.FunctionDef) -> set[str]:
 
 @torch.no_grad()
 def _other_output(layer: nn.Module) -> str | None:
-    """A linear layer by class whose own `forward` returns something else, tried on one token."""
+    """Why a subclass of `nn.Linear` does not return a linear layer's output, tried on one token; None if it does."""
     if not isinstance(layer, nn.Linear) or type(layer).forward is nn.Linear.forward:
         return None
     if type(layer).__module__.split(".")[0] != "transformers" or layer.weight.dim() != 2:
-        return None  # quantised layers are left to their libraries
+        return None  # quantised layers are checked by their libraries
     output = layer(layer.weight.new_zeros(1, layer.in_features))
     if isinstance(output, torch.Tensor) and output.shape == (1, layer.out_features):
         return None
@@ -83,7 +84,7 @@ def _other_output(layer: nn.Module) -> str | None:
 
 
 def unfit_layers(model: nn.Module) -> dict[str, str]:
-    """Every linear layer of a base model that an adapter cannot act on, by name, with the reason."""
+    """Linear layers of a base model that an adapter cannot act on: name -> reason."""
     found = {}
     for parent_name, parent in model.named_modules():
         for name, layer in parent.named_children():
@@ -94,7 +95,7 @@ def unfit_layers(model: nn.Module) -> dict[str, str]:
 
 
 def fused_experts(model: nn.Module) -> list[str]:
-    """Names of parameters that hold the weights of all experts of a mixture, [experts, out, in]; no linear layers."""
+    """Names of parameters [experts, out, in] that hold all experts of a mixture; these are not linear layers."""
     return [
         name
         for name, parameter in model.named_parameters()
@@ -103,10 +104,10 @@ def fused_experts(model: nn.Module) -> list[str]:
 
 
 def switch_off_fast_path(parent: nn.Module, layer: nn.Module) -> None:
-    """PyTorch's `TransformerEncoderLayer` calls its layers, instead of reading their weights, where there are hooks."""
+    """Register a hook: with one, PyTorch's `TransformerEncoderLayer` calls its layers instead of reading weights."""
     if isinstance(parent, _HAS_A_SWITCH):
         layer.register_forward_pre_hook(_do_nothing)
 
 
 def _do_nothing(module: nn.Module, args: object) -> None:
-    """A hook that is there to be seen."""
+    """Hook without effect; only its presence matters."""

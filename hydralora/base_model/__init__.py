@@ -1,4 +1,4 @@
-"""The frozen model under an adapter: loading, the embedded default, its fingerprint. Imports nothing of the project."""
+"""The frozen model under an adapter: loading, the embedded default, its fingerprint. Imports no project module."""
 
 from hydralora.base_model.embedded import (
     EMBEDDED,

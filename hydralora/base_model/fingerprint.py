@@ -1,4 +1,4 @@
-"""A fingerprint of the base weights: what an adapter must leave as it was."""
+"""A fingerprint of the base weights, which an adapter must not change."""
 
 import hashlib
 from typing import Any
@@ -7,10 +7,10 @@ import torch
 
 
 def weights_fingerprint(model: Any) -> str:
-    """16 hex digits over name, type and bytes of every base parameter: what an adapter must leave as it was.
+    """Hash of name, dtype, shape and bytes of every base parameter, 16 hex digits.
 
-    Parameters and buffers of adapters are left out, and PEFT's renaming of wrapped layers is undone, so that the value
-    is the same before and after `get_peft_model`.
+    It leaves out parameters of adapters and undoes PEFT's renaming of wrapped layers. So the value is the same before
+    and after `get_peft_model`.
     """
     from torch.distributed.tensor import DTensor
 
@@ -23,7 +23,7 @@ def weights_fingerprint(model: Any) -> str:
 
 
 def base_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
-    """Parameters of a base model by the names they have without adapters; of a PEFT model, those of its base."""
+    """Parameters of a base model, or of the base of a PEFT model, by their names without adapters."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     adapter_names = _adapter_parameter_names(base)
     return {

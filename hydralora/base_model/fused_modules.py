@@ -1,8 +1,8 @@
-"""Norms, gated activations and rotary positions of a base model, each as one kernel, for the time of a training.
+"""Runs norms, gated activations and rotary positions of a base model as one kernel each during a training.
 
-The kernels are those of the package liger-kernel. Only the modules of the model at hand are changed, and all come back
-as they were. A kernel takes the place of a module only after it gave the module's own result on a small input, so an
-architecture that does it otherwise keeps its own.
+The kernels are those of the package liger-kernel. Only the modules of the given model change, and all are restored
+afterwards. A kernel replaces a module only if it gives the module's own result on a small input, so an architecture
+with another formula keeps its own modules.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ _ROTARY = "apply_rotary_pos_emb"  # transformers' name, in each architecture's m
 
 @dataclasses.dataclass(frozen=True)
 class Kernels:
-    """Functions that compute what modules of transformers compute.
+    """Functions with the same results as modules of transformers.
 
     Attributes:
         rms_norm: x [..., d], weight [d], epsilon -> [..., d].
         silu_times: a, b [..., d] -> silu(a) * b.
-        rotary: queries, keys [batch, heads, length, d], cos, sin [batch, length, d] -> both, turned.
+        rotary: Queries, keys [batch, heads, length, d], cos, sin [batch, length, d] -> rotated queries and keys.
     """
 
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
@@ -43,7 +43,7 @@ def liger_kernels() -> Kernels:
     from liger_kernel.ops import LigerRMSNormFunction, LigerRopeFunction, LigerSiLUMulFunction
 
     def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        # Offset 0, rounded as Llama does; not in place, because others may hold the gradient that it would overwrite.
+        # Offset 0, rounding as in Llama, and not in place: that could overwrite a gradient that is used elsewhere.
         result: Tensor = LigerRMSNormFunction.apply(x, weight, epsilon, 0.0, "llama", False)
         return result
 
@@ -63,11 +63,11 @@ def fused_modules(model: Any, kernels: Kernels) -> Iterator[dict[str, int]]:
     """Let a model's modules use kernels while the context lasts.
 
     Args:
-        model: a causal language model of transformers, possibly with an adapter.
-        kernels: what to use.
+        model: A causal language model of transformers, possibly with an adapter.
+        kernels: The kernels to use.
 
     Yields:
-        How many modules of each kind use one: `rms_norm`, `silu_times`, `rotary`.
+        Number of replaced modules of each kind: `rms_norm`, `silu_times`, `rotary`.
     """
     counts = {"rms_norm": 0, "silu_times": 0, "rotary": 0}
     fits: dict[type, bool] = {}
@@ -93,7 +93,7 @@ def fused_modules(model: Any, kernels: Kernels) -> Iterator[dict[str, int]]:
 
 
 def _candidate(module: nn.Module, kernels: Kernels) -> tuple[str, Callable[[Tensor], Tensor] | None]:
-    """What a module may be replaced by, seen from its name and its parts."""
+    """The kind and the replacement of a module, judged by its name and its submodules; ("", None) if there is none."""
     weight: Any = getattr(module, "weight", None)
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if type(module).__name__.endswith("RMSNorm") and isinstance(weight, Tensor) and epsilon is not None:
@@ -110,10 +110,10 @@ def _candidate(module: nn.Module, kernels: Kernels) -> tuple[str, Callable[[Tens
 
 @torch.no_grad()
 def _same(module: Any, forward: Callable[[Tensor], Tensor], example: Tensor) -> bool:
-    """Whether a replacement gives a module's result on random rows, but for rounding.
+    """Whether a replacement gives a module's result on random rows, up to rounding.
 
     Args:
-        example: has the type and the device of what the module reads.
+        example: A tensor with the dtype and device of the module's input.
     """
     width = module.gate_proj.in_features if hasattr(module, "gate_proj") else module.weight.numel()
     x = torch.randn(1, 5, width, generator=torch.Generator().manual_seed(0)).to(example)
@@ -137,10 +137,10 @@ def _restore(module: nn.Module) -> None:
 
 @contextmanager
 def _rotary_of(library: Any, example: Tensor, kernels: Kernels) -> Iterator[int]:
-    """The function by which an architecture's attention layers turn queries and keys, replaced for the time.
+    """Replace the function with which an architecture's attention layers rotate queries and keys, within the context.
 
-    It is the library's, not the model's: so the replacement looks at its arguments, and leaves tensors of another type
-    or device to the original.
+    Other models of the library use the same function. So the replacement checks its arguments and calls the original
+    for another dtype or device.
     """
     original = getattr(library, _ROTARY)
     device, dtypes = example.device, {example.dtype, torch.bfloat16}

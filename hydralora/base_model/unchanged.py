@@ -1,7 +1,7 @@
-"""Whether the base weights are still those that were loaded, without reading all of them.
+"""Checks whether the base weights are still those that were loaded, without reading all of them.
 
-What can change a weight leaves a trace: torch counts the writes to each tensor, and a tensor put in its place lies at
-another address. Writes past this count (through `.data`, or by a kernel of one's own) are looked for in a sample.
+Most changes leave a trace: torch counts the writes to each tensor, and a replaced tensor has another address. Writes
+that torch does not count (through `.data`, or by a custom kernel) are detected in a sample of values.
 """
 
 import dataclasses
@@ -18,20 +18,20 @@ Traces = dict[str, tuple[int, int]]
 
 
 def traces(model: Any) -> Traces:
-    """Address and number of writes of each base parameter; of adapters, nothing."""
+    """Address and number of writes of each base parameter, without adapters."""
     return {name: (parameter.data_ptr(), parameter._version) for name, parameter in base_parameters(model).items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Witness:
-    """The base weights at one time: their traces, and a few values of each."""
+    """The base weights at one time: their traces, and a few values of each parameter."""
 
     traces: Traces
     samples: dict[str, Tensor]
 
     @classmethod
     def of(cls, model: Any) -> "Witness":
-        """Look at a base model, or at the base of a PEFT model."""
+        """Record the weights of a base model, or of the base of a PEFT model."""
         samples = {name: _sample(parameter) for name, parameter in base_parameters(model).items()}
         return cls(traces(model), samples)
 
@@ -39,7 +39,7 @@ class Witness:
         """True if a weight has changed, False if none has, None if only reading all of them can tell.
 
         Args:
-            optimizer: of the training since then; base weights are none of its business.
+            optimizer: Optimizer of the training since then. If it holds base weights, the result is never False.
         """
         parameters = base_parameters(model)
         if parameters.keys() != self.samples.keys():
@@ -52,7 +52,7 @@ class Witness:
 
 
 def _sample(parameter: Tensor) -> Tensor:
-    """Values at even distances, the first and the last among them, on the parameter's device."""
+    """Evenly spaced values, including the first and the last, on the parameter's device."""
     from torch.distributed.tensor import DTensor
 
     whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
@@ -63,7 +63,7 @@ def _sample(parameter: Tensor) -> Tensor:
 
 
 def _differs(now: Tensor, before: Tensor) -> bool:
-    """Bit for bit, so that a NaN that was there is no change."""
+    """Whether any bit differs. Bits are compared, so that a NaN equals the same NaN."""
     return not torch.equal(now.view(torch.uint8), before.to(now.device).view(torch.uint8))
 
 

@@ -1,8 +1,8 @@
-"""The order of a whole run, planned before its first step from document lengths and a seed alone.
+"""Plans the order of a whole run before its first step, only from document lengths and a seed.
 
-A planned run resumes with the very batches it would have had, and every method trained with the same plan sees the
-same data. Each optimizer step is a random sample of the whole corpus, so that no step belongs to one source; only
-inside a step are documents sorted by length into micro-batches, which keeps padding low without biasing the order.
+A run that resumes gets exactly the batches it would have had, and every method with the same plan sees the same data.
+Each optimizer step is a random sample of the whole corpus, so no step belongs to one source. Only inside a step,
+documents are sorted by length into micro-batches. This keeps padding low and does not bias the order.
 """
 
 import dataclasses
@@ -21,7 +21,14 @@ Indices = NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """`micro_batches[step * per_step + i]` are the document indices of micro-batch i of a step."""
+    """The micro-batches of a run.
+
+    Attributes:
+        micro_batches: `micro_batches[step * per_step + i]` holds the document indices of micro-batch i of a step.
+        per_step: Number of micro-batches in a step, over all processes.
+        tokens_of_step: Tokens of each step without padding, [steps].
+        padding_share: Share of padding among all tokens of the run.
+    """
 
     micro_batches: tuple[Indices, ...]
     per_step: int
@@ -30,6 +37,7 @@ class StepPlan:
 
     @property
     def num_steps(self) -> int:
+        """Number of optimizer steps."""
         return len(self.tokens_of_step)
 
 
@@ -44,21 +52,21 @@ def plan_steps(
     seed: int,
     packed: bool = False,
 ) -> StepPlan:
-    """Plan a run until its budget is spent; exactly one of the three budgets is given.
+    """Plan a run until its budget is spent. Give exactly one of the three budgets.
 
     Args:
-        lengths: tokens of each document.
-        tokens_per_step: documents are added to a step until it has so many tokens (without padding).
-        micro_batches_per_step: forward passes of one step, over all processes.
-        max_steps: budget in optimizer steps.
-        max_tokens: budget in tokens (without padding).
-        num_epochs: budget in passes over the documents; may be a fraction.
-        seed: of the order; each epoch has its own.
-        packed: micro-batches are rows without padding, of about equally many tokens. Steps hold the same documents
-            either way.
+        lengths: Tokens of each document, [documents].
+        tokens_per_step: Documents are added to a step until it has at least this many tokens (without padding).
+        micro_batches_per_step: Forward passes per step, over all processes.
+        max_steps: Budget in optimizer steps.
+        max_tokens: Budget in tokens (without padding).
+        num_epochs: Budget in passes over the documents; may be a fraction.
+        seed: Seed of the order; each epoch has a different order.
+        packed: Whether micro-batches are rows without padding, with about equally many tokens. Steps hold the same
+            documents in both cases.
 
     Raises:
-        ValueError: not exactly one budget, or fewer documents than micro-batches in a step.
+        ValueError: If not exactly one budget is given, or there are fewer documents than micro-batches in a step.
     """
     if (max_steps, max_tokens, num_epochs).count(None) != 2:
         raise ValueError(
@@ -86,17 +94,17 @@ def plan_steps(
 
 
 def split_by_length(lengths: Indices, documents: Indices, num_groups: int) -> list[Indices]:
-    """Split documents, sorted by length, into the groups with the fewest padded tokens (dynamic programme).
+    """Split documents, sorted by length, into groups with the fewest tokens including padding (dynamic programming).
 
     Args:
-        lengths: tokens of every document.
-        documents: indices to split, at least `num_groups`.
-        num_groups: none of them is empty.
+        lengths: Tokens of every document.
+        documents: Indices to split, at least `num_groups`.
+        num_groups: Number of groups; no group is empty.
     """
     order = documents[np.lexsort((documents, lengths[documents]))]
     sizes = lengths[order]
     n = len(order)
-    # cost[j] is the least padded size of the first j documents in the groups so far; a group (i, j] pads to sizes[j-1].
+    # cost[j]: fewest padded tokens for the first j documents in the groups so far. A group (i, j] pads to sizes[j-1].
     cost = np.arange(n + 1) * np.concatenate(([0], sizes))
     starts = np.zeros((num_groups, n + 1), dtype=np.int64)
     for group in range(1, num_groups):
@@ -115,14 +123,14 @@ def split_by_length(lengths: Indices, documents: Indices, num_groups: int) -> li
 
 
 def split_by_tokens(lengths: Indices, documents: Indices, num_groups: int) -> list[Indices]:
-    """Split documents into groups of about equally many tokens: the longest first, each to the group with fewest.
+    """Split documents into groups with about equally many tokens: the longest first, each to the smallest group.
 
     Documents keep their order within a group.
 
     Args:
-        lengths: tokens of every document.
-        documents: indices to split, at least `num_groups`.
-        num_groups: none of them is empty.
+        lengths: Tokens of every document.
+        documents: Indices to split, at least `num_groups`.
+        num_groups: Number of groups; no group is empty.
     """
     groups: list[list[int]] = [[] for _ in range(num_groups)]
     fewest = [(0, group) for group in range(num_groups)]
@@ -134,7 +142,7 @@ def split_by_tokens(lengths: Indices, documents: Indices, num_groups: int) -> li
 
 
 def _steps(lengths: Indices, tokens_per_step: int, at_least: int, seed: int) -> Iterator[Indices]:
-    """Endless steps of enough tokens and documents; a step may straddle two epochs."""
+    """Yield steps with enough tokens and documents, without end; a step may contain documents of two epochs."""
     step: list[int] = []
     tokens = 0
     for document in _order(len(lengths), seed):

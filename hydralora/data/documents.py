@@ -1,4 +1,4 @@
-"""Documents as tokens: templates, answer-only labels, and a truncation that never loses an answer in silence."""
+"""Documents as tokens: templates, answer-only labels, and a truncation that never silently loses an answer."""
 
 import dataclasses
 import hashlib
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Integer
 from numpy.typing import NDArray
 
 from hydralora.base_model import default_cache_dir
@@ -19,18 +20,24 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100  # the label that torch's cross entropy leaves out
-Batch = dict[str, Any]  # tensors, and whole numbers in packed batches
+IGNORED = -100  # torch's cross entropy ignores this label
+Batch = dict[str, Any]  # tensors; packed batches also have integers
 _OPTIONAL_COLUMNS = ("document_id", "cluster", "expert_gates")
-_COUNTS = "counts.json"  # beside the tokens; written last
+_COUNTS = "counts.json"  # written last, beside the tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenisedDocuments:
-    """Token sequences of documents, memory-mapped, and what did not fit.
+    """Memory-mapped token sequences of documents, and counts of those that did not fit.
 
-    `dataset` has the columns `input_ids`, `answer_start` (position of the answer's first token), `length`, `source`,
-    and `document_id`, `cluster`, `expert_gates` where the documents have them.
+    Attributes:
+        dataset: Columns `input_ids`, `answer_start` (position of the answer's first token), `length`, `source`, and
+            `document_id`, `cluster`, `expert_gates` if the documents have them.
+        template: Template with which the documents were tokenised.
+        max_length: Largest number of tokens of a document.
+        prompts_cut: Number of documents whose prompt was cut.
+        answers_cut: Number of documents whose answer was cut.
+        without_answer: Number of documents that were dropped because they have no answer.
     """
 
     dataset: "Dataset"
@@ -54,47 +61,53 @@ class TokenisedDocuments:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """How they were tokenised and what did not fit, for the record of a run."""
+        """Template, maximum length and the counts of what did not fit, for the record of a run."""
         names = ("template", "max_length", "prompts_cut", "answers_cut", "without_answer")
         return {name: getattr(self, name) for name in names}
 
     def rows(self, indices: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
-        """Some documents, in the order asked for."""
+        """Rows of the documents with these indices, in the order of `indices`."""
         columns = self.dataset[[int(index) for index in indices]]
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> "TokenisedDocuments":
-        """Some of the documents, in the order asked for."""
-        return dataclasses.replace(self, dataset=self.dataset.select([int(index) for index in indices]))
+        """The documents with these indices, in the order of `indices`."""
+        # In memory: otherwise `datasets` writes the list of rows into the finished folder of the tokens.
+        chosen = self.dataset.select([int(index) for index in indices], keep_in_memory=True)
+        return dataclasses.replace(self, dataset=chosen)
 
     def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> "TokenisedDocuments":
-        """The documents with further columns, or with other values in them; one value for each document."""
+        """The documents with new or replaced columns; a column has one value for each document."""
         dataset = self.dataset
-        for name, values in columns.items():
-            if name in dataset.column_names:
-                dataset = dataset.remove_columns(name)
-            dataset = dataset.add_column(name, list(values))
+        with _quiet_datasets():
+            for name, values in columns.items():
+                if name in dataset.column_names:
+                    dataset = dataset.remove_columns(name)
+                dataset = dataset.add_column(name, list(values))
         return dataclasses.replace(self, dataset=dataset)
 
     def for_adapter(self, config: Any) -> "TokenisedDocuments":
-        """The documents as an adapter wants them: with gates only if it takes them from outside."""
+        """The documents without `expert_gates`, unless the adapter has router_input="given"."""
         takes_gates = getattr(config, "router_input", None) == "given"
         if takes_gates or "expert_gates" not in self.dataset.column_names:
             return self
         return dataclasses.replace(self, dataset=self.dataset.remove_columns("expert_gates"))
 
     def save(self, folder: Path) -> None:
-        """Write the tokens, so that other processes map them into memory rather than tokenise again."""
+        """Write the tokens, so that other processes can memory-map them and do not tokenise again."""
         with _quiet_datasets():
             self.dataset.save_to_disk(folder)
+        state = folder / "state.json"  # replace its random fingerprint, so that the same content gives the same bytes
+        content = {**json.loads(state.read_text()), "_fingerprint": self.fingerprint()}
+        state.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
         (folder / _COUNTS).write_text(json.dumps(self.counts) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "TokenisedDocuments":
-        """What `save` wrote.
+        """Load a folder that `save` wrote.
 
         Raises:
-            DataError: the folder has none.
+            DataError: If the folder has no tokenised documents.
         """
         from datasets import load_from_disk
 
@@ -103,7 +116,7 @@ class TokenisedDocuments:
         return cls(load_from_disk(folder), **json.loads((folder / _COUNTS).read_text()))
 
     def fingerprint(self) -> str:
-        """16 hex digits over tokens, answer positions, sources and gates, in order."""
+        """Hash of all columns of all documents in order, 16 hex digits."""
         digest = hashlib.blake2b(digest_size=8)
         for rows in self.dataset.iter(batch_size=1000):
             for name in sorted(rows):
@@ -118,23 +131,24 @@ def tokenise(
     template: Template = "chat",
     max_length: int = 512,
 ) -> TokenisedDocuments:
-    """Token sequences with the place where each answer starts.
+    """Tokenise documents and mark where each answer starts.
 
-    Prompt and answer are tokenised apart and joined, because that is what generation sees: the tokens of a prompt do
-    not depend on the answer after it. The answer ends with the token at which generation stops.
+    Prompt and answer are tokenised separately and then joined, as in generation: the tokens of a prompt do not depend
+    on the answer after it. The answer ends with the token at which generation stops.
 
-    A document longer than `max_length` loses the middle of its prompt; the template's frame at both ends stays. Only an
-    answer longer than half of `max_length` is cut itself, at its end, and then has no end token.
+    A document longer than `max_length` loses the middle of its prompt; the template's text at both ends stays. An
+    answer is cut at its end only if the document is too long and the answer exceeds half of `max_length`; a cut answer
+    has no end token.
 
     Args:
-        documents: Parquet file or rows with `prompt`, `completion`, `source` and optionally `document_id`, `cluster`,
+        documents: A Parquet file or rows with `prompt`, `completion`, `source` and optionally `document_id`, `cluster`,
             `expert_gates` (one weight for each expert).
-        tokenizer: of the base model.
+        tokenizer: The tokenizer of the base model.
         template: `"chat"` is the tokenizer's chat template, `"plain"` a blank line between prompt and answer.
-        max_length: most tokens of one document.
+        max_length: Largest number of tokens of one document.
 
     Raises:
-        DataError: no documents, a missing column, or a tokenizer without chat template or end token.
+        DataError: If there are no documents, a column is missing, or the tokenizer has no chat template or end token.
     """
     frame = Frame.of(tokenizer, template)
     with _quiet_datasets():
@@ -155,15 +169,15 @@ def tokenise(
 
 
 def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> Batch:
-    """One right-padded batch; `labels` are `IGNORED` outside of the answers.
+    """One right-padded batch; `labels` are `IGNORED` outside the answers.
 
     Args:
-        rows: documents of a `TokenisedDocuments`.
-        pad_token_id: fills `input_ids` where `attention_mask` is 0.
+        rows: Documents of a `TokenisedDocuments`.
+        pad_token_id: Token that fills `input_ids` where `attention_mask` is 0.
 
     Returns:
         `input_ids`, `attention_mask`, `labels` [batch, longest], and `expert_gates` [batch, N] and
-        `cluster` [batch] where rows have them.
+        `cluster` [batch] if the rows have them.
     """
     shape = (len(rows), max(len(row["input_ids"]) for row in rows))
     input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
@@ -182,18 +196,18 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> Batch:
     return batch
 
 
-def answer_index(labels: torch.Tensor) -> torch.Tensor:
+def answer_index(labels: Integer[torch.Tensor, "batch length"]) -> Integer[torch.Tensor, " n"]:
     """Positions whose next token is of an answer, counted through the flattened batch: [answer tokens].
 
     Args:
-        labels: [batch, length], `IGNORED` outside of the answers.
+        labels: Labels [batch, length], `IGNORED` outside the answers.
     """
     is_answer = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))
     return is_answer.flatten().nonzero()[:, 0]
 
 
 def pad_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """What fills batches: the padding token, or the end token of tokenizers that have none (it is masked anyway)."""
+    """The padding token, or the end token if the tokenizer has none (padding is masked anyway)."""
     token = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return int(token)
 
@@ -248,7 +262,7 @@ def _select_columns(rows: "Dataset") -> "Dataset":
 
 @contextmanager
 def _quiet_datasets() -> Iterator[None]:
-    """No progress bars for steps of a few seconds; the setting of the caller comes back."""
+    """Disable progress bars for steps of a few seconds, then restore the caller's setting."""
     import datasets
 
     if datasets.are_progress_bars_disabled():

@@ -1,8 +1,8 @@
-"""Documents laid end to end in one row: a batch without padding.
+"""Packs documents end to end into one row: a batch without padding.
 
-Attention and positions stay apart: positions restart at each document, and `cu_seq_lens` tells attention where each
-document begins (see `hydralora.base_model.packed_attention`). What a batch says of a document, its gates and its
-cluster, it says here of each token.
+Documents stay separate: positions restart at each document, and `cu_seq_lens` tells attention where each document
+begins (see `hydralora.base_model.packed_attention`). A packed batch has gates and clusters for each token, not for each
+document.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,18 +15,18 @@ from hydralora.data.documents import IGNORED, Batch, answer_index
 
 
 def collate_packed(rows: Sequence[Mapping[str, Any]]) -> Batch:
-    """One row of all documents; `labels` are `IGNORED` outside of the answers and at the first token of each document.
+    """One row of all documents; `labels` are `IGNORED` outside the answers and at the first token of each document.
 
-    (The token before a document belongs to another one, which must not predict it.)
+    The first token is ignored because the token before it belongs to another document.
 
     Args:
-        rows: documents of a `TokenisedDocuments`.
+        rows: Documents of a `TokenisedDocuments`.
 
     Returns:
         `input_ids`, `position_ids`, `labels` [1, T], `cu_seq_lens_q` and `cu_seq_lens_k` [documents + 1] in int32,
-        `max_length_q` and `max_length_k` (names of transformers), `document_of_token` [T], `answer_index` [answers],
-        and `expert_gates` [1, T, N], `cluster` [T] where rows have them. (The index is found here because finding
-        it on a GPU waits for all work before.)
+        `max_length_q` and `max_length_k` (names of transformers), `document_of_token` [T], `answer_index`
+        [answer tokens], and `expert_gates` [1, T, N], `cluster` [T] if the rows have them. `answer_index` is computed
+        here, because computing it on a GPU would wait for all earlier work.
     """
     lengths = np.array([len(row["input_ids"]) for row in rows])
     ends = lengths.cumsum()

@@ -1,4 +1,4 @@
-"""What surrounds a prompt and an answer: the chat template, or a blank line."""
+"""The text around a prompt and an answer: a chat template, or a blank line between them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,12 +12,19 @@ _ANSWER_MARK = "<ANSWER-GOES-HERE>"
 
 
 class DataError(ValueError):
-    """Documents that cannot be trained on, with the way out."""
+    """The documents cannot be used for training; the message tells what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """What a template puts around a prompt and after an answer."""
+    """The text and tokens that a template puts around a prompt and after an answer.
+
+    Attributes:
+        before: Text before the prompt.
+        between: Text between prompt and answer.
+        end: Tokens after the answer.
+        add_bos: Whether a document starts with the tokenizer's BOS token.
+    """
 
     before: str
     between: str
@@ -26,10 +33,13 @@ class Frame:
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase", template: Template) -> "Frame":
-        """Read the frame off the tokenizer.
+        """Read the frame from the tokenizer.
 
-        The end is the first special token that the chat template puts after an answer, which need not be the
-        tokenizer's `eos_token` (Llama 3 ends a turn with `<|eot_id|>`).
+        `end` stops at the first special token that the chat template puts after an answer. It is not always the
+        tokenizer's `eos_token`: Llama 3 ends a turn with `<|eot_id|>`.
+
+        Raises:
+            DataError: If the tokenizer has no end token, or no chat template for `template="chat"`.
         """
         if tokenizer.eos_token_id is None:
             raise DataError("The tokenizer has no end token, so a model could not learn where an answer ends")
@@ -50,13 +60,13 @@ class Frame:
         return cls(before, between, tuple(after[: ends[0] + 1]) if ends else end, add_bos=False)
 
     def prompt_tokens(self, tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str]) -> list[list[int]]:
-        """Tokens up to where the answer starts: the same for training, evaluation and generation."""
+        """Tokens before the answer; they are the same in training, evaluation and generation."""
         texts = [self.before + prompt + self.between for prompt in prompts]
         bos = [tokenizer.bos_token_id] if self.add_bos else []
         return [bos + tokens for tokens in tokenizer(texts, add_special_tokens=False).input_ids]
 
     def answer_tokens(self, tokenizer: "PreTrainedTokenizerBase", answers: Sequence[str]) -> list[list[int]]:
-        """Tokens of answers with their end; text that spells a special token stays text."""
+        """Tokens of answers with the end tokens; text that looks like a special token stays text."""
         encoded = tokenizer(list(answers), add_special_tokens=False, split_special_tokens=True).input_ids
         return [[*tokens, *self.end] if tokens else [] for tokens in encoded]
 

@@ -1,4 +1,4 @@
-"""Losses of held-out answers, and how sure their differences are. Imports `data`."""
+"""Losses of held-out answers, and confidence intervals of their differences. Imports `data`."""
 
 from hydralora.evaluation.held_out import (
     DocumentLosses,

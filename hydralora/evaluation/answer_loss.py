@@ -1,7 +1,7 @@
-"""Loss on answer tokens, with logits computed only where a loss is read.
+"""Loss on answer tokens, with logits computed only for positions that have a loss.
 
-A vocabulary of 49,152 makes the output layer a fifth of a 135M model, and half or more of all positions belong to
-prompts: their logits would be computed, kept for the backward pass, and never used.
+With a vocabulary of 49,152 the output layer is a fifth of a 135M model, and half or more of all positions belong to
+prompts. Their logits would be computed, kept for the backward pass, and never used.
 """
 
 from collections.abc import Mapping
@@ -9,30 +9,33 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float32, Integer
 from torch import Tensor, nn
 
 from hydralora.base_model.packed_attention import for_attention
 from hydralora.data import answer_index
 from hydralora.evaluation.chunked_loss import can_chunk, chunked_cross_entropy
 
-# What a batch says beside the model's inputs.
+# Entries of a batch that are not inputs of the model.
 _NOT_FOR_THE_MODEL = ("labels", "cluster", "document_of_token", "answer_index")
 
 
-def answer_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+def answer_logits(
+    model: nn.Module, batch: Mapping[str, Any]
+) -> tuple[Float[Tensor, "n vocabulary"], Integer[Tensor, " n"], Integer[Tensor, " n"]]:
     """Logits that predict answer tokens, one row a token.
 
-    A hook hands only those positions to the output layer; the rest of the model runs as it is, so this works for any
-    causal language model of transformers and any PEFT method on it. Virtual tokens of prompt methods come first in the
+    A hook passes only those positions to the output layer. The rest of the model does not change, so this works for any
+    causal language model of transformers with any PEFT method. Virtual tokens of prompt methods come first in the
     hidden states and are skipped.
 
     Args:
-        model: a causal language model, possibly wrapped by PEFT or DistributedDataParallel.
-        batch: `input_ids`, `attention_mask`, `labels` [batch, length], `IGNORED` outside of answers, and what else the
-            model's forward takes (`expert_gates`); or what `collate_packed` gives.
+        model: A causal language model, possibly wrapped by PEFT or DistributedDataParallel.
+        batch: `input_ids`, `attention_mask`, `labels` [batch, length] (`IGNORED` outside answers) and other inputs of
+            the model's forward pass (`expert_gates`); or the result of `collate_packed`.
 
     Returns:
-        logits [n, vocabulary], targets [n], and the document each belongs to [n].
+        Logits [n, vocabulary], targets [n], and the document index of each [n].
     """
     index, targets, documents = _answers(batch)
     length = batch["labels"].shape[1]
@@ -48,13 +51,14 @@ def answer_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, T
     return logits, targets, documents
 
 
-def answer_loss(model: nn.Module, batch: Mapping[str, Any], *, chunked: bool = False) -> Tensor:
+def answer_loss(model: nn.Module, batch: Mapping[str, Any], *, chunked: bool = False) -> Float32[Tensor, ""]:
     """Sum of cross entropies (nats, float32) over the answer tokens of a batch.
 
     Args:
-        model, batch: as of `answer_logits`.
-        chunked: never hold the logits of all answer tokens at once. For models whose logits are what their output layer
-            gives (see `chunked_loss.can_chunk`).
+        model: See `answer_logits`.
+        batch: See `answer_logits`.
+        chunked: Whether to never hold the logits of all answer tokens at once. Allowed only if
+            `logits_can_be_chunked(model, batch)`.
     """
     if chunked:
         hidden, targets = _answer_states(model, batch)
@@ -63,7 +67,7 @@ def answer_loss(model: nn.Module, batch: Mapping[str, Any], *, chunked: bool = F
     return F.cross_entropy(logits.float(), targets, reduction="sum")
 
 
-def document_losses(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+def document_losses(model: nn.Module, batch: Mapping[str, Any]) -> Float32[Tensor, " documents"]:
     """Sum of cross entropies (nats, float32) over the answer tokens of each document [documents]."""
     logits, targets, documents = answer_logits(model, batch)
     losses = F.cross_entropy(logits.float(), targets, reduction="none")
@@ -73,15 +77,15 @@ def document_losses(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a batch goes to the model's forward, without labels."""
+    """The entries of a batch that are inputs of the model's forward pass, without labels."""
     inputs = {name: value for name, value in batch.items() if name not in _NOT_FOR_THE_MODEL}
     return for_attention(getattr(model, "module", model), inputs)
 
 
 def logits_can_be_chunked(model: nn.Module, batch: Mapping[str, Any]) -> bool:
-    """Whether `answer_loss(chunked=True)` is this model's loss; tried on a batch.
+    """Whether `answer_loss(chunked=True)` equals this model's loss; tried on a batch.
 
-    Some models scale or cap what their output layer gives; theirs must go through the model.
+    Some models scale or cap the logits of their output layer, so their loss needs the model's own logits.
     """
     layer = _output_layer(model)
     if not can_chunk(layer):
@@ -92,7 +96,9 @@ def logits_can_be_chunked(model: nn.Module, batch: Mapping[str, Any]) -> bool:
         return torch.allclose(layer(hidden).float(), logits.float(), rtol=1e-2, atol=1e-3)
 
 
-def _answer_states(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def _answer_states(
+    model: nn.Module, batch: Mapping[str, Any]
+) -> tuple[Float[Tensor, "n hidden"], Integer[Tensor, " n"]]:
     """What the output layer would read to predict answer tokens [n, hidden], and these tokens [n]."""
     index, targets, _ = _answers(batch)
     length = batch["labels"].shape[1]
@@ -111,7 +117,9 @@ def _answer_states(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, 
     return hidden, targets
 
 
-def _answers(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+def _answers(
+    batch: Mapping[str, Any],
+) -> tuple[Integer[Tensor, " n"], Integer[Tensor, " n"], Integer[Tensor, " n"]]:
     """Position before each answer token, in the flattened batch, the token, and its document; each [n]."""
     labels = batch["labels"]
     index = batch["answer_index"] if "answer_index" in batch else answer_index(labels)
@@ -120,7 +128,7 @@ def _answers(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     return index, targets, documents
 
 
-def _at(hidden: Tensor, length: int, index: Tensor) -> Tensor:
+def _at(hidden: Float[Tensor, "batch positions d"], length: int, index: Integer[Tensor, " n"]) -> Float[Tensor, "n d"]:
     """Hidden states [n, d] at positions of the flattened batch; virtual tokens come before them."""
     return hidden[:, hidden.shape[1] - length :].flatten(0, 1).index_select(0, index)
 

@@ -1,20 +1,21 @@
-"""Cross entropy over a large vocabulary, a few thousand tokens at a time.
+"""Cross entropy over a large vocabulary, computed in chunks of tokens.
 
-The logits of 4,096 tokens and 49,152 words are 0.8 GB in float32, and autograd keeps two such tensors. Here loss and
-gradient are computed together, chunk by chunk, and only the gradient of the hidden states is kept.
+The logits of 4,096 tokens and a vocabulary of 49,152 take 0.8 GB in float32, and autograd keeps two such tensors. This
+module computes loss and gradient together for each chunk and keeps only the gradient of the hidden states.
 """
 
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float32, Integer
 from torch import Tensor, nn
 
-CHUNK = 2048  # tokens; 0.4 GB of float32 logits for 49,152 words
+CHUNK = 2048  # tokens; 0.4 GB of float32 logits for a vocabulary of 49,152
 
 
 def can_chunk(layer: nn.Module) -> bool:
-    """Whether an output layer is a plain matrix that is not trained."""
+    """Whether an output layer is a plain frozen `nn.Linear` without hooks."""
     return (
         type(layer) is nn.Linear
         and type(layer.weight) in (nn.Parameter, Tensor)
@@ -24,14 +25,16 @@ def can_chunk(layer: nn.Module) -> bool:
     )
 
 
-def chunked_cross_entropy(hidden: Tensor, layer: nn.Linear, targets: Tensor, chunk: int = CHUNK) -> Tensor:
+def chunked_cross_entropy(
+    hidden: Float[Tensor, "n d"], layer: nn.Linear, targets: Integer[Tensor, " n"], chunk: int = CHUNK
+) -> Float32[Tensor, ""]:
     """Sum of cross entropies (nats, float32); differentiable once, in the hidden states alone.
 
     Args:
-        hidden: what the output layer reads, [n, d].
-        layer: gives logits [n, vocabulary]; frozen.
-        targets: [n].
-        chunk: tokens whose logits are held at once.
+        hidden: Input of the output layer, [n, d].
+        layer: Frozen output layer with logits [n, vocabulary].
+        targets: Token ids [n].
+        chunk: Number of tokens whose logits are held at the same time.
     """
     loss: Tensor = _ChunkedCrossEntropy.apply(hidden, layer.weight, layer.bias, targets, chunk)
     return loss
@@ -54,7 +57,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             loss += (log_normaliser - logits.gather(1, words)).sum()
             if gradient is None:
                 continue
-            # The gradient of the logits, in their place: softmax, less 1 at the target.
+            # Overwrite the logits by their gradient: softmax, minus 1 at the target.
             probabilities = logits.sub_(log_normaliser).exp_()
             probabilities.scatter_add_(1, words, probabilities.new_full((1, 1), -1.0).expand(words.shape))
             torch.mm(probabilities.to(dtype), matrix, out=gradient[begin : begin + chunk])

@@ -23,9 +23,15 @@ Ints = NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True)
 class DocumentLosses:
-    """Summed answer loss (nats) and answer tokens of each document, in the order of the documents.
+    """Answer losses of documents.
 
-    Methods evaluated on the same documents are compared document by document: see `paired_bootstrap`.
+    `paired_bootstrap` compares two methods on the same documents.
+
+    Attributes:
+        loss_sums: Sum of the answer loss of each document in nats, [documents].
+        token_counts: Number of answer tokens of each document, [documents].
+        sources: Source of each document.
+        clusters: Cluster of each document, or None.
     """
 
     loss_sums: Floats
@@ -40,10 +46,11 @@ class DocumentLosses:
 
     @property
     def perplexity(self) -> float:
+        """exp of the mean loss of an answer token."""
         return math.exp(self.mean)
 
     def groups(self) -> dict[tuple[str, str], "DocumentLosses"]:
-        """`(group_kind, group)` -> its documents, for the kinds `all`, `source` and, where known, `cluster`."""
+        """`(group_kind, group)` -> its documents, for the kinds `all`, `source` and, if known, `cluster`."""
         groups = {("all", "all"): self}
         groups |= {("source", group): self.take(rows) for group, rows in _rows_by_label(self.sources).items()}
         if self.clusters is not None:
@@ -68,13 +75,13 @@ class DocumentLosses:
 def evaluate_documents(
     model: nn.Module, documents: TokenisedDocuments, *, pad_token_id: int, batch_tokens: int = 2048
 ) -> DocumentLosses:
-    """Answer losses of documents under a model. Processes started by torchrun share the work, and all get the result.
+    """Answer losses of documents with a model. Processes started by torchrun share the work, and all get the result.
 
     Args:
-        model: a causal language model, possibly with an adapter; documents with `expert_gates` pass them on.
-        documents: tokenised as in training.
-        pad_token_id: of the tokenizer.
-        batch_tokens: most padded tokens of a batch; a longer document is a batch of its own.
+        model: A causal language model, possibly with an adapter. It gets the documents' `expert_gates`, if any.
+        documents: Documents, tokenised as in training.
+        pad_token_id: Padding token of the tokenizer.
+        batch_tokens: Largest number of tokens in a batch, with padding. A longer document is a batch alone.
     """
     was_training = model.training
     model.eval()
@@ -84,7 +91,7 @@ def evaluate_documents(
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     batches = length_batches(lengths, batch_tokens)
     for start in range(0, len(batches), world):
-        # A model split between processes needs all of them for each forward pass: some repeat the last batch.
+        # With FSDP each forward pass needs all processes. A process without a batch left repeats the last one.
         indices = batches[min(start + rank, len(batches) - 1)]
         batch = collate(documents.rows(indices), pad_token_id)
         losses = document_losses(model, {name: tensor.to(device) for name, tensor in batch.items()})
@@ -111,17 +118,22 @@ def option_scores(
     max_length: int = 2048,
     expert_gates: Sequence[Sequence[float]] | None = None,
 ) -> list[Floats]:
-    """Log likelihood (nats, end token included) of each option as the answer to its prompt.
+    """Log likelihood (nats, with the end token) of each option as the answer to its prompt.
 
     Args:
-        model, tokenizer: with an adapter or without.
-        prompts: one for each question.
-        options: of each question.
-        template, max_length: as in training.
-        expert_gates: of each question, for adapters that take gates from outside.
+        model: A causal language model, possibly with an adapter.
+        tokenizer: The tokenizer of the model.
+        prompts: One prompt for each question.
+        options: The options of each question.
+        template: Template as in training.
+        max_length: Largest number of tokens of a prompt with an option, as in training.
+        expert_gates: Gates [N] of each question, for adapters with router_input="given".
+
+    Returns:
+        For each question, the log likelihoods [options].
 
     Raises:
-        ValueError: an empty option.
+        ValueError: If an option is empty.
     """
     rows = [
         {"prompt": prompt, "completion": option, "source": str(i)}
@@ -139,9 +151,9 @@ def option_scores(
 def bootstrap_interval(
     losses: DocumentLosses, *, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval of the mean token loss over resampled documents (percentile bootstrap).
+    """Confidence interval of the mean token loss in nats (percentile bootstrap over documents).
 
-    Documents are resampled, not tokens: the tokens of an answer are not independent.
+    It resamples documents, not tokens, because the tokens of an answer are not independent.
     """
     sums, tokens = _resampled((losses.loss_sums, losses.token_counts), num_resamples, seed)
     low, high = np.quantile(sums / tokens, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -150,7 +162,14 @@ def bootstrap_interval(
 
 @dataclasses.dataclass(frozen=True)
 class PairedDifference:
-    """Mean token loss of a minus that of b on the same documents, its interval, and how often a is lower."""
+    """Mean token loss of a minus that of b on the same documents, in nats.
+
+    Attributes:
+        difference: Difference of the means.
+        low: Lower end of its confidence interval.
+        high: Upper end of its confidence interval.
+        share_a_lower: Share of the resamples in which a has the lower loss.
+    """
 
     difference: float
     low: float
@@ -161,10 +180,10 @@ class PairedDifference:
 def paired_bootstrap(
     a: DocumentLosses, b: DocumentLosses, *, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
 ) -> PairedDifference:
-    """Compare two models document by document: both are resampled with the same documents.
+    """Compare two models on the same documents: each resample draws the same documents for both.
 
     Raises:
-        ValueError: losses of different documents.
+        ValueError: If the losses belong to different documents.
     """
     if a.sources != b.sources or not np.array_equal(a.token_counts, b.token_counts):
         raise ValueError("Expected losses of the same documents in the same order, got different ones")
@@ -175,7 +194,8 @@ def paired_bootstrap(
 
 
 def length_batches(lengths: Ints, batch_tokens: int) -> list[Ints]:
-    """Documents sorted by falling length, cut where a batch would exceed `batch_tokens` with padding."""
+    """Batches of document indices, the longest documents first; a batch has at most `batch_tokens` with padding, unless
+    a single document is longer."""
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     while start < len(order):

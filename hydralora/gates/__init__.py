@@ -1,4 +1,4 @@
-"""Gates outside the layer: record, fix, calibrate, export, operate on experts.
+"""Work on gates outside the layer: record, fix and calibrate them, export a plain LoRA, edit the experts.
 
 Imports `adapter` and `base_model`.
 """

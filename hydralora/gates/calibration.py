@@ -1,4 +1,4 @@
-"""Fixed gates measured on live routing, and what fixing them costs."""
+"""Measures fixed gates as means of routed gates, and what fixing them costs."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,18 +25,18 @@ def calibrate_gates(
     mask_key: str = "attention_mask",
     max_batches: int | None = None,
 ) -> dict[str, Tensor]:
-    """Mean live gates of each layer over the tokens of some batches, padding left out.
+    """Mean routed gates of each layer over the tokens of some batches, without padding.
 
     Args:
-        batches: what the model's forward takes; `labels` are not needed.
-        mask_key: entry that is 0 for padding [batch, length]; without it every token counts.
-        max_batches: stop after so many.
+        batches: Inputs of the model's forward pass; `labels` are not needed.
+        mask_key: Entry [batch, length] that is 0 for padding; without it every token counts.
+        max_batches: Largest number of batches to use; None uses all.
 
     Returns:
         Gates [N] by layer name, for `set_fixed_gates`, `to_lora` and `export_lora`.
 
     Raises:
-        ValueError: no batch, or none with a token.
+        ValueError: If there is no batch, or no batch has a token.
     """
     return _calibrate(model, ((batch, None) for batch in batches), adapter_name, mask_key, max_batches)["all"]
 
@@ -49,17 +49,17 @@ def calibrate_gates_by_group(
     mask_key: str = "attention_mask",
     max_batches: int | None = None,
 ) -> dict[str, dict[str, Tensor]]:
-    """`calibrate_gates` for each domain or cluster apart.
+    """`calibrate_gates` for each group of sequences separately.
 
     Args:
-        group_key: entry of each batch with a label for each sequence (strings, or a tensor of integers); the model does
-            not see it.
+        group_key: Entry of each batch with a label for each sequence (strings, or a tensor of integers). It is not
+            passed to the model.
 
     Returns:
-        For each label, as a string, gates [N] by layer name.
+        Label as a string -> gates [N] by layer name.
 
     Raises:
-        ValueError: no batch, or a group without a token.
+        ValueError: If there is no batch, or a group has no token.
     """
     labelled = (
         ({key: value for key, value in batch.items() if key != group_key}, _labels(batch[group_key]))
@@ -79,7 +79,7 @@ def _calibrate(
     num_tokens: dict[str, Tensor] = {}  # [M]
     modules: tuple[str, ...] = ()
     adapter_state(model, adapter_name).refuse_idle("measure gates")
-    with fixed_gates(model, None, adapter_name):  # live gates, whatever is fixed now
+    with fixed_gates(model, None, adapter_name):  # routed gates, even if gates are fixed now
         for batch, labels in islice(batches, max_batches):
             statistics, _ = document_statistics(model, batch, adapter_name, mask_key)
             if modules and statistics.modules != modules:
@@ -105,7 +105,7 @@ def _labels(values: Tensor | Sequence[Any]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class RoutingGap:
-    """Live routing against fixed gates on the same tokens; losses and divergence in nats a token."""
+    """Routed ("live") gates compared with fixed gates on the same tokens; losses and divergence in nats per token."""
 
     live_loss: float
     fixed_loss: float
@@ -114,7 +114,7 @@ class RoutingGap:
 
     @property
     def loss_difference(self) -> float:
-        """What fixing the gates costs: positive where live routing predicts better."""
+        """Fixed loss minus live (routed) loss: positive if routing predicts better."""
         return self.fixed_loss - self.live_loss
 
 
@@ -122,20 +122,21 @@ class RoutingGap:
 def compare_with_live(
     model: "PeftModel", gates: GateSpec | None, batches: Iterable[Mapping[str, Any]], adapter_name: str = "default"
 ) -> RoutingGap:
-    """Loss under live routing and under fixed gates, and the mean divergence KL(live || fixed) of predictions.
+    """Loss with routed ("live") and with fixed gates, and the mean divergence KL(live || fixed) of the predictions.
 
     Args:
-        model: with the adapter active; evaluated without dropout. Its labels are read as its own loss reads them: a
-            causal model predicts the next token, a masked one and a decoder under an encoder predict the token itself.
-        gates: as in `to_lora`; None for those that are fixed already.
-        batches: held-out text, not that of the calibration, with `labels` (-100 where no loss is read) and what the
-            model's forward takes.
+        model: A model whose adapter is active; it is evaluated without dropout. Labels are aligned with the logits as
+            in the model's own loss: a causal model predicts the next token, while a masked model and the decoder of an
+            encoder-decoder model predict the token itself.
+        gates: Gates as in `to_lora`; None uses the gates that are already fixed.
+        batches: Held-out text that was not used for calibration: the inputs of the model's forward pass, with `labels`
+            (-100 for tokens without loss).
 
     Raises:
-        ValueError: no token with a label, gates that do not fit, an adapter that no forward pass runs, or a model whose
-            loss is no cross entropy of its logits.
+        ValueError: If no token has a label, the gates do not fit, no forward pass runs the adapter, or the model's loss
+            is not the cross entropy of its logits.
     """
-    adapter_state(model, adapter_name).refuse_idle("compare fixed gates with live ones")
+    adapter_state(model, adapter_name).refuse_idle("compare fixed gates with routed ones")
     vectors = resolve_gates(model, gates, adapter_name)
     was_training = model.training
     model.eval()

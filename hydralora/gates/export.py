@@ -1,8 +1,8 @@
-"""HydraLoRA as plain LoRA: for fixed gates g, sum_i g_i B_i with the shared A is a LoRA of rank r, exactly.
+"""Exports HydraLoRA as plain LoRA: for fixed gates g, sum_i g_i B_i with the shared A is exactly a LoRA of rank r.
 
-While gates depend on the input there is no such LoRA, so an export is an approximation of live routing (measure it with
-`compare_with_live`), but it serves wherever a LoRA does and needs nothing of this package. Gates can be measured once
-(`calibrate_gates`) or for each domain (`calibrate_gates_by_group`), which gives one adapter a domain.
+No such LoRA exists if the gates depend on the input. Then an export only approximates routed gates; measure the error
+with `compare_with_live`. An export runs wherever a LoRA runs and does not need this package. Gates can be measured once
+(`calibrate_gates`) or for each group (`calibrate_gates_by_group`), which gives one adapter per group.
 """
 
 import copy
@@ -33,23 +33,24 @@ _WEIGHTS_NAME = "adapter_model.safetensors"
 def to_lora(
     model: "PeftModel", gates: GateSpec | None = None, adapter_name: str = "default", portable: bool = True
 ) -> tuple["LoraConfig", dict[str, Tensor]]:
-    """Config and state dict of the plain LoRA that equals the adapter under fixed gates.
+    """Config and state dict of the plain LoRA that equals the adapter with fixed gates.
 
-    Its rank is r; with an `A_i` for each expert (`shared_a=False`) it is N r. An expert that is always on is added with
-    gate 1. A shared LoRA adds its rank: the A of both stand below each other, their B side by side.
+    Its rank is r; with an `A_i` for each expert (`shared_a=False`) it is N r. A shared expert is added with gate 1. A
+    shared LoRA adds its rank: its A is stacked below the experts' A, its B beside their B.
+
+    Fully trained modules (`modules_to_save`) and resized embeddings belong to the adapter too, as when PEFT saves it.
+    Layers may be merged, disabled, inactive or compiled; the export is the same.
 
     Args:
-        gates: of each layer by name, one vector [N] for all layers, the number of one expert, or "uniform"; default
-            those that are fixed already (static or uniform gates, or a single expert).
-        portable: for servers that know one rank and one alpha (vLLM, llama.cpp): alpha / r is folded into B, ranks are
-            padded with zeros to the largest, patterns and rslora are gone. Otherwise r, alpha and patterns stay as they
-            are, as further training wants them.
-
-    Weights that are trained whole (`modules_to_save`) and embeddings whose size was changed belong to the adapter too,
-    as when PEFT saves it. Layers may be merged, disabled, inactive or compiled: what is exported does not change.
+        gates: Gates by layer name, one vector [N] for all layers, the index of one expert, or "uniform". None uses the
+            gates that are already fixed (fixed or uniform gates, or a single expert).
+        portable: Whether to export for servers that support only one rank and one alpha (vLLM, llama.cpp). If so,
+            alpha / r is folded into B, all ranks are padded with zeros to the largest, and patterns and rslora are
+            removed. Otherwise r, alpha and patterns stay unchanged, as further training needs them.
 
     Raises:
-        ValueError: no gates, gates that do not fit, or a portable export of trained modules that servers do not load.
+        ValueError: If there are no gates, the gates do not fit, or a portable export would contain trained modules,
+            which servers do not load.
     """
     layers = hydralora_layers(model, adapter_name)
     vectors = resolve_gates(model, gates, adapter_name)
@@ -57,7 +58,7 @@ def to_lora(
     state = _whole_modules(model, adapter_state(model, adapter_name))
     if portable and state:
         raise ValueError(
-            f"Expected low-rank factors alone in a portable adapter, got also {', '.join(sorted(state))}: "
+            f"Expected only low-rank factors in a portable adapter, got also {', '.join(sorted(state))}: "
             f"vLLM and llama.cpp load no such weights. Pass portable=False for an adapter that PEFT loads."
         )
     factors = {name: lora_factors(layer, adapter_name, vectors[name]) for name, layer in layers.items()}
@@ -75,8 +76,7 @@ def to_lora(
 
 
 def _whole_modules(model: "PeftModel", state: AdapterState) -> dict[str, Tensor]:
-    """What the adapter has beside its factors, as PEFT saves it: `modules_to_save`, and embeddings of another size than
-    the base model's."""
+    """Weights that PEFT saves beside the factors: `modules_to_save`, and resized embeddings."""
     from peft import get_peft_model_state_dict
 
     inner = unwrapped(model)
@@ -90,7 +90,7 @@ def _whole_modules(model: "PeftModel", state: AdapterState) -> dict[str, Tensor]
 
 
 def _vocabulary_was_resized(base: Any, config: Any) -> bool:
-    """Against the base model's own config, read from disk or from the hub's local cache; False where there is none."""
+    """Compare with the base model's own config, from disk or from the hub's local cache; False if there is none."""
     from transformers import AutoConfig
 
     name = config.base_model_name_or_path or getattr(base, "name_or_path", None)
@@ -112,9 +112,9 @@ def export_lora(
     adapter_name: str = "default",
     portable: bool = True,
 ) -> None:
-    """Write `to_lora` as an adapter folder that `PeftModel.from_pretrained` loads without this package.
+    """Write the result of `to_lora` as an adapter folder that `PeftModel.from_pretrained` loads without this package.
 
-    Each file appears whole or not at all.
+    Each file is written atomically. For the arguments and errors, see `to_lora`.
     """
     from safetensors.torch import save_file
 
@@ -131,14 +131,14 @@ def export_lora(
 
 
 def to_merged(model: "PeftModel", gates: GateSpec | None = None, adapter_name: str = "default") -> "PreTrainedModel":
-    """The base model with the adapter, under fixed gates, merged into its weights; all adapters are removed from it.
+    """Merge the adapter with fixed gates into the base model, remove all adapters, and return the base model.
 
-    As PEFT's `merge_and_unload`, this changes the base model in place. Deltas are added in float32 or wider and rounded
-    once. Adapters that are merged already are unmerged first, unless they are what is wanted.
+    Like PEFT's `merge_and_unload`, this changes the base model in place. The update is added in float32 or wider and
+    rounded once. Adapters that are already merged are unmerged first, except this adapter with these gates.
 
     Raises:
-        ValueError: layers of a kind that cannot be merged into, a model that is no `PeftModel`, or gates as in
-            `to_lora`. The model is then as it was.
+        ValueError: If a layer cannot be merged into, the model is not a `PeftModel`, or the gates are wrong as in
+            `to_lora`. The model is then unchanged.
     """
     state = adapter_state(model, adapter_name)
     state.refuse_without_peft_model("merge an adapter for good")
@@ -160,7 +160,7 @@ def to_merged(model: "PeftModel", gates: GateSpec | None = None, adapter_name: s
 
 
 def _have_gates(layers: dict[str, HydraLoraLayer], vectors: dict[str, Tensor], adapter_name: str) -> bool:
-    """Whether the adapter is merged in every layer with just these gates."""
+    """Whether the adapter is merged in every layer with exactly these gates."""
     fixed = {name: layer.fixed_gates(adapter_name) for name, layer in layers.items() if layer.merged}
     return set(fixed) == set(layers) and all(
         gates is not None and torch.equal(gates.float(), vectors[name].float()) for name, gates in fixed.items()
@@ -173,19 +173,19 @@ def _base_model(model: Any) -> "PreTrainedModel":
 
 
 def lora_factors(layer: HydraLoraLayer, adapter_name: str, gates: Tensor) -> tuple[Tensor, Tensor]:
-    """A [r', in] and B [out, r'] with B A = sum_i g_i B_i A_i (plus what is always on), without scaling, in the
+    """A [r', in] and B [out, r'] with B A = sum_i g_i B_i A_i (plus the shared expert or LoRA), without scaling, in the
     dtypes of the adapter's A and B. See `HydraLoraLayer.lora_factors`.
 
     Args:
-        gates: [N].
+        gates: Gates [N].
     """
     a, b = layer.lora_factors(adapter_name, gates)
-    # Computed in float32 at least, then rounded once.
+    # They are computed in float32 or wider and rounded only here.
     return a.to(layer.hydralora_A[adapter_name].weight.dtype), b.to(layer.hydralora_B[adapter_name].weight.dtype)
 
 
 def _pad(factor: Tensor, dim: int, rank: int) -> Tensor:
-    """Zeros up to a rank add nothing to B A."""
+    """Pad a factor with zeros to a rank; B A stays the same."""
     missing = rank - factor.shape[dim]
     return torch.nn.functional.pad(factor, (0, 0, 0, missing) if dim == 0 else (0, missing))
 
@@ -199,11 +199,11 @@ def _lora_config(base: Any, config: Any, portable_rank: int | None) -> "LoraConf
     lora.base_model_name_or_path = config.base_model_name_or_path or getattr(base, "name_or_path", None) or None
     if portable_rank is not None:
         if lora.base_model_name_or_path == EMBEDDED:
-            lora.base_model_name_or_path = EMBEDDED_ON_HUB  # a name that others know
+            lora.base_model_name_or_path = EMBEDDED_ON_HUB  # other software knows only this name
         lora.r = lora.lora_alpha = portable_rank
         lora.rank_pattern, lora.alpha_pattern, lora.use_rslora = {}, {}, False
     elif not config.shared_a:
-        # The rank grows by the number of blocks: alpha grows so that alpha / r (or / sqrt r) stays.
+        # The rank is multiplied by the number of blocks; alpha grows so that alpha / r (or / sqrt(r)) stays the same.
         blocks = config.num_experts + config.shared_expert
         growth = math.sqrt(blocks) if config.use_rslora else blocks
         lora.r, lora.lora_alpha = lora.r * blocks, lora.lora_alpha * growth
@@ -213,7 +213,7 @@ def _lora_config(base: Any, config: Any, portable_rank: int | None) -> "LoraConf
 
 
 def _set_ranks(lora: "LoraConfig", layers: dict[str, tuple[int, float]]) -> None:
-    """Rank and alpha of each layer, by (rank, scaling): those of most layers for all, patterns for the others."""
+    """Set rank and alpha from each layer's (rank, scaling): the most common pair as default, patterns for the rest."""
     power = 0.5 if lora.use_rslora else 1
     wanted = {name: (rank, _whole(scaling * rank**power)) for name, (rank, scaling) in layers.items()}
     (lora.r, lora.lora_alpha), _ = Counter(wanted.values()).most_common(1)[0]
@@ -222,5 +222,5 @@ def _set_ranks(lora: "LoraConfig", layers: dict[str, tuple[int, float]]) -> None
 
 
 def _whole(alpha: float) -> float:
-    """3.0000000000000004 -> 3: PEFT types alpha as an integer, and reads others too."""
+    """Round 3.0000000000000004 to 3, because PEFT types alpha as an integer; other values stay."""
     return round(alpha) if math.isclose(alpha, round(alpha), rel_tol=1e-12) else alpha

@@ -1,4 +1,4 @@
-"""Gates fixed by hand: one vector of N for each layer in place of the router, given in one of several forms."""
+"""Fixed gates: one vector [N] for each layer replaces the router."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,21 +9,21 @@ from torch import Tensor, nn
 from hydralora.adapter.layer import HydraLoraLayer
 from hydralora.adapter.state import hydralora_layers
 
-# By layer name, one vector [N] for every layer, the number of one expert, or "uniform" for 1 / N.
+# Gates by layer name, one vector [N] for every layer, the index of one expert, or "uniform" for 1 / N.
 GateSpec = Mapping[str, Tensor] | Tensor | int | str
 
 
 def set_fixed_gates(model: nn.Module, gates: GateSpec | None, adapter_name: str = "default") -> None:
-    """Fix the gates of an adapter; None gives routing back to the router.
+    """Fix the gates of an adapter, or with None let the router compute them again.
 
-    With fixed gates an adapter can be merged (`merge_adapter`, `merge_and_unload`). They are not saved with it:
-    `export_lora` writes a plain LoRA that has them.
+    An adapter with fixed gates can be merged (`merge_adapter`, `merge_and_unload`). Fixed gates are not saved with the
+    adapter; `export_lora` writes a plain LoRA that includes them.
 
     Args:
-        gates: used as they are, not normalised.
+        gates: Gates as in `to_lora`; they are not normalised.
 
     Raises:
-        ValueError: no such adapter, gates that do not fit, or an adapter that is merged with its present gates.
+        ValueError: If there is no such adapter, the gates do not fit, or the adapter is merged with its present gates.
     """
     layers = hydralora_layers(model, adapter_name)
     if any(adapter_name in layer.merged_adapters for layer in layers.values()):
@@ -39,10 +39,10 @@ def set_fixed_gates(model: nn.Module, gates: GateSpec | None, adapter_name: str 
 
 @contextmanager
 def fixed_gates(model: nn.Module, gates: GateSpec | None, adapter_name: str = "default") -> Iterator[None]:
-    """`set_fixed_gates` while the context lasts; then the adapter is as it was before.
+    """`set_fixed_gates` while the context lasts; the earlier gates return afterwards.
 
     Raises:
-        ValueError: no such adapter, or gates that do not fit.
+        ValueError: As in `set_fixed_gates`.
     """
     layers = hydralora_layers(model, adapter_name)
     before = {
@@ -61,10 +61,11 @@ def resolve_gates(model: nn.Module, gates: GateSpec | None, adapter_name: str = 
     """Gates [N] of every layer, float32, on the layer's device.
 
     Args:
-        gates: None stands for gates that are fixed already: static or uniform ones, or those of a single expert.
+        gates: Gates in one of the forms of `GateSpec`. None uses gates that are already fixed: those of
+            `set_fixed_gates`, uniform gates, or those of a single expert.
 
     Raises:
-        ValueError: gates that do not fit, or None while gates depend on the input.
+        ValueError: If the gates do not fit, or are None while the adapter's gates depend on the input.
     """
     layers = hydralora_layers(model, adapter_name)
     if isinstance(gates, Mapping) and set(gates) != set(layers):
@@ -85,8 +86,8 @@ def _layer_gates(layer: HydraLoraLayer, gates: Tensor | int | str | None, adapte
         fixed = layer.fixed_gates(adapter_name)
         if fixed is None:
             raise ValueError(
-                f"Adapter {adapter_name!r} weighs its {num_experts} experts by the input. Give gates: measured ones "
-                f'(`calibrate_gates`), a vector of {num_experts}, the number of one expert, or "uniform".'
+                f"The gates of adapter {adapter_name!r} depend on the input. Pass fixed gates: measured ones "
+                f'(`calibrate_gates`), a vector of {num_experts}, the index of one expert, or "uniform".'
             )
         return fixed
     if gates == "uniform":

@@ -1,4 +1,4 @@
-"""Predictions and labels of one batch, side by side as the model's own loss pairs them."""
+"""Predictions and labels of one batch, aligned as in the model's own loss."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from hydralora.adapter.state import base_of
 
-IGNORED = -100  # label of tokens without loss, as everywhere in transformers
+IGNORED = -100  # transformers' label for tokens without loss
 
 
 def labelled_predictions(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [n, classes] in float32 where a label is read, and these labels [n].
+    """Log-probabilities [n, classes] in float32 of the positions that have a label, and these labels [n].
 
     Raises:
-        ValueError: labels that the model does not read as classes of its logits.
+        ValueError: If the labels are not classes of the model's logits.
     """
     inputs = {key: value.to(model.device).contiguous() for key, value in batch.items() if isinstance(value, Tensor)}
     labels = inputs["labels"]
@@ -28,7 +28,8 @@ def labelled_predictions(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, 
     if labels.is_floating_point() or labels.shape != logits.shape[:-1]:
         raise ValueError(
             f"Expected labels that are classes, one for each of the predictions {list(logits.shape[:-1])}, got "
-            f"{list(labels.shape)} in {labels.dtype}: the loss of {type(base_of(model)).__name__} is no cross entropy"
+            f"{list(labels.shape)} in {labels.dtype}: the loss of {type(base_of(model)).__name__} is not a cross "
+            f"entropy"
         )
     if shift is None:
         shift = _shift_of_loss(logits, labels, output.loss, type(base_of(model)).__name__)
@@ -39,7 +40,7 @@ def labelled_predictions(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, 
 
 
 def _known_shift(base: Any) -> int | None:
-    """1 where logits predict the next token, 0 where they predict the token itself; None for other kinds of models."""
+    """1 if logits predict the next token, 0 if they predict the token itself; None for other kinds of models."""
     from transformers.models.auto import modeling_auto as auto
 
     name = type(base).__name__
@@ -66,4 +67,4 @@ def _shift_of_loss(logits: Tensor, labels: Tensor, loss: Tensor | None, name: st
         own = F.cross_entropy(predicted.float().flatten(0, -2), wanted.flatten(), ignore_index=IGNORED)
         if torch.isclose(own, loss.float(), rtol=1e-2, atol=1e-4):
             return shift
-    raise ValueError(f"Cannot compare predictions of {name}: its loss is no cross entropy of its logits and labels")
+    raise ValueError(f"Cannot compare predictions of {name}: its loss is not a cross entropy of its logits and labels")

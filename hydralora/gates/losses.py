@@ -1,27 +1,29 @@
 """Auxiliary losses on gates: spread the load over experts, or teach routers the clusters of the corpus.
 
-Both are computed layer by layer and then averaged. Pooling the gates of all layers first would hide collapse: layers
-that each use one expert look balanced when their favourites differ. Padding is left out. A large balance weight pins
-the gates to 1/N, which is the ablation without a gate; 0.01 is where the literature starts.
+Both are computed for each layer and then averaged. Pooling the gates of all layers first would hide collapse: layers
+that each use a single expert look balanced together if they use different ones. Padding does not count. A large balance
+weight forces the gates to 1/N, which is the ablation without a gate; the literature starts at 0.01.
 """
 
 from collections.abc import Iterator, Mapping
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from hydralora.gates.recording import Masks, token_weights
 
 
-def balance_loss(gates: Mapping[str, Tensor], mask: Masks = None) -> Tensor:
+def balance_loss(gates: Mapping[str, Float[Tensor, "..."]], mask: Masks = None) -> Float[Tensor, ""]:
     """Squared coefficient of variation of the experts' mean gates, N sum_i mean_i^2 - 1, averaged over layers.
 
-    The importance loss of Shazeer et al. (arXiv 1701.06538, section 4). For gates that are never cut to the top k, as
-    here, it is the Switch Transformer's N sum_i f_i P_i (arXiv 2101.03961, section 2.2) minus 1, with load f_i = P_i.
+    This is the importance loss of Shazeer et al. (arXiv 1701.06538, section 4). The gates here are never cut to the top
+    k, so it also equals the Switch Transformer's N sum_i f_i P_i (arXiv 2101.03961, section 2.2) minus 1, with load
+    f_i = P_i.
 
     Args:
-        gates: [batch, length, N] of each layer, recorded with gradients.
-        mask: [batch, length], 0 for padding, or one for each layer by name.
+        gates: Gates [batch, length, N] by layer name, recorded with gradients.
+        mask: Mask [batch, length], 0 for padding, or one mask for each layer by name.
 
     Returns:
         A scalar from 0 (every expert has the same mean gate) to N - 1 (one expert has it all).
@@ -33,18 +35,22 @@ def balance_loss(gates: Mapping[str, Tensor], mask: Masks = None) -> Tensor:
     return torch.stack([loss.to(losses[0].device) for loss in losses]).mean()
 
 
-def cluster_loss(gates: Mapping[str, Tensor], clusters: Tensor, mask: Masks = None) -> Tensor:
+def cluster_loss(
+    gates: Mapping[str, Float[Tensor, "..."]],
+    clusters: Shaped[Tensor, " batch"] | Shaped[Tensor, "batch N"],
+    mask: Masks = None,
+) -> Float[Tensor, ""]:
     """Cross entropy (nats) between each token's gates and its document's cluster, averaged over tokens and layers.
 
-    To guide routers at the start of training only, let the weight of this loss fall to 0.
+    To guide routers only at the start of training, let the weight of this loss fall to 0.
 
     Args:
-        gates: [batch, length, N] of each layer, recorded with gradients.
-        clusters: expert that belongs to each document's cluster [batch], or soft assignments [batch, N].
-        mask: [batch, length], 0 for padding, or one for each layer by name.
+        gates: Gates [batch, length, N] by layer name, recorded with gradients.
+        clusters: Expert of each document's cluster [batch], or soft assignments [batch, N].
+        mask: Mask [batch, length], 0 for padding, or one mask for each layer by name.
 
     Raises:
-        ValueError: clusters beyond the experts, a mask that does not fit, or a layer whose rows are not known.
+        ValueError: If a cluster has no expert, a mask does not fit, or the rows of a layer are not known.
     """
     num_experts = next(layer for _, layer in _layers(gates)).shape[-1]
     if clusters.dim() == 1:
@@ -57,8 +63,8 @@ def cluster_loss(gates: Mapping[str, Tensor], clusters: Tensor, mask: Masks = No
     for name, layer in _layers(gates):
         if layer.dim() != 3 or len(layer) != len(clusters):
             raise ValueError(
-                f"Expected gates [{len(clusters)}, length, N] for clusters of as many documents, got "
-                f"{list(layer.shape)} from layer {name}. Leave such layers out (`exclude_modules`)."
+                f"Expected gates [{len(clusters)}, length, N] for the clusters of {len(clusters)} documents, got "
+                f"{list(layer.shape)} from layer {name}. Exclude such layers (`exclude_modules`)."
             )
         log_gates = layer.clamp_min(torch.finfo(layer.dtype).tiny).log()
         targets = clusters[:, None].to(layer)  # [batch, 1, N]
@@ -73,7 +79,7 @@ def _layers(gates: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     return iter(gates.items())
 
 
-def _masked_mean(values: Tensor, weights: Tensor) -> Tensor:
+def _masked_mean(values: Float[Tensor, "*tokens n"], weights: Shaped[Tensor, "*tokens"]) -> Float[Tensor, " n"]:
     """Mean of [..., n] over the tokens of weight 1, [n]."""
     weights = weights.unsqueeze(-1)
     return (values * weights).flatten(0, -2).sum(0) / weights.sum()

@@ -1,4 +1,4 @@
-"""What the routers do: gates recorded for each layer and token, and their statistics for groups of tokens.
+"""Records the gates of each layer and token, and sums their statistics over groups of tokens.
 
 with record_gates(model) as gates:
     loss = model(**batch).loss
@@ -19,7 +19,7 @@ from hydralora.adapter.given_gates import ModelCalls, watched
 from hydralora.adapter.layer import GateObserver, HydraLoraLayer
 from hydralora.adapter.state import adapter_state, base_of, hydralora_layers, plain_name
 
-# [batch, length], 0 for padding; one for each layer by name where they see different tokens; None where all count.
+# [batch, length], 0 for padding; one by layer name if layers see different tokens; None if all tokens count.
 Masks = Tensor | Mapping[str, Tensor | None] | None
 
 
@@ -27,22 +27,22 @@ Masks = Tensor | Mapping[str, Tensor | None] | None
 def record_gates(model: nn.Module, adapter_name: str = "default") -> Iterator[dict[str, Tensor]]:
     """Collect the gates of each layer's last forward pass while the context lasts.
 
-    They are the gates that were used (dropout included), with gradients where the forward pass has them. Layers take
-    their plain path meanwhile, which costs little (benchmarks/gate_statistics.py). Under gradient checkpointing the
-    context must last until after `backward`, which runs layers again and must find them as they were.
+    These are the gates that were used (dropout included), with gradients if the forward pass has them. Layers do not
+    use their fused path meanwhile, which costs little (benchmarks/gate_statistics.py). With gradient checkpointing the
+    context must last until after `backward`, which runs layers again and needs the same path.
 
     Args:
-        model: with the adapter active.
-        adapter_name: of several adapters.
+        model: A model whose adapter is active.
+        adapter_name: Name of the adapter.
 
     Yields:
-        A dict, filled by forward passes: layer name -> gates [batch, length, N]. It holds layers in their order in the
-        model, and stays as it is when the context ends. A layer that runs several times in one pass of the model
-        (ALBERT) has the mean of its runs. Length is 1 for a layer that sees one vector for each sequence (a pooler).
-        Layers whose input is no batch (experts of a mixture, a vision tower) have [tokens, N] as they come.
+        A dict that forward passes fill: layer name -> gates [batch, length, N], in the order of the model's forward
+        pass. It keeps its content after the context. If a layer runs several times in one forward pass (ALBERT), the
+        entry is the mean of its runs. Length is 1 for a layer that sees one vector for each sequence (a pooler). Layers
+        without a batch axis (experts of a mixture, a vision tower) have [tokens, N].
 
     Raises:
-        ValueError: no such adapter, one that is merged or disabled, or one with a single expert, which has no gates.
+        ValueError: If there is no such adapter, it is merged or disabled, or it has a single expert and so no gates.
     """
     layers = hydralora_layers(model, adapter_name)
     state = adapter_state(model, adapter_name)
@@ -70,10 +70,10 @@ def record_gates(model: nn.Module, adapter_name: str = "default") -> Iterator[di
 
 
 class _Recorder(NamedTuple):
-    """Where the gates of one layer go."""
+    """What an observer needs to record the gates of one layer."""
 
     gates: dict[str, Tensor]
-    runs: dict[str, int]  # of each layer, in this pass of the model
+    runs: dict[str, int]  # number of runs of each layer in this forward pass
     calls: ModelCalls
     place: Place
     name: str
@@ -86,7 +86,7 @@ def _observer(recorder: _Recorder, adapter_name: str) -> GateObserver:
         if adapter != adapter_name:
             return
         if torch._C._current_graph_task_id() != -1 and name in gates:
-            return  # gradient checkpointing runs the layer again in backward
+            return  # gradient checkpointing runs the layer again during backward
         call = calls.running[-1] if calls.running else None
         layer_gates = layer_gates if call is None else _by_rows(layer_gates, call, place)
         before = runs.get(name, 0) if call is not None else 0
@@ -98,7 +98,7 @@ def _observer(recorder: _Recorder, adapter_name: str) -> GateObserver:
 
 
 def _by_rows(gates: Tensor, call: Call, place: Place) -> Tensor:
-    """[batch, length, N] where the rows of the batch are known, else as they are."""
+    """Gates [batch, length, N] if the rows of the batch are known, else unchanged."""
     if gates.dim() > 3:
         return gates
     try:
@@ -113,18 +113,18 @@ def _by_rows(gates: Tensor, call: Call, place: Place) -> Tensor:
 
 
 class GateStatistics:
-    """Sums over tokens, updated batch by batch: gates, their entropy, and which expert wins, within groups of tokens.
+    """Sums over the tokens of each group, updated batch by batch: gates, their entropy, and how often each expert wins.
 
     Args:
-        num_groups: groups of tokens; one, unless `update` is told groups.
+        num_groups: Number of groups of tokens; 1 if `update` gets no groups.
 
     Attributes (float64, on the device of the gates; M layers, G groups, N experts):
-        modules: names of the layers, known from the first update on.
-        layer_tokens: [M, G], tokens that a layer saw, padding left out.
-        num_tokens: [G], the same of the first layer. Layers differ in models with an encoder and a decoder.
-        gate_sums: [M, G, N].
-        usage_sums: [M, G, N], tokens for which the expert has the largest gate.
-        entropy_sums: [M, G], in nats.
+        modules: Names of the layers, known after the first update.
+        layer_tokens: Number of tokens that each layer saw, without padding, [M, G].
+        num_tokens: The same for the first layer, [G]. Layers differ in models with an encoder and a decoder.
+        gate_sums: Sums of gates, [M, G, N].
+        usage_sums: Number of tokens for which the expert has the largest gate, [M, G, N].
+        entropy_sums: Sums of the entropy of gates in nats, [M, G].
     """
 
     def __init__(self, num_groups: int = 1) -> None:
@@ -134,6 +134,7 @@ class GateStatistics:
 
     @property
     def num_tokens(self) -> Tensor:
+        """Tokens seen so far by the first layer."""
         return self.layer_tokens[0] if len(self.layer_tokens) else self.layer_tokens
 
     @torch.no_grad()
@@ -141,13 +142,13 @@ class GateStatistics:
         """Add the tokens of a batch.
 
         Args:
-            gates: [batch, length, N] of each layer, from `record_gates`.
-            mask: [batch, length], 0 for padding; None counts every token. One for each layer by name, where layers see
-                different tokens. A layer that sees one vector for each sequence counts it.
-            groups: integers in [0, num_groups), [batch] or [batch, length].
+            gates: Gates [batch, length, N] by layer name, from `record_gates`.
+            mask: Mask [batch, length], 0 for padding; None counts every token. If layers see different tokens, one mask
+                for each layer by name. A layer that sees one vector for each sequence counts each vector.
+            groups: Integers in [0, num_groups), [batch] or [batch, length].
 
         Raises:
-            ValueError: a mask or groups that do not fit, or other layers than in the first update.
+            ValueError: If a mask or the groups do not fit, or the layers differ from those of the first update.
         """
         if not self.modules:
             self._start(gates)
@@ -174,11 +175,11 @@ class GateStatistics:
         self.layer_tokens, self.entropy_sums = self.gate_sums[..., 0].clone(), self.gate_sums[..., 0].clone()
 
     def _weights(self, kept: Tensor, groups: Tensor | None, stacked: Tensor) -> Tensor:
-        """[G, T]: 1 where a token belongs to a group and is no padding."""
+        """Weights [G, T]: 1 for each token that belongs to the group and is not padding, else 0."""
         if groups is None:
             return kept.reshape(1, -1)
         of_token = groups.to(stacked.device)
-        shape = stacked.shape[1:-1]  # [batch, length], or [tokens] of a layer whose input is no batch
+        shape = stacked.shape[1:-1]  # [batch, length], or [tokens] for a layer without a batch axis
         if of_token.dim() == 1 and len(shape) == 2 and len(of_token) == shape[0]:
             of_token = of_token[:, None].expand(shape)
         if of_token.shape != shape:
@@ -195,12 +196,12 @@ class GateStatistics:
         return self.usage_sums / self.layer_tokens[..., None]
 
     def entropy(self) -> Tensor:
-        """Mean entropy of a token's gates over log N, [M, G]: 0 is one expert alone, 1 all alike."""
+        """Mean entropy of a token's gates divided by log N, [M, G]: 0 if one expert has all, 1 if all are equal."""
         return self.entropy_sums / self.layer_tokens / math.log(self.gate_sums.shape[-1])
 
 
 def _alike(gates: Mapping[str, Tensor], mask: Masks) -> list[list[int]]:
-    """Numbers of layers whose gates have one shape and one mask."""
+    """Groups of layer indices; the layers of a group have gates of the same shape and the same mask."""
     alike: dict[Any, list[int]] = {}
     for i, (name, layer) in enumerate(gates.items()):
         own = mask.get(name) if isinstance(mask, Mapping) else None
@@ -209,10 +210,10 @@ def _alike(gates: Mapping[str, Tensor], mask: Masks) -> list[list[int]]:
 
 
 def token_weights(name: str, gates: Tensor, mask: Masks) -> Tensor:
-    """1 for each token of a layer's gates [..., N] that is no padding, else 0.
+    """Weights [...] for a layer's gates [..., N]: 1 for each token that is not padding, else 0.
 
     Raises:
-        ValueError: a mask that does not fit.
+        ValueError: If the mask does not fit.
     """
     own = mask.get(name) if isinstance(mask, Mapping) else mask
     shape = gates.shape[:-1]
@@ -221,8 +222,8 @@ def token_weights(name: str, gates: Tensor, mask: Masks) -> Tensor:
     if own.shape != shape:
         raise ValueError(
             f"Expected a mask for the {math.prod(shape)} tokens that have gates, got one for {own.numel()}: layer "
-            f"{name} saw {tuple(shape)}, the mask is {tuple(own.shape)}. Where layers see different tokens, give "
-            f"a mask for each by its name, or leave such layers out (`exclude_modules`)."
+            f"{name} saw {tuple(shape)}, the mask is {tuple(own.shape)}. If layers see different tokens, "
+            f"give a mask for each by its name, or exclude such layers (`exclude_modules`)."
         )
     return own.to(gates)
 
@@ -231,19 +232,20 @@ def token_weights(name: str, gates: Tensor, mask: Masks) -> Tensor:
 def document_statistics(
     model: nn.Module, batch: Mapping[str, Any], adapter_name: str = "default", mask_key: str = "attention_mask"
 ) -> tuple[GateStatistics, dict[str, Tensor]]:
-    """Run a model over a batch without dropout, and sum its gates within each sequence.
+    """Run a model on a batch without dropout, and sum its gates for each sequence.
 
     Args:
-        batch: what the model's forward takes; entries that are no tensors are left out, and so are `labels` unless a
-            decoder needs them.
-        mask_key: entry that is 0 for padding; without it every token counts. Layers of a decoder under an encoder use
-            `decoder_attention_mask`, or else leave out tokens without a label (-100).
+        batch: Inputs of the model's forward pass. Entries that are not tensors are dropped, and so are `labels` unless
+            a decoder needs them.
+        mask_key: Entry that is 0 for padding; without it every token counts. In an encoder-decoder model, layers of the
+            decoder use `decoder_attention_mask`; without it they skip tokens without a label (-100).
 
     Returns:
         Statistics with a group for each sequence, and the gates [batch, length, N] by layer name.
 
     Raises:
-        ValueError: an adapter that no forward pass runs, or layers whose tokens cannot be told apart.
+        ValueError: If no forward pass runs the adapter, or it is unclear which sequence the tokens of a layer belong
+            to.
     """
     adapter_state(model, adapter_name).refuse_idle("measure gates")
     base = base_of(model)
@@ -276,7 +278,7 @@ def document_statistics(
 
 @contextmanager
 def _layers_of_the_encoder(base: Any, has_decoder: bool) -> Iterator[set[str]]:
-    """Names of layers that see the encoder's tokens: its own, and the decoder's that attend to its output."""
+    """Names of layers that see the encoder's tokens: its own, and the decoder's layers that read its output."""
     names: set[str] = set()
     handles: list[Any] = []
     if has_decoder:

@@ -1,8 +1,8 @@
-"""Change how many experts an adapter has, with a known effect on its outputs.
+"""Changes the number of experts of an adapter, with a known effect on its outputs.
 
-`upcycle` turns a trained plain LoRA into N experts and changes nothing; the others edit the experts of every layer in
-place. Gates are a softmax without bias, so no edit but `upcycle` can leave every output as it was: each says what it
-does to gates and outputs. An optimizer must be made anew afterwards, since parameters are replaced.
+`upcycle` turns a trained plain LoRA into N experts and does not change the outputs. The other functions edit the
+experts of every layer in place. Gates are a softmax without bias, so these edits must change outputs; each docstring
+states the effect on gates and outputs. Create a new optimizer afterwards, because the parameters are replaced.
 """
 
 import copy
@@ -30,35 +30,37 @@ _SHARED_FIELDS = (
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "task_type"),
 )
 
-# Fields of a LoRA that say nothing about what it computes, or nothing unless another field is set too.
+# Fields of a LoRA that do not affect what it computes, or only if another field is set too.
 _NEUTRAL_FIELDS = (
     *("peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
     *("init_lora_weights", "loftq_config", "eva_config", "megatron_core", "qalora_group_size", "runtime_config"),
 )
 _INITS_THAT_KEEP_THE_BASE = (True, False, None, "gaussian", "orthogonal", "eva")
 
-# (B_i [N, out, r], rows of the router [N, d] or None) -> the same of the new experts
+# (B_i [N, out, r], rows of the router [N, d] or None) -> the same for the new experts
 Edit = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 
 
 def upcycle(
     model: "PeftModel", num_experts: int, adapter_name: str = "default", router_input: str = "low_rank"
 ) -> "PeftModel":
-    """Turn a plain LoRA into a HydraLoRA whose N experts all start as its B; outputs stay as they are.
+    """Turn a plain LoRA into a HydraLoRA whose N experts all start as its B; the outputs do not change.
 
-    Whatever the gates, they sum to 1 and sum_i g_i B = B. The router starts at random (seed it with
-    `torch.manual_seed`), so the experts see differently weighted gradients and part.
+    All gates sum to 1, so sum_i g_i B = B. The router starts at random (seed it with `torch.manual_seed`), so the
+    experts get differently weighted gradients and become different.
 
     Args:
-        model: with one plain LoRA adapter; its layers are replaced in place. A merged one is unmerged first.
+        model: A model with one plain LoRA adapter. Its layers are replaced in place; a merged adapter is unmerged
+            first.
+        num_experts: Number of experts N.
         router_input: "low_rank" or "hidden".
 
     Returns:
         A new PEFT model around the same base model.
 
     Raises:
-        ValueError: no LoRA of that name, one with parts that HydraLoRA does not have (DoRA, biases, trained tokens, a
-            changed base model), or a model with further adapters. The model is then as it was.
+        ValueError: If there is no LoRA of that name, it has parts that HydraLoRA does not have (DoRA, biases, trained
+            tokens, a changed base model), or the model has other adapters. The model is then unchanged.
     """
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -80,7 +82,7 @@ def upcycle(
 
 
 def _check_upcyclable(model: "PeftModel", adapter_name: str) -> None:
-    """Everything that `upcycle` refuses, before it changes anything."""
+    """Raise all errors of `upcycle` before it changes anything."""
     lora = configs_of(model).get(adapter_name)
     if lora is None or lora.peft_type.value != "LORA":
         raise ValueError(
@@ -94,13 +96,13 @@ def _check_upcyclable(model: "PeftModel", adapter_name: str) -> None:
     state.refuse_compiled_layers("upcycle a LoRA")
     if state.others:
         raise ValueError(
-            f"Expected a model with the adapter {adapter_name!r} alone, got also {', '.join(state.others)}, which "
+            f"Expected a model with the adapter {adapter_name!r} alone, got also {', '.join(state.others)}; they "
             f"would be lost. Delete them first (`delete_adapter`)."
         )
 
 
 def _extra_parts(lora: "LoraConfig") -> list[str]:
-    """Fields of a config that make more, or something else, of a LoRA than B A over a base model as it was loaded."""
+    """Config fields with which a LoRA is not plain: it is more than B A, or its base model was changed."""
     plain = LoraConfig()
     known = {*_SHARED_FIELDS, *_NEUTRAL_FIELDS}
     fields = [field.name for field in dataclasses.fields(lora) if field.name not in known]
@@ -111,7 +113,7 @@ def _extra_parts(lora: "LoraConfig") -> list[str]:
 
 
 def _extra_layers(model: "PeftModel", adapter_name: str) -> list[str]:
-    """Layers that are no linear ones, have variants of LoRA, or were scaled by hand."""
+    """Layers that are not linear, use a variant of LoRA, or have a scaling set by hand."""
     extra = []
     for name, layer in base_of(model).named_modules():
         if not isinstance(layer, LoraLayer) or adapter_name not in layer.scaling:
@@ -128,15 +130,18 @@ def _extra_layers(model: "PeftModel", adapter_name: str) -> list[str]:
 
 
 def add_expert(model: "PeftModel", copy_of: int | None = None, adapter_name: str = "default") -> None:
-    """Add an expert, the last of the routed ones.
+    """Add an expert after the last routed one.
 
-    Effect: with `copy_of=i`, it has expert i's B and router row; gates become g_j / (1 + g_i), and the pair together
-    2 g_i / (1 + g_i), so outputs move towards expert i. Otherwise its B is zero and its router row random (seed it with
-    `torch.manual_seed`): what the adapter adds shrinks by the factor 1 - g_new. Gates given from outside ("given")
-    must have one entry more.
+    Effect with `copy_of=i`: the new expert has expert i's B and router row. Gates become g_j / (1 + g_i), and the pair
+    together gets 2 g_i / (1 + g_i), so outputs move towards expert i. Effect without it: the new B is zero and the
+    router row random (seed it with `torch.manual_seed`), so the experts' update is multiplied by 1 - g_new. Given gates
+    (router_input="given") need one more entry.
+
+    Args:
+        copy_of: Index of the expert to copy; None adds an expert with B = 0.
 
     Raises:
-        ValueError: no such expert, or experts that an edit is not defined for.
+        ValueError: If there is no such expert, or the edit is not defined for the adapter's experts.
     """
 
     def edit(experts: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -153,10 +158,11 @@ def add_expert(model: "PeftModel", copy_of: int | None = None, adapter_name: str
 def drop_expert(model: "PeftModel", expert: int, adapter_name: str = "default") -> None:
     """Remove an expert.
 
-    Effect: the gates of the others become g_j / (1 - g_dropped); the softmax is taken over what is left.
+    Effect: the softmax runs over the remaining experts, so their gates become g_j / (1 - g_dropped).
 
     Raises:
-        ValueError: no such expert, the only expert, or experts that an edit is not defined for.
+        ValueError: If there is no such expert, it is the only one, or the edit is not defined for the adapter's
+            experts.
     """
     _check_experts(model, adapter_name, [expert])
 
@@ -169,13 +175,13 @@ def drop_expert(model: "PeftModel", expert: int, adapter_name: str = "default") 
 def merge_experts(
     model: "PeftModel", experts: tuple[int, int], weight: float = 0.5, adapter_name: str = "default"
 ) -> None:
-    """Replace two experts by one in the first one's place.
+    """Replace two experts by one, at the index of the first.
 
-    Effect: its B and its router row are `weight` times the first's plus (1 - weight) times the second's, so its logit
-    is the same mean of theirs. Merging the last two gives the plain LoRA of these fixed gates.
+    Effect: the new B and router row are `weight` times the first's plus (1 - weight) times the second's, so the new
+    logit is the same weighted mean. Merging the last two experts gives the plain LoRA with gates (weight, 1 - weight).
 
     Raises:
-        ValueError: not two experts of the adapter, or experts that an edit is not defined for.
+        ValueError: If these are not two experts of the adapter, or the edit is not defined for the adapter's experts.
     """
     first, second = experts
     _check_experts(model, adapter_name, experts)
@@ -194,23 +200,23 @@ def merge_experts(
 
 
 def _edit_experts(model: "PeftModel", adapter_name: str, change: int, edit: Edit) -> None:
-    """Replace B and router of every layer; the expert or the shared LoRA that is always on stays last."""
+    """Replace B and router of every layer; the shared expert or shared LoRA stays last."""
     layers = hydralora_layers(model, adapter_name)
     adapter_state(model, adapter_name).refuse_merged("change experts", any_adapter=False)
     configs = unwrapped(model).peft_config
     config = configs[adapter_name]
     if not config.shared_a:
         raise ValueError(
-            "Expected experts that share one A, got one A for each (shared_a=False): no edit is defined there"
+            "Expected experts that share one A, got one A for each (shared_a=False): no edit is defined for them"
         )
     if config.num_experts == 1 and change > 0 and config.router_input in ("low_rank", "hidden"):
         raise ValueError(
-            "Expected at least two experts, got one, which has no router: export it as the LoRA that it is "
+            "Expected at least two experts, got one, which has no router: export it as a plain LoRA "
             "(`export_lora`) and `upcycle` that"
         )
     for layer in layers.values():
         _edit_layer(layer, adapter_name, edit)
-    # A copy: one config object may belong to several adapters or models.
+    # Replace, not mutate: one config object may belong to several adapters or models.
     configs[adapter_name] = dataclasses.replace(config, num_experts=config.num_experts + change)
 
 
@@ -225,13 +231,13 @@ def _edit_layer(layer: HydraLoraLayer, adapter_name: str, edit: Edit) -> None:
     router = dict(layer.hydralora_router.items()).get(adapter_name)
     new_routed, new_rows = edit(routed, None if router is None else router.weight)
     new_blocks = torch.cat((new_routed, always_on))
-    shared_lora = b.weight[:, experts.shape[1] :]  # untouched, as its rows of A are
+    shared_lora = b.weight[:, experts.shape[1] :]  # unchanged, like its rows of A
     columns = torch.cat((new_blocks.movedim(0, 1).flatten(1), shared_lora), dim=1)
     layer.hydralora_B[adapter_name] = _linear_like(b, columns)
     layer.num_experts[adapter_name] = len(new_routed)
     if router is not None and new_rows is not None and len(new_rows) > 1:
         layer.hydralora_router[adapter_name] = _linear_like(router, new_rows)
-    elif router is not None:  # a router for one expert would be a parameter without effect
+    elif router is not None:  # a router for one expert would have no effect
         del layer.hydralora_router[adapter_name]
     if adapter_name in layer.fixed_gate_vectors:
         del layer.fixed_gate_vectors[adapter_name]
@@ -262,7 +268,7 @@ def _without(values: Tensor, index: int) -> Tensor:
 
 
 def _random_row(rows: Tensor) -> Tensor:
-    """As the layer initialises its router."""
+    """A router row, initialised like the layer's router."""
     row = torch.empty_like(rows[:1])
     nn.init.kaiming_uniform_(row, a=math.sqrt(5))
     return row[0]

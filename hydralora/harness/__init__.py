@@ -1,6 +1,6 @@
-"""The paper's benchmarks through EleutherAI's lm-evaluation-harness (the extra `eval`), on-line or from local files.
+"""The paper's benchmarks in EleutherAI's lm-evaluation-harness (the extra `eval`), online or from local files.
 
-The harness is imported when something is evaluated, not with this package.
+The harness is imported when something is evaluated, not when this package is imported.
 """
 
 from hydralora.harness.benchmarks import BENCHMARKS

@@ -16,23 +16,26 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
+    """Command line: `python -m hydralora.harness`."""
     parser = argparse.ArgumentParser(prog="python -m hydralora.harness", description="The paper's benchmarks.")
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--adapter", type=Path, help="folder of a trained adapter; it names its base model")
+    model.add_argument("--adapter", type=Path, help="folder of a trained adapter; its config names the base model")
     model.add_argument("--base-model", default=EMBEDDED, help="folder or hub id, to evaluate without an adapter")
     parser.add_argument("--tasks", nargs="+", required=True, choices=sorted(BENCHMARKS))
     parser.add_argument("--corpora", type=Path, help="folder of local Parquet files; default: the hub")
-    parser.add_argument("--limit", type=int, help="documents of each task")
+    parser.add_argument("--limit", type=int, help="evaluate only the first LIMIT documents of each task")
     parser.add_argument("--num-fewshot", type=int, help="examples before each question; default: the benchmark's own")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--max-gen-toks", type=int, help="most tokens of a generated answer")
+    parser.add_argument("--max-gen-toks", type=int, help="largest number of tokens in a generated answer")
     parser.add_argument("--apply-chat-template", action="store_true")
     parser.add_argument(
-        "--allow-code-execution", action="store_true", help="run programs that the model writes, in bubblewrap"
+        "--allow-code-execution", action="store_true", help="run programs that the model writes, inside bubblewrap"
     )
-    parser.add_argument("--unsafe-no-isolation", action="store_true", help="run them with all your rights instead")
+    parser.add_argument(
+        "--unsafe-no-isolation", action="store_true", help="run them without bubblewrap, with all your rights"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="write the scores into this JSON file as well")
+    parser.add_argument("--output", type=Path, help="also write the scores to this JSON file")
     options = vars(parser.parse_args())
     adapter, base_model, output = options.pop("adapter"), options.pop("base_model"), options.pop("output")
     try:
@@ -49,7 +52,7 @@ def _load(adapter: Path | None, base_model: str) -> "tuple[nn.Module, PreTrained
         return load_base_model(base_model)
     from peft import PeftConfig, PeftModel
 
-    import hydralora  # noqa: F401 - makes PEFT know HYDRALORA
+    import hydralora  # noqa: F401 - registers HYDRALORA with PEFT
 
     model, tokenizer = load_base_model(PeftConfig.from_pretrained(adapter).base_model_name_or_path)
     return PeftModel.from_pretrained(model, adapter).eval(), tokenizer

@@ -1,7 +1,7 @@
-"""Which tasks of the harness make up each benchmark of the paper, and where their documents come from.
+"""The harness's tasks of each benchmark of the paper, and where their documents come from.
 
-A task is the harness's own, prompt, examples, filters and metric, also where its documents are local: only the data set
-is replaced. HumanEval is the exception, see `hydralora.harness.humaneval`.
+Prompt, examples, filters and metric of a task are always the harness's own. With local files, only the data set is
+replaced. HumanEval is the exception, see `hydralora.harness.humaneval`.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ class Benchmark:
     """A row of the table below.
 
     Attributes:
-        read: documents of a subset, from the folder of local files.
-        metric: that is averaged over the documents of all subsets.
-        prefix: of the tasks' names in the harness; the rest of a name is the subset.
-        subsets: of the benchmark; None for all that the harness has.
-        folder: of the harness's tasks, inside its own `tasks`; None for a task of ours.
-        fields: of a task, in the harness's terms: those to replace, or all of a task of ours.
+        read: Reads the documents of a subset from the folder of local files.
+        metric: The metric that is averaged over the documents of all subsets.
+        prefix: Prefix of the tasks' names in the harness; the rest of a name is the subset.
+        subsets: Subsets of the benchmark; None for all that the harness has.
+        folder: Folder of the tasks inside the harness's `tasks`; None for a task that we define.
+        fields: Returns fields of the harness's task config: those to replace, or all fields of a task that we define.
     """
 
     read: Callable[[Path, str], "DatasetDict"]
@@ -39,7 +39,7 @@ class Benchmark:
 
 
 def _with_stripped_answers() -> dict[str, Any]:
-    """The harness compares bare answers with the space before them, which most tokenizers keep: its score is then 0."""
+    """Filters that also score the stripped answer. The harness keeps the space before an answer, so its score is 0."""
     take_first = {"function": "take_first"}
     filters = {"none": [take_first], "stripped": [{"function": "remove_whitespace"}, take_first]}
     return {"filter_list": [{"name": name, "filter": steps} for name, steps in filters.items()]}
@@ -58,15 +58,19 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "bbh_direct": Benchmark(read_bbh, "exact_match", "bbh_fewshot_", None, "bbh/fewshot", _with_stripped_answers),
     "humaneval": Benchmark(read_humaneval, "pass@1", "humaneval", ("",), fields=humaneval_config),
 }
-"""MMLU without examples, GSM8K with 8 worked ones, BBH with 3 worked (`bbh`) or bare (`bbh_direct`) ones, HumanEval."""
+"""MMLU without examples, GSM8K with 8 worked examples, BBH with 3 examples that are worked (`bbh`) or show only the
+answer (`bbh_direct`), and HumanEval."""
 
 
 def load_tasks(names: Sequence[str], corpora: Path | None) -> tuple[dict[str, "Task"], dict[str, list[str]]]:
-    """The harness's tasks of some benchmarks, each once, and the names of each benchmark's tasks.
+    """Load the harness's tasks of some benchmarks, each task once.
 
     Args:
-        names: keys of `BENCHMARKS`.
-        corpora: folder of local files; None for the hub.
+        names: Keys of `BENCHMARKS`.
+        corpora: Folder of local files; None for the hub.
+
+    Returns:
+        Task by name, and the names of each benchmark's tasks.
     """
     import lm_eval.tasks
 
@@ -89,11 +93,11 @@ def _member_names(benchmark: Benchmark, all_names: Sequence[str]) -> list[str]:
 
 
 def _specification(benchmark: Benchmark, member: str, corpora: Path | None) -> dict[str, Any]:
-    """A task as the harness's manager takes it."""
+    """A task in the form that the harness's TaskManager loads."""
     fields = {"task": member, **benchmark.fields()}
     if corpora is not None:
         fields["custom_dataset"] = _reader(benchmark, corpora, member.removeprefix(benchmark.prefix))
-    # Fields of the harness's own tasks can be replaced only where a group names them.
+    # The harness lets us replace fields of its own tasks only inside a group.
     return fields if benchmark.folder is None else {"group": f"{member}_alone", "task": [fields]}
 
 

@@ -1,4 +1,4 @@
-"""Local Parquet files as the data sets that the harness's tasks expect of the hub: same splits, same columns."""
+"""Local Parquet files in the form of the hub's data sets that the harness expects: same splits, same columns."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,10 @@ Row = dict[str, Any]
 
 
 def read_mmlu(corpora: Path, subject: str) -> "DatasetDict":
-    """`mmlu_test.parquet` and `mmlu_dev.parquet` (`subject, question, A, B, C, D, answer` as a letter) as cais/mmlu."""
+    """Read `mmlu_test.parquet` and `mmlu_dev.parquet` in the form of cais/mmlu.
+
+    Their columns are `subject, question, A, B, C, D, answer`; the answer is a letter.
+    """
     columns = ("question", "A", "B", "C", "D", "answer")
     return _dataset(
         {
@@ -30,18 +33,18 @@ def read_mmlu(corpora: Path, subject: str) -> "DatasetDict":
 
 
 def read_gsm8k(corpora: Path, subset: str) -> "DatasetDict":
-    """`gsm8k_test.parquet` (`instruction, output`) as openai/gsm8k. Its examples are in the harness's task."""
+    """Read `gsm8k_test.parquet` (`instruction, output`) in the form of openai/gsm8k. The harness has the examples."""
     rows = _rows(corpora / "gsm8k_test.parquet", ("instruction", "output"))
     return _dataset({"test": [{"question": row["instruction"], "answer": row["output"]} for row in rows]})
 
 
 def read_bbh(corpora: Path, subset: str) -> "DatasetDict":
-    """`bbh_test.parquet` (`task, input, target`), one task of it. Its examples are in the harness's task."""
+    """Read one task of `bbh_test.parquet` (`task, input, target`). The harness has the examples."""
     return _dataset({"test": _rows(corpora / "bbh_test.parquet", ("input", "target"), ("task", subset))})
 
 
 def read_humaneval(corpora: Path, subset: str) -> "DatasetDict":
-    """`humaneval_test.parquet` as openai/openai_humaneval."""
+    """Read `humaneval_test.parquet` in the form of openai/openai_humaneval."""
     columns = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
     return _dataset({"test": _rows(corpora / "humaneval_test.parquet", columns)})
 
@@ -53,11 +56,16 @@ def _dataset(splits: Mapping[str, Sequence[Row]]) -> "DatasetDict":
 
 
 def _rows(path: Path, columns: Sequence[str], equal: tuple[str, str] | None = None) -> list[Row]:
-    """Rows of a Parquet file, those where one column has a value if asked for."""
+    """Rows of a Parquet file; with `equal` = (column, value), only the rows with that value.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If columns are missing or there are no rows.
+    """
     import pyarrow.parquet as pq
 
     if not path.is_file():
-        raise FileNotFoundError(f"Expected the benchmark's documents in {path}, which is no file. Check `corpora`.")
+        raise FileNotFoundError(f"Expected the benchmark's documents in {path}, found no such file. Check `corpora`.")
     needed = {*columns, *(equal[:1] if equal else ())}
     if missing := needed - set(pq.read_schema(path).names):
         raise ValueError(f"{path} lacks the columns {sorted(missing)}")

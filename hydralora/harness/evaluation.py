@@ -1,4 +1,4 @@
-"""Scores of a model, with or without an adapter, in the paper's benchmarks."""
+"""Evaluates a model, with or without an adapter, on the paper's benchmarks."""
 
 import dataclasses
 import functools
@@ -28,11 +28,12 @@ class BenchmarkScore:
     """A row of the result.
 
     Attributes:
-        benchmark: as asked for.
-        task: of the harness, or the benchmark's name for the mean over all documents of its tasks.
-        metric: of the harness, with the filter that took the answer from the text where a task has several.
-        value, stderr: stderr is None where the harness gives none.
-        n: documents.
+        benchmark: Name of the benchmark as requested.
+        task: The harness's task, or the benchmark's name for the mean over all documents of its tasks.
+        metric: The harness's metric; if a task has several filters for the answer, with the filter's name.
+        value: The score.
+        stderr: Its standard error; None if the harness gives none.
+        n: Number of documents.
     """
 
     benchmark: str
@@ -62,25 +63,31 @@ def evaluate_benchmarks(
     """Evaluate benchmarks with lm-evaluation-harness.
 
     Args:
-        model, tokenizer: a causal language model, or a `PeftModel` of one.
-        tasks: names in `BENCHMARKS`; a task that two of them share is evaluated once.
-        corpora: folder of local Parquet files (docs/benchmarks.md); None downloads from the hub.
-        limit: documents of each task of the harness, its first ones; scores of few documents say little.
-        num_fewshot: examples before each question; default the benchmark's own number (see `BENCHMARKS`).
-        batch_size: sequences at once; changes time and memory, not scores (but which samples HumanEval draws).
-        max_gen_toks: most tokens of a generated answer; default the task's own number.
-        apply_chat_template: put prompts into the tokenizer's chat template, examples as turns.
-        gates: questions -> gates [n, N], for adapters with router_input="given".
-        allow_code_execution: run the programs that the model writes for humaneval, isolated by bubblewrap.
-        unsafe_no_isolation: run them without bubblewrap, with all rights of this process. Only for a machine that holds
-            nothing of value, such as a container without network that is thrown away.
-        seed: of sampling, and of the choice of examples.
+        model: A causal language model, or a `PeftModel` of one.
+        tokenizer: The tokenizer of the model.
+        tasks: Names in `BENCHMARKS`. A task that two of them share is evaluated once.
+        corpora: Folder of local Parquet files (docs/benchmarks.md); None downloads from the hub.
+        limit: Evaluate only the first `limit` documents of each task; None for all. Scores of few documents are noisy.
+        num_fewshot: Number of examples before each question; None for the benchmark's own number (see `BENCHMARKS`).
+        batch_size: Number of sequences per batch. It changes time and memory, but not scores, except that HumanEval
+            draws other samples.
+        max_gen_toks: Largest number of tokens in a generated answer; None for the task's own number.
+        apply_chat_template: Whether to put prompts into the tokenizer's chat template, with examples as turns.
+        gates: A function from questions to gates [n, N], for adapters with router_input="given".
+        allow_code_execution: Whether to run the programs that the model writes for humaneval, isolated by bubblewrap.
+        unsafe_no_isolation: Whether to run them without bubblewrap, with all rights of this process. Use it only on a
+            machine without valuable data, such as a disposable container without network.
+        seed: Seed for sampling and for the choice of examples.
+
+    Returns:
+        Scores in the order of `tasks`. For a benchmark with several tasks, its mean comes first.
 
     Raises:
-        ValueError: unknown tasks, a limit below 1, code to run without permission, gates missing or not used.
-        ImportError: the harness is not installed.
-        FileNotFoundError: a benchmark's file is not in `corpora`.
-        SandboxError: bubblewrap is missing or does not work here.
+        ValueError: If tasks are unknown, the limit is below 1, code needs permission to run, or gates are missing or
+            not used.
+        ImportError: If the harness is not installed.
+        FileNotFoundError: If a benchmark's file is not in `corpora`.
+        SandboxError: If bubblewrap is missing or does not work here.
     """
     sandbox = Sandbox(isolated=not unsafe_no_isolation) if allow_code_execution else None
     _check(model, tasks, limit=limit, gates=gates, sandbox=sandbox)
@@ -94,7 +101,7 @@ def evaluate_benchmarks(
         _configure(task, num_fewshot=num_fewshot, max_gen_toks=max_gen_toks, seed=seed)
     if sandbox is not None and "humaneval" in loaded:
         loaded["humaneval"].set_config("process_results", functools.partial(score_samples, sandbox=sandbox))
-    # Without a list torch saves the state of every GPU in sight, and warns.
+    # Without a list, torch saves the state of every visible GPU and warns.
     device = next(model.parameters()).device
     gpus = [device] if device.type == "cuda" else []
     try:
@@ -124,22 +131,22 @@ def _check(
 ) -> None:
     if not tasks or set(tasks) - BENCHMARKS.keys():
         raise ValueError(f"Expected some of {sorted(BENCHMARKS)}, got {list(tasks)}")
-    if limit is not None and limit < 1:  # the harness would take 0 for no limit
+    if limit is not None and limit < 1:  # the harness reads 0 as no limit
         raise ValueError(f"Expected a `limit` of at least 1, or None for all documents, got {limit}")
     if _needs_gates(model) != (gates is not None):
         raise ValueError(
-            "This adapter has router_input='given': pass `gates`, a function from questions to gates [n, N], for "
-            "instance of the corpus model, or fix them with hydralora.set_fixed_gates."
+            "This adapter has router_input='given': pass `gates`, a function from questions to gates [n, N] (for "
+            "example from the corpus model), or fix them with hydralora.set_fixed_gates."
             if gates is None
-            else "Got `gates`, but no active adapter takes them: that is for router_input='given'."
+            else "Got `gates`, but no active adapter takes them: they are for router_input='given'."
         )
     if importlib.util.find_spec("lm_eval") is None:
         raise ImportError("Benchmarks need lm-evaluation-harness. Install it: pip install 'hydralora[eval]'")
     if "humaneval" in tasks:
         if sandbox is None:
             raise ValueError(
-                "The task humaneval runs programs that the model writes, isolated by bubblewrap. If that is all right "
-                "here, pass allow_code_execution=True (--allow-code-execution)."
+                "The task humaneval runs programs that the model writes, isolated by bubblewrap. To allow that on this "
+                "machine, pass allow_code_execution=True (--allow-code-execution)."
             )
         sandbox.check()
 
@@ -154,7 +161,7 @@ def _needs_gates(model: nn.Module) -> bool:
 
 
 def _configure(task: "Task", *, num_fewshot: int | None, max_gen_toks: int | None, seed: int) -> None:
-    """As the harness's own command line does: a task that says zero examples keeps to that."""
+    """Configure a task like the harness's command line does: a task with zero examples always keeps zero."""
     own = task.get_config("num_fewshot")
     task.set_config("num_fewshot", own if num_fewshot is None or own == 0 else num_fewshot)
     if max_gen_toks is not None and task.get_config("output_type") == "generate_until":
@@ -178,7 +185,7 @@ def _language_model(
 
 @contextmanager
 def _few_warnings() -> Iterator[None]:
-    """Setting up, the harness warns of what is meant here: a model in memory, and each data set that is replaced."""
+    """Silence the harness during setup: it warns about an in-memory model and replaced data sets, which we intend."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -189,7 +196,7 @@ def _few_warnings() -> Iterator[None]:
 
 
 def _groups(tasks: Mapping[str, "Task"], members: Mapping[str, Sequence[str]]) -> dict[str, "Group"]:
-    """What the harness averages over: the benchmarks of several tasks."""
+    """Groups over which the harness averages: the benchmarks with several tasks."""
     from lm_eval.api.group import Group
     from lm_eval.config.group import AggMetricConfig
 
@@ -204,7 +211,7 @@ def _groups(tasks: Mapping[str, "Task"], members: Mapping[str, Sequence[str]]) -
 
 
 def _scores(benchmark: str, members: Sequence[str], results: Mapping[str, Mapping[str, Any]]) -> list[BenchmarkScore]:
-    """The benchmark's mean first, where it has several tasks, then the tasks."""
+    """Scores of a benchmark's tasks; if it has several, their mean comes first."""
     scores = []
     for name in [benchmark, *members] if len(members) > 1 else members:
         result = results[name]

@@ -1,8 +1,8 @@
 """HumanEval (Chen et al., arXiv 2107.03374): pass@1 and pass@10 of programs that run in `hydralora.harness.sandbox`.
 
-Prompt, stop sequences and sampling are those of the harness's `humaneval_64`. Its task itself is not used: it downloads
-its metric from the hub and runs programs without a sandbox. A problem's tests call the program's function from another
-process; what else they use is taken from the prompt, not from the program.
+Prompt, stop sequences and sampling are those of the harness's `humaneval_64`. That task itself is not used, because it
+downloads its metric from the hub and runs programs without a sandbox. A problem's tests call the program's function
+from another process. Other functions that the tests use come from the prompt, not from the program.
 """
 
 import math
@@ -16,7 +16,7 @@ ISOLATED = Sandbox()
 
 
 def humaneval_config() -> dict[str, Any]:
-    """A task in the harness's terms."""
+    """The fields of the harness's task config."""
     return {
         "task": "humaneval",
         "dataset_path": "openai/openai_humaneval",
@@ -48,12 +48,12 @@ def score_samples(
     """pass@1 and pass@10 of a problem.
 
     Args:
-        doc: with `prompt`, `test` and `entry_point`.
-        results: one list, of the sampled completions.
-        sandbox: where they run.
+        doc: The problem, with `prompt`, `test` and `entry_point`.
+        results: A list that holds one list, the sampled completions.
+        sandbox: The sandbox in which the completions run.
 
     Raises:
-        SandboxError: the sandbox does not work.
+        SandboxError: If the sandbox does not work.
     """
     (completions,) = results
     passed = sum(solves(doc, completion, sandbox) for completion in completions)
@@ -68,10 +68,10 @@ def solves(doc: Mapping[str, str], completion: str, sandbox: Sandbox) -> bool:
 
 
 def pass_at_k(n: int, passed: int, k: int) -> float:
-    """Probability that one of k samples drawn from n, of which some passed, is among those (equation 1 there).
+    """Probability that at least one of k samples passes, if k are drawn from n and `passed` of the n pass (equation 1).
 
     Raises:
-        ValueError: fewer samples than k.
+        ValueError: If there are fewer than k samples.
     """
     if n < k:
         raise ValueError(f"pass@{k} needs at least {k} samples, got {n}")
@@ -79,5 +79,5 @@ def pass_at_k(n: int, passed: int, k: int) -> float:
 
 
 def _keep_all(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, str]]) -> Sequence[Sequence[str]]:
-    """Without a filter the harness keeps only the first sample."""
+    """Filter that keeps all samples; without a filter the harness keeps only the first."""
     return resps

@@ -1,6 +1,6 @@
-"""The harness's view of a model, and one for adapters whose gates are given from outside.
+"""The harness's language model for adapters with given gates.
 
-A module of its own because it imports the harness.
+This is a separate module because it imports the harness.
 """
 
 from collections import defaultdict
@@ -24,12 +24,13 @@ _QUESTION_COLUMNS = ("question", "input", "prompt")  # MMLU and GSM8K, BBH, Huma
 class SequenceGatesLM(HFLM):
     """Answers requests with the gates of their question.
 
-    Requests with equal gates are answered together, so hard gates cost one pass for each expert in use, and gates that
-    differ in every question one pass for each question.
+    Requests with equal gates are answered together. So one-hot gates cost one pass for each expert in use, and gates
+    that differ for every question cost one pass for each question.
 
     Args:
-        gates: questions, as they stand in the documents, without examples and options -> [n, N].
-        options: of HFLM.
+        gates: A function from n questions to gates [n, N]. Questions are those of the documents, without examples and
+            options.
+        options: Options of HFLM.
     """
 
     def __init__(self, gates: GatesOfPrompts, **options: Any) -> None:
@@ -37,9 +38,11 @@ class SequenceGatesLM(HFLM):
         self._gates_of_prompts = gates
 
     def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Log likelihoods of continuations, each under the gates of its prompt."""
         return self._by_gates(requests, lambda some: super(SequenceGatesLM, self).loglikelihood(some, disable_tqdm))
 
     def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
+        """Generated texts, each under the gates of its prompt."""
         return self._by_gates(requests, lambda some: super(SequenceGatesLM, self).generate_until(some, disable_tqdm))
 
     def _by_gates(self, requests: "list[Instance]", answer: Callable[[list[Any]], list[Any]]) -> list[Any]:

@@ -1,14 +1,15 @@
-"""Programs that a model wrote, isolated by the system: bubblewrap, with namespaces, limits and an empty environment.
+"""Runs programs that a model wrote in isolation: bubblewrap, with namespaces, limits and an empty environment.
 
-Two processes judge a program, each in a sandbox of its own (`sandboxed_program`): the candidate runs the program, the
-checker runs the tests and calls the program's functions through a pipe. The checker prints a random token when the
-tests pass. The token and the tests never enter the candidate's sandbox.
+Two processes judge a program, each in its own sandbox (`sandboxed_program`). The candidate runs the program. The
+checker runs the tests and calls the program's functions through a pipe; it prints a random token when the tests pass.
+The token and the tests never enter the candidate's sandbox.
 
-What holds, also against a hostile program: it has no network, no files but Python's standard library and the system's
-shared libraries (read-only), a small private folder, no processes or threads beside its own, and none of the
-environment. It ends after `WALL_SECONDS`. It passes only by answering every call as the tests expect.
-What does not: a fault of the kernel or of bubblewrap lets it out; there is no filter of system calls. It may load the
-machine for `CPU_SECONDS` with up to 1 GiB.
+Guarantees, also against a hostile program: it has no network, and no files except Python's standard library and the
+system's shared libraries (read-only) and a small private folder. It cannot start processes or threads, sees no others,
+and gets no environment variables. It ends after `WALL_SECONDS`. It passes only if it answers every call as the tests
+expect.
+Limits: a bug in the kernel or in bubblewrap lets the program out, because system calls are not filtered. It may use the
+CPU for `CPU_SECONDS` and up to 1 GiB of memory.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from pathlib import Path
 from hydralora.harness import sandboxed_program
 
 WALL_SECONDS = 20.0
-"""Mainly for programs that wait: on a busy machine a program may need long for its share of CPU time."""
+"""It stops programs that wait. It is long because a program gets little CPU time on a busy machine."""
 
 _NOBODY = 65534
 _FOLDER_BYTES = 8 << 20
@@ -44,23 +45,23 @@ class Sandbox:
     """Where programs run.
 
     Attributes:
-        isolated: by bubblewrap. False keeps only the limits on time, memory and file size, and an empty environment: a
-            program can then read and delete what you can, and use the network.
+        isolated: Whether bubblewrap isolates them. False keeps only the limits on time, memory and file size, and an
+            empty environment. A program can then read and delete all files that you can, and use the network.
     """
 
     isolated: bool = True
 
     def check(self) -> None:
-        """See that a correct program passes and a wrong one fails here, before hours of generation depend on it.
+        """Check that a correct program passes and a wrong one fails here, before hours of generation depend on it.
 
         Raises:
-            SandboxError: bubblewrap is missing or does not work here, or programs get the wrong verdict.
+            SandboxError: If bubblewrap is missing or does not work here, or a program gets the wrong verdict.
         """
         right, wrong, test = "def f(): return 1", "def f(): return 2", "assert f() == 1"
         if not self.passes(right, test, names=["f"]) or self.passes(wrong, test, names=["f"]):
             raise SandboxError(
-                "Expected a correct program to pass in the sandbox and a wrong one to fail, got otherwise. Evaluate "
-                "code on another machine (Linux), or leave out the task humaneval."
+                "Expected a correct program to pass in the sandbox and a wrong one to fail, got a wrong verdict. "
+                "Evaluate code on another machine (Linux), or leave out the task humaneval."
             )
 
     def passes(self, program: str, test: str, *, names: Sequence[str], given: str = "") -> bool:
@@ -71,11 +72,11 @@ class Sandbox:
             test: Python code that calls functions of the program. Arguments and results must be of Python's own types
                 (numbers, text, bytes, None, lists, tuples, sets, dicts, ranges, iterators); the tests see no change
                 that a function makes to its arguments.
-            names: of the functions that the test takes from the program.
-            given: trusted code whose other names the test may use, such as the problem's helper functions.
+            names: Names of the functions that the test takes from the program.
+            given: Trusted code whose other names the test may use, such as the problem's helper functions.
 
         Raises:
-            SandboxError: the sandbox does not start: the program was not judged.
+            SandboxError: If the sandbox does not start, so that the program was not judged.
         """
         token = secrets.token_hex(32)
         job = {"program": program, "given": given, "test": test, "names": list(names), "token": token}
@@ -90,7 +91,7 @@ class Sandbox:
         return secrets.compare_digest(verdict, token.encode())
 
     def _run(self, job: bytes) -> tuple[bytes, bytes]:
-        """What the checker prints, and what the starting of both sides says."""
+        """The checker's output, and the error output of both sides."""
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             errors = [stack.enter_context(tempfile.TemporaryFile()) for _ in ("candidate", "checker")]
@@ -114,7 +115,7 @@ class Sandbox:
     def _started(
         self, ends: Sequence[int], stdin: int, stdout: int, folder: str, stderr: int
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """One side, ended with all it started when the context ends."""
+        """Start one side. It and all its processes are killed when the context ends."""
         source = Path(sandboxed_program.__file__).read_text()
         command = [_interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", source, *map(str, ends)]
         pid_out, pid_in = os.pipe()
@@ -141,10 +142,10 @@ class Sandbox:
 
 
 def _end(process: subprocess.Popen[bytes], pid_out: int) -> None:
-    """Kill a side: bubblewrap's first process, with which the kernel ends all others of its namespace.
+    """Kill a side: kill bubblewrap's first process, then the kernel ends all others of its namespace.
 
-    bubblewrap itself stays alive to wait for it. Killed first, it would leave a dead process for which nobody waits in
-    a container without an init process.
+    bubblewrap itself must stay alive to wait for that process. Otherwise the dead process remains as a zombie in a
+    container without an init process.
     """
     with open(pid_out, "rb", buffering=0) as stream:
         found = re.search(rb'"child-pid": (\d+)', stream.read(200) if process.poll() is None else b"")
@@ -175,15 +176,15 @@ def _tool(name: str) -> str:
 
 
 def _interpreter() -> str:
-    """Not the virtual environment's: it is a link, and its folder has packages that programs do not need."""
+    """The real interpreter. The virtual environment's is a link, and its folder has packages that no program needs."""
     return os.path.realpath(sys.executable)
 
 
 def _isolation(pid_in: int) -> list[str]:
-    """The command that runs another one in the sandbox; bubblewrap tells the pid of its first process on `pid_in`.
+    """The command that runs another one in the sandbox; bubblewrap writes the pid of its first process to `pid_in`.
 
-    The kernel does not limit the number of root's processes, in a user namespace either. Root therefore becomes
-    nobody first, behind mounts that let nobody reach Python where it lies in root's home.
+    The kernel does not limit the number of root's processes, even in a user namespace. So root first becomes the user
+    `nobody`. Mounts under /tmp let `nobody` reach Python even if it is installed in root's home.
     """
     bubblewrap, paths = _tool("bwrap"), _read_only_paths()
     sources = [str(path) for path in paths]

@@ -1,8 +1,8 @@
-"""Both sides of `hydralora.harness.sandbox`, run as a script: the candidate, and the checker that tests it.
+"""The script of both sides of `hydralora.harness.sandbox`: the candidate, and the checker that tests it.
 
-The candidate runs the model's program and answers calls of its functions. The checker runs the tests, in another
-process, and each call of a tested function goes to the candidate: one line of JSON there, one back. Only plain values
-pass, so the candidate can answer a call wrongly, but it can neither see a test nor change how it ends.
+The candidate runs the model's program and answers calls of its functions. The checker runs the tests in another
+process. It sends each call of a tested function to the candidate as one line of JSON and gets one line back. Only plain
+values are exchanged, so the candidate can answer a call wrongly, but can neither see a test nor change its verdict.
 """
 
 import builtins
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 CPU_SECONDS = 3
 READY = b"ready\n"
-"""What the checker prints when both sides run. After it comes the token, if the tests pass."""
+"""The checker prints this when both sides run, and then the token if the tests pass."""
 
 _MEMORY = 1 << 30
 _FILE_SIZE = 1 << 20
@@ -34,10 +34,10 @@ _SEQUENCES: dict[str, Callable[[list[Any]], Any]] = {
 
 
 def encode(value: Any) -> Any:
-    """A value of Python's own types as JSON. A subclass becomes its base class, a view or an iterator is used up.
+    """Encode a value of Python's own types as JSON. A subclass becomes its base class; an iterator is consumed.
 
     Raises:
-        TypeError: a value of any other type.
+        TypeError: If the value has any other type.
     """
     if value is None or isinstance(value, _PLAIN):
         return value
@@ -58,7 +58,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """The value that `encode` was given."""
+    """Inverse of `encode`."""
     if isinstance(value, list):
         return [decode(item) for item in value]
     if isinstance(value, dict):
@@ -68,7 +68,7 @@ def decode(value: Any) -> Any:
 
 
 def run_candidate() -> None:
-    """Run the program that the first line holds, then answer one call a line."""
+    """Run the program from the first input line, then answer one call per line."""
     calls, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     _close_standard_streams()
     _send(answers, "ready")
@@ -87,8 +87,8 @@ def run_candidate() -> None:
 def run_checker(calls: BinaryIO, answers: BinaryIO) -> None:
     """Run the tests, and print the token if they pass.
 
-    Standard input holds a JSON object: `program`, `given` (code that the tests may use as well), `test`, `names` (of
-    functions that are the program's, not `given`'s), and `token`.
+    Standard input holds a JSON object: `program`, `given` (code that the tests may also use), `test`, `names` (of the
+    functions that the tests take from the program, not from `given`), and `token`.
     """
     job = json.loads(sys.stdin.buffer.read())
     verdict = os.fdopen(os.dup(1), "wb")
@@ -110,7 +110,7 @@ def run_checker(calls: BinaryIO, answers: BinaryIO) -> None:
 
 
 def _remote(name: str, calls: BinaryIO, answers: BinaryIO) -> Callable[..., Any]:
-    """A function that calls the candidate's; it raises what that raises, as a plain built-in exception."""
+    """A function that calls the candidate's function and raises its exceptions as plain built-in exceptions."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         _send(calls, encode((name, args, kwargs)))
@@ -120,10 +120,10 @@ def _remote(name: str, calls: BinaryIO, answers: BinaryIO) -> Callable[..., Any]
                 return decode(answer["value"])
             kind = getattr(builtins, answer["error"], None)
         except Exception:
-            os._exit(1)  # not what `run_candidate` writes
+            os._exit(1)  # `run_candidate` never writes such a line
         try:
             error = kind() if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError(answer["error"])
-        except TypeError:  # UnicodeError's subclasses want arguments
+        except TypeError:  # UnicodeError's subclasses need arguments
             error = RuntimeError(answer["error"])
         raise error
 
@@ -136,7 +136,7 @@ def _send(stream: BinaryIO, message: object) -> None:
 
 
 def _receive(answers: BinaryIO) -> Any:
-    """The next answer. Without a whole one the tests end here: no `except` of theirs can go on."""
+    """The next answer. If it is incomplete, the process exits, so that no `except` in the tests can continue."""
     try:
         line = answers.readline(_LONGEST_LINE)
         return json.loads(line) if line.endswith(b"\n") else os._exit(1)
@@ -152,7 +152,7 @@ def _close_standard_streams() -> None:
 
 
 def limit() -> None:
-    """Limits that cannot be raised again; as root, the number of processes is limited only in another user's name."""
+    """Set limits that cannot be raised again. The kernel does not limit the number of root's processes."""
     sys.set_int_max_str_digits(0)
     limits = {
         resource.RLIMIT_CPU: CPU_SECONDS,
@@ -169,15 +169,16 @@ def limit() -> None:
 
 
 def main() -> None:
+    """Without arguments: run a candidate program. With two pipes: run the checker that calls it."""
     os.environ.clear()  # bubblewrap sets PWD
     ends = [int(number) for number in sys.argv[1:]]
-    for number in range(3, 256):  # nothing of the starting process stays open here
+    for number in range(3, 256):  # close all files of the parent process
         if number not in ends:
             try:
                 os.close(number)
             except OSError:
                 continue
-    # After closing: numbers above the limit could not be duplicated.
+    # Set limits after closing: file numbers above the limit could not be duplicated.
     if not ends:
         limit()
         run_candidate()

@@ -1,4 +1,4 @@
-"""The table of methods that are compared, and their numbers of parameters. Imports `adapter`."""
+"""The table of the compared methods, and their numbers of parameters. Imports `adapter`."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""How many parameters an adapter has, by what they are for: counted in a model, and in closed form from layer shapes.
+"""Numbers of parameters of an adapter by purpose: counted in a model, or computed from layer shapes in closed form.
 
-Both work on the meta device, so a 7B model is counted in a second without its weights.
+Both work on the meta device, so counting takes a second for a 7B model and needs no weights.
 """
 
 import copy
@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ParameterCounts:
-    """Parameters of one adapter and of the base model under it.
+    """Numbers of parameters of one adapter and of the base model under it.
 
-    `a` and `b` are the low-rank factors, `shared_expert` the `B` of the expert that is always on, `shared_lora` A and B
-    of the LoRA that is always on (`shared_rank`), `other` whatever is no low-rank factor: virtual
-    tokens, (IA)3 vectors, AdaLoRA's singular values, `modules_to_save`, or the whole model.
+    Attributes:
+        base: Parameters of the base model.
+        a: Parameters of the low-rank factors A.
+        b: Parameters of the low-rank factors B.
+        router: Parameters of the routers.
+        shared_expert: Parameters of the shared expert's B.
+        shared_lora: Parameters of A and B of the shared LoRA (`shared_rank`).
+        other: All other trained parameters: virtual tokens, (IA)3 vectors, AdaLoRA's singular values,
+            `modules_to_save`, or the whole model.
     """
 
     base: int
@@ -37,16 +43,17 @@ class ParameterCounts:
 
     @property
     def total(self) -> int:
+        """All trained parameters."""
         return self.a + self.b + self.router + self.shared_expert + self.shared_lora + self.other
 
     @property
     def percent(self) -> float:
-        """The adapter in percent of the base model, the router included."""
+        """Size of the adapter in percent of the base model, with the router."""
         return 100 * self.total / self.base
 
     @property
     def percent_without_router(self) -> float:
-        """As the paper prints it (`%Param` of its Tables 1 to 3)."""
+        """Size of the adapter in percent of the base model as in the paper (`%Param` of its Tables 1 to 3)."""
         return 100 * (self.total - self.router) / self.base
 
     def __str__(self) -> str:
@@ -66,14 +73,14 @@ class ParameterCounts:
 
 
 def count_parameters(model: "PeftModel | PreTrainedModel", adapter_name: str = "default") -> ParameterCounts:
-    """Count the parameters that a model has, trainable now or not.
+    """Count the parameters of a model, frozen ones too.
 
     Args:
-        model: with an adapter, or a plain model, which counts as fully trained.
-        adapter_name: of several adapters.
+        model: A model with an adapter, or a plain model, which counts as fully trained.
+        adapter_name: Name of the adapter.
 
     Raises:
-        ValueError: no adapter of this name.
+        ValueError: If there is no adapter of this name.
     """
     if not hasattr(model, "peft_config"):
         return ParameterCounts(base=_numel(model), other=_numel(model))
@@ -96,19 +103,19 @@ def count_parameters(model: "PeftModel | PreTrainedModel", adapter_name: str = "
 
 
 def print_parameters(model: "PeftModel | PreTrainedModel", adapter_name: str = "default") -> None:
-    """Like PEFT's `print_trainable_parameters`, with the router apart and in percent of the base model."""
+    """Print like PEFT's `print_trainable_parameters`, with the router separate and percentages of the base model."""
     print(count_parameters(model, adapter_name))
 
 
 def expected_parameters(config: "PeftConfig | None", model: "PreTrainedModel") -> ParameterCounts:
-    """Closed form: what `get_peft_model(model, config)` will add, from the shapes of the layers it adapts.
+    """Compute what `get_peft_model(model, config)` will add, from the shapes of the adapted layers.
 
     Args:
-        config: of any method in `hydralora.methods`; None is full fine-tuning.
-        model: the base model, without adapter.
+        config: PEFT config of any method in `hydralora.methods`; None is full fine-tuning.
+        model: The base model without an adapter.
 
     Raises:
-        ValueError: a kind of config without closed form here.
+        ValueError: If there is no closed form for this kind of config.
     """
     base = _numel(model)
     if config is None:
@@ -128,21 +135,21 @@ def expected_parameters(config: "PeftConfig | None", model: "PreTrainedModel") -
 
 
 def _check_closed_form(config: Any, model: nn.Module) -> None:
-    """PEFT's LoRA adapts fused experts of a mixture too, as parameters, which have no closed form here."""
+    """Raise ValueError if PEFT's LoRA would also adapt the fused experts of a mixture: there is no closed form then."""
     targets = config.target_modules
     takes_all = isinstance(targets, str) and targets.lower() == "all-linear"
     is_lora = config.peft_type.value == "LORA"
     if getattr(config, "target_parameters", None) or (is_lora and takes_all and fused_experts(model)):
         raise ValueError(
             "Expected target_modules that are linear layers, got parameters of fused experts too (target_parameters, "
-            "or 'all-linear' on a mixture of experts). Name the layers."
+            "or 'all-linear' on a mixture of experts). Name the layers one by one."
         )
 
 
 def target_shapes(config: "PeftConfig", model: nn.Module) -> Iterator[tuple[str, int, int]]:
-    """Name, in_features and out_features of each layer that a config adapts; PEFT's own rules of matching.
+    """Name, in_features and out_features of each layer that a config adapts, by PEFT's own matching rules.
 
-    HydraLoRA leaves alone those that an adapter cannot act on.
+    For HydraLoRA, layers that an adapter cannot act on are skipped.
     """
     from peft.tuners.tuners_utils import (
         _get_in_out_features,
@@ -193,7 +200,7 @@ def _rank(config: Any, name: str) -> int:
 
 
 def _prefix_tuning(config: Any, base: Any) -> int:
-    """Keys and values of every layer; `prefix_projection` is not used here."""
+    """Keys and values of every layer, without `prefix_projection`, which we do not use."""
     heads = getattr(base, "num_key_value_heads", None) or base.num_attention_heads
     head_dim = getattr(base, "head_dim", None) or base.hidden_size // base.num_attention_heads
     return int(config.num_virtual_tokens * base.num_hidden_layers * 2 * heads * head_dim)
@@ -207,26 +214,26 @@ def _p_tuning(config: Any, base: Any) -> int:
     """Virtual tokens, a bidirectional LSTM of `encoder_num_layers`, and two linear layers."""
     d, h = base.hidden_size, config.encoder_hidden_size
     inputs = [d] + [2 * h] * (config.encoder_num_layers - 1)
-    # Four gates, each with weights of the input and of the state and two biases, in two directions.
+    # An LSTM has four gates in two directions; each has weights for input and state, and two biases.
     lstm = sum(2 * 4 * h * (n + h + 2) for n in inputs)
     mlp = (2 * h) * (2 * h) + 2 * h + 2 * h * d + d
     return int(config.num_virtual_tokens * d + lstm + mlp)
 
 
 _LAYER_METHODS = {"LORA": _lora, "ADALORA": _adalora, "IA3": _ia3, "HYDRALORA": _hydralora}
-_WHOLE = ("prompt_encoder", "modules_to_save")  # parts of parameter names before an adapter's name, beside its layers
+_WHOLE = ("prompt_encoder", "modules_to_save")  # other name parts that stand before an adapter's name
 _PROMPT_METHODS = {"PREFIX_TUNING": _prefix_tuning, "PROMPT_TUNING": _prompt_tuning, "P_TUNING": _p_tuning}
 
 
 def _kind(name: str, model: "PeftModel", adapter_name: str) -> str | None:
-    """Field of `ParameterCounts` for a parameter of a PEFT model; None for other adapters and bookkeeping."""
+    """Field of `ParameterCounts` for a parameter of a PEFT model; None if it is not counted (other adapters, ranks)."""
     prefix = getattr(model.base_model, "prefix", "no adapter layers")
     parts = name.split(".")
     marked = [i for i, part in enumerate(parts) if part in _WHOLE or part == "ranknum" or part.startswith(prefix)]
     if not marked:
         return "base"
     part, owner = parts[marked[0]], parts[marked[0] + 1]
-    if owner != adapter_name or part == "ranknum":  # AdaLoRA's ranks of the moment, which are never trained
+    if owner != adapter_name or part == "ranknum":  # AdaLoRA's current ranks are never trained
         return None
     return {"A": "a", "B": "b", "router": "router"}.get(part.removeprefix(prefix), "other")
 
@@ -241,6 +248,6 @@ def _numel(model: nn.Module) -> int:
 
 
 def _parameter_numel(parameter: nn.Parameter) -> int:
-    # bitsandbytes packs two 4-bit weights into a byte and remembers the shape they had.
+    # bitsandbytes packs two 4-bit weights into a byte and stores the original shape.
     quant_state = getattr(parameter, "quant_state", None)
     return parameter.numel() if quant_state is None else math.prod(quant_state.shape)

@@ -1,6 +1,6 @@
 """Every method of the paper in one table: its name, its row in the paper, its PEFT config, its parameter count.
 
-`adapt(model, "hydralora", MethodConfig(num_experts=3))` puts any of them on a base model, ready to train.
+`adapt(model, "hydralora", MethodConfig(num_experts=3))` puts a method on a base model, ready to train.
 """
 
 import copy
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
 
 
 class MethodError(ValueError):
-    """A method that does not exist, does not fit the base model, or was given settings that contradict it."""
+    """The method does not exist, does not fit the base model, or contradicts its settings."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MethodConfig:
-    """What the methods have in common; the defaults are the paper's where it gives one.
+    """Settings of the methods. The defaults are the paper's if it gives one.
 
     Attributes:
-        target_modules: names of the layers to adapt, or "all-linear". The paper counts parameters for q and v.
-        layers_to_transform: indices of the layers to adapt; None: all. Training does not go back below the lowest one,
-            which is cheaper. Methods that adapt no chosen modules ignore it.
-        r: rank of methods that do not fix it in their name.
-        lora_alpha: at rank `r`. Methods of another rank keep lora_alpha / r, so that all take similar steps. The paper
-            does not give it.
-        lora_dropout: on the input of A.
-        num_experts: N, of methods with several experts, and the number of LoRAs that LoraHub combines.
-        router_input: of HydraLoRA, see `HydraLoraConfig`.
-        shared_rank: of "hydralora_split", the rank of the LoRA that is always on; `r` is then the experts'. None: both
-            ranks follow from `r`, so that the method is about as large as "hydralora".
-        num_virtual_tokens: of prefix, prompt and P-tuning.
-        encoder_hidden_size: of P-tuning's LSTM.
-        total_steps: optimizer steps of the whole run; AdaLoRA's schedule needs them.
-        match_parameters: of "lora_matched": trainable parameters to come close to, a router included.
+        target_modules: Names of the layers to adapt, or "all-linear". The paper counts parameters for q and v.
+        layers_to_transform: Indices of the layers to adapt; None for all. The backward pass stops at the lowest one,
+            which saves time. Methods without `target_modules` ignore it.
+        r: Rank of methods that do not fix it in their name.
+        lora_alpha: Alpha at rank `r`. Methods with another rank keep lora_alpha / r, so that all take similar steps.
+            The paper does not give alpha.
+        lora_dropout: Dropout probability on the input of A.
+        num_experts: Number of experts N, or the number of LoRAs that LoraHub combines.
+        router_input: Router input of HydraLoRA, see `HydraLoraConfig`.
+        shared_rank: Rank of the shared LoRA of "hydralora_split"; `r` is then the experts' rank. None derives both
+            ranks from `r`, so that the method is about as large as "hydralora".
+        num_virtual_tokens: Number of virtual tokens of prefix tuning, prompt tuning and P-tuning.
+        encoder_hidden_size: Hidden size of P-tuning's LSTM.
+        total_steps: Optimizer steps of the whole run; AdaLoRA's schedule needs them.
+        match_parameters: Number of trainable parameters, with the router, that "lora_matched" approximates.
     """
 
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
@@ -81,12 +81,12 @@ class Method:
     """One row of the table.
 
     Attributes:
-        name: as given to `adapt`.
-        paper: where the paper reports it; empty for rows that are ours.
-        description: what is trained.
-        factory: makes the PEFT config for a base model; None trains the whole model.
-        min_experts: fewest experts with which the method is itself.
-        one_adapter_per_expert: whether `num_experts` adapters are trained one by one, each with this config (LoraHub).
+        name: Name for `adapt`.
+        paper: Table and row of the paper; empty for our own methods.
+        description: What is trained.
+        factory: Makes the PEFT config for a base model; None trains the whole model.
+        min_experts: Smallest number of experts with which the method makes sense.
+        one_adapter_per_expert: Whether `num_experts` adapters are trained one by one, each with this config (LoraHub).
     """
 
     name: str
@@ -97,10 +97,10 @@ class Method:
     one_adapter_per_expert: bool = False
 
     def config(self, model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig | None":
-        """The PEFT config for a base model, None for full fine-tuning.
+        """The PEFT config for a base model; None for full fine-tuning.
 
         Raises:
-            MethodError: settings that contradict the method, or layers that the model does not have.
+            MethodError: If the settings contradict the method, or name layers that the model does not have.
         """
         if settings.num_experts < self.min_experts:
             raise MethodError(
@@ -114,7 +114,7 @@ class Method:
         return config
 
     def parameters(self, model: "PreTrainedModel", settings: MethodConfig) -> ParameterCounts:
-        """Closed-form count, before anything is built; for LoraHub of all its LoRAs."""
+        """Numbers of parameters in closed form, without building the adapter; for LoraHub, of all its LoRAs."""
         counts = expected_parameters(self.config(model, settings), model)
         if not self.one_adapter_per_expert:
             return counts
@@ -122,10 +122,10 @@ class Method:
 
 
 def get_method(name: str) -> Method:
-    """Row of the table.
+    """The method with this name.
 
     Raises:
-        MethodError: no such row.
+        MethodError: If there is no such method.
     """
     if name not in METHODS:
         raise MethodError(f"Expected one of the methods {', '.join(METHODS)}, got {name!r}")
@@ -133,12 +133,12 @@ def get_method(name: str) -> Method:
 
 
 def adapt(model: "PreTrainedModel", name: str, settings: MethodConfig) -> "PeftModel | PreTrainedModel":
-    """Put a method on a base model, which is changed in place; only the method's parameters require gradients.
+    """Put a method on a base model, in place. Only the method's parameters require gradients.
 
-    LoraHub is adapted for one of its LoRAs.
+    For LoraHub, this adds one of its LoRAs.
 
     Raises:
-        MethodError: unknown name, settings that contradict the method, or a model that it does not fit.
+        MethodError: If the name is unknown, the settings contradict the method, or the method does not fit the model.
     """
     from peft import get_peft_model
 
@@ -149,10 +149,10 @@ def adapt(model: "PreTrainedModel", name: str, settings: MethodConfig) -> "PeftM
 
 
 def check_targets(model: nn.Module, config: "PeftConfig") -> None:
-    """Every entry of `target_modules` names a layer of the model.
+    """Check that every entry of `target_modules` names a layer of the model.
 
     Raises:
-        MethodError: it does not; lists the names that the model has.
+        MethodError: If it does not; the message lists the names that the model has.
     """
     targets = getattr(config, "target_modules", None)
     if targets is None or targets == "all-linear":
@@ -169,10 +169,10 @@ def check_targets(model: nn.Module, config: "PeftConfig") -> None:
 
 
 def matched_rank(model: "PreTrainedModel", settings: MethodConfig, trainable: int) -> int:
-    """Rank of the plain LoRA on `settings.target_modules` whose size is nearest to a number of parameters.
+    """Rank of the plain LoRA on `settings.target_modules` whose number of parameters is nearest to `trainable`.
 
     Raises:
-        MethodError: even rank 1 is more than twice that size.
+        MethodError: If even rank 1 has more than twice that number.
     """
     per_rank = expected_parameters(_lora(model, settings, 1), model).total
     if trainable < per_rank / 2:
@@ -190,7 +190,7 @@ def _linear_names(model: nn.Module) -> str:
 
 
 def _alpha(settings: MethodConfig, r: int) -> float:
-    """lora_alpha that gives rank r the same lora_alpha / r as the settings' rank has."""
+    """The lora_alpha for rank r with the same lora_alpha / r as in the settings."""
     alpha = settings.lora_alpha * r / settings.r
     return int(alpha) if alpha.is_integer() else alpha
 
@@ -212,9 +212,9 @@ def _lora_of_rank(r: int | None = None) -> Factory:
 
 
 def _lora_split(r: int, n: int) -> Factory:
-    """n LoRAs of rank r, summed: [B_1 .. B_n][A_1; ..; A_n] is one LoRA of rank n r, with each part's own alpha / r.
+    """n summed LoRAs of rank r: [B_1 .. B_n][A_1; ..; A_n] is one LoRA of rank n r with the same alpha / r.
 
-    Rows of A are initialised one by one and Adam works entry by entry, so the two train identically as well.
+    Rows of A are initialised independently and Adam works on single entries, so both also train identically.
     """
     return lambda model, settings: _lora(model, settings, n * r)
 
@@ -239,9 +239,10 @@ def _hydralora_with(**options: Any) -> Factory:
 
 
 def _hydralora_sequence(model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig":
-    """Gates given for each sequence, and one more expert that is always on, paid for by the rank of all.
+    """Gates given for each sequence, and a shared expert; a smaller rank of all experts makes room for it.
 
-    (N + 1) columns of B of rank r N / (N + 1) are as many as N of rank r, so that the size stays that of `hydralora`.
+    N + 1 blocks of B with rank r N / (N + 1) have as many columns as N blocks of rank r, so the size stays that of
+    `hydralora`.
     """
     r = max(1, round(settings.r * settings.num_experts / (settings.num_experts + 1)))
     options = {"router_input": "given", "shared_expert": True}
@@ -249,10 +250,10 @@ def _hydralora_sequence(model: "PreTrainedModel", settings: MethodConfig) -> "Pe
 
 
 def _hydralora_split(model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig":
-    """Experts of small rank, chosen by the prompt, beside a LoRA of larger rank with an A of its own, always on.
+    """Experts of small rank, chosen by the prompt, beside a shared LoRA of larger rank.
 
-    On layers as wide as they are high, `hydralora` has r (N + 1) parameters a row. Four sevenths of them go to the
-    shared LoRA, which has two factors, and three to the experts: for r = 8 and N = 6, rank 16 and six of rank 3.
+    On a square d x d layer, `hydralora` has r (N + 1) d parameters. Four sevenths of them go to the shared LoRA and
+    three sevenths to the experts: for r = 8 and N = 6, a shared LoRA of rank 16 and six experts of rank 3.
     """
     r, shared_rank = settings.r, settings.shared_rank
     if shared_rank is None:
@@ -269,7 +270,7 @@ def _lora_matched(model: "PreTrainedModel", settings: MethodConfig) -> "PeftConf
 
 
 def _adalora(model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig":
-    """Starts at 12/8 of the target rank, PEFT's default; prunes between a tenth and seven tenths of the run."""
+    """AdaLoRA that starts at 12/8 of the target rank (PEFT's default) and prunes from 10% to 70% of the run."""
     from peft import AdaLoraConfig
 
     steps = settings.total_steps
@@ -289,7 +290,10 @@ def _adalora(model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig":
 
 
 def _ia3(model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig":
-    """Keys, values and the second feed-forward layer, by PEFT's table of architectures; not `target_modules`."""
+    """(IA)3 on keys, values and the second feed-forward layer from PEFT's table of architectures.
+
+    It ignores `target_modules`.
+    """
     from peft import IA3Config
     from peft.utils import (
         TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
@@ -331,10 +335,10 @@ def _p_tuning(model: "PreTrainedModel", settings: MethodConfig) -> "PeftConfig":
 
 
 def _layers(model: "PreTrainedModel", settings: MethodConfig) -> dict[str, Any]:
-    """Fields that choose layers, so that every method adapts the same ones.
+    """Config fields that choose layers, so that every method adapts the same ones.
 
-    Layers that an adapter cannot act on are excluded. PEFT reads "all-linear" differently for LoRA and for others where
-    experts of a mixture are fused into one parameter: there, the linear layers are named one by one.
+    Layers that an adapter cannot act on are excluded. If the experts of a mixture are fused into one parameter, PEFT
+    reads "all-linear" differently for LoRA than for other methods. Then the linear layers are named one by one.
     """
     unfit = sorted(unfit_layers(model))
     targets: Any = settings.target_modules if isinstance(settings.target_modules, str) else [*settings.target_modules]
@@ -372,14 +376,14 @@ _ROWS = (
     Method(
         "hydralora_sequence",
         "",
-        "one A, an expert for each source, task or cluster, chosen by the prompt, and one that is always on",
+        "one A, an expert for each source, task or cluster, chosen by the prompt, and a shared expert",
         _hydralora_sequence,
         2,
     ),
     Method(
         "hydralora_split",
         "",
-        "small experts chosen by the prompt, and a LoRA of larger rank with an A of its own that is always on",
+        "small experts chosen by the prompt, and a shared LoRA of larger rank with its own A that is always on",
         _hydralora_split,
         2,
     ),

@@ -1,4 +1,4 @@
-"""The mathematics of the method, apart from PEFT: eager functions and the fused path of a whole layer."""
+"""The mathematics of the method, without PEFT: eager functions, and the fused path of a whole layer."""
 
 from hydralora.ops.eager import add_experts, gate_and_scale, router_gates, with_shared_expert
 from hydralora.ops.fused import can_fuse, hydra_linear, is_hooked

@@ -1,22 +1,23 @@
 """The mathematics of HydraLoRA in plain PyTorch: short, differentiable, and the reference for the fused path.
 
 Tian et al., "HydraLoRA" (arXiv 2404.19245), section 3.2: y = W0 x + scaling * sum_i g_i(x) B_i A x.
-The B_i are linear, so scaling each copy of h = A x by its gate and applying all experts as one matrix is the same sum.
-A shared LoRA adds shared_scaling * B_s A_s x: its A_s stands below A, and its B_s beside the B_i, so the two products
-with A and A_s are one, and those with B and B_s too.
+The B_i are linear. So the code scales a copy of h = A x by each gate and multiplies all copies by one matrix of
+experts; the sum is the same. A shared LoRA adds shared_scaling * B_s A_s x. Its A_s is stacked below A and its B_s
+stands beside the B_i, so one product computes A x and A_s x, and one product applies the B_i and B_s.
 """
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 
-def router_gates(z: Tensor, weight_router: Tensor) -> Tensor:
+def router_gates(z: Float[Tensor, "*tokens d"], weight_router: Float[Tensor, "N d"]) -> Float[Tensor, "*tokens N"]:
     """Gates of the experts: softmax(W_g z), at least in float32 whatever the dtype of ``z``.
 
     Args:
-        z: router input [..., d], A x (d = r) or the layer's input (d = in_features).
-        weight_router: [N, d].
+        z: Router input [..., d]: A x (d = r) or the layer's input (d = in_features).
+        weight_router: Router weight W_g [N, d].
 
     Returns:
         Gates [..., N] that sum to 1, in float32 (float64 for float64 logits).
@@ -24,21 +25,25 @@ def router_gates(z: Tensor, weight_router: Tensor) -> Tensor:
     return softmax_gates(F.linear(z, weight_router))
 
 
-def softmax_gates(logits: Tensor) -> Tensor:
+def softmax_gates(logits: Float[Tensor, "*tokens N"]) -> Float[Tensor, "*tokens N"]:
     """Router logits [..., N] -> gates [..., N], in float32 (float64 for float64 logits)."""
     return torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
-def with_shared_expert(gates: Tensor) -> Tensor:
+def with_shared_expert(gates: Float[Tensor, "*tokens N"]) -> Float[Tensor, "*tokens N+1"]:
     """Append the always-on expert's gate, fixed at 1: [..., N] -> [..., N + 1]."""
     return F.pad(gates, (0, 1), value=1.0)
 
 
-def one_hot_gates(index: Tensor, num_experts: int) -> Tensor:
+def one_hot_gates(index: Integer[Tensor, "*tokens"], num_experts: int) -> Float[Tensor, "*tokens {num_experts}"]:
     """Gates in float32 of one expert each: integers [...] -> [..., N].
 
     -1 stands for no expert. Other numbers than -1 to N - 1 give gates that are not a number, which nobody overlooks:
     looking at them here would make a GPU wait.
+
+    >>> one_hot_gates(torch.tensor([1, -1]), 3)
+    tensor([[0., 1., 0.],
+            [0., 0., 0.]])
     """
     experts = torch.arange(num_experts, device=index.device)
     index = index.unsqueeze(-1)
@@ -47,61 +52,69 @@ def one_hot_gates(index: Tensor, num_experts: int) -> Tensor:
 
 
 def add_experts(
-    result: Tensor,
-    low: Tensor,
-    gates: Tensor | None,
-    weight_b: Tensor,
+    result: Float[Tensor, "*tokens out"],
+    low: Float[Tensor, "*tokens width"],
+    gates: Float[Tensor, "*#tokens E"] | None,
+    weight_b: Float[Tensor, "out inner"],
     scaling: float,
     shared_rank: int = 0,
     shared_scaling: float = 1.0,
-) -> Tensor:
+) -> Float[Tensor, "*tokens out"]:
     """Add experts and shared LoRA to the base layer's output: result + scaling * sum_i g_i B_i h + ... B_s h_s.
 
     Args:
-        result: output of the base layer [..., out].
+        result: Output of the base layer [..., out].
         low: [h | h_s] = [A x | A_s x], [..., r + shared_rank].
-        gates: [..., E], one for each column block of experts, broadcast over h's leading dimensions; None stands for a
+        gates: Gates [..., E], one for each column block of experts, broadcast over h's leading dimensions. None means a
             single expert with gate 1.
-        weight_b: [out, E * r + shared_rank], column block i is B_i, the last columns are B_s.
+        weight_b: Matrix [out, E * r + shared_rank]. Column block i is B_i, the last columns are B_s.
         scaling: lora_alpha / r (or / sqrt(r)).
-        shared_rank: of the shared LoRA, 0 without one.
-        shared_scaling: of the shared LoRA.
+        shared_rank: Rank of the shared LoRA; 0 means none.
+        shared_scaling: Scaling of the shared LoRA.
 
     Returns:
-        [..., out] in the promoted dtype of ``result`` and ``low``; the caller casts to the base layer's dtype.
+        Output [..., out] in the promoted dtype of ``result`` and ``low``; the caller casts to the base layer's dtype.
     """
     r = low.shape[-1] - shared_rank
     return result + F.linear(gate_and_scale(low, gates, r, scaling, shared_rank, shared_scaling), weight_b)
 
 
-def expert_part(low: Tensor, shared_rank: int) -> Tensor:
+def expert_part(low: Float[Tensor, "*tokens width"], shared_rank: int) -> Float[Tensor, "*tokens width-{shared_rank}"]:
     """What belongs to the experts of [experts | shared LoRA] along the last dimension."""
     return low[..., : low.shape[-1] - shared_rank] if shared_rank else low
 
 
 def gate_and_scale(
-    low: Tensor, gates: Tensor | None, r: int, scaling: float, shared_rank: int = 0, shared_scaling: float = 1.0
-) -> Tensor:
+    low: Float[Tensor, "*tokens width"],
+    gates: Float[Tensor, "*#tokens E"] | None,
+    r: int,
+    scaling: float,
+    shared_rank: int = 0,
+    shared_scaling: float = 1.0,
+) -> Float[Tensor, "*tokens inner"]:
     """What B multiplies: [scaling * g_1 h | ... | scaling * g_E h | shared_scaling * h_s], [..., E * r + shared_rank].
 
-    Args: as those of `add_experts` and `gate_low_rank`.
+    For the arguments, see `add_experts` and `gate_low_rank`.
     """
-    # Scaling r columns is cheaper than all `out` columns, as PEFT's LoRA does.
+    # Scaling r columns is cheaper than scaling all `out` columns, as PEFT's LoRA does.
     gated = gate_low_rank(expert_part(low, shared_rank) * scaling, gates, r)
     if not shared_rank:
         return gated
     return torch.cat((gated, low[..., -shared_rank:] * shared_scaling), dim=-1)
 
 
-def gate_low_rank(h: Tensor, gates: Tensor | None, r: int) -> Tensor:
+def gate_low_rank(
+    h: Float[Tensor, "*tokens width"], gates: Float[Tensor, "*#tokens E"] | None, r: int
+) -> Float[Tensor, "*tokens inner"]:
     """The experts' common input: a copy of h for each expert, times its gate.
 
     Args:
-        h: A x [..., r], or [..., E * r] where each expert has its own A_i.
-        gates: [..., E], broadcast over h's leading dimensions; None stands for a single expert with gate 1.
+        h: A x [..., r], or [..., E * r] if each expert has its own A_i.
+        gates: Gates [..., E], broadcast over h's leading dimensions. None means a single expert with gate 1.
+        r: Rank of an expert.
 
     Returns:
-        [..., E * r].
+        Gated copies [..., E * r].
     """
     if gates is None:
         return h

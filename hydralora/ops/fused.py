@@ -1,8 +1,8 @@
-"""A whole adapted layer as one autograd function: as few passes over [tokens, out_features] as the sum allows.
+"""A whole adapted layer as one autograd function, with few passes over [tokens, out_features].
 
-Against the layer written out in autograd: the experts accumulate into the base layer's output (no second output-sized
-tensor, no pass to scale or add), only x and A x are saved, gates and their products are computed again in backward, and
-the two parts of x's gradient accumulate in one tensor. The base layer is frozen: its weight gets no gradient.
+Compared with the eager layer: the experts accumulate into the base layer's output (no second tensor of that size, no
+pass to scale or add). Only x and A x are saved; backward computes the gates and their products again. The two parts of
+x's gradient accumulate in one tensor. The base layer is frozen: its weight gets no gradient.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from hydralora.ops import torch_kernels as small
 
 try:
     from hydralora.ops import triton_launch as triton_pieces
-except ImportError:  # no Triton on this platform; the plain pieces give the same results
+except ImportError:  # no Triton on this platform; `torch_kernels` gives the same results
     triton_pieces = None  # type: ignore[assignment]
 
 
@@ -25,19 +25,19 @@ _PLAIN_TENSORS = (nn.Parameter, Tensor)  # not DTensor, not a quantised tensor
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether calling a module does more than its class's `forward`: hooks of any kind, or a `forward` of its own."""
-    attributes = module.__dict__  # read once: this stands before each launch
+    """Whether calling a module does more than its class's `forward`: it has hooks or an instance-level `forward`."""
+    attributes = module.__dict__  # read once, because this runs before each launch
     return bool(
         attributes["_forward_hooks"]
         or attributes["_forward_pre_hooks"]
         or attributes["_backward_hooks"]
         or attributes["_backward_pre_hooks"]
-        or "forward" in attributes  # as accelerate sets, to move weights between devices
+        or "forward" in attributes  # accelerate sets it to move weights between devices
     )
 
 
 def _must_see_modules() -> bool:
-    """Whether something outside follows each operation: global hooks, torch.func, forward-mode gradients, tracing."""
+    """Whether something must see each module call: global hooks, torch.func, forward-mode gradients, tracing."""
     if (
         nn_module._global_forward_hooks
         or nn_module._global_forward_pre_hooks
@@ -55,20 +55,23 @@ def _must_see_modules() -> bool:
 
 
 def can_fuse(x: Tensor, base: nn.Module, *adapter: nn.Module) -> bool:
-    """Whether `hydra_linear` computes what calling these modules would: nothing trainable, hooked or replaced in the
-    base, nothing hooked in the adapter's A, B and router, and one dtype for all matrix products."""
+    """Whether `hydra_linear` gives the same result as calling these modules.
+
+    The base must not be trainable, hooked or replaced. The adapter's A, B and router must not be hooked. All matrix
+    products must have the same dtype.
+    """
     if type(base) is not nn.Linear or type(x) not in _PLAIN_TENSORS or _must_see_modules():
-        return False  # quantised, transposed, distributed, or watched
-    parameters: Any = base._parameters
-    dtype = x.dtype  # the dictionary: nn.Module's `__getattr__` is slow
+        return False  # quantised, transposed, distributed, or observed
+    parameters: Any = base._parameters  # nn.Module's `__getattr__` is slow
+    dtype = x.dtype
     weight, bias = parameters["weight"], parameters["bias"]
     if type(weight) not in _PLAIN_TENSORS or weight.requires_grad or (bias is not None and bias.requires_grad):
         return False
     autocast = torch.is_autocast_enabled(x.device.type)
-    if autocast and dtype == torch.float64:  # which autocast leaves alone
+    if autocast and dtype == torch.float64:  # autocast does not change float64
         return False
     for module in (base, *adapter):
-        if type(module) is not nn.Linear:  # wrapped, for instance by FSDP
+        if type(module) is not nn.Linear:  # wrapped, for example by FSDP
             return False
         if is_hooked(module):
             return False
@@ -90,30 +93,33 @@ def hydra_linear(
     shared_rank: int = 0,
     shared_scaling: float = 1.0,
 ) -> Tensor:
-    """y = W0 x + b + scaling * sum_i g_i B_i A x with g = softmax(W_g z) (arXiv 2404.19245, section 3.2), and with a
-    shared LoRA + shared_scaling * B_s A_s x.
+    """y = W0 x + b + scaling * sum_i g_i B_i A x with g = softmax(W_g z) (arXiv 2404.19245, section 3.2).
 
-    The same function as `router_gates` and `add_experts` over the base layer, to rounding. Under autocast all matrix
-    products run in autocast's dtype, as PEFT's LoRA does there; gates are float32 (or wider) always.
+    A shared LoRA adds shared_scaling * B_s A_s x. Up to rounding, the result equals `router_gates` and `add_experts`
+    over the base layer. With autocast all matrix products run in autocast's dtype, as in PEFT's LoRA; gates are always
+    float32 or wider.
 
     Args:
-        x: [..., in].
-        base_weight: [out, in], frozen. Its gradient is never computed.
-        base_bias: [out] or None, frozen.
-        weight_a: [r + shared_rank, in], the rows of A_s last.
-        weight_b: [out, E * r + shared_rank], column block i is B_i, the columns of B_s last. E = N, or N + 1: block N
-            is then always on, with gate 1.
-        gating: what gates come from. A router's weights: [N, r], or [N, in] for ``router_input="hidden"``. For "given"
-            the gates themselves, constant: [G, N] in float32, each row for as many consecutive tokens (of x's leading
-            dimensions flattened; G divides their number), or integers [G], the one expert that is on (-1: none), with
-            E = N. None: every gate is 1.
+        x: Input [..., in].
+        base_weight: Frozen weight [out, in]. Its gradient is never computed.
+        base_bias: Frozen bias [out], or None.
+        weight_a: Matrix [r + shared_rank, in]; the rows of A_s come last.
+        weight_b: Matrix [out, E * r + shared_rank]. Column block i is B_i; the columns of B_s come last. E = N, or
+            N + 1 with a shared expert as block N, whose gate is 1.
+        gating: The source of the gates. A router's weight: [N, r], or [N, in] for ``router_input="hidden"``. For
+            "given", constant gates: [G, N] in float32, or integers [G], the index of the one expert that is on (-1 for
+            none; then E = N). x's leading dimensions are flattened to T tokens, and each of the G rows is for T / G
+            consecutive tokens. None: every gate is 1.
         scaling: lora_alpha / r (or / sqrt(r)).
         router_input: z = A x ("low_rank", without A_s), z = x ("hidden"), or "given".
-        shared_rank: rank of A_s and B_s, 0 without a shared LoRA.
-        shared_scaling: of the shared LoRA.
+        shared_rank: Rank of A_s and B_s; 0 without a shared LoRA.
+        shared_scaling: Scaling of the shared LoRA.
 
     Returns:
-        [..., out]. Differentiable once in x, A, B and the router.
+        Output [..., out], differentiable once in x, A, B and the router.
+
+    Raises:
+        RuntimeError: In backward with create_graph=True.
     """
     split = (scaling, router_input, shared_rank, shared_scaling)
     if torch.is_grad_enabled():
@@ -125,7 +131,7 @@ def hydra_linear(
     rows = _rows(x, x.dtype)
     y = _base(x, rows, base_weight, base_bias)
     pieces = _pieces(rows)
-    if pieces is triton_pieces and rows.shape[0] <= triton_pieces.FEW_TOKENS:  # decoding: bound by launches
+    if pieces is triton_pieces and rows.shape[0] <= triton_pieces.FEW_TOKENS:  # decoding: launches dominate
         triton_pieces.add_experts_few(y.view(-1, y.shape[-1]), rows, weight_a, gating, weight_b, *split)
     else:
         _add_adapter(y, rows, weight_a, weight_b, gating, *split)
@@ -152,14 +158,14 @@ class _HydraLinear(torch.autograd.Function):
         rows = _rows(saved_x, dtype)
         y = _base(saved_x, rows, base_weight, base_bias)
         low = _add_adapter(y, rows, weight_a, weight_b, gating, *split)
-        # Low-precision copies of weights are made again in backward: keeping them would cost more memory than LoRA.
+        # Backward casts the weights to low precision again: keeping the copies would cost more memory than LoRA.
         ctx.save_for_backward(saved_x, low, base_weight, weight_a, weight_b, gating)
         ctx.split, ctx.x_dtype = split, x.dtype
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        # What `once_differentiable` would say, without the time it takes in each layer of each step.
+        # The check of `once_differentiable`, without the time that it takes in each layer of each step.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise RuntimeError("hydra_linear is differentiable once: call backward without create_graph=True")
         saved_x, low, base_weight, weight_a, weight_b, gating = ctx.saved_tensors
@@ -187,7 +193,7 @@ class _HydraLinear(torch.autograd.Function):
             if hidden and router is not None:
                 rows = torch.cat((rows, router))
             grad_x = pieces.accumulate(torch.mm(grad, _cast(base_weight, dtype)), grad_low, rows)
-            # `view` with the same sizes, a torch.Size, takes three times as long.
+            # `view` with a torch.Size takes three times as long.
             grad_x = _cast(grad_x.view_as(saved_x), ctx.x_dtype)
         return (
             grad_x,
@@ -200,7 +206,7 @@ class _HydraLinear(torch.autograd.Function):
         )
 
 
-# `Function.apply` without its loop over arguments for wrappers of `torch.func`: that loop takes as long as a launch.
+# `Function.apply` without its loop that looks for `torch.func` wrappers: that loop takes as long as a launch.
 _apply_directly = super(torch.autograd.Function, _HydraLinear).apply
 
 
@@ -215,7 +221,7 @@ def _add_adapter(
     shared_rank: int,
     shared_scaling: float,
 ) -> Tensor:
-    """Add to y [..., out] what the adapter makes of x [T, in], in x's dtype; returns `low`, which backward needs."""
+    """Add the adapter's update for x [T, in] to y [..., out], in x's dtype; returns `low`, which backward needs."""
     dtype = x.dtype
     blocks = (weight_b.shape[1] - shared_rank) // (weight_a.shape[0] - shared_rank)
     router = _gating(gating, dtype, router_input)
@@ -228,13 +234,15 @@ def _add_adapter(
 
 
 def _gating(gating: Tensor | None, dtype: torch.dtype, router_input: str) -> Tensor | None:
-    """In the dtype of the products; gates that are given stay as they are."""
+    """The gating in the dtype of the matrix products; given gates are not cast."""
     return gating if gating is None or router_input == "given" else _cast(gating, dtype)
 
 
 def _base(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """W0 x + b of x [..., in], which `rows` [T, in] holds too: [..., out], and no view. Autograd would forbid models to
-    change a view in place (Llama 4 adds experts to a layer's output so)."""
+    """W0 x + b [..., out], which is not a view. `rows` [T, in] is x [..., in] with flattened tokens.
+
+    Autograd does not let models change such a view in place, and Llama 4 adds experts to a layer's output in place.
+    """
     weight = _cast(weight, rows.dtype)
     output: Tensor
     if bias is None and x.dim() > 1:
@@ -246,7 +254,7 @@ def _base(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 
 
 def _pieces(x: Tensor) -> Any:
-    """Triton's small pieces where they apply."""
+    """The Triton kernels if they support x, else the PyTorch ones."""
     if triton_pieces is not None and triton_pieces.supports(x):
         return triton_pieces
     return small
@@ -263,7 +271,7 @@ def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x if x.dtype == dtype else x.to(dtype)  # looking first is ten times as fast as a `to` that does nothing
+    return x if x.dtype == dtype else x.to(dtype)  # the check is ten times as fast as a `to` without effect
 
 
 def _as_parameter(grad: Tensor | None, parameter: Tensor | None) -> Tensor | None:

@@ -1,10 +1,11 @@
-"""The small pieces around the large matrix products: plain PyTorch here, Triton on CUDA (`triton_launch`).
+"""The small operations around the large matrix products: plain PyTorch here, Triton on CUDA (`triton_launch`).
 
-Shapes: T tokens, r rank of an expert, s rank of the shared LoRA (mostly 0), N routed experts, E column blocks of B (N,
-or N + 1 with an always-on expert whose gate is 1; without `gating` every gate is 1). A is [r + s, in] and B is
-[out, E * r + s]: the shared LoRA comes last. ``router_input`` says what ``gating`` is: "low_rank" weights [N, r] on the
-experts' A x, "hidden" weights [N, in] on the layer's input, "given" the gates themselves, [G, N] in float32, or the
-number of the one expert that is on, integers [G] (then E = N): one row for each T / G tokens.
+Shapes: T tokens, r rank of an expert, s rank of the shared LoRA (usually 0), N routed experts, E column blocks of B (N,
+or N + 1 with a shared expert whose gate is 1; without `gating` every gate is 1). A is [r + s, in] and B is
+[out, E * r + s]; the shared LoRA comes last.
+``router_input`` tells what ``gating`` is. "low_rank": a router's weight [N, r] on the experts' A x. "hidden": a
+router's weight [N, in] on the layer's input. "given": the gates [G, N] in float32, or integers [G], the index of the
+one expert that is on (then E = N); each row is for T / G consecutive tokens.
 ``low`` is all that the adapter saves for backward besides its input: [A x | A_s x], [T, r + s], or with "hidden"
 [A x | A_s x | router logits], [T, r + s + N].
 """
@@ -16,7 +17,7 @@ from hydralora.ops.eager import one_hot_gates, router_gates, softmax_gates
 
 
 def _gates(low: Tensor, gating: Tensor | None, rank: int, shared_rank: int, blocks: int, kind: str) -> Tensor | None:
-    """[T, N] from what is saved; None without `gating`."""
+    """Gates [T, N] from the saved `low`; None without `gating`."""
     if gating is None:
         return None
     if kind == "given":
@@ -28,14 +29,14 @@ def _gates(low: Tensor, gating: Tensor | None, rank: int, shared_rank: int, bloc
 
 
 def _block_gates(gates: Tensor | None, h: Tensor, blocks: int) -> Tensor:
-    """[T, E]: the gates, and 1 for blocks that have no gate."""
+    """Gates [T, E] of all blocks; 1 for blocks that have no gate."""
     if gates is None:
         return h.new_ones(h.shape[0], blocks)
     return torch.nn.functional.pad(gates, (0, blocks - gates.shape[1]), value=1.0)
 
 
 def _gated(low: Tensor, gates: Tensor, rank: int, shared_rank: int, shared_scaling: float) -> Tensor:
-    """u of gates [T, E] that are scaled already."""
+    """u [T, E * r + s] from gates [T, E] that are already scaled."""
     u = (gates.unsqueeze(2) * low[:, :rank].unsqueeze(1)).flatten(1)
     if shared_rank:
         u = torch.cat((u, low[:, rank : rank + shared_rank] * shared_scaling), dim=1)
@@ -52,8 +53,10 @@ def project_and_gate(
     shared_rank: int = 0,
     shared_scaling: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Forward: (low, u) of x [T, in]; u = [scaling * (gates outer A x) | shared_scaling * A_s x] is what B multiplies,
-    [T, E * r + s]."""
+    """Forward: (low, u) of x [T, in].
+
+    u = [scaling * (gates outer A x) | shared_scaling * A_s x], [T, E * r + s], is the input of B.
+    """
     rows = torch.cat((weight_a, gating)) if router_input == "hidden" and gating is not None else weight_a
     low = x @ rows.t()
     rank = weight_a.shape[0] - shared_rank
@@ -73,11 +76,11 @@ def gate_backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Backward: (u again, gradient of low, gradient of `gating`) from the gradient of u, [T, E * r + s].
 
-    With "hidden" the router's gradient is a product with the layer's input and so the caller's: None here. Gates that
-    are given get none.
+    The gradient of `gating` is None with "hidden", because the caller computes it as a product with the layer's input.
+    It is also None for given gates.
 
     Args:
-        rank: of an expert, r.
+        rank: Rank of an expert, r.
     """
     h = low[:, :rank]
     blocks = (grad_u.shape[1] - shared_rank) // rank
@@ -99,11 +102,11 @@ def gate_backward(
 
 
 def _columns(dtype: torch.dtype, *parts: Tensor) -> Tensor:
-    """Side by side, without those that have no column."""
+    """Concatenate the parts along the columns, without parts that have no column."""
     kept = [part.to(dtype) for part in parts if part.shape[1]]
     return kept[0] if len(kept) == 1 else torch.cat(kept, dim=1)
 
 
 def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """y += u v in place: [T, d] += [T, k] [k, d], k small."""
+    """y += u v in place: [T, d] += [T, k] [k, d], for small k."""
     return y.addmm_(u, v)

@@ -1,10 +1,10 @@
-"""Triton kernels, launched by `triton_pieces`.
+"""Triton kernels, launched by `triton_launch`.
 
-Ranks and experts are padded to powers of two inside the kernels only. Sums run in float32; what is stored is rounded to
-the input's dtype, as the plain pieces do. No atomics: the same input gives the same bits.
+Ranks and experts are padded to powers of two only inside the kernels. Sums run in float32; results are rounded to the
+input's dtype, as in `torch_kernels`. Without atomics, the same input gives the same bits.
 """
 # mypy: disable-error-code="no-untyped-def"
-# (Triton reads the annotations of a kernel's arguments: only tl.constexpr may stand there.)
+# Triton reads the annotations of a kernel's arguments and allows only tl.constexpr.
 
 import triton
 import triton.language as tl
@@ -12,7 +12,7 @@ import triton.language as tl
 
 @triton.jit
 def _softmax_gates(logits, experts, ROUTED: tl.constexpr):
-    """[rows, EXPERTS_PAD] gates; 1 for experts the router does not know. Padding is masked where it is used."""
+    """Gates [rows, EXPERTS_PAD]; 1 for experts that have no logit. The user of the gates masks padding."""
     logits = tl.where(experts[None, :] < ROUTED, logits, -float("inf"))
     powers = tl.exp(logits - tl.max(logits, axis=1)[:, None])
     gates = powers / tl.sum(powers, axis=1)[:, None]
@@ -23,7 +23,7 @@ def _softmax_gates(logits, experts, ROUTED: tl.constexpr):
 def _router_weights(
     gating_ptr, RANK: tl.constexpr, ROUTED: tl.constexpr, RANK_PAD: tl.constexpr, EXPERTS_PAD: tl.constexpr
 ):
-    """[EXPERTS_PAD, RANK_PAD] of a router on A x."""
+    """Weight [EXPERTS_PAD, RANK_PAD] of a router on A x."""
     ranks = tl.arange(0, RANK_PAD)
     experts = tl.arange(0, EXPERTS_PAD)
     mask = (experts[:, None] < ROUTED) & (ranks[None, :] < RANK)
@@ -43,9 +43,9 @@ def _gates(
     HIDDEN: tl.constexpr,
     GIVEN: tl.constexpr,
 ):
-    """[rows, EXPERTS_PAD], 1 for the always-on expert: as GIVEN, from `logits` (HIDDEN), or from a router on h.
+    """Gates [rows, EXPERTS_PAD]: given (GIVEN), from `logits` (HIDDEN), or from a router on h. A shared expert has 1.
 
-    GIVEN: 0 no, 1 gates, 2 the number of one expert, as `eager.one_hot_gates` reads it.
+    GIVEN: 0 for a router, 1 for gates, 2 for an expert index as in `eager.one_hot_gates`.
     """
     experts = tl.arange(0, logits.shape[1])
     gates = tl.full(logits.shape, 1.0, dtype=tl.float32)
@@ -82,8 +82,8 @@ def _project(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """One pass over x: the experts' A x, [ROWS, RANK_PAD], the shared LoRA's A x, [ROWS, SHARED_PAD] (SHARED of them),
-    and the logits of a router on x, [ROWS, EXPERTS_PAD] (zeros unless HIDDEN)."""
+    """Compute in one pass over x: the experts' A x [ROWS, RANK_PAD], the shared LoRA's A_s x [ROWS, SHARED_PAD] (SHARED
+    columns are used), and the logits of a router on x [ROWS, EXPERTS_PAD] (zeros unless HIDDEN)."""
     ranks = tl.arange(0, RANK_PAD)
     shared = tl.arange(0, SHARED_PAD)
     experts = tl.arange(0, EXPERTS_PAD)
@@ -131,6 +131,7 @@ def project_and_gate_kernel(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
+    """Projections of a block of tokens by A and the router, then the gated input of B."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     ranks = tl.arange(0, RANK_PAD)
     experts = tl.arange(0, EXPERTS_PAD)
@@ -153,7 +154,7 @@ def project_and_gate_kernel(
         CHUNK,
     )
 
-    # What backward will read is rounded, so the forward pass rounds first: both see the same h and the same gates.
+    # Backward reads rounded values. The forward pass rounds first, so that both use the same h and the same gates.
     WIDTH: tl.constexpr = RANK + SHARED + ROUTED if HIDDEN else RANK + SHARED
     low = h.to(low_ptr.dtype.element_ty)
     tl.store(low_ptr + rows[:, None] * WIDTH + ranks[None, :], low, mask=row_mask & (ranks[None, :] < RANK))
@@ -201,6 +202,7 @@ def gate_backward_kernel(
     EXPERTS_PAD: tl.constexpr,
     ROWS: tl.constexpr,
 ):
+    """Backward pass of `project_and_gate_kernel` to A x and the logits; writes the gated input of B once more."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     ranks = tl.arange(0, RANK_PAD)
     experts = tl.arange(0, EXPERTS_PAD)
@@ -265,6 +267,7 @@ def accumulate_kernel(
     COLUMNS: tl.constexpr,
     INNER_CHUNK: tl.constexpr,
 ):
+    """Add a gated product with B to the base layer's output, in place."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     row_mask = rows[:, None] < tokens
@@ -307,7 +310,7 @@ def add_experts_few_kernel(
     COLUMNS: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """One token and COLUMNS outputs a program. Each program computes A x again: cheaper than a launch of its own."""
+    """Each program handles one token and COLUMNS outputs. It computes A x again: cheaper than a separate launch."""
     token = tl.program_id(0).to(tl.int64)
     ranks = tl.arange(0, RANK_PAD)
     experts = tl.arange(0, EXPERTS_PAD)
@@ -397,7 +400,7 @@ def add_experts_some_kernel(
     CHUNK: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """ROWS tokens and COLUMNS outputs a program, on tensor cores; B is read once for all of a program's tokens."""
+    """Each program handles ROWS tokens and COLUMNS outputs on tensor cores; it reads B once for all its tokens."""
     dtype = y_ptr.dtype.element_ty
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     row_mask = rows[:, None] < tokens

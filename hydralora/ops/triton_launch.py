@@ -1,6 +1,6 @@
-"""The small pieces of `torch_kernels` on CUDA: one launch of a Triton kernel each, where PyTorch needs about eight.
+"""The operations of `torch_kernels` on CUDA: each is one launch of a Triton kernel; PyTorch needs about eight.
 
-Under torch.compile the kernels are part of the graph (Inductor sees them as they are and fuses around them).
+With torch.compile the kernels are part of the graph: Inductor keeps them and fuses the operations around them.
 """
 
 import os
@@ -15,19 +15,22 @@ from triton import knobs
 
 from hydralora.ops import triton_kernels as kernels
 
-_TAKES_NINE = triton.__version__.startswith("3.6.")  # the arguments of a launcher in C, which differ between versions
+_TAKES_NINE = triton.__version__.startswith(
+    "3.6."
+)  # whether Triton's C launcher takes the arguments below; versions differ
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-FEW_TOKENS = 32  # up to here one launch that computes A x many times beats two that compute it once
-_VECTOR_OUTPUTS = 40_000  # up to so many outputs of all tokens together, a program a token and no tensor cores
-_ROWS = 16  # tokens a program: 2048 tokens make 128 programs, one for each multiprocessor of an H100
+FEW_TOKENS = 32  # up to here, one launch that computes A x many times is faster than two that compute it once
+_VECTOR_OUTPUTS = 40_000  # up to this total number of outputs: one program per token, without tensor cores
+_ROWS = 16  # tokens per program: 2048 tokens make 128 programs, about one for each multiprocessor of an H100
 
 
 def supports(x: Tensor) -> bool:
-    """Half precision on CUDA, at least one row. Products in float32 stay with cuBLAS and PyTorch's TF32 switch."""
+    """Whether the kernels apply: half precision on CUDA, at least one row. Float32 products stay with cuBLAS, where
+    PyTorch's TF32 switch works."""
     return (x.is_cuda or _INTERPRETED) and x.dtype in (torch.float16, torch.bfloat16) and x.shape[0] > 0
 
 
-# Of a compiled kernel: what runs it, its handle and what else comes before the metadata, its metadata.
+# Of a compiled kernel: the launch function, the arguments before the metadata (its handle first), and the metadata.
 _Launcher = tuple[Callable[..., None], tuple[Any, ...], Any]
 _launchers: dict[tuple[Any, ...], _Launcher] = {}
 
@@ -40,11 +43,11 @@ def _launch(
     constants: tuple[Any, ...],
     **options: int,
 ) -> None:
-    """kernel[grid](*tensors, *scalars, *constants): a kernel seen before goes straight to its launcher.
+    """Run kernel[grid](*tensors, *scalars, *constants); a kernel that was run before is launched directly.
 
-    Small layers and decoding are bound by launches, and binding and hashing a kernel's arguments is most of one.
-    Triton specialises on dtype and on alignment to 16 bytes. Of scalars it specialises integers, unless told not to, as
-    for the number of tokens here. A launcher takes a tensor's address as well, and then does not ask the driver for it.
+    Launches dominate the time of small layers and of decoding, and argument binding and hashing dominate launch cost.
+    Triton specialises on dtype, on alignment to 16 bytes, and on integer scalars unless told not to, as for the number
+    of tokens here. A launcher also accepts a tensor's address and then does not query the driver for it.
     """
     if torch.compiler.is_compiling():
         kernel[grid](*tensors, *scalars, *constants, **options)
@@ -59,14 +62,14 @@ def _launch(
     for address in addresses:
         all_bits |= address
     unaligned = tuple([address % 16 for address in addresses]) if all_bits % 16 else None
-    # The kernel by identity: its hash takes a lock.
+    # `id`, because the hash of a kernel takes a lock.
     key = (id(kernel), index, constants, unaligned, *[t.dtype for t in tensors])
     launcher = _launchers.get(key)
     if launcher is None or _profiled():
         compiled = kernel[grid](*tensors, *scalars, *constants, **options)
-        if compiled is not None:  # as it is in Triton's interpreter
+        if compiled is not None:  # it is None in Triton's interpreter
             _launchers[key] = _launcher(compiled)
-    else:  # the call that kernel[grid] ends with, without hooks and what it collects for them
+    else:  # the last call in kernel[grid], without launch hooks and the data for them
         launch, before, metadata = launcher
         stream = torch._C._cuda_getCurrentRawStream(index)
         launch(*grid, stream, *before, metadata, None, None, None, *addresses, *scalars, *constants)
@@ -74,8 +77,7 @@ def _launch(
 
 
 def _launcher(compiled: Any) -> _Launcher:
-    """The launcher in C where Triton is laid out as 3.6 is and the kernel needs no scratch memory, else the Python
-    object around it."""
+    """The launcher in C if Triton is 3.6 and the kernel needs no scratch memory, else the Python object around it."""
     run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
     names = ("launch", "launch_cooperative_grid", "launch_pdl", "global_scratch_size", "profile_scratch_size")
     parts: list[Any] = [getattr(run, name, None) for name in names]
@@ -86,7 +88,7 @@ def _launcher(compiled: Any) -> _Launcher:
 
 
 def _profiled() -> bool:
-    """Whether someone wants to hear of launches from Triton."""
+    """Whether a profiler has registered launch hooks with Triton."""
     hooks = knobs.runtime
     return bool(hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls)
 
@@ -101,14 +103,14 @@ def project_and_gate(
     shared_rank: int = 0,
     shared_scaling: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """As `torch_kernels.project_and_gate`."""
+    """See `torch_kernels.project_and_gate`."""
     tokens, in_features = x.shape
     a_rows = weight_a.shape[0]
     rank = a_rows - shared_rank
     routed, per_gate, hidden, given = _routing(gating, router_input, tokens, blocks)
     low = x.new_empty(tokens, a_rows + routed if hidden else a_rows)
     u = x.new_empty(tokens, blocks * rank + shared_rank)
-    # 4 stages of 256 columns: within 10% of the time cuBLAS takes for A x alone on an H100.
+    # 4 stages of 256 columns: within 10% of the time that cuBLAS takes for A x alone on an H100.
     _launch(
         kernels.project_and_gate_kernel,
         (_cdiv(tokens, _ROWS), 1, 1),
@@ -131,13 +133,13 @@ def gate_backward(
     shared_rank: int = 0,
     shared_scaling: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As `torch_kernels.gate_backward`."""
+    """See `torch_kernels.gate_backward`."""
     tokens, width = grad_u.shape
     blocks = (width - shared_rank) // rank
     routed, per_gate, hidden, given = _routing(gating, router_input, tokens, blocks)
     programs = _cdiv(tokens, _ROWS)
     u, grad_low = torch.empty_like(grad_u), torch.empty_like(low)
-    # One partial sum a program, added up in a fixed order.
+    # One partial sum per program, added in a fixed order.
     learned = gating is not None and not hidden and not given
     partial = low.new_empty(programs, routed, rank, dtype=torch.float32) if learned else None
     router_or_any = low if gating is None else gating.contiguous()
@@ -153,7 +155,7 @@ def gate_backward(
 
 
 def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """As `torch_kernels.accumulate`: bound by reading and writing y once. cuBLAS takes a third longer (k is small)."""
+    """See `torch_kernels.accumulate`. Reading and writing y once sets the time; cuBLAS takes a third longer."""
     tokens, width = y.shape
     inner = u.shape[1]
     _launch(
@@ -178,8 +180,10 @@ def add_experts_few(
     shared_rank: int = 0,
     shared_scaling: float = 1.0,
 ) -> None:
-    """y += u B^T in one launch (u of `torch_kernels.project_and_gate`), for a few tokens and no gradients: y [T, out],
-    x [T, in]."""
+    """y += u B^T in one launch, for few tokens and without gradients: y [T, out], x [T, in].
+
+    u is that of `torch_kernels.project_and_gate`.
+    """
     tokens, in_features = x.shape
     out_features = y.shape[1]
     rank = weight_a.shape[0] - shared_rank
@@ -190,7 +194,7 @@ def add_experts_few(
     scalars = (per_gate, float(scaling), float(shared_scaling))
     sizes = (in_features, out_features, rank, shared_rank, blocks, routed, hidden, given)
     if tokens * out_features <= _VECTOR_OUTPUTS:
-        columns = 128  # more would leave the chip idle
+        columns = 128  # with more, part of the GPU would be idle
         chunk = max(64, 16384 // max(rank_pad, shared_pad, experts_pad if hidden else 1))
         tile = min(columns, max(8, 16384 // max(rank_pad * experts_pad, shared_pad)))
         _launch(
@@ -202,9 +206,9 @@ def add_experts_few(
             num_warps=16,
         )
         return
-    rank_pad = max(rank_pad, _cdiv(16, experts_pad))  # tensor cores take 16 at a time
+    rank_pad = max(rank_pad, _cdiv(16, experts_pad))  # tensor cores need at least 16
     shared_pad = max(shared_pad, 16) if shared_rank else shared_pad
-    # As much as registers and shared memory hold: the loop over x is a chain of waits, so few long steps.
+    # As large as registers and shared memory allow: each step of the loop over x waits for memory, so use few steps.
     columns = max(16, min(128, 16384 // max(rank_pad * experts_pad, shared_pad)))
     chunk = max(64, min(1024, 8192 // _pad(rank_pad + shared_rank + (experts_pad if hidden else 0))))
     _launch(
@@ -219,8 +223,8 @@ def add_experts_few(
 
 
 def _routing(gating: Tensor | None, router_input: str, tokens: int, blocks: int) -> tuple[int, int, bool, int]:
-    """Experts with a gate, tokens that share given gates, whether the gating is on x, what is given: 0 nothing, 1
-    gates, 2 the number of an expert."""
+    """Number of experts with a gate, tokens per given gate, whether the router reads x, and what is given: 0 nothing,
+    1 gates, 2 expert indices."""
     if gating is None:
         return 0, 1, False, 0
     if router_input != "given":
@@ -231,7 +235,7 @@ def _routing(gating: Tensor | None, router_input: str, tokens: int, blocks: int)
 
 @cache
 def _constants(sizes: tuple[Any, ...], rank: int, shared_rank: int, blocks: int, *chunk: int) -> tuple[Any, ...]:
-    """Sizes, padded sizes, tokens a program, and a chunk; the same few in every launch, so they are kept."""
+    """Sizes, padded sizes, tokens per program, and a chunk. Cached, because few combinations occur."""
     return (*sizes, _pad(rank), _pad(shared_rank), _pad(blocks), _ROWS, *chunk)
 
 

@@ -1,7 +1,7 @@
-"""AdaLoRA between two steps: what PEFT keeps in memory alone, or saves pruned, and an exact resume needs.
+"""Saves the state of AdaLoRA that PEFT's checkpoint lacks and an exact resume needs.
 
-PEFT's checkpoint leaves out ranks that are masked for now, which may come back at the next step, and the running
-importance by which they do.
+PEFT's checkpoint omits ranks that are currently masked, although they may return at the next step. It also omits the
+running importance that decides which ranks return.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # PEFT's names for importance
 
 
 def save_state(model: Any, folder: Path) -> None:
-    """Write whole factors, importance, and which ranks are kept, of a PEFT model with AdaLoRA."""
+    """Write the unpruned factors, the importance, and the rank pattern of a PEFT model with AdaLoRA."""
     from safetensors.torch import save_file
 
     pattern = model.active_peft_config.rank_pattern or {}
@@ -33,7 +33,7 @@ def save_state(model: Any, folder: Path) -> None:
 
 
 def load_state(model: Any, folder: Path) -> None:
-    """Put back what `save_state` wrote."""
+    """Restore the state that `save_state` wrote."""
     from safetensors.torch import load_file
 
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""What watches a run: the curve on disk, progress for a caller, a stop at the first loss that is no number."""
+"""Callbacks of a run: write the curve, report progress, stop at the first loss that is not finite."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from hydralora.training.config import Progress, TrainingError
 class CurveWriter(TrainerCallback):
     """Appends a line to `curve.jsonl` for each logged step: `step, tokens, loss, learning_rate, seconds`, `eval_loss`.
 
-    A resumed run first drops the lines after its checkpoint, so that each step is there once.
+    A resumed run first removes the lines after its checkpoint, so that each step occurs once.
     """
 
     def __init__(self, path: Path, plan: StepPlan) -> None:
@@ -26,6 +26,7 @@ class CurveWriter(TrainerCallback):
         self._started = time.monotonic()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by the trainer before the first step."""
         if not state.is_world_process_zero:
             return
         kept = [line for line in self._lines() if json.loads(line)["step"] <= state.global_step]
@@ -40,6 +41,7 @@ class CurveWriter(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
+        """Called by the trainer with the numbers that it logs."""
         values = _chosen(logs, "loss", "learning_rate", "eval_loss")
         if not values or not state.is_world_process_zero:
             return
@@ -53,14 +55,14 @@ class CurveWriter(TrainerCallback):
             file.write(json.dumps(line) + "\n")
 
     def _lines(self) -> list[str]:
-        """Whole lines; a killed run may have left half of one."""
+        """Complete lines; a killed run may have left an incomplete last line."""
         if not self._path.exists():
             return []
         return [line for line in self._path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 class ProgressReporter(TrainerCallback):
-    """Calls `report` with the state of the run, at most every `seconds` and at the last step."""
+    """Calls `report` with the progress of the run, at most once in `seconds` seconds, and at the last step."""
 
     def __init__(self, report: Callable[[Progress], None], plan: StepPlan, seconds: float = 2.0) -> None:
         self._report = report
@@ -70,6 +72,7 @@ class ProgressReporter(TrainerCallback):
         self._started = (0, time.monotonic())
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by the trainer before the first step."""
         self._started = (self._tokens_at(state.global_step), time.monotonic())
 
     def on_log(
@@ -80,6 +83,7 @@ class ProgressReporter(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
+        """Called by the trainer with the numbers that it logs."""
         now = time.monotonic()
         last = state.global_step == state.max_steps
         if "loss" not in (logs or {}) or not state.is_world_process_zero:
@@ -96,11 +100,12 @@ class ProgressReporter(TrainerCallback):
 
 
 class StopAtNonFinite(TrainerCallback):
-    """Stops at the first loss or gradient norm that is no number, before it can reach a checkpoint."""
+    """Stops at the first loss or gradient norm that is not finite, before it can reach a checkpoint."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
+        """Called by the trainer after each optimizer step."""
         control.should_log = control.should_log or control.should_save  # never save what was not looked at
         return control
 
@@ -112,22 +117,24 @@ class StopAtNonFinite(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
+        """Called by the trainer with the numbers that it logs."""
         values = _chosen(logs, "loss", "grad_norm", "eval_loss")
         if all(math.isfinite(value) for value in values.values()):
             return
         raise TrainingError(
-            f"Step {state.global_step}: expected finite numbers, got {values}. The checkpoints before it are good. "
+            f"Step {state.global_step}: expected finite numbers, got {values}. Earlier checkpoints are good. "
             f"Lower learning_rate (now {args.learning_rate}) or max_grad_norm (now {args.max_grad_norm}), or lengthen "
             f"the warm-up."
         )
 
 
 class AdaLoraSchedule(TrainerCallback):
-    """Lets AdaLoRA prune ranks after each optimizer step, as PEFT asks of the training loop."""
+    """Lets AdaLoRA prune ranks after each optimizer step, as PEFT requires of a training loop."""
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
+        """Called by the trainer between the optimizer's step and `zero_grad`."""
         getattr(model, "module", model).base_model.update_and_allocate(state.global_step)
 
 

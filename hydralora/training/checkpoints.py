@@ -1,4 +1,4 @@
-"""Writing models and checkpoints: safetensors only, and a full disk said clearly."""
+"""Writes models as safetensors, and recognises errors that mean a full disk."""
 
 import errno
 import warnings
@@ -9,17 +9,21 @@ from torch import Tensor
 
 from hydralora.adapter.saved_config import sort_adapter_configs
 
-# A checkpoint folder without this file was cut short, and is never resumed from.
+# A checkpoint folder without this file is incomplete, and no run resumes from it.
 COMPLETE = "complete"
 
 
 def save_model(model: Any, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
-    """Write an adapter, or a whole model, as safetensors; `state_dict` has its weights if the model does not."""
+    """Write an adapter, or a whole model, as safetensors.
+
+    Args:
+        state_dict: The weights, if the model is split between processes; else None.
+    """
     if hasattr(model, "peft_config"):
         with warnings.catch_warnings():
-            # A layer of which AdaLoRA keeps no rank; PEFT takes its empty matrices for a mistake of saving.
+            # If AdaLoRA keeps no rank of a layer, its matrices are empty, and PEFT warns that saving went wrong.
             warnings.filterwarnings("ignore", r"(?s).*LoRA tensor\(s\) have invalid shape: .*:\(0, ")
-            # Otherwise PEFT asks the hub whether the base's vocabulary has grown.
+            # Otherwise PEFT asks the hub whether the base model's vocabulary has grown.
             model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
         sort_adapter_configs(folder)
     else:
@@ -27,7 +31,7 @@ def save_model(model: Any, folder: Path, state_dict: dict[str, Tensor] | None = 
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error means a full disk; torch and safetensors hide the errno in texts of their own."""
+    """Whether an error means a full disk. torch and safetensors give no errno, only their own messages."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     text = str(error)

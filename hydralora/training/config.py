@@ -1,6 +1,7 @@
-"""What decides a training run, what it reports while it runs, and what it returns."""
+"""The configuration of a training run, its progress reports, its result and its error."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,41 +16,51 @@ if TYPE_CHECKING:
 
 
 class TrainingError(RuntimeError):
-    """A run that stopped, with the reason and the way out. Its last good checkpoint is kept."""
+    """A run stopped; the message tells why and what to do. Its last good checkpoint is kept."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that decides a run beside its data, its base model and its PEFT configuration.
+    """All settings of a run except its data, its base model and its PEFT configuration.
 
-    Names are those of transformers' `TrainingArguments` where it has one.
+    Names are those of transformers' `TrainingArguments` if it has the setting.
 
     Attributes:
-        max_steps, max_tokens, num_train_epochs: the budget; exactly one is given.
-        learning_rate: its peak, after the warm-up.
-        learning_rate_ratios: fragment of a parameter's name -> factor on its rate, `{"lora_B": 16.0}` for LoRA+
-            (arXiv 2402.12354).
-        lr_scheduler_type: how the rate falls after the warm-up.
-        warmup_ratio: share of the steps in which the rate rises.
-        tokens_per_step: least tokens of an optimizer step, without padding, over all processes.
-        gradient_accumulation_steps: micro-batches of a step in each process. More of them need less memory and, as
-            documents are sorted into them by length, less padding.
-        packing: lay the documents of a micro-batch end to end in one row, without padding. "auto": on GPUs that have an
-            attention kernel for it, except for methods with virtual tokens. The steps hold the same documents either
-            way.
-        fused_kernels: norms, gated activations and rotary positions of the base model as one kernel each, by
-            liger-kernel (`pip install hydralora[fast]`). "auto": on GPUs where it is installed.
-        gradient_checkpointing: compute activations again in the backward pass, for less memory.
-        autocast: bfloat16 autocast, by default on GPUs, where float32 adapters would else multiply in float32.
-        balance_weight, cluster_weight: of the losses on gates in `hydralora.gates.losses`.
-        save_steps: steps from checkpoint to checkpoint.
-        eval_steps: steps from held-out loss to held-out loss.
-        early_stopping_patience: evaluations without a better held-out loss before the run stops; the best checkpoint
-            becomes the result.
-        fsdp: split the base model and what is trained between the processes, for bases that do not fit one GPU.
-        report_to: trackers, by transformers' names ("trackio", "tensorboard", "mlflow"); TensorBoard's files go into
-            the folder of the run, the others where they are told by their own settings.
-        seed: of initialisation, order and dropout.
+        max_steps: Budget in optimizer steps. Give exactly one of the three budgets.
+        max_tokens: Budget in tokens, without padding.
+        num_train_epochs: Budget in passes over the documents; may be a fraction.
+        learning_rate: Peak learning rate, reached after the warm-up.
+        learning_rate_ratios: Fragment of a parameter's name -> factor on its learning rate, for example
+            `{"lora_B": 16.0}` for LoRA+ (arXiv 2402.12354).
+        lr_scheduler_type: Form of the decay after the warm-up.
+        warmup_ratio: Share of the steps in which the learning rate rises.
+        weight_decay: Weight decay of AdamW.
+        max_grad_norm: Norm to which gradients are clipped.
+        tokens_per_step: Smallest number of tokens in an optimizer step, without padding, over all processes.
+        gradient_accumulation_steps: Micro-batches per step in each process. More of them need less memory. They also
+            need less padding, because documents are sorted into them by length.
+        packing: Whether to lay the documents of a micro-batch end to end in one row, without padding. "auto" packs on
+            GPUs with an attention kernel for it, except for methods with virtual tokens. Steps hold the same documents
+            in both cases.
+        fused_kernels: Whether liger-kernel (`pip install hydralora[fast]`) runs norms, gated activations and rotary
+            positions of the base model as one kernel each. "auto" uses it on GPUs if it is installed.
+        gradient_checkpointing: Whether to compute activations again in the backward pass, to save memory.
+        autocast: Whether to use bfloat16 autocast. The default is True with a GPU, because float32 adapters would
+            otherwise multiply in float32.
+        balance_weight: Weight of `hydralora.gates.losses.balance_loss`.
+        cluster_weight: Weight of `hydralora.gates.losses.cluster_loss`.
+        save_steps: Steps between two checkpoints.
+        eval_steps: Steps between two evaluations of the held-out loss; None for no evaluation during the run.
+        early_stopping_patience: Number of evaluations without a better held-out loss after which the run stops. The
+            best checkpoint becomes the result. None for no early stopping.
+        fsdp: Whether to split the base model and the trained parameters between the processes, for base models that do
+            not fit on one GPU.
+        report_to: Trackers by transformers' names ("trackio", "tensorboard", "mlflow"). TensorBoard writes into the
+            folder of the run; the others follow their own settings.
+        seed: Seed of initialisation, document order and dropout.
+
+    Raises:
+        ValueError: If a value is not allowed, or not exactly one budget is given.
     """
 
     max_steps: int | None = None
@@ -85,15 +96,34 @@ class TrainingConfig:
                 f"Expected exactly one of max_steps, max_tokens, num_train_epochs, got {self.max_steps}, "
                 f"{self.max_tokens}, {self.num_train_epochs}"
             )
+        for name in ("max_steps", "max_tokens", "tokens_per_step", "gradient_accumulation_steps", "save_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"Expected {name} of at least 1, got {value}")
+        for name in ("num_train_epochs", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"Expected {name} of more than 0, got {value}")
+        wrong = {name: ratio for name, ratio in self.learning_rate_ratios.items() if not 0 < ratio < math.inf}
+        if wrong:
+            raise ValueError(f"Expected learning_rate_ratios of more than 0, got {wrong}")
         if self.early_stopping_patience is not None and self.eval_steps is None:
-            raise ValueError("early_stopping_patience needs eval_steps: how often to look at the held-out loss")
+            raise ValueError("early_stopping_patience needs eval_steps: the steps between two held-out evaluations")
         if self.lr_scheduler_type not in ("cosine", "linear", "constant"):
             raise ValueError(f"Expected lr_scheduler_type cosine, linear or constant, got {self.lr_scheduler_type!r}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a run can tell while it goes on."""
+    """Progress of a running training.
+
+    Attributes:
+        step: Steps that are done.
+        num_steps: Steps of the whole run.
+        tokens: Trained tokens, without padding.
+        loss: Loss of the last step in nats per answer token.
+        tokens_per_second: Speed since the start of this process's training.
+    """
 
     step: int
     num_steps: int
@@ -104,7 +134,15 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """A finished run: the trained model in memory, its folder, and its held-out losses before and after."""
+    """A finished run.
+
+    Attributes:
+        model: The trained model in memory.
+        folder: Folder with the results.
+        record: Content of `run.json`; `reload_difference` is only in the file.
+        held_out_before: Held-out losses before training, or None.
+        held_out_after: Held-out losses after training, or None.
+    """
 
     model: "PeftModel | PreTrainedModel"
     folder: Path

@@ -1,4 +1,4 @@
-"""Energy of a stretch of work, measured by codecarbon without network (Table 4 of the paper)."""
+"""Measures the energy of a piece of work with codecarbon, without network (Table 4 of the paper)."""
 
 import dataclasses
 import importlib.util
@@ -13,10 +13,10 @@ import torch
 
 @dataclasses.dataclass(frozen=True)
 class EnergyUse:
-    """Energy by part of the machine, and the time it took.
+    """Energy in kWh by component, and the time in hours.
 
-    Where the processor has no counter that codecarbon may read, it estimates from the processor's rated power and load.
-    Processor and memory are those of the whole machine; GPUs are those that the run uses, here on this machine.
+    If codecarbon cannot read an energy counter of the processor, it estimates from its rated power and load.
+    Processor and memory count for the whole machine. GPUs count only if the run uses them, and only on this machine.
     """
 
     cpu_kwh: float
@@ -26,14 +26,15 @@ class EnergyUse:
 
     @property
     def kwh(self) -> float:
+        """Energy of CPU, GPU and memory together, in kWh."""
         return self.cpu_kwh + self.gpu_kwh + self.ram_kwh
 
 
 class EnergyMeter:
-    """Context manager; `use` holds the result after it ended, None if switched off.
+    """Context manager that measures energy; afterwards `use` holds the result, or None if it is disabled.
 
     Raises:
-        ModuleNotFoundError: it is enabled and codecarbon is not installed.
+        ModuleNotFoundError: If it is enabled and codecarbon is not installed.
     """
 
     def __init__(self, *, enabled: bool = True) -> None:
@@ -48,7 +49,7 @@ class EnergyMeter:
             from codecarbon import OfflineEmissionsTracker
 
             logging.getLogger("codecarbon").setLevel(logging.ERROR)
-            # The country sets grams of CO2 for a kWh, which is not reported: kWh are what two machines can compare.
+            # The country only affects CO2, which we do not report; kWh can be compared between machines.
             self._tracker = OfflineEmissionsTracker(
                 country_iso_code="USA",
                 gpu_ids=gpus_of_run(),
@@ -57,7 +58,7 @@ class EnergyMeter:
                 allow_multiple_runs=True,
             )
             self._tracker.start()
-            # Its start looks for the hardware, for seconds in a process's first meter, before it counts.
+            # `start` first detects the hardware, which takes seconds in a new process, and then begins to measure.
             self._started = time.monotonic()
         return self
 
@@ -73,10 +74,10 @@ class EnergyMeter:
 
 
 def gpus_of_run() -> list[int] | None:
-    """NVML's numbers of the GPUs that this process, or torchrun's processes here, train on; None without NVIDIA's.
+    """NVML indices of the GPUs on which this process, or torchrun's processes on this machine, train.
 
-    codecarbon would count all that `CUDA_VISIBLE_DEVICES` names, idle ones too, and none where it names them by UUID.
-    Where NVML does not know them (parts of a GPU), codecarbon is left to it.
+    By default codecarbon counts all GPUs in `CUDA_VISIBLE_DEVICES`, idle ones too, and none if they are given by UUID.
+    None, codecarbon's default, is returned without an NVIDIA GPU or if NVML does not know the GPU (a MIG instance).
     """
     if not torch.cuda.is_available() or torch.version.cuda is None:
         return None

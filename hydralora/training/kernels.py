@@ -1,4 +1,4 @@
-"""Which fused kernels of liger-kernel a run uses."""
+"""Decides whether a run uses the fused kernels of liger-kernel."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ def wants_kernels(model: Any, config: TrainingConfig) -> bool:
     """Whether a run uses fused kernels.
 
     Raises:
-        TrainingError: they are asked for and cannot be had.
+        TrainingError: If they are required and cannot be used.
     """
     if config.fused_kernels is False:
         return False
@@ -24,13 +24,17 @@ def wants_kernels(model: Any, config: TrainingConfig) -> bool:
     elif not has_kernels():
         refusal = "liger-kernel is not installed: pip install hydralora[fast]"
     if refusal is not None and config.fused_kernels is True:
-        raise TrainingError(f"fused_kernels: true, but {refusal}. Set fused_kernels: auto (or false) to do without.")
+        raise TrainingError(f"fused_kernels: true, but {refusal}. Set fused_kernels: auto (or false).")
     return refusal is None
 
 
 @contextmanager
 def kernels_in(model: Any, wanted: bool) -> Iterator[dict[str, int] | None]:
-    """Fused kernels in a model while the context lasts; yields how many modules use one, None without."""
+    """Use fused kernels in a model while the context lasts.
+
+    Yields:
+        Number of modules of each kind that use one; None if `wanted` is False.
+    """
     if not wanted:
         yield None
         return

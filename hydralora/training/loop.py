@@ -1,7 +1,7 @@
-"""Training any PEFT method, or the whole model, on documents: one loop, the same data and reports for each.
+"""Trains any PEFT method, or the whole model, on documents: one loop, with the same data and reports for each method.
 
-The loop is transformers' `Trainer`; ours are only the loss (answers alone, see `answer_loss`), the planned order of
-batches (see `batching`) and checkpoints that are whole or absent (see `checkpoints`).
+The loop is transformers' `Trainer`. We add only the loss on answer tokens (see `answer_loss`), the planned order of
+batches (see `batching`), and checkpoints that are marked when they are complete (see `trainer`).
 
 `torchrun --nproc-per-node 2 -m hydralora.training --config training.json` trains on several processes.
 """
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 def plan_run(
     documents: TokenisedDocuments, config: TrainingConfig, *, num_processes: int = 1, packed: bool = False
 ) -> StepPlan:
-    """The batches of a run; its `num_steps` is what schedules such as AdaLoRA's need."""
+    """Plan the batches of a run. Schedules such as AdaLoRA's need the plan's `num_steps`."""
     return plan_steps(
         documents.lengths,
         tokens_per_step=config.tokens_per_step,
@@ -73,24 +73,29 @@ def train(
 ) -> TrainingResult:
     """Train an adapter (or the whole model) and write it, its curve, its record and its card into `folder`.
 
-    A run that was killed continues from its last checkpoint in `folder` when called again with the same arguments, to
-    the same final weights (bit for bit on CPU).
+    If a run was killed, call it again with the same arguments. It continues from its last checkpoint in `folder` and
+    gives the same final weights (on CPU the same bits).
 
     Args:
-        model: the base model, changed in place by `peft_config`; a model that already has an adapter is trained as it
-            is; a base model without `peft_config` is trained whole.
-        tokenizer: of the base model.
-        documents: to train on.
-        folder: where the results and, until it is done, the checkpoints go.
-        config: budget, rates, batches.
-        peft_config: what to train.
-        held_out: documents for the loss before, during (`eval_steps`) and after.
-        progress: called every two seconds at most.
-        show_bar: a bar in the terminal.
-        measure_energy: record the energy used, with codecarbon.
+        model: A base model, which `peft_config` changes in place. Without `peft_config`, a model that already has an
+            adapter continues with it, and a base model is trained fully.
+        tokenizer: The tokenizer of the base model.
+        documents: Training documents.
+        folder: Folder for the results and, during the run, the checkpoints.
+        config: Settings of the run.
+        peft_config: PEFT config of a new adapter, or None.
+        held_out: Documents for the held-out loss before, during (`eval_steps`) and after training.
+        progress: Function that is called at most every two seconds.
+        show_bar: Whether to show a progress bar in the terminal.
+        measure_energy: Whether to measure energy with codecarbon.
+
+    Returns:
+        The trained model, its record, and its held-out losses.
 
     Raises:
-        TrainingError: a loss that is no number, no memory, no disk space, or a folder of another run.
+        TrainingError: If a loss is not finite, memory or disk space runs out, the config does not fit the model or the
+            machine, or the folder belongs to another run.
+        ModuleNotFoundError: If `measure_energy` is set and codecarbon is not installed.
     """
     from transformers import set_seed
 
@@ -129,7 +134,7 @@ def train(
     memory = FirstStepMemory(plan, documents.lengths, packed=packing.packed)
     for callback in [memory, *_callbacks(folder, config, plan, model, progress)]:
         trainer.add_callback(callback)
-    # A model that is yet to be split lies on the CPU, where the loss of one that large would take hours.
+    # With fsdp the model is still on the CPU here, where the loss of such a large model would take hours.
     before = evaluate() if evaluate and not config.fsdp else None
     checkpoint = trainer.last_checkpoint()
     started, cpu_started = time.monotonic(), time.process_time()
@@ -171,7 +176,7 @@ def train(
 
 
 def num_processes() -> int:
-    """How many processes train together; torchrun sets it."""
+    """Number of processes that train together, as torchrun sets it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -187,8 +192,8 @@ def run_identity(
     base_weights: str,
     peft_config: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What makes a run this one and no other; the first part of its record."""
-    # Who watches a run is no part of it: a resumed one may report elsewhere.
+    """The values that identify a run: its config, base model and data. They are the first part of its record."""
+    # Without `report_to`, because a resumed run may report to other trackers.
     return {
         "config": {name: value for name, value in dataclasses.asdict(config).items() if name != "report_to"},
         "peft_config": peft_config,
@@ -201,10 +206,10 @@ def run_identity(
 def check_base_unchanged(
     model: Any, witness: Witness, base_weights: str, optimizer: "torch.optim.Optimizer | None" = None
 ) -> None:
-    """Compare the base weights with those of before; read all of them only where their traces leave a doubt.
+    """Compare the base weights with those before training. Read all of them only if their traces do not decide it.
 
     Raises:
-        TrainingError: they have changed.
+        TrainingError: If they have changed.
     """
     changed = witness.saw_a_change(model, optimizer)
     if changed is None:
@@ -214,14 +219,14 @@ def check_base_unchanged(
 
 
 def _prepare(model: Any, peft_config: "PeftConfig | None") -> Any:
-    """The model with its new adapter in float32; a base model without one with all its weights trainable in float32.
+    """The model with its new adapter in float32; without an adapter, with all weights trainable in float32.
 
-    Weights in bfloat16 cannot be trained as they are: a step is smaller than the gap between neighbouring numbers.
+    bfloat16 weights cannot be trained directly: a step is smaller than the distance between neighbouring numbers.
     """
     from peft import PeftModel, get_peft_model
 
     if peft_config is None and getattr(model, "is_quantized", False) and not isinstance(model, PeftModel):
-        raise TrainingError("A 4-bit base model cannot be trained whole; choose an adapter, or load it without 4 bits")
+        raise TrainingError("A 4-bit base model cannot be trained whole; choose an adapter, or load it unquantised")
     if peft_config is None:
         return model if isinstance(model, PeftModel) else model.float().requires_grad_(True)
     if isinstance(model, PeftModel):
@@ -230,10 +235,10 @@ def _prepare(model: Any, peft_config: "PeftConfig | None") -> Any:
 
 
 def claim(folder: Path, run: Mapping[str, Any]) -> None:
-    """Make a folder of unfinished work this run's own.
+    """Mark a folder of unfinished work as this run's.
 
     Raises:
-        TrainingError: it holds the work of another run.
+        TrainingError: If it belongs to another run.
     """
     identity = folder / "identity.json"
     values = json.loads(json.dumps(run, default=str))
@@ -242,7 +247,7 @@ def claim(folder: Path, run: Mapping[str, Any]) -> None:
         if differing:
             raise TrainingError(
                 f"{folder} holds checkpoints of a run with another {', '.join(differing)}. Delete that folder to "
-                f"start anew, or choose another one."
+                f"start again, or choose another one."
             )
     elif is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
@@ -259,9 +264,9 @@ def _check_can_split(model: Any, peft_config: "PeftConfig | None") -> None:
     if num_processes() == 1:
         raise TrainingError("fsdp splits a model between processes, and this is the only one: start it with torchrun")
     if getattr(model, "is_loaded_in_4bit", False):
-        raise TrainingError("fsdp does not split a 4-bit base model; give each process the whole of it (fsdp: false)")
+        raise TrainingError("fsdp does not split a 4-bit base model; give each process a whole one (fsdp: false)")
     if peft_config is not None and peft_config.peft_type == "ADALORA":
-        raise TrainingError("fsdp does not work with AdaLoRA, which prunes ranks by whole matrices")
+        raise TrainingError("fsdp does not work with AdaLoRA, which needs whole matrices to prune ranks")
 
 
 def _callbacks(
@@ -292,7 +297,7 @@ def _callbacks(
 
 @contextmanager
 def clear_errors(config: TrainingConfig, folder: Path) -> Iterator[None]:
-    """Errors of memory and disk as `TrainingError` with the way out."""
+    """Turn errors of memory and disk into a `TrainingError` that tells what to do."""
     from hydralora.training.checkpoints import is_disk_full
 
     try:
@@ -300,10 +305,10 @@ def clear_errors(config: TrainingConfig, folder: Path) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrainingError(
             f"Out of memory at {config.tokens_per_step} tokens a step in {config.gradient_accumulation_steps} "
-            f"micro-batches. Raise gradient_accumulation_steps (the result stays the same), lower max_length, or set "
-            f"gradient_checkpointing. The last checkpoint is kept."
+            f"micro-batches. Raise gradient_accumulation_steps (the result stays the same), lower max_length, or "
+            f"switch gradient_checkpointing on. The last checkpoint is kept."
         ) from error
     except OSError as error:
         if not is_disk_full(error):
             raise
-        raise TrainingError(f"No disk space in {folder}. Make room and run again: it continues.") from error
+        raise TrainingError(f"No disk space in {folder}. Make room and run again: the run continues.") from error

@@ -1,4 +1,4 @@
-"""Training LoraHub end to end: the LoRAs of the clusters, then the search that composes them."""
+"""Trains LoraHub end to end: one LoRA for each cluster, then the search that composes them."""
 
 import dataclasses
 import json
@@ -49,30 +49,37 @@ def train_lorahub(
     budget: int = BUDGET,
     examples_per_cluster: int = EXAMPLES_PER_CLUSTER,
 ) -> TrainingResult:
-    """Train a LoRA for each cluster, compose them, and leave in `folder` what `train` leaves for any other method.
+    """Train a LoRA for each cluster, compose them, and write the same files into `folder` as `train`.
 
-    The optimizer steps that `config` gives to all documents are shared out among the clusters in proportion to their
-    tokens (one step at least), so that LoraHub sees as many tokens as the methods it is compared with. All LoRAs start
-    from the same A. The examples of the search are training documents of each cluster, drawn with the seed. There is no
-    evaluation or early stopping within the LoRAs.
+    The optimizer steps of `config` are divided among the clusters in proportion to their tokens (at least one step
+    each). So LoraHub sees as many tokens as the methods it is compared with. All LoRAs start from the same A. The
+    search uses training documents of each cluster, drawn with the seed. There is no evaluation or early stopping within
+    the LoRAs.
 
-    `run.json` has the sums over all LoRAs, and under `lorahub` the search; each LoRA with its own record stays in
-    `folder/components`. A killed run continues.
+    `run.json` has the sums over all LoRAs, and the search under `lorahub`. Each LoRA and its own record stay in
+    `folder/components`. A killed run continues when it is called again.
 
     Args:
-        model, tokenizer, documents, folder, config, held_out, progress, show_bar, measure_energy: as of `train`;
-            documents need a `cluster`.
-        peft_config: of each LoRA.
-        budget: evaluations of the search.
-        examples_per_cluster: documents for the search, of each cluster.
+        model: See `train`.
+        tokenizer: See `train`.
+        documents: Training documents with a `cluster`.
+        folder: See `train`.
+        config: See `train`.
+        peft_config: PEFT config of each LoRA.
+        held_out: See `train`.
+        progress: See `train`.
+        show_bar: See `train`.
+        measure_energy: See `train`.
+        budget: Number of evaluations in the search.
+        examples_per_cluster: Number of documents of each cluster for the search.
 
     Raises:
-        ModuleNotFoundError: nevergrad is not installed.
-        TrainingError: fewer than two clusters, or what stops `train`.
+        ModuleNotFoundError: If nevergrad is not installed.
+        TrainingError: If there are fewer than two clusters, or for the reasons in `train`.
     """
     check_nevergrad()
     if config.fsdp:
-        raise TrainingError("LoraHub does not split its base model (fsdp): the search needs it whole")
+        raise TrainingError("LoraHub does not split its base model (fsdp): the search needs the whole model")
     base_weights, witness = remembered_fingerprint(model), Witness.of(model)
     shares = _shares(documents, config)
     folders = [folder / "components" / share.name for share in shares]
@@ -144,7 +151,7 @@ def _shares(documents: TokenisedDocuments, config: TrainingConfig) -> list[_Shar
     clusters = np.asarray(documents.column("cluster"))
     names = np.unique(clusters)
     if len(names) < 2:
-        raise TrainingError(f"LoraHub composes two LoRAs or more; all documents are of cluster {names[0]}")
+        raise TrainingError(f"LoraHub composes at least two LoRAs; all documents are of cluster {names[0]}")
     rows = [np.flatnonzero(clusters == name) for name in names]
     steps = _apportion(
         plan_run(documents, config, num_processes=num_processes()).num_steps,
@@ -177,17 +184,14 @@ def _examples(
 
 
 def _parts(shares: Sequence[_Share], records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """What each LoRA took, in the order of the weights."""
+    """Names, steps and tokens of the LoRAs, in the order of the weights."""
     return {"adapters": [share.name for share in shares]} | {
         name: [record[name] for record in records] for name in ("steps", "tokens")
     }
 
 
 def _apportion(total: int, weights: Sequence[int]) -> list[int]:
-    """Whole numbers in proportion to weights, each at least 1, with the sum `total` where that is possible.
-
-    By largest remainders.
-    """
+    """Integers in proportion to weights, each at least 1, with the sum `total` if possible (largest remainders)."""
     exact = np.asarray(weights, dtype=np.float64) / np.sum(weights) * total
     parts = np.maximum(np.floor(exact), 1).astype(int)
     for i in np.argsort(parts - exact, kind="stable")[: max(0, total - int(parts.sum()))]:
@@ -200,7 +204,7 @@ def _apportion(total: int, weights: Sequence[int]) -> list[int]:
 def _as_part(
     progress: Callable[[Progress], None], shares: Sequence[_Share], records: Sequence[Mapping[str, Any]]
 ) -> Callable[[Progress], None]:
-    """Progress of the next LoRA as part of the whole."""
+    """Report the progress of the next LoRA as progress of the whole run."""
     num_steps = sum(share.num_steps for share in shares)
     steps, tokens = (sum(record[name] for record in records) for name in ("steps", "tokens"))
     return lambda part: progress(
@@ -209,7 +213,7 @@ def _as_part(
 
 
 class _Cost:
-    """Time and energy of the search, named as in a record."""
+    """Measures time and energy of the search, under the names of a record."""
 
     def __init__(self, measure_energy: bool) -> None:
         self._meter = EnergyMeter(enabled=measure_energy)
@@ -246,7 +250,7 @@ def _sums(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _join_curves(folders: Sequence[Path], path: Path) -> None:
-    """The curves of the LoRAs one after the other, their steps, tokens and seconds counted on."""
+    """Join the curves of the LoRAs; steps, tokens and seconds continue from one to the next."""
     lines: list[str] = []
     offset = {"step": 0, "tokens": 0, "seconds": 0.0}
     for folder in folders:

@@ -1,8 +1,8 @@
 """LoraHub: one LoRA for each cluster of the documents, composed into one by a search without gradients.
 
-The composed adapter is (sum_i w_i B_i)(sum_i w_i A_i) with one weight w_i for each LoRA, found by nevergrad's NGOpt on
-a few examples as the authors do (arXiv 2307.13269): from w = 0, within [-1.5, 1.5], minimising the answer loss plus
-0.05 times the mean |w_i|. It is a plain LoRA, which any program that knows PEFT can load.
+The composed adapter is (sum_i w_i B_i)(sum_i w_i A_i) with one weight w_i for each LoRA. As in the authors' code
+(arXiv 2307.13269), nevergrad's NGOpt finds the weights on a few examples: from w = 0, within [-1.5, 1.5], it minimises
+the answer loss plus 0.05 times the mean |w_i|. The result is a plain LoRA that PEFT can load.
 """
 
 import dataclasses
@@ -35,9 +35,10 @@ class LoraHubResult:
     """Outcome of a search.
 
     Attributes:
-        weights: one for each LoRA, in the order of their folders.
-        loss: mean answer loss of the examples under the composed adapter, without the penalty on weights.
-        evaluations: how often the examples were evaluated.
+        weights: One weight for each LoRA, in the order of their folders.
+        loss: Mean answer loss of the examples with the composed adapter, in nats per token, without the penalty on
+            weights.
+        evaluations: Number of evaluations of the examples.
     """
 
     weights: tuple[float, ...]
@@ -54,19 +55,19 @@ def compose_lorahub(
     budget: int = BUDGET,
     seed: int = 0,
 ) -> LoraHubResult:
-    """Search the weights of trained LoRAs and write the composed adapter into `folder`.
+    """Search weights for trained LoRAs and write the composed adapter into `folder`.
 
     Args:
-        model: the base model of all of them; it has the composed adapter afterwards.
-        adapter_folders: LoRAs as PEFT saves them, equal in configuration.
-        examples: a few documents of the task that the composed adapter is for.
-        folder: gets `adapter_config.json` and `adapter_model.safetensors`.
-        budget: evaluations of the examples that the search may use.
-        seed: of the search.
+        model: The base model of all LoRAs; it has the composed adapter afterwards.
+        adapter_folders: Folders of LoRAs as PEFT saves them, all with the same configuration.
+        examples: A few documents of the task for which the LoRAs are composed.
+        folder: Folder for `adapter_config.json` and `adapter_model.safetensors`.
+        budget: Largest number of evaluations of the examples in the search.
+        seed: Seed of the search.
 
     Raises:
-        ModuleNotFoundError: nevergrad is not installed.
-        TrainingError: fewer than two LoRAs, or LoRAs that differ in more than their weights.
+        ModuleNotFoundError: If nevergrad is not installed.
+        TrainingError: If there are fewer than two LoRAs, or their configurations differ.
     """
     from hydralora.training.checkpoints import save_model
 
@@ -78,7 +79,7 @@ def compose_lorahub(
 def search_weights(
     model: "PreTrainedModel", folders: Sequence[Path], examples: TokenisedDocuments, *, budget: int, seed: int
 ) -> "tuple[PeftModel, LoraHubResult]":
-    """The base model with the composed adapter, and how it was found; see `compose_lorahub`."""
+    """The base model with the composed adapter, and the result of the search; see `compose_lorahub`."""
     from peft import PeftModel
     from peft.utils import set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -100,7 +101,7 @@ def search_weights(
 
 
 def _minimize(loss: Callable[[Sequence[float]], float], size: int, budget: int, seed: int) -> Sequence[float]:
-    """Weights of least loss among `budget` tried."""
+    """The weights with the smallest loss among `budget` candidates."""
     import nevergrad
     from nevergrad.optimization.recaster import _MessagingThread
 
@@ -110,11 +111,11 @@ def _minimize(loss: Callable[[Sequence[float]], float], size: int, budget: int, 
     threads = set(threading.enumerate())
     try:
         with warnings.catch_warnings():
-            # At such budgets NGOpt hands over to COBYLA, which draws nothing at random; scipy corrects its last radius.
+            # With such budgets NGOpt uses COBYLA, which is deterministic; scipy corrects its final radius and warns.
             warnings.filterwarnings("ignore", "COBYLA: Invalid RHOEND", UserWarning)
             best: Sequence[float] = optimizer.minimize(loss).value
     finally:
-        # COBYLA runs in a thread that goes on waiting for values, and would keep the process alive.
+        # COBYLA runs in a thread that keeps waiting for values and would keep the process alive.
         for thread in set(threading.enumerate()) - threads:
             if isinstance(thread, _MessagingThread):
                 thread.stop()
@@ -129,7 +130,7 @@ def _weighted_sum(states: Sequence[Mapping[str, Tensor]], weights: Sequence[floa
 
 
 def check_nevergrad() -> None:
-    """Raises ModuleNotFoundError before any training, not after it."""
+    """Raise ModuleNotFoundError if nevergrad is missing, before any training starts."""
     if importlib.util.find_spec("nevergrad") is None:
         raise ModuleNotFoundError("LoraHub searches with nevergrad, which is not installed: pip install nevergrad")
 
@@ -145,4 +146,6 @@ def _check_equal(folders: Sequence[Path]) -> None:
     for folder, other in zip(folders[1:], others, strict=True):
         differing = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
         if differing:
-            raise TrainingError(f"Expected LoRAs of one configuration; {folder} and {folders[0]} differ in {differing}")
+            raise TrainingError(
+                f"Expected LoRAs with the same configuration; {folder} and {folders[0]} differ in {differing}"
+            )

@@ -1,4 +1,4 @@
-"""What a step takes of a GPU's memory, seen at the first one, and how long a row could be."""
+"""Measures the GPU memory of the first step, and estimates the longest row that would fit."""
 
 import dataclasses
 import logging
@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hydralora.data.batching import StepPlan
 
-_USABLE = 0.95  # of the memory; the rest is the driver's and lost between blocks
+_USABLE = 0.95  # share of the memory; the rest goes to the driver and to fragmentation
 _log = logging.getLogger(__name__)
 
 
@@ -19,10 +19,10 @@ class StepMemory:
     """Memory of the first step in this process.
 
     Attributes:
-        before_gib: held before the step: weights and what is trained.
-        peak_gib: most that was held within it.
-        kib_per_token: what the step added for each token of its longest row (a micro-batch, padding included).
-        longest_row: tokens of the longest row that would fit, about.
+        before_gib: Memory in use before the step: base weights and trained parameters, in GiB.
+        peak_gib: Peak memory within the step, in GiB.
+        kib_per_token: Memory that the step added per token of its longest row (a micro-batch with padding), in KiB.
+        longest_row: Estimated tokens of the longest row that would fit.
     """
 
     before_gib: float
@@ -32,7 +32,7 @@ class StepMemory:
 
     @classmethod
     def of(cls, before: int, peak: int, total: int, row: int) -> "StepMemory":
-        """From bytes held before and at most, the bytes of the GPU, and the tokens of the longest row."""
+        """Compute from bytes before the step, peak bytes, total bytes of the GPU, and tokens of the longest row."""
         per_token = max(1, peak - before) / row
         fits = int((total * _USABLE - before) / per_token)
         return cls(round(before / 2**30, 2), round(peak / 2**30, 2), round(per_token / 2**10, 1), fits)
@@ -42,9 +42,9 @@ class FirstStepMemory(TrainerCallback):
     """Measures the first step on a GPU; `result` is None elsewhere.
 
     Args:
-        plan: of the run.
-        lengths: tokens of each document.
-        packed: rows have no padding.
+        plan: Plan of the run.
+        lengths: Tokens of each document, [documents].
+        packed: Whether rows have no padding.
     """
 
     def __init__(self, plan: StepPlan, lengths: Any, *, packed: bool) -> None:
@@ -53,10 +53,12 @@ class FirstStepMemory(TrainerCallback):
         self.result: StepMemory | None = None
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by the trainer before each optimizer step."""
         if self._before is None and args.device.type == "cuda":
             self._before = torch.cuda.memory_allocated()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by the trainer after each optimizer step."""
         if self._before is None or self.result is not None:
             return
         total = torch.cuda.get_device_properties(args.device).total_memory
@@ -71,7 +73,7 @@ class FirstStepMemory(TrainerCallback):
 
 
 def longest_row(plan: StepPlan, step: int, lengths: Any, *, packed: bool) -> int:
-    """Tokens of the longest micro-batch of a step, padding included."""
+    """Tokens of the longest micro-batch of a step, with padding."""
     batches = plan.micro_batches[step * plan.per_step : (step + 1) * plan.per_step]
     sizes = [lengths[batch].sum() if packed else len(batch) * lengths[batch].max() for batch in batches]
     return int(np.max(sizes))

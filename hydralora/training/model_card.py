@@ -8,15 +8,16 @@ from hydralora.base_model import EMBEDDED, EMBEDDED_ON_HUB
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
-# Folder beside an adapter whose gates a model of prompts gives (see `analysis.experts.prompt_gates`).
+# Folder beside an adapter with the model that finds the expert of a prompt (see `analysis.experts.prompt_gates`).
 GROUP_MODEL = "group_model"
 
 
 def model_card(record: Mapping[str, Any], *, has_group_model: bool = False) -> "ModelCard":
-    """A card from the record of a run (`run.json`).
+    """A model card from the record of a run (`run.json`).
 
     Args:
-        has_group_model: beside the adapter lies what finds the expert of a prompt (`analysis.experts.prompt_gates`).
+        record: Content of `run.json`.
+        has_group_model: Whether the folder of the adapter has a `GROUP_MODEL` folder.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -39,7 +40,7 @@ def model_card(record: Mapping[str, Any], *, has_group_model: bool = False) -> "
 
 
 def usage_code(record: Mapping[str, Any], *, has_group_model: bool = False) -> str:
-    """Python that loads the adapter from the current folder and answers a prompt with the template of the training."""
+    """Python code that loads the adapter from the current folder and answers a prompt with the training's template."""
     name, peft_config = record["base_model"]["name"], record["peft_config"]
     template = record["data"]["template"]
     load = f'model, tokenizer = load_base_model("{name}")\n'
@@ -53,7 +54,7 @@ def usage_code(record: Mapping[str, Any], *, has_group_model: bool = False) -> s
         if has_group_model:
             lines = f'gates = torch.from_numpy(prompt_gates(load_group_model("{GROUP_MODEL}"), [prompt]))\n'
         else:
-            lines = f"gates = torch.tensor([{gates}])  # a weight for each expert, here the first alone\n"
+            lines = f"gates = torch.tensor([{gates}])  # one weight per expert; here only the first is on\n"
         generate = f"{lines}with hydralora.expert_gates(model, gates):\n    {generate}"
     return (
         "import torch\n"
@@ -83,7 +84,7 @@ def _facts(record: Mapping[str, Any]) -> str:
         f"Trained by [hydralora](https://arxiv.org/abs/2404.19245) on {data['documents']:,} documents: "
         f"{record['steps']:,} steps, {record['tokens']:,} tokens, {parameters['trainable']:,} trainable parameters "
         f"({share:.3f}% of {parameters['all']:,}), learning rate {record['config']['learning_rate']:g}, seed "
-        f"{record['config']['seed']}. Loss on answer tokens alone. `run.json` has everything else."
+        f"{record['config']['seed']}. The loss counts only answer tokens. `run.json` has all details."
     )
 
 
@@ -93,4 +94,4 @@ def _losses(held_out: Mapping[str, Mapping[str, float] | None]) -> str:
         f"| {group} | {f'{before[group]:.3f}' if group in before else ''} | {after:.3f} |"
         for group, after in held_out_after.items()
     ]
-    return "\n".join(["Nats for each answer token.", "", "| source | before | after |", "|---|---|---|", *rows])
+    return "\n".join(["Nats per answer token.", "", "| source | before | after |", "|---|---|---|", *rows])

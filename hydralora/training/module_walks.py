@@ -1,7 +1,7 @@
-"""Fewer walks through all modules of a model in each step.
+"""Avoids walks through all modules of a model in each step.
 
-An adapted model of 30 layers has 2,500 modules. `train()`, `zero_grad()` and `parameters()` visit all of them, which
-takes 5 ms each: of a small model, a quarter of a step's time, in which its GPU waits.
+An adapted model of 30 layers has 2,500 modules. `train()`, `zero_grad()` and `parameters()` visit all of them and take
+5 ms each. For a small model this is a quarter of a step's time, and the GPU waits meanwhile.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,11 +13,11 @@ from torch import nn
 
 @contextmanager
 def fewer_walks(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Let `train()` of a model in training mode do nothing, and `zero_grad()` visit the trained parameters alone.
+    """Let `train()` do nothing if the model is in training mode, and `zero_grad()` visit only the trained parameters.
 
     Args:
-        model: as the training loop calls it, all of it in training mode.
-        trained: its parameters that get gradients.
+        model: The model that the training loop calls, with all modules in training mode.
+        trained: Its parameters that get gradients.
     """
 
     def train(mode: bool = True) -> nn.Module:

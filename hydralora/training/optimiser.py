@@ -1,4 +1,4 @@
-"""AdamW with a rate for each kind of parameter, and the schedule of the rate."""
+"""AdamW with a learning rate for each kind of parameter, and the schedule of the rate."""
 
 import math
 
@@ -9,7 +9,11 @@ from hydralora.training.config import TrainingConfig, TrainingError
 
 
 def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW with one group of parameters for each learning rate."""
+    """AdamW with one parameter group for each learning rate.
+
+    Raises:
+        TrainingError: If no parameter requires a gradient.
+    """
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -21,7 +25,7 @@ def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         [{"params": group, "lr": config.learning_rate * ratio} for ratio, group in groups.items()],
         weight_decay=config.weight_decay,
-        # One kernel for all parameters. On CPUs torch's choice stays, so that results there stay bit for bit.
+        # One kernel for all parameters on GPUs. On CPUs torch's default gives the same bits as earlier versions.
         fused=True if on_gpu else None,
     )
 
@@ -29,9 +33,9 @@ def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
 def schedule(
     optimizer: torch.optim.Optimizer, config: TrainingConfig, num_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up, then the decay of `config.lr_scheduler_type` to 0.
+    """Linear warm-up, then `config.lr_scheduler_type`: cosine or linear decay to 0, or constant.
 
-    Unlike transformers', the first step is not taken at rate 0: a short budget has no step to waste.
+    Unlike in transformers, the first step does not have rate 0, because that would waste a step of a short budget.
     """
     warmup = math.ceil(config.warmup_ratio * num_steps)
 

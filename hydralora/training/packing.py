@@ -1,8 +1,8 @@
-"""Whether a run packs its documents, and with which attention.
+"""Decides whether a run packs its documents, and with which attention.
 
-Packing is right only where a document neither sees another one nor feels its place in the row. Attention by bounds, and
-positions, promise that; a base model of another kind (with a state that runs along the row, say) breaks it in silence.
-So each base model is tried first, on two short documents.
+Packing is correct only if a document does not see another one and does not depend on its place in the row. Attention
+over bounds and restarted positions ensure that. Another kind of base model (for example one with a state that runs
+along the row) would silently be wrong. So each base model is first tried on two short documents.
 """
 
 import dataclasses
@@ -18,12 +18,18 @@ from hydralora.data import collate_packed
 from hydralora.evaluation.answer_loss import answer_logits
 from hydralora.training.config import TrainingConfig, TrainingError
 
-_FLASH = "flash_attention"  # how transformers' names of flash-attn begin; these understand packed rows themselves
+_FLASH = "flash_attention"  # prefix of transformers' names for flash-attn, which supports packed rows itself
 
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """What was decided, for the record: whether rows are packed, the attention within them, and why not."""
+    """The decision on packing, for the record.
+
+    Attributes:
+        packed: Whether rows are packed.
+        attention: Name of the attention in packed rows; None if rows are not packed.
+        reason: Why rows are not packed; None if they are.
+    """
 
     packed: bool
     attention: str | None = None
@@ -31,22 +37,22 @@ class Packing:
 
     @contextmanager
     def attention_of(self, model: Any) -> Iterator[None]:
-        """The attention of packed rows, while the context lasts."""
+        """Let the model use the attention for packed rows while the context lasts."""
         over_bounds = self.packed and self.attention == VARLEN
         with attention_over_bounds(_base(model)) if over_bounds else nullcontext():
             yield
 
 
 def decide_packing(model: Any, peft_config: Any, config: TrainingConfig) -> Packing:
-    """Whether to pack the documents of a run.
+    """Decide whether to pack the documents of a run.
 
     Args:
-        model: the base model, or a PEFT model.
-        peft_config: of the adapter, None for the whole model.
-        config: asks for packing, refuses it, or leaves it open.
+        model: A base model or a PEFT model.
+        peft_config: PEFT config of a new adapter, or None.
+        config: Settings of the run; `packing` is True, False or "auto".
 
     Raises:
-        TrainingError: packing is asked for, and the method or the base model cannot have it.
+        TrainingError: If packing is required, but the method or the base model does not support it.
     """
     if config.packing is False:
         return Packing(False, reason="switched off")
@@ -71,13 +77,13 @@ def decide_packing(model: Any, peft_config: Any, config: TrainingConfig) -> Pack
 def _refusal_of_method(peft_config: Any) -> str | None:
     if getattr(peft_config, "is_prompt_learning", False) or getattr(peft_config, "is_adaption_prompt", False):
         return (
-            f"{peft_config.peft_type} puts virtual tokens before each row, which would serve its first document alone"
+            f"{peft_config.peft_type} puts virtual tokens before each row, so only its first document would have them"
         )
     return None
 
 
 def _refusal_of_model(model: Any, decision: Packing, *, autocast: bool) -> str | None:
-    """None if a document gives the same logits wherever it lies in a row and whatever lies before it."""
+    """Why the base model does not support packing; None if a document's logits do not depend on the rest of the row."""
     name = type(_base(model)).__name__
     was_training = model.training
     try:
@@ -90,13 +96,13 @@ def _refusal_of_model(model: Any, decision: Packing, *, autocast: bool) -> str |
         return f"in {name} a document sees the one before it in its row"
     tolerance = 0.05 if decision.attention == VARLEN or model.dtype != torch.float32 else 1e-3
     if (packed - alone).norm() > tolerance * alone.norm():
-        return f"in {name} a document gives other logits at another place in its row"
+        return f"in {name} the logits of a document depend on its place in the row"
     return None
 
 
 @torch.no_grad()
 def _probe(model: Any, decision: Packing, *, autocast: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of a document alone, after a document, and after another document as long; float32."""
+    """Logits in float32 of a document alone, after a second document, and after a third one of the same length."""
     device = model.device
     vocabulary = model.config.get_text_config().vocab_size
     draw = torch.Generator().manual_seed(0)

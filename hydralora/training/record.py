@@ -1,4 +1,4 @@
-"""What a run leaves beside its adapter: how it was made, on what, and at what cost."""
+"""Writes the record of a run beside its adapter: settings, data, environment and cost."""
 
 import dataclasses
 import importlib.metadata
@@ -35,14 +35,14 @@ def write_result(
     record: Mapping[str, Any],
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write the trained model, its card and its record into a folder, each file whole; the record comes last.
+    """Write the trained model, its card and its record into a folder. Each file is written atomically, the record last.
 
-    A whole model gets its tokenizer as well; an adapter finds both in its base model.
+    For full fine-tuning, the tokenizer is written too; an adapter uses that of its base model.
 
-    The record gets the field `reload_difference`: see `reload_difference`.
+    The record gets the field `reload_difference`, see the function of that name.
 
     Args:
-        state_dict: the weights of a model that is split between processes; it is not read back.
+        state_dict: The weights, if the model is split between processes; such a model is not reloaded to compare.
     """
     from hydralora.training.checkpoints import save_model
     from hydralora.training.model_card import GROUP_MODEL, model_card
@@ -64,10 +64,10 @@ def write_result(
 def reload_difference(
     model: Any, folder: Path, documents: "TokenisedDocuments", num_documents: int = 4
 ) -> float | None:
-    """Largest difference between the logits of a trained adapter in memory and of the one in its folder.
+    """Largest absolute difference between the logits of a trained adapter in memory and of its saved copy.
 
-    0 on CPU; None for a whole model, which would need a second one in memory. The shortest documents tell as much as
-    others, and sooner.
+    It is 0 on CPU. It is None for a fully trained model, because a second copy would be needed in memory. It uses the
+    shortest documents, because they are fast.
     """
     from hydralora.data import collate
     from hydralora.evaluation.answer_loss import answer_logits
@@ -81,7 +81,7 @@ def reload_difference(
     model.eval()
     in_memory, _, _ = answer_logits(model, batch)
     with warnings.catch_warnings():
-        # PEFT finds no module for the ranks that AdaLoRA saves, and says so.
+        # PEFT finds no module for the ranks that AdaLoRA saves, and warns.
         warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
         model.load_adapter(str(folder), "reloaded")
     model.set_adapter("reloaded")
@@ -93,19 +93,20 @@ def reload_difference(
 
 
 def held_out_values(before: "DocumentLosses | None", after: "DocumentLosses | None") -> dict[str, Any] | None:
-    """Mean losses for a record; None without held-out documents, and None of a model not measured before training."""
+    """Mean losses for a record; None without held-out documents. `before` is None if it was not measured."""
     if after is None:
         return None
     return {"before": None if before is None else before.means(), "after": after.means()}
 
 
 def speed_values(plan: "StepPlan", steps: range, seconds: float, seconds_waiting: float) -> dict[str, float]:
-    """Real tokens and documents a second, and the share of the time in which the run waited for data.
+    """Tokens (without padding) and documents per second, and the share of the time in which the run waited for data.
 
     Args:
-        plan: of the run.
-        steps: those that were trained in this time.
-        seconds, seconds_waiting: the time, and the part of it spent waiting for batches.
+        plan: Plan of the run.
+        steps: Steps that were trained in this time.
+        seconds: The time in seconds.
+        seconds_waiting: Part of it in which the run waited for batches, in seconds.
     """
     batches = plan.micro_batches[steps.start * plan.per_step : steps.stop * plan.per_step]
     return {
@@ -116,7 +117,7 @@ def speed_values(plan: "StepPlan", steps: range, seconds: float, seconds_waiting
 
 
 def peft_values(config: "PeftConfig | None") -> dict[str, Any] | None:
-    """A PEFT configuration as JSON values, None for none."""
+    """A PEFT config as JSON values; None for None."""
     return None if config is None else cast(dict[str, Any], json.loads(json.dumps(config.to_dict(), default=_value)))
 
 
@@ -125,14 +126,14 @@ def _value(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON under another name, then rename."""
+    """Write JSON atomically: under a temporary name, then rename."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(value, indent=2, default=str) + "\n")
     os.replace(temporary, path)
 
 
 def parameter_values(model: Any) -> dict[str, int]:
-    """Parameters that are trained, by what they are for, and all that the model has then."""
+    """Numbers of trained parameters by purpose, and of all parameters of the model with its adapter."""
     counts = count_parameters(model)
     parts = {name: count for name, count in dataclasses.asdict(counts).items() if name != "base" and count}
     trains_whole = not hasattr(model, "peft_config")
@@ -140,7 +141,7 @@ def parameter_values(model: Any) -> dict[str, int]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware, without anything that names a person or a machine."""
+    """Versions and hardware, without names of persons or machines."""
     return {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES if _installed(name)},

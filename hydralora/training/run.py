@@ -1,4 +1,4 @@
-"""A run described in one JSON file, for torchrun and for processes that another program starts.
+"""Runs a training that one JSON file describes, for torchrun and for processes that another program starts.
 
     {"base_model": {"name_or_path": "embedded"}, "documents": "documents.parquet", "template": "plain",
      "method": "hydralora", "method_config": {"num_experts": 3, "target_modules": ["q_proj", "v_proj"]},
@@ -7,10 +7,10 @@
     python -m hydralora.training --config training.json
     torchrun --nproc-per-node 2 -m hydralora.training --config training.json
 
-Fields: `base_model` are arguments of `load_base_model`; `documents` and `held_out` are Parquet files, or folders of
-tokenised documents (`TokenisedDocuments.save`), which `template` and `max_length` do not concern; `config` are fields
-of `TrainingConfig`. What is trained is a row of `hydralora.methods` with `method_config`, or a `peft_config` with its
-`peft_type`, or all weights where `peft_config` is null.
+Fields: `base_model` has arguments of `load_base_model`. `documents` and `held_out` are Parquet files, or folders of
+tokenised documents (`TokenisedDocuments.save`); `template` and `max_length` apply only to Parquet files. `config` has
+fields of `TrainingConfig`. Give exactly one of `method` and `peft_config`: `method` names a row of `hydralora.methods`
+with the settings `method_config`; `peft_config` has a `peft_type`, or is null to train all weights.
 """
 
 import argparse
@@ -44,10 +44,11 @@ def main() -> None:
 
 
 def run_from_json(path: Path, progress: Callable[[Progress], None] | None = None) -> TrainingResult:
-    """Run what a JSON file describes.
+    """Run the training that a JSON file describes.
 
     Raises:
-        ValueError: fields that are missing or unknown.
+        ValueError: If fields are missing or unknown.
+        TrainingError: See `train`.
     """
     values = json.loads(path.read_text())
     missing, unknown = _REQUIRED - values.keys(), values.keys() - _REQUIRED - _OPTIONAL
@@ -56,7 +57,7 @@ def run_from_json(path: Path, progress: Callable[[Progress], None] | None = None
     if ("method" in values) == ("peft_config" in values):
         raise ValueError(f"{path}: expected exactly one of the fields method and peft_config")
     folder, config = Path(values["folder"]), TrainingConfig(**values["config"])
-    # Split between GPUs, a model need not fit one; it is read into the memory of the machine.
+    # With fsdp the model may not fit on one GPU, so it is loaded into CPU memory.
     model, tokenizer = load_base_model(on_cpu=config.fsdp, **values["base_model"])
     options: dict[str, Any] = {
         "held_out": _documents(values.get("held_out"), values, tokenizer),
@@ -87,16 +88,17 @@ def train_method(
     show_bar: bool = False,
     measure_energy: bool = False,
 ) -> TrainingResult:
-    """Train any row of `hydralora.methods` end to end, LoraHub as well; see `hydralora.training.train`.
+    """Train any method of `hydralora.methods` end to end, also LoraHub. For the other arguments, see `train`.
 
     Args:
-        name: of the row.
-        settings: `total_steps` is filled in from the plan of the run.
-        documents, held_out: their `expert_gates` go to methods that take gates from outside, and to no others.
+        name: Name of the method.
+        settings: Settings of the method; `total_steps` is set from the plan of the run.
+        documents: Training documents. Only methods with given gates use their `expert_gates`.
+        held_out: Documents for the held-out loss; the same holds for their `expert_gates`.
 
     Raises:
-        MethodError: the method does not fit the base model or the settings.
-        TrainingError: see `train`.
+        MethodError: If the method does not fit the base model or the settings.
+        TrainingError: See `train`.
     """
     from hydralora.training.lorahub import train_lorahub
 
@@ -116,7 +118,7 @@ def train_method(
 
 
 def method_config_from_json(values: Mapping[str, Any]) -> MethodConfig:
-    """A `MethodConfig` whose lists are tuples, as they are in Python."""
+    """A `MethodConfig` from JSON values; lists become tuples."""
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
@@ -138,6 +140,6 @@ def _documents(
 def _peft_config(values: Mapping[str, Any] | None) -> "PeftConfig | None":
     from peft import get_peft_config
 
-    import hydralora  # noqa: F401 - makes PEFT know HYDRALORA
+    import hydralora  # noqa: F401 - registers HYDRALORA with PEFT
 
     return None if values is None else get_peft_config(dict(values))

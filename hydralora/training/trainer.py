@@ -1,4 +1,4 @@
-"""transformers' Trainer with an answer-only loss, batches in planned order, and checkpoints known to be whole."""
+"""transformers' Trainer with an answer-only loss, batches in planned order, and checkpoints marked as complete."""
 
 import shutil
 import time
@@ -27,15 +27,18 @@ class AnswerTrainer(Trainer):
     """`Trainer` over the micro-batches of a `StepPlan`.
 
     Args:
-        documents, plan, config: of the run.
-        pad_token_id: of the tokenizer.
-        packed: documents of a micro-batch lie end to end in one row.
-        evaluate: gives the held-out losses; called every `config.eval_steps`.
-        checkpoints: folder for them.
-        show_bar: a bar in the terminal.
+        model: The model to train.
+        documents: Training documents.
+        plan: Plan of the run.
+        config: Settings of the run.
+        pad_token_id: Padding token of the tokenizer.
+        packed: Whether the documents of a micro-batch lie end to end in one row.
+        evaluate: Returns the held-out losses; called every `config.eval_steps` steps.
+        checkpoints: Folder of the checkpoints.
+        show_bar: Whether to show a progress bar in the terminal.
 
     Attributes:
-        seconds_waiting: time in which the run waited for batches.
+        seconds_waiting: Time in which the run waited for batches, in seconds.
     """
 
     def __init__(
@@ -55,14 +58,14 @@ class AnswerTrainer(Trainer):
             model=model,
             args=_arguments(config, plan, checkpoints, show_bar, next(model.parameters()).device),
             train_dataset=PlannedBatches(documents, plan),
-            # Trainer evaluates only when it has a data set; ours is inside `evaluate`.
+            # Trainer evaluates only if it has a data set; `evaluate` holds the real one.
             eval_dataset=None if evaluate is None else [],
             data_collator=partial(_collate_planned, pad_token_id=None if packed else pad_token_id),
         )
         if config.fsdp and not self.is_fsdp_enabled:
             raise TrainingError(
-                "fsdp splits a model between GPUs, and there are none: accelerate would give each process the whole. "
-                "Set fsdp: false."
+                "fsdp splits a model between GPUs, and there are none: accelerate would give each process the whole "
+                "model. Set fsdp: false."
             )
         self.remove_callback(PrinterCallback)
         self._config = config
@@ -74,12 +77,12 @@ class AnswerTrainer(Trainer):
         self._while_training = ExitStack()
         self._loss_is_chunked: bool | None = None
         self._gates: Mapping[str, Tensor] = {}
-        # Our loss is divided by the answer tokens of the whole step: Trainer must count them, and not divide again.
+        # We divide the loss by the answer tokens of the whole step. So Trainer must count them and not divide again.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Called by Trainer before accelerate splits the model between processes, if it does."""
+        """Trainer calls this before accelerate splits the model between processes (with fsdp)."""
         if self.optimizer is None:
             self.optimizer = adamw(model or cast(nn.Module, self.model), self._config)
         return self.optimizer
@@ -87,13 +90,13 @@ class AnswerTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Called by Trainer after `create_optimizer`."""
+        """Trainer calls this after `create_optimizer`."""
         if self.lr_scheduler is None:
             self.lr_scheduler = schedule(optimizer or self.create_optimizer(), self._config, num_training_steps)
         return self.lr_scheduler
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], *arguments: Any) -> Any:
-        """The micro-batches of a step; the time until they are there is what the run waits for data."""
+        """The micro-batches of a step; the time to get them counts as waiting for data."""
         return super().get_batch_samples(self._timed(epoch_iterator), *arguments)
 
     def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
@@ -106,14 +109,14 @@ class AnswerTrainer(Trainer):
             yield batch
 
     def train(self, *arguments: Any, **options: Any) -> Any:
-        """Of `Trainer`; what it changes on the model for its time goes at its end."""
+        """`Trainer.train`; changes to the model that only training needs are undone at its end."""
         with ExitStack() as self._while_training:
             return super().train(*arguments, **options)
 
     def training_step(self, model: nn.Module, *arguments: Any, **options: Any) -> Tensor:
-        """Forward and backward pass of a micro-batch, gates recorded throughout.
+        """Forward and backward pass of a micro-batch, with gates recorded in both if a loss needs them.
 
-        Gradient checkpointing runs layers again within the backward pass, and they must take the path they took before.
+        Gradient checkpointing runs layers again during the backward pass, and they must use the same path as before.
         """
         if not self._config.fsdp and not self._trained:
             model.train()
@@ -124,7 +127,7 @@ class AnswerTrainer(Trainer):
         return loss
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """Of the trained parameters, found once. A model that is split between processes is Trainer's business."""
+        """Clip the gradients of the trained parameters, which are collected once. With fsdp, Trainer does it."""
         if not self._trained:
             return super()._clip_grad_norm(model)
         return self.accelerator.clip_grad_norm_(self._trained, self.args.max_grad_norm)
@@ -139,18 +142,18 @@ class AnswerTrainer(Trainer):
         """Answer loss of a micro-batch, scaled so that a step's gradients sum to those of its mean token loss."""
         assert num_items_in_batch is not None  # every batch has labels
         clusters = inputs.get("cluster")
-        if self._is_adalora:  # it adds its regulariser to the loss that the model computes itself, over all positions
+        if self._is_adalora:  # AdaLoRA adds its regulariser to the model's own loss, so the model must compute it
             arguments = model_inputs(model, inputs) | {"labels": inputs["labels"]}
             loss = model(**arguments, num_items_in_batch=num_items_in_batch, use_cache=False).loss
         else:
             loss = answer_loss(model, inputs, chunked=self._chunks_loss(model, inputs)) / num_items_in_batch
         if self._gates:
             loss = loss + self._routing_loss(self._gates, inputs, clusters) / self.current_gradient_accumulation_steps
-        # DistributedDataParallel averages gradients over processes, while the tokens counted are those of all.
+        # DistributedDataParallel averages gradients over processes, but we divided by the tokens of all processes.
         return loss * self.accelerator.num_processes
 
     def _chunks_loss(self, model: nn.Module, inputs: Batch) -> bool:
-        """On GPUs, where logits would be much of the memory; tried at the first batch."""
+        """Whether to chunk the loss: only on GPUs, where logits need much memory; decided at the first batch."""
         if self._loss_is_chunked is None:
             on_gpu, is_split = inputs["input_ids"].is_cuda, self._config.fsdp
             self._loss_is_chunked = on_gpu and not is_split and logits_can_be_chunked(model, inputs)
@@ -167,7 +170,7 @@ class AnswerTrainer(Trainer):
         from hydralora.gates.losses import balance_loss, cluster_loss
 
         mask = inputs.get("attention_mask")
-        if mask is None:  # packed: each token is a document of its own to these losses
+        if mask is None:  # packed: these losses treat each token as a separate document
             gates = {name: layer.transpose(0, 1) for name, layer in gates.items()}
         loss = self._config.balance_weight * balance_loss(gates, mask)
         if self._config.cluster_weight == 0:
@@ -185,11 +188,11 @@ class AnswerTrainer(Trainer):
         return metrics
 
     def floating_point_ops(self, inputs: dict[str, Tensor | Any]) -> int:
-        """Not counted: that walks all parameters for each micro-batch."""
+        """Return 0: counting would walk through all parameters for each micro-batch."""
         return 0
 
     def last_checkpoint(self) -> str | None:
-        """The newest whole checkpoint, if there is any."""
+        """Folder of the newest complete checkpoint, or None."""
         whole = [marker.parent for marker in self._checkpoints.glob(f"checkpoint-*/{COMPLETE}")]
         return max(map(str, whole), key=step_of) if whole else None
 
@@ -208,7 +211,7 @@ class AnswerTrainer(Trainer):
                 raise
             raise TrainingError(
                 f"No disk space for a checkpoint at step {self.state.global_step} in {self._checkpoints}. Earlier "
-                f"checkpoints are whole: make room and run again to continue from the last one."
+                f"checkpoints are complete: make room and run again to continue from the last one."
             ) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -218,22 +221,22 @@ class AnswerTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """The model alone: Trainer would add a pickle of its arguments."""
+        """Save only the model: Trainer would add a pickle of its arguments."""
         if self.args.should_save:
             save_model(self.model, Path(str(output_dir)), state_dict)
 
     def whole_state_dict(self) -> dict[str, Tensor] | None:
-        """The weights of a model that is split between processes, in the first of them; None of one that is not."""
+        """With fsdp, the whole model's weights in the first process; else None."""
         return self.accelerator.get_state_dict(self.model) if self._config.fsdp else None
 
 
 def step_of(checkpoint: str | None) -> int:
-    """The steps that were done when a checkpoint was written; 0 without one."""
+    """Number of steps that were done when a checkpoint was written; 0 for None."""
     return 0 if checkpoint is None else int(Path(checkpoint).name.split("-")[1])
 
 
 def _collate_planned(micro_batches: list[list[dict[str, Any]]], pad_token_id: int | None) -> Batch:
-    """A packed batch where nothing is padded."""
+    """Collate a micro-batch: padded, or packed if `pad_token_id` is None."""
     [rows] = micro_batches
     return collate_packed(rows) if pad_token_id is None else collate(rows, pad_token_id)
 
@@ -258,15 +261,15 @@ def _arguments(
         learning_rate=config.learning_rate,
         max_grad_norm=config.max_grad_norm,
         bf16=config.autocast,
-        # Also what makes several processes without GPUs a group. A model to be split waits on the CPU.
+        # This also lets processes without GPUs form a group. With fsdp, the model is on the CPU until it is split.
         use_cpu=device.type == "cpu" and not (config.fsdp and torch.cuda.is_available()),
-        fsdp=cast(Any, config.fsdp or None),  # typed as the string that it was before
+        fsdp=cast(Any, config.fsdp or None),  # its type is still the string that it was before
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
-        # The best checkpoint can only be kept if each evaluation has one.
+        # Early stopping keeps the best checkpoint, so each evaluation needs one.
         save_steps=config.eval_steps if stops_early and config.eval_steps else config.save_steps,
-        save_total_limit=2,  # with one alone, a run killed while it writes the next would have none
+        save_total_limit=2,  # with only one, a run that is killed while it writes the next would have none
         eval_strategy="steps" if evaluates else "no",
         eval_steps=config.eval_steps,
         load_best_model_at_end=stops_early,
@@ -274,17 +277,17 @@ def _arguments(
         greater_is_better=False if evaluates else None,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        # A copy that waits would wait for all work before it.
+        # A blocking copy would wait for all earlier work.
         accelerator_config={"non_blocking": torch.cuda.is_available()},
         ddp_find_unused_parameters=False,
         disable_tqdm=not show_bar,
-        report_to=[name for name in config.report_to if name != "tensorboard"],  # which would write into a checkpoint
+        report_to=[name for name in config.report_to if name != "tensorboard"],  # it would write into a checkpoint
         project="hydralora",
         run_name=checkpoints.parent.name,
         seed=config.seed,
     )
     if arguments.n_gpu > 1:
-        # Else Trainer copies the model to every GPU in sight for each micro-batch (DataParallel), and scales the
-        # loss by their number. More GPUs are for torchrun.
+        # Otherwise Trainer copies the model to every visible GPU for each micro-batch (DataParallel) and scales the
+        # loss by their number. Use torchrun for several GPUs.
         arguments._n_gpu = 1
     return arguments

@@ -1,6 +1,6 @@
 """Which expert a document gets, and the model that predicts the group from the prompt."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -25,13 +25,15 @@ def labelled_documents(corpus_documents: Artifact, cluster_labels: Artifact) -> 
 def group_model(
     grouping: "Grouping", training: pl.DataFrame, document_features: Artifact, cluster_labels: Artifact
 ) -> "GroupModel":
-    """The model that predicts the group of a new prompt.
+    """What finds the group of a new prompt from its text alone.
 
-    If clustering used more than the prompt, a classifier is trained that predicts the cluster from the prompt.
+    Clusters of other texts than the prompt, or of hidden states, are learnt by a classifier of prompts: a server then
+    needs no pass through the base model to choose an expert.
     """
     if grouping.classifier is not None:
         return grouping.classifier
-    if document_features.record["config"]["text"] == "prompt":
+    config = document_features.record["config"]
+    if config["text"] == "prompt" and config.get("kind") != "hidden_state":
         from analysis.clusters.corpus_model import CorpusModel
 
         return CorpusModel.load(cluster_labels.path("corpus_model"))
@@ -63,3 +65,14 @@ def held_out_accuracy(experts: pl.DataFrame) -> float | None:
     """Share of held-out documents whose group is predicted correctly; None without held-out documents."""
     held_out = experts.filter(pl.col("split") == "test")
     return None if held_out.is_empty() else held_out.select((pl.col("group") == pl.col("predicted")).mean()).item()
+
+
+def found_in_training(model: "GroupModel") -> dict[str, Any] | None:
+    """How often a classifier of prompts finds the group of a training prompt it has not seen: `accuracy`, `interval`.
+
+    None for a corpus model, which is exact.
+    """
+    found = getattr(model, "validation_", None)
+    if found is None or not found.n_prompts:
+        return None
+    return {"accuracy": found.accuracy, "interval": found.interval, "n_prompts": found.n_prompts}

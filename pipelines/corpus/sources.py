@@ -24,7 +24,7 @@ class PackagesConfig(dg.Config):
     distributions: list[str] = []
     """Names on the package index; empty: everything the `pipelines` extra pulls in."""
     tasks: list[str] = []
-    max_documents_per_task: int = 1_200
+    max_documents_per_task: int = Field(1_200, ge=1)
 
 
 class FilesConfig(dg.Config):

@@ -17,7 +17,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ import polars as pl
 from pipelines.store.disk import clear_disk_errors
 from pipelines.store.locks import TIMEOUT_SECONDS, exclusive
 from pipelines.store.manifest import Manifest, damage, sync, sync_tree, write_manifest
+from pipelines.store.pictures import mark_png
 
 RECORD = "artifact.json"
 MADE_FROM = "hydralora"
-"""Metadata key in each Parquet table for the artifact that the table belongs to, and the inputs of that artifact."""
+"""Key in the metadata of each Parquet table and PNG: the artifact it belongs to, and what that was made from."""
 
 logger = logging.getLogger(__name__)
 Say = Callable[[str], object]
@@ -41,7 +42,13 @@ class ArtifactError(RuntimeError):
 
 
 def fingerprint_of(value: Any) -> str:
-    """16 hex digits of the canonical JSON of `value`."""
+    """16 hex digits of the canonical JSON of `value`.
+
+    >>> fingerprint_of({"seed": 0, "k": [1, 2]}) == fingerprint_of({"k": [1, 2], "seed": 0})
+    True
+    >>> len(fingerprint_of({}))
+    16
+    """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -117,9 +124,13 @@ class Artifact:
         Sizes are checked on every call. Hashes are checked once per process, because that reads every byte.
         """
         try:
-            files: Manifest = self.record["files"]
-        except (ArtifactError, KeyError):
-            return f"{self.folder / RECORD}: expected the list of the files, found none"
+            record = self.record
+            files: Manifest = record["files"]
+            expected, found = record["digest"], _digest(record)
+        except (ArtifactError, KeyError, TypeError, AttributeError):
+            return f"{self.folder / RECORD}: expected the list of the files and a digest, found none"
+        if expected != found:
+            return f"{self.folder / RECORD}: expected the digest {expected}, found {found}"
         stamp = (self.folder, (self.folder / RECORD).stat().st_mtime_ns)
         wrong = damage(self.folder, files, hashes=stamp not in _HASHED)
         if wrong is None:
@@ -232,13 +243,14 @@ def build_artifact(
     if not mixes_runs:
         check_lineage(asset, inputs)
     if found := _find(directory, asset, fingerprint, say):
+        _mark_used(found)
         return found
     folder = directory / asset / fingerprint
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder.with_suffix(".lock"), say, timeout=lock_timeout):
-        if found := _find(
-            directory, asset, fingerprint, say, repair=True
-        ):  # another process built it while this one waited
+    with clear_disk_errors(directory):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = folder.with_suffix(".lock")
+    with clear_disk_errors(folder.parent), exclusive(lock, say, timeout=lock_timeout):  # a lock takes space, too
+        if found := _find(directory, asset, fingerprint, say, repair=True):  # built while this process waited
             return found
         draft = Draft(asset, fingerprint, folder.with_suffix(".partial"), _made_from(asset, fingerprint, inputs))
         draft.folder.mkdir(exist_ok=True)
@@ -254,8 +266,11 @@ def _finish(draft: Draft, folder: Path, record: Mapping[str, Any]) -> None:
     """Turn a draft into an artifact: sync the files to disk first, then write the record, then rename the folder."""
     for leftover in draft.folder.rglob(".*.tmp"):
         leftover.unlink()
+    for picture in draft.folder.rglob("*.png"):
+        mark_png(picture, MADE_FROM, draft.made_from)
     files = write_manifest(draft.folder, without=RECORD)
-    draft.write_json(RECORD.removesuffix(".json"), {"fingerprint": draft.fingerprint, **record, "files": files})
+    record = {"fingerprint": draft.fingerprint, **record, "files": files}
+    draft.write_json(RECORD.removesuffix(".json"), record | {"digest": _digest(record)})
     sync_tree(draft.folder)
     os.rename(draft.folder, folder)
     sync(folder.parent)
@@ -275,6 +290,12 @@ def find_artifact(
     return _find(directory, asset, fingerprint_of(_identity(asset, code_version, config, inputs)), say)
 
 
+def _digest(record: Mapping[str, Any]) -> str:
+    """Of all that a record says, as JSON keeps it: shows a changed byte in the record itself."""
+    kept = json.loads(json.dumps(without_nan(record), default=str))
+    return fingerprint_of({name: value for name, value in kept.items() if name != "digest"})
+
+
 def _find(directory: Path, asset: str, fingerprint: str, say: Say, *, repair: bool = False) -> Artifact | None:
     """A complete artifact by its fingerprint. A damaged one counts as missing; `repair` moves it aside."""
     artifact = Artifact(asset, fingerprint, directory / asset / fingerprint, reused=True)
@@ -287,6 +308,12 @@ def _find(directory: Path, asset: str, fingerprint: str, say: Say, *, repair: bo
         say(f"{asset} is damaged and is built again: {wrong}")
         os.rename(artifact.folder, artifact.folder.with_suffix(f".damaged-{time.time_ns()}"))
     return None
+
+
+def _mark_used(artifact: Artifact) -> None:
+    """Renew the folder's time, so that the clean-up leaves what a run has found but not recorded yet."""
+    with suppress(OSError):  # a store that is read-only needs no clean-up
+        os.utime(artifact.folder)
 
 
 def artifact_of(directory: Path, asset: str, fingerprint: str) -> Artifact:

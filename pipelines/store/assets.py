@@ -18,20 +18,25 @@ Each asset has a module of its own, because its code version is a hash over ever
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import socket
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import dagster as dg
 
-from pipelines.store.artifacts import Artifact, ArtifactError, build_artifact
-from pipelines.store.disk import DiskFullError
+from pipelines.store.artifacts import Artifact, build_artifact
+from pipelines.store.configuration import describe_limits
+from pipelines.store.failures import clear_failures
 from pipelines.store.io_manager import ArtifactStore
-from pipelines.store.locks import LockError
 from pipelines.store.metadata import file_image, table_metadata
 from pipelines.store.versions import code_version
 
 THUMBNAIL = "thumbnail.png"
+CONFIG_CLASSES: dict[str, type[dg.Config]] = {}
+"""Asset -> the class of its configuration, for those who look at a whole run configuration."""
+HOST_TAG = "hydralora/host"
+"""Tag of a run: the host on which it computes, where alone its processes can be looked up."""
 
 ARTIFACT = dg.PythonObjectDagsterType(Artifact, name="Artifact", description="A finished folder, by its fingerprint.")
 dg.make_python_type_usable_as_dagster_type(Artifact, ARTIFACT)
@@ -86,31 +91,42 @@ def artifact_asset(
     retry_policy: dg.RetryPolicy | None = None,
     partitions_def: dg.PartitionsDefinition | None = None,
     mixes_runs: bool = False,
+    unused: Callable[..., Collection[str]] = lambda: (),
 ) -> Callable[[Callable[..., None]], dg.AssetsDefinition]:
     """Decorate a function as an asset whose value is an `Artifact`; see the module docstring.
 
     Args:
-        group: asset group in Dagster's graph.
-        kinds: Dagster kinds, such as `numpy`.
-        describe: function `describe(artifact, ...)` that returns the `Description`. It may also take any of the
-            function's parameters.
-        blocking: checks that stop all downstream assets if they fail: name -> description.
-        warnings: checks that only warn if they fail: name -> description.
-        identity: function that returns what the fingerprint needs besides configuration, inputs and resources, such as
-            hashes of the files that are read. It takes any of the function's parameters except `draft`.
-        pool: Dagster concurrency pool, such as `gpu`.
-        retry_policy: retry policy; set it only if a retry can succeed.
-        partitions_def: partitions of the asset.
-        mixes_runs: whether the inputs may come from different corpora.
+        group: group in the asset graph.
+        kinds: what Dagster shows as its technology.
+        describe: `describe(artifact, ...)` says what Dagster shows; it takes any of the function's parameters, too.
+        blocking: checks whose failure stops everything downstream: name -> what it promises.
+        warnings: checks that only warn.
+        identity: gives what a fingerprint must know beyond configuration, inputs and resources, such as the content of
+            files that are read; takes any of the function's parameters but `draft`.
+        pool: concurrency pool, such as `gpu`.
+        retry_policy: only where a second try can succeed.
+        partitions_def: of an asset that is materialised part by part.
+        mixes_runs: the inputs may come from different corpora.
+        unused: names the resources that this configuration leaves alone, which then are not part of the fingerprint;
+            takes any of the function's parameters but `draft`.
     """
     blocking, warnings = blocking or {}, warnings or {}
 
     def decorate(function: Callable[..., None]) -> dg.AssetsDefinition:
-        declared = _Declared.of(function, identity, describe, mixes_runs, frozenset(warnings))
+        declared = _Declared.of(function, identity, describe, mixes_runs, frozenset(warnings), unused)
         name = function.__name__
 
-        def compute(context: dg.AssetExecutionContext, **inputs: Artifact) -> dg.MaterializeResult:
-            return declared.materialize(context, inputs)
+        def compute(context: dg.AssetExecutionContext, **inputs: Artifact) -> Iterator[dg.MaterializeResult]:
+            with clear_failures(name):
+                result = declared.materialize(context, inputs)
+            yield result
+            # Dagster would stop here by itself, with no more than the names of the checks.
+            if failed := [check for check in result.check_results or [] if _stops(check)]:
+                raise dg.Failure("\n".join(_sentence(name, check, blocking) for check in failed), allow_retries=False)
+
+        if declared.config is not None:
+            CONFIG_CLASSES[name] = declared.config
+            describe_limits(declared.config)
 
         return dg.asset(
             name=name,
@@ -144,6 +160,7 @@ class _Declared:
     describe: Callable[..., Description]
     mixes_runs: bool
     warnings: frozenset[str]
+    unused: Callable[..., Collection[str]]
     inputs: tuple[str, ...]
     resources: tuple[str, ...]
     config: type[dg.Config] | None
@@ -156,6 +173,7 @@ class _Declared:
         describe: Callable[..., Description],
         mixes_runs: bool,
         warnings: frozenset[str],
+        unused: Callable[..., Collection[str]],
     ) -> "_Declared":
         parameters = {name: p.annotation for name, p in inspect.signature(function).parameters.items()}
         return cls(
@@ -164,6 +182,7 @@ class _Declared:
             describe,
             mixes_runs,
             warnings,
+            unused,
             inputs=tuple(name for name, kind in parameters.items() if kind is Artifact),
             resources=tuple(
                 name
@@ -176,33 +195,32 @@ class _Declared:
     def materialize(
         self, context: dg.AssetExecutionContext, inputs: Mapping[str, Artifact]
     ) -> dg.MaterializeResult[Artifact]:
-        """Build or reuse the artifact, and describe it."""
-        context.resources.run_checks.check(context.run)
+        """Build the artifact or find it, and describe it."""
+        _tag_host(context)
+        context.resources.run_checks.check(context)
         store: ArtifactStore = context.resources.store
         given: dict[str, Any] = {"context": context, "store": store, **inputs}
         given |= {name: getattr(context.resources, name) for name in self.resources}
         if self.config is not None:
             given["config"] = self.config(**context.op_execution_context.op_config)
-        try:
-            artifact = build_artifact(
-                store.path,
-                self.function.__name__,
-                build=lambda draft: self.function(**_taken(self.function, given | {"draft": draft})),
-                code_version=code_version(self.function.__module__),
-                config=self._identity(given),
-                inputs=inputs,
-                mixes_runs=self.mixes_runs,
-                say=context.log.info,
-            )
-        except (ArtifactError, DiskFullError, LockError) as error:
-            raise dg.Failure(str(error), allow_retries=False) from None
+        artifact = build_artifact(
+            store.path,
+            self.function.__name__,
+            build=lambda draft: self.function(**_taken(self.function, given | {"draft": draft})),
+            code_version=code_version(self.function.__module__),
+            config=self._identity(given),
+            inputs=inputs,
+            mixes_runs=self.mixes_runs,
+            say=context.log.info,
+        )
         return self._result(artifact, self.describe(**_taken(self.describe, given | {"artifact": artifact})))
 
     def _identity(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration, and the identity of everything else that changes the result."""
         values: dict[str, Any] = {} if self.config is None else given["config"].model_dump()
+        unused = self.unused(**_taken(self.unused, given))
         for name in self.resources:
-            if isinstance(given[name], HasIdentity):
+            if isinstance(given[name], HasIdentity) and name not in unused:
                 values |= given[name].identity()
         if self.identity is not None:
             values |= self.identity(**_taken(self.identity, given))
@@ -232,7 +250,22 @@ class _Declared:
         )
 
 
+def _tag_host(context: dg.AssetExecutionContext) -> None:
+    if HOST_TAG not in context.run.tags:
+        context.instance.add_run_tags(context.run.run_id, {HOST_TAG: socket.gethostname()})
+
+
 def _taken(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of `given` that `function` has as parameters."""
     names = inspect.signature(function).parameters
     return {name: value for name, value in given.items() if name in names}
+
+
+def _stops(check: dg.AssetCheckResult) -> bool:
+    return not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
+
+
+def _sentence(asset: str, check: dg.AssetCheckResult, blocking: Mapping[str, str]) -> str:
+    """What a blocking check expected, and what it found."""
+    name = str(check.check_name)
+    return f"{asset}: the check {name} failed. Expected: {blocking.get(name, name)} Found: {check.description}."

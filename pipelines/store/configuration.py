@@ -2,23 +2,29 @@
 
 import dataclasses
 import typing
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import dagster as dg
-from pydantic import create_model
+from pydantic import BaseModel, Field, create_model
+from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
+
+LARGEST_SEED = 2**32 - 1
+"""Of NumPy and scikit-learn."""
 
 
 def fields_from(dataclass: type, base: type = dg.Config, *, without: tuple[str, ...] = ()) -> Any:
     """Make a run configuration class with the fields and defaults of a dataclass.
 
     Args:
-        dataclass: dataclass whose field types Dagster supports in run configuration.
+        dataclass: its fields have types that run configuration knows; their metadata are limits (`ge`, `gt`, `le`).
         base: `dagster.Config` or `dagster.ConfigurableResource`.
         without: names of fields to leave out.
     """
     types = typing.get_type_hints(dataclass)
     fields: dict[str, Any] = {
-        field.name: (_plain(types[field.name]), _default(field))
+        field.name: (_plain(types[field.name]), Field(_default(field), **field.metadata))
         for field in dataclasses.fields(dataclass)
         if field.name not in without
     }
@@ -58,3 +64,42 @@ def _plain(kind: Any) -> Any:
     if origin in (dict, collections.abc.Mapping):
         return dict[_plain(arguments[0]), _plain(arguments[1])]  # type: ignore[misc]
     return kind
+
+
+def limited(
+    default: Any, *, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None
+) -> Any:
+    """A field of a resource with limits.
+
+    `pipelines.run_checks` looks at them, together with all else. pydantic would refuse the first resource that Dagster
+    makes, in a stack trace.
+    """
+    limits = {name: limit for name, limit in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if limit is not None}
+    return Field(default, description=limits_text(limits), json_schema_extra={"limits": cast("JsonDict", limits)})
+
+
+def limits_of(info: FieldInfo) -> dict[str, float]:
+    """The limits of a field, whether `limited` or pydantic states them: some of ge, gt, le, lt."""
+    extra = info.json_schema_extra
+    stated = extra.get("limits") if isinstance(extra, dict) else None
+    if isinstance(stated, dict):
+        return {name: cast(float, limit) for name, limit in stated.items()}
+    return {
+        name: getattr(item, name) for item in info.metadata for name in ("ge", "gt", "le", "lt") if hasattr(item, name)
+    }
+
+
+def limits_text(limits: Mapping[str, float]) -> str:
+    """Limits in words: "at least 1"."""
+    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    return " and ".join(
+        f"{words[name]} {int(limit) if limit == int(limit) else limit:,}" for name, limit in limits.items()
+    )
+
+
+def describe_limits(config: type[BaseModel]) -> None:
+    """Say the limits of each field in its description, which Dagster's UI shows."""
+    for info in config.model_fields.values():
+        text = limits_text(limits_of(info))
+        if text and not info.description:
+            info.description = text[0].upper() + text[1:]

@@ -6,6 +6,7 @@ import dagster as dg
 import yaml
 
 from pipelines.store.artifacts import Artifact, ArtifactError, artifact_of
+from pipelines.store.disk import is_disk_full
 from pipelines.store.runs import last_made, made_by, newest, record_run
 
 
@@ -42,6 +43,13 @@ class ArtifactStore(dg.ConfigurableIOManager):
         try:
             record_run(self.path, context.run_id, obj, partition)
         except OSError as error:
+            if is_disk_full(error, self.path):
+                # Unrecorded, the artifact would be the clean-up's.
+                raise dg.Failure(
+                    f"No space left on the device while writing {self.path / 'runs' / context.run_id}. Free some space "
+                    f"and run again; what is built is kept.",
+                    allow_retries=False,
+                ) from None
             context.log.debug(f"{self.path} is read-only, so this run is not recorded there: {error}")
 
     def load_input(self, context: dg.InputContext) -> Artifact:

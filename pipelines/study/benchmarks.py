@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from pipelines.corpus.experts import GROUP_MODEL
 from pipelines.corpus.sources import expanded
@@ -52,10 +53,10 @@ class HarnessConfig(dg.Config):
 
     corpora: str | None = None
     """Folder of local files, `$NAME` is read from the environment; null downloads from the hub."""
-    limit: int | None = None
+    limit: int | None = Field(None, ge=1)
     """Documents of each task of the harness; scores of few documents say little."""
-    batch_size: int = 8
-    max_gen_toks: int | None = None
+    batch_size: int = Field(8, ge=1)
+    max_gen_toks: int | None = Field(None, ge=1)
     allow_code_execution: bool = False
     """Of humaneval: run the programs that the models write, isolated by bubblewrap."""
     unsafe_no_isolation: bool = False

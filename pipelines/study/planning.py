@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact
 from pipelines.store.io_manager import ArtifactStore
@@ -21,8 +22,8 @@ class DomainsConfig(dg.Config):
     """Which sources make up each domain of `pipelines.study.experiments`, and what of them is not trained on."""
 
     domains: dict[str, list[str]]
-    validation_documents_per_source: int = 50
-    held_out_documents_per_source: int | None = 200
+    validation_documents_per_source: int = Field(50, ge=0)
+    held_out_documents_per_source: int | None = Field(200, ge=1)
 
     def split(self) -> Split:
         """The split, for `pipelines.study.run_documents`."""

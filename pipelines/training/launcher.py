@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from pipelines.store.configuration import limited
 from pipelines.training.adapters import TrainingJob, train_adapter
 from pipelines.training.recipe import BaseModel, Recipe
 from pipelines.training.training_process import ERROR
@@ -46,6 +47,7 @@ class Job:
 
     @property
     def done(self) -> bool:
+        """Whether the training has finished: its `run.json` exists."""
         return (self.folder / "run.json").exists()
 
     def settings(self, recipe: Recipe) -> "MethodConfig":
@@ -67,10 +69,10 @@ class Launcher(dg.ConfigurableResource):
     > 1, torchrun runs each training on several GPUs. The data of a step is the same in all cases.
     """
 
-    parallel: int = 1
-    """Number of trainings that run at a time, each in its own process."""
-    processes_per_training: int = 1
-    """Number of processes of one training, each with its own GPU if there are GPUs."""
+    parallel: int = limited(1, ge=1)
+    """Trainings at a time, each in a process of its own."""
+    processes_per_training: int = limited(1, ge=1)
+    """Processes of one training, each with a GPU if there are any."""
     fsdp: bool = False
     """Shard the base model over the processes of a training (FSDP), instead of a full copy in each."""
 
@@ -251,7 +253,7 @@ def _check_methods(jobs: Sequence[Job], recipe: Recipe, base_model: BaseModel) -
         try:
             get_method(job.training.method).config(skeleton, replace(job.settings(recipe), total_steps=steps))
         except MethodError as error:
-            raise dg.Failure(f"{job.label}: {error}", allow_retries=False) from error
+            raise dg.Failure(f"{job.label}: {error}", allow_retries=False) from None
 
 
 def _save_tokens(jobs: Sequence[Job]) -> dict[int, Path]:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from pipelines.store.configuration import LARGEST_SEED, limited
+
 if TYPE_CHECKING:
     from hydralora.methods import MethodConfig
     from hydralora.training import TrainingConfig
@@ -67,28 +69,28 @@ class Recipe(dg.ConfigurableResource):
     the same order.
     """
 
-    max_tokens: int | None = None
-    max_steps: int | None = None
-    num_train_epochs: float | None = None
+    max_tokens: int | None = limited(None, ge=1)
+    max_steps: int | None = limited(None, ge=1)
+    num_train_epochs: float | None = limited(None, gt=0)
     target_modules: list[str] = ["q_proj", "v_proj"]
     """Names of layers, or the one entry `all-linear`."""
-    layers_to_transform: list[int] | None = None
+    layers_to_transform: list[int] | None = limited(None, ge=0)
     """Indices of the layers to adapt; left out: all."""
-    r: int = 8
-    lora_alpha: int = 16
-    lora_dropout: float = 0.0
-    learning_rate: float = 2e-3
-    learning_rates: dict[str, float] = {}
+    r: int = limited(8, ge=1)
+    lora_alpha: int = limited(16, ge=1)
+    lora_dropout: float = limited(0.0, ge=0, lt=1)
+    learning_rate: float = limited(2e-3, gt=0)
+    learning_rates: dict[str, float] = limited({}, gt=0)
     """Method to its own learning rate, where it was tuned."""
-    learning_rate_ratios: dict[str, float] = {}
+    learning_rate_ratios: dict[str, float] = limited({}, gt=0)
     """LoRA+: fragment of a parameter's name to a factor on its rate; `{lora_B: 4}` is B of LoRA and of HydraLoRA."""
-    tokens_per_step: int = 4096
-    gradient_accumulation_steps: int = 4
+    tokens_per_step: int = limited(4096, ge=1)
+    gradient_accumulation_steps: int = limited(4, ge=1)
     gradient_checkpointing: bool = False
-    save_steps: int = 50
+    save_steps: int = limited(50, ge=1)
     report_to: list[str] = []
     """Trackers beside Dagster: `trackio`, `tensorboard`, `mlflow`."""
-    seed: int = 0
+    seed: int = limited(0, ge=0, le=LARGEST_SEED)
 
     def identity(self) -> dict[str, Any]:
         """The settings for a fingerprint: all except those for checkpoints and trackers."""

@@ -71,7 +71,7 @@ def routing_tables(
     labels: Sequence[int], *, n_experts: int = 4, follow: float = 2.0, n_layers: int = 4
 ) -> tuple[pl.DataFrame, pl.DataFrame, DocumentGates]:
     """Gates, entropy and document gates of a router that leans towards expert `label` by `follow` in its logits."""
-    labels = np.asarray(labels)
+    labels = np.asarray(labels)  # type: ignore[assignment]
     places = [(layer, module) for layer in range(n_layers) for module in MODULES]
     generator = np.random.default_rng(12)
     logits = 0.3 * follow * generator.normal(size=(len(labels), len(places), n_experts))

@@ -64,7 +64,7 @@ def test_the_map_has_many_colours_on_the_page_s_paper(opened: Page):
     assert len(colors) > 500
     paper = max(colors)[1]
     is_dark = opened.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
-    assert (sum(paper) < 128) == is_dark
+    assert (sum(paper) < 128) == is_dark  # type: ignore[call-overload]
 
 
 def test_it_opens_within_two_seconds(page: Page, report: Path):

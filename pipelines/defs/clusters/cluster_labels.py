@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import numpy as np
 import polars as pl
+from pydantic import Field
 
 from pipelines.corpus.features import training_rows
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.configuration import LARGEST_SEED
 from pipelines.store.metadata import markdown_table
 from pipelines.store.thumbnails import write_thumbnail
 
@@ -22,13 +24,14 @@ EXCERPT = 400
 class LabelsConfig(dg.Config):
     """What is said about each cluster."""
 
-    top_terms: int = 12
-    examples: int = 5
+    top_terms: int = Field(12, ge=1)
+    examples: int = Field(5, ge=1)
     """Representative, borderline and outlying documents of each cluster."""
-    random_state: int = 0
+    random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
 def described(artifact: Artifact, num_clusters: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     n_clusters = num_clusters.json("num_clusters")["num_clusters"]
     sizes = artifact.scan("labels").group_by("cluster").len("documents").sort("cluster").collect()
     return Description(

@@ -3,24 +3,27 @@
 import dagster as dg
 import numpy as np
 import polars as pl
+from pydantic import Field
 
 from pipelines.corpus.features import training_documents, training_rows
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.configuration import LARGEST_SEED
 from pipelines.store.metadata import markdown_table
 
 
 class SweepConfig(dg.Config):
     """The range of K and how hard to look for each K's best clustering."""
 
-    max_clusters: int = 20
-    n_init: int = 4
+    max_clusters: int = Field(20, ge=1)
+    n_init: int = Field(4, ge=1)
     balance_sources: bool = True
     """Where the largest source has more than five times the documents of the smallest, each counts at most as much."""
-    random_state: int = 0
+    random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
 def described(artifact: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     sweep = artifact.read("sweep")
     falls = bool((sweep["inertia"].diff().drop_nulls() <= 1e-6 * sweep["inertia"][0]).all())
     return Description(

@@ -4,10 +4,19 @@ from typing import Literal
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
-from pipelines.corpus.experts import GROUP_MODEL, group_model, held_out_accuracy, labelled_documents, with_experts
+from pipelines.corpus.experts import (
+    GROUP_MODEL,
+    found_in_training,
+    group_model,
+    held_out_accuracy,
+    labelled_documents,
+    with_experts,
+)
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.configuration import LARGEST_SEED
 from pipelines.store.metadata import markdown_table
 
 
@@ -16,14 +25,15 @@ class ExpertsConfig(dg.Config):
 
     grouping: Literal["auto", "sources", "tasks", "clusters"] = "auto"
     """`auto`: sources, else tasks, where prompts tell them; else clusters."""
-    min_accuracy: float = 0.98
+    min_accuracy: float = Field(0.98, ge=0, le=1)
     """Of `auto`: the share of held-out prompts whose group must be found."""
-    max_experts: int = 16
+    max_experts: int = Field(16, ge=1)
     """Of `auto`: with more sources or tasks than this, clusters are taken."""
-    random_state: int = 0
+    random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
 def described(artifact: Artifact, config: ExpertsConfig, cluster_labels: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     answer = artifact.json("expert_assignment")
     n, found = answer["num_experts"], answer["held_out_accuracy"]
     experts = artifact.read("experts")
@@ -102,5 +112,6 @@ def expert_assignment(
             "groups": grouping.groups,
             "reason": grouping.reason,
             "held_out_accuracy": held_out_accuracy(experts),
+            "found": found_in_training(model),
         },
     )

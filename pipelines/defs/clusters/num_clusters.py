@@ -1,15 +1,17 @@
 """The number of clusters, chosen from the sweep."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 import numpy as np
 import polars as pl
+from pydantic import Field
 
 from pipelines.corpus.features import training_documents, training_rows
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.configuration import LARGEST_SEED
 from pipelines.store.thumbnails import write_thumbnail
 
 if TYPE_CHECKING:
@@ -19,13 +21,16 @@ if TYPE_CHECKING:
 class ChoiceConfig(dg.Config):
     """How N is read off the sweep."""
 
-    rule: str = "l_method"
-    value: int | None = None
+    rule: Literal["l_method", "l_method_linear", "second_difference", "kneed", "calinski_harabasz", "silhouette"] = (
+        "l_method"
+    )
+    value: int | None = Field(None, ge=1)
     """Your own N, even against the evidence, which is still recorded."""
-    random_state: int = 0
+    random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
 def described(artifact: Artifact, cluster_sweep: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     choice = artifact.json("num_clusters")
     n, fitted = choice["num_clusters"], cluster_sweep.read("sweep")["n_clusters"].to_list()
     return Description(

@@ -25,6 +25,7 @@ class CorpusConfig(fields_from(CleanConfig)):  # type: ignore[misc]
 
 
 def described(artifact: Artifact, raw_documents: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     documents, dropped = artifact.scan("documents"), artifact.scan("dropped")
     sizes = documents.group_by("source", "split").len("documents").sort("source", "split").collect()
     reasons = dropped.group_by("reason").len("records").sort("records", descending=True).collect()

@@ -1,38 +1,54 @@
 """Documents as feature vectors."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 import numpy as np
 import polars as pl
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.configuration import LARGEST_SEED
+from pipelines.training.prompt_states import prompt_encoder
+from pipelines.training.recipe import BaseModel
 
 if TYPE_CHECKING:
-    from analysis.features.embeddings import SentenceEmbeddings
-    from analysis.features.lsa import TfidfLsa
+    from analysis.features.vectoriser import Features
+
+HIDDEN_STATE = "hidden_state"
 
 
 class FeaturesConfig(dg.Config):
     """How documents become vectors."""
 
-    kind: str = "tfidf"
-    """`tfidf` (TF-IDF, truncated SVD, L2 norm) or `embeddings` (a sentence-transformers model)."""
-    text: str = "prompt"
+    kind: Literal["tfidf", "embeddings", "hidden_state"] = "tfidf"
+    """`tfidf` (TF-IDF, truncated SVD, L2 norm), `embeddings` (a sentence-transformers model) or `hidden_state`.
+
+    `hidden_state`: the base model's last hidden state at the end of the prompt, standardised, PCA, L2 norm.
+    """
+    text: Literal["prompt", "completion", "both"] = "prompt"
     """`prompt`, `completion` or `both`; a served model has only the prompt to choose an expert by."""
-    n_components: int = 32
-    max_features: int = 20_000
-    tokens: str = "unicode"
+    n_components: int | None = Field(None, ge=1)
+    """Left out: 32 of TF-IDF, 64 of the hidden state."""
+    max_features: int = Field(20_000, ge=1)
+    tokens: Literal["unicode", "scikit-learn"] = "unicode"
     """What counts as a word: `unicode`, for every script, or `scikit-learn`, its default pattern; equal on ASCII."""
-    sample_size: int = 10_000
+    sample_size: int = Field(10_000, ge=1)
     embedding_model: str | None = None
     """Hub id or folder; the packaged MiniLM when left out."""
-    random_state: int = 0
+    template: Literal["chat", "plain"] = "chat"
+    """Of `hidden_state`: what surrounds a prompt, as in `tokenised_documents`."""
+    max_length: int = Field(512, ge=1)
+    """Of `hidden_state`: most tokens of a prompt; a longer one loses its middle."""
+    random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
 def described(artifact: Artifact, corpus_documents: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     features = artifact.array("features")
     documents = corpus_documents.scan("documents").select(pl.len()).collect().item()
     zero_rows = int((~features.any(axis=1)).sum())
@@ -54,10 +70,11 @@ def described(artifact: Artifact, corpus_documents: Artifact) -> Description:
         "one_row_per_document": "There is a row of features for each document.",
         "finite": "Every feature is a finite number.",
     },
-    warnings={"no_zero_rows": "Every document has a term of the vocabulary."},
+    warnings={"no_zero_rows": "Every document has a term of the vocabulary, or text."},
+    unused=lambda config: () if config.kind == HIDDEN_STATE else ("base_model",),
 )
-def document_features(draft: Draft, config: FeaturesConfig, corpus_documents: Artifact) -> None:
-    """Features of every document: TF-IDF projected onto its leading singular vectors (LSA), or sentence embeddings.
+def document_features(draft: Draft, config: FeaturesConfig, base_model: BaseModel, corpus_documents: Artifact) -> None:
+    """A row of length one for every document, by default TF-IDF projected onto its leading singular directions (LSA).
 
     Rows have L2 norm one. The vectoriser is fitted on a sample of the training documents and saved, so that new
     documents get features in the same space.
@@ -66,20 +83,23 @@ def document_features(draft: Draft, config: FeaturesConfig, corpus_documents: Ar
     from analysis.features.vectoriser import TextStatistics
 
     documents = corpus_documents.scan("documents").select("split", text=document_text(config.text)).collect()
-    vectoriser = _vectoriser(config)
-    try:
-        vectoriser.fit(documents.filter(pl.col("split") == "train")["text"])
-    except ValueError as error:
-        raise dg.Failure(f"document_features: {error}", allow_retries=False) from None
-    vectoriser.save(draft.folder / "vectoriser")
-    blocks = list(vectoriser.stream([documents["text"]]))
+    with _vectoriser(config, base_model) as vectoriser:
+        try:
+            vectoriser.fit(documents.filter(pl.col("split") == "train")["text"])
+        except ValueError as error:
+            raise dg.Failure(f"document_features: {error}", allow_retries=False) from None
+        vectoriser.save(draft.folder / "vectoriser")
+        blocks = list(vectoriser.stream([documents["text"]]))
     draft.write_array("features", np.concatenate([block.features for block in blocks]))
     draft.write_array("explained", np.concatenate([block.explained for block in blocks]))
     draft.write_json("statistics", asdict(sum((block.statistics for block in blocks), TextStatistics())))
 
 
-def _vectoriser(config: FeaturesConfig) -> "TfidfLsa | SentenceEmbeddings":
-    """An unfitted vectoriser of the configured kind."""
+@contextmanager
+def _vectoriser(config: FeaturesConfig, base_model: BaseModel) -> Iterator["Features"]:
+    """Unfitted features of the configured kind; those of the hidden state hold the base model meanwhile."""
+    given = {"n_components": config.n_components, "sample_size": config.sample_size}
+    sizes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if config.kind == "tfidf":
         from analysis.features.lsa import TfidfLsa
         from analysis.text.characters import checked_tokens
@@ -88,17 +108,20 @@ def _vectoriser(config: FeaturesConfig) -> "TfidfLsa | SentenceEmbeddings":
             tokens = checked_tokens(config.tokens)
         except ValueError as error:
             raise dg.Failure(f"document_features: {error}", allow_retries=False) from error
-        return TfidfLsa(
-            config.n_components,
-            max_features=config.max_features,
-            tokens=tokens,
-            sample_size=config.sample_size,
-            random_state=config.random_state,
-        )
-    if config.kind == "embeddings":
+        yield TfidfLsa(**sizes, max_features=config.max_features, tokens=tokens, random_state=config.random_state)
+    elif config.kind == "embeddings":
         from analysis.features.embeddings import SentenceEmbeddings
 
-        return SentenceEmbeddings(config.embedding_model)
-    raise dg.Failure(
-        f"document_features: expected kind `tfidf` or `embeddings`, got {config.kind!r}", allow_retries=False
-    )
+        yield SentenceEmbeddings(config.embedding_model)
+    else:
+        from analysis.features.hidden_states import HiddenStates
+
+        if config.text != "prompt":
+            raise dg.Failure(
+                f"document_features: expected text `prompt` with kind `{HIDDEN_STATE}`, which is the state at the end "
+                f"of a prompt, got {config.text!r}",
+                allow_retries=False,
+            )
+        encoded_by = {**base_model.identity(), "template": config.template, "max_length": config.max_length}
+        with prompt_encoder(base_model, encoded_by) as encoder:
+            yield HiddenStates(**sizes, random_state=config.random_state, encoder=encoder, encoded_by=encoded_by)

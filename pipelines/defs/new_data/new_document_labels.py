@@ -1,5 +1,6 @@
 """Documents that arrive after N was chosen: their clusters, and whether N still holds."""
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +11,8 @@ from pipelines.corpus.sources import SourceConfig, content_of, named_once, to_so
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.metadata import markdown_table
+from pipelines.training.prompt_states import prompt_encoder
+from pipelines.training.recipe import BaseModel
 
 
 class NewDocumentsConfig(dg.Config):
@@ -21,6 +24,7 @@ class NewDocumentsConfig(dg.Config):
 
 
 def described(artifact: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     drift = artifact.json("drift")
     return Description(
         table="labels",
@@ -34,22 +38,36 @@ def content(config: NewDocumentsConfig) -> dict[str, Any]:
     return {"content": [content_of(source.read) for source in config.sources]}
 
 
+def unused(cluster_labels: Artifact) -> tuple[str, ...]:
+    """The base model, unless the clusters are those of its hidden states."""
+    from analysis.features.loading import encoded_by
+
+    return () if encoded_by(cluster_labels.path("corpus_model")) else ("base_model",)
+
+
 @artifact_asset(
     group="new_data",
     kinds={"polars", "numpy"},
     describe=described,
     identity=content,
+    unused=unused,
     warnings={"num_clusters_stands": "The new documents fit the clusters of the corpus."},
 )
-def new_document_labels(draft: Draft, config: NewDocumentsConfig, cluster_labels: Artifact) -> None:
-    """The cluster of every new document, the drift from the corpus, and whether N should be chosen again."""
+def new_document_labels(
+    draft: Draft, config: NewDocumentsConfig, base_model: BaseModel, cluster_labels: Artifact
+) -> None:
+    """The cluster of every new document, how far they differ from the corpus, and whether N should be reconsidered."""
     from analysis.clusters.assignment import assign_records, cluster_shares
+    from analysis.features.loading import encoded_by
     from analysis.sources import read_sources
 
     try:
         read = read_sources({source.name: to_source(source.read) for source in config.sources})
-        with draft.writing("labels.parquet") as path:
-            assignment = assign_records(read.records, cluster_labels.path("corpus_model"), path)
+        folder = cluster_labels.path("corpus_model")
+        made_by = encoded_by(folder)
+        reading = nullcontext() if made_by is None else prompt_encoder(base_model, made_by)
+        with reading as encoder, draft.writing("labels.parquet") as path:
+            assignment = assign_records(read.records, folder, path, encoder)
     except ValueError as error:
         raise dg.Failure(f"new_document_labels: {error}", allow_retries=False) from None
     draft.write_table("mix", cluster_shares(assignment))

@@ -4,6 +4,7 @@ import shutil
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from pipelines.corpus.experts import GROUP_MODEL
 from pipelines.store.artifacts import Artifact, Draft
@@ -28,11 +29,12 @@ TOLERANCE, TOLERANCE_OF_TOKEN = 0.05, 0.4
 class ExportsConfig(dg.Config):
     """Documents of each domain: held-out ones to measure with, training ones for the mean gates of routers."""
 
-    max_documents_per_domain: int = 20
-    batch_tokens: int = 2_048
+    max_documents_per_domain: int = Field(20, ge=1)
+    batch_tokens: int = Field(2_048, ge=1)
 
 
 def described(artifact: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     table = artifact.read("exports")
     agrees, found = agreement(table)
     return Description(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
@@ -18,13 +19,14 @@ from pipelines.training.recipe import BaseModel, Recipe
 class EvaluationConfig(dg.Config):
     """How many held-out documents, and how sure."""
 
-    max_documents_per_source: int | None = 200
+    max_documents_per_source: int | None = Field(200, ge=1)
     """Chosen by a hash; the same for every method."""
-    resamples: int = 1_000
+    resamples: int = Field(1_000, ge=1)
     """Of the bootstrap."""
 
 
 def described(artifact: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     table = artifact.read("evaluation")
     overall = table.filter(pl.col("group_kind") == "all").sort("loss")
     by_source = table.filter(pl.col("group_kind") == "source").pivot("method", index="group", values="loss")

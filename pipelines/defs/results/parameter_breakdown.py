@@ -6,9 +6,11 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.configuration import LARGEST_SEED
 from pipelines.store.metadata import markdown_table
 from pipelines.store.thumbnails import write_thumbnail
 from pipelines.training.adapters import UNTRAINED, adapter_config, load_state
@@ -21,10 +23,11 @@ class BreakdownConfig(dg.Config):
 
     umap: bool = True
     """UMAP beside t-SNE; it compiles for about 20 seconds at each start."""
-    random_state: int = 0
+    random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
 def described(artifact: Artifact, hydralora_adapter: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     observation = artifact.json("observation")
     counts = artifact.scan("parameters").filter(pl.col("head") == "hydralora").select("n_parameters").sum().collect()
     recorded = hydralora_adapter.json("run")["parameters"]["trainable"]

@@ -22,6 +22,7 @@ class ReportConfig(dg.Config):
 
 
 def described(artifact: Artifact, config: ReportConfig, store: ArtifactStore) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     html = artifact.path("report.html")
     figures = artifact.json("figures")
     megabytes = html.stat().st_size / 1e6

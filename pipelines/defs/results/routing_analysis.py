@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
@@ -26,12 +27,13 @@ NO_GATES: dict[str, Any] = {
 class RoutingConfig(dg.Config):
     """How many held-out documents, and how many of them are shown token by token."""
 
-    max_documents_per_source: int = 50
-    examples: int = 6
-    batch_tokens: int = 2_048
+    max_documents_per_source: int = Field(50, ge=1)
+    examples: int = Field(6, ge=0)
+    batch_tokens: int = Field(2_048, ge=1)
 
 
 def described(artifact: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     verdict = artifact.json("routing")
     alarms = [alarm["text"] for alarm in verdict["alarms"]]
     has_gates = (artifact.folder / "usage.parquet").exists()

@@ -1,6 +1,7 @@
 """The documents on which methods are compared."""
 
 import dagster as dg
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
@@ -12,13 +13,14 @@ from pipelines.training.documents import expert_count, labelled_documents
 class ComparisonDocumentsConfig(dg.Config):
     """How many documents of each source are not trained on."""
 
-    validation_documents_per_source: int = 50
+    validation_documents_per_source: int = Field(50, ge=0)
     """Of the training documents, to choose learning rates with."""
-    held_out_documents_per_source: int | None = 200
+    held_out_documents_per_source: int | None = Field(200, ge=1)
     """Of the test documents, to report on; null for all."""
 
 
 def described(artifact: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     overlap = parts_overlap(artifact)
     return Description(
         metadata={"parts": markdown_table(artifact.read("parts"))},

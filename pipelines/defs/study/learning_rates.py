@@ -2,9 +2,11 @@
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.configuration import LARGEST_SEED
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.store.metadata import markdown_table
 from pipelines.study.learning_rates import SWEEP_SCHEMA, chosen_rates
@@ -20,12 +22,13 @@ class LearningRatesConfig(dg.Config):
     """Which rates are tried for which method; the others keep the recipe's."""
 
     rates: dict[str, list[float]] = {}
-    max_tokens: int | None = None
+    max_tokens: int | None = Field(None, ge=1)
     """Budget of each run, by default the recipe's: a shorter one wants higher rates, and chooses them too high."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
 def described(artifact: Artifact, config: LearningRatesConfig) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     table, chosen = artifact.read("sweep"), artifact.json("learning_rates")["methods"]
     tried = sum(len(rates) for rates in config.rates.values())
     at_edge = [method for method, choice in chosen.items() if not choice["bracketed"]]

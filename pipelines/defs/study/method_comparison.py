@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
@@ -29,14 +30,15 @@ class ComparisonConfig(dg.Config):
     reference: str = "lora_matched"
     """The method that the others are compared with; one of `methods`."""
     seeds: list[int] = [0]
-    resamples: int = 1_000
+    resamples: int = Field(1_000, ge=1)
     """Of the bootstrap."""
-    cost_steps: int = 8
+    cost_steps: int = Field(8, ge=0)
     """Steps of each method that are trained alone for speed, memory and energy; 0: costs are not measured."""
     measure_energy: bool = True
 
 
 def described(artifact: Artifact, config: ComparisonConfig) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     loss = dict(artifact.read("comparison").select("method", "loss").iter_rows())
     missing = [method for method in config.methods if method not in loss]
     beats = f"{config.reference} {loss[config.reference]:.3f}, base {loss[BASE]:.3f}"

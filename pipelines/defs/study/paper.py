@@ -2,6 +2,7 @@
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
@@ -12,11 +13,12 @@ from pipelines.study.study_documents import Corpus
 class PaperConfig(dg.Config):
     """How sure."""
 
-    resamples: int = 1_000
+    resamples: int = Field(1_000, ge=1)
     """Of the bootstrap."""
 
 
 def described(artifact: Artifact, study_runs: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     rows = len(artifact.read("table"))
     asked = artifact.asset.removeprefix("paper_") in study_runs.record["config"]["experiments"]
     return Description(

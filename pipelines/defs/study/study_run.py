@@ -3,6 +3,7 @@
 import math
 
 import dagster as dg
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
@@ -29,10 +30,11 @@ class OneRunConfig(DomainsConfig):
     """Where the run of a partition is trained."""
 
     domain: str = "general"
-    num_experts: int = 3
+    num_experts: int = Field(3, ge=1)
 
 
 def described(artifact: Artifact, config: OneRunConfig) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     loss = artifact.json("run_made")["held_out_loss"]
     return Description(
         table="losses",

@@ -2,6 +2,7 @@
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
@@ -22,12 +23,13 @@ class StudyConfig(DomainsConfig):
 
     experiments: list[str] = list(EXPERIMENTS)
     seeds: list[int] = [0]
-    cost_steps: int = 8
+    cost_steps: int = Field(8, ge=0)
     """Of each method of Table 4, trained alone; 0: costs are not measured."""
     measure_energy: bool = True
 
 
 def described(artifact: Artifact, config: StudyConfig) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     runs = artifact.read("runs")
     base = runs.filter(pl.col("method") == BASE).select("domain", base_loss="loss").unique()
     worse = runs.join(base, on="domain").filter(pl.col("loss") >= pl.col("base_loss"))

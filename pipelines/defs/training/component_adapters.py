@@ -2,6 +2,7 @@
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Description, artifact_asset
@@ -15,15 +16,16 @@ from pipelines.training.recipe import BaseModel, Recipe
 class ComponentsConfig(dg.Config):
     """Plain LoRAs of parts of the corpus, for the breakdown of what A and B learn."""
 
-    max_tokens: int = 200_000
+    max_tokens: int = Field(200_000, ge=1)
     """Budget of each; small is enough to tell A from B."""
-    parts: int = 3
+    parts: int = Field(3, ge=1)
     """The largest clusters, and as many random parts of the largest cluster as a control."""
     other_seeds: list[int] = [1]
     """Every cluster is trained again with these: separates what was learnt from what A started as."""
 
 
 def described(artifact: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     folders = {folder.parent.name: folder.parent for folder in sorted(artifact.folder.glob("*/run.json"))}
     return Description(metadata=adapter_table(folders), checks=curve_checks(folders))
 

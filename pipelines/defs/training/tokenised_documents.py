@@ -4,6 +4,7 @@ from typing import Literal
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
@@ -17,11 +18,12 @@ class TokensConfig(dg.Config):
 
     template: Literal["chat", "plain"] = "chat"
     """`chat` is the tokenizer's chat template, `plain` a blank line between prompt and answer."""
-    max_length: int = 512
+    max_length: int = Field(512, ge=2)
     """Most tokens of a document; a longer one loses the middle of its prompt."""
 
 
 def described(artifact: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
     counts = artifact.json("counts")
     lost = counts["without_answer"]
     return Description(

@@ -152,7 +152,7 @@ def test_matching_by_hand():
     # Two places of three parts: at the first all are recognised, at the second one of three.
     first, second = np.eye(3), np.array([[0.9, 0.9, 0.9], [0, 0, 0], [0, 0, 0]])
     found = matching(np.stack([first, second]))
-    assert (found.accuracy, found.chance) == (pytest.approx(4 / 6), pytest.approx(1 / 3))
+    assert (found.accuracy, found.chance) == (pytest.approx(4 / 6), pytest.approx(1 / 3))  # type: ignore[comparison-overlap]
     # The second place has one hit in any order; the first has three in one order of six.
     assert found.p == pytest.approx(1 / 6, abs=0.015)
     assert matching(np.stack([np.eye(3)] * 8)).p < 0.001

@@ -74,7 +74,7 @@ def test_cross_table_and_agreement():
     ]
     assert agreement([1, 1, 0, 0], groups).ari == agreement([1, 1, 0, 0], groups).nmi == 1
     assert agreement([0, 1, 0, 1], groups).ari < 0.1
-    assert agreement([0, 0, 1, 1, 1], ["a", "a", "b", "b", None]).ari == 1  # no label, no say
+    assert agreement([0, 0, 1, 1, 1], ["a", "a", "b", "b", None]).ari == 1  # type: ignore[list-item]  # no label, no say
 
 
 def test_the_closest_clusters_merge_first():

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from analysis.clusters.corpus_model import CorpusModel
 from analysis.experts.grouping import choose_grouping
-from analysis.experts.prompt_classifier import PromptClassifier
+from analysis.experts.prompt_classifier import Agreement, PromptClassifier
 from analysis.experts.prompt_gates import load_group_model, one_hot, prompt_gates
 from analysis.features.lsa import TfidfLsa
 
@@ -35,7 +35,7 @@ def test_groups_are_found(classifier: PromptClassifier) -> None:
         "trees",
     ]
     assert classifier.validation_.accuracy == 1
-    assert 20 <= classifier.validation_.confusion["n_prompts"].sum() <= 60  # about a tenth
+    assert classifier.validation_.n_prompts == 360  # each prompt once
     assert classifier.validation_.confusion["label"].to_list() == ["animals", "ships", "trees"]
 
 
@@ -44,12 +44,41 @@ def test_equals_scikit_learn(groups: int) -> None:
     """Against the pipeline written down plainly, on the prompts that were learnt from (two groups have one logit)."""
     prompts, labels = np.array(PROMPTS[: groups * 120]), np.array(LABELS[: groups * 120])
     ours = PromptClassifier(C=10).fit(list(prompts), labels)
-    is_known, rows = ours._draw(pl.Series(prompts), np.unique(labels, return_inverse=True)[1].astype(np.int32))
     vectoriser = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     theirs = LogisticRegression(C=10, max_iter=1000)
-    theirs.fit(vectoriser.fit_transform(prompts[rows[is_known]]), labels[rows[is_known]])
+    theirs.fit(vectoriser.fit_transform(prompts), labels)
     expected = theirs.predict_proba(vectoriser.transform(prompts))
     np.testing.assert_allclose(ours.predict_proba(list(prompts)), expected, atol=2e-3)
+
+
+def test_cross_validation_equals_scikit_learn() -> None:
+    """Each fold predicted by a regression on the others, with the terms of all prompts; noisy labels, three groups."""
+    rng = np.random.default_rng(0)
+    labels = np.array(LABELS)
+    noisy = rng.random(360) < 0.2
+    labels[noisy] = rng.choice(["animals", "ships", "trees"], noisy.sum())
+    ours = PromptClassifier(C=10).fit(PROMPTS, labels)
+    rows, folds = ours._draw(pl.Series(PROMPTS), np.unique(labels, return_inverse=True)[1].astype(np.int32))
+    assert sorted(rows) == list(range(360))
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit_transform(np.array(PROMPTS)[rows])
+    found = 0
+    for fold in range(5):
+        regression = LogisticRegression(C=10, max_iter=1000).fit(words[folds != fold], labels[rows][folds != fold])
+        found += int((regression.predict(words[folds == fold]) == labels[rows][folds == fold]).sum())
+    assert abs(ours.validation_.n_found - found) <= 2
+    assert 0.7 < ours.validation_.accuracy < 0.95
+
+
+def test_interval_of_the_accuracy() -> None:
+    """Wilson's interval, written down; and none without prompts."""
+    confusion = pl.DataFrame({"label": ["a", "a"], "predicted": ["a", "b"], "n_prompts": [112, 3]})
+    share, n, z = 112 / 115, 115, 1.959964
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    np.testing.assert_allclose(Agreement(confusion).interval, (middle - half, middle + half), atol=1e-6)
+    nothing = Agreement(confusion.clear())
+    assert nothing.interval == (0, 1)
+    assert np.isnan(nothing.accuracy)
 
 
 def test_order_and_batches_do_not_matter(classifier: PromptClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +103,7 @@ def test_a_sample_is_balanced() -> None:
     prompts, labels = [*ANIMALS, *SHIPS, *TREES[:10]], [*LABELS[:240], *["trees"] * 10]
     classifier = PromptClassifier(sample_size=60).fit(prompts, labels)
     numbers = np.repeat([0, 1, 2], [120, 120, 10]).astype(np.int32)
-    _, rows = classifier._draw(pl.Series(prompts), numbers)
+    rows, _ = classifier._draw(pl.Series(prompts), numbers)
     assert np.bincount(numbers[rows]).tolist() == [20, 20, 10]
 
 
@@ -155,14 +184,14 @@ UNREADABLE = documents([("x", "y")[i % 2] for i in range(360)], [None] * 360)
 @pytest.mark.parametrize(
     ("table", "options", "kind", "number", "reason"),
     [
-        (THREE_SOURCES, {}, "source", 3, "One expert for each of 3 sources: the source is found for 100.0% of"),
-        (ONE_SOURCE, {}, "task", 3, "One expert for each of 3 tasks: the task is found for 100.0%"),
+        (THREE_SOURCES, {}, "source", 3, "One expert for each of 3 sources: the source of 100.0% of 360 training"),
+        (ONE_SOURCE, {}, "task", 3, "One expert for each of 3 tasks: the task of 100.0%"),
         (
             UNREADABLE,
             {},
             "cluster",
             5,
-            "One expert for each of 5 clusters: the source is found for .*, but at least 98.0% are needed",
+            "One expert for each of 5 clusters: the source of .* is found .*, which is less than 98.0%",
         ),
         (THREE_SOURCES, {"max_experts": 2}, "cluster", 5, "3 sources are more than 2; 360 documents have no task"),
         (THREE_SOURCES, {"fixed_number": True}, "cluster", 5, "3 sources are not the 5 experts asked for"),
@@ -187,8 +216,29 @@ def test_a_homogeneous_corpus_keeps_one_expert() -> None:
 def test_groupings_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="grouping 'tasks': 360 documents have no task; take clusters or auto"):
         choose_grouping(THREE_SOURCES, 5, grouping="tasks")
+    with pytest.raises(ValueError, match="grouping 'sources': 3 sources are not the 2 experts asked for"):
+        choose_grouping(THREE_SOURCES, 2, grouping="sources", fixed_number=True)
     with pytest.raises(ValueError, match="expected one of auto, sources, tasks, clusters, got 'router'"):
         choose_grouping(THREE_SOURCES, 5, grouping="router")
+
+
+def test_n_does_not_hang_on_the_seed() -> None:
+    """Three sources, 2% of the prompts with a wrong one: at the limit, and yet the same N for all seeds and orders."""
+    rng = np.random.default_rng(0)
+    sources = np.array(LABELS)
+    sources[rng.choice(360, 7, replace=False)] = "animals"
+    table = pl.DataFrame({"prompt": PROMPTS, "source": sources, "task": [None] * 360}, schema_overrides={"task": str})  # type: ignore[dict-item]
+    for seed in range(10):
+        grouping = choose_grouping(table.sample(fraction=1, shuffle=True, seed=seed), 2, random_state=seed)
+        assert (grouping.kind, len(grouping.groups)) == ("source", 3)
+        assert "not distinguishable from the limit of 98.0%: sources kept" in grouping.reason
+
+
+def test_few_prompts_do_not_decide_against_sources() -> None:
+    """Ten prompts a source say too little; wrong labels of half of many prompts say enough."""
+    few = pl.concat([THREE_SOURCES[start : start + 10] for start in (0, 120, 240)])
+    assert choose_grouping(few, 2).kind == "source"
+    assert choose_grouping(UNREADABLE, 2).kind == "cluster"
 
 
 def test_six_real_corpora(shared_corpora: Path) -> None:

@@ -81,7 +81,7 @@ def test_damaged_files_are_refused(fitted: TfidfLsa, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected components \(16, \d+\) .* fit again"):
         TfidfLsa.load(tmp_path)
     (tmp_path / "features.json").write_text(json.dumps({"kind": "other"}))
-    with pytest.raises(ValueError, match="expected features of kind tfidf_lsa or sentence_embeddings"):
+    with pytest.raises(ValueError, match="expected features of kind tfidf_lsa or sentence_embeddings or hidden_states"):
         load_features(tmp_path)
 
 

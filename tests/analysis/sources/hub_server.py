@@ -63,7 +63,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
                     "oid": hashlib.sha1(data).hexdigest(),
                 }
             )
-        return entries
+        return entries  # type: ignore[return-value]
 
     def _file(self, path: Path) -> None:
         if not path.is_file():

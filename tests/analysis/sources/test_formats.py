@@ -265,7 +265,7 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
     (
         "unused columns of any type",
         JSON,
-        [
+        [  # type: ignore[var-annotated]
             {"prompt": "p", "completion": "c", "odd": odd}
             for odd in ([[0, "x"]], {"a": 1}, "text", 1.5, {"a": [None, {}]})
         ],

@@ -280,7 +280,7 @@ def test_no_distribution_fills_a_task_alone() -> None:
         candidates = [
             (name, {"prompt": f"{name}{i}", "completion": "c"}) for name, size in sizes.items() for i in range(size)
         ]
-        origins = [str(record["prompt"])[0] for record in _choose([*candidates, *candidates], limit)]
+        origins = [str(record["prompt"])[0] for record in _choose([*candidates, *candidates], limit)]  # type: ignore[list-item]
         return {name: origins.count(name) for name in sizes}
 
     assert chosen({"a": 100}, 20) == {"a": 20}

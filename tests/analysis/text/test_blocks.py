@@ -93,7 +93,7 @@ def test_what_is_not_text_is_refused(texts, message: str) -> None:
 
 
 def test_nothing_gives_no_blocks() -> None:
-    for empty in (
+    for empty in (  # type: ignore[var-annotated]
         [],
         pl.Series("text", [], dtype=pl.String),
         pa.array([], pa.string()),

@@ -190,7 +190,7 @@ def shortened(part: str) -> Any:
     [
         (without("0.self_attn.q_proj.hydralora_B"), "Missing weights of adapter 'default': .*q_proj.hydralora_B"),
         (without("layers.1"), "Missing weights of adapter 'default': .*layers.1.* and 1 more"),
-        (renamed("layers.1.", "layers.7."), "Unexpected adapter weights, which no layer has: .*layers.7"),
+        (renamed("layers.1.", "layers.7."), "Unexpected adapter weights that no layer has: .*layers.7"),
         (shortened("0.self_attn.q_proj.hydralora_A"), "size mismatch for .*q_proj.hydralora_A.* torch.Size"),
     ],
     ids=["one missing", "truncated", "other layers", "other rank"],

@@ -43,7 +43,7 @@ def test_no_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(BaseModelError, match="is a folder, but not of a model"):
+    with pytest.raises(BaseModelError, match="is a folder, but not one with a model"):
         load_base_model(str(tmp_path))
 
 

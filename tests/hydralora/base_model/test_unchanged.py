@@ -77,7 +77,7 @@ def load(folder: Path) -> Any:
 def test_the_fingerprint_is_computed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = weights_fingerprint(load(folder))
     computed: list[Any] = []
-    monkeypatch.setattr(sources, "weights_fingerprint", lambda model: computed.append(model) or expected)
+    monkeypatch.setattr(sources, "weights_fingerprint", lambda model: computed.append(model) or expected)  # type: ignore[func-returns-value]
     assert [remembered_fingerprint(load(folder)) for _ in range(3)] == [expected] * 3
     assert len(computed) == 1
 

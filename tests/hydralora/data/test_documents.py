@@ -23,7 +23,7 @@ def texts(documents: TokenisedDocuments, row: int = 0) -> tuple[str, str]:
     tokenizer = small_tokenizer()
     document = documents.rows([row])[0]
     tokens, start = document["input_ids"], document["answer_start"]
-    return tokenizer.decode(tokens[:start]), tokenizer.decode(tokens[start:])
+    return tokenizer.decode(tokens[:start]), tokenizer.decode(tokens[start:])  # type: ignore[return-value]
 
 
 def test_chat_template_frames_the_prompt_and_ends_the_turn() -> None:
@@ -41,7 +41,7 @@ def test_prompt_tokens_are_those_of_generation() -> None:
     tokenizer = small_tokenizer()
     row = tokenise([DOCUMENT], tokenizer).rows([0])[0]
     messages = [{"role": "user", "content": DOCUMENT["prompt"]}]
-    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]  # type: ignore[call-overload]
     assert row["input_ids"][: row["answer_start"]] == expected
 
 

@@ -215,8 +215,8 @@ def test_merged_adapters_keep_their_gates(hydra_llama: MakeModel, tokens: Tensor
     torch.testing.assert_close(logits(model, tokens), live, rtol=1e-5, atol=2e-6)
 
 
-BAD_GATES = {
-    "none while live": (None, "weighs its 3 experts by the input. Give gates"),
+BAD_GATES: dict[str, Any] = {
+    "none while live": (None, "depend on the input. Pass fixed gates"),
     "wrong length": (torch.ones(4), r"shape \[3\], an expert from 0 to 2.* got \[4\]"),
     "no such expert": (3, "an expert from 0 to 2"),
     "not finite": (torch.tensor([1.0, float("nan"), 0.0]), "finite"),

@@ -136,7 +136,7 @@ def test_labels_are_read_as_the_model_reads_them(tokens: Tensor, make: Callable[
 
 def test_a_loss_that_is_no_cross_entropy(tokens: Tensor) -> None:
     model = adapted(transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL, num_labels=1)))
-    with pytest.raises(ValueError, match="the loss of BertForSequenceClassification is no cross entropy"):
+    with pytest.raises(ValueError, match="the loss of BertForSequenceClassification is not a cross entropy"):
         compare_with_live(model, 1, [{"input_ids": tokens, "labels": torch.tensor([0.5, 1.0])}])
     assert not any(layer.fixed_gate_vectors for layer in hydralora_layers(model).values())
 

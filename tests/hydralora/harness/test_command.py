@@ -21,7 +21,7 @@ def test_unknown_tasks_and_missing_files(tmp_path: Path) -> None:
         evaluate_benchmarks(model, tokenizer, ["mmmlu"])
     with pytest.raises(ValueError, match="`limit` of at least 1, or None for all documents, got 0"):
         evaluate_benchmarks(model, tokenizer, ["gsm8k"], corpora=tmp_path, limit=0)
-    with pytest.raises(FileNotFoundError, match=r"gsm8k_test\.parquet, which is no file"):
+    with pytest.raises(FileNotFoundError, match=r"gsm8k_test\.parquet, found no such file"):
         evaluate_benchmarks(model, tokenizer, ["gsm8k"], corpora=tmp_path)
     pq.write_table(pa.table({"instruction": ["1 + 1?"]}), tmp_path / "gsm8k_test.parquet")
     with pytest.raises(ValueError, match=r"lacks the columns \['output'\]"):

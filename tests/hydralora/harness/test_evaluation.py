@@ -295,7 +295,7 @@ def test_gates_reach_a_benchmark(shared_corpora: Path) -> None:
 
 
 def test_gates_must_fit_the_adapter() -> None:
-    with pytest.raises(ValueError, match="router_input='sequence': pass `gates`"):
+    with pytest.raises(ValueError, match="router_input='given': pass `gates`"):
         evaluate_benchmarks(model_for_long_prompts(router_input="given"), small_tokenizer(), ["gsm8k"])
     with pytest.raises(ValueError, match="no active adapter takes them"):
         evaluate_benchmarks(model_for_long_prompts(), small_tokenizer(), ["gsm8k"], gates=lambda prompts: torch.eye(3))

@@ -234,7 +234,7 @@ def test_saves_its_input_and_the_low_rank_activation_only() -> None:
     x = torch.randn(50, IN, requires_grad=True)
     inputs = {t.data_ptr() for t in (x, weights.base_weight, *weights.parameters())}
     saved: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):  # type: ignore[func-returns-value]
         weights.fused(x)
     assert [t.shape for t in saved if t.data_ptr() not in inputs] == [(50, 4)]
 

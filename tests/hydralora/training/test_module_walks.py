@@ -9,7 +9,7 @@ from hydralora.training.module_walks import fewer_walks
 def test_modes_and_gradients_are_those_of_a_full_walk() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
     model[0].bias.requires_grad_(False)
-    with fewer_walks(model, [model[0].weight]):
+    with fewer_walks(model, [model[0].weight]):  # type: ignore[list-item]
         model.eval()
         assert not model[1].training
         model.train()

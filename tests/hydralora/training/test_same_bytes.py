@@ -29,7 +29,7 @@ def test_files_do_not_depend_on_hashes(tmp_path: Path, kind: str) -> None:
     description = save_run(tmp_path, max_steps=3)
     values = json.loads(description.read_text())
     peft = {"peft_type": kind, "task_type": "CAUSAL_LM", "target_modules": NAMES}
-    peft |= {"feedforward_modules": NAMES[-3:]} if kind == "IA3" else {"r": 2}
+    peft |= {"feedforward_modules": NAMES[-3:]} if kind == "IA3" else {"r": 2}  # type: ignore[dict-item]
     written = []
     for seed in ("1", "2"):
         run = tmp_path / f"run{seed}.json"

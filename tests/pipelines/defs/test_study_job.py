@@ -127,11 +127,11 @@ def test_a_run_of_the_study_is_one_partition(tmp_path: Path) -> None:
     [
         (
             {"general": ["reversals", "poems"]},
-            "Nothing was trained. general: Expected sources of the corpus, got ['poems']",
+            "ops.study_runs.config.domains.general: expected one of sums, reversals, gardens, got 'poems'",
         ),
         (
             {"gardening": ["gardens"]},
-            "Expected domains among general, medical, law, code, math, mixed, got 'gardening'",
+            "ops.study_runs.config.domains: expected one of general, medical, law, code, math, mixed, got 'gardening'",
         ),
     ],
 )

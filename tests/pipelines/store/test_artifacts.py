@@ -1,6 +1,7 @@
 """Artifacts: same identity same folder, killed builds resume, nothing half-written, clear errors."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -106,3 +107,70 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     artifact = build(tmp_path, 1, [])
     with pytest.raises(ArtifactError, match=r"expected nothing\.parquet .*delete it"):
         artifact.read("nothing")
+
+
+def test_tables_and_pictures_name_what_they_were_made_from(tmp_path: Path) -> None:
+    from PIL import Image
+
+    upstream = build(tmp_path, 2, [])
+
+    def write(draft: Draft) -> None:
+        draft.write_table("table", pl.DataFrame({"x": [1]}))
+        (draft.folder / "figures").mkdir(exist_ok=True)
+        Image.new("RGB", (2, 2)).save(draft.folder / "figures" / "one.png")
+
+    made = build_artifact(tmp_path, "drawn", code_version="1", config={}, inputs={"numbers": upstream}, build=write)
+    expected = {"asset": "drawn", "fingerprint": made.fingerprint, "inputs": {"numbers": upstream.fingerprint}}
+    assert json.loads(pl.read_parquet_metadata(made.path("table.parquet"))["hydralora"]) == expected
+    with Image.open(made.path("figures/one.png")) as picture:
+        assert json.loads(picture.text["hydralora"]) == expected
+        assert picture.size == (2, 2)
+
+
+def test_inputs_of_two_runs_are_not_mixed(tmp_path: Path) -> None:
+    three, four = build(tmp_path, 3, []), build(tmp_path, 4, [])
+
+    def derive(asset: str, source: Artifact) -> Artifact:
+        return build_artifact(
+            tmp_path, asset, code_version="1", config={}, inputs={"numbers": source}, build=lambda draft: None
+        )
+
+    left, right = derive("left", three), derive("right", four)
+    with pytest.raises(ArtifactError, match=r"would mix two runs: left was made from numbers .*, right from numbers"):
+        build_artifact(
+            tmp_path,
+            "both",
+            code_version="1",
+            config={},
+            inputs={"left": left, "right": right},
+            build=lambda draft: None,
+        )
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "empty", "delete"])
+def test_a_damaged_artifact_is_reported_by_path_and_built_again(tmp_path: Path, harm: str) -> None:
+    from pipelines.store import artifacts
+
+    made = build(tmp_path, 3, [])
+    path = made.path("values.npy")
+    good = path.read_bytes()
+    flipped = good[:-1] + bytes([good[-1] ^ 1])
+    if harm == "delete":
+        path.unlink()
+    else:
+        path.write_bytes({"truncate": good[:-1], "flip": flipped, "empty": b""}[harm])
+    artifacts._HASHED.clear()  # as in another process
+    said: list[str] = []
+    calls: list[str] = []
+
+    def write(draft: Draft) -> None:
+        calls.append(draft.fingerprint)
+        draft.write_table("numbers", pl.DataFrame({"x": [3]}))
+        draft.write_array("values", np.arange(3))
+
+    again = build_artifact(
+        tmp_path, "numbers", code_version="1", config={"number": 3}, inputs={}, build=write, say=said.append
+    )
+    assert calls == [made.fingerprint]
+    assert str(path) in said[0]
+    assert again.path("values.npy").read_bytes() == good

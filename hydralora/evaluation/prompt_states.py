@@ -1,0 +1,89 @@
+"""Hidden states of prompts: the base model's last hidden state at the last token of each prompt."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hydralora.data import Frame, Template, pad_token_id
+from hydralora.evaluation.held_out import length_batches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@torch.inference_mode()
+def prompt_states(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str],
+    *,
+    template: Template = "chat",
+    max_length: int = 512,
+    batch_tokens: int = 4096,
+) -> NDArray[np.float32]:
+    """Compute the output layer's input for the first token of each answer.
+
+    It needs one forward pass over the prompts, without logits. A prompt longer than `max_length` loses its middle.
+
+    Args:
+        model: A causal language model of transformers, without an adapter.
+        tokenizer: The tokenizer of the model.
+        prompts: Texts of the prompts.
+        template: Template around a prompt, see `hydralora.data.tokenise`.
+        max_length: Largest number of tokens of a prompt.
+        batch_tokens: Largest number of tokens in a forward pass, with padding. A longer prompt is a batch alone.
+
+    Returns:
+        Hidden states [prompts, hidden].
+
+    Raises:
+        DataError: If the tokenizer has no end token, or no chat template for `template="chat"`.
+    """
+    if not prompts:  # tokenizers refuse an empty list
+        return np.zeros((0, model.get_output_embeddings().weight.shape[1]), np.float32)
+    tokens = [_cut(row, max_length) for row in Frame.of(tokenizer, template).prompt_tokens(tokenizer, prompts)]
+    lengths = np.array([len(row) for row in tokens], np.int64)
+    device = next(model.parameters()).device
+    found: list[tuple[NDArray[np.int64], Tensor]] = []
+    for group in length_batches(lengths, batch_tokens):
+        shape = (len(group), int(lengths[group].max()))
+        input_ids = torch.full(shape, pad_token_id(tokenizer))
+        mask = torch.zeros(shape, dtype=torch.long)
+        for row, i in enumerate(group):
+            input_ids[row, : lengths[i]] = torch.tensor(tokens[i])
+            mask[row, : lengths[i]] = 1
+        ends = torch.from_numpy(lengths[group] - 1).to(device)
+        batch = {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
+        found.append((group, _states_at(model, batch, ends)))
+    states = np.zeros((len(tokens), found[0][1].shape[1]), np.float32)
+    for group, rows in found:
+        states[group] = rows.float().cpu().numpy()
+    return states
+
+
+def _cut(tokens: list[int], max_length: int) -> list[int]:
+    if len(tokens) <= max_length:
+        return tokens
+    return [*tokens[: max_length - max_length // 2], *tokens[len(tokens) - max_length // 2 :]]
+
+
+def _states_at(model: Any, batch: dict[str, Tensor], positions: Tensor) -> Tensor:
+    """The output layer's input at one position of each row. The layer itself gets no positions to compute."""
+    caught: list[Tensor] = []
+
+    def catch(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = args[0]
+        caught.append(hidden[torch.arange(len(positions), device=hidden.device), positions.to(hidden.device)])
+        return (hidden[:, :0], *args[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(catch)
+    try:
+        model(**batch, use_cache=False)
+    finally:
+        handle.remove()
+    [states] = caught
+    return states

@@ -1,0 +1,80 @@
+"""A run as its configuration describes it: which assets, with which configuration and which resources."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from pipelines.checks.limits import check_limits, read_config
+from pipelines.checks.problem import AnyProblem
+from pipelines.store.assets import CONFIG_CLASSES
+
+
+@dataclass(frozen=True)
+class ConfiguredRun:
+    """What the checks of the rooms look at.
+
+    Attributes:
+        assets: that the run makes.
+        inputs: assets that it reads and does not make.
+        configs: asset -> its configuration; without those that are wrong by themselves.
+        resources: name -> resource, of those that the assets use; without those that are wrong by themselves.
+        partition: key of the run's partition.
+        unreliable: fields that are wrong already; what depends on them is not looked at.
+    """
+
+    assets: frozenset[str]
+    inputs: frozenset[str]
+    configs: Mapping[str, Any]
+    resources: Mapping[str, Any]
+    partition: str | None = None
+    unreliable: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained."""
+        return "recipe" in self.resources
+
+
+def configured_run(
+    job: dg.JobDefinition, resolved: Mapping[str, Any], partition: str | None = None
+) -> tuple[ConfiguredRun, list[AnyProblem]]:
+    """A run, and which of its values are out of range.
+
+    Args:
+        job: with the assets of the run.
+        resolved: the configuration with all defaults, as `dagster.validate_run_config` returns it.
+        partition: key of its partition.
+    """
+    nodes = [job.asset_layer.get(key) for key in job.asset_layer.executable_asset_keys]
+    assets = frozenset(node.key.path[-1] for node in nodes)
+    inputs = frozenset(key.path[-1] for node in nodes for key in node.parent_keys) - assets
+    configs, problems = _configs(assets, resolved["ops"])
+    used = {name for node in nodes for name in node.assets_def.required_resource_keys}
+    resources: dict[str, Any] = {}
+    for name in sorted(used):
+        cls = getattr(job.resource_defs[name], "configurable_resource_cls", None)
+        values = (resolved["resources"].get(name) or {}).get("config") or {}
+        if cls is None:
+            continue
+        where = f"resources.{name}.config"
+        wrong = list(check_limits(cls, values, where))
+        resource, refused = read_config(cls, values, where)
+        problems += [*wrong, *refused]
+        if resource is not None:
+            resources[name] = resource
+    fields = frozenset(problem.field for problem in problems)
+    return ConfiguredRun(assets, inputs, configs, resources, partition, fields), problems
+
+
+def _configs(assets: frozenset[str], ops: Mapping[str, Any]) -> tuple[dict[str, Any], list[AnyProblem]]:
+    configs: dict[str, Any] = {}
+    problems: list[AnyProblem] = []
+    for asset in sorted(assets & CONFIG_CLASSES.keys()):
+        values = (ops.get(asset) or {}).get("config") or {}
+        config, wrong = read_config(CONFIG_CLASSES[asset], values, f"ops.{asset}.config")
+        problems += wrong
+        if config is not None:
+            configs[asset] = config
+    return configs, problems

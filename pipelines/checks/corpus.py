@@ -1,0 +1,70 @@
+"""From documents to experts: values that contradict each other."""
+
+import importlib.util
+from collections.abc import Iterator
+
+from pipelines.checks.configured_run import ConfiguredRun
+from pipelines.checks.problem import AnyProblem, Problem
+from pipelines.corpus.sources import PackagesConfig
+
+LEAST_FOR_AN_ELBOW = 3
+
+
+def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
+    """Of features, clusters and experts."""
+    yield from _features(run)
+    yield from _clusters(run)
+    yield from _experts(run)
+
+
+def _features(run: ConfiguredRun) -> Iterator[AnyProblem]:
+    config, field = run.configs.get("document_features"), "ops.document_features.config"
+    if config is None:
+        return
+    if config.kind == "embeddings" and importlib.util.find_spec("sentence_transformers") is None:
+        advice = "Install it: pip install 'hydralora[embeddings]'. Or take tfidf."
+        yield Problem(f"{field}.kind", "sentence-transformers for embeddings", "no such package", advice)
+    if config.kind == "tfidf" and config.embedding_model is not None:
+        advice = "Set kind: embeddings, or leave the model out."
+        yield Problem(f"{field}.embedding_model", "no model with kind: tfidf", config.embedding_model, advice)
+    if config.kind == "tfidf" and config.n_components is not None and config.n_components > config.max_features:
+        advice = f"Of {config.max_features} terms there are no more directions."
+        yield Problem(f"{field}.n_components", "at most max_features", config.n_components, advice)
+
+
+def _clusters(run: ConfiguredRun) -> Iterator[AnyProblem]:
+    choice, sweep = run.configs.get("num_clusters"), run.configs.get("cluster_sweep")
+    if choice is None:
+        return
+    field = "ops.num_clusters.config"
+    if choice.value is not None and choice.rule != "l_method":
+        advice = "A value leaves a rule nothing to choose: leave one of them out."
+        yield Problem(f"{field}.rule", "no rule beside a value", choice.rule, advice)
+    if sweep is None:
+        return
+    if choice.value is not None and choice.value > sweep.max_clusters:
+        advice = "Raise ops.cluster_sweep.config.max_clusters, or ask for fewer."
+        yield Problem(f"{field}.value", f"at most max_clusters ({sweep.max_clusters})", choice.value, advice)
+    if choice.value is None and sweep.max_clusters < LEAST_FOR_AN_ELBOW:
+        advice = "A shorter curve has no elbow. Raise it, or set ops.num_clusters.config.value."
+        field = "ops.cluster_sweep.config.max_clusters"
+        yield Problem(field, f"at least {LEAST_FOR_AN_ELBOW}", sweep.max_clusters, advice)
+
+
+def _experts(run: ConfiguredRun) -> Iterator[AnyProblem]:
+    """Experts that stand for sources are as many as these."""
+    config, raw = run.configs.get("expert_assignment"), run.configs.get("raw_documents")
+    if config is None or raw is None or config.grouping != "sources":
+        return
+    known = not any(isinstance(source.read, PackagesConfig) for source in raw.sources) and raw.on_error == "raise"
+    n = len(raw.sources)
+    if not known or not n:
+        return
+    if n == 1:
+        advice = "Take auto or clusters, or name more sources."
+        yield Problem("ops.expert_assignment.config.grouping", "two sources or more", "sources, with one", advice)
+        return
+    choice = run.configs.get("num_clusters")
+    if choice is not None and choice.value not in (None, n):
+        advice = f"With grouping: sources each of the {n} sources has an expert. Leave it out, or take clusters."
+        yield Problem("ops.num_clusters.config.value", str(n), choice.value, advice)

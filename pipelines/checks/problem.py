@@ -1,0 +1,63 @@
+"""One thing that is wrong with a run configuration, in one sentence."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+MISSING = object()
+"""Got nothing: the field is not there."""
+_SHOWN = 80
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A field that is wrong.
+
+    Attributes:
+        field: its path, as in the YAML: `ops.cluster_sweep.config.n_init`.
+        expected: what would be right.
+        got: the value, or `MISSING`.
+        advice: what to do, where `expected` does not say it already.
+    """
+
+    field: str
+    expected: str
+    got: object = MISSING
+    advice: str = ""
+
+    def __str__(self) -> str:
+        got = "nothing" if self.got is MISSING else shown(self.got)
+        sentence = f"{self.field}: expected {self.expected}, got {got}."
+        return f"{sentence} {self.advice}" if self.advice else sentence
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A field that is wrong for a reason that another module has put into words."""
+
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {' '.join(self.reason.split())}"
+
+
+AnyProblem = Problem | Refusal
+
+
+def shown(value: object) -> str:
+    """A value as an error names it: on one line, and not too long."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+
+
+def listed(values: Iterable[object]) -> str:
+    """Names, in a sentence."""
+    return ", ".join(str(value) for value in values)
+
+
+def report(problems: Iterable[AnyProblem]) -> str:
+    """All problems, one a line."""
+    lines = list(dict.fromkeys(str(problem) for problem in problems))
+    if len(lines) == 1:
+        return lines[0]
+    return "\n".join([f"{len(lines)} things are wrong with the configuration. Nothing was computed.", *lines])

@@ -1,0 +1,18 @@
+"""What is measured and reported after the training."""
+
+from collections.abc import Iterator
+
+from pipelines.checks.configured_run import ConfiguredRun
+from pipelines.checks.problem import AnyProblem, Problem
+
+
+def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
+    """Of the report: its fields go into a page that others open."""
+    report = run.configs.get("report")
+    if report is None:
+        return
+    if not report.title.strip():
+        yield Problem("ops.report.config.title", "a title", report.title)
+    if report.url is not None and not report.url.startswith(("http://", "https://")):
+        advice = "It is where a web server serves the store."
+        yield Problem("ops.report.config.url", "an address with http:// or https://", report.url, advice)

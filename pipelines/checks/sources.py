@@ -1,0 +1,186 @@
+"""Sources: their names, their files, and whether something is left to train on."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from pipelines.checks.configured_run import ConfiguredRun
+from pipelines.checks.limits import unknown_names
+from pipelines.checks.problem import AnyProblem, Problem, Refusal, listed
+from pipelines.corpus.sources import (
+    CatalogConfig,
+    FilesConfig,
+    HubConfig,
+    PackagesConfig,
+    SourceConfig,
+    expanded,
+    to_source,
+)
+
+if TYPE_CHECKING:
+    from analysis.sources.catalog import Purpose
+
+
+def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
+    """Of all sources that the run reads."""
+    if raw := run.configs.get("raw_documents"):
+        field = "ops.raw_documents.config.sources"
+        yield from _of_sources(raw.sources, field, "train", must_exist=raw.on_error == "raise")
+        if raw.sources and all(_is_held_out(source.read) for source in raw.sources):
+            yield Problem(
+                field, "a source with documents to train on", [_split(source.read) for source in raw.sources], _HELD_OUT
+            )
+    if corpus := run.configs.get("corpus_documents"):
+        yield from _of_sources(corpus.evaluation_sets, "ops.corpus_documents.config.evaluation_sets", "evaluation")
+    if new := run.configs.get("new_document_labels"):
+        yield from _of_sources(new.sources, "ops.new_document_labels.config.sources", "train")
+
+
+_HELD_OUT = "Documents of these splits are held out and never trained on. Leave `split` out, or set it to train."
+
+
+def _of_sources(
+    sources: Sequence[SourceConfig], field: str, purpose: "Purpose", *, must_exist: bool = True
+) -> Iterator[AnyProblem]:
+    if not sources and purpose == "train":
+        yield Problem(field, "at least one source", [], "Each has a name, and under `read` a kind.")
+    yield from _names(sources, field)
+    for i, source in enumerate(sources):
+        yield from _of_source(source.read, f"{field}[{i}].read", purpose, must_exist)
+
+
+def _names(sources: Sequence[SourceConfig], field: str) -> Iterator[AnyProblem]:
+    for i, source in enumerate(sources):
+        if not source.name.strip():
+            yield Problem(f"{field}[{i}].name", "a name", source.name, "Tables and figures tell sources apart by it.")
+    for name, count in Counter(name for source in sources for name in source_names(source)).items():
+        if count > 1:
+            advice = f"{count} sources have it. Give each its own, or put the files under `paths` of one source."
+            yield Problem(field, "a different name for each source", name, advice)
+
+
+def source_names(source: SourceConfig) -> list[str]:
+    """What the documents' `source` may say: packages are a source for each task."""
+    if not isinstance(source.read, PackagesConfig):
+        return [source.name]
+    return [f"{source.name}/{task}" for task in dict.fromkeys(source.read.tasks or _harvesters())]
+
+
+def _harvesters() -> list[str]:
+    from analysis.sources.packages import HARVESTERS
+
+    return list(HARVESTERS)
+
+
+def _of_source(read: Any, field: str, purpose: "Purpose", must_exist: bool) -> Iterator[AnyProblem]:
+    found: list[AnyProblem] = []
+    match read:
+        case PackagesConfig():
+            found += _packages(read, f"{field}.packages")
+        case FilesConfig():
+            found += _files(read, f"{field}.files", must_exist)
+        case HubConfig():
+            found += _hub(read, f"{field}.hub")
+        case CatalogConfig():
+            found += _catalog(read, f"{field}.catalog", purpose) if must_exist else ()
+    if found:
+        yield from found
+        return
+    try:
+        to_source(read, purpose)
+    except dg.Failure as error:
+        yield Refusal(f"{field}.{read.kind}", str(error.description))
+    except ValueError as error:  # SourceError; analysis.sources checks roles and revisions
+        yield Refusal(f"{field}.{read.kind}", f"{error}.")
+
+
+def _packages(read: PackagesConfig, field: str) -> Iterator[AnyProblem]:
+    yield from unknown_names(f"{field}.tasks", "task", read.tasks, _harvesters())
+    for name in read.distributions:
+        try:
+            metadata.distribution(name)
+        except (metadata.PackageNotFoundError, ValueError):
+            advice = "Install it, or name others."
+            yield Problem(f"{field}.distributions", "installed distributions", name, advice)
+
+
+def _files(read: FilesConfig, field: str, must_exist: bool) -> Iterator[AnyProblem]:
+    if not read.paths:
+        yield Problem(f"{field}.paths", "at least one file or glob", [])
+    if read.split is not None and _side(read) is None:
+        from analysis.sources.splits import TEST_NAMES, TRAIN_NAMES
+
+        advice = "Only train is trained on. Leave it out, and some documents of each source are held out."
+        yield Problem(f"{field}.split", f"one of {listed(TRAIN_NAMES + TEST_NAMES)}", read.split, advice)
+    for i, path in enumerate(read.paths):
+        yield from _path(path, f"{field}.paths[{i}]", must_exist)
+
+
+def _path(path: str, field: str, must_exist: bool) -> Iterator[AnyProblem]:
+    from analysis.sources import matching_files
+
+    if not path.strip() or "\0" in path:
+        yield Problem(field, "a file or a glob", path)
+        return
+    try:
+        full = expanded(path)
+    except dg.Failure as error:
+        yield Refusal(field, str(error.description))
+        return
+    if not must_exist:
+        return
+    files = matching_files(full)
+    if not files:
+        is_folder = Path(full).expanduser().is_dir()
+        what = "It is a folder: name its files, such as folder/*.jsonl." if is_folder else f"Looked from {Path.cwd()}."
+        yield Problem(field, "a file", path, what)
+    for file in files:
+        if not os.access(file, os.R_OK):
+            yield Problem(field, "a file that can be read", str(file), "This user may not read it.")
+
+
+def _hub(read: HubConfig, field: str) -> Iterator[AnyProblem]:
+    if not read.dataset.strip():
+        yield Problem(f"{field}.dataset", "an id on the hub, or a folder", read.dataset)
+    if not read.split.strip():
+        yield Problem(f"{field}.split", "the name of a split", read.split)
+
+
+def _catalog(read: CatalogConfig, field: str, purpose: "Purpose") -> Iterator[AnyProblem]:
+    from analysis.sources import SourceError, load_catalog
+
+    try:
+        catalog = load_catalog(read.file)
+    except SourceError as error:
+        yield Refusal(f"{field}.file", f"{error}.")
+        return
+    unknown = list(unknown_names(f"{field}.entry", "entry", [read.entry], catalog))
+    yield from unknown
+    if unknown:
+        return
+    entry = catalog[read.entry]
+    if entry.purpose == "evaluation" and purpose == "train":
+        advice = "Training on it would spoil every result on it."
+        yield Problem(f"{field}.entry", "an entry to train on", read.entry, advice)
+    if entry.revision is None and not Path(entry.dataset).is_dir():
+        advice = "Put a commit into a copy of the catalog, and name the copy under `file`."
+        yield Problem(f"{field}.entry", "an entry with a revision", read.entry, advice)
+
+
+def _split(read: Any) -> str | None:
+    return read.split if isinstance(read, FilesConfig) else None
+
+
+def _is_held_out(read: Any) -> bool:
+    return isinstance(read, FilesConfig) and read.split is not None and _side(read) == "test"
+
+
+def _side(read: FilesConfig) -> str | None:
+    from analysis.sources.splits import side_of
+
+    return side_of(read.split or "", read.splits)

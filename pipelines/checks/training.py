@@ -1,0 +1,231 @@
+"""Base model, recipe, launcher, and the methods that a run trains."""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pipelines.checks.configured_run import ConfiguredRun
+from pipelines.checks.limits import unknown_names
+from pipelines.checks.methods import HYDRALORA_METHODS, trained_methods
+from pipelines.checks.problem import AnyProblem, Problem, Refusal, listed
+from pipelines.store.configuration import LARGEST_SEED
+from pipelines.training.recipe import BaseModel, Recipe
+
+RECIPE = "resources.recipe.config"
+BASE_MODEL = "resources.base_model.config"
+LAUNCHER = "resources.launcher.config"
+BUDGETS = ("max_tokens", "max_steps", "num_train_epochs")
+ALL_LINEAR = "all-linear"
+ANY_SIZE = 1_000_000
+"""Stands for the size of a HydraLoRA that is not trained yet."""
+MANY_STEPS = 1_000
+"""Stands for a number of steps that the corpus decides."""
+
+
+def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
+    """Of all that trains or loads the base model; imports torch only then."""
+    wrong = [*_base_model(run), *_recipe(run), *_launcher(run), *_adapters(run)]
+    if run.trains:
+        wrong += _names(run)
+    yield from wrong
+    if not wrong and not any(field.startswith("resources.") for field in run.unreliable):
+        yield from _fit(run)
+
+
+def _base_model(run: ConfiguredRun) -> Iterator[AnyProblem]:
+    model: BaseModel | None = run.resources.get("base_model")
+    if model is None:
+        return
+    if not model.name.strip():
+        yield Problem(f"{BASE_MODEL}.name", "embedded, a folder, or an id on the hub", model.name)
+    if model.load_in_4bit and importlib.util.find_spec("bitsandbytes") is None:
+        advice = "Install it: pip install 'hydralora[four-bit]'. Or set load_in_4bit: false."
+        yield Problem(f"{BASE_MODEL}.load_in_4bit", "bitsandbytes for 4 bits", "no such package", advice)
+
+
+def _recipe(run: ConfiguredRun) -> Iterator[AnyProblem]:
+    recipe: Recipe | None = run.resources.get("recipe")
+    if recipe is None:
+        return
+    given = {name: getattr(recipe, name) for name in BUDGETS if getattr(recipe, name) is not None}
+    if len(given) != 1:
+        advice = "All methods of a run share one budget. " + ("Remove the others." if given else "Set one of them.")
+        yield Problem(RECIPE, f"exactly one of {listed(BUDGETS)}", given or "none of them", advice)
+    yield from _targets(recipe)
+    for name in recipe.report_to:
+        if not name.strip() or importlib.util.find_spec(name.partition(".")[0] or "-") is None:
+            advice = f"Install it (pip install {name}), or leave it out." if name.strip() else "Leave it out."
+            yield Problem(f"{RECIPE}.report_to", "trackers that are installed", name, advice)
+
+
+def _targets(recipe: Recipe) -> Iterator[AnyProblem]:
+    field, targets, layers = f"{RECIPE}.target_modules", recipe.target_modules, recipe.layers_to_transform
+    if not targets or not all(target.strip() for target in targets):
+        yield Problem(field, "names of layers", targets, f"Name some, such as q_proj, or take [{ALL_LINEAR}].")
+    if len(set(targets)) < len(targets):
+        yield Problem(field, "each layer once", targets)
+    if ALL_LINEAR in targets and len(targets) > 1:
+        yield Problem(field, f"{ALL_LINEAR} alone, or names of layers", targets)
+    field = f"{RECIPE}.layers_to_transform"
+    if layers is None:
+        return
+    if not layers or len(set(layers)) < len(layers):
+        yield Problem(field, "different indices of layers", layers, "Leave it out to adapt all layers.")
+    if ALL_LINEAR in targets:
+        advice = "Name the layers under target_modules, or leave layers_to_transform out."
+        yield Problem(field, f"nothing with target_modules: [{ALL_LINEAR}]", layers, advice)
+
+
+def _launcher(run: ConfiguredRun) -> Iterator[AnyProblem]:
+    launcher = run.resources.get("launcher")
+    if launcher is None:
+        return
+    processes, field = launcher.processes_per_training, f"{LAUNCHER}.processes_per_training"
+    if launcher.fsdp and processes == 1:
+        advice = "One process has nothing to split. Set one for each GPU, or fsdp: false."
+        yield Problem(field, "at least 2 with fsdp: true", processes, advice)
+    model = run.resources.get("base_model")
+    if launcher.fsdp and model is not None and model.load_in_4bit:
+        advice = "A model in 4 bits is not split: leave one of them out."
+        yield Problem(f"{LAUNCHER}.fsdp", "false with load_in_4bit: true", True, advice)
+    if processes > 1:
+        import torch
+
+        if torch.cuda.is_available() and torch.cuda.device_count() < processes:
+            yield Problem(field, f"at most the {torch.cuda.device_count()} GPUs of this machine", processes)
+
+
+def _adapters(run: ConfiguredRun) -> Iterator[AnyProblem]:
+    """What the assets of the main job train beside each other."""
+    hydra, baselines = run.configs.get("hydralora_adapter"), run.configs.get("baseline_adapters")
+    if baselines is not None:
+        field = "ops.baseline_adapters.config.methods"
+        if not baselines.methods:
+            yield Problem(
+                field, "at least one method to compare with", [], "lora_matched is as large as the HydraLoRA."
+            )
+        if hydra is not None and hydra.method in baselines.methods:
+            advice = "The HydraLoRA would be compared with itself. Leave it out."
+            yield Problem(field, f"other methods than hydralora_adapter's {hydra.method}", baselines.methods, advice)
+    components, recipe = run.configs.get("component_adapters"), run.resources.get("recipe")
+    if components is not None and recipe is not None:
+        seeds = [recipe.seed, *components.other_seeds]
+        if len(set(seeds)) < len(seeds) or not all(0 <= seed <= LARGEST_SEED for seed in components.other_seeds):
+            what = f"different seeds from 0 to {LARGEST_SEED:,}, and not the recipe's ({recipe.seed})"
+            yield Problem("ops.component_adapters.config.other_seeds", what, components.other_seeds)
+
+
+def _names(run: ConfiguredRun) -> Iterator[AnyProblem]:
+    """Names of methods."""
+    from hydralora.methods import METHODS
+
+    for field, methods in trained_methods(run).items():
+        yield from unknown_names(field, "method", methods, METHODS)
+    recipe: Recipe = run.resources["recipe"]
+    yield from unknown_names(f"{RECIPE}.learning_rates", "method", list(recipe.learning_rates), METHODS)
+    hydra = run.configs.get("hydralora_adapter")
+    if hydra is not None and hydra.method in METHODS and hydra.method not in HYDRALORA_METHODS:
+        advice = "Others belong under ops.baseline_adapters.config.methods."
+        field = "ops.hydralora_adapter.config.method"
+        yield Problem(field, f"a method with experts, one of {listed(HYDRALORA_METHODS)}", hydra.method, advice)
+
+
+def _fit(run: ConfiguredRun) -> Iterator[AnyProblem]:
+    """Whether tokens and methods fit the base model, whose layers are looked at without their weights."""
+    model: BaseModel | None = run.resources.get("base_model")
+    methods = trained_methods(run) if run.trains else {}
+    tokens = run.configs.get("tokenised_documents")
+    if model is None or not (methods or tokens):
+        return
+    from hydralora.base_model import BaseModelError
+
+    try:
+        skeleton = model.skeleton()
+        if tokens is not None:
+            yield from _tokens(tokens, model, skeleton)
+    except BaseModelError as error:
+        yield Refusal(f"{BASE_MODEL}.name", str(error))
+        return
+    if methods:
+        wrong = list(_layers(run.resources["recipe"], skeleton))
+        yield from wrong or _methods(run, methods, skeleton)
+
+
+def _tokens(config: Any, model: BaseModel, skeleton: Any) -> Iterator[AnyProblem]:
+    from hydralora.data import DataError, Frame
+
+    field = "ops.tokenised_documents.config"
+    longest = getattr(skeleton.config, "max_position_embeddings", None)
+    if longest is not None and config.max_length > longest:
+        advice = f"{model.name} knows no more positions."
+        yield Problem(f"{field}.max_length", f"at most {longest:,}", config.max_length, advice)
+    try:
+        Frame.of(model.tokenizer(), config.template)
+    except DataError as error:
+        yield Refusal(f"{field}.template", str(error))
+
+
+def _layers(recipe: Recipe, skeleton: Any) -> Iterator[AnyProblem]:
+    """`layers_to_transform` and `target_modules` name what the base model has."""
+    n = getattr(skeleton.config, "num_hidden_layers", None)
+    beyond = [] if n is None else [layer for layer in recipe.layers_to_transform or [] if layer >= n]
+    if n is not None and beyond:
+        yield Problem(f"{RECIPE}.layers_to_transform", f"indices of the {n} layers, 0 to {n - 1}", beyond)
+    if recipe.target_modules == [ALL_LINEAR]:
+        return
+    names = [name for name, _ in skeleton.named_modules() if name]
+    last = dict.fromkeys(name.rpartition(".")[2] for name, module in skeleton.named_modules() if _has_weight(module))
+    for target in recipe.target_modules:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            known = [name for name in last if not name.isdigit()]
+            yield from unknown_names(f"{RECIPE}.target_modules", "layer", [target], known)
+
+
+def _has_weight(module: Any) -> bool:
+    weight = getattr(module, "weight", None)
+    return weight is not None and weight.dim() == 2
+
+
+def _methods(run: ConfiguredRun, methods: Mapping[str, list[str]], skeleton: Any) -> Iterator[AnyProblem]:
+    """Every method can be put on the base model, with the number of experts as far as it is known."""
+    from hydralora.methods import METHODS, MethodError
+
+    recipe: Recipe = run.resources["recipe"]
+    choice = run.configs.get("num_clusters")
+    known = None if choice is None else choice.value
+    for field, names in methods.items():
+        for name in names:
+            # With one expert `hydralora_adapter` trains a plain LoRA.
+            n = max(known or 0, METHODS[name].min_experts) if known is None or _falls_back(field) else known
+            shared = replace(
+                recipe.method_config(n), match_parameters=ANY_SIZE, total_steps=recipe.max_steps or MANY_STEPS
+            )
+            try:
+                METHODS[name].config(skeleton, shared)
+            except MethodError as error:
+                yield Refusal(field, f"{name}: {error}")
+    yield from _ratios(run, {name for names in methods.values() for name in names})
+
+
+def _falls_back(field: str) -> bool:
+    return field.startswith("ops.hydralora_adapter.")
+
+
+def _ratios(run: ConfiguredRun, methods: set[str]) -> Iterator[AnyProblem]:
+    """Each fragment of `learning_rate_ratios` is in the name of a parameter that some method trains."""
+    recipe: Recipe = run.resources["recipe"]
+    if not recipe.learning_rate_ratios:
+        return
+    from hydralora.methods import adapt
+
+    names: set[str] = set()
+    for method in sorted(methods):
+        shared = replace(recipe.method_config(2), match_parameters=ANY_SIZE, total_steps=MANY_STEPS)
+        adapted = adapt(run.resources["base_model"].skeleton(), method, shared)
+        names |= {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    kinds = sorted({part for name in names for part in name.split(".") if "lora" in part})
+    for fragment in recipe.learning_rate_ratios:
+        if not fragment or not any(fragment in name for name in names):
+            what = f"a part of the name of a trained parameter, such as {listed(kinds)}"
+            yield Problem(f"{RECIPE}.learning_rate_ratios", what, fragment)

@@ -1,0 +1,60 @@
+"""`python -m pipelines.run CONFIG.yaml --job hydralora`: check a configuration, run the job, say what each stage made.
+
+The job runs in this process, is recorded in DAGSTER_HOME as any other run, and is shown by the web UI. Ends with 1, and
+one sentence, where something is wrong.
+"""
+
+import argparse
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from pipelines.check import wrong_with
+from pipelines.run_configuration import read_configuration
+
+CONSOLE = {"console": {"config": {"log_level": "INFO"}}}
+
+
+def main() -> None:
+    """Check and run a file."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.run", description=__doc__)
+    parser.add_argument("config", type=Path, help="run configuration")
+    parser.add_argument("--job", default="hydralora", help="job to run (default: hydralora)")
+    parser.add_argument("--partition", help="of the job one_run: method, seed and learning rate")
+    arguments = parser.parse_args()
+    wrong = wrong_with(arguments.config, arguments.job, arguments.partition)
+    if wrong:
+        raise SystemExit(wrong)
+    if not run(read_configuration(arguments.config), arguments.job, arguments.partition):
+        raise SystemExit(1)
+
+
+def run(configuration: dict[str, Any], job: str, partition: str | None = None) -> bool:
+    """Execute a job; whether it succeeded.
+
+    Args:
+        configuration: of the run.
+        job: its name.
+        partition: key of the run's partition.
+    """
+    import dagster as dg
+
+    from pipelines.definitions import defs
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    values = {"loggers": CONSOLE, **configuration}
+    values["execution"] = {"config": {"in_process": {}}}
+    with dg.DagsterInstance.get() as instance:
+        result = defs.resolve_job_def(job).execute_in_process(
+            run_config=values, instance=instance, raise_on_error=False, partition_key=partition
+        )
+    if not result.success:
+        print(f"Run {result.run_id} failed. The web UI (make ui) has its log.", file=sys.stderr)
+    return result.success
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Reading a run configuration from its file, for the commands of this package."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class ConfigurationError(ValueError):
+    """A file that is no run configuration."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loading that refuses a key that comes twice: YAML would keep the last and drop the first."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if isinstance(key, str) and key != "<<" and key in seen:
+            place = key_node.start_mark
+            raise ConfigurationError(f"line {place.line + 1}: expected each key once, got {key!r} a second time")
+        if isinstance(key, str):
+            seen.add(key)
+    loader.flatten_mapping(node)
+    return yaml.constructor.SafeConstructor.construct_mapping(loader, node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_configuration(path: Path) -> dict[str, Any]:
+    """The run configuration in a YAML file.
+
+    Raises:
+        ConfigurationError: no such file, no YAML, a key that comes twice, or something else than a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError(f"{path}: expected a run configuration in YAML. {reason}.") from None
+    try:
+        values = yaml.load(text, Loader=_Loader)  # a SafeLoader: it makes no objects of Python
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}, {error}. Remove one of them.") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigurationError(f"{path}: expected YAML. {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict):
+        kind = "nothing" if values is None else type(values).__name__
+        raise ConfigurationError(f"{path}: expected a mapping with `resources` and `ops`, got {kind}.")
+    return values

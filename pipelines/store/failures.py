@@ -1,0 +1,66 @@
+"""Failures of an asset as one sentence, where the error is ours or the machine's; a bug keeps its stack trace."""
+
+import errno
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+PROJECT = ("analysis", "hydralora", "pipelines")
+_ADVICE = {
+    "PermissionError": "Give this user the right to it, or name another place.",
+    "FileNotFoundError": "It was there when the run began, or should have been: was it moved or deleted?",
+    "NotADirectoryError": "Remove what stands in its place, and run again.",
+    "IsADirectoryError": "Remove what stands in its place, and run again.",
+    "FileExistsError": "Remove what stands in its place (a file, or a link that leads nowhere), and run again.",
+}
+_READ_ONLY = "Set resources.store.config.directory to a folder that can be written to."
+
+
+@contextmanager
+def clear_failures(asset: str) -> Iterator[None]:
+    """Turn refusals into `dagster.Failure` with their sentence, without a stack trace.
+
+    Errors of the operating system, of too little memory and of too deep nesting get a sentence as well, and keep their
+    stack trace for the UI. All other exceptions are bugs and pass as they are.
+
+    Args:
+        asset: whose name the sentence begins with.
+    """
+    try:
+        yield
+    except dg.Failure:
+        raise
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        metadata = {} if is_refusal(error) else {"stack_trace": dg.MetadataValue.md(f"```\n{_trace(error)}\n```")}
+        text = sentence if sentence.startswith(f"{asset}: ") else f"{asset}: {sentence}"
+        raise dg.Failure(text, metadata, allow_retries=False) from None
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether this project has a class for the error: its text says what is wrong and what to do."""
+    return type(error).__module__.partition(".")[0] in PROJECT
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """The error in a sentence, None for what should not happen."""
+    if is_refusal(error):
+        return str(error)
+    if isinstance(error, OSError):
+        kind, text = type(error).__name__, error.strerror or str(error)
+        where = f"{error.filename}: " if error.filename else ""
+        advice = _READ_ONLY if error.errno == errno.EROFS else _ADVICE.get(kind, "The web UI has the stack trace.")
+        return f"{where}{text} ({kind}). {advice}"
+    if isinstance(error, MemoryError):
+        return f"too little memory. {error}".rstrip() + " Take fewer documents, or a machine with more."
+    if isinstance(error, RecursionError):
+        return f"something is nested too deeply ({error}). Look for a document with thousands of brackets."
+    return None
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))

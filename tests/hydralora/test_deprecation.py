@@ -1,0 +1,25 @@
+"""Old public names work, and a warning names the new ones."""
+
+import importlib
+
+import pytest
+
+import hydralora
+
+
+@pytest.mark.parametrize(("old", "new"), [("set_static_gates", "set_fixed_gates"), ("static_gates", "fixed_gates")])
+def test_an_old_name_is_the_new_thing_and_warns(old: str, new: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"hydralora.{old} is now hydralora.{new}"):
+        assert getattr(hydralora, old) is getattr(hydralora, new)
+    assert old not in hydralora.__all__
+
+
+def test_an_old_module_is_the_new_one_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"hydralora\.routing_losses is now hydralora\.gates\.losses"):
+        old = importlib.import_module("hydralora.routing_losses")
+    assert old.balance_loss is importlib.import_module("hydralora.gates.losses").balance_loss
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = hydralora.nothing_of_the_kind

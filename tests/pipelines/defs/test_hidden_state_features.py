@@ -1,0 +1,73 @@
+"""Groups by the base model's hidden state, from the corpus to new documents, and what a fingerprint holds."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from pipelines.definitions import build_defs
+from pipelines.store.io_manager import ArtifactStore
+from tests.pipelines.small_corpus import corpus_ops, resources
+
+HIDDEN = {"config": {"kind": "hidden_state", "n_components": 8, "template": "plain", "max_length": 64}}
+
+
+def run(job: str, given: dict[str, Any], ops: dict[str, Any], *, raises: bool = True) -> dg.ExecuteInProcessResult:
+    needed = {"corpus": ("store", "base_model"), "assign": ("store", "base_model")}[job]
+    config = {"resources": {name: given[name] for name in needed}, "ops": ops}
+    return build_defs().resolve_job_def(job).execute_in_process(run_config=config, raise_on_error=raises)
+
+
+def ops_of(folder: Path) -> dict[str, Any]:
+    ops = corpus_ops(folder)
+    del ops["tokenised_documents"]
+    return ops | {"document_features": HIDDEN, "expert_assignment": {"config": {"grouping": "clusters"}}}
+
+
+def test_from_the_corpus_to_new_documents(tmp_path: Path) -> None:
+    given = resources(tmp_path)
+    first = run("corpus", given, ops_of(tmp_path))
+    assert first.success
+    store = ArtifactStore(directory=str(tmp_path / "store"))
+    features = store.last("document_features")
+    assert features.array("features").shape[1] == 8
+    assert features.array("features").any(axis=1).all()
+    # What chooses an expert reads text alone, and says how often it is right.
+    assignment = store.last("expert_assignment")
+    assert (assignment.folder / "group_model" / "classifier.json").exists()
+    assert assignment.json("expert_assignment")["held_out_accuracy"] > 0.8
+    assert assignment.json("expert_assignment")["found"]["interval"][1] > 0.8
+    # New documents are read by the base model; the corpus's own get their own clusters.
+    new = {"new_document_labels": {"config": {"sources": _sources(tmp_path)}}}
+    run("assign", given | {"store": {"config": {**given["store"]["config"], "from_run": first.run_id}}}, new)
+    labels = store.last("new_document_labels").read("labels")
+    own = store.last("cluster_labels").read("labels")
+    both = own.join(labels, on="document_id")
+    assert len(both) == len(own)
+    assert (both["cluster"] == both["cluster_right"]).mean() > 0.99
+
+
+def test_the_base_model_counts_where_it_is_read(tmp_path: Path) -> None:
+    given = resources(tmp_path)
+    other = given | {"base_model": {"config": {**given["base_model"]["config"], "revision": "x"}}}
+    names = {}
+    for kind in ("hidden_state", "tfidf"):
+        ops = ops_of(tmp_path) | {"document_features": {"config": {"kind": kind}}}
+        for which, resource in (("one", given), ("other", other)):
+            run("corpus", resource, ops)
+            store = ArtifactStore(directory=str(tmp_path / "store"))
+            names[kind, which] = store.last("document_features").fingerprint
+    assert names["tfidf", "one"] == names["tfidf", "other"]
+    assert names["hidden_state", "one"] != names["hidden_state", "other"]
+
+
+def test_the_text_must_be_the_prompt(tmp_path: Path) -> None:
+    ops = ops_of(tmp_path) | {"document_features": {"config": {"kind": "hidden_state", "text": "both"}}}
+    result = run("corpus", resources(tmp_path), ops, raises=False)
+    [failed] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    description = failed.user_failure_data.description
+    assert "expected text `prompt` with kind `hidden_state`, which is the state at the end of a prompt" in description
+
+
+def _sources(folder: Path) -> list[dict[str, Any]]:
+    return corpus_ops(folder)["raw_documents"]["config"]["sources"]

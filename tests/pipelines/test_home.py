@@ -1,0 +1,101 @@
+"""DAGSTER_HOME: prepared once, a limit for the GPU, and runs without a process end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+
+from pipelines.dead_runs import dead_runs_sensor, end_dead_runs
+from pipelines.definitions import defs
+from pipelines.home import GPU, prepare
+from pipelines.store.assets import HOST_TAG
+
+JOB = """
+import sys, time
+import dagster as dg
+
+@dg.op
+def waits(context):
+    # As the executor of a step in the pool `gpu` does.
+    context.instance.event_log_storage.claim_concurrency_slot("gpu", context.run_id, "waits")
+    open(sys.argv[2], "w").close()
+    time.sleep(600)
+
+@dg.job
+def waiting():
+    waits()
+
+with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
+    waiting.execute_in_process(instance=instance)
+"""
+
+
+def killed_run(home: Path, folder: Path) -> None:
+    """Begin a run that holds the GPU's slot, and kill it."""
+    begun = folder / "begun"
+    process = subprocess.Popen([sys.executable, "-c", JOB, str(home), str(begun)])
+    end = time.monotonic() + 120
+    while not begun.exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_the_gpu_is_limited_from_the_start_and_a_limit_that_was_set_stays(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert instance.event_log_storage.get_concurrency_info(GPU).slot_count == 1
+        instance.event_log_storage.set_concurrency_slots(GPU, 2)
+    prepare(tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert instance.event_log_storage.get_concurrency_info(GPU).slot_count == 2
+
+
+def test_a_killed_run_is_failed_and_frees_its_slot(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    prepare(home)
+    killed_run(home, tmp_path)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        (run,) = instance.get_runs()
+        assert run.status == dg.DagsterRunStatus.STARTED
+        assert instance.event_log_storage.get_concurrency_info(GPU).active_slot_count == 1
+    assert prepare(home) == [run.run_id]
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+        assert instance.event_log_storage.get_concurrency_info(GPU).active_slot_count == 0
+    assert prepare(home) == []
+
+
+def started(instance: dg.DagsterInstance, pid: int, **tags: str) -> str:
+    """A run that has begun in a process."""
+
+    @dg.job
+    def nothing() -> None: ...
+
+    run = instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    data = dg._core.events.EngineEventData(metadata={"pid": dg.MetadataValue.text(str(pid))})
+    instance.report_engine_event("begun", run, data)
+    return run.run_id
+
+
+def test_runs_that_live_or_that_another_host_began_stay() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        started(instance, os.getpid(), **{HOST_TAG: os.uname().nodename})
+        elsewhere = started(instance, 2**22 + 1, **{HOST_TAG: "elsewhere"})
+        assert end_dead_runs(instance) == []
+        assert end_dead_runs(instance, any_host=True) == [elsewhere]
+
+
+def test_the_code_location_runs_the_sensor_by_itself() -> None:
+    (sensor,) = defs.sensors or ()
+    assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
+    with dg.DagsterInstance.ephemeral() as instance:
+        dead = started(instance, 2**22 + 1, **{HOST_TAG: os.uname().nodename})
+        said = dead_runs_sensor(dg.build_sensor_context(instance))
+        assert dead in said.skip_message
