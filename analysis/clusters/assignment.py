@@ -55,16 +55,16 @@ class Assignment:
 def assign_records(
     records: pl.LazyFrame, folder: Path, labels: Path | None = None, encoder: Encoder | None = None
 ) -> Assignment:
-    """Assign every record to a cluster, write the clusters, and compare the records with the corpus.
+    """Assign every record to a cluster, write the assignments, and compare the records with the corpus.
 
     Texts are normalised as in cleaning, but no record is dropped. A record without a known word goes to the broadest
     cluster and is counted in the summary. Memory does not grow with the number of records.
 
     Args:
-        records: as `analysis.sources.read_source` gives them.
-        folder: of a `CorpusModel`, with the summary of its corpus and its known groups beside it.
-        labels: Parquet file to write, with the columns of `LABELS_SCHEMA`, in the order read; `explained` is low for
-            documents unlike the corpus's. None to write nothing.
+        records: the table that `analysis.sources.read_source` returns.
+        folder: folder of a saved `CorpusModel`, which also holds the summary of its corpus and its known groups.
+        labels: Parquet file to write, with the columns of `LABELS_SCHEMA` and the rows in the order read. `explained`
+            is low for documents unlike those of the corpus. None writes nothing.
         encoder: for a corpus model on hidden states.
 
     Raises:

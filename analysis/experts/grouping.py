@@ -44,13 +44,14 @@ def choose_grouping(
     below `min_accuracy`. A corpus of one cluster is homogeneous and keeps one expert, which is plain LoRA.
 
     Args:
-        documents: those of training, with prompt, source and task.
+        documents: training documents with the columns prompt, source and task.
         n_clusters: N of the elbow.
-        grouping: one of `GROUPINGS`. Anything but "auto" is done as asked where it can be.
-        fixed_number: this N was asked for, so that sources or tasks must be as many.
+        grouping: one of `GROUPINGS`. Any value but "auto" is followed if possible.
+        fixed_number: whether the user asked for this N. Sources or tasks are then used only if there are exactly as
+            many.
         min_accuracy: least share of prompts whose group must be found.
-        max_experts: most groups that get an expert each.
-        random_state: of the classifier.
+        max_experts: largest number of groups that may have one expert each.
+        random_state: seed of the classifier.
 
     Raises:
         ValueError: the grouping is unknown, or the documents do not have it.

@@ -33,7 +33,7 @@ class Agreement:
     """Agreement of predicted with true groups.
 
     Attributes:
-        confusion: label, predicted, n_prompts, for every pair that occurs.
+        confusion: label, predicted, n_prompts: one row for every pair that occurs.
     """
 
     confusion: pl.DataFrame
@@ -84,7 +84,7 @@ class PromptClassifier:
         tokens: what counts as a word: `unicode` or `scikit-learn`, see `analysis.text.characters`.
 
     Attributes:
-        classes_: the groups, sorted; the place of a group is the number of its expert.
+        classes_: the groups, sorted. The index of a group is the number of its expert.
         validation_: cross-validated: each prompt of the sample is predicted from the prompts of the other four fifths.
             Equal prompts are in the same fifth. Prompts whose group has none in the others are left out.
 
@@ -171,7 +171,7 @@ class PromptClassifier:
         return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
     def measure(self, prompts: Texts, labels: Sequence[Any] | NDArray[Any] | pl.Series) -> Agreement:
-        """Predicted groups against true ones, which need not be among those learnt."""
+        """Compare predicted with true groups. True groups may include some that were not in the training data."""
         predicted = pl.Series("predicted", self.predict(prompts), pl.String)
         return Agreement.of(pl.Series(labels).cast(pl.String), predicted)
 
@@ -236,7 +236,7 @@ class PromptClassifier:
             rows = vectoriser.fit_transform(words(texts, self.tokens))
         except ValueError as error:
             raise ValueError(f"expected prompts with words of two characters, got none in {len(texts)}") from error
-        with threadpool_limits(1):  # the number of threads would change the last bits
+        with threadpool_limits(1):  # the last bits depend on the number of threads
             self.validation_ = self._cross_validate(rows, numbers, folds)
             regression = self._regression().fit(rows, numbers)
         weights, bias = regression.coef_, regression.intercept_

@@ -9,7 +9,7 @@ from analysis.features.vectoriser import Features
 
 
 def load_features(folder: Path, encoder: Encoder | None = None) -> Features:
-    """Read features of any kind from the folder they were saved to.
+    """Load features of any kind from the folder they were saved to.
 
     Args:
         folder: what `save` wrote.

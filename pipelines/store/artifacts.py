@@ -250,7 +250,9 @@ def build_artifact(
         folder.parent.mkdir(parents=True, exist_ok=True)
     lock = folder.with_suffix(".lock")
     with clear_disk_errors(folder.parent), exclusive(lock, say, timeout=lock_timeout):  # a lock takes space, too
-        if found := _find(directory, asset, fingerprint, say, repair=True):  # built while this process waited
+        if found := _find(
+            directory, asset, fingerprint, say, repair=True
+        ):  # another process built it while this one waited
             return found
         draft = Draft(asset, fingerprint, folder.with_suffix(".partial"), _made_from(asset, fingerprint, inputs))
         draft.folder.mkdir(exist_ok=True)

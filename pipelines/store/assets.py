@@ -96,17 +96,18 @@ def artifact_asset(
     """Decorate a function as an asset whose value is an `Artifact`; see the module docstring.
 
     Args:
-        group: group in the asset graph.
-        kinds: what Dagster shows as its technology.
-        describe: `describe(artifact, ...)` says what Dagster shows; it takes any of the function's parameters, too.
-        blocking: checks whose failure stops everything downstream: name -> what it promises.
-        warnings: checks that only warn.
-        identity: gives what a fingerprint must know beyond configuration, inputs and resources, such as the content of
-            files that are read; takes any of the function's parameters but `draft`.
-        pool: concurrency pool, such as `gpu`.
-        retry_policy: only where a second try can succeed.
-        partitions_def: of an asset that is materialised part by part.
-        mixes_runs: the inputs may come from different corpora.
+        group: asset group in Dagster's graph.
+        kinds: Dagster kinds, such as `numpy`.
+        describe: function `describe(artifact, ...)` that returns the `Description`. It may also take any of the
+            function's parameters.
+        blocking: checks that stop all downstream assets if they fail: name -> description.
+        warnings: checks that only warn if they fail: name -> description.
+        identity: function that returns what the fingerprint needs besides configuration, inputs and resources, such as
+            hashes of the files that are read. It takes any of the function's parameters except `draft`.
+        pool: Dagster concurrency pool, such as `gpu`.
+        retry_policy: retry policy; set it only if a retry can succeed.
+        partitions_def: partitions of the asset.
+        mixes_runs: whether the inputs may come from different corpora.
         unused: names the resources that this configuration leaves alone, which then are not part of the fingerprint;
             takes any of the function's parameters but `draft`.
     """
@@ -195,7 +196,7 @@ class _Declared:
     def materialize(
         self, context: dg.AssetExecutionContext, inputs: Mapping[str, Artifact]
     ) -> dg.MaterializeResult[Artifact]:
-        """Build the artifact or find it, and describe it."""
+        """Build or reuse the artifact, and describe it."""
         _tag_host(context)
         context.resources.run_checks.check(context)
         store: ArtifactStore = context.resources.store

@@ -70,9 +70,9 @@ class Launcher(dg.ConfigurableResource):
     """
 
     parallel: int = limited(1, ge=1)
-    """Trainings at a time, each in a process of its own."""
+    """Number of trainings that run at a time, each in its own process."""
     processes_per_training: int = limited(1, ge=1)
-    """Processes of one training, each with a GPU if there are any."""
+    """Number of processes of one training, each with its own GPU if there are GPUs."""
     fsdp: bool = False
     """Shard the base model over the processes of a training (FSDP), instead of a full copy in each."""
 

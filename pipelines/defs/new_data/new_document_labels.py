@@ -56,7 +56,7 @@ def unused(cluster_labels: Artifact) -> tuple[str, ...]:
 def new_document_labels(
     draft: Draft, config: NewDocumentsConfig, base_model: BaseModel, cluster_labels: Artifact
 ) -> None:
-    """The cluster of every new document, how far they differ from the corpus, and whether N should be reconsidered."""
+    """The cluster of every new document, the drift from the corpus, and whether N should be chosen again."""
     from analysis.clusters.assignment import assign_records, cluster_shares
     from analysis.features.loading import encoded_by
     from analysis.sources import read_sources
