@@ -11,7 +11,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-from hydralora.adapter.given_gates import expert_gates
+from hydralora.gates.fixed import fixed_gates
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -54,7 +54,8 @@ class SequenceGatesLM(HFLM):
             groups[gates[question]].append(i)
         answers: list[Any] = [None] * len(requests)
         for row, indices in groups.items():
-            with expert_gates(self.model, torch.tensor([row], device=self.device)):
+            # Fixed for the context: a batch of any size has these gates in every row.
+            with fixed_gates(self.model, torch.tensor(row, device=self.device)):
                 for i, result in zip(indices, answer([requests[i] for i in indices]), strict=True):
                     answers[i] = result
         return answers

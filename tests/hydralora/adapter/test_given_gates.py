@@ -63,7 +63,7 @@ def test_generation(hydra_llama: Any, tokens: torch.Tensor, num_beams: int) -> N
 # Its new name is not in transformers 5.17 yet.
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 @pytest.mark.parametrize("use_reentrant", [True, False])
-@pytest.mark.parametrize("router_input", ["sequence", "low_rank"])
+@pytest.mark.parametrize("router_input", ["given", "low_rank"])
 def test_gradient_checkpointing(hydra_llama: Any, tokens: torch.Tensor, router_input: str, use_reentrant: bool) -> None:
     """Backward runs the layers again when the forward pass and its gates are over."""
 

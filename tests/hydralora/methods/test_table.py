@@ -154,7 +154,7 @@ def test_the_always_on_expert_is_paid_for_by_the_rank(tiny_llama: MakeModel, num
     settings = dataclasses.replace(SETTINGS, num_experts=num_experts)
     config = get_method("hydralora_sequence").config(tiny_llama(), settings)
     assert (config.r, config.lora_alpha) == (r, 2 * r)
-    assert (config.num_experts, config.shared_expert, config.router_input) == (num_experts, True, "sequence")
+    assert (config.num_experts, config.shared_expert, config.router_input) == (num_experts, True, "given")
     ours, routed = (get_method(name).parameters(tiny_llama(), settings) for name in ("hydralora_sequence", "hydralora"))
     assert ours.b + ours.shared_expert == pytest.approx(routed.b, rel=0.07)
 
@@ -173,7 +173,7 @@ def test_split_of_chosen_ranks(tiny_llama: MakeModel) -> None:
     settings = MethodConfig(r=3, lora_alpha=6, num_experts=6, shared_rank=16)
     method = get_method("hydralora_split")
     config = method.config(tiny_llama(), settings)
-    assert (config.r, config.shared_rank, config.lora_alpha, config.router_input) == (3, 16, 6, "sequence")
+    assert (config.r, config.shared_rank, config.lora_alpha, config.router_input) == (3, 16, 6, "given")
     size = method.parameters(tiny_llama(), settings).total
     matched = get_method("lora_matched").parameters(tiny_llama(), MethodConfig(match_parameters=size))
     assert abs(matched.total - size) <= 112
