@@ -65,10 +65,10 @@ def assign_records(
         folder: folder of a saved `CorpusModel`, which also holds the summary of its corpus and its known groups.
         labels: Parquet file to write, with the columns of `LABELS_SCHEMA` and the rows in the order read. `explained`
             is low for documents unlike those of the corpus. None writes nothing.
-        encoder: for a corpus model on hidden states.
+        encoder: encoder for a corpus model on hidden states; else None.
 
     Raises:
-        ValueError: there is no record, the corpus model is of an older version, or an encoder is needed and missing.
+        ValueError: there is no record, an older version wrote the corpus model, or a required encoder is missing.
     """
     model, reference = CorpusModel.load(folder, encoder), AssignmentSummary.load(Path(folder) / REFERENCE)
     known = KnownGroups.load(Path(folder) / GROUPS) if isinstance(model.features, TfidfLsa) else None

@@ -36,20 +36,20 @@ def choose_grouping(
     max_experts: int = 16,
     random_state: int = 0,
 ) -> Grouping:
-    """Choose sources, then tasks, unless prompts clearly do not tell them; else clusters.
+    """Choose sources, else tasks, else clusters. A kind is rejected if prompts clearly do not identify its groups.
 
-    Measured on six corpora (docs/results/experts.md), one expert a source beats a LoRA of the same size when the
-    source of 98% of the prompts is found, and no longer when that of 92% is. Every training prompt is predicted by
-    cross-validation, and the 95% interval of the share found decides: sources are given up only where all of it lies
-    below `min_accuracy`. A corpus of one cluster is homogeneous and keeps one expert, which is plain LoRA.
+    Measured on six corpora (docs/results/experts.md): one expert per source beats a LoRA of the same size if the source
+    is predicted correctly for 98% of the prompts, but not at 92%. Accuracy is estimated by cross-validation on the
+    training prompts. Sources are rejected only if the whole 95% interval of the accuracy lies below `min_accuracy`. A
+    corpus of one cluster is homogeneous and gets one expert, which is plain LoRA.
 
     Args:
         documents: training documents with the columns prompt, source and task.
-        n_clusters: N of the elbow.
+        n_clusters: number of clusters at the elbow.
         grouping: one of `GROUPINGS`. Any value but "auto" is followed if possible.
         fixed_number: whether the user asked for this N. Sources or tasks are then used only if there are exactly as
             many.
-        min_accuracy: least share of prompts whose group must be found.
+        min_accuracy: smallest share of prompts whose group must be predicted correctly.
         max_experts: largest number of groups that may have one expert each.
         random_state: seed of the classifier.
 
@@ -102,7 +102,7 @@ def _try(
 
 
 def evidence_of(kind: str, found: Agreement) -> str:
-    """How often prompts tell their group, in words."""
+    """A phrase that says how often the group is predicted correctly from the prompt."""
     if not found.n_prompts:
         return f"there are too few prompts to say how often the {kind} is found"
     low, high = found.interval

@@ -22,7 +22,7 @@ from analysis.text.words import words
 
 # Number of prompts whose terms are in memory at once.
 BATCH = 4096
-# A prompt's hash says which part it is in; each part is predicted by what was learnt from the others.
+# Cross-validation: a prompt's hash gives its fold, and each fold is predicted by a model fitted on the others.
 FOLDS = 5
 CONFIDENCE = 0.95
 PARAMETERS = ("max_features", "C", "sample_size", "random_state", "tokens")
@@ -40,24 +40,24 @@ class Agreement:
 
     @classmethod
     def of(cls, labels: pl.Series, predicted: pl.Series) -> Self:
-        """Count pairs of a prompt's own group and the one that was predicted; both [n], text."""
+        """Count the pairs of true and predicted group; both arguments are text [n]."""
         table = pl.DataFrame({"label": labels, "predicted": predicted})
         counts = table.group_by("label", "predicted").agg(n_prompts=pl.len())
         return cls(counts.sort("label", "predicted"))
 
     @property
     def n_prompts(self) -> int:
-        """Prompts that were predicted."""
+        """Number of predicted prompts."""
         return int(self.confusion["n_prompts"].sum())
 
     @property
     def n_found(self) -> int:
-        """Those of them whose group was found."""
+        """Number of prompts whose group was predicted correctly."""
         return int(self.confusion.filter(pl.col("label") == pl.col("predicted"))["n_prompts"].sum())
 
     @property
     def accuracy(self) -> float:
-        """Share of prompts whose group is found; NaN without prompts."""
+        """Share of prompts whose group was predicted correctly; NaN without prompts."""
         return self.n_found / self.n_prompts if self.n_prompts else float("nan")
 
     @property
@@ -77,16 +77,15 @@ class PromptClassifier:
     Args:
         max_features: number of terms kept; the most frequent ones are kept.
         C: inverse of the regularisation strength, as in scikit-learn.
-        sample_size: number of prompts used for fitting and validation, equally many of each group if there are enough.
-            The sample and the validation prompts are chosen by a hash of the text, so the order of the prompts has no
-            effect.
+        sample_size: number of prompts used for fitting, equally many of each group if there are enough. The sample and
+            the folds are chosen by a hash of the text, so the order of the prompts has no effect.
         random_state: seed of this hash.
         tokens: what counts as a word: `unicode` or `scikit-learn`, see `analysis.text.characters`.
 
     Attributes:
         classes_: the groups, sorted. The index of a group is the number of its expert.
-        validation_: cross-validated: each prompt of the sample is predicted from the prompts of the other four fifths.
-            Equal prompts are in the same fifth. Prompts whose group has none in the others are left out.
+        validation_: agreement in 5-fold cross-validation on the sample. Equal prompts are in the same fold. Prompts
+            whose group does not occur in the other folds are left out.
 
     Raises:
         ValueError: an argument is out of range.
@@ -119,7 +118,7 @@ class PromptClassifier:
         return len(self.classes_)
 
     def fit(self, prompts: Texts, labels: Sequence[Any] | NDArray[Any] | pl.Series) -> Self:
-        """Learn from a sample of the prompts, and measure by cross-validation on the same sample.
+        """Fit on a sample of the prompts, and cross-validate on the same sample.
 
         Args:
             prompts: [n], prompts.
@@ -217,7 +216,7 @@ class PromptClassifier:
         return classifier
 
     def _draw(self, texts: pl.Series, numbers: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows of the sample in an order that only the texts decide, and the fold of each."""
+        """Rows of the sample, in an order that depends only on the texts, and the fold of each."""
         from analysis.text._tokens import hash_documents
 
         seed = np.uint64(self.random_state)
@@ -246,7 +245,7 @@ class PromptClassifier:
         self._set(terms, vectoriser.idf_, weights.astype(np.float32), bias.astype(np.float32))
 
     def _cross_validate(self, rows: Any, numbers: NDArray[np.int32], folds: NDArray[np.int64]) -> Agreement:
-        """Predict each fold from the others. Terms and their idf, which know no groups, are those of all prompts."""
+        """Predict each fold from the others. Terms and idf do not depend on the groups, so all prompts share them."""
         predicted = np.full(len(numbers), -1)
         for fold in np.unique(folds):
             known = folds != fold

@@ -1,6 +1,6 @@
-"""Documents as a language model sees them: its hidden state at the end of each prompt, in a few numbers.
+"""Documents as hidden states: a language model's state at the end of each prompt, reduced to a few dimensions.
 
-The model itself is not here: whoever has one gives an `Encoder`, or the states.
+This module does not load a model. Callers pass an `Encoder` or the states.
 """
 
 import logging
@@ -23,24 +23,26 @@ Floats = NDArray[np.float32]
 Encoder = Callable[[list[str]], Floats]
 """Texts -> hidden states [n, d]."""
 
-# Small blocks: an encoder holds activations for each of its documents.
+# Blocks are small because the encoder holds activations for each document of a block.
 _BLOCK_BYTES = 1 << 18
 
 
 class HiddenStates:
-    """Hidden states, standardised, projected onto their leading principal directions, each row scaled to length one.
+    """Hidden states, standardised, projected onto their leading principal components, each row scaled to L2 norm one.
 
-    Standardising matters: a few dimensions of a language model's states are many times larger than all others.
+    Standardisation is needed because a few dimensions of a language model's states are many times larger than the
+    others.
 
     Args:
-        n_components: length of a document's vector.
-        sample_size: different documents that `fit` learns from.
-        random_state: seed of that sample.
-        encoder: gives states for texts; not saved. Without it, only states can be fitted and transformed.
-        encoded_by: what made the states (base model, template, most tokens), so that a reader can make more of them.
+        n_components: number of dimensions of a document's vector.
+        sample_size: number of distinct documents that `fit` uses.
+        random_state: seed of this sample.
+        encoder: function from texts to states; it is not saved. Without it, only states can be fitted and transformed.
+        encoded_by: description of how the states were computed (base model, template, maximum number of tokens), so
+            that states of new documents can be computed in the same way.
 
     Attributes:
-        mean_, scale_: [d], of the states learnt from.
+        mean_, scale_: [d], mean and scale of the fitted states.
         components_: float32 [n_components, d]; rows beyond the rank of the sample are zero.
 
     Raises:
@@ -70,19 +72,19 @@ class HiddenStates:
         self.encoded_by = encoded_by or {}
 
     def fit(self, texts: Texts) -> Self:
-        """Learn from the states of a sample of texts; their order does not matter.
+        """Fit on the states of a sample of texts. The order of the texts has no effect.
 
         Raises:
-            ValueError: without an encoder, or fewer than two texts with words.
+            ValueError: there is no encoder, or fewer than two texts have words.
         """
         sample = [text for text in sample_texts([texts], self.sample_size, self.random_state).to_pylist() if text]
         return self.fit_states(self._encoded(sample))
 
     def fit_states(self, states: Floats) -> Self:
-        """Learn from states [n, d].
+        """Fit on states [n, d].
 
         Raises:
-            ValueError: fewer than two rows, or a value that is not finite.
+            ValueError: there are fewer than two rows, or a value is not finite.
         """
         from scipy.linalg import eigh
 
@@ -93,7 +95,7 @@ class HiddenStates:
         spread = rows.std(axis=0, dtype=np.float64).astype(np.float32)
         self.scale_ = np.where(spread > 1e-6, spread, 1).astype(np.float32)
         standardised = (rows - self.mean_) / self.scale_
-        # Eigenvectors of the d x d covariance: its size does not grow with the documents.
+        # Eigenvectors of the d x d covariance, because its size does not grow with the number of documents.
         scatter = standardised.T.astype(np.float64) @ standardised
         rank = min(self.n_components, len(rows) - 1, rows.shape[1])
         if rank < self.n_components:
@@ -102,20 +104,20 @@ class HiddenStates:
         leading = vectors[:, ::-1].T  # the largest eigenvalue first
         signs = np.sign(
             leading[np.arange(rank), np.abs(leading).argmax(axis=1)]
-        )  # an eigenvector has no sign of its own
+        )  # fixes the sign, which is arbitrary for an eigenvector
         self.components_ = np.zeros((self.n_components, rows.shape[1]), np.float32)
         self.components_[:rank] = leading * signs[:, None]
         return self
 
     def transform(self, texts: Texts) -> Floats:
-        """Vectors [n, n_components] of length one; zero for documents without text (logged)."""
+        """Vectors [n, n_components] of L2 norm one; zero rows for documents without text, which are logged."""
         return vectoriser.transform(self, texts)
 
     def transform_states(self, states: Floats) -> tuple[Floats, Floats]:
-        """Vectors [n, n_components] of length one, and the share of each state that they keep [n].
+        """Vectors [n, n_components] of L2 norm one, and the share [n] of each state that they keep.
 
         Raises:
-            ValueError: states of another length than those learnt from, or a value that is not finite.
+            ValueError: the states have another dimension than the fitted states, or a value is not finite.
         """
         rows = _checked(states)
         if rows.shape[1] != len(self.mean_):
@@ -131,7 +133,7 @@ class HiddenStates:
         return np.asarray(kept / np.where(lengths > 0, lengths, 1), np.float32), explained.astype(np.float32)
 
     def stream(self, batches: Iterable[Texts]) -> Iterator[FeatureBlock]:
-        """Vectors of the documents of all batches, in order, block by block."""
+        """Yield the vectors of all batches' documents in order, block by block."""
         for batch in batches:
             yield from map(self._block, text_blocks(batch, _BLOCK_BYTES))
 
@@ -150,7 +152,7 @@ class HiddenStates:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: if the files do not fit each other.
+            ValueError: the shapes of the files do not match.
         """
         folder = Path(folder)
         features = cls(**load_json(folder / "features.json")["parameters"], encoder=encoder)

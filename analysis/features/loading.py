@@ -12,8 +12,8 @@ def load_features(folder: Path, encoder: Encoder | None = None) -> Features:
     """Load features of any kind from the folder they were saved to.
 
     Args:
-        folder: what `save` wrote.
-        encoder: for features that are hidden states, which without one refuse texts.
+        folder: folder that `save` wrote.
+        encoder: encoder for features of the kind `HiddenStates`. Without it, they cannot transform texts.
 
     Raises:
         ValueError: the folder has features of a kind that this version does not know.

@@ -25,10 +25,10 @@ def labelled_documents(corpus_documents: Artifact, cluster_labels: Artifact) -> 
 def group_model(
     grouping: "Grouping", training: pl.DataFrame, document_features: Artifact, cluster_labels: Artifact
 ) -> "GroupModel":
-    """What finds the group of a new prompt from its text alone.
+    """The model that predicts the group of a new prompt from its text alone.
 
-    Clusters of other texts than the prompt, or of hidden states, are learnt by a classifier of prompts: a server then
-    needs no pass through the base model to choose an expert.
+    If clustering used more than the prompt, or hidden states, a classifier is trained that predicts the cluster from
+    the prompt. So a server needs no forward pass of the base model to choose an expert.
     """
     if grouping.classifier is not None:
         return grouping.classifier
@@ -68,7 +68,7 @@ def held_out_accuracy(experts: pl.DataFrame) -> float | None:
 
 
 def found_in_training(model: "GroupModel") -> dict[str, Any] | None:
-    """How often a classifier of prompts finds the group of a training prompt it has not seen: `accuracy`, `interval`.
+    """Cross-validated accuracy of the prompt classifier on the training prompts: `accuracy`, `interval`.
 
     None for a corpus model, which is exact.
     """

@@ -249,7 +249,10 @@ def build_artifact(
     with clear_disk_errors(directory):
         folder.parent.mkdir(parents=True, exist_ok=True)
     lock = folder.with_suffix(".lock")
-    with clear_disk_errors(folder.parent), exclusive(lock, say, timeout=lock_timeout):  # a lock takes space, too
+    with (
+        clear_disk_errors(folder.parent),
+        exclusive(lock, say, timeout=lock_timeout),
+    ):  # the lock file also needs disk space
         if found := _find(
             directory, asset, fingerprint, say, repair=True
         ):  # another process built it while this one waited
@@ -313,8 +316,8 @@ def _find(directory: Path, asset: str, fingerprint: str, say: Say, *, repair: bo
 
 
 def _mark_used(artifact: Artifact) -> None:
-    """Renew the folder's time, so that the clean-up leaves what a run has found but not recorded yet."""
-    with suppress(OSError):  # a store that is read-only needs no clean-up
+    """Update the folder's time, so that the clean-up keeps artifacts that a run reuses but has not recorded yet."""
+    with suppress(OSError):  # a read-only store needs no clean-up
         os.utime(artifact.folder)
 
 

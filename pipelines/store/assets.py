@@ -34,9 +34,9 @@ from pipelines.store.versions import code_version
 
 THUMBNAIL = "thumbnail.png"
 CONFIG_CLASSES: dict[str, type[dg.Config]] = {}
-"""Asset -> the class of its configuration, for those who look at a whole run configuration."""
+"""Asset -> its configuration class, for code that checks a whole run configuration."""
 HOST_TAG = "hydralora/host"
-"""Tag of a run: the host on which it computes, where alone its processes can be looked up."""
+"""Run tag with the host that computes the run. Its processes can only be inspected on that host."""
 
 ARTIFACT = dg.PythonObjectDagsterType(Artifact, name="Artifact", description="A finished folder, by its fingerprint.")
 dg.make_python_type_usable_as_dagster_type(Artifact, ARTIFACT)
@@ -121,7 +121,7 @@ def artifact_asset(
             with clear_failures(name):
                 result = declared.materialize(context, inputs)
             yield result
-            # Dagster would stop here by itself, with no more than the names of the checks.
+            # Without this, Dagster's own error would only name the checks.
             if failed := [check for check in result.check_results or [] if _stops(check)]:
                 raise dg.Failure("\n".join(_sentence(name, check, blocking) for check in failed), allow_retries=False)
 

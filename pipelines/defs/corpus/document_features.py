@@ -74,7 +74,7 @@ def described(artifact: Artifact, corpus_documents: Artifact) -> Description:
     unused=lambda config: () if config.kind == HIDDEN_STATE else ("base_model",),
 )
 def document_features(draft: Draft, config: FeaturesConfig, base_model: BaseModel, corpus_documents: Artifact) -> None:
-    """A row of length one for every document, by default TF-IDF projected onto its leading singular directions (LSA).
+    """Features of every document, by default TF-IDF projected onto its leading singular vectors (LSA).
 
     Rows have L2 norm one. The vectoriser is fitted on a sample of the training documents and saved, so that new
     documents get features in the same space.
@@ -97,7 +97,7 @@ def document_features(draft: Draft, config: FeaturesConfig, base_model: BaseMode
 
 @contextmanager
 def _vectoriser(config: FeaturesConfig, base_model: BaseModel) -> Iterator["Features"]:
-    """Unfitted features of the configured kind; those of the hidden state hold the base model meanwhile."""
+    """An unfitted vectoriser of the configured kind. For hidden states, it holds the base model in this context."""
     given = {"n_components": config.n_components, "sample_size": config.sample_size}
     sizes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if config.kind == "tfidf":
