@@ -24,7 +24,7 @@ def kind(character: str) -> str:
         return "mark"
     if not re.match(r"\w", character):
         return "break"
-    is_tangut = 0x17000 <= ord(character) < 0x18D00  # Python 3.11 has no names for these
+    is_tangut = 0x17000 <= ord(character) < 0x18D80  # Python 3.11 has no names for these; to the end of the supplement
     return "unspaced" if (is_tangut or name.startswith(UNSPACED)) and not character.isdecimal() else "word"
 
 

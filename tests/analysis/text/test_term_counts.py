@@ -77,6 +77,7 @@ def test_counts_equal_the_reference(texts: list[str], tokens: Tokens) -> None:
     assert counted(texts, tokens=tokens) == [reference(text, tokens) for text in texts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", KINDS)
 def test_every_code_point_between_words(tokens: Tokens) -> None:
     texts = ["".join(f"ab{chr(c)}cd{chr(c)}{chr(c)} " for c in range(low, low + 4096) if not 0xD800 <= c < 0xE000)
