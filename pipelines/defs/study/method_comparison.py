@@ -111,7 +111,7 @@ def checked_sizes(methods: list[str], reference: str, n: int, setup: Setup) -> p
     from hydralora.methods import MethodError
     from hydralora.training import plan_run
 
-    recipe, base_model = setup.load(Run(reference, 0, 0.0, n))
+    recipe, base_model = Recipe(**setup.recipe), BaseModel(**setup.base_model)
     if reference not in methods:
         raise dg.Failure(f"Expected the reference among the methods {methods}, got {reference!r}", allow_retries=False)
     try:

@@ -90,7 +90,7 @@ def test_another_configuration_is_another_data_version(real: list[dict[str, obje
 
 def test_failing_source_is_named_and_the_others_go_on_if_asked(real: list[dict[str, object]], tmp_path: Path) -> None:
     broken = [*real, files("lost", tmp_path / "nothing.jsonl")]
-    assert "source 'lost'" in failure(tmp_path / "store", broken)
+    assert "sources[3].read.files.paths[0]: expected a file" in failure(tmp_path / "store", broken)
     job = build_defs().resolve_job_def("corpus")
     config = {
         "resources": {"store": {"config": {"directory": str(tmp_path / "store")}}},
@@ -177,7 +177,8 @@ def test_columns_of_the_wrong_type_and_texts_without_words_give_one_clear_error(
 def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"prompt": "p", "completion": "c"}])
     text = failure(tmp_path / "store", [files("mine", path), files("mine", path)])
-    assert text.startswith("raw_documents: sources: expected unique names, got ['mine'] more than once")
+    field = "ops.raw_documents.config.sources"
+    assert text.startswith(f"raw_documents: {field}: expected unique names, got ['mine'] more than once")
     for other in (CorpusConfig, NewDocumentsConfig):
         name = "evaluation_sets" if other is CorpusConfig else "sources"
         with pytest.raises(dg.Failure) as raised:
