@@ -124,7 +124,9 @@ def real_texts(shared_corpora: Path) -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("threshold", [0.6, 0.8, 0.9])
+@pytest.mark.parametrize(
+    "threshold", [pytest.param(0.6, marks=pytest.mark.slow), 0.8, pytest.param(0.9, marks=pytest.mark.slow)]
+)
 def test_near_duplicates_equal_all_pairs(real_texts: list[str], threshold: float) -> None:
     expected = reference_near_duplicates(real_texts, threshold)
     found = near_duplicates(in_batches(real_texts), ranks(len(real_texts)), threshold)
