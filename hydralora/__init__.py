@@ -3,8 +3,6 @@
 Importing this package registers the method with PEFT.
 """
 
-from typing import Any
-
 from hydralora import deprecation
 from hydralora.adapter.config import EARLIER_PEFT_TYPE, HydraLoraConfig
 from hydralora.adapter.given_gates import expert_gates
@@ -28,6 +26,8 @@ __all__ = [
     "print_parameters",
     "record_gates",
     "set_fixed_gates",
+    "set_static_gates",
+    "static_gates",
     "to_lora",
     "to_merged",
 ]
@@ -35,11 +35,5 @@ __all__ = [
 register(HydraLoraConfig, HydraLoraModel, EARLIER_PEFT_TYPE)
 deprecation.install()
 
-_RENAMED = {"set_static_gates": "set_fixed_gates", "static_gates": "fixed_gates"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _RENAMED:
-        new = _RENAMED[name]
-        return deprecation.renamed(f"hydralora.{name}", f"hydralora.{new}", globals()[new])
-    raise AttributeError(f"module 'hydralora' has no attribute {name!r}")
+set_static_gates = deprecation.called("hydralora.set_static_gates", "hydralora.set_fixed_gates", set_fixed_gates)
+static_gates = deprecation.called("hydralora.static_gates", "hydralora.fixed_gates", fixed_gates)

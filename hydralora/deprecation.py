@@ -1,12 +1,13 @@
 """Old public names: they keep working for one minor version after a rename, with a DeprecationWarning."""
 
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,16 @@ def renamed(old: str, new: str, value: Any) -> Any:
     """Return the value and warn that its old name is deprecated."""
     warnings.warn(f"{old} is now {new}; version 0.3 removes the old name.", DeprecationWarning, stacklevel=3)
     return value
+
+
+def called(old: str, new: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function under its old name; it warns when it is called, not when it is imported."""
+
+    @functools.wraps(function)
+    def deprecated(*arguments: Any, **options: Any) -> Any:
+        return renamed(old, new, function)(*arguments, **options)
+
+    return deprecated
 
 
 class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
