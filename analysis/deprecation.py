@@ -1,4 +1,7 @@
-"""Old module names: they keep working for one minor version after a rename, with a DeprecationWarning."""
+"""Old module names: they keep working for one minor version after a rename, with a DeprecationWarning.
+
+`hydralora.deprecation` has the same mechanism: the two packages are installed apart and import nothing of each other.
+"""
 
 import importlib
 import importlib.abc

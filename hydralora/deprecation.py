@@ -1,4 +1,7 @@
-"""Old public names: they keep working for one minor version after a rename, with a DeprecationWarning."""
+"""Old public names: they keep working for one minor version after a rename, with a DeprecationWarning.
+
+`analysis.deprecation` has the same mechanism: the two packages are installed apart and import nothing of each other.
+"""
 
 import functools
 import importlib

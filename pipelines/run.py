@@ -4,14 +4,12 @@ The job runs in this process, is recorded in DAGSTER_HOME as any other run, and 
 one sentence, where something is wrong.
 """
 
-import argparse
 import logging
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
-from pipelines.check import wrong_with
+from pipelines.check import checked_arguments
 from pipelines.run_configuration import read_configuration
 
 CONSOLE = {"console": {"config": {"log_level": "INFO"}}}
@@ -19,14 +17,7 @@ CONSOLE = {"console": {"config": {"log_level": "INFO"}}}
 
 def main() -> None:
     """Check and run a file."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.run", description=__doc__)
-    parser.add_argument("config", type=Path, help="run configuration")
-    parser.add_argument("--job", default="hydralora", help="job to run (default: hydralora)")
-    parser.add_argument("--partition", help="of the job one_run: method, seed and learning rate")
-    arguments = parser.parse_args()
-    wrong = wrong_with(arguments.config, arguments.job, arguments.partition)
-    if wrong:
-        raise SystemExit(wrong)
+    arguments = checked_arguments("python -m pipelines.run", __doc__)
     if not run(read_configuration(arguments.config), arguments.job, arguments.partition):
         raise SystemExit(1)
 

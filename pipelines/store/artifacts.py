@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.store.disk import clear_disk_errors
-from pipelines.store.locks import TIMEOUT_SECONDS, exclusive
+from pipelines.store.locks import exclusive
 from pipelines.store.manifest import Manifest, damage, sync, sync_tree, write_manifest
 from pipelines.store.pictures import mark_png
 
@@ -218,7 +218,6 @@ def build_artifact(
     build: Callable[[Draft], None],
     mixes_runs: bool = False,
     say: Say = logger.info,
-    lock_timeout: float = TIMEOUT_SECONDS,
 ) -> Artifact:
     """Return the artifact of this code, configuration and inputs. Build it if it is missing or damaged.
 
@@ -231,12 +230,11 @@ def build_artifact(
         build: function that writes the files into the draft. The draft may hold files of a killed build.
         mixes_runs: whether the inputs may come from different corpora, as in a comparison of two reports.
         say: logger for messages about waiting and damage.
-        lock_timeout: seconds to wait for another process that builds the same artifact.
 
     Raises:
         ArtifactError: the inputs were made from different artifacts of the same asset.
         DiskFullError: no space is left.
-        LockError: another process has been building the same artifact for longer than `lock_timeout`.
+        LockError: another process has been building the same artifact for a day.
     """
     identity = _identity(asset, code_version, config, inputs)
     fingerprint = fingerprint_of(identity)
@@ -248,14 +246,10 @@ def build_artifact(
     folder = directory / asset / fingerprint
     with clear_disk_errors(directory):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.with_suffix(".lock")
-    with (
-        clear_disk_errors(folder.parent),
-        exclusive(lock, say, timeout=lock_timeout),
-    ):  # the lock file also needs disk space
-        if found := _find(
-            directory, asset, fingerprint, say, repair=True
-        ):  # another process built it while this one waited
+    # The lock file needs disk space as well.
+    with clear_disk_errors(folder.parent), exclusive(folder.with_suffix(".lock"), say):
+        # Another process may have built it while this one waited.
+        if found := _find(directory, asset, fingerprint, say, repair=True):
             return found
         draft = Draft(asset, fingerprint, folder.with_suffix(".partial"), _made_from(asset, fingerprint, inputs))
         draft.folder.mkdir(exist_ok=True)
@@ -373,10 +367,7 @@ def lineage(artifact: Artifact) -> dict[str, str]:
 
 def _inputs(artifact: Artifact) -> Mapping[str, str]:
     """Asset -> fingerprint of the direct inputs."""
-    record = artifact.record
-    if record.get("mixes_runs"):
-        return {}
-    return {given["asset"]: given["fingerprint"] for given in record["inputs"].values()}
+    return {given["asset"]: given["fingerprint"] for given in artifact.record["inputs"].values()}
 
 
 def _identity(

@@ -90,7 +90,6 @@ def artifact_asset(
     pool: str | None = None,
     retry_policy: dg.RetryPolicy | None = None,
     partitions_def: dg.PartitionsDefinition | None = None,
-    mixes_runs: bool = False,
     unused: Callable[..., Collection[str]] = lambda: (),
 ) -> Callable[[Callable[..., None]], dg.AssetsDefinition]:
     """Decorate a function as an asset whose value is an `Artifact`; see the module docstring.
@@ -107,14 +106,13 @@ def artifact_asset(
         pool: Dagster concurrency pool, such as `gpu`.
         retry_policy: retry policy; set it only if a retry can succeed.
         partitions_def: partitions of the asset.
-        mixes_runs: whether the inputs may come from different corpora.
         unused: names the resources that this configuration leaves alone, which then are not part of the fingerprint;
             takes any of the function's parameters but `draft`.
     """
     blocking, warnings = blocking or {}, warnings or {}
 
     def decorate(function: Callable[..., None]) -> dg.AssetsDefinition:
-        declared = _Declared.of(function, identity, describe, mixes_runs, frozenset(warnings), unused)
+        declared = _Declared.of(function, identity, describe, frozenset(warnings), unused)
         name = function.__name__
 
         def compute(context: dg.AssetExecutionContext, **inputs: Artifact) -> Iterator[dg.MaterializeResult]:
@@ -159,7 +157,6 @@ class _Declared:
     function: Callable[..., None]
     identity: Callable[..., Mapping[str, Any]] | None
     describe: Callable[..., Description]
-    mixes_runs: bool
     warnings: frozenset[str]
     unused: Callable[..., Collection[str]]
     inputs: tuple[str, ...]
@@ -172,7 +169,6 @@ class _Declared:
         function: Callable[..., None],
         identity: Callable[..., Mapping[str, Any]] | None,
         describe: Callable[..., Description],
-        mixes_runs: bool,
         warnings: frozenset[str],
         unused: Callable[..., Collection[str]],
     ) -> "_Declared":
@@ -181,7 +177,6 @@ class _Declared:
             function,
             identity,
             describe,
-            mixes_runs,
             warnings,
             unused,
             inputs=tuple(name for name, kind in parameters.items() if kind is Artifact),
@@ -211,7 +206,6 @@ class _Declared:
             code_version=code_version(self.function.__module__),
             config=self._identity(given),
             inputs=inputs,
-            mixes_runs=self.mixes_runs,
             say=context.log.info,
         )
         return self._result(artifact, self.describe(**_taken(self.describe, given | {"artifact": artifact})))
