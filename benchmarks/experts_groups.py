@@ -21,6 +21,7 @@ PREFILL_TOKENS = 16_384
 COMPONENTS = 64
 LARGEST_K = 20
 RESTARTS = 10
+MORE_KS = (2, 3, 4, 8, 12, 16, 32)  # beside six and the elbow
 PENALTY = 100.0  # inverse strength, as of the prompt classifier
 
 Floats = NDArray[np.float32]
@@ -145,6 +146,23 @@ def with_hidden_groups(mix: Mix, base: Any, device: str, states_file: Path) -> M
         "seconds": round(time.perf_counter() - started, 2),
     }
     return replace(mix, labels=labels, facts={**mix.facts, "hidden": facts})
+
+
+def with_more_groups(mix: Mix, states: Floats, device: str) -> Mix:
+    """The mix with hidden groups for each K of `MORE_KS`, and soft gates over the six of `hidden_k6`.
+
+    A soft gate falls with the squared distance d to each centre, as exp(-3 d / mean d to the own centre).
+    """
+    training = mix.parts == "train"
+    rows = standardised(states.astype(np.float32), training)
+    labels = dict(mix.labels)
+    centers, _, _ = kmeans_sweep(rows[training], list(MORE_KS), device)
+    for k in MORE_KS:
+        labels[f"hidden_k{k}"] = nearest(rows, centers[k])
+    six = np.stack([rows[training & (labels["hidden_k6"] == k)].mean(axis=0) for k in range(6)])
+    distances = np.square(rows[:, None] - six).sum(axis=2)
+    weights = np.exp(-3 * (distances - distances.min(axis=1, keepdims=True)) / distances[training].min(axis=1).mean())
+    return replace(mix, labels=labels, weights={"hidden_k6_soft": weights / weights.sum(axis=1, keepdims=True)})
 
 
 def _nmi(a: Ints, b: Ints) -> float:

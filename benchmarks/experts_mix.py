@@ -25,6 +25,7 @@ class Mix:
         sources, tasks: indices into `source_names` and `task_names`.
         parts: "train", "validation", "test", or "unseen" (tasks that no training document has).
         labels: name of a grouping -> group of each document, int.
+        weights: name of soft gates -> [n_documents, N], rows sum to one.
         source_tags, group_tags: tokens that stand for a source, or for the group of a number, in a prompt.
         tag_place: position at which a tag is put in: after what all prompts start with.
         word_columns, word_weights, word_ends: TF-IDF of words and pairs of each prompt, sparse rows.
@@ -48,14 +49,18 @@ class Mix:
     word_weights: NDArray[np.float16]
     word_ends: Ints
     facts: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def gates(self) -> dict[str, NDArray[np.float32]]:
-        """Grouping -> one-hot rows [n_documents, N]."""
-        return {name: np.eye(self.n_groups(name), dtype=np.float32)[groups] for name, groups in self.labels.items()}
+        """Grouping -> one-hot rows [n_documents, N]; soft gates as they are."""
+        hard = {name: np.eye(self.n_groups(name), dtype=np.float32)[groups] for name, groups in self.labels.items()}
+        return hard | dict(self.weights)
 
     def n_groups(self, name: str) -> int:
         """N of a grouping. Predicted and distilled groups have the N of what they predict."""
+        if name in self.weights:
+            return self.weights[name].shape[1]
         return int(max(self.labels[other].max() for other in (name, name.removesuffix("_text")))) + 1
 
     def indices(self, *parts: str) -> Ints:
@@ -73,7 +78,7 @@ class Mix:
         for i in indices:
             row = {"input_ids": self.document(i).astype(np.int64), "answer_start": int(self.answer_starts[i])}
             if gates is not None:
-                row["expert_gates"] = self._one_hot[gates][i].tolist()
+                row["expert_gates"] = self._gates[gates][i].tolist()
             rows.append(row)
         return rows
 
@@ -100,6 +105,7 @@ class Mix:
             tokens=np.concatenate([self.document(i) for i in indices]),
             **{name: getattr(self, name)[indices] for name in of_document},
             labels={name: groups[indices] for name, groups in self.labels.items()},
+            weights={name: rows[indices] for name, rows in self.weights.items()},
             word_columns=self.word_columns[words],
             word_weights=self.word_weights[words],
             word_ends=np.cumsum((self.word_ends - starts)[indices]),
@@ -128,6 +134,7 @@ class Mix:
             "word_ends": self.word_ends.astype(np.int32),
         }
         arrays |= {f"labels/{name}": groups.astype(np.int16) for name, groups in self.labels.items()}
+        arrays |= {f"weights/{name}": rows.astype(np.float16) for name, rows in self.weights.items()}
         names = ("name", "source_names", "task_names", "source_tags", "group_tags", "tag_place", "facts")
         arrays["json"] = np.array(json.dumps({name: getattr(self, name) for name in names}))
         np.savez_compressed(path, **arrays)
@@ -141,12 +148,14 @@ class Mix:
             arrays = {name: file[name] for name in file.files}
         texts = json.loads(str(arrays.pop("json")))
         labels = {n.removeprefix("labels/"): arrays.pop(n).astype(int) for n in list(arrays) if n.startswith("labels/")}
+        soft = [name for name in arrays if name.startswith("weights/")]
+        weights = {name.removeprefix("weights/"): arrays.pop(name).astype(np.float32) for name in soft}
         for name in ("lengths", "answer_starts", "sources", "tasks", "word_ends"):
             arrays[name] = arrays[name].astype(np.int64)
         for name in ("source_names", "task_names", "source_tags", "group_tags"):
             texts[name] = tuple(texts[name])
-        return cls(**arrays, **texts, labels=labels)
+        return cls(**arrays, **texts, labels=labels, weights=weights)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_ends", np.cumsum(self.lengths))
-        object.__setattr__(self, "_one_hot", self.gates)
+        object.__setattr__(self, "_gates", self.gates)

@@ -20,15 +20,16 @@ from hydralora.training import TrainingConfig
 
 TOKENS_PER_STEP = {"six": 8192, "exams": 4096, "flan": 4096}
 HELD_OUT = ("validation", "test", "unseen")
+TOKENS_PER_STEP_OF_PARTS = 4096  # of mixes that are parts of these three
 SHARED_RANK = 16
 # Sizes of SmolLM2-135M's linear layers: inputs and outputs of all of them.
 INPUTS, OUTPUTS = 149_760, 155_520
 LORA_RANK = 28
 
 
-def expert_rank(num_experts: int) -> int:
+def expert_rank(num_experts: int, shared_rank: int = SHARED_RANK) -> int:
     """The largest rank of N experts beside the always-on LoRA that trains no more than the LoRA of `LORA_RANK`."""
-    room = (LORA_RANK - SHARED_RANK) * (INPUTS + OUTPUTS)
+    room = (LORA_RANK - shared_rank) * (INPUTS + OUTPUTS)
     return max(1, room // (INPUTS + num_experts * OUTPUTS))
 
 
@@ -42,17 +43,20 @@ class Arm:
         learning_rate: its peak; that of B is four times that (LoRA+).
         groups: of `Mix.labels`, that decide the expert or the tag of a training document.
         held_out: groups for held-out documents; the first one counts. Default: `groups`.
+        shared_rank: of the always-on LoRA of a split.
     """
 
     kind: str
     learning_rate: float
     groups: str = ""
     held_out: tuple[str, ...] = ()
+    shared_rank: int = SHARED_RANK
 
     @property
     def name(self) -> str:
         """How records call it."""
-        return f"{self.kind}{f' by {self.groups}' if self.groups else ''} lr={self.learning_rate:g}"
+        rank = f" shared_rank={self.shared_rank}" if self.shared_rank != SHARED_RANK else ""
+        return f"{self.kind}{f' by {self.groups}' if self.groups else ''}{rank} lr={self.learning_rate:g}"
 
     def peft_config(self, num_groups: int) -> HydraLoraConfig:
         """The adapter for N groups. Alpha is twice the rank in all arms."""
@@ -62,9 +66,9 @@ class Arm:
             "router": {"r": 8, "num_experts": 6},
             "shared": {"r": 7, "num_experts": num_groups, "shared_expert": True, "router_input": "given"},
             "split": {
-                "r": expert_rank(num_groups),
+                "r": expert_rank(num_groups, self.shared_rank),
                 "num_experts": num_groups,
-                "shared_rank": SHARED_RANK,
+                "shared_rank": self.shared_rank,
                 "router_input": "given",
             },
         }[self.kind]
@@ -140,7 +144,7 @@ def execute(run: Run, folder: Path, device: str, budget: Budget = Budget()) -> d
     training_config = TrainingConfig(
         num_train_epochs=1,
         learning_rate=arm.learning_rate,
-        tokens_per_step=budget.tokens_per_step or TOKENS_PER_STEP[run.mix],
+        tokens_per_step=budget.tokens_per_step or TOKENS_PER_STEP.get(run.mix, TOKENS_PER_STEP_OF_PARTS),
         learning_rate_ratios={"hydralora_B": 4.0},
         gradient_accumulation_steps=2,
         seed=run.seed,

@@ -11,25 +11,20 @@ none that would end after its limit.
 
 import argparse
 import json
-import multiprocessing
 import os
 import time
-import traceback
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from experts_runs import TOKENS_PER_STEP, Arm, Budget, Run, execute, use_tiny_base, warm_up
+from experts_queue import read_records, run_all
+from experts_runs import TOKENS_PER_STEP, Arm, Budget, Run, use_tiny_base
 
 MIXES = tuple(TOKENS_PER_STEP)
 SEEDS = (1, 2, 3, 4, 5)
 RATE = 1.2e-3  # of all arms with experts; chosen on validation documents of "six" in an earlier study
 LORA_RATES = (1e-3, 7e-4, 1.5e-3)
 LOWER_RATES = (7e-4, 4e-4, 2.5e-4)
-# Seconds of a run among eight on one H100, before the first has ended.
-GUESS = {"six": 100.0, "exams": 60.0, "flan": 60.0}
 SMOKE = Budget(training=12, held_out=12, tokens_per_step=512)
 SMOKE_DOCUMENTS = 120
 
@@ -49,7 +44,8 @@ def planned(elbows: dict[str, int]) -> list[Run]:
     the two smaller mixes want lower rates, so the second part gives rates to both sides there.
     """
     found = [mix for mix in MIXES if elbows.get(mix, 6) != 6]
-    return list(dict.fromkeys([*_at_fixed_rates(found), *_rates_for_both_sides(), *_other_arms()]))
+    parts = (_at_fixed_rates(found), _rates_for_both_sides(), _other_arms(), _sizes(), _last_seeds())
+    return list(dict.fromkeys(run for part in parts for run in part))
 
 
 def _at_fixed_rates(found: Sequence[str]) -> list[Run]:
@@ -87,26 +83,22 @@ def _other_arms() -> list[Run]:
         Arm("lora", LORA_RATES[2]),
         Arm("router", 2e-3),
     )
-    runs = _of(arms, ("six",), SEEDS[:2]) + _of(arms[:5], ("six",), SEEDS[2:3])
-    for rate in LOWER_RATES:
-        runs += _with_rate(rate, SEEDS[3:])
-    return runs
+    return _of(arms, ("six",), SEEDS[:2]) + _of(arms[:5], ("six",), SEEDS[2:3])
+
+
+def _sizes() -> list[Run]:
+    """Other N, ranks, and soft gates, on "six"."""
+    arms = [Arm("split", RATE, f"hidden_k{k}") for k in (4, 8, 12, 16, 2, 32)]
+    arms += [Arm("split", RATE, "hidden_k6", shared_rank=rank) for rank in (8, 22)]
+    return _of((*arms, Arm("split", RATE, "hidden_k6_soft")), ("six",), SEEDS[:2])
+
+
+def _last_seeds() -> list[Run]:
+    return [run for rate in LOWER_RATES for run in _with_rate(rate, SEEDS[3:])]
 
 
 def _of(arms: Sequence[Arm], mixes: Sequence[str], seeds: Sequence[int]) -> list[Run]:
     return [Run(mix, arm, seed) for mix in mixes for seed in seeds for arm in arms]
-
-
-def read(path: Path) -> dict[str, dict[str, Any]]:
-    """Records by key; a last line that was cut short is left out."""
-    records = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        records[record["key"]] = record
-    return records
 
 
 def prepare(mixes: Path, state: Path, device: str, smoke: bool) -> None:
@@ -125,75 +117,13 @@ def prepare(mixes: Path, state: Path, device: str, smoke: bool) -> None:
         mix = Mix.load(mixes / f"{name}.npz")
         if smoke:
             mix = mix.take(np.linspace(0, len(mix.lengths) - 1, SMOKE_DOCUMENTS).astype(int))
-        mix = experts_groups.with_hidden_groups(mix, base, device, state / f"{name}_states.npz")
+        states = state / f"{name}_states.npz"
+        mix = experts_groups.with_hidden_groups(mix, base, device, states)
+        mix = experts_groups.with_more_groups(mix, np.load(states)["states"], device)
         mix.save(state / "mixes" / f"{name}.npz")
         facts[name] = mix.facts
         print(f"{time.perf_counter() - started:6.1f} s  {name}  {json.dumps(mix.facts['hidden'])}", flush=True)
         (state / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
-
-
-def run_all(state: Path, minutes: float, workers: int, device: str, budget: Budget) -> None:
-    """Execute what is planned and not done, `workers` at a time, until `minutes` are nearly over."""
-    end = time.monotonic() + 60 * minutes
-    results = state / "runs.jsonl"
-    records = read(results)
-    # Without a line that was cut short, which the next one would be appended to.
-    results.write_text("".join(json.dumps(record) + "\n" for record in records.values()))
-    elbows = {name: facts["hidden"]["elbow"] for name, facts in json.loads((state / "facts.json").read_text()).items()}
-    waiting = [run for run in planned(elbows) if run.key not in records]
-    took = {mix: [r["seconds"] for r in records.values() if r["mix"] == mix] for mix in MIXES}
-    context = multiprocessing.get_context("spawn")
-    import torch
-
-    gpus = context.Queue()
-    for slot in range(workers):
-        gpus.put(str(slot % max(1, torch.cuda.device_count())))
-    initial = (gpus, state / "mixes", device, budget == SMOKE)
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=initial) as pool:
-        pending: dict[Future[dict[str, Any]], str] = {}
-        while True:
-            for run in _startable(waiting, took, end, workers - len(pending)):
-                waiting.remove(run)
-                pending[pool.submit(execute, run, state / "mixes", device, budget)] = run.key
-            if not pending:
-                break
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                key = pending.pop(future)
-                if error := future.exception():
-                    print(f"failed: {key}\n{''.join(traceback.format_exception(error))[-3000:]}", flush=True)
-                    continue
-                record = future.result()
-                took[record["mix"]].append(record["seconds"])
-                with results.open("a") as file:
-                    file.write(json.dumps(record) + "\n")
-                _print(record)
-    print(f"{len(waiting)} runs are left", flush=True)
-
-
-def _start(gpus: Any, *warm: Any) -> None:
-    """Take a GPU, before CUDA starts in this process, and load what every run needs."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
-    warm_up(*warm)
-
-
-def _startable(waiting: list[Run], took: dict[str, list[float]], end: float, number: int) -> Iterator[Run]:
-    """The first runs that will end in time."""
-    left = end - time.monotonic()
-    chosen = []
-    for run in waiting:
-        recent = took[run.mix][-8:]
-        expected = max(recent) * 1.1 if recent else GUESS[run.mix]
-        if expected < left and len(chosen) < number:
-            chosen.append(run)
-    yield from chosen
-
-
-def _print(record: dict[str, Any]) -> None:
-    losses = {
-        name or "-": {part: [round(loss["macro"], 4), round(loss["token"], 4)] for part, loss in parts.items()}
-        for name, parts in record["loss"].items()
-    }
-    print(f"{record['seconds']:6.1f} s  {record['key']}  {record['trainable']}  {json.dumps(losses)}", flush=True)
 
 
 def main() -> None:
@@ -211,12 +141,15 @@ def main() -> None:
     if arguments.command == "prepare":
         prepare(arguments.mixes, arguments.state, arguments.device, arguments.smoke)
     elif arguments.command == "run":
+        facts = json.loads((arguments.state / "facts.json").read_text())
+        runs = planned({name: of_mix["hidden"]["elbow"] for name, of_mix in facts.items()})
+        options = {"minutes": arguments.minutes, "workers": arguments.workers, "device": arguments.device}
         budget = SMOKE if arguments.smoke else Budget()
-        run_all(arguments.state, arguments.minutes, arguments.workers, arguments.device, budget)
+        run_all(runs, arguments.state, budget=budget, tiny=arguments.smoke, **options)
     else:
         from experts_summary import summarise
 
-        summarise(arguments.state, read(arguments.state / "runs.jsonl"), arguments.output)
+        summarise(arguments.state, read_records(arguments.state / "runs.jsonl"), arguments.output)
 
 
 if __name__ == "__main__":

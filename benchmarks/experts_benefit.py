@@ -1,0 +1,227 @@
+"""Does a measurement of the corpus predict whether experts help? Fourteen parts of the study's mixes, trained for real.
+
+    python benchmarks/experts_benefit.py prepare STUDY PARTS          # STUDY: the state of experts_study.py; on a CPU
+    python benchmarks/experts_benefit.py run PARTS --minutes 6        # again and again until all is done
+    python benchmarks/experts_benefit.py summary PARTS RESULTS.json
+
+The benefit of a part is the held-out loss of a LoRA minus that of a split of at most its size, each at the better of
+two rates on validation documents, over two seeds. N is that of the elbow, or `FORCED` where the corpus shows no
+structure. Candidates to predict it: the elbow's N, strength of structure, sharpness, stability, what the group tells
+about the tokens of answers, and a proxy run on a quarter of the documents.
+"""
+
+import argparse
+import json
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from experts_mix import Ints, Mix
+from experts_queue import read_records, run_all
+from experts_runs import Arm, Budget, Run
+from numpy.typing import NDArray
+
+from hydralora.training.record import write_json
+
+# Name -> mix and its sources; chosen before any was trained.
+PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "dolly": ("six", ("dolly15k",)),
+    "flan10": ("six", ("flan10",)),
+    "gsm8k": ("six", ("gsm8k",)),
+    "legalbench": ("six", ("legalbench",)),
+    "mbxp": ("six", ("mbxp",)),
+    "medquad": ("six", ("medquad",)),
+    "dolly+gsm8k": ("six", ("dolly15k", "gsm8k")),
+    "legalbench+medquad": ("six", ("legalbench", "medquad")),
+    "flan10+mbxp": ("six", ("flan10", "mbxp")),
+    "dolly+medquad": ("six", ("dolly15k", "medquad")),
+    "dolly+legalbench+mbxp": ("six", ("dolly15k", "legalbench", "mbxp")),
+    "flan10+gsm8k+medquad": ("six", ("flan10", "gsm8k", "medquad")),
+    "mmlu+pubmedqa": ("exams", ("mmlu", "pubmedqa")),
+    "mbpp+pubmedqa": ("exams", ("mbpp", "pubmedqa")),
+}
+PROXY = "_proxy"
+PROXY_SHARE = 4
+FORCED = 4
+LORA_RATES, SPLIT_RATES = (1e-3, 5e-4), (1.2e-3, 6e-4)
+SEEDS = (1, 2)
+LARGEST_K = 20
+SMOOTHING = 0.1
+
+
+def prepare(study: Path, folder: Path) -> None:
+    """Parts with groups of their own into FOLDER/mixes, and what the corpus shows of each into FOLDER/facts.json."""
+    (folder / "mixes").mkdir(parents=True, exist_ok=True)
+    facts = {}
+    for name, (of, sources) in PARTS.items():
+        mix = Mix.load(study / "mixes" / f"{of}.npz")
+        with np.load(study / f"{of}_states.npz") as saved:
+            states = saved["states"].astype(np.float32)
+        wanted = np.isin(mix.sources, [mix.source_names.index(source) for source in sources])
+        rows = np.flatnonzero(wanted & np.isin(mix.parts, ("train", "validation", "test")))
+        part, facts[name] = _grouped(replace(mix.take(rows), name=name, weights={}), states[rows])
+        part.save(folder / "mixes" / f"{name}.npz")
+        training = np.flatnonzero(part.parts == "train")
+        kept = np.concatenate([training[::PROXY_SHARE], np.flatnonzero(part.parts != "train")])
+        part.take(np.sort(kept)).save(folder / "mixes" / f"{name}{PROXY}.npz")
+        print(name, json.dumps(facts[name]), flush=True)
+    write_json(folder / "facts.json", facts)
+
+
+def _grouped(mix: Mix, states: NDArray[np.float32]) -> tuple[Mix, dict[str, Any]]:
+    """K-means of the hidden state at the N that the corpus shows, and what was measured on the way."""
+    from transformers import AutoTokenizer
+
+    from analysis.clusters.kmeans import sweep_kmeans
+    from analysis.clusters.selection import select_num_clusters
+    from analysis.features.hidden_states import HiddenStates
+    from hydralora.base_model import provision_embedded_base_model
+
+    tokenizer = AutoTokenizer.from_pretrained(provision_embedded_base_model())
+    training = mix.parts == "train"
+    features = HiddenStates().fit_states(states[training])
+    rows = features.transform_states(states)[0]
+    prompts = [
+        tokenizer.decode(mix.document(i)[mix.tag_place : mix.answer_starts[i]]) for i in np.flatnonzero(training)
+    ]
+    sweep = sweep_kmeans(rows[training], range(1, LARGEST_K + 1), n_init=10)
+    choice = select_num_clusters(rows[training], sweep, prompts)
+    trained = choice.value if choice.value > 1 else FORCED
+    centers = sweep.centers[sweep.index(trained)]
+    groups = np.asarray((2 * rows @ centers.T - np.square(centers).sum(axis=1)).argmax(axis=1), np.int64)
+    facts = {
+        "documents": int(training.sum()),
+        "n": choice.value,
+        "interval": choice.interval,
+        "trained_n": trained,
+        "structure": choice.evidence.strength,
+        "sharpness": choice.sharpness,
+        "stability": choice.stability,
+        "answer_information": answer_information(mix, groups),
+    }
+    return replace(mix, labels={"groups": groups}, facts=facts), facts
+
+
+def answer_information(mix: Mix, groups: Ints) -> float:
+    """How many nats a token the group saves on held-out answers: frequencies of tokens by group against those of all.
+
+    Both are counted on training answers; those of a group are smoothed towards those of all.
+    """
+    overall: Counter[int] = Counter()
+    of_group: dict[int, Counter[int]] = {}
+    for i in np.flatnonzero(mix.parts == "train"):
+        answer = mix.document(i)[mix.answer_starts[i] :].tolist()
+        overall.update(answer)
+        of_group.setdefault(int(groups[i]), Counter()).update(answer)
+    total = sum(overall.values())
+    sizes = {group: sum(counts.values()) for group, counts in of_group.items()}
+    saved, tokens = 0.0, 0
+    for i in np.flatnonzero(mix.parts == "validation"):
+        counts, size = of_group.get(int(groups[i]), Counter()), sizes.get(int(groups[i]), 0)
+        for token in mix.document(i)[mix.answer_starts[i] :].tolist():
+            prior = (overall[token] + 1) / (total + 49_152)
+            strength = SMOOTHING * total / len(sizes)
+            saved += float(np.log((counts[token] + strength * prior) / (size + strength) / prior))
+            tokens += 1
+    return saved / max(tokens, 1)
+
+
+def planned() -> list[Run]:
+    """Proxies first, then one seed of all, then the other."""
+    proxies = (Arm("lora", LORA_RATES[0]), Arm("split", SPLIT_RATES[0], "groups"))
+    runs = [Run(f"{name}{PROXY}", arm, SEEDS[0]) for name in PARTS for arm in proxies]
+    arms = [Arm("lora", rate) for rate in LORA_RATES] + [Arm("split", rate, "groups") for rate in SPLIT_RATES]
+    return runs + [Run(name, arm, seed) for seed in SEEDS for name in PARTS for arm in arms]
+
+
+def summary(folder: Path, output: Path) -> None:
+    """Benefits, candidates, and how well each ranks the parts."""
+    from experts_summary import Measure, difference_row, resampled_documents
+    from scipy.stats import spearmanr
+    from study_runs import unpack
+
+    records = read_records(folder / "runs.jsonl")
+    facts = json.loads((folder / "facts.json").read_text())
+    rows: dict[str, Any] = {}
+    for name in PARTS:
+        mix = Mix.load(folder / "mixes" / f"{name}.npz")
+        held_out = mix.indices("validation", "test", "unseen")
+        test = np.flatnonzero(mix.parts[held_out] == "test")
+        of_part = [r for r in records.values() if r["mix"] == name]
+        seeds = sorted(set.intersection(*({r["seed"] for r in of_part if r["arm"] == arm} for arm in _arms(of_part))))
+        chosen = {kind: _best(of_part, kind, seeds) for kind in ("lora", "split")}
+        losses = {
+            kind: np.array([unpack(_loss(of_part, arm, seed)).astype(float)[test] for seed in seeds])
+            for kind, arm in chosen.items()
+        }
+        measure = Measure(mix, held_out[test], resampled_documents(mix, held_out[test]))
+        benefit = difference_row(losses["lora"] - losses["split"], measure)
+        proxy = {r["arm"].split(" ")[0]: _of(r, "validation") for r in records.values() if r["mix"] == name + PROXY}
+        rows[name] = {
+            **facts[name],
+            "seeds": seeds,
+            "arms": chosen,
+            "loss": {kind: measure.point(values.mean(axis=0))["token"] for kind, values in losses.items()},
+            "benefit": {metric: benefit[metric] for metric in ("token", "macro")},
+            "proxy": proxy["lora"] - proxy["split"] if len(proxy) == 2 else None,
+        }
+    candidates = ("n", "structure", "sharpness", "stability", "answer_information", "proxy")
+    benefits = [row["benefit"]["token"][0] for row in rows.values()]
+    ranks = {}
+    for candidate in candidates:
+        found = spearmanr([row[candidate] for row in rows.values()], benefits)
+        ranks[candidate] = {"spearman": float(found.statistic), "p": float(found.pvalue)}
+    helped = [name for name, row in rows.items() if row["benefit"]["token"][1] > 0]
+    hurt = [name for name, row in rows.items() if row["benefit"]["token"][2] < 0]
+    write_json(output, {"parts": rows, "rank_correlation": ranks, "helped": helped, "hurt": hurt})
+    for name, row in rows.items():
+        benefit = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["benefit"]["token"])
+        print(name, benefit, {candidate: row[candidate] for candidate in candidates}, row["arms"])
+    print(json.dumps(ranks, indent=1), "helped", helped, "hurt", hurt)
+
+
+def _arms(records: list[dict[str, Any]]) -> list[str]:
+    return sorted({record["arm"] for record in records})
+
+
+def _of(record: dict[str, Any], part: str) -> float:
+    return float(next(iter(record["loss"].values()))[part]["token"])
+
+
+def _best(records: list[dict[str, Any]], kind: str, seeds: list[int]) -> str:
+    arms = [arm for arm in _arms(records) if arm.startswith(kind)]
+    of_arm = {arm: [_of(r, "validation") for r in records if r["arm"] == arm and r["seed"] in seeds] for arm in arms}
+    return min(arms, key=lambda arm: float(np.mean(of_arm[arm])))
+
+
+def _loss(records: list[dict[str, Any]], arm: str, seed: int) -> str:
+    record = next(r for r in records if r["arm"] == arm and r["seed"] == seed)
+    return str(next(iter(record["document_losses"].values())))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("prepare", "run", "summary"))
+    parser.add_argument("folder", type=Path, help="state of the study (prepare), or of the parts")
+    parser.add_argument("output", type=Path, nargs="?", help="folder of the parts (prepare), or a JSON file (summary)")
+    parser.add_argument("--minutes", type=float, default=6.0)
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--device", default="cuda")
+    arguments = parser.parse_args()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if arguments.command == "run":
+        options = {"minutes": arguments.minutes, "workers": arguments.workers, "device": arguments.device}
+        run_all(planned(), arguments.folder, budget=Budget(), **options)
+    elif arguments.output is None:
+        parser.error(f"{arguments.command}: expected a second path")
+    elif arguments.command == "prepare":
+        prepare(arguments.folder, arguments.output)
+    else:
+        summary(arguments.folder, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

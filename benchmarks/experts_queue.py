@@ -1,0 +1,99 @@
+"""Runs of a study, several beside each other on the GPUs of one machine, the most important first, until time is up."""
+
+import json
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from experts_runs import Budget, Run, execute, warm_up
+
+# Seconds of a run among eight on one H100, before the first has ended.
+FIRST_GUESS = 40.0
+
+
+def read_records(path: Path) -> dict[str, dict[str, Any]]:
+    """Records by key. A last line that was cut short is left out."""
+    records = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        records[record["key"]] = record
+    return records
+
+
+def run_all(
+    runs: Sequence[Run], state: Path, *, minutes: float, workers: int, device: str, budget: Budget, tiny: bool = False
+) -> None:
+    """Execute what STATE/runs.jsonl does not have, `workers` at a time, until `minutes` are nearly over.
+
+    The groups of the mixes come from STATE/mixes. A line is written after each run, so that a rerun goes on.
+    """
+    end = time.monotonic() + 60 * minutes
+    results = state / "runs.jsonl"
+    records = read_records(results)
+    # Without a line that was cut short, which the next one would be appended to.
+    results.write_text("".join(json.dumps(record) + "\n" for record in records.values()))
+    waiting = [run for run in runs if run.key not in records]
+    took: dict[str, list[float]] = {run.mix: [] for run in runs}
+    for record in records.values():
+        took.setdefault(record["mix"], []).append(record["seconds"])
+    context = multiprocessing.get_context("spawn")
+    import torch
+
+    gpus = context.Queue()
+    for slot in range(workers):
+        gpus.put(str(slot % max(1, torch.cuda.device_count())))
+    with ProcessPoolExecutor(workers, context, _start, (gpus, state / "mixes", device, tiny)) as pool:
+        pending: dict[Future[dict[str, Any]], str] = {}
+        while True:
+            for run in _startable(waiting, took, end, workers - len(pending)):
+                waiting.remove(run)
+                pending[pool.submit(execute, run, state / "mixes", device, budget)] = run.key
+            if not pending:
+                break
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                key = pending.pop(future)
+                if error := future.exception():
+                    print(f"failed: {key}\n{''.join(traceback.format_exception(error))[-3000:]}", flush=True)
+                    continue
+                record = future.result()
+                took[record["mix"]].append(record["seconds"])
+                with results.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+                _print(record)
+    print(f"{len(waiting)} runs are left", flush=True)
+
+
+def _start(gpus: Any, *warm: Any) -> None:
+    """Take a GPU, before CUDA starts in this process, and load what every run needs."""
+    number = gpus.get()
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = listed.split(",")[int(number)] if listed else number
+    warm_up(*warm)
+
+
+def _startable(waiting: list[Run], took: dict[str, list[float]], end: float, number: int) -> Iterator[Run]:
+    """The first runs that will end in time."""
+    left = end - time.monotonic()
+    chosen = []
+    for run in waiting:
+        recent = took[run.mix][-8:]
+        expected = max(recent) * 1.1 if recent else FIRST_GUESS
+        if expected < left and len(chosen) < number:
+            chosen.append(run)
+    yield from chosen
+
+
+def _print(record: dict[str, Any]) -> None:
+    losses = {
+        name or "-": {part: [round(loss["macro"], 4), round(loss["token"], 4)] for part, loss in parts.items()}
+        for name, parts in record["loss"].items()
+    }
+    print(f"{record['seconds']:6.1f} s  {record['key']}  {record['trainable']}  {json.dumps(losses)}", flush=True)
