@@ -74,7 +74,8 @@ def train(
     """Train an adapter (or the whole model) and write it, its curve, its record and its card into `folder`.
 
     If a run was killed, call it again with the same arguments. It continues from its last checkpoint in `folder` and
-    gives the same final weights (on CPU the same bits).
+    gives the same final weights (on CPU the same bits). With another number of processes it continues too, if
+    `gradient_accumulation_steps` times that number stays the same; then the weights differ by rounding.
 
     Args:
         model: A base model, which `peft_config` changes in place. Without `peft_config`, a model that already has an
@@ -237,21 +238,41 @@ def _prepare(model: Any, peft_config: "PeftConfig | None") -> Any:
 def claim(folder: Path, run: Mapping[str, Any]) -> None:
     """Mark a folder of unfinished work as this run's.
 
+    Another number of processes may go on with it, if a step keeps its number of micro-batches: then each step trains
+    on the same documents.
+
     Raises:
         TrainingError: If it belongs to another run.
     """
     identity = folder / "identity.json"
     values = json.loads(json.dumps(run, default=str))
     if identity.exists():
-        differing = [name for name, value in json.loads(identity.read_text()).items() if values.get(name) != value]
-        if differing:
+        there = json.loads(identity.read_text())
+        mine, theirs = _without_processes(values), _without_processes(there)
+        if differing := [name for name, value in theirs.items() if mine.get(name) != value]:
             raise TrainingError(
                 f"{folder} holds checkpoints of a run with another {', '.join(differing)}. Delete that folder to "
                 f"start again, or choose another one."
             )
+        if _micro_batches(values) != _micro_batches(there):
+            raise TrainingError(
+                f"{folder} holds checkpoints of a run with {_micro_batches(there)} micro-batches a step; expected as "
+                f"many, got {_micro_batches(values)}: gradient_accumulation_steps times the number of processes, "
+                f"{values['num_processes']}. Change gradient_accumulation_steps, or delete that folder to start again."
+            )
     elif is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(identity, values)
+
+
+def _without_processes(identity: Mapping[str, Any]) -> dict[str, Any]:
+    config = {name: value for name, value in identity["config"].items() if name != "gradient_accumulation_steps"}
+    return {**identity, "config": config, "num_processes": None}
+
+
+def _micro_batches(identity: Mapping[str, Any]) -> int:
+    """Of a step, in all processes together."""
+    return int(identity["config"]["gradient_accumulation_steps"] * identity["num_processes"])
 
 
 def _check_trackers(config: TrainingConfig) -> None:

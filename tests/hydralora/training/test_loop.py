@@ -177,6 +177,8 @@ def test_checkpoints_of_another_run_are_refused(
             run(tmp_path, plain)
     with pytest.raises(TrainingError, match=r"checkpoints of a run with another config\. Delete that folder"):
         run(tmp_path, plain, learning_rate=1.0)
+    with pytest.raises(TrainingError, match=r"2 micro-batches a step; expected as many, got 3: gradient_accum"):
+        run(tmp_path, plain, gradient_accumulation_steps=3)
 
 
 def test_a_loss_that_is_no_number_stops_before_a_checkpoint(

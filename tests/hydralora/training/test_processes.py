@@ -135,6 +135,34 @@ def test_a_split_model_resumes_to_the_same_weights(tmp_path: Path, environment: 
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+@pytest.mark.parametrize("first", [1, 2], ids=["one_then_two_processes", "two_then_one_process"])
+def test_another_number_of_processes_resumes_on_the_same_batches(
+    tmp_path: Path, environment: dict[str, str], first: int
+) -> None:
+    """Each step has two micro-batches: two in one process, or one in each of two."""
+    config = {"max_steps": 24, "save_steps": 7, "learning_rate": 0.01}
+    commands = {1: COMMAND, 2: WHOLE}
+    runs = [tmp_path / name / "run.json" for name in ("whole", "changed")]
+    for run in runs:
+        run.parent.mkdir()
+
+    def start(run: Path, processes: int) -> "subprocess.Popen[bytes]":
+        text = save_run(run.parent, **config, gradient_accumulation_steps=2 // processes).read_text()
+        run.write_text(text.replace('"lora_dropout": 0.1', '"lora_dropout": 0.0'))
+        return subprocess.Popen([*commands[processes], str(run)], env=environment)
+
+    whole, changed = runs
+    assert start(whole, 1).wait() == 0
+    process = start(changed, first)
+    wait_for(changed.parent / "out" / "checkpoints" / "checkpoint-7" / "complete", process)
+    process.terminate()
+    process.wait()
+    assert start(changed, 3 - first).wait() == 0
+    expected, found = weights(whole), weights(changed)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5)
+
+
 def test_sigterm_leaves_no_child(tmp_path: Path, environment: dict[str, str]) -> None:
     run = save_run(tmp_path, max_steps=100_000, save_steps=5, gradient_accumulation_steps=1)
     with subprocess.Popen([*WHOLE, str(run)], env=environment) as process:
