@@ -11,14 +11,11 @@ from hydralora.base_model.embedded import (
 from hydralora.base_model.fingerprint import weights_fingerprint
 from hydralora.base_model.loading import fast_dtype, load_base_model, load_skeleton, load_tokenizer
 from hydralora.base_model.sharing import borrowed_base_model, taken_base_model
-from hydralora.base_model.sources import remembered_fingerprint
-from hydralora.base_model.unchanged import Witness
 
 __all__ = [
     "EMBEDDED",
     "EMBEDDED_ON_HUB",
     "BaseModelError",
-    "Witness",
     "borrowed_base_model",
     "default_cache_dir",
     "embedded_gguf",
@@ -27,7 +24,6 @@ __all__ = [
     "load_skeleton",
     "load_tokenizer",
     "provision_embedded_base_model",
-    "remembered_fingerprint",
     "taken_base_model",
     "weights_fingerprint",
 ]

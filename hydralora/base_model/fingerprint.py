@@ -4,13 +4,17 @@ import hashlib
 from typing import Any
 
 import torch
+from torch import Tensor
+
+_ROW = 1024  # words of 8 bytes that are added up
+_SAMPLES = 512  # words of each parameter
 
 
 def weights_fingerprint(model: Any) -> str:
-    """Hash of name, dtype, shape and bytes of every base parameter, 16 hex digits.
+    """Hash of name, dtype, shape and a checksum of the bytes of every base parameter, 16 hex digits.
 
-    It leaves out parameters of adapters and undoes PEFT's renaming of wrapped layers. So the value is the same before
-    and after `get_peft_model`.
+    All bytes are read, where the weights are: 0.05 s per GB on a core, less on a GPU. It leaves out parameters of
+    adapters and undoes PEFT's renaming of wrapped layers. So the value is the same before and after `get_peft_model`.
     """
     from torch.distributed.tensor import DTensor
 
@@ -18,8 +22,20 @@ def weights_fingerprint(model: Any) -> str:
     for name, parameter in sorted(base_parameters(model).items()):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter  # split between processes
-        digest.update(whole.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(_checksum(whole.detach()).cpu().numpy().data)
     return digest.hexdigest()
+
+
+def _checksum(weights: Tensor) -> Tensor:
+    """Sums of all bytes, row by row, and single words against changes of order within a row; int64."""
+    flat = weights.contiguous().view(-1).view(torch.uint8)
+    if flat.storage_offset() % 8:
+        flat = flat.clone()  # torch reads words only at multiples of their size
+    whole = len(flat) // 8
+    words, rest = flat[: whole * 8].view(torch.int64), flat[whole * 8 :].long()
+    rows = whole // _ROW
+    sums = words[: rows * _ROW].view(rows, _ROW).sum(1)
+    return torch.cat([sums, words[rows * _ROW :], rest, words[:: max(1, whole // _SAMPLES)]])
 
 
 def base_parameters(model: Any) -> dict[str, torch.nn.Parameter]:

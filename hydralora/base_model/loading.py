@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 
 from hydralora.base_model.embedded import EMBEDDED, BaseModelError, provision_embedded_base_model
-from hydralora.base_model.sources import remember_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -77,7 +76,6 @@ def load_base_model(
     model.name_or_path = name_or_path
     model.requires_grad_(False)
     model.eval()
-    remember_source(model, path, quantization=quantization)
     return model, tokenizer
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from hydralora.base_model.fingerprint import weights_fingerprint
 from hydralora.base_model.loading import load_base_model
-from hydralora.base_model.unchanged import Witness
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class _Lent:
     model: Any
     tokenizer: Any
-    witness: Witness
+    weights: str
     structure: list[Any]
 
 
@@ -44,7 +44,7 @@ def borrowed_base_model(**arguments: Any) -> Iterator[tuple["PreTrainedModel", "
     take_off_adapters(lent.model)
     if uses_cache is not None:
         lent.model.config.use_cache = uses_cache  # transformers' Trainer switches it off
-    if _structure(lent.model) == lent.structure and lent.witness.saw_a_change(lent.model) is False:
+    if _structure(lent.model) == lent.structure and weights_fingerprint(lent.model) == lent.weights:
         with _lock:
             _idle[_key(arguments)] = lent
 
@@ -62,7 +62,7 @@ def _take(arguments: dict[str, Any]) -> _Lent:
         _idle.clear()
     if lent is None:
         model, tokenizer = load_base_model(**arguments)
-        lent = _Lent(model, tokenizer, Witness.of(model), _structure(model))
+        lent = _Lent(model, tokenizer, weights_fingerprint(model), _structure(model))
     return lent
 
 

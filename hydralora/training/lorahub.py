@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from hydralora.base_model import Witness, remembered_fingerprint
+from hydralora.base_model import weights_fingerprint
 from hydralora.data import TokenisedDocuments
 from hydralora.evaluation import evaluate_documents
 from hydralora.training.config import Progress, TrainingConfig, TrainingError, TrainingResult
@@ -80,7 +80,7 @@ def train_lorahub(
     check_nevergrad()
     if config.fsdp:
         raise TrainingError("LoraHub does not split its base model (fsdp): the search needs the whole model")
-    base_weights, witness = remembered_fingerprint(model), Witness.of(model)
+    base_weights = weights_fingerprint(model)
     shares = _shares(documents, config)
     folders = [folder / "components" / share.name for share in shares]
     identity = run_identity(model, documents, config, base_weights, peft_values(peft_config))
@@ -106,7 +106,7 @@ def train_lorahub(
     with clear_errors(config, folder), _Cost(measure_energy) as cost:
         composed, search = search_weights(model, folders, examples, budget=budget, seed=config.seed)
     after = None if held_out is None else evaluate_documents(composed, held_out, pad_token_id=0)
-    check_base_unchanged(composed, witness, base_weights)
+    check_base_unchanged(composed, base_weights)
     parameters = parameter_values(composed)
     record = {
         **identity,
