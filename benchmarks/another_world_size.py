@@ -1,0 +1,98 @@
+"""Does a training that goes on with another number of GPUs end with the same weights? SmolLM2-135M's shapes, packed.
+
+    PYTHONPATH=. python benchmarks/another_world_size.py documents.npz --output another_world_size.json
+
+Trains the split with six experts on one GPU (twice, which shows what rounding alone does), on two, and killed after a
+checkpoint and continued with the other number: one then two, two then one. Each step has two micro-batches everywhere.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from end_to_end_speed import TOKENS_PER_STEP, Row, Tokenizer, adapter, base_model, documents
+from safetensors.torch import load_file
+
+from hydralora.training import TrainingConfig, train
+from hydralora.training.record import environment, write_json
+
+WORKER = "worker"
+STEPS, SAVE_STEPS = 60, 10
+RUNS = {"one": (1,), "one again": (1,), "two": (2,), "one, then two": (1, 2), "two, then one": (2, 1)}
+
+
+def work(path: Path, gpus: int, folder: Path) -> None:
+    """One process of a training."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    torch.manual_seed(0)
+    config = TrainingConfig(
+        max_steps=STEPS,
+        save_steps=SAVE_STEPS,
+        tokens_per_step=TOKENS_PER_STEP,
+        gradient_accumulation_steps=2 // gpus,
+        learning_rate=1e-3,
+    )
+    row = Row("135M mixed", "ours", "split", size="135M")
+    data = documents(path, False, with_gates=True)
+    train(base_model(row.size), Tokenizer(), data, folder, config, peft_config=adapter(row))  # type: ignore[arg-type]
+
+
+def start(path: Path, gpus: int, folder: Path) -> "subprocess.Popen[bytes]":
+    """A training as a process, or torchrun's."""
+    text = json.dumps({"path": str(path), "gpus": gpus, "folder": str(folder)})
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)] if gpus > 1 else []
+    return subprocess.Popen([sys.executable, *torchrun, __file__, WORKER, text])
+
+
+def trained(path: Path, gpus: tuple[int, ...], folder: Path) -> dict[str, torch.Tensor]:
+    """Weights at the end; every number but the last is killed after its first whole checkpoint."""
+    for number in gpus[:-1]:
+        process = start(path, number, folder)
+        while not (folder / "checkpoints" / f"checkpoint-{SAVE_STEPS}" / "complete").exists():
+            if process.poll() is not None:
+                raise RuntimeError(f"ended with {process.returncode} before its first checkpoint")
+            time.sleep(0.01)
+        process.terminate()
+        process.wait()
+    if start(path, gpus[-1], folder).wait():
+        raise RuntimeError("did not end well")
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Largest over the matrices of |a - b| / |b| (Frobenius), and the largest single difference."""
+    relative = [float((a[name] - b[name]).norm() / b[name].norm()) for name in b]
+    return {"relative": max(relative), "absolute": max(float((a[name] - b[name]).abs().max()) for name in b)}
+
+
+def main() -> None:
+    if sys.argv[1:2] == [WORKER]:
+        values = json.loads(sys.argv[2])
+        work(Path(values["path"]), values["gpus"], Path(values["folder"]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("documents", type=Path)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        expected: dict[str, torch.Tensor] = {}
+        for name, gpus in RUNS.items():
+            weights = trained(arguments.documents, gpus, Path(folder) / name.replace(" ", "_"))
+            expected = expected or weights
+            record = json.loads((Path(folder) / name.replace(" ", "_") / "run.json").read_text())
+            found[name] = {**difference(weights, expected), "steps": record["steps"], "tokens": record["tokens"]}
+            print(name, json.dumps(found[name]), flush=True)
+            write_json(arguments.output, {"environment": environment(), "steps": STEPS, "minus_one": found})
+
+
+if __name__ == "__main__":
+    main()
