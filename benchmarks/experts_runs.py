@@ -39,7 +39,7 @@ class Arm:
 
     Attributes:
         kind: "lora", "split" (an always-on LoRA beside N experts), "shared" (an always-on expert on the experts' A),
-            "tag" (a LoRA, with the tag of the group in each prompt) or "router" (HydraLoRA).
+            "tag" (a LoRA, with the tag of the group in each prompt), "router" (HydraLoRA) or "full" (all weights).
         learning_rate: its peak; that of B is four times that (LoRA+).
         groups: of `Mix.labels`, that decide the expert or the tag of a training document.
         held_out: groups for held-out documents; the first one counts. Default: `groups`.
@@ -139,8 +139,12 @@ def execute(run: Run, folder: Path, device: str, budget: Budget = Budget()) -> d
     arm, mix = run.arm, load_mix(path)
     training, held_out = mix.indices("train")[: budget.training], _thinned(mix.indices(*HELD_OUT), budget.held_out)
     torch.manual_seed(run.seed)
-    config = arm.peft_config(mix.n_groups(arm.groups) if arm.groups else 1)
-    model = get_peft_model(copy.deepcopy(study_runs.base_model(device)), config)
+    model: Any = copy.deepcopy(study_runs.base_model(device))
+    if arm.kind == "full":
+        model, experts, rank = model.float().requires_grad_(True), 0, 0
+    else:
+        config = arm.peft_config(mix.n_groups(arm.groups) if arm.groups else 1)
+        model, experts, rank = get_peft_model(model, config), config.num_experts, config.r
     training_config = TrainingConfig(
         num_train_epochs=1,
         learning_rate=arm.learning_rate,
@@ -160,8 +164,8 @@ def execute(run: Run, folder: Path, device: str, budget: Budget = Budget()) -> d
         "mix": run.mix,
         "arm": arm.name,
         "seed": run.seed,
-        "experts": config.num_experts,
-        "r": config.r,
+        "experts": experts,
+        "r": rank,
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
         **{name: record[name] for name in ("steps", "tokens", "padding")},
         "training_loss": record["losses"],
@@ -178,7 +182,7 @@ def execute(run: Run, folder: Path, device: str, budget: Budget = Budget()) -> d
 def held_out_losses(model: Any, path: Path, arm: Arm, documents: Ints, device: str) -> dict[str, NDArray[np.float32]]:
     """Summed loss of each document; under each of the arm's groups where it takes groups from outside."""
     mix = load_mix(path)
-    if arm.kind in ("lora", "router"):
+    if arm.kind in ("lora", "router", "full"):
         return {"": document_sums(model, mix, documents, None, device)}  # type: ignore[arg-type]
     losses: dict[str, NDArray[np.float32]] = {}
     first, *others = arm.held_out or (arm.groups,)

@@ -25,6 +25,7 @@ SEEDS = (1, 2, 3, 4, 5)
 RATE = 1.2e-3  # of all arms with experts; chosen on validation documents of "six" in an earlier study
 LORA_RATES = (1e-3, 7e-4, 1.5e-3)
 LOWER_RATES = (7e-4, 4e-4, 2.5e-4)
+FULL_RATES = (1e-4, 4e-5, 1.5e-5)
 SMOKE = Budget(training=12, held_out=12, tokens_per_step=512)
 SMOKE_DOCUMENTS = 120
 
@@ -44,7 +45,7 @@ def planned(elbows: dict[str, int]) -> list[Run]:
     the two smaller mixes want lower rates, so the second part gives rates to both sides there.
     """
     found = [mix for mix in MIXES if elbows.get(mix, 6) != 6]
-    parts = (_at_fixed_rates(found), _rates_for_both_sides(), _other_arms(), _sizes(), _last_seeds())
+    parts = (_at_fixed_rates(found), _rates_for_both_sides(), _other_arms(), _sizes(), _last_seeds(), _further())
     return list(dict.fromkeys(run for part in parts for run in part))
 
 
@@ -95,6 +96,17 @@ def _sizes() -> list[Run]:
 
 def _last_seeds() -> list[Run]:
     return [run for rate in LOWER_RATES for run in _with_rate(rate, SEEDS[3:])]
+
+
+def _further() -> list[Run]:
+    """Other N on the smaller mixes, at two rates; all weights; and lower rates on "six"."""
+    rates = LOWER_RATES[:2]
+    sizes = tuple(Arm("split", rate, f"hidden_k{k}") for rate in rates for k in (2, 4, 12, 16))
+    full = tuple(Arm("full", rate) for rate in FULL_RATES)
+    lower = tuple(by_hidden(rate=rate) for rate in (8e-4, 5e-4))
+    tags = tuple(Arm("tag", rate, "source", ("source_text", "source")) for rate in rates)
+    runs = _of(full, MIXES, SEEDS[:1]) + _of((*lower, Arm("lora", 5e-4)), ("six",), SEEDS[:2])
+    return runs + _of(tags, ("exams", "flan"), SEEDS[:3]) + _of(sizes, ("exams", "flan"), SEEDS[:2])
 
 
 def _of(arms: Sequence[Arm], mixes: Sequence[str], seeds: Sequence[int]) -> list[Run]:
