@@ -79,7 +79,7 @@ class TokenisedDocuments:
     def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> "TokenisedDocuments":
         """The documents with new or replaced columns; a column has one value for each document."""
         dataset = self.dataset
-        with _quiet_datasets():
+        with _quiet_datasets(), _no_cache_files():
             for name, values in columns.items():
                 if name in dataset.column_names:
                     dataset = dataset.remove_columns(name)
@@ -273,3 +273,18 @@ def _quiet_datasets() -> Iterator[None]:
         yield
     finally:
         datasets.enable_progress_bars()
+
+
+@contextmanager
+def _no_cache_files() -> Iterator[None]:
+    """Keep what `datasets` computes on the way in temporary files, not beside the finished files that it reads."""
+    import datasets
+
+    if not datasets.is_caching_enabled():
+        yield
+        return
+    datasets.disable_caching()
+    try:
+        yield
+    finally:
+        datasets.enable_caching()

@@ -25,12 +25,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import dagster as dg
 
-from pipelines.store.artifacts import Artifact, build_artifact
+from pipelines.store.artifacts import Artifact, ArtifactError, Draft, build_artifact
 from pipelines.store.configuration import describe_limits
 from pipelines.store.failures import clear_failures
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.store.metadata import file_image, table_metadata
-from pipelines.store.versions import code_version
+from pipelines.store.versions import check_data_files, code_version
 
 THUMBNAIL = "thumbnail.png"
 CONFIG_CLASSES: dict[str, type[dg.Config]] = {}
@@ -199,16 +199,27 @@ class _Declared:
         given |= {name: getattr(context.resources, name) for name in self.resources}
         if self.config is not None:
             given["config"] = self.config(**context.op_execution_context.op_config)
+        config = self._identity(given)
         artifact = build_artifact(
             store.path,
             self.function.__name__,
-            build=lambda draft: self.function(**_taken(self.function, given | {"draft": draft})),
+            build=lambda draft: self._build(draft, given, config),
             code_version=code_version(self.function.__module__),
-            config=self._identity(given),
+            config=config,
             inputs=inputs,
             say=context.log.info,
         )
         return self._result(artifact, self.describe(**_taken(self.describe, given | {"artifact": artifact})))
+
+    def _build(self, draft: Draft, given: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Compute, then look whether files changed meanwhile that the fingerprint stands for."""
+        self.function(**_taken(self.function, {**given, "draft": draft}))
+        check_data_files(self.function.__module__)
+        if self.identity is not None and (changed := _differing(config, self._identity(given))):
+            raise ArtifactError(
+                f"what it reads changed while it was read: {', '.join(changed)}. The result would belong to neither "
+                f"version, so nothing was stored. Run again once nobody writes there."
+            )
 
     def _identity(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration, and the identity of everything else that changes the result."""
@@ -254,6 +265,16 @@ def _taken(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, 
     """The entries of `given` that `function` has as parameters."""
     names = inspect.signature(function).parameters
     return {name: value for name, value in given.items() if name in names}
+
+
+def _differing(before: Any, after: Any, name: str = "") -> list[str]:
+    """Names of the innermost values that differ: paths of files, where those are the keys."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted(before.keys() | after.keys())
+        return [found for key in keys for found in _differing(before.get(key), after.get(key), key)]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return [found for pair in zip(before, after, strict=True) for found in _differing(*pair, name)]
+    return [] if before == after else [name]
 
 
 def _stops(check: dg.AssetCheckResult) -> bool:

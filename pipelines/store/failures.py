@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-PROJECT = ("analysis", "hydralora", "pipelines")
+from pipelines.store.source_files import PROJECT
+
 _ADVICE = {
     "PermissionError": "Give this user the right to it, or name another place.",
     "FileNotFoundError": "It was there when the run began, or should have been: was it moved or deleted?",

@@ -2,18 +2,24 @@
 
 An artifact belongs to the code that made it. People forget to update version numbers or module lists by hand, and then
 an old result is used for new code. A needless rebuild is the cheaper mistake.
+
+The sources are those with which this process started; `pipelines.store.source_files` refuses to import others.
 """
 
 import ast
 import functools
 import hashlib
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-PROJECT = ("analysis", "hydralora", "pipelines")
-DATA_SUFFIXES = (".j2", ".css", ".js")
-"""Suffixes of the files in a package that its code reads: templates, style sheets, scripts."""
+from pipelines.store.source_files import (
+    DATA_SUFFIXES,
+    PROJECT,
+    SourceChangedError,
+    at_start,
+    check_unchanged,
+    module_files,
+)
 
 
 @functools.cache
@@ -32,8 +38,35 @@ def code_version(module: str) -> str:
     for reached in sorted(reached_modules(module)):
         for path in _files(reached):
             digest.update(f"{reached} {path.name}\n".encode())
-            digest.update(path.read_bytes())
+            digest.update(at_start(path))
     return digest.hexdigest()
+
+
+def check_version(module: str, expected: str) -> None:
+    """Check in a child process that it runs the code of its parent.
+
+    Args:
+        expected: the parent's `code_version(module)`.
+
+    Raises:
+        SourceChangedError: the sources changed after the parent started.
+    """
+    if code_version(module) != expected:
+        raise SourceChangedError(
+            f"{module}, or a module that it imports, was edited after the run started: expected version {expected}, "
+            f"found {code_version(module)}. Run again, which computes everything with the new code."
+        )
+
+
+def check_data_files(module: str) -> None:
+    """Check that templates, style sheets and scripts that `module` reaches are those with which this process started.
+
+    Raises:
+        SourceChangedError: one was edited.
+    """
+    for path in {path for reached in reached_modules(module) for path in _files(reached)}:
+        if path.suffix in DATA_SUFFIXES:
+            check_unchanged(path)
 
 
 @functools.cache
@@ -59,7 +92,7 @@ def _imported(module: str) -> tuple[str, ...]:
     assert source is not None
     package = module if source.name == "__init__.py" else module.rpartition(".")[0]
     names: list[str] = []
-    for node in _running_nodes(ast.parse(source.read_text())):
+    for node in _running_nodes(ast.parse(at_start(source))):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -100,20 +133,4 @@ def _files(module: str) -> list[Path]:
 @functools.cache
 def _source(module: str) -> Path | None:
     """The source file of a project module; None if there is no such module."""
-    package, *parts = module.split(".")
-    root = _root(package)
-    if root is None:
-        return None
-    path = root.joinpath(*parts)
-    if (path / "__init__.py").is_file():
-        return path / "__init__.py"
-    file = path.with_suffix(".py")
-    return file if parts and file.is_file() else None
-
-
-@functools.cache
-def _root(package: str) -> Path | None:
-    if package not in PROJECT:
-        return None
-    spec = importlib.util.find_spec(package)  # for a submodule, find_spec would import its parent packages
-    return None if spec is None or spec.origin is None else Path(spec.origin).parent
+    return next((path for path in module_files(module) if path.is_file()), None)

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from pipelines.store.configuration import limited
+from pipelines.store.versions import code_version
 from pipelines.training.adapters import TrainingJob, train_adapter
 from pipelines.training.recipe import BaseModel, Recipe
-from pipelines.training.training_process import ERROR
+from pipelines.training.training_process import ERROR, MODULE, VERSION
 
 if TYPE_CHECKING:
     from hydralora.data import TokenisedDocuments
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 FOLDER = "process"
 """Temporary folder beside the results of a running training, with its description, output and tokens."""
-_MODULE = "pipelines.training.training_process"
 _SECONDS_TO_END = 40  # longer than the 30 s that torchrun gives its processes
 
 
@@ -148,9 +148,9 @@ class Launcher(dg.ConfigurableResource):
 
     def _command(self, description: Path) -> list[str]:
         if self.processes_per_training == 1:
-            return [sys.executable, "-m", _MODULE, "--config", str(description)]
+            return [sys.executable, "-m", MODULE, "--config", str(description)]
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes_per_training}"]
-        return [sys.executable, *torchrun, "-m", _MODULE, "--config", str(description)]
+        return [sys.executable, *torchrun, "-m", MODULE, "--config", str(description)]
 
     def environment(self, slot: int) -> dict[str, str]:
         """Environment variables that give a training its threads and GPUs."""
@@ -203,7 +203,7 @@ class _Process:
         output = self._stack.enter_context((self._folder / "output.log").open("wb"))
         self._process = subprocess.Popen(
             command,
-            env={**environment, **session.get_bootstrap_env_vars()},
+            env={**environment, VERSION: code_version(MODULE), **session.get_bootstrap_env_vars()},
             stdin=subprocess.PIPE,  # nothing is written to it; the process ends when it is closed
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -14,6 +14,9 @@ import traceback
 from pathlib import Path
 
 ERROR = "error.txt"
+MODULE = "pipelines.training.training_process"
+VERSION = "HYDRALORA_CODE_VERSION"
+"""Environment variable with the code version of `MODULE` in the launcher."""
 
 
 def main() -> None:
@@ -31,6 +34,11 @@ def main() -> None:
 
 
 def _run(path: Path) -> None:
+    from pipelines.store.versions import check_version
+
+    if expected := os.environ.get(VERSION):
+        check_version(MODULE, expected)
+
     from hydralora.training.run import run_from_json
     from pipelines.training.progress import progress_events
 
@@ -49,8 +57,10 @@ def _leave_error(path: Path, error: Exception) -> None:
     from hydralora.data import DataError
     from hydralora.methods import MethodError
     from hydralora.training import TrainingError
+    from pipelines.store.source_files import SourceChangedError
 
-    explained = isinstance(error, BaseModelError | DataError | MethodError | TrainingError)
+    ours = BaseModelError | DataError | MethodError | SourceChangedError | TrainingError
+    explained = isinstance(error, ours)
     try:
         with path.open("x") as file:
             file.write(str(error) if explained else "".join(traceback.format_exception(error)))

@@ -2,10 +2,16 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines.home import prepare
+from tests.chaos import postgres
 from tests.chaos.job import Setup, contents, differences, made, run, setup, start, wait
+from tests.chaos.progress import Outcome, Try
 
 VARIANTS = 8
 
@@ -21,29 +27,72 @@ def variant(folder: Path, number: int, store: Path, home: Path) -> Setup:
     return setup(folder, "corpus", store, home=home, **ops)
 
 
-def runs_at_once(folder: Path, home: Path, *, repetitions: int, runs: int = VARIANTS) -> dict[str, Any]:
-    """Runs with different configurations, then with the same; each compared with its configuration alone."""
+def tries(folder: Path, short: bool) -> Iterator[Try]:
+    """Runs with different configurations, and with the same, on SQLite and on PostgreSQL."""
+    runs, repetitions = (3, 1) if short else (VARIANTS, 3)
+    kept = ("sqlite",) if short or postgres.programs() is None else ("sqlite", "postgresql")
+    for storage in kept:
+        for repetition in range(repetitions):
+            for kind in ("different", "same"):
+                attempt = partial(runs_at_once, folder / "crowd", storage, kind, repetition, runs)
+                yield Try(f"{storage} {kind} {repetition}", attempt)
+
+
+def runs_at_once(folder: Path, storage: str, kind: str, repetition: int, runs: int) -> Outcome:
+    """Runs on one store; each compared with its configuration alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    alone = [_alone(folder, number, home) for number in range(runs)]
-    result: dict[str, Any] = {"runs": 0, "right": 0, "failed": [], "wrong": []}
-    for repetition in range(repetitions):
-        for kind in ("different", "same"):
-            store = folder / f"{kind}-{repetition}"
-            setups = [variant(folder, n if kind == "different" else 0, store, home) for n in range(runs)]
-            logs = [folder / f"{kind}-{repetition}-{n}.log" for n in range(runs)]
-            codes = [wait(process) for process in [start(*pair) for pair in zip(setups, logs, strict=True)]]
-            for n, code in enumerate(codes):
-                result["runs"] += 1
-                name = f"{kind} {repetition} {n}"
-                if code:
-                    result["failed"].append({"run": name, "log": logs[n].read_text()[-2000:]})
-                    continue
-                found = differences(alone[n if kind == "different" else 0], made(store, logs[n]))
-                result["right"] += not found
-                result["wrong"] += [{"run": name, "files": found}] if found else []
-            shutil.rmtree(store)
-            print(f"{kind} {repetition}: {result['right']} of {result['runs']} right", flush=True)
-    return result
+    with _home(folder, storage) as home:
+        alone = [_alone(folder, number, home) for number in range(runs if kind == "different" else 1)]
+        store = folder / f"{kind}-{repetition}"
+        shutil.rmtree(store, ignore_errors=True)
+        setups = [variant(folder, n if kind == "different" else 0, store, home) for n in range(runs)]
+        logs = [folder / f"{storage}-{kind}-{repetition}-{n}.log" for n in range(runs)]
+        codes = [wait(process) for process in [start(*pair) for pair in zip(setups, logs, strict=True)]]
+    expected = alone if kind == "different" else alone * runs
+    failed = [log.read_text()[-2000:] for code, log in zip(codes, logs, strict=True) if code]
+    wrong = [
+        differences(one, made(store, log)) for one, log, code in zip(expected, logs, codes, strict=True) if not code
+    ]
+    wrong = [names for names in wrong if names]
+    shutil.rmtree(store)
+    return {
+        "storage": storage,
+        "runs": runs,
+        "right": runs - len(failed) - len(wrong),
+        "failed": failed,
+        "wrong": wrong,
+    }
+
+
+def summary(outcomes: list[Outcome]) -> dict[str, Any]:
+    """Figures for each storage."""
+    found: dict[str, Any] = {}
+    for storage in sorted({one["storage"] for one in outcomes}):
+        of = [one for one in outcomes if one["storage"] == storage]
+        found[storage] = {
+            "runs": sum(one["runs"] for one in of),
+            "right": sum(one["right"] for one in of),
+            "failed": [text for one in of for text in one["failed"]],
+            "wrong": [names for one in of for names in one["wrong"]],
+        }
+    if "postgresql" not in found:
+        found["postgresql"] = {"not_tried": "long form only; needs PostgreSQL (Debian: apt-get install postgresql)"}
+    return found
+
+
+@contextmanager
+def _home(folder: Path, storage: str) -> Iterator[Path]:
+    """A Dagster home with this storage."""
+    home = folder / f"home-{storage}"
+    if storage == "sqlite":
+        prepare(home)
+        yield home
+        return
+    home.mkdir(exist_ok=True)
+    with postgres.cluster() as url:
+        (home / "dagster.yaml").write_text(f"storage:\n  postgres:\n    postgres_url: {url}\n")
+        prepare(home)
+        yield home
 
 
 def _alone(folder: Path, number: int, home: Path) -> dict[str, str]:

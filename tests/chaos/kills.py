@@ -5,59 +5,88 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.job import assets_in_order, contents, differences, leftovers, run, setup, start, wait, wait_for
+from tests.chaos.job import (
+    Setup,
+    assets_in_order,
+    contents,
+    differences,
+    leftovers,
+    reference,
+    run,
+    setup,
+    start,
+    unlisted,
+    wait,
+    wait_for,
+)
+from tests.chaos.progress import Outcome, Try
+
+TRIALS = {"hydralora": 11, "corpus": 6}
 
 
-def kill_everywhere(folder: Path, job: str, *, trials: int, seed: int = 0) -> dict[str, Any]:
-    """In each trial every asset of the job is killed once, one after the other, on one store."""
-    draw = random.Random(seed)
-    reference = setup(folder, job, folder / "reference")
-    if not reference.store.exists():
-        assert run(reference, folder / "reference.log") == 0, (folder / "reference.log").read_text()[-3000:]
-    expected, order = contents(reference.store), assets_in_order(reference.store)
-    kills: dict[str, int] = {}
-    failed, wrong, partial = [], [], 0
-    for trial in range(trials):
-        work = setup(folder, job, folder / f"killed-{trial}")
-        log = folder / f"killed-{trial}.log"
-        for asset, seconds in order:
-            killed = kill_in(work, log, asset, draw.random() * seconds)
-            kills[asset] = kills.get(asset, 0) + killed
-            partial += bool(leftovers(work.store))
-        if run(work, log) != 0:
-            failed.append({"trial": trial, "log": log.read_text()[-2000:]})
-        found = differences(expected, contents(work.store)) + leftovers(work.store)
-        wrong += [{"trial": trial, "differences": found}] if found else []
-        if not found and work.store.exists():
-            shutil.rmtree(work.store)
-        print(
-            f"{job}: trial {trial}, {sum(kills.values())} kills, wrong {len(wrong)}, failed {len(failed)}", flush=True
-        )
+def tries(folder: Path, short: bool) -> Iterator[Try]:
+    """In each, every asset of the job is killed once, one after the other, on one store."""
+    for job, trials in ({"corpus": 1} if short else TRIALS).items():
+        for trial in range(trials):
+            yield Try(f"{job} {trial}", partial(trial_of, folder / job, job, trial))
+
+
+def trial_of(folder: Path, job: str, trial: int) -> Outcome:
+    """One store that is killed in every asset, and then left in peace."""
+    draw = random.Random(f"{job} {trial}")
+    expected = reference(folder, job)
+    work, log = setup(folder, job, folder / f"killed-{trial}"), folder / f"killed-{trial}.log"
+    shutil.rmtree(work.store, ignore_errors=True)
+    kills, seen = [], 0
+    for asset, seconds in assets_in_order(folder / "reference"):
+        if kill_in(work, log, asset, draw.random() * seconds):
+            kills.append(asset)
+        seen += bool(leftovers(work.store))
+    code = run(work, log)
+    found = differences(expected, contents(work.store)) + leftovers(work.store) + unlisted(work.store)
+    if not found:
+        shutil.rmtree(work.store)
+    failure = log.read_text()[-2000:] if code else ""
     return {
         "job": job,
-        "trials": trials,
-        "kills": sum(kills.values()),
-        "kills_by_asset": kills,
-        "kills_with_leftovers": partial,
-        "files_compared": len(expected),
-        "runs_that_failed": failed,
-        "trials_with_differences": wrong,
+        "kills": kills,
+        "with_leftovers": seen,
+        "files": len(expected),
+        "failure": failure,
+        "differ": found,
     }
 
 
-def kill_in(work: Any, log: Path, asset: str, after: float) -> bool:
+def kill_in(work: Setup, log: Path, asset: str, after: float) -> bool:
     """Kill a run with its children so long after it began to build an asset; False if it ended first."""
     process = start(work, log)
-    building = wait_for(
-        lambda: any((work.store / asset).glob("*.partial")) and os.path.isdir(work.store), seconds=300, process=process
-    )
-    if building:
+    if wait_for(lambda: any((work.store / asset).glob("*.partial")), seconds=300, process=process):
         time.sleep(after)
     try:
         os.killpg(process, signal.SIGKILL)
     except ProcessLookupError:
         os.kill(process, signal.SIGKILL)
     return wait(process) == -signal.SIGKILL
+
+
+def summary(outcomes: list[Outcome]) -> dict[str, Any]:
+    """Figures for each job."""
+    found: dict[str, Any] = {"kills": sum(len(one["kills"]) for one in outcomes)}
+    for job in sorted({one["job"] for one in outcomes}):
+        of = [one for one in outcomes if one["job"] == job]
+        killed = [asset for one in of for asset in one["kills"]]
+        found[job] = {
+            "trials": len(of),
+            "kills": len(killed),
+            "kills_by_asset": {asset: killed.count(asset) for asset in sorted(set(killed))},
+            "kills_with_leftovers": sum(one["with_leftovers"] for one in of),
+            "files_compared": max(one["files"] for one in of),
+            "runs_that_failed": [one["failure"] for one in of if one["failure"]],
+            "trials_with_differences": [one["differ"] for one in of if one["differ"]],
+        }
+    return found

@@ -6,55 +6,128 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.job import contents, run, setup
+import yaml
+
+from tests.chaos.full_disk import can_mount
+from tests.chaos.job import Setup, contents, reference, run, setup, wait
+from tests.chaos.progress import Outcome, Try
+
+USER = "nobody"
 
 
-def finished_store_read_only(folder: Path, job: str) -> dict[str, Any]:
+def tries(folder: Path, short: bool) -> Iterator[Try]:
+    """Runs on a finished store: by its owner without the right to write, and by a user who may only read it."""
+    job = "corpus" if short else "hydralora"
+    yield Try(f"{job} read-only", partial(read_only_store, folder / job, job))
+    if can_mount():
+        yield Try(f"{job} another user", partial(store_of_another_user, folder / job, job))
+
+
+def read_only_store(folder: Path, job: str) -> Outcome:
     """A run on a finished store without the right to write; as root on a read-only mount."""
-    work = setup(folder, job, folder / "reference")
-    if not work.store.exists():
-        assert run(work, folder / "reference.log") == 0, (folder / "reference.log").read_text()[-3000:]
-    expected, log = contents(work.store), folder / "read-only.log"
-    store, mounted = str(work.store), os.geteuid() == 0
-    if mounted:
-        subprocess.run(["mount", "--bind", store, store], check=True)
-        subprocess.run(["mount", "-o", "remount,ro,bind", store], check=True)
-    else:
-        subprocess.run(["chmod", "-R", "a-w", store], check=True)
-    try:
+    expected, work, log = reference(folder, job), setup(folder, job, folder / "reference"), folder / "read-only.log"
+    with _read_only(work.store) as how:
         code = run(work, log)
         unchanged = contents(work.store) == expected
-    finally:
-        subprocess.run(["umount", store] if mounted else ["chmod", "-R", "u+w", store], check=True)
-    return {"job": job, "how": "read-only bind mount" if mounted else "chmod", "code": code, "unchanged": unchanged}
+    return {"job": job, "how": how, "code": code, "unchanged": unchanged, "said": log.read_text()[-2000:] * (code != 0)}
 
 
-def finished_store_of_another_user(folder: Path, job: str, user: str = "nobody") -> dict[str, Any]:
-    """A run as a user who may read the store and nothing more; needs root."""
-    work = setup(folder, job, folder / "reference", home=folder / f"home-{user}")
+def store_of_another_user(folder: Path, job: str) -> Outcome:
+    """A user with a home of its own runs on the store, and asks for its results; needs root.
+
+    Nothing may be built: the store belongs to root, is mounted read-only, and is the same afterwards.
+    """
+    expected = reference(folder, job)
+    work = setup(folder, job, folder / "reference", home=folder / f"home-{USER}")
     for path in [folder, *folder.parents]:
         if path.stat().st_uid == os.geteuid() and path != Path("/"):
             path.chmod(path.stat().st_mode | 0o055)
-    log = work.home / "run.log"
     shutil.rmtree(work.home, ignore_errors=True)
-    for path in (work.home, log):  # the folder first
-        path.touch() if path == log else path.mkdir()
-        shutil.chown(path, user)
-    load_all((folder / "read-only.modules").read_text().split())
+    work.home.mkdir()
+    log, configuration = work.home / "run.log", work.home / "configuration.yaml"
+    log.touch()
+    configuration.write_text(yaml.safe_dump(work.config))
+    for path in (work.home, log, configuration):
+        shutil.chown(path, USER)
+    with _read_only(work.store):
+        code = _as_user(lambda: run(work, log), work.home)
+        results = _as_user(lambda: _results(work, configuration, job), work.home)
+        unchanged = contents(work.store) == expected
+    said = log.read_text()
+    return {
+        "job": job,
+        "user": USER,
+        "code": code,
+        "summary": results if job == "hydralora" else "the job corpus has no summary",
+        "unchanged": unchanged,
+        "said": said[-2000:] if code or results else "",
+    }
+
+
+@contextmanager
+def _read_only(store: Path) -> Iterator[str]:
+    """The store without the right to write. Yields how that was done."""
+    folder, mounted = str(store), can_mount()
+    if mounted:
+        subprocess.run(["mount", "--bind", folder, folder], check=True)
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+    else:
+        subprocess.run(["chmod", "-R", "a-w", folder], check=True)
+    try:
+        yield "read-only bind mount" if mounted else "chmod"
+    finally:
+        subprocess.run(["umount", folder] if mounted else ["chmod", "-R", "u+w", folder], check=True)
+
+
+def _as_user(action: Any, home: Path) -> int:
+    """The exit code of an action in a process of another user, whose home is `home`."""
+    # Before it becomes the user, the process imports what a run imports: where the interpreter is in root's own
+    # folder, the user may not read it.
     process = os.fork()
-    if not process:
-        os.setgid(pwd.getpwnam(user).pw_gid)
-        os.setuid(pwd.getpwnam(user).pw_uid)
-        os._exit(run(work, log) & 0xFF)
-    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    return {"job": job, "user": user, "code": code, "log": "" if code == 0 else log.read_text()[-2000:]}
+    if process:
+        return wait(process)
+    code = 1
+    try:
+        for name in _modules_of_a_run(home.parent):
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+        os.environ.update(HOME=str(home), DAGSTER_DISABLE_TELEMETRY="1", TMPDIR=str(home), MPLCONFIGDIR=str(home))
+        os.chdir(home)
+        os.setgroups([])
+        os.setgid(pwd.getpwnam(USER).pw_gid)
+        os.setuid(pwd.getpwnam(USER).pw_uid)
+        code = action() & 0xFF
+    finally:
+        os._exit(code)
 
 
-def load_all(modules: list[str]) -> None:
-    """Import what an earlier run imported: another user may not read the interpreter's own files."""
-    for name in modules:
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
+def _modules_of_a_run(folder: Path) -> list[str]:
+    return (folder / "reference.modules").read_text().split()
+
+
+def _results(work: Setup, configuration: Path, job: str) -> int:
+    """`python -m pipelines.summary`, as the user calls it."""
+    from pipelines import summary as command
+
+    if job == "corpus":
+        return 0
+    handle = os.open(work.home / "run.log", os.O_WRONLY | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.argv = ["summary", str(configuration)]
+    command.main()
+    print("the end", flush=True)
+    return 0
+
+
+def summary(outcomes: list[Outcome]) -> dict[str, Any]:
+    """The outcomes by kind."""
+    found: dict[str, Any] = {"read_only": next(one for one in outcomes if "how" in one)}
+    return found | {"another_user": one for one in outcomes if "user" in one}

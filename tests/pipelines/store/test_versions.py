@@ -9,7 +9,8 @@ import pytest
 
 from pipelines.definitions import defs
 from pipelines.store import versions
-from pipelines.store.versions import PROJECT, code_version, reached_modules
+from pipelines.store.source_files import PROJECT
+from pipelines.store.versions import code_version, reached_modules
 
 ROOT = Path(__file__).parents[3]
 
@@ -47,6 +48,7 @@ def test_a_changed_module_changes_the_assets_that_reach_it_and_no_others(
     reached = {asset: reached_modules(asset) for asset in asset_modules()}
     modules = project_modules(copy)
     monkeypatch.setattr(versions, "_source", modules.get)
+    monkeypatch.setattr(versions, "at_start", Path.read_bytes)
     monkeypatch.setattr(versions, "reached_modules", reached.__getitem__)
     fresh = versions.code_version.__wrapped__
     before = {asset: fresh(asset) for asset in reached}
