@@ -54,7 +54,9 @@ def setup(folder: Path, job: str, store: Path, *, home: Path | None = None, **op
         values |= {name: {"config": value} for name, value in SMALL.items()}
     for name, changed in {"cluster_sweep": {"max_clusters": 4, "n_init": 1}, **ops}.items():
         values[name] = {"config": {**values.get(name, {}).get("config", {}), **changed}}
-    given = resources(folder, recipe={"max_steps": 6, "save_steps": 2}) | {"store": {"config": {"directory": str(store)}}}
+    given = resources(folder, recipe={"max_steps": 6, "save_steps": 2}) | {
+        "store": {"config": {"directory": str(store)}}
+    }
     if job == "corpus":
         given = {"store": given["store"]}
     return Setup(job, home or folder / "home", {"ops": values, "resources": given})
