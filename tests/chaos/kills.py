@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -63,10 +62,15 @@ def trial_of(folder: Path, job: str, trial: int) -> Outcome:
 
 
 def kill_in(work: Setup, log: Path, asset: str, after: float) -> bool:
-    """Kill a run with its children so long after it began to build an asset; False if it ended first."""
+    """Kill a run with its children so long after it began to build an asset, at the latest when the asset is finished.
+
+    Returns:
+        False if the run ended first.
+    """
     process = start(work, log)
-    if wait_for(lambda: any((work.store / asset).glob("*.partial")), seconds=300, process=process):
-        time.sleep(after)
+    building = lambda: any((work.store / asset).glob("*.partial"))  # noqa: E731
+    if wait_for(building, seconds=300, process=process):
+        wait_for(lambda: not building(), seconds=after, process=process)
     try:
         os.killpg(process, signal.SIGKILL)
     except ProcessLookupError:
