@@ -33,7 +33,7 @@ def chunked_cross_entropy(
     Args:
         hidden: Input of the output layer, [n, d].
         layer: Frozen output layer with logits [n, vocabulary].
-        targets: Token ids [n].
+        targets: Token ids [n]; those of torch's ignored index, -100, have no loss.
         chunk: Number of tokens whose logits are held at the same time.
     """
     loss: Tensor = _ChunkedCrossEntropy.apply(hidden, layer.weight, layer.bias, targets, chunk)
@@ -54,13 +54,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             part, words = states[begin : begin + chunk], targets[begin : begin + chunk, None]
             logits = F.linear(part, matrix, offset).float()
             log_normaliser = logits.logsumexp(1, keepdim=True)
-            loss += (log_normaliser - logits.gather(1, words)).sum()
+            counts = words >= 0
+            words = words.clamp(min=0)
+            loss += (log_normaliser - logits.gather(1, words)).mul(counts).sum()
             if gradient is None:
                 continue
             # Overwrite the logits by their gradient: softmax, minus 1 at the target.
             probabilities = logits.sub_(log_normaliser).exp_()
             probabilities.scatter_add_(1, words, probabilities.new_full((1, 1), -1.0).expand(words.shape))
-            torch.mm(probabilities.to(dtype), matrix, out=gradient[begin : begin + chunk])
+            rows = gradient[begin : begin + chunk]
+            torch.mm(probabilities.to(dtype), matrix, out=rows)
+            rows.mul_(counts)
         ctx.hidden_dtype = hidden.dtype
         ctx.save_for_backward(gradient)
         return loss

@@ -44,6 +44,9 @@ class TrainingConfig:
             in both cases.
         fused_kernels: Whether liger-kernel (`pip install hydralora[fast]`) runs norms, gated activations and rotary
             positions of the base model as one kernel each. "auto" uses it on GPUs if it is installed.
+        cuda_graphs: Whether to record the forward and backward pass of a packed row as a CUDA graph and replay it. It
+            takes Python out of the step, which is what limits small models. "auto" tries it on one GPU and keeps it if
+            it is faster.
         gradient_checkpointing: Whether to compute activations again in the backward pass, to save memory.
         autocast: Whether to use bfloat16 autocast. The default is True with a GPU, because float32 adapters would
             otherwise multiply in float32.
@@ -76,6 +79,7 @@ class TrainingConfig:
     gradient_accumulation_steps: int = 4
     packing: bool | Literal["auto"] = "auto"
     fused_kernels: bool | Literal["auto"] = "auto"
+    cuda_graphs: bool | Literal["auto"] = "auto"
     gradient_checkpointing: bool = False
     autocast: bool = dataclasses.field(default_factory=torch.cuda.is_available)
     balance_weight: float = 0.0
@@ -88,7 +92,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("packing", "fused_kernels"):
+        for name in ("packing", "fused_kernels", "cuda_graphs"):
             if getattr(self, name) not in (True, False, "auto"):
                 raise ValueError(f'Expected {name} true, false or "auto", got {getattr(self, name)!r}')
         if (self.max_steps, self.max_tokens, self.num_train_epochs).count(None) != 2:

@@ -25,6 +25,7 @@ from hydralora.data import TokenisedDocuments, pad_token_id
 from hydralora.data.batching import StepPlan, plan_steps
 from hydralora.evaluation import evaluate_documents
 from hydralora.training.config import Progress, TrainingConfig, TrainingError, TrainingResult
+from hydralora.training.graphs import graphs_refusal
 from hydralora.training.kernels import kernels_in, wants_kernels
 from hydralora.training.packing import decide_packing
 from hydralora.training.record import (
@@ -112,6 +113,7 @@ def train(
     set_seed(config.seed)
     fuses = wants_kernels(model, config)
     packing = decide_packing(model, peft_config, config)
+    no_graphs = graphs_refusal(model, peft_config, config, packed=packing.packed, processes=num_processes())
     plan = plan_run(documents, config, num_processes=num_processes(), packed=packing.packed)
     base_weights = weights_fingerprint(model)
     model = _prepare(model, peft_config)
@@ -127,6 +129,7 @@ def train(
         config,
         pad_token_id=pad,
         packed=packing.packed,
+        graphs_refusal=no_graphs,
         evaluate=evaluate,
         checkpoints=checkpoints,
         show_bar=show_bar,
@@ -159,6 +162,7 @@ def train(
         "padding_share": round(plan.padding_share, 4),
         "packing": dataclasses.asdict(packing),
         "fused_modules": fused,
+        "cuda_graphs": trainer.graph_values() or {"graphs": 0, "reason": no_graphs},
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu_seconds, 2),
         **speed_values(plan, range(step_of(checkpoint), steps), seconds, trainer.seconds_waiting),

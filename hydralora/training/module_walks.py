@@ -4,20 +4,24 @@ An adapted model of 30 layers has 2,500 modules. `train()`, `zero_grad()` and `p
 5 ms each. For a small model this is a quarter of a step's time, and the GPU waits meanwhile.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 
 @contextmanager
-def fewer_walks(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[None]:
+def fewer_walks(
+    model: nn.Module, trained: Sequence[nn.Parameter], keeps_gradients: Callable[[], bool]
+) -> Iterator[None]:
     """Let `train()` do nothing if the model is in training mode, and `zero_grad()` visit only the trained parameters.
 
     Args:
         model: The model that the training loop calls, with all modules in training mode.
         trained: Its parameters that get gradients.
+        keeps_gradients: Whether `zero_grad()` must write zeros into the gradients instead of dropping them.
     """
 
     def train(mode: bool = True) -> nn.Module:
@@ -26,6 +30,9 @@ def fewer_walks(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[N
     def zero_grad(set_to_none: bool = True) -> None:
         if not set_to_none:
             type(model).zero_grad(model, set_to_none=False)
+            return
+        if keeps_gradients():
+            torch._foreach_zero_([parameter.grad for parameter in trained if parameter.grad is not None])
             return
         for parameter in trained:
             parameter.grad = None

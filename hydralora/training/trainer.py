@@ -1,5 +1,6 @@
 """transformers' Trainer with an answer-only loss, batches in planned order, and checkpoints marked as complete."""
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -8,17 +9,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import nested_gather
 
 from hydralora.data import Batch, TokenisedDocuments, collate, collate_packed
 from hydralora.data.batching import PlannedBatches, StepPlan
+from hydralora.data.row_sizes import RowSizes, fill_row
 from hydralora.evaluation import DocumentLosses
 from hydralora.evaluation.answer_loss import answer_loss, logits_can_be_chunked, model_inputs
 from hydralora.training import adalora
 from hydralora.training.checkpoints import COMPLETE, is_disk_full, save_model
 from hydralora.training.config import TrainingConfig, TrainingError
+from hydralora.training.graphs import StepGraphs
+from hydralora.training.late_log import Entry
 from hydralora.training.module_walks import fewer_walks
 from hydralora.training.optimiser import adamw, schedule
 
@@ -33,12 +39,15 @@ class AnswerTrainer(Trainer):
         config: Settings of the run.
         pad_token_id: Padding token of the tokenizer.
         packed: Whether the documents of a micro-batch lie end to end in one row.
+        graphs_refusal: Why steps are not recorded as graphs (see `graphs`); None if they are.
         evaluate: Returns the held-out losses; called every `config.eval_steps` steps.
         checkpoints: Folder of the checkpoints.
         show_bar: Whether to show a progress bar in the terminal.
 
     Attributes:
         seconds_waiting: Time in which the run waited for batches, in seconds.
+        sizes: Sizes to which rows are filled up for graphs, or None.
+        graphs: Graphs of micro-batches; None before the first one, and if there are none.
     """
 
     def __init__(
@@ -50,17 +59,19 @@ class AnswerTrainer(Trainer):
         *,
         pad_token_id: int,
         packed: bool,
+        graphs_refusal: str | None,
         evaluate: Callable[[], DocumentLosses] | None,
         checkpoints: Path,
         show_bar: bool,
     ) -> None:
+        self.sizes = None if graphs_refusal is not None else _row_sizes(plan, documents)
         super().__init__(
             model=model,
             args=_arguments(config, plan, checkpoints, show_bar, next(model.parameters()).device),
             train_dataset=PlannedBatches(documents, plan),
             # Trainer evaluates only if it has a data set; `evaluate` holds the real one.
             eval_dataset=None if evaluate is None else [],
-            data_collator=partial(_collate_planned, pad_token_id=None if packed else pad_token_id),
+            data_collator=partial(_collate_planned, pad_token_id=None if packed else pad_token_id, sizes=self.sizes),
         )
         if config.fsdp and not self.is_fsdp_enabled:
             raise TrainingError(
@@ -77,6 +88,8 @@ class AnswerTrainer(Trainer):
         self._while_training = ExitStack()
         self._loss_is_chunked: bool | None = None
         self._gates: Mapping[str, Tensor] = {}
+        self.graphs: StepGraphs | None = None
+        self._late: Entry | None = None
         # We divide the loss by the answer tokens of the whole step. So Trainer must count them and not divide again.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
@@ -121,10 +134,62 @@ class AnswerTrainer(Trainer):
         if not self._config.fsdp and not self._trained:
             model.train()
             self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            self._while_training.enter_context(fewer_walks(model, self._trained))
+            if self.sizes is not None:
+                self.graphs = StepGraphs(self._trained, required=self._config.cuda_graphs is True)
+                self._while_training.callback(self.graphs.release)
+            keeps = self.graphs
+            self._while_training.enter_context(
+                fewer_walks(model, self._trained, lambda: keeps is not None and keeps.keeps_gradients)
+            )
+        micro_batch = partial(super().training_step, model)
+        if self.graphs is not None:
+            return self.graphs.run(micro_batch, *arguments, **options)
         with self._recorded_gates() as self._gates:
-            loss: Tensor = super().training_step(model, *arguments, **options)
+            loss: Tensor = micro_batch(*arguments, **options)
         return loss
+
+    def graph_values(self) -> dict[str, Any] | None:
+        """What was done with graphs, for the record; None if they were not tried."""
+        if self.graphs is None or self.sizes is None:
+            return None
+        return {**dataclasses.asdict(self.graphs.use), "filled_share": self.sizes.padding_share}
+
+    def _maybe_log_save_evaluate(
+        self,
+        tr_loss: Tensor,
+        grad_norm: Any,
+        *arguments: Any,
+        learning_rate: float | None = None,
+    ) -> None:
+        """On GPUs, log a step while the next one runs, except before an evaluation, a checkpoint and the end."""
+        on_time = _logs_on_time(tr_loss, self._config)
+        if not on_time and self.control.should_log and self.state.global_step > self._globalstep_last_logged:
+            self._log_late()
+            tensors = {"loss": nested_gather(tr_loss, self.args.parallel_mode).mean()}
+            if isinstance(grad_norm, Tensor):
+                tensors["grad_norm"] = grad_norm
+            rate = self._get_learning_rate() if learning_rate is None else learning_rate
+            self._late = Entry.of(self.state.global_step, self.state.epoch, {"learning_rate": rate}, tensors)
+            tr_loss.zero_()
+            self._globalstep_last_logged = self.state.global_step
+        control = self.control
+        if control.should_evaluate or control.should_save or control.should_training_stop or control.should_epoch_stop:
+            self._log_late()
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, learning_rate=learning_rate)
+
+    def _log_late(self) -> None:
+        """Log the step whose values are on their way, if any, under its own number."""
+        if self._late is None:
+            return
+        entry, self._late = self._late, None
+        logs = entry.logs()
+        self._total_loss_scalar += logs["loss"]
+        now = self.state.global_step, self.state.epoch
+        self.state.global_step, self.state.epoch = entry.step, entry.epoch
+        try:
+            self.log(logs)
+        finally:
+            self.state.global_step, self.state.epoch = now
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """Clip the gradients of the trained parameters, which are collected once. With fsdp, Trainer does it."""
@@ -230,15 +295,29 @@ class AnswerTrainer(Trainer):
         return self.accelerator.get_state_dict(self.model) if self._config.fsdp else None
 
 
+def _logs_on_time(loss: Tensor, config: TrainingConfig) -> bool:
+    """Whether to read a step's loss at once: on CPUs, and where the gradient norm is split between processes."""
+    return loss.device.type == "cpu" or config.fsdp
+
+
 def step_of(checkpoint: str | None) -> int:
     """Number of steps that were done when a checkpoint was written; 0 for None."""
     return 0 if checkpoint is None else int(Path(checkpoint).name.split("-")[1])
 
 
-def _collate_planned(micro_batches: list[list[dict[str, Any]]], pad_token_id: int | None) -> Batch:
-    """Collate a micro-batch: padded, or packed if `pad_token_id` is None."""
+def _collate_planned(
+    micro_batches: list[list[dict[str, Any]]], pad_token_id: int | None, sizes: RowSizes | None
+) -> Batch:
+    """Collate a micro-batch: padded, or packed if `pad_token_id` is None, then also filled up to one of the sizes."""
     [rows] = micro_batches
-    return collate_packed(rows) if pad_token_id is None else collate(rows, pad_token_id)
+    if pad_token_id is not None:
+        return collate(rows, pad_token_id)
+    return collate_packed(rows) if sizes is None else fill_row(collate_packed(rows), sizes)
+
+
+def _row_sizes(plan: StepPlan, documents: TokenisedDocuments) -> RowSizes:
+    answers = documents.lengths - np.asarray(documents.column("answer_start"))
+    return RowSizes.of(plan.micro_batches, documents.lengths, answers)
 
 
 def _arguments(

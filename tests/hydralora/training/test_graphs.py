@@ -1,0 +1,203 @@
+"""Steps that are recorded and replayed, with a stand-in for the GPU: replaying runs the recorded function again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hydralora.data import collate_packed
+from hydralora.data.row_sizes import RowSizes, fill_row
+from hydralora.evaluation.answer_loss import answer_loss
+from hydralora.training import TrainingConfig, TrainingError, graphs, loop, trainer
+from tests.hydralora.training.test_packing import GATED, PACKABLE, adapted, documents, trained
+
+
+def sizes_of(batches: list[list[int]]) -> RowSizes:
+    data = documents()
+    answers = data.lengths - np.asarray(data.column("answer_start"))
+    return RowSizes.of([np.array(batch) for batch in batches], data.lengths, answers)
+
+
+@pytest.mark.parametrize("method", PACKABLE)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_filled_row_has_the_loss_and_the_gradients_of_its_documents(method: str, chunked: bool) -> None:
+    if chunked and method == "full":
+        pytest.skip("the output layer is trained")
+    model = adapted(method)
+    rows = documents().rows(range(7))
+    if method not in GATED:
+        rows = [{name: value for name, value in row.items() if name != "expert_gates"} for row in rows]
+    batch = collate_packed(rows)
+    found: list[tuple[Tensor, dict[str, Tensor]]] = []
+    for each in (batch, fill_row(batch, sizes_of([[*range(7)], [8, 9]]))):
+        model.zero_grad()
+        loss = answer_loss(model, each, chunked=chunked)
+        loss.backward()
+        found.append((loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+    (loss, gradients), (filled_loss, filled_gradients) = found
+    torch.testing.assert_close(filled_loss, loss)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(filled_gradients[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_all_rows_of_a_run_have_few_sizes() -> None:
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(1, 400, 3000)
+    answers = np.minimum(lengths, draw.integers(1, 300, 3000))
+    order = draw.permutation(3000)
+    batches = [order[i : i + draw.integers(1, 40)] for i in range(0, 2960, 40)]
+    sizes = RowSizes.of(batches, lengths, answers)
+    seen = set()
+    for batch in batches:
+        rows = [
+            {"input_ids": np.ones(lengths[i], dtype=int), "answer_start": int(lengths[i] - answers[i])} for i in batch
+        ]
+        packed = collate_packed(rows)
+        filled = fill_row(packed, sizes)
+        count = int(lengths[batch].sum())
+        bounds = filled["cu_seq_lens_q"].long()
+        assert bounds[-1] == filled["input_ids"].shape[1] > count
+        assert 0 <= bounds.diff().min() <= bounds.diff().max() <= filled["max_length_q"]
+        assert (filled["labels"][0, count:] == -100).all()
+        assert filled["position_ids"].max() < filled["max_length_q"]
+        seen.add(tuple(value.shape for value in filled.values() if isinstance(value, Tensor)))
+    assert len(seen) <= 8
+
+
+class StandIn:
+    """Records by keeping the function; counts what happens."""
+
+    def __init__(self) -> None:
+        self.recorded = self.replayed = 0
+
+    def __call__(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        self.recorded += 1
+        result = torch.zeros(())
+
+        def replay() -> Tensor:
+            self.replayed += 1
+            return result.copy_(run())
+
+        return replay
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """Graphs on CPUs, whose micro-batches take half of the time."""
+    found = StandIn()
+    seconds = iter([1.0, 0.5])
+    monkeypatch.setattr(graphs, "Capture", lambda: found)
+    monkeypatch.setattr(graphs, "device_time", lambda run: (run(), next(seconds)))
+    monkeypatch.setattr(loop, "graphs_refusal", lambda *_, **__: None)
+    return found
+
+
+OPTIONS: dict[str, Any] = {"max_steps": 4, "tokens_per_step": 200, "gradient_accumulation_steps": 2}
+
+
+@pytest.mark.parametrize("method", ["hydralora", "hydralora_sequence", "hydralora_split", "lora_r8", "full"])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_training_with_graphs_ends_where_one_without_does(
+    tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, method: str, accumulation: int
+) -> None:
+    options = {**OPTIONS, "gradient_accumulation_steps": accumulation, "eval_steps": 2}
+    graphed, after = trained(tmp_path / "graphed", method, True, **options)
+    monkeypatch.undo()
+    plain, before = trained(tmp_path / "plain", method, True, **options)
+    for name, parameter in plain.items():
+        assert (graphed[name] - parameter).norm() <= 2e-2 * parameter.norm() + 1e-6, name
+    assert before.record["cuda_graphs"]["graphs"] == 0
+    use = after.record["cuda_graphs"]
+    assert use["reason"] is None
+    assert use["graphs"] == stand_in.recorded > 0
+    assert stand_in.replayed == 4 * accumulation - 3
+    losses = [r.held_out_after.loss_sums for r in (before, after)]
+    assert abs(losses[1] - losses[0]).max() <= 2e-3 * losses[0].max()
+
+
+def test_a_step_that_cannot_be_recorded_is_launched(
+    tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(run: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(graphs, "Capture", lambda: refuse)
+    graphed, after = trained(tmp_path / "graphed", "hydralora", True, **OPTIONS)
+    assert after.record["cuda_graphs"]["reason"] == (
+        "a step could not be recorded (RuntimeError: operation not permitted when stream is capturing)"
+    )
+    with pytest.raises(TrainingError, match="cuda_graphs: true, but a step could not be recorded"):
+        trained(tmp_path / "required", "hydralora", True, cuda_graphs=True, **OPTIONS)
+    monkeypatch.undo()
+    plain, _ = trained(tmp_path / "plain", "hydralora", True, **OPTIONS)
+    for name, parameter in plain.items():
+        assert (graphed[name] - parameter).norm() <= 2e-2 * parameter.norm() + 1e-6, name
+
+
+def test_graphs_that_are_not_faster_are_dropped(
+    tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "device_time", lambda run: (run(), 1.0))
+    _, after = trained(tmp_path / "auto", "hydralora", True, **OPTIONS)
+    assert after.record["cuda_graphs"]["reason"] == "a replayed micro-batch took 1.0000 s, a launched one 1.0000 s"
+    assert stand_in.replayed == 1
+    _, after = trained(tmp_path / "required", "hydralora", True, cuda_graphs=True, **OPTIONS)
+    assert after.record["cuda_graphs"]["reason"] is None
+
+
+@pytest.mark.parametrize(
+    ("config", "packed", "processes", "reason"),
+    [
+        ({}, False, 1, "does not pack"),
+        ({}, True, 2, "several processes"),
+        ({"balance_weight": 0.1}, True, 1, "losses on gates"),
+        ({"gradient_checkpointing": True}, True, 1, "gradient_checkpointing"),
+        ({"cuda_graphs": False}, True, 1, "switched off"),
+    ],
+)
+def test_what_cannot_be_recorded_says_why(config: dict[str, Any], packed: bool, processes: int, reason: str) -> None:
+    class OnGpu:
+        device = torch.device("cuda")
+
+    settings = TrainingConfig(max_steps=1, **config)
+    assert reason in str(graphs.graphs_refusal(OnGpu(), None, settings, packed=packed, processes=processes))
+    if "cuda_graphs" not in config:
+        required = TrainingConfig(max_steps=1, cuda_graphs=True, **config)
+        with pytest.raises(TrainingError, match=f"cuda_graphs: true, but .*{reason}"):
+            graphs.graphs_refusal(OnGpu(), None, required, packed=packed, processes=processes)
+
+
+def test_on_a_cpu_there_are_none(tmp_path: Path) -> None:
+    _, result = trained(tmp_path, "hydralora", True, **OPTIONS)
+    assert result.record["cuda_graphs"] == {
+        "graphs": 0,
+        "reason": "graphs need a CUDA device, and the model is on cpu",
+    }
+
+
+def test_a_late_log_has_the_steps_of_one_on_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {**OPTIONS, "eval_steps": 3, "save_steps": 3}
+    trained(tmp_path / "on_time", "hydralora", True, **options)
+    monkeypatch.setattr(trainer, "_logs_on_time", lambda *_: False)
+    trained(tmp_path / "late", "hydralora", True, **options)
+    curves = [(tmp_path / name / "curve.jsonl").read_text() for name in ("on_time", "late")]
+    without_seconds = [[line.split(', "seconds"')[0] for line in curve.splitlines()] for curve in curves]
+    assert without_seconds[0] == without_seconds[1]
+    assert [line.split(",")[0] for line in without_seconds[0]] == [f'{{"step": {n}' for n in (1, 2, 3, 3, 4, 4)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs need a GPU")
+@pytest.mark.parametrize("method", ["hydralora", "hydralora_sequence", "hydralora_split", "lora_r8"])
+def test_on_a_gpu(tmp_path: Path, method: str) -> None:
+    options = {**OPTIONS, "max_steps": 8, "autocast": True}
+    graphed, after = trained(tmp_path / "graphed", method, True, **options, cuda_graphs=True)
+    plain, before = trained(tmp_path / "plain", method, True, **options, cuda_graphs=False)
+    assert after.record["cuda_graphs"]["graphs"] > 0
+    for name, parameter in plain.items():
+        assert (graphed[name] - parameter).norm() <= 5e-2 * parameter.norm() + 1e-5, name
+    losses = [r.held_out_after.loss_sums for r in (before, after)]
+    assert abs(losses[1] - losses[0]).max() <= 1e-2 * losses[0].max()
