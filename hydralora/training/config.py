@@ -79,7 +79,7 @@ class TrainingConfig:
     gradient_accumulation_steps: int = 4
     packing: bool | Literal["auto"] = "auto"
     fused_kernels: bool | Literal["auto"] = "auto"
-    cuda_graphs: bool | Literal["auto"] = "auto"
+    cuda_graphs: bool | Literal["auto"] = False
     gradient_checkpointing: bool = False
     autocast: bool = dataclasses.field(default_factory=torch.cuda.is_available)
     balance_weight: float = 0.0

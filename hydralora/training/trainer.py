@@ -160,6 +160,7 @@ class AnswerTrainer(Trainer):
         grad_norm: Any,
         *arguments: Any,
         learning_rate: float | None = None,
+        **options: Any,
     ) -> None:
         """On GPUs, log a step while the next one runs, except before an evaluation, a checkpoint and the end."""
         on_time = _logs_on_time(tr_loss, self._config)
@@ -175,7 +176,8 @@ class AnswerTrainer(Trainer):
         control = self.control
         if control.should_evaluate or control.should_save or control.should_training_stop or control.should_epoch_stop:
             self._log_late()
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, learning_rate=learning_rate)
+        options["learning_rate"] = learning_rate
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, **options)
 
     def _log_late(self) -> None:
         """Log the step whose values are on their way, if any, under its own number."""
@@ -184,12 +186,13 @@ class AnswerTrainer(Trainer):
         entry, self._late = self._late, None
         logs = entry.logs()
         self._total_loss_scalar += logs["loss"]
-        now = self.state.global_step, self.state.epoch
-        self.state.global_step, self.state.epoch = entry.step, entry.epoch
+        state: Any = self.state
+        now = state.global_step, state.epoch
+        state.global_step, state.epoch = entry.step, entry.epoch
         try:
             self.log(logs)
         finally:
-            self.state.global_step, self.state.epoch = now
+            state.global_step, state.epoch = now
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """Clip the gradients of the trained parameters, which are collected once. With fsdp, Trainer does it."""

@@ -13,6 +13,8 @@ from hydralora.data import collate_packed
 from hydralora.data.row_sizes import RowSizes, fill_row
 from hydralora.evaluation.answer_loss import answer_loss
 from hydralora.training import TrainingConfig, TrainingError, graphs, loop, trainer
+from tests.hydralora.small import small_model
+from tests.hydralora.training import test_packing
 from tests.hydralora.training.test_packing import GATED, PACKABLE, adapted, documents, trained
 
 
@@ -163,16 +165,16 @@ def test_what_cannot_be_recorded_says_why(config: dict[str, Any], packed: bool, 
     class OnGpu:
         device = torch.device("cuda")
 
-    settings = TrainingConfig(max_steps=1, **config)
+    settings = TrainingConfig(**{"max_steps": 1, "cuda_graphs": "auto", **config})
     assert reason in str(graphs.graphs_refusal(OnGpu(), None, settings, packed=packed, processes=processes))
     if "cuda_graphs" not in config:
-        required = TrainingConfig(max_steps=1, cuda_graphs=True, **config)
+        required = TrainingConfig(**{"max_steps": 1, "cuda_graphs": True, **config})
         with pytest.raises(TrainingError, match=f"cuda_graphs: true, but .*{reason}"):
             graphs.graphs_refusal(OnGpu(), None, required, packed=packed, processes=processes)
 
 
 def test_on_a_cpu_there_are_none(tmp_path: Path) -> None:
-    _, result = trained(tmp_path, "hydralora", True, **OPTIONS)
+    _, result = trained(tmp_path, "hydralora", True, cuda_graphs="auto", **OPTIONS)
     assert result.record["cuda_graphs"] == {
         "graphs": 0,
         "reason": "graphs need a CUDA device, and the model is on cpu",
@@ -192,7 +194,8 @@ def test_a_late_log_has_the_steps_of_one_on_time(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs need a GPU")
 @pytest.mark.parametrize("method", ["hydralora", "hydralora_sequence", "hydralora_split", "lora_r8"])
-def test_on_a_gpu(tmp_path: Path, method: str) -> None:
+def test_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    monkeypatch.setattr(test_packing, "small_model", lambda: small_model().to("cuda", torch.bfloat16))
     options = {**OPTIONS, "max_steps": 8, "autocast": True}
     graphed, after = trained(tmp_path / "graphed", method, True, **options, cuda_graphs=True)
     plain, before = trained(tmp_path / "plain", method, True, **options, cuda_graphs=False)
