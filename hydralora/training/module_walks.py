@@ -32,7 +32,9 @@ def fewer_walks(
             type(model).zero_grad(model, set_to_none=False)
             return
         if keeps_gradients():
-            torch._foreach_zero_([parameter.grad for parameter in trained if parameter.grad is not None])
+            gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+            if gradients:
+                torch._foreach_zero_(gradients)
             return
         for parameter in trained:
             parameter.grad = None
