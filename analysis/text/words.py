@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from itertools import pairwise
 
-from analysis.text.blocks import Texts, text_blocks
+import numpy as np
+
+from analysis.text.blocks import PADDING, Texts, text_blocks
 from analysis.text.characters import Tokens, character_table, ignored_characters
 
 
@@ -27,6 +29,19 @@ def words(texts: Texts, tokens: Tokens = "unicode") -> Iterator[list[str]]:
         text = block.data[first : block.offsets[-1]].tobytes()
         for start, end in pairwise([0, *ends.tolist()]):
             yield [as_term(text[a:b], ignored) for a, b in (spans[start:end] - first).tolist()]
+
+
+def words_of(text: str, tokens: Tokens = "unicode") -> list[str]:
+    """The terms of one text: what `words([text])` yields, sooner for ASCII."""
+    if not text.isascii():
+        return next(words([text], tokens))
+    from analysis.text._tokens import token_spans
+
+    data = np.zeros(len(text) + PADDING, np.uint8)
+    data[: len(text)] = np.frombuffer(text.encode(), np.uint8)
+    spans, _ = token_spans(data, np.array([0, len(text)]), character_table(tokens))
+    lower = text.lower()
+    return [lower[start:end] for start, end in spans.tolist()]
 
 
 def as_term(occurrence: bytes, ignored: dict[int, None]) -> str:

@@ -255,3 +255,14 @@ def test_six_real_corpora(shared_corpora: Path) -> None:
     classifier = PromptClassifier().fit(train["prompt"], train["source"])
     assert classifier.validation_.accuracy > 0.98
     assert classifier.measure(test["prompt"], test["source"]).accuracy > 0.98
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_one_prompt_is_assigned_as_many_are(groups: int) -> None:
+    classifier = PromptClassifier(C=10).fit(PROMPTS[: groups * 120], LABELS[: groups * 120])
+    odd = ["", " \n", "nothing known here", "the the the dog", "DOG Dog dog", "Κατάλογος ΟΔΟΣ", "東京の dog", "\ud800 dog"]
+    for prompt in [*odd, *PROMPTS[::17]]:
+        expected = PromptClassifier.assign(classifier, [prompt] if "\ud800" not in prompt else ["\ufffd dog"])
+        group, distance = classifier.assign_one(prompt)
+        assert group == expected[0][0]
+        assert distance == pytest.approx(expected[1][0], abs=1e-6)
