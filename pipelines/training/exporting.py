@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 OTHERS = "(others)"
 """The export for prompts of unknown domains."""
 RESERVED = frozenset(
-    ["group_model", "serving", "exports", "artifact", "con", "prn", "aux", "nul"]
+    ["group_model", "serving", "exports", "artifact", "chat_template", "auto", "con", "prn", "aux", "nul"]
     + [f"{port}{i}" for port in ("com", "lpt") for i in range(10)]
 )
-"""Names that no export folder may have: files of the export itself, and device names of Windows."""
+"""Names that no export folder may have: files of the export, a server's word for any expert, devices of Windows."""
 LONGEST_FOLDER = 64
 SEEN_BY_PLAIN_PEFT = 64  # answer tokens per domain, so that rounding errors average out
 

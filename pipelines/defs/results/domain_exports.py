@@ -11,6 +11,7 @@ from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.metadata import markdown_table
 from pipelines.training.adapters import load_adapter
+from pipelines.training.chat_template import chat_template
 from pipelines.training.documents import labelled_documents, read_tokens
 from pipelines.training.exporting import (
     OTHERS,
@@ -65,11 +66,11 @@ def domain_exports(
 
     A domain is a group of `expert_assignment`. If gates are given, the domain's LoRA is exactly its expert (plus the
     always-on LoRA). If gates are routed, the router's gates are averaged over training documents of the domain. The
-    folder has everything that a server needs: the LoRAs, the model that predicts the domain of a prompt, and
-    `serving.json`.
+    folder has everything that a server needs: the LoRAs, the model that predicts the domain of a prompt, a chat
+    template that writes conversations as training did, and `serving.json`.
     """
     from hydralora.base_model import EMBEDDED, provision_embedded_base_model
-    from hydralora.data import pad_token_id
+    from hydralora.data import Frame, pad_token_id
 
     model, tokenizer = load_adapter(base_model, hydralora_adapter.folder)
     documents = labelled_documents(corpus_documents, cluster_labels, expert_assignment)
@@ -94,7 +95,11 @@ def domain_exports(
     draft.write_table("exports", table)
     shutil.copytree(expert_assignment.path(GROUP_MODEL), draft.folder / GROUP_MODEL, dirs_exist_ok=True)
     domains = {domain: folder for domain, folder in folders.items() if domain != OTHERS}
-    draft.write_json("serving", {"domains": domains, "others": folders[OTHERS], "template": template})
+    frame = Frame.of(tokenizer, template)
+    around = {"before_prompt": frame.before, "after_prompt": frame.between}
+    draft.write_json("serving", {"domains": domains, "others": folders[OTHERS], "template": template, **around})
+    with draft.writing("chat_template.jinja") as path:
+        path.write_text(chat_template(frame), encoding="utf-8")
 
 
 def agreement(table: pl.DataFrame) -> tuple[bool, str]:
