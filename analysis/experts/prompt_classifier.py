@@ -165,7 +165,7 @@ class PromptClassifier:
         """
         counts = Counter(map(self._columns.get, _words_and_pairs(words_of(prompt, self.tokens))))
         counts.pop(None, None)
-        columns = np.fromiter(counts.keys(), np.int64, len(counts))  # type: ignore[arg-type]
+        columns = np.fromiter(counts.keys(), np.int64, len(counts))
         values = (np.log(np.fromiter(counts.values(), float, len(counts))) + 1) * self._idf[columns]
         values /= np.sqrt(values @ values) or 1.0
         logits = values @ self._rows[columns] + self._bias

@@ -260,7 +260,16 @@ def test_six_real_corpora(shared_corpora: Path) -> None:
 @pytest.mark.parametrize("groups", [2, 3])
 def test_one_prompt_is_assigned_as_many_are(groups: int) -> None:
     classifier = PromptClassifier(C=10).fit(PROMPTS[: groups * 120], LABELS[: groups * 120])
-    odd = ["", " \n", "nothing known here", "the the the dog", "DOG Dog dog", "Κατάλογος ΟΔΟΣ", "東京の dog", "\ud800 dog"]
+    odd = [
+        "",
+        " \n",
+        "nothing known here",
+        "the the the dog",
+        "DOG Dog dog",
+        "Κατάλογος ΟΔΟΣ",
+        "東京の dog",
+        "\ud800 dog",
+    ]
     for prompt in [*odd, *PROMPTS[::17]]:
         expected = PromptClassifier.assign(classifier, [prompt] if "\ud800" not in prompt else ["\ufffd dog"])
         group, distance = classifier.assign_one(prompt)
