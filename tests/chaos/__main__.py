@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import concurrency, damage, full_disk, homes, kills, read_only
+from tests.chaos import concurrency, damage, full_disk, homes, kills, pool, read_only
 from tests.chaos.job import load_libraries
 from tests.chaos.progress import Part, Progress
 
@@ -25,6 +25,7 @@ PARTS = {
     "read_only": Part(read_only.tries, read_only.summary),
     "concurrency": Part(concurrency.tries, concurrency.summary),
     "homes": Part(homes.tries, homes.summary),
+    "pool": Part(pool.tries, pool.summary),
 }
 
 
