@@ -3,6 +3,7 @@
 Runs are started as a user starts them, with `dagster job execute` and under `dagster dev`.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -60,10 +61,10 @@ def two_runs_of_which_one_is_killed(folder: Path, how: str) -> Outcome:
             "killed": _status(instance, killed),
             "others": [_status(instance, one) for one in others],
             "steps_in_the_pool": [len(_spans(instance, one)) for one in others],
-            "turns_changed": sum(one[2] != other[2] for one, other in zip(spans, spans[1:], strict=False)),
+            "turns_changed": sum(one[2] != other[2] for one, other in itertools.pairwise(spans)),
             "overlaps": [
                 f"{one[3]} of {one[2]} and {other[3]} of {other[2]}"
-                for one, other in zip(spans, spans[1:], strict=False)
+                for one, other in itertools.pairwise(spans)
                 if other[0] < one[1]
             ],
             "slots_at_the_end": _pool(instance),
