@@ -1,6 +1,8 @@
 """Jobs on the small corpus in processes that can be killed, and what is in a store, file by file."""
 
+import contextlib
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -68,7 +70,8 @@ def load_libraries() -> None:
 
     import hydralora.evaluation
     import hydralora.gates
-    import hydralora.training.run  # noqa: F401
+    import hydralora.training.run
+    import pipelines.definitions
     import pipelines.report_inputs  # noqa: F401
 
     torch.set_num_threads(1)
@@ -130,8 +133,17 @@ def reference(folder: Path, job: str) -> dict[str, str]:
         assert run(work, log) == 0, log.read_text()[-3000:]
         assert not unlisted(work.store), unlisted(work.store)
         kept.write_text(json.dumps(contents(work.store)))
+    load_modules(log.with_suffix(".modules"))
     found: dict[str, str] = json.loads(kept.read_text())
     return found
+
+
+def load_modules(listed: Path) -> None:
+    """Import what an earlier run imported, so that the processes of later runs need not, and may not be able to."""
+    for name in listed.read_text().split():
+        if name not in sys.modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
 
 
 def contents(store: Path) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """A finished store that cannot be written to, and whose owner is somebody else."""
 
-import contextlib
-import importlib
 import os
 import pwd
 import shutil
@@ -88,16 +86,12 @@ def _read_only(store: Path) -> Iterator[str]:
 
 def _as_user(action: Any, home: Path) -> int:
     """The exit code of an action in a process of another user, whose home is `home`."""
-    # Before it becomes the user, the process imports what a run imports: where the interpreter is in root's own
-    # folder, the user may not read it.
+    # What a run imports is there already: where the interpreter is in root's own folder, the user may not read it.
     process = os.fork()
     if process:
         return wait(process)
     code = 1
     try:
-        for name in _modules_of_a_run(home.parent):
-            with contextlib.suppress(Exception):
-                importlib.import_module(name)
         os.environ.update(HOME=str(home), DAGSTER_DISABLE_TELEMETRY="1", TMPDIR=str(home), MPLCONFIGDIR=str(home))
         os.chdir(home)
         os.setgroups([])
@@ -106,10 +100,6 @@ def _as_user(action: Any, home: Path) -> int:
         code = action() & 0xFF
     finally:
         os._exit(code)
-
-
-def _modules_of_a_run(folder: Path) -> list[str]:
-    return (folder / "reference.modules").read_text().split()
 
 
 def _results(work: Setup, configuration: Path, job: str) -> int:
