@@ -1,8 +1,8 @@
 """Runs whose process is gone: Dagster keeps them STARTED for ever, with the pool slots they hold.
 
 Dagster's own run monitoring looks only at runs that its daemon launched in a container or on another machine. Here a
-run is dead when none of the processes that its engine events name lives any more. A process id that a younger process
-has taken does not count as alive.
+run is dead when none of the processes that its engine events and its tags name lives any more: the run's own and those
+of its steps. A process id that a younger process has taken does not count as alive.
 """
 
 import socket
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import dagster as dg
 import psutil
 
-from pipelines.store.assets import HOST_TAG
+from pipelines.store.processes import HOST_TAG, tagged_processes
 
 IN_PROGRESS = (
     dg.DagsterRunStatus.NOT_STARTED,
@@ -58,7 +58,7 @@ def _why_dead(instance: dg.DagsterInstance, record: dg.RunRecord, any_host: bool
     local = host == here or (host is None and _storage_is_local(instance))
     if not local:
         return f"Its host {host or '(unknown)'} was named gone." if any_host else None
-    processes = dict(_processes(instance, record.dagster_run.run_id))
+    processes = {**dict(_processes(instance, record.dagster_run.run_id)), **dict(tagged_processes(record.dagster_run))}
     if not processes:
         age = time.time() - record.create_timestamp.timestamp()
         return f"It did not start within {_SECONDS_TO_START:.0f} s." if age > _SECONDS_TO_START else None

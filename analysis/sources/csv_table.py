@@ -79,6 +79,10 @@ class CsvTable:
             value = getattr(self, name)
             if value is not None and len(value) != 1 and not (name == "quote" and not value):
                 raise SourceError(f"{name}: expected one character, got {value!r}")
+            if value in ("\n", "\r"):
+                raise SourceError(f"{name}: expected another character than a line end, got {value!r}")
+        if self.separator is not None and self.separator in (self.quote, self.escape):
+            raise SourceError(f"separator: expected another character than quote and escape, got {self.separator!r}")
 
     def blocks(self, wanted: Wanted) -> Iterator[Block]:
         """All rows below the header; see `Table`."""

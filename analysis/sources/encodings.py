@@ -35,6 +35,19 @@ def open_text(path: Path, encoding: str | None = None, newline: str | None = Non
     return io.TextIOWrapper(_bytes(path), encoding=chosen, errors="replace", newline=newline)
 
 
+def check_encoding(name: str) -> str:
+    """Python's own name of an encoding of texts.
+
+    Raises:
+        SourceError: Python has no such encoding, or it is not for texts (`base64`).
+    """
+    try:
+        io.TextIOWrapper(io.BytesIO(), encoding=name)
+        return codecs.lookup(name).name
+    except (LookupError, ValueError) as error:
+        raise SourceError(f"encoding: got {name!r}, expected a name that Python knows, such as latin-1") from error
+
+
 def _bytes(path: Path) -> io.BufferedReader:
     with path.open("rb") as file:
         start = file.read(4)
@@ -49,10 +62,7 @@ def _bytes(path: Path) -> io.BufferedReader:
 def _encoding(start: bytes, named: str | None) -> str:
     marked = next((name for mark, name in MARKS if start.startswith(mark)), None)
     if named is not None:
-        try:
-            plain = codecs.lookup(named).name
-        except LookupError as error:
-            raise SourceError(f"encoding: got {named!r}, expected a name that Python knows, such as latin-1") from error
+        plain = check_encoding(named)
         return "utf-8-sig" if plain == "utf-8" else plain
     if marked is not None:
         return marked

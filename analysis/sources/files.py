@@ -9,6 +9,7 @@ import polars as pl
 
 from analysis.sources.blocks import Table
 from analysis.sources.csv_table import CsvTable
+from analysis.sources.encodings import check_encoding
 from analysis.sources.json_table import JsonTable
 from analysis.sources.parquet_table import ParquetTable
 from analysis.sources.reading import Reading, table_records
@@ -49,6 +50,9 @@ class FilesSource:
         if not self.paths:
             raise SourceError("paths is empty; expected at least one file or glob")
         self.reading()
+        if self.encoding is not None:
+            check_encoding(self.encoding)
+        CsvTable(Path(), self.encoding, self.separator, self.quote, self.escape)  # checks the dialect
 
     def reading(self) -> Reading:
         """The part of the configuration that describes the columns."""

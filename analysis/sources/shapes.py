@@ -48,6 +48,12 @@ class Columns:
             raise SourceError(
                 f"the column mapping names {sorted(self.by_role)}; expected `prompt` and `completion`, or `messages`"
             )
+        empty = sorted(role for role, column in self.by_role.items() if not column)
+        if empty:
+            raise SourceError(f"the column mapping gives no column for {empty}; expected the name of a column")
+        prompt = self.by_role.get("prompt")
+        if prompt is not None and prompt == self.by_role.get("completion"):
+            raise SourceError(f"the column mapping takes prompt and completion from {prompt!r}; expected two columns")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.checks import corpus, results, sources, store, study, training
+from pipelines.checks import corpus, execution, results, sources, store, study, training
 from pipelines.checks.configured_run import configured_run
 from pipelines.checks.problem import AnyProblem, Problem, report
 from pipelines.checks.schema import schema_problems
@@ -23,8 +23,8 @@ def problems_of(job: dg.JobDefinition, run_config: Mapping[str, Any], partition:
     """
     if not isinstance(run_config, Mapping):
         return [Problem("configuration", "a mapping of resources and ops", run_config)]
-    if unnamed := list(_fields_without_name(run_config, "")):
-        return unnamed
+    if unreadable := [*_fields_without_name(run_config, ""), *_numbers_too_large(run_config, "")]:
+        return unreadable
     try:
         resolved = dg.validate_run_config(job, dict(run_config))
     except dg.DagsterInvalidConfigError as error:
@@ -32,7 +32,8 @@ def problems_of(job: dg.JobDefinition, run_config: Mapping[str, Any], partition:
     except Exception as error:  # a variable of the environment that is not set; Dagster has no class of its own for it
         return [Problem("configuration", "values that Dagster can resolve", advice=str(error))]
     run, problems = configured_run(job, resolved, partition)
-    return [*problems, *(problem for room in ROOMS for problem in room.problems(run))]
+    of_rooms = (problem for room in ROOMS for problem in room.problems(run))
+    return [*problems, *execution.problems(run_config), *of_rooms]
 
 
 def _fields_without_name(values: Any, field: str) -> Iterator[AnyProblem]:
@@ -47,6 +48,18 @@ def _fields_without_name(values: Any, field: str) -> Iterator[AnyProblem]:
     elif isinstance(values, list):
         for i, value in enumerate(values):
             yield from _fields_without_name(value, f"{field}[{i}]")
+
+
+def _numbers_too_large(values: Any, field: str) -> Iterator[AnyProblem]:
+    """Whole numbers that no library takes, wherever they stand."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from _numbers_too_large(value, f"{field}.{name}" if field else name)
+    elif isinstance(values, list):
+        for i, value in enumerate(values):
+            yield from _numbers_too_large(value, f"{field}[{i}]")
+    elif isinstance(values, int) and not -(2**63) <= values < 2**63:
+        yield Problem(field, "a number of at most 64 bits", values)
 
 
 __all__ = ["problems_of", "report"]

@@ -24,9 +24,11 @@ def _features(run: ConfiguredRun) -> Iterator[AnyProblem]:
     if config.kind == "embeddings" and importlib.util.find_spec("sentence_transformers") is None:
         advice = "Install it: pip install 'hydralora[embeddings]'. Or take tfidf."
         yield Problem(f"{field}.kind", "sentence-transformers for embeddings", "no such package", advice)
-    if config.kind == "tfidf" and config.embedding_model is not None:
+    if config.kind != "embeddings" and config.embedding_model is not None:
         advice = "Set kind: embeddings, or leave the model out."
-        yield Problem(f"{field}.embedding_model", "no model with kind: tfidf", config.embedding_model, advice)
+        yield Problem(f"{field}.embedding_model", f"no model with kind: {config.kind}", config.embedding_model, advice)
+    elif config.embedding_model is not None and not config.embedding_model.strip():
+        yield Problem(f"{field}.embedding_model", "the name of a model, or nothing", config.embedding_model)
     if config.kind == "tfidf" and config.n_components is not None and config.n_components > config.max_features:
         advice = f"Of {config.max_features} terms there are no more directions."
         yield Problem(f"{field}.n_components", "at most max_features", config.n_components, advice)
@@ -64,6 +66,9 @@ def _experts(run: ConfiguredRun) -> Iterator[AnyProblem]:
         advice = "Take auto or clusters, or name more sources."
         yield Problem("ops.expert_assignment.config.grouping", "two sources or more", "sources, with one", advice)
         return
+    if n > config.max_experts:
+        advice = f"With grouping: sources each of the {n} sources has an expert. Raise it, or take auto or clusters."
+        yield Problem("ops.expert_assignment.config.max_experts", f"at least {n}", config.max_experts, advice)
     choice = run.configs.get("num_clusters")
     if choice is not None and choice.value not in (None, n):
         advice = f"With grouping: sources each of the {n} sources has an expert. Leave it out, or take clusters."

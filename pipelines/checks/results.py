@@ -1,9 +1,12 @@
 """What is measured and reported after the training."""
 
+import re
 from collections.abc import Iterator
 
 from pipelines.checks.configured_run import ConfiguredRun
 from pipelines.checks.problem import AnyProblem, Problem
+
+_ADDRESS = re.compile(r"""https?://[^\s"'<>/]+(/[^\s"'<>]*)?""")
 
 
 def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
@@ -13,6 +16,6 @@ def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
         return
     if not report.title.strip():
         yield Problem("ops.report.config.title", "a title", report.title)
-    if report.url is not None and not report.url.startswith(("http://", "https://")):
+    if report.url is not None and not _ADDRESS.fullmatch(report.url):
         advice = "It is where a web server serves the store."
         yield Problem("ops.report.config.url", "an address with http:// or https://", report.url, advice)

@@ -1,6 +1,8 @@
 """Sources: their names, their files, and whether something is left to train on."""
 
 import os
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -36,11 +38,16 @@ def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
                 field, "a source with documents to train on", [_split(source.read) for source in raw.sources], _HELD_OUT
             )
     if corpus := run.configs.get("corpus_documents"):
+        if corpus.evaluation_sets and not corpus.decontaminate:
+            advice = "They are read to leave their texts out of the corpus. Leave one of them out."
+            name = "ops.corpus_documents.config.decontaminate"
+            yield Problem(name, "true with evaluation_sets", False, advice)
         yield from _of_sources(corpus.evaluation_sets, "ops.corpus_documents.config.evaluation_sets", "evaluation")
     if new := run.configs.get("new_document_labels"):
         yield from _of_sources(new.sources, "ops.new_document_labels.config.sources", "train")
 
 
+_HUB_ID = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*", re.ASCII)
 _HELD_OUT = "Documents of these splits are held out and never trained on. Leave `split` out, or set it to train."
 
 
@@ -56,12 +63,23 @@ def _of_sources(
 
 def _names(sources: Sequence[SourceConfig], field: str) -> Iterator[AnyProblem]:
     for i, source in enumerate(sources):
-        if not source.name.strip():
+        if not _seen(source.name):
             yield Problem(f"{field}[{i}].name", "a name", source.name, "Tables and figures tell sources apart by it.")
-    for name, count in Counter(name for source in sources for name in source_names(source)).items():
+    names = [name for source in sources for name in source_names(source)]
+    for seen, count in Counter(map(_seen, names)).items():
         if count > 1:
+            alike = list(dict.fromkeys(name for name in names if _seen(name) == seen))
             advice = f"{count} sources have it. Give each its own, or put the files under `paths` of one source."
-            yield Problem(field, "a different name for each source", name, advice)
+            got: object = alike[0]
+            if len(alike) > 1:
+                got, advice = alike, "Nobody can tell them apart: they look the same. Give them different names."
+            yield Problem(field, "a different name for each source", got, advice)
+
+
+def _seen(name: str) -> str:
+    """A name as a reader sees it: composed characters, no invisible ones, no blanks around."""
+    visible = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
+    return " ".join(visible.split())
 
 
 def source_names(source: SourceConfig) -> list[str]:
@@ -117,12 +135,16 @@ def _files(read: FilesConfig, field: str, must_exist: bool) -> Iterator[AnyProbl
 
         advice = "Only train is trained on. Leave it out, and some documents of each source are held out."
         yield Problem(f"{field}.split", f"one of {listed(TRAIN_NAMES + TEST_NAMES)}", read.split, advice)
+    for path, count in Counter(read.paths).items():
+        if count > 1:
+            yield Problem(f"{field}.paths", "each path once", path, f"It is there {count} times.")
     for i, path in enumerate(read.paths):
         yield from _path(path, f"{field}.paths[{i}]", must_exist)
 
 
 def _path(path: str, field: str, must_exist: bool) -> Iterator[AnyProblem]:
     from analysis.sources import matching_files
+    from analysis.sources.files import SUFFIXES
 
     if not path.strip() or "\0" in path:
         yield Problem(field, "a file or a glob", path)
@@ -134,19 +156,30 @@ def _path(path: str, field: str, must_exist: bool) -> Iterator[AnyProblem]:
         return
     if not must_exist:
         return
-    files = matching_files(full)
+    try:
+        files = matching_files(full)
+        is_folder = not files and Path(full).expanduser().is_dir()
+    except (OSError, RuntimeError) as error:  # a name that is too long; `~` of a user who is not there
+        yield Problem(field, "a file", path, f"{getattr(error, 'strerror', None) or error}.".replace("..", "."))
+        return
     if not files:
-        is_folder = Path(full).expanduser().is_dir()
         what = "It is a folder: name its files, such as folder/*.jsonl." if is_folder else f"Looked from {Path.cwd()}."
         yield Problem(field, "a file", path, what)
     for file in files:
         if not os.access(file, os.R_OK):
             yield Problem(field, "a file that can be read", str(file), "This user may not read it.")
+        elif file.suffix.lower() not in SUFFIXES:
+            yield Problem(field, f"a file with one of the suffixes {listed(SUFFIXES)}", str(file))
+        elif file.stat().st_size == 0:
+            yield Problem(field, "a file with records", str(file), "It is empty.")
 
 
 def _hub(read: HubConfig, field: str) -> Iterator[AnyProblem]:
     if not read.dataset.strip():
         yield Problem(f"{field}.dataset", "an id on the hub, or a folder", read.dataset)
+    elif not Path(read.dataset).is_dir() and not _HUB_ID.fullmatch(read.dataset):
+        what = "an id on the hub (owner/name), or a folder that exists"
+        yield Problem(f"{field}.dataset", what, read.dataset, f"Looked from {Path.cwd()}.")
     if not read.split.strip():
         yield Problem(f"{field}.split", "the name of a split", read.split)
 
@@ -173,14 +206,14 @@ def _catalog(read: CatalogConfig, field: str, purpose: "Purpose") -> Iterator[An
 
 
 def _split(read: Any) -> str | None:
-    return read.split if isinstance(read, FilesConfig) else None
+    return read.split if isinstance(read, FilesConfig | HubConfig) else None
 
 
 def _is_held_out(read: Any) -> bool:
-    return isinstance(read, FilesConfig) and read.split is not None and _side(read) == "test"
+    return isinstance(read, FilesConfig | HubConfig) and read.split is not None and _side(read) == "test"
 
 
-def _side(read: FilesConfig) -> str | None:
+def _side(read: FilesConfig | HubConfig) -> str | None:
     from analysis.sources.splits import side_of
 
     return side_of(read.split or "", read.splits)

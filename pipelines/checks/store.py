@@ -1,16 +1,22 @@
 """Where artifacts go, and whether what a run reads from earlier runs is there."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.checks.configured_run import ConfiguredRun
+from pipelines.checks.limits import unknown_names
 from pipelines.checks.problem import MISSING, AnyProblem, Problem, Refusal
+from pipelines.corpus.sources import VARIABLE
 from pipelines.store.artifacts import RECORD, ArtifactError
+from pipelines.store.assets import ASSETS
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.store.runs import made_by, newest
 
 FIELD = "resources.store.config"
+_ID = re.compile(r"[0-9a-f-]+")
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 
 def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
@@ -18,7 +24,7 @@ def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
     store = run.resources.get("store")
     if store is None:
         return
-    wrong = list(_directory(store))
+    wrong = [*_directory(store), *_named(run, store)]
     yield from wrong or _inputs(run, store)
 
 
@@ -27,7 +33,14 @@ def _directory(store: ArtifactStore) -> Iterator[AnyProblem]:
     if not given.strip() or "\0" in given:
         yield Problem(field, "the folder of the store", given, "Name one, such as outputs/my-corpus.")
         return
+    if given.startswith("~") or VARIABLE.search(given):
+        advice = "`~` and variables are not replaced here, as they are in paths of sources."
+        yield Problem(field, "a path that is written out", given, advice)
+        return
     existing = store.path.absolute()
+    if existing == Path(existing.anchor):
+        yield Problem(field, "a folder of its own", given, "Name one, such as outputs/my-corpus.")
+        return
     try:
         while not existing.exists():
             existing = existing.parent
@@ -38,6 +51,20 @@ def _directory(store: ArtifactStore) -> Iterator[AnyProblem]:
         yield Problem(field, "a folder", given, f"{existing} is a file. Name another folder.")
     elif existing != store.path.absolute() and not os.access(existing, os.W_OK):
         yield Problem(field, "a folder that can be made", given, f"{existing} cannot be written to by this user.")
+
+
+def _named(run: ConfiguredRun, store: ArtifactStore) -> Iterator[AnyProblem]:
+    """Names of runs and inputs, whether they are used or not."""
+    if store.from_run is not None and not _ID.fullmatch(store.from_run):
+        yield Problem(f"{FIELD}.from_run", "the id of a run, or its first digits", store.from_run)
+    yield from unknown_names(f"{FIELD}.inputs", "asset", list(store.inputs), ASSETS)
+    for asset, fingerprint in store.inputs.items():
+        if not _FINGERPRINT.fullmatch(fingerprint):
+            advice = f"It is the name of a folder in {store.path / asset}."
+            yield Problem(f"{FIELD}.inputs.{asset}", "a fingerprint (16 hex digits)", fingerprint, advice)
+        if asset in run.assets:
+            advice = "Leave it out, or take a job that does not make it."
+            yield Problem(f"{FIELD}.inputs.{asset}", "an asset that the run does not make itself", fingerprint, advice)
 
 
 def _inputs(run: ConfiguredRun, store: ArtifactStore) -> Iterator[AnyProblem]:

@@ -9,6 +9,7 @@ import dagster as dg
 
 from pipelines.checks.configured_run import ConfiguredRun
 from pipelines.checks.limits import unknown_names
+from pipelines.checks.methods import trained_methods
 from pipelines.checks.problem import MISSING, AnyProblem, Problem, Refusal, listed
 from pipelines.checks.sources import source_names
 from pipelines.corpus.sources import expanded
@@ -35,6 +36,11 @@ def _rates(run: ConfiguredRun) -> Iterator[AnyProblem]:
     for method, rates in config.rates.items():
         if not rates or len(set(rates)) < len(rates) or not all(0 < rate < float("inf") for rate in rates):
             yield Problem(f"{field}.{method}", "different rates of more than 0", rates)
+    compared = {name for key, names in trained_methods(run).items() if key != field for name in names}
+    for method in config.rates:
+        if compared and method in trained_methods(run)[field] and method not in compared:
+            what = f"methods that this run compares ({listed(sorted(compared))})"
+            yield Problem(field, what, method, "Leave it out, or compare it.")
     documents = run.configs.get("comparison_documents")
     if config.rates and documents is not None and documents.validation_documents_per_source == 0:
         advice = "Rates are chosen by the loss of validation documents."
@@ -111,6 +117,10 @@ def _method_benchmarks(run: ConfiguredRun) -> Iterator[AnyProblem]:
     config, field = run.configs.get("method_benchmarks"), "ops.method_benchmarks.config"
     if config is None or not (config.tasks or config.methods):
         return
+    if not config.tasks:
+        advice = "Without one, nothing is measured: name some, or leave the methods out."
+        yield Problem(f"{field}.tasks", "at least one benchmark with methods", [], advice)
+        return
     yield from _harness(config, field, config.tasks)
     comparison = run.configs.get("method_comparison")
     if comparison is not None:
@@ -137,7 +147,7 @@ def _harness(config: HarnessConfig, field: str, tasks: Collection[str]) -> Itera
         yield Problem(f"{field}.tasks", "lm-evaluation-harness for benchmarks", "no such package", advice)
     if config.corpora is not None:
         try:
-            if not Path(expanded(config.corpora)).is_dir():
+            if not config.corpora.strip() or not Path(expanded(config.corpora)).is_dir():
                 yield Problem(f"{field}.corpora", "a folder", config.corpora, f"Looked from {Path.cwd()}.")
         except dg.Failure as error:
             yield Refusal(f"{field}.corpora", str(error.description))

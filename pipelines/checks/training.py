@@ -1,8 +1,11 @@
 """Base model, recipe, launcher, and the methods that a run trains."""
 
 import importlib.util
+import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pipelines.checks.configured_run import ConfiguredRun
@@ -39,6 +42,11 @@ def _base_model(run: ConfiguredRun) -> Iterator[AnyProblem]:
         return
     if not model.name.strip():
         yield Problem(f"{BASE_MODEL}.name", "embedded, a folder, or an id on the hub", model.name)
+    if model.revision is not None and (model.name == "embedded" or Path(model.name).is_dir()):
+        advice = "A revision is a commit on the hub: leave it out."
+        yield Problem(f"{BASE_MODEL}.revision", f"none with the model {model.name}", model.revision, advice)
+    elif model.revision is not None and not model.revision.strip():
+        yield Problem(f"{BASE_MODEL}.revision", "a commit of the hub, or nothing", model.revision)
     if model.load_in_4bit and importlib.util.find_spec("bitsandbytes") is None:
         advice = "Install it: pip install 'hydralora[four-bit]'. Or set load_in_4bit: false."
         yield Problem(f"{BASE_MODEL}.load_in_4bit", "bitsandbytes for 4 bits", "no such package", advice)
@@ -53,7 +61,14 @@ def _recipe(run: ConfiguredRun) -> Iterator[AnyProblem]:
         advice = "All methods of a run share one budget. " + ("Remove the others." if given else "Set one of them.")
         yield Problem(RECIPE, f"exactly one of {listed(BUDGETS)}", given or "none of them", advice)
     yield from _targets(recipe)
-    for name in recipe.report_to:
+    if 0 < recipe.tokens_per_step < recipe.gradient_accumulation_steps:
+        advice = "A step is divided into so many parts, each of which needs a token."
+        field = f"{RECIPE}.gradient_accumulation_steps"
+        what = f"at most tokens_per_step ({recipe.tokens_per_step:,})"
+        yield Problem(field, what, recipe.gradient_accumulation_steps, advice)
+    if twice := [name for name, count in Counter(recipe.report_to).items() if count > 1]:
+        yield Problem(f"{RECIPE}.report_to", "each tracker once", twice[0])
+    for name in dict.fromkeys(recipe.report_to):
         if not name.strip() or importlib.util.find_spec(name.partition(".")[0] or "-") is None:
             advice = f"Install it (pip install {name}), or leave it out." if name.strip() else "Leave it out."
             yield Problem(f"{RECIPE}.report_to", "trackers that are installed", name, advice)
@@ -94,6 +109,8 @@ def _launcher(run: ConfiguredRun) -> Iterator[AnyProblem]:
 
         if torch.cuda.is_available() and torch.cuda.device_count() < processes:
             yield Problem(field, f"at most the {torch.cuda.device_count()} GPUs of this machine", processes)
+        elif not torch.cuda.is_available() and (os.cpu_count() or 1) < processes:
+            yield Problem(field, f"at most the {os.cpu_count()} cores of this machine, which has no GPU", processes)
 
 
 def _adapters(run: ConfiguredRun) -> Iterator[AnyProblem]:
@@ -124,11 +141,28 @@ def _names(run: ConfiguredRun) -> Iterator[AnyProblem]:
         yield from unknown_names(field, "method", methods, METHODS)
     recipe: Recipe = run.resources["recipe"]
     yield from unknown_names(f"{RECIPE}.learning_rates", "method", list(recipe.learning_rates), METHODS)
+    yield from _untrained(run, recipe)
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    yield from unknown_names(f"{RECIPE}.report_to", "tracker", recipe.report_to, INTEGRATION_TO_CALLBACK)
     hydra = run.configs.get("hydralora_adapter")
     if hydra is not None and hydra.method in METHODS and hydra.method not in HYDRALORA_METHODS:
         advice = "Others belong under ops.baseline_adapters.config.methods."
         field = "ops.hydralora_adapter.config.method"
         yield Problem(field, f"a method with experts, one of {listed(HYDRALORA_METHODS)}", hydra.method, advice)
+
+
+def _untrained(run: ConfiguredRun, recipe: Recipe) -> Iterator[AnyProblem]:
+    """Rates of methods that the run does not train: one of the two names is not meant."""
+    from hydralora.methods import METHODS
+
+    trained = {method for methods in trained_methods(run).values() for method in methods}
+    if "component_adapters" in run.configs:
+        trained |= {"lora_r8", "without_moe"}  # of components, and of one expert
+    for method in recipe.learning_rates:
+        if trained and method in METHODS and method not in trained:
+            what = f"methods that this run trains ({listed(sorted(trained))})"
+            yield Problem(f"{RECIPE}.learning_rates", what, method, "Leave it out, or train it.")
 
 
 def _fit(run: ConfiguredRun) -> Iterator[AnyProblem]:
@@ -149,6 +183,7 @@ def _fit(run: ConfiguredRun) -> Iterator[AnyProblem]:
         return
     if methods:
         wrong = list(_layers(run.resources["recipe"], skeleton))
+        wrong += _sizes(run, methods, skeleton) if not wrong else []
         yield from wrong or _methods(run, methods, skeleton)
 
 
@@ -174,12 +209,34 @@ def _layers(recipe: Recipe, skeleton: Any) -> Iterator[AnyProblem]:
         yield Problem(f"{RECIPE}.layers_to_transform", f"indices of the {n} layers, 0 to {n - 1}", beyond)
     if recipe.target_modules == [ALL_LINEAR]:
         return
-    names = [name for name, _ in skeleton.named_modules() if name]
+    names = [name for name, module in skeleton.named_modules() if name and _has_weight(module)]
     last = dict.fromkeys(name.rpartition(".")[2] for name, module in skeleton.named_modules() if _has_weight(module))
     for target in recipe.target_modules:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             known = [name for name in last if not name.isdigit()]
             yield from unknown_names(f"{RECIPE}.target_modules", "layer", [target], known)
+
+
+def _sizes(run: ConfiguredRun, methods: Mapping[str, list[str]], skeleton: Any) -> Iterator[AnyProblem]:
+    """Experts need linear layers, and no rank is larger than a layer."""
+    import torch
+
+    recipe: Recipe = run.resources["recipe"]
+    has_experts = {method for names in methods.values() for method in names} & set(HYDRALORA_METHODS)
+    adapted = {
+        name: module
+        for name, module in skeleton.named_modules()
+        if _has_weight(module) and any(name == t or name.endswith(f".{t}") for t in recipe.target_modules)
+    }
+    for name, module in adapted.items():
+        if has_experts and isinstance(module, torch.nn.Embedding):
+            got = name.rpartition(".")[2]
+            advice = f"It is an embedding, on which {listed(sorted(has_experts))} cannot act."
+            yield Problem(f"{RECIPE}.target_modules", "linear layers", got, advice)
+    side, name = min(((min(module.weight.shape), name) for name, module in adapted.items()), default=(recipe.r, ""))
+    if recipe.r > side:
+        advice = f"{name} has no more directions."
+        yield Problem(f"{RECIPE}.r", f"at most {side}", recipe.r, advice)
 
 
 def _has_weight(module: Any) -> bool:

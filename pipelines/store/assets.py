@@ -18,7 +18,6 @@ Each asset has a module of its own, because its code version is a hash over ever
 """
 
 import inspect
-import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -30,13 +29,14 @@ from pipelines.store.configuration import describe_limits
 from pipelines.store.failures import clear_failures
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.store.metadata import file_image, table_metadata
+from pipelines.store.processes import end_with_parent, tag_process
 from pipelines.store.versions import check_data_files, code_version
 
 THUMBNAIL = "thumbnail.png"
 CONFIG_CLASSES: dict[str, type[dg.Config]] = {}
 """Asset -> its configuration class, for code that checks a whole run configuration."""
-HOST_TAG = "hydralora/host"
-"""Run tag with the host that computes the run. Its processes can only be inspected on that host."""
+ASSETS: set[str] = set()
+"""Names of all assets."""
 
 ARTIFACT = dg.PythonObjectDagsterType(Artifact, name="Artifact", description="A finished folder, by its fingerprint.")
 dg.make_python_type_usable_as_dagster_type(Artifact, ARTIFACT)
@@ -123,6 +123,7 @@ def artifact_asset(
             if failed := [check for check in result.check_results or [] if _stops(check)]:
                 raise dg.Failure("\n".join(_sentence(name, check, blocking) for check in failed), allow_retries=False)
 
+        ASSETS.add(name)
         if declared.config is not None:
             CONFIG_CLASSES[name] = declared.config
             describe_limits(declared.config)
@@ -192,7 +193,8 @@ class _Declared:
         self, context: dg.AssetExecutionContext, inputs: Mapping[str, Artifact]
     ) -> dg.MaterializeResult[Artifact]:
         """Build or reuse the artifact, and describe it."""
-        _tag_host(context)
+        end_with_parent()
+        tag_process(context)
         context.resources.run_checks.check(context)
         store: ArtifactStore = context.resources.store
         given: dict[str, Any] = {"context": context, "store": store, **inputs}
@@ -254,11 +256,6 @@ class _Declared:
         return dg.AssetCheckResult(
             check_name=check.name, passed=check.passed, description=check.description, severity=severity
         )
-
-
-def _tag_host(context: dg.AssetExecutionContext) -> None:
-    if HOST_TAG not in context.run.tags:
-        context.instance.add_run_tags(context.run.run_id, {HOST_TAG: socket.gethostname()})
 
 
 def _taken(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:

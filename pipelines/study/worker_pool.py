@@ -6,7 +6,6 @@ each training. That takes some seconds too, which matters here but not for train
 
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from pipelines.store.artifacts import Artifact
+from pipelines.store.processes import end_with_parent
 from pipelines.training.adapters import Log
 from pipelines.training.launcher import Launcher
 
@@ -105,14 +105,7 @@ def _side_by_side(work: Mapping[str, Work], launcher: Launcher) -> Results:
 def _start(environments: "Queue[dict[str, str]]") -> None:
     """Take a share of CPU cores and GPUs before torch is imported. End with the parent process, however it ends."""
     os.environ.update(environments.get())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _build(label: str, build: Work) -> Artifact:

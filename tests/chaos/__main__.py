@@ -21,9 +21,9 @@ RESULT = Path("benchmarks/results/chaos.json")
 PARTS = {
     "kills": Part(kills.tries, kills.summary),
     "damages": Part(damage.tries, damage.summary),
-    "disks": Part(full_disk.tries, full_disk.summary),
     "read_only": Part(read_only.tries, read_only.summary),
     "concurrency": Part(concurrency.tries, concurrency.summary),
+    "disks": Part(full_disk.tries, full_disk.summary),
     "homes": Part(homes.tries, homes.summary),
     "pool": Part(pool.tries, pool.summary),
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.home import prepare
 from tests.chaos import postgres
-from tests.chaos.job import Setup, contents, differences, made, run, setup, start, wait
+from tests.chaos.job import NO_CAPTURE, Setup, contents, differences, made, run, setup, start, wait
 from tests.chaos.progress import Outcome, Try
 
 VARIANTS = 8
@@ -84,13 +84,14 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
 def _home(folder: Path, storage: str) -> Iterator[Path]:
     """A Dagster home with this storage."""
     home = folder / f"home-{storage}"
+    home.mkdir(exist_ok=True)
     if storage == "sqlite":
+        (home / "dagster.yaml").write_text(NO_CAPTURE)
         prepare(home)
         yield home
         return
-    home.mkdir(exist_ok=True)
     with postgres.cluster() as url:
-        (home / "dagster.yaml").write_text(f"storage:\n  postgres:\n    postgres_url: {url}\n")
+        (home / "dagster.yaml").write_text(f"{NO_CAPTURE}storage:\n  postgres:\n    postgres_url: {url}\n")
         prepare(home)
         yield home
 

@@ -22,6 +22,10 @@ NAMES_TIMES = ("energy.png", "report.html", "README.md")
 """Files with times and energies in the middle of their text or picture: only their names are compared."""
 TIMED = re.compile(r"seconds|_per_second|energy|hours|wait_share|digest|memory")
 """Fields of JSON that differ between two runs."""
+NO_CAPTURE = """
+telemetry: {enabled: false}
+compute_logs: {module: dagster._core.storage.noop_compute_log_manager, class: NoOpComputeLogManager}
+"""
 SMALL = {
     "component_adapters": {"max_tokens": 200, "parts": 1},
     "parameter_breakdown": {"umap": False},
@@ -70,7 +74,7 @@ def load_libraries() -> None:
 
     import hydralora.evaluation
     import hydralora.gates
-    import hydralora.training.run
+    import hydralora.training.run  # noqa: F401
     import pipelines.definitions
     import pipelines.report_inputs  # noqa: F401
 
@@ -91,7 +95,7 @@ def start(run: Setup, log: Path) -> int:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
-        run.home.mkdir(parents=True, exist_ok=True)
+        _make_home(run.home)
         os.environ["HYDRALORA_CACHE"] = str(run.home / "cache")
         with dg.DagsterInstance.from_config(str(run.home)) as instance:
             job = build_defs().resolve_job_def(run.job)
@@ -106,6 +110,13 @@ def start(run: Setup, log: Path) -> int:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def _make_home(home: Path) -> None:
+    """A home without Dagster's capture of standard output, which starts two processes for each step."""
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        (home / "dagster.yaml").write_text(NO_CAPTURE)
 
 
 def _renew_threads() -> None:

@@ -25,7 +25,7 @@ from tests.chaos.job import (
 )
 from tests.chaos.progress import Outcome, Try
 
-TRIALS = {"hydralora": 6, "corpus": 16}
+TRIALS = {"hydralora": 5, "corpus": 18}
 
 
 def tries(folder: Path, short: bool) -> Iterator[Try]:

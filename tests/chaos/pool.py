@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 import yaml
 
+from pipelines.store.processes import tagged_processes
 from tests.chaos.job import run, setup
 from tests.chaos.progress import Outcome, Try
 
@@ -40,13 +42,13 @@ def tries(folder: Path, short: bool) -> Iterator[Try]:
 def two_runs_of_which_one_is_killed(folder: Path, how: str) -> Outcome:
     """A run is killed in `hydralora_adapter`; two others, at once, wait for its slot and then take turns."""
     shutil.rmtree(folder, ignore_errors=True)
-    configurations = [_configuration(folder, seed) for seed in range(3)]
+    configurations = [_configuration(folder, seed) for seed in (10, 20, 30)]
     home = folder / "dagster-home"
     _prepare(home)
     with dg.DagsterInstance.from_config(str(home)) as instance, _begun(how, folder, home) as begin:
         killed = begin(configurations[0])
         _wait(lambda: _in_training(instance, killed), "the training begins")
-        _kill(instance, killed)
+        seconds = _kill(instance, killed)
         others = [begin(configuration) for configuration in configurations[1:]]
         held = _pool(instance)
         if how == "execute":
@@ -57,6 +59,7 @@ def two_runs_of_which_one_is_killed(folder: Path, how: str) -> Outcome:
         spans = sorted(span for one in [killed, *others] for span in _spans(instance, one))
         return {
             "how": how,
+            "seconds_until_the_killed_training_was_gone": seconds,
             "slots_held_by_the_killed_run": held,
             "killed": _status(instance, killed),
             "others": [_status(instance, one) for one in others],
@@ -172,13 +175,16 @@ def _in_training(instance: dg.DagsterInstance, tag: str) -> bool:
     if found is None:
         return False
     logs = instance.all_logs(found.run_id, of_type={dg.DagsterEventType.STEP_START})
-    return any(entry.step_key == "hydralora_adapter" for entry in logs)
+    return any(entry.step_key == "hydralora_adapter" and time.time() - entry.timestamp > 2 for entry in logs)
 
 
-def _kill(instance: dg.DagsterInstance, tag: str) -> None:
-    """SIGKILL to every process that the run's events name."""
+def _kill(instance: dg.DagsterInstance, tag: str) -> float:
+    """SIGKILL to the run's own process; its step is told nothing. Returns the seconds until that was gone too."""
     found = _run(instance, tag)
     assert found is not None
+    steps = [pid for pid, _ in tagged_processes(found)]
+    assert any(psutil.pid_exists(pid) for pid in steps)
+    began = time.monotonic()
     for entry in instance.all_logs(found.run_id, of_type={dg.DagsterEventType.ENGINE_EVENT}):
         data = entry.dagster_event.engine_event_data if entry.dagster_event else None
         value = getattr(data.metadata.get("pid"), "value", None) if data else None
@@ -187,6 +193,8 @@ def _kill(instance: dg.DagsterInstance, tag: str) -> None:
                 os.kill(int(str(value)), signal.SIGKILL)
             except ProcessLookupError:
                 continue
+    _wait(lambda: not any(psutil.pid_exists(pid) for pid in steps), "the process of the training is gone")
+    return round(time.monotonic() - began, 1)
 
 
 def _pool(instance: dg.DagsterInstance) -> str:

@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 
 import dagster as dg
+import psutil
 
 from pipelines.dead_runs import dead_runs_sensor, end_dead_runs
 from pipelines.definitions import defs
 from pipelines.home import GPU, prepare
-from pipelines.store.assets import HOST_TAG
+from pipelines.store.processes import HOST_TAG
 
 JOB = """
 import sys, time
@@ -82,6 +83,44 @@ def started(instance: dg.DagsterInstance, pid: int, **tags: str) -> str:
     data = dg._core.events.EngineEventData(metadata={"pid": dg.MetadataValue.text(str(pid))})
     instance.report_engine_event("begun", run, data)
     return run.run_id
+
+
+def test_a_run_whose_step_still_computes_is_not_dead() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        gone = 2**22 + 1
+        run = started(instance, gone, **{HOST_TAG: os.uname().nodename})
+        instance.add_run_tags(run, {"hydralora/process-hydralora_adapter": f"{os.getpid()} {time.time()}"})
+        assert end_dead_runs(instance) == []
+        instance.add_run_tags(run, {"hydralora/process-hydralora_adapter": f"{gone} {time.time()}"})
+        assert end_dead_runs(instance) == [run]
+
+
+def test_a_step_ends_with_the_run_that_started_it(tmp_path: Path) -> None:
+    """The process of a step is a child that `multiprocessing` starts, as Dagster's executor does."""
+    script, begun = tmp_path / "parent.py", tmp_path / "begun"
+    script.write_text(
+        "import multiprocessing, os, sys, time\n"
+        "from pipelines.store.processes import end_with_parent\n"
+        "def step(path):\n"
+        "    end_with_parent()\n"
+        "    open(path + '.tmp', 'w').write(str(os.getpid()))\n"
+        "    os.rename(path + '.tmp', path)\n"
+        "    time.sleep(600)\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.get_context('spawn').Process(target=step, args=(sys.argv[1],)).start()\n"
+        "    time.sleep(600)\n"
+    )
+    root = str(Path(__file__).parents[2])
+    parent = subprocess.Popen([sys.executable, script, begun], env={**os.environ, "PYTHONPATH": root})
+    end = time.monotonic() + 120
+    while not begun.exists():
+        assert parent.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    step = psutil.Process(int(begun.read_text()))
+    parent.kill()
+    parent.wait()
+    step.wait(timeout=30)
 
 
 def test_runs_that_live_or_that_another_host_began_stay() -> None:
