@@ -26,7 +26,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asking for GPUs must not start CUDA before a fork
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # the same for every row
 
 import numpy as np
@@ -43,6 +42,7 @@ TOKENS_PER_STEP = 8192
 MICRO_BATCHES = 2
 FULL_ROW = 4096
 EXPERTS = 6
+LEARNING_RATE = 1e-4
 FIRST_STEPS = 3  # compile and fill caches; not counted
 
 
@@ -207,6 +207,7 @@ def ours(row: Row, path: Path, steps: int) -> dict[str, Any]:
         tokens_per_step=TOKENS_PER_STEP,
         gradient_accumulation_steps=row.micro_batches,
         save_steps=1000,
+        learning_rate=LEARNING_RATE,
         gradient_checkpointing=row.checkpointing,
         **{name: value for name, value in options.items() if name in fields},
     )
@@ -268,7 +269,7 @@ def stock(row: Row, path: Path, steps: int) -> dict[str, Any]:
             "gradient_accumulation_steps": row.micro_batches,
             "bf16": torch.cuda.is_available(),
             "use_cpu": not torch.cuda.is_available(),
-            "learning_rate": 1e-4,
+            "learning_rate": LEARNING_RATE,
             "logging_steps": 1,
             "save_strategy": "no",
             "report_to": [],
@@ -390,7 +391,7 @@ def work(row: Row, path: Path, steps: int, profile: bool, result: Any) -> None:
 
 
 def measured(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
-    context = multiprocessing.get_context("fork")  # the libraries are loaded once
+    context = multiprocessing.get_context("spawn")  # importing Liger starts CUDA
     receiver, sender = context.Pipe(duplex=False)
     steps = arguments.steps * (4 if row.kind == "losses" else 1)
     process = context.Process(target=work, args=(row, arguments.documents, steps, arguments.profile, sender))

@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, nargs="?", help="JSON file of the summary")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--workers", type=int, default=8, help="runs beside each other, dealt out to the GPUs")
+    parser.add_argument("--share", default="1/1", help="K/N: every N-th run from the K-th, for N machines or processes")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--smoke", action="store_true", help="a few steps of a tiny model on a few documents")
     arguments = parser.parse_args()
@@ -155,6 +156,8 @@ def main() -> None:
     elif arguments.command == "run":
         facts = json.loads((arguments.state / "facts.json").read_text())
         runs = planned({name: of_mix["hidden"]["elbow"] for name, of_mix in facts.items()})
+        part, parts = map(int, arguments.share.split("/"))
+        runs = runs[part - 1 :: parts]
         options = {"minutes": arguments.minutes, "workers": arguments.workers, "device": arguments.device}
         budget = SMOKE if arguments.smoke else Budget()
         run_all(runs, arguments.state, budget=budget, tiny=arguments.smoke, **options)
