@@ -151,6 +151,9 @@ def summary(folder: Path, output: Path) -> None:
         held_out = mix.indices("validation", "test", "unseen")
         test = np.flatnonzero(mix.parts[held_out] == "test")
         of_part = [r for r in records.values() if r["mix"] == name]
+        if len(_arms(of_part)) < len(LORA_RATES) + len(SPLIT_RATES):
+            print(f"{name}: not all arms are trained")
+            continue
         seeds = sorted(set.intersection(*({r["seed"] for r in of_part if r["arm"] == arm} for arm in _arms(of_part))))
         chosen = {kind: _best(of_part, kind, seeds) for kind in ("lora", "split")}
         losses = {

@@ -64,6 +64,7 @@ def of_one_mix(mix: Mix, records: Records, states: Floats | None) -> dict[str, A
         "training_tokens": int(mix.lengths[mix.parts == "train"].sum()),
         "facts": mix.facts,
         "lora": baseline,
+        "chosen": chosen_rates(losses, mix),
         "validation": _validation(losses, mix),
         "rows": rows,
     }
@@ -141,11 +142,22 @@ def collect(records: Iterable[Mapping[str, Any]]) -> Losses:
 
 
 def best_lora(losses: Losses, mix: Mix) -> str:
-    """The rate of least validation loss (macro) over the seeds that all rates have."""
-    loras = {key[0]: seeds for key, seeds in losses.items() if key[0].startswith("lora ")}
-    common = set.intersection(*(set(seeds) for seeds in loras.values()))
-    found = _validation({(name, ""): {s: seeds[s] for s in common} for name, seeds in loras.items()}, mix)
-    return min(loras, key=lambda name: found[_label((name, ""))]["macro"])
+    """The LoRA at its best rate."""
+    return chosen_rates(losses, mix)["lora"]
+
+
+def chosen_rates(losses: Losses, mix: Mix) -> dict[str, str]:
+    """Design -> its arm of least validation loss (macro) over the seeds that all rates of the design have."""
+    designs: dict[str, dict[str, dict[int, Floats]]] = {}
+    for (arm, groups), seeds in losses.items():
+        if _label((arm, groups)) == arm:
+            designs.setdefault(arm.split(" lr=")[0], {})[arm] = seeds
+    chosen = {}
+    for design, arms in designs.items():
+        common = set.intersection(*(set(seeds) for seeds in arms.values()))
+        found = _validation({(arm, ""): {s: seeds[s] for s in common} for arm, seeds in arms.items()}, mix)
+        chosen[design] = min(arms, key=lambda arm: found[_label((arm, ""))]["macro"])
+    return chosen
 
 
 def _validation(losses: Losses, mix: Mix) -> dict[str, Any]:
@@ -220,7 +232,7 @@ def _label(key: tuple[str, str]) -> str:
 def print_mix(name: str, mix: Mapping[str, Any]) -> None:
     """The rows of a mix as Markdown."""
     for part, rows in mix["rows"].items():
-        print(f"\n## {name}, {part}; against {mix['lora']}\n")
+        print(f"\n## {name}, {part}; against {mix['lora']}\n\nRates by validation: {mix['chosen']}\n")
         print(
             "| arm | N | trained | seeds | macro | token | minus LoRA, macro | minus LoRA, token | share of true"
             " sources' gain, macro / token | worst corpus |\n|" + "---|" * 10
