@@ -168,6 +168,8 @@ def base_model(size: str) -> Any:
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
+    # Drawn as the others: where a row begins with it, zeros would stay zeros and gradients of norms overflow.
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=config.initializer_range)
     model.name_or_path = f"random {size}"
     return model.requires_grad_(False).eval()
 
