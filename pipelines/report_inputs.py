@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
+from pipelines.report_commands import Request, comparison_of, next_steps, tokens_for
 from pipelines.store.artifacts import Artifact
 from pipelines.training.adapters import GIVEN_GATES, load_state, read_curve
 
@@ -19,18 +20,40 @@ if TYPE_CHECKING:
 
 EXCERPT = 280
 MAP_POINTS = 15_000
+EMBEDDED_NAMES = {"embedded": "SmolLM2-135M-Instruct (embedded)"}
+"""Of `hydralora.base_model`, whose import takes seconds."""
 ENERGY_PARTS = ("cpu_kwh", "gpu_kwh", "ram_kwh")
 
 Inputs = Mapping[str, Artifact]
 
 
-def report_inputs(title: str, command: str, artifacts: Iterable[Artifact]) -> "ReportInputs":
+def report_inputs(
+    title: str, request: Request, artifacts: Iterable[Artifact], command: str | None = None
+) -> "tuple[ReportInputs, str | None]":
     """Collect the tables of a run. Only the two coordinates of the map are computed here.
 
     Args:
-        title, command: title of the report, and command that reproduces it.
+        title: title of the report.
+        request: what was asked of the run.
         artifacts: artifacts of the run.
+        command: command that reproduces the run, if it is another than the request's.
+
+    Returns:
+        The inputs, and a configuration of the job `compare` that would spend enough for a verdict, if there is one.
     """
+    from analysis.report.budget import LEAST_SEEDS, spent
+
+    artifacts = tuple(artifacts)
+    inputs = _tables(title, command or request.command, artifacts)
+    of = spent(inputs)
+    methods = [inputs.method, inputs.matched_baseline]
+    comparison = comparison_of(request, methods, LEAST_SEEDS, tokens_for(of))
+    (exports,) = (artifact for artifact in artifacts if artifact.asset == "domain_exports")
+    steps = next_steps(request, of, comparison, exports)
+    return replace(inputs, configuration=request.text, next_steps=steps), comparison
+
+
+def _tables(title: str, command: str, artifacts: Iterable[Artifact]) -> "ReportInputs":
     from analysis.report import ReportInputs, TokenGates
 
     inputs: Inputs = {artifact.asset: artifact for artifact in artifacts}
@@ -50,6 +73,8 @@ def report_inputs(title: str, command: str, artifacts: Iterable[Artifact]) -> "R
     return ReportInputs(
         title=title,
         command=command,
+        base_model=base_model_name(records[method]),
+        n_training_documents=records[method]["data"]["documents"],
         provenance=provenance(inputs, records),
         method=method,
         matched_baseline="lora_matched",
@@ -69,11 +94,23 @@ def report_inputs(title: str, command: str, artifacts: Iterable[Artifact]) -> "R
         breakdown=load_breakdown(inputs["parameter_breakdown"]),
         routing=routing,
         token_gates=[TokenGates(**example) for example in examples],
+        cross_losses=cross_losses(inputs["domain_exports"]),
         parameters=parameters_table(folders),
         energy=energy_table(records),
         more=(served_table(inputs["domain_exports"]), stages_table(inputs)),
         serving=serving_words(inputs["domain_exports"]),
     )
+
+
+def base_model_name(record: Mapping[str, Any]) -> str:
+    """Name of the base model; the embedded one has a name of its own."""
+    name: str = record["base_model"]["name"]
+    return EMBEDDED_NAMES.get(name, name)
+
+
+def cross_losses(exports: Artifact) -> pl.DataFrame | None:
+    """Losses of every domain's LoRA on every domain's documents; None if they were not measured."""
+    return exports.read("cross_losses") if (exports.folder / "cross_losses.parquet").exists() else None
 
 
 def cluster_map(documents: pl.LazyFrame, features: np.ndarray) -> pl.DataFrame:

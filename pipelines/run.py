@@ -18,21 +18,24 @@ CONSOLE = {"console": {"config": {"log_level": "INFO"}}}
 def main() -> None:
     """Check and run a file."""
     arguments = checked_arguments("python -m pipelines.run", __doc__)
-    if not run(read_configuration(arguments.config), arguments.job, arguments.partition):
+    values = read_configuration(arguments.config)
+    if not run(values, arguments.job, arguments.partition, file=str(arguments.config)):
         raise SystemExit(1)
 
 
-def run(configuration: dict[str, Any], job: str, partition: str | None = None) -> bool:
+def run(configuration: dict[str, Any], job: str, partition: str | None = None, *, file: str | None = None) -> bool:
     """Execute a job; whether it succeeded.
 
     Args:
         configuration: of the run.
         job: its name.
         partition: key of the run's partition.
+        file: the configuration's file, which the report names.
     """
     import dagster as dg
 
     from pipelines.definitions import defs
+    from pipelines.report_commands import FILE_TAG
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -40,7 +43,11 @@ def run(configuration: dict[str, Any], job: str, partition: str | None = None) -
     values["execution"] = {"config": {"in_process": {}}}
     with dg.DagsterInstance.get() as instance:
         result = defs.resolve_job_def(job).execute_in_process(
-            run_config=values, instance=instance, raise_on_error=False, partition_key=partition
+            run_config=values,
+            instance=instance,
+            raise_on_error=False,
+            partition_key=partition,
+            tags={} if file is None else {FILE_TAG: file},
         )
     if not result.success:
         print(f"Run {result.run_id} failed. The web UI (make ui) has its log.", file=sys.stderr)

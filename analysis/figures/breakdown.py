@@ -5,7 +5,8 @@ import polars as pl
 
 from analysis.adapters.observation_two import RELATIONS, SAME_SEED
 from analysis.adapters.parts import OUTSIDE
-from analysis.figures.style import Picture, color, integer_ticks, legend_below, marker, plain_text, styled, subplots
+from analysis.figures.palette import PARTS, color, head_numbers, marker
+from analysis.figures.style import INK, Picture, integer_ticks, legend_below, plain_text, styled, subplots
 
 MOST_DOTS = 250
 """Most dots per relation, and most grey dots behind a layer. Thousands would add a megabyte but no information."""
@@ -23,6 +24,7 @@ def submodule_map(embedding: pl.DataFrame, method: str) -> Picture:
     """
     table = embedding.filter(pl.col("method") == method)
     heads = table["head"].unique(maintain_order=True).to_list()
+    numbers = head_numbers(heads)
     figure, axes = subplots(1, 3, width=6.6, height=2.7)
     for ax, (panel, title) in zip(axes, PANELS.items(), strict=True):
         points = table.filter(pl.col("panel") == panel)
@@ -31,7 +33,8 @@ def submodule_map(embedding: pl.DataFrame, method: str) -> Picture:
             # Hollow marks of different shapes and sizes: heads that coincide are all still seen.
             ax.scatter(
                 rows["x"], rows["y"], s=16 + 14 * (len(heads) - 1 - i), marker=marker(i), facecolors="none",
-                edgecolors=color(i), linewidths=0.8, label=plain_text(head) if ax is axes[0] else None,
+                edgecolors=color(numbers[i]), linewidths=0.8,
+                label=plain_text(head) if ax is axes[0] else None,
             )  # fmt: skip
         ax.set(title=f"{title} ({len(points)})", xticks=[], yticks=[])
         ax.spines[:].set_visible(True)
@@ -61,6 +64,7 @@ def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int =
     layers = points.filter(pl.col("layer") != OUTSIDE)["layer"].unique().sort().to_list()
     shown = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, min(most, len(layers))).round().astype(int))]
     heads = points["head"].unique(maintain_order=True).to_list()
+    numbers = head_numbers(heads)
     n_columns = min(4, len(shown))
     n_rows = -(-len(shown) // n_columns)
     figure, axes = subplots(n_rows, n_columns, width=6.6, height=1.65 * n_rows + 0.4)
@@ -73,7 +77,8 @@ def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int =
             rows = points.filter((pl.col("layer") == layer) & (pl.col("head") == head))
             ax.scatter(
                 rows["x"], rows["y"], s=14 + 12 * (len(heads) - 1 - i), marker=marker(i), facecolors="none",
-                edgecolors=color(i), linewidths=0.9, label=plain_text(head) if ax is axes[0] else None,
+                edgecolors=color(numbers[i]), linewidths=0.9,
+                label=plain_text(head) if ax is axes[0] else None,
             )  # fmt: skip
         ax.set(title=f"layer {layer}", xticks=[], yticks=[])
         ax.spines[:].set_visible(True)
@@ -104,8 +109,8 @@ def similarity_by_relation(pairs: pl.DataFrame) -> Picture:
                 continue
             dots = values if len(values) <= MOST_DOTS else generator.choice(values, MOST_DOTS, replace=False)
             jitter = y + generator.uniform(-0.2, 0.2, len(dots))
-            ax.plot(dots, jitter, ".", color=color(0 if matrix == "A" else 1), markersize=2.5, alpha=0.5)
-            ax.plot([values.mean()], [y], "D", color=color(5), markersize=5)
+            ax.plot(dots, jitter, ".", color=color(PARTS[matrix]), markersize=2.5, alpha=0.5)
+            ax.plot([values.mean()], [y], "D", color=INK, markersize=5)
             words.append(f"{matrix}, {relation}: {values.mean():.2f}")
         chance = pairs.filter(pl.col("matrix") == matrix)["chance"].to_numpy().mean()
         ax.axvline(float(chance), color="#777777", linestyle=":", linewidth=1.2)
@@ -133,15 +138,15 @@ def similarity_by_layer(pairs: pl.DataFrame) -> Picture:
     figure, axes = subplots(1, 2, width=6.6, height=2.9, share_y=True)
     measures = {"subspace_similarity": "subspace similarity", "cka": "linear CKA"}
     for ax, (column, label) in zip(axes, measures.items(), strict=True):
-        for i, matrix in enumerate(("A", "B")):
+        for matrix in ("A", "B"):
             for m, module in enumerate(modules):
                 rows = table.filter((pl.col("matrix") == matrix) & (pl.col("module") == module))
                 rows = rows.group_by("layer").agg(pl.col(column).mean()).sort("layer")
                 name = f"{matrix} {module.rsplit('.', 1)[-1]}" if ax is axes[0] else None
                 style = ("-", "--", ":", "-.")[m % 4]
                 ax.plot(
-                    rows["layer"], rows[column], linestyle=style, color=color(i), marker=marker(m), markersize=3,
-                    label=None if name is None else plain_text(name),
+                    rows["layer"], rows[column], linestyle=style, color=color(PARTS[matrix]), marker=marker(m),
+                    markersize=3, label=None if name is None else plain_text(name),
                 )  # fmt: skip
         ax.set(xlabel="layer", ylabel=label, ylim=(-0.03, 1.03))
         ax.tick_params(labelleft=True)
@@ -151,6 +156,6 @@ def similarity_by_layer(pairs: pl.DataFrame) -> Picture:
     return Picture(
         "similarity_by_layer",
         figure,
-        "Similarity of heads trained on different data from one seed, by layer: blue A, orange B; mean over pairs.",
+        "Similarity of heads trained on different data from one seed, by layer: mean over pairs, A light blue, B red.",
         "Lines over layers for A and B of each module; the numbers are in the table.",
     )

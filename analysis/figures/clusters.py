@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.figures.style import HEAT_MAP, INK, Picture, color, integer_ticks, marker, plain_text, styled, subplots
+from analysis.figures.palette import color, marker
+from analysis.figures.style import HEAT_MAP, Picture, integer_ticks, plain_text, styled, subplots
 
 
 @styled
 def elbow(sweep: pl.DataFrame, choice: Mapping[str, Any]) -> Picture:
-    """The SSE of K-means against K, with the chosen K and its interval.
+    """The SSE of K-means against K, with the K at the elbow and its interval.
 
     Args:
         sweep: n_clusters, inertia.
@@ -26,16 +27,18 @@ def elbow(sweep: pl.DataFrame, choice: Mapping[str, Any]) -> Picture:
     axes.plot(ks, relative, color=color(0), marker="o")
     chosen = float(relative[ks.index(n_clusters)]) if n_clusters in ks else float("nan")
     axes.plot([n_clusters], [chosen], "o", markersize=9, markerfacecolor="none", markeredgecolor=color(5), linewidth=2)
-    axes.annotate(f"N = {n_clusters}", (n_clusters, chosen), xytext=(8, 8), textcoords="offset points", weight="bold")
+    axes.annotate(
+        f"elbow: {n_clusters}", (n_clusters, chosen), xytext=(8, 8), textcoords="offset points", weight="bold"
+    )
     axes.set(xlabel="clusters K", ylabel=f"SSE, % of K = {ks[0]}", ylim=(0, 105))
-    integer_ticks(axes, ks)
+    integer_ticks(axes, ks, n_clusters)
     axes.grid(axis="y")
-    explained = f"{100 - chosen:.0f}% of the squared distance to the centre is explained at N = {n_clusters}"
+    explained = f"{100 - chosen:.0f}% of the squared distance to the centre is explained at K = {n_clusters}"
     return Picture(
         "elbow",
         figure,
-        f"Sum of squared errors (SSE) of K-means against the number of clusters. Circle: the chosen N; band: numbers "
-        f"about as well supported ({low} to {high}). {explained}.",
+        "Sum of squared errors (SSE) of K-means against the number of clusters. Circle: the number at the elbow; "
+        f"band: numbers about as well supported ({low} to {high}). {explained}.",
         f"Line falling from 100% at K = {ks[0]} to {relative[-1]:.0f}% at K = {ks[-1]}; {explained}.",
     )
 
@@ -98,7 +101,7 @@ def heat_map(
                 # dark mode.
                 ink = "#101418" if value > middle else "white"
                 axes.text(
-                    j, i, f"{round(value, digits) + 0.0:.{digits}f}", ha="center", va="center", color=ink, fontsize=7
+                    j, i, f"{round(value, digits) + 0.0:.{digits}f}", ha="center", va="center", color=ink, fontsize=8
                 )
 
 
@@ -111,20 +114,8 @@ def cluster_map(points: pl.DataFrame, projection: str) -> Picture:
         projection: name of the method that computed x and y: "PCA", "UMAP" or "t-SNE".
     """
     figure, (axes,) = subplots(width=5.2, height=4.2)
-    clusters = points["cluster"].unique().sort().to_list()
-    for i, cluster in enumerate(clusters):
-        rows = points.filter(pl.col("cluster") == cluster)
-        axes.scatter(
-            rows["x"], rows["y"], s=5, color=color(i), marker=marker(i), linewidths=0, alpha=0.6, label=str(cluster),
-            rasterized=True,
-        )  # fmt: skip
-        x, y = np.median(rows.select("x", "y").to_numpy(), axis=0)
-        axes.text(
-            x, y, str(cluster), weight="bold", color=INK,
-            ha="center", va="center", bbox={"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": INK},
-        )  # fmt: skip
-    axes.set(xticks=[], yticks=[], xlabel=f"{projection} 1", ylabel=f"{projection} 2")
-    axes.set_aspect("equal", adjustable="datalim")
+    clusters = draw_map(axes, points, rasterized=True)
+    axes.set(xlabel=f"{projection} 1", ylabel=f"{projection} 2")
     return Picture(
         "cluster_map",
         figure,
@@ -132,3 +123,30 @@ def cluster_map(points: pl.DataFrame, projection: str) -> Picture:
         "cluster's median. Distances between far groups mean little.",
         f"Scatter of {len(points):,} documents in {len(clusters)} clusters.",
     )
+
+
+def draw_map(axes: Any, points: pl.DataFrame, *, rasterized: bool = False) -> list[int]:
+    """Draw documents in the plane, with the number of each cluster at its median.
+
+    Args:
+        points: x, y, cluster.
+        rasterized: whether vector formats get an image of the dots instead of each dot.
+
+    Returns:
+        The clusters.
+    """
+    clusters: list[int] = points["cluster"].unique().sort().to_list()
+    for cluster in clusters:
+        rows = points.filter(pl.col("cluster") == cluster)
+        axes.scatter(
+            rows["x"], rows["y"], s=6, color=color(cluster), marker=marker(cluster), linewidths=0, alpha=0.6,
+            label=str(cluster), rasterized=rasterized,
+        )  # fmt: skip
+        x, y = np.median(rows.select("x", "y").to_numpy(), axis=0)
+        axes.text(
+            x, y, str(cluster), weight="bold", color="#101418",
+            ha="center", va="center", bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": "#101418"},
+        )  # fmt: skip
+    axes.set(xticks=[], yticks=[])
+    axes.set_aspect("equal", adjustable="datalim")
+    return clusters

@@ -2,7 +2,8 @@
 
 import polars as pl
 
-from analysis.figures.style import Picture, color, marker, plain_text, styled, subplots
+from analysis.figures.palette import color, marker
+from analysis.figures.style import Picture, plain_text, styled, subplots
 
 
 @styled

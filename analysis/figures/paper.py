@@ -2,7 +2,8 @@
 
 import polars as pl
 
-from analysis.figures.style import Picture, color, integer_ticks, marker, plain_text, styled, subplots
+from analysis.figures.palette import color, marker
+from analysis.figures.style import Picture, integer_ticks, plain_text, styled, subplots
 
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 

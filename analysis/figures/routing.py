@@ -1,21 +1,26 @@
 """Figures of the routing: use of the experts, entropy of the gates, and whether gates follow the corpus."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
 from analysis.figures.clusters import heat_map
+from analysis.figures.palette import color, marker
 from analysis.figures.style import (
     Picture,
-    color,
     group_name,
     integer_ticks,
     legend_below,
-    marker,
     ordered_groups,
     plain_text,
+    short_names,
     styled,
     subplots,
 )
+
+LONGEST_TITLE = 15
+"""Characters that fit above one of four panels."""
 
 
 @styled
@@ -44,9 +49,10 @@ def gates_by_layer(gates: pl.DataFrame, group_kind: str) -> Picture:
     limit = max(float(np.nanmax(values)), 1.5 / len(experts))
     for ax in axes[len(groups) :]:
         ax.set_visible(False)
-    for ax, group, matrix in zip(axes, groups, values, strict=False):
+    titles = short_names([group_name(group_kind, group) for group in groups], LONGEST_TITLE)
+    for ax, title, matrix in zip(axes, titles, values, strict=False):
         image = ax.imshow(matrix, cmap="cividis", vmin=0, vmax=limit, aspect="auto", interpolation="nearest")
-        ax.set_title(group_name(group_kind, group))
+        ax.set_title(title, fontsize=8)
         ax.set_xticks(range(len(experts)), [str(e) for e in experts])
         ax.set_yticks(firsts, [str(places[row][0]) for row in firsts])
         ax.spines[:].set_visible(False)
@@ -133,19 +139,20 @@ def association(table: pl.DataFrame) -> Picture:
 
 
 @styled
-def expert_similarity(table: pl.DataFrame) -> Picture:
+def expert_similarity(table: pl.DataFrame, groups: Sequence[str] = ()) -> Picture:
     """Mean cosine between the experts' B over modules, as a heat map.
 
     Args:
         table: `similarity` of a `RoutingAnalysis`, with B cosines.
+        groups: names of the experts, if each stands for a group.
     """
     means = table.group_by("expert_a", "expert_b").agg(pl.col("b_cosine").mean()).drop_nulls()
     n_experts = int(means["expert_b"].to_numpy().max()) + 1
     values = np.eye(n_experts)
     for a, b, value in means.iter_rows():
         values[a, b] = values[b, a] = value
-    names = [str(e) for e in range(n_experts)]
-    figure, (axes,) = subplots(width=3.6, height=2.6)
+    names = short_names(groups, 18) if len(groups) == n_experts else [str(e) for e in range(n_experts)]
+    figure, (axes,) = subplots(width=6.0 if groups else 3.6, height=min(1.6 + 0.28 * n_experts, 7.5))
     heat_map(figure, axes, values, names, names, "cosine of B", limits=(min(0.0, float(values.min())), 1.0))
     axes.set(xlabel="expert", ylabel="expert")
     off = values[~np.eye(n_experts, dtype=bool)]
@@ -154,4 +161,32 @@ def expert_similarity(table: pl.DataFrame) -> Picture:
         figure,
         "Cosine between the B matrices of experts, mean over modules. Near 1: the experts are the same.",
         f"Heat map of {n_experts} experts; cosines between different experts from {off.min():.2f} to {off.max():.2f}.",
+    )
+
+
+@styled
+def cross_losses(matrix: pl.DataFrame) -> Picture:
+    """Loss of every expert on every group, against the group's own expert, as a heat map.
+
+    Args:
+        matrix: `matrix` of a `CrossExperts`.
+    """
+    groups = ordered_groups([*matrix["group"], *matrix["expert"]])
+    values = np.full((len(groups), len(groups)), np.nan)
+    for group, expert, difference in matrix.select("group", "expert", "difference").iter_rows():
+        values[groups.index(group), groups.index(expert)] = difference
+    names = short_names(groups, 18)
+    figure, (axes,) = subplots(width=6.0, height=min(1.6 + 0.28 * len(groups), 7.5))
+    found = values[np.isfinite(values)]
+    limits = (min(0.0, float(found.min())), max(0.01, float(found.max())))
+    heat_map(figure, axes, values, names, names, "loss minus own, nats per token", limits=limits)
+    axes.set(xlabel="expert of", ylabel="documents of")
+    off = values[~np.eye(len(groups), dtype=bool)]
+    better = int((off[np.isfinite(off)] < 0).sum())
+    return Picture(
+        "cross_losses",
+        figure,
+        "Held-out loss of every expert on every group, minus that of the group's own expert. Above zero: the own "
+        "expert is better.",
+        f"Heat map of {len(groups)} groups by {len(groups)} experts; another expert is better in {better} cells.",
     )

@@ -1,23 +1,22 @@
-"""A common style for all figures: colour-blind safe colours, and reproducible bytes."""
+"""A common style for all figures: sizes, texts, wide and narrow forms, and reproducible bytes."""
 
 import contextlib
+import contextvars
 import functools
 import io
 import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec
+
+from analysis.figures.palette import OKABE_ITO
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#B8A900")
-"""Okabe and Ito's palette without black and with a darker yellow, so that it is visible on light and dark paper."""
-
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 INK = "#1b1f24"
 GRID = "#d3d8de"
 HEAT_MAP = "cividis"
@@ -53,14 +52,29 @@ LONGEST_LINE = 80
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
+NARROW = 3.45
+"""Width in inches of a figure for a phone: its text is 11 pixels high on a screen of 390."""
+
+_is_narrow = contextvars.ContextVar("narrow", default=False)
+
+
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its texts: `caption` is shown below it, `alt` replaces it for screen readers."""
+    """A figure with its texts.
+
+    Attributes:
+        name: of files and links.
+        figure: the figure for a desk or for paper.
+        caption: shown below it.
+        alt: replaces it for screen readers.
+        narrow: draws the same figure for a phone; None if there is no such form.
+    """
 
     name: str
     figure: "Figure"
     caption: str
     alt: str
+    narrow: "Callable[[], Figure] | None" = None
 
 
 _Arguments = ParamSpec("_Arguments")
@@ -69,8 +83,7 @@ _Arguments = ParamSpec("_Arguments")
 def styled(draw: Callable[_Arguments, Picture]) -> Callable[_Arguments, Picture]:
     """Decorator that draws in the common style and restores matplotlib's settings afterwards."""
 
-    @functools.wraps(draw)
-    def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Picture:
+    def once(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Picture:
         from matplotlib import rc_context
 
         with rc_context(_RC), _any_script():
@@ -81,6 +94,17 @@ def styled(draw: Callable[_Arguments, Picture]) -> Callable[_Arguments, Picture]
             picture.figure.draw_without_rendering()
             picture.figure.set_layout_engine("none")
             return picture
+
+    @functools.wraps(draw)
+    def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Picture:
+        def narrow() -> "Figure":
+            before = _is_narrow.set(True)
+            try:
+                return once(*args, **kwargs).figure
+            finally:
+                _is_narrow.reset(before)
+
+        return replace(once(*args, **kwargs), narrow=narrow)
 
     return drawn
 
@@ -130,26 +154,29 @@ def _any_script() -> Iterator[None]:
 def subplots(
     n_rows: int = 1, n_columns: int = 1, *, width: float = 6.6, height: float = 2.8, share_y: bool = False
 ) -> tuple["Figure", list["Axes"]]:
-    """An empty figure with sizes in inches, and the list of its axes, row by row."""
+    """An empty figure with sizes in inches, and the list of its axes, row by row.
+
+    The narrow form has its columns below each other: one column, or two of four.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    if _is_narrow.get() and n_columns > 1:
+        columns = 2 if n_columns >= 4 else 1
+        rows = -(-n_rows * n_columns // columns)
+        # A row keeps its height.
+        height, n_rows, n_columns = height / n_rows * rows, rows, columns
+    figure = Figure(figsize=(min(width, NARROW) if _is_narrow.get() else width, height), layout="constrained")
     return figure, list(figure.subplots(n_rows, n_columns, squeeze=False, sharey=share_y).flat)
 
 
-def color(index: int) -> str:
-    """The colour of category `index`. Colours repeat after eight, with another marker."""
-    return OKABE_ITO[index % len(OKABE_ITO)]
-
-
-def marker(index: int) -> str:
-    """The marker of category `index`, so that colour is never the only distinction."""
-    return MARKERS[(index + index // len(OKABE_ITO)) % len(MARKERS)]
+def is_narrow() -> bool:
+    """Whether the figure is drawn for a phone."""
+    return _is_narrow.get()
 
 
 def legend_below(figure: "Figure", n_entries: int) -> None:
-    """Place the legend below the axes, left aligned, so that a narrow screen shows it without scrolling."""
-    figure.legend(loc="outside lower left", ncols=min(n_entries, 4))
+    """Place the legend below the axes, left aligned."""
+    figure.legend(loc="outside lower left", ncols=min(n_entries, 2 if _is_narrow.get() else 4))
 
 
 def ordered_groups(groups: Iterable[str]) -> list[str]:
@@ -164,10 +191,25 @@ def group_name(group_kind: str, group: str) -> str:
     return f"cluster {group}" if group_kind == "cluster" else plain_text(group)
 
 
-def integer_ticks(axes: "Axes", values: Sequence[int]) -> None:
-    """Put at most twelve ticks on the x axis, at whole numbers."""
-    step = max(1, -(-len(values) // 12))
-    axes.set_xticks(list(values)[::step])
+def short_names(names: Sequence[str], longest: int) -> list[str]:
+    """Names for titles that stand beside each other: without the folder that all share, and cut to `longest`."""
+    folders = {name.rpartition("/")[0] for name in names if name != "all"}
+    shared = f"{folders.pop()}/" if len(folders) == 1 else ""
+    return [plain_text(name.removeprefix(shared) if shared != "/" else name, longest) for name in names]
+
+
+def integer_ticks(axes: "Axes", values: Sequence[int], also: int | None = None) -> None:
+    """Put at most twelve ticks on the x axis, at whole numbers.
+
+    Args:
+        also: a number that has a tick in any case; ticks too near to it give way.
+    """
+    step = max(1, -(-len(values) // (6 if _is_narrow.get() else 12)))
+    ticks = list(values)[::step]
+    if also is not None and also not in ticks:
+        near = step * (values[1] - values[0]) / 2 if len(values) > 1 else 0
+        ticks = sorted([tick for tick in ticks if abs(tick - also) > near] + [also])
+    axes.set_xticks(ticks)
 
 
 def png(figure: "Figure", dpi: int = 200) -> bytes:
@@ -193,24 +235,27 @@ def thumbnail(figure: "Figure", limit: int = 60_000) -> bytes:
     raise ValueError(f"thumbnail: expected a figure that fits in {limit} bytes at 28 dpi, got {len(data)}")
 
 
-def svg(picture: Picture) -> str:
+def svg(picture: Picture, *, narrow: bool = False) -> str:
     """The figure as an SVG element with ids that are unique in the page.
 
-    It uses the colours of the page: `currentColor`, and the CSS variables --grid and --c0 to --c7 (the palette).
+    It uses the colours of the page: `currentColor`, and the CSS variables --grid and --c0 to --c7 (the palette). The
+    class `wide` or `narrow` says for which screen it is.
+
+    Args:
+        narrow: the form for a phone.
     """
     from matplotlib import rc_context
 
+    figure = picture.narrow() if narrow and picture.narrow is not None else picture.figure
+    name = f"{picture.name}-narrow" if narrow else picture.name
     buffer = io.StringIO()
-    with rc_context({**_RC, "svg.hashsalt": picture.name}), _any_script():
-        picture.figure.savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None}
-        )
+    with rc_context({**_RC, "svg.hashsalt": name}), _any_script():
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r"<[^>]*>", lambda tag: _own_tag(tag[0], picture.name), text)
-    # All figures keep one font size, on wide pages and on phones, where figures scroll.
-    width = picture.figure.get_figwidth()
-    return text.replace("<svg ", f'<svg style="max-width: {7.5 * width:.1f}rem; min-width: {5.2 * width:.1f}rem" ', 1)
+    text = re.sub(r"<[^>]*>", lambda tag: _own_tag(tag[0], name), text)
+    form = "narrow" if narrow else "wide"
+    return text.replace("<svg ", f'<svg class="{form}" style="--inches: {figure.get_figwidth():.2f}" ', 1)
 
 
 def _own_tag(tag: str, name: str) -> str:

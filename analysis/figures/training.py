@@ -1,33 +1,27 @@
 """Figures of training curves, losses, parameters and energy."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import polars as pl
 
-from analysis.figures.style import (
-    Picture,
-    color,
-    group_name,
-    legend_below,
-    marker,
-    ordered_groups,
-    plain_text,
-    styled,
-    subplots,
-)
+from analysis.figures.palette import PARTS, color, marker, method_numbers
+from analysis.figures.style import Picture, group_name, legend_below, ordered_groups, plain_text, styled, subplots
 
 
 @styled
-def curves(table: pl.DataFrame) -> Picture:
+def curves(table: pl.DataFrame, numbers: Mapping[str, int] | None = None) -> Picture:
     """Smoothed training loss of every run against tokens, with held-out losses as markers.
 
     Args:
         table: method, seed, step, tokens, loss, eval_loss (null if not measured).
+        numbers: method -> its colour and shape in the whole report; see `palette.method_numbers`.
     """
     from matplotlib.ticker import EngFormatter
 
     figure, (axes,) = subplots(width=6.6, height=3.2)
     methods = table["method"].unique(maintain_order=True).to_list()
-    for i, method in enumerate(methods):
+    for method, i in _numbered(methods, numbers):
         for n, run in enumerate(table.filter(pl.col("method") == method).partition_by("seed", maintain_order=True)):
             run = run.sort("step")
             smooth = run["loss"].ewm_mean(half_life=max(1.0, len(run) / 40))
@@ -51,32 +45,33 @@ def curves(table: pl.DataFrame) -> Picture:
 
 
 @styled
-def losses(evaluation: pl.DataFrame, group_kind: str) -> Picture:
+def losses(evaluation: pl.DataFrame, group_kind: str, numbers: Mapping[str, int] | None = None) -> Picture:
     """Held-out loss of each method within each group, with 95% intervals.
 
     Args:
         evaluation: evaluation table. Each seed of a method is a separate marker.
         group_kind: "source" or "cluster". The group of all documents comes first.
+        numbers: method -> its colour and shape in the whole report.
     """
     table = evaluation.filter(pl.col("group_kind").is_in(["all", group_kind]))
     groups = ordered_groups(table["group"])
     methods = table["method"].unique(maintain_order=True).to_list()
-    spread = 0.7 / max(1, len(methods))
     height = 1.2 + max(0.3, 0.16 * len(methods)) * len(groups)
     figure, (axes,) = subplots(width=6.6, height=min(height, 9.0))
-    for i, method in enumerate(methods):
+    spread = 0.7 / max(1, len(methods))
+    for place, (method, i) in enumerate(_numbered(methods, numbers)):
         for n, run in enumerate(table.filter(pl.col("method") == method).partition_by("seed", maintain_order=True)):
-            y = np.array([groups.index(g) for g in run["group"]]) + (i - (len(methods) - 1) / 2) * spread
+            y = np.array([groups.index(g) for g in run["group"]]) + (place - (len(methods) - 1) / 2) * spread
             loss, low, high = (run[c].to_numpy() for c in ("loss", "loss_low", "loss_high"))
             axes.errorbar(
                 loss, y, xerr=[np.maximum(loss - low, 0), np.maximum(high - loss, 0)], fmt=marker(i), color=color(i),
                 markersize=4.5, elinewidth=1, label=plain_text(method) if n == 0 else None,
             )  # fmt: skip
-    axes.set_yticks(range(len(groups)), [group_name(group_kind, group) for group in groups])
     axes.set_ylim(len(groups) - 0.5, -0.5)
-    axes.set_xlabel("held-out answer loss, nats per token (less is better)")
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
+    axes.set_yticks(range(len(groups)), [group_name(group_kind, group) for group in groups])
+    axes.set_xlabel("held-out answer loss, nats per token (less is better)")
     legend_below(figure, len(methods))
     return Picture(
         f"losses_by_{group_kind}",
@@ -85,6 +80,11 @@ def losses(evaluation: pl.DataFrame, group_kind: str) -> Picture:
         "separate marks. The axis does not start at zero.",
         f"Dot plot of {len(methods)} methods in {len(groups)} groups; the numbers are in the table below it.",
     )
+
+
+def _numbered(methods: Sequence[str], numbers: Mapping[str, int] | None) -> list[tuple[str, int]]:
+    """The methods with their colours and shapes."""
+    return [(method, method_numbers(methods, numbers)[method]) for method in methods]
 
 
 @styled
@@ -103,7 +103,9 @@ def parameters(table: pl.DataFrame) -> Picture:
     for i, part in enumerate(parts):
         counts = dict(table.filter(pl.col("part") == part).select("method", "n_parameters").iter_rows())
         widths = np.array([counts.get(method, 0) for method in methods], float)
-        axes.barh(range(len(methods)), widths, left=left, color=color(i), label=plain_text(part), height=0.65)
+        axes.barh(
+            range(len(methods)), widths, left=left, color=color(PARTS.get(part, i)), label=plain_text(part), height=0.65
+        )
         left += widths
     axes.set_yticks(range(len(methods)), [plain_text(name) for name in methods])
     for y, total in enumerate(left):
@@ -120,20 +122,22 @@ def parameters(table: pl.DataFrame) -> Picture:
 
 
 @styled
-def energy(table: pl.DataFrame) -> Picture:
+def energy(table: pl.DataFrame, numbers: Mapping[str, int] | None = None) -> Picture:
     """Energy and time of each run.
 
     Args:
         table: method, seed, energy_kwh, seconds. A run without energy has no bar; without any energy there is no panel.
+        numbers: method -> its colour in the whole report.
     """
     means = table.group_by("method", maintain_order=True).agg(pl.col("energy_kwh", "seconds").mean())
-    panels = {"energy_kwh": ("energy, Wh", 1e3, 0), "seconds": ("time, s", 1.0, 2)}
+    panels = {"energy_kwh": ("energy, Wh", 1e3), "seconds": ("time, s", 1.0)}
+    colors = [color(i) for _, i in _numbered(means["method"].to_list(), numbers)]
     shown = [column for column in panels if means[column].is_not_null().any()]
     figure, axes = subplots(1, len(shown), width=6.6, height=0.9 + 0.3 * len(means), share_y=True)
     for ax, column in zip(axes, shown, strict=True):
-        label, scale, shade = panels[column]
+        label, scale = panels[column]
         values = means[column].fill_null(float("nan")).to_numpy() * scale
-        ax.barh(range(len(means)), values, color=color(shade), height=0.6)
+        ax.barh(range(len(means)), values, color=colors, height=0.6)
         for y, value in enumerate(values):
             ax.text(np.nan_to_num(value), y, f" {value:,.0f}" if value >= 100 else f" {value:,.3g}", va="center")
         ax.set(xlabel=label, xlim=(0, 1.2 * float(np.nanmax(values) or 1)))

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from analysis.figures import png
 from analysis.report.comparison import compare
-from analysis.report.inputs import MoreTable, ReportInputs, TokenGates
+from analysis.report.inputs import MoreTable, NextStep, ReportInputs, TokenGates
 from analysis.report.page import render, render_comparison
-from analysis.report.sections import sections
+from analysis.report.sections import first_picture, sections
 from analysis.report.summary import compare_reports, read_summary, summarise, summary_markdown
 
 __all__ = [
     "MoreTable",
+    "NextStep",
     "ReportFiles",
     "ReportInputs",
     "TokenGates",
@@ -56,9 +57,10 @@ def write_report(inputs: ReportInputs, folder: Path) -> ReportFiles:
     inputs = _sampled(inputs)
     found = sections(inputs)
     summary = summarise(inputs)
-    pictures = [picture for section in found for picture in section.pictures]
+    overview = first_picture(inputs)
+    pictures = [picture for section in found for picture in section.pictures] + ([overview] if overview else [])
     return ReportFiles(
-        html=_write(folder / "report.html", render(inputs, found).encode()),
+        html=_write(folder / "report.html", render(inputs, found, overview).encode()),
         markdown=_write(folder / "summary.md", summary_markdown(summary).encode()),
         summary=_write(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False).encode()),
         figures={p.name: _write(folder / "figures" / f"{p.name}.png", png(p.figure)) for p in pictures},

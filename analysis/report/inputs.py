@@ -42,12 +42,31 @@ class MoreTable:
 
 
 @dataclass(frozen=True)
+class NextStep:
+    """Something to do after reading the report.
+
+    Attributes:
+        title: what it does, in a few words.
+        command: the exact command.
+        reason: why, in one sentence.
+    """
+
+    title: str
+    command: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class ReportInputs:
     """The tables of one run. A section without its tables only states that they are missing.
 
     Attributes:
         title: title of the run.
         command: exact command that reproduces the run.
+        configuration: the run configuration that really ran, as text; empty if it is not known.
+        base_model: name of the base model; empty if it is not known.
+        n_training_documents: documents that were trained on.
+        next_steps: what to do after reading, with commands.
         provenance: name -> value of versions, hardware, seeds, fingerprints, licences.
         method: name of the reported adapter in `evaluation`, `curves`, `parameters` and `energy`.
         matched_baseline: name in the same tables of the LoRA with as many trainable parameters.
@@ -68,6 +87,8 @@ class ReportInputs:
         paired: method, baseline, group_kind, group, difference, low, high: paired loss differences (method minus
             baseline, negative is better) with 95% intervals. If absent, they are estimated less precisely from
             `evaluation`.
+        cross_losses: document_id, group, expert, loss, n_tokens: every expert on every group's held-out documents; see
+            `analysis.adapters.cross_experts`.
         parameters: method, part, n_parameters.
         energy: method, seed, energy_kwh (null if not measured), seconds.
         more: additional tables; each is a section before the costs.
@@ -76,6 +97,10 @@ class ReportInputs:
 
     title: str
     command: str
+    configuration: str = ""
+    base_model: str = ""
+    n_training_documents: int | None = None
+    next_steps: Sequence[NextStep] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     method: str = "hydralora"
     matched_baseline: str = "lora"
@@ -95,6 +120,7 @@ class ReportInputs:
     breakdown: ParameterBreakdown | None = None
     routing: RoutingAnalysis | None = None
     token_gates: Sequence[TokenGates] = ()
+    cross_losses: pl.DataFrame | None = None
     parameters: pl.DataFrame | None = None
     energy: pl.DataFrame | None = None
     more: Sequence[MoreTable] = ()
@@ -116,6 +142,7 @@ REQUIRED_COLUMNS = {
     "curves": ("method", "seed", "step", "tokens", "loss"),
     "evaluation": ("method", "seed", "group_kind", "group", "loss", "loss_low", "loss_high"),
     "paired": ("method", "baseline", "group_kind", "group", "difference", "low", "high"),
+    "cross_losses": ("document_id", "group", "expert", "loss", "n_tokens"),
     "parameters": ("method", "part", "n_parameters"),
     "energy": ("method", "seed", "energy_kwh", "seconds"),
 }

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -11,19 +11,27 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
-from analysis.figures.style import OKABE_ITO, color, svg
+from analysis.figures.palette import OKABE_ITO, SHAPES, color
+from analysis.figures.style import Picture, svg
+from analysis.report.budget import spent
 from analysis.report.comparison import Comparison
 from analysis.report.inputs import ReportInputs, TokenGates
 from analysis.report.sections import Section
 from analysis.report.summary import plain
 from analysis.report.verdict import verdict
+from analysis.report.words import GLOSSARY
 
 EXCERPT_CHARACTERS = 200
 SCALE = 65535
 
 
-def render(inputs: ReportInputs, sections: tuple[Section, ...]) -> str:
-    """The report of a run as HTML."""
+def render(inputs: ReportInputs, sections: tuple[Section, ...], overview: Picture | None) -> str:
+    """The report of a run as HTML.
+
+    Args:
+        overview: the picture at its head.
+    """
+    pictures = [p for section in sections if section.name != "map" for p in section.pictures]
     n_experts = max((len(document.gates[0]) for document in inputs.token_gates if len(document.gates)), default=0)
     return _filled(
         "report.html.j2",
@@ -31,12 +39,55 @@ def render(inputs: ReportInputs, sections: tuple[Section, ...]) -> str:
         inputs=inputs,
         sections=sections,
         verdict=verdict(inputs),
-        svg={p.name: Markup(svg(p)) for section in sections if section.name != "map" for p in section.pictures},
+        facts=facts(inputs),
+        overview=overview,
+        svg={p.name: _drawn(p) for p in [*pictures, *([overview] if overview else [])]},
+        glossary={
+            section.name: (*section.words, *GLOSSARY.get(_glossary_of(inputs, section), ())) for section in sections
+        },
         map_data=Markup(_map_data(inputs.cluster_map)) if inputs.cluster_map is not None else "",
         cards=_cards(inputs),
-        tokens=[_coloured(document) for document in inputs.token_gates],
-        experts=[{"number": i, "color": _variable(i)} for i in range(n_experts)],
+        # Given gates are the same for every token.
+        tokens=[_coloured(document) for document in inputs.token_gates] if inputs.grouping is None else [],
+        experts=[{"name": f"expert {i}", **_swatch(i)} for i in range(n_experts)],
     )
+
+
+def facts(inputs: ReportInputs) -> list[tuple[str, str]]:
+    """What was run, for the head of the page: name and value; what is not known is left out."""
+    of = spent(inputs)
+    kept = None if inputs.data_card is None else inputs.data_card["n_kept"]
+    values: Mapping[str, str | None] = {
+        "base model": inputs.base_model or None,
+        "documents": None if kept is None else f"{kept:,}",
+        "training set": None if inputs.n_training_documents is None else f"{inputs.n_training_documents:,} documents",
+        "steps": None if of.steps is None else f"{of.steps:,}",
+        "tokens": None if of.tokens is None else f"{of.tokens:,}",
+        "seeds": None if of.seeds is None else f"{of.seeds:,}",
+        "held out": None if of.held_out_documents is None else f"{of.held_out_documents:,} documents",
+        "training time": None if of.seconds is None else _duration(of.seconds),
+    }
+    return [(name, value) for name, value in values.items() if value is not None]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _drawn(picture: Picture) -> Markup:
+    """The figure for a desk and the one for a phone; the page shows one of them."""
+    return Markup(svg(picture) + (svg(picture, narrow=True) if picture.narrow is not None else ""))
+
+
+def _glossary_of(inputs: ReportInputs, section: Section) -> str:
+    return "given gates" if section.name == "routing" and inputs.grouping is not None else section.name
+
+
+def _swatch(index: int) -> dict[str, Any]:
+    """Colour and shape of a category in legends."""
+    return {"color": _variable(index), "shape": index % len(SHAPES)}
 
 
 def render_comparison(comparison: Comparison, images: Sequence[tuple[str, bytes, bytes]]) -> str:
@@ -50,7 +101,7 @@ def render_comparison(comparison: Comparison, images: Sequence[tuple[str, bytes,
         "comparison.html.j2",
         "",
         comparison=comparison,
-        svg={p.name: Markup(svg(p)) for section in comparison.sections for p in section.pictures},
+        svg={p.name: _drawn(p) for section in comparison.sections for p in section.pictures},
         images=pairs,
     )
 
@@ -94,6 +145,8 @@ def _map_data(points: pl.DataFrame) -> str:
         data[column] = values.round().astype(int).tolist()
     for column in ("cluster", "source"):
         names = points[column].unique().sort().to_list()
+        if column == "cluster":  # a cluster that the sample misses keeps its number, and so the colours of the others
+            names = list(range(max(names, default=-1) + 1))
         numbers = {name: i for i, name in enumerate(names)}
         data[f"{column}s"] = [str(name) for name in names]
         data[column] = [numbers[name] for name in points[column]]
@@ -111,12 +164,12 @@ def _cards(inputs: ReportInputs) -> list[dict[str, Any]]:
     if inputs.clusters is None:
         return []
     cards = []
-    for i, row in enumerate(inputs.clusters.sort("cluster").iter_rows(named=True)):
+    for row in inputs.clusters.sort("cluster").iter_rows(named=True):
         documents = _of_cluster(inputs.representatives, row["cluster"])
         sources = sorted(_of_cluster(inputs.composition, row["cluster"]), key=lambda source: -source["n_documents"])
         total = sum(source["n_documents"] for source in sources) or 1
         shares = [f"{source['source']} {100 * source['n_documents'] / total:.0f}%" for source in sources[:3]]
-        cards.append({**row, "color": _variable(i), "documents": documents, "composition": ", ".join(shares)})
+        cards.append({**row, **_swatch(int(row["cluster"])), "documents": documents, "composition": ", ".join(shares)})
     return cards
 
 

@@ -6,27 +6,27 @@
   const data = JSON.parse(element.textContent);
   const get = (id) => document.getElementById(id);
   const canvas = get("map-canvas"), tip = get("map-tip"), context = canvas.getContext("2d");
-  const n = data.x.length, scale = 65535, COLORS = 8;
-  const shown = new Uint8Array(n).fill(1);
+  const n = data.x.length, scale = 65535, COLORS = 8, SHAPES = 5;
+  const shown = new Uint8Array(n).fill(1), inLasso = new Uint8Array(n);
   const lowered = data.excerpt.map((text) => text.toLowerCase());
-  let view = { x: 0.5, y: 0.5, zoom: 1 }, selected = -1, frame = 0;
+  let view = { x: 0.5, y: 0.5, zoom: 1 }, selected = -1, frame = 0, lasso = null;
 
   const colorOf = (index) => getComputedStyle(document.documentElement).getPropertyValue(`--c${index % COLORS}`);
   const kind = () => get("map-color").value;
-  const pixel = (i) => {
-    const side = Math.min(canvas.clientWidth, canvas.clientHeight) - 24;
-    return [
-      canvas.clientWidth / 2 + (data.x[i] / scale - view.x) * side * view.zoom,
-      canvas.clientHeight / 2 - (data.y[i] / scale - view.y) * side * view.zoom,
-    ];
-  };
+  const span = () => (Math.min(canvas.clientWidth, canvas.clientHeight) - 24) * view.zoom;
+  const toPixel = ([x, y]) => [canvas.clientWidth / 2 + (x - view.x) * span(), canvas.clientHeight / 2 - (y - view.y) * span()];
+  const toMap = ([x, y]) => [view.x + (x - canvas.clientWidth / 2) / span(), view.y - (y - canvas.clientHeight / 2) / span()];
+  const pixel = (i) => toPixel([data.x[i] / scale, data.y[i] / scale]);
 
-  /* One shape for each run through the colours, so that colour is never the only sign. */
-  function mark(x, y, shape, radius) {
-    if (shape % 3 === 1) context.rect(x - radius, y - radius, 2 * radius, 2 * radius);
-    else if (shape % 3 === 2) {
-      context.moveTo(x, y - 1.3 * radius); context.lineTo(x + 1.2 * radius, y + radius); context.lineTo(x - 1.2 * radius, y + radius); context.closePath();
-    } else { context.moveTo(x + radius, y); context.arc(x, y, radius, 0, 7); }
+  const line = (points) => { points.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y))); context.closePath(); };
+
+  /* A shape beside each colour, as in the figures (analysis.figures.palette): colour is never the only sign. */
+  function mark(x, y, shape, r) {
+    if (shape === 1) context.rect(x - 0.9 * r, y - 0.9 * r, 1.8 * r, 1.8 * r);
+    else if (shape === 2) line([[x, y - 1.3 * r], [x + 1.2 * r, y + r], [x - 1.2 * r, y + r]]);
+    else if (shape === 3) line([[x, y - 1.3 * r], [x + 1.3 * r, y], [x, y + 1.3 * r], [x - 1.3 * r, y]]);
+    else if (shape === 4) { context.rect(x - 1.3 * r, y - 0.5 * r, 2.6 * r, r); context.rect(x - 0.5 * r, y - 1.3 * r, r, 2.6 * r); }
+    else { context.moveTo(x + r, y); context.arc(x, y, r, 0, 7); }
   }
 
   function draw() {
@@ -34,7 +34,7 @@
     const ratio = window.devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
     canvas.width = width * ratio; canvas.height = height * ratio;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    const labels = data[kind()], names = data[kind() + "s"], radius = Math.min(5, 2 + Math.log2(view.zoom) / 2);
+    const labels = data[kind()], names = data[kind() + "s"], radius = Math.min(6, (n > 4000 ? 2.5 : 3.2) + Math.log2(view.zoom) / 2);
     context.globalAlpha = 0.7;
     for (let group = 0; group < names.length; group++) {
       context.fillStyle = colorOf(group);
@@ -42,11 +42,15 @@
       for (let i = 0; i < n; i++) {
         if (!shown[i] || labels[i] !== group) continue;
         const [x, y] = pixel(i);
-        if (x > -9 && y > -9 && x < width + 9 && y < height + 9) mark(x, y, Math.floor(group / COLORS), radius);
+        if (x > -9 && y > -9 && x < width + 9 && y < height + 9) mark(x, y, group % SHAPES, radius);
       }
       context.fill();
     }
     context.globalAlpha = 1;
+    if (lasso) {
+      context.strokeStyle = getComputedStyle(document.body).color; context.lineWidth = 1.5; context.setLineDash([5, 4]);
+      context.beginPath(); line(lasso.map(toPixel)); context.stroke(); context.setLineDash([]);
+    }
     if (selected < 0 || !shown[selected]) { tip.hidden = true; return; }
     const [x, y] = pixel(selected);
     context.strokeStyle = getComputedStyle(document.body).color; context.lineWidth = 2;
@@ -89,9 +93,43 @@
       shown[i] = clusters[data.cluster[i]] && sources[data.source[i]] && words.every((word) => lowered[i].includes(word)) ? 1 : 0;
       count += shown[i];
     }
-    get("map-count").textContent = `${count.toLocaleString("en")} of ${n.toLocaleString("en")} points shown`;
+    const chosen = chosenDocuments().length;
+    get("map-count").textContent = `${count.toLocaleString("en")} of ${n.toLocaleString("en")} points shown`
+      + (lasso ? `, ${chosen.toLocaleString("en")} selected` : "");
+    get("map-save").textContent = `Download ${chosen.toLocaleString("en")} as JSONL`;
+    get("map-save").disabled = chosen === 0;
     if (selected >= 0 && !shown[selected]) select(-1);
     redraw();
+  }
+
+  /* The documents shown, or those of them inside the line. */
+  function chosenDocuments() {
+    const found = [];
+    for (let i = 0; i < n; i++) if (shown[i] && (!lasso || inLasso[i])) found.push(i);
+    return found;
+  }
+
+  /* Even-odd rule: a point is inside if a ray from it crosses the line an odd number of times. */
+  function enclose() {
+    for (let i = 0; i < n; i++) {
+      const x = data.x[i] / scale, y = data.y[i] / scale;
+      let inside = 0;
+      for (let a = 0, b = lasso.length - 1; a < lasso.length; b = a++) {
+        const [ax, ay] = lasso[a], [bx, by] = lasso[b];
+        if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) inside ^= 1;
+      }
+      inLasso[i] = inside;
+    }
+    filter();
+  }
+
+  function save() {
+    const lines = chosenDocuments().map((i) => JSON.stringify({
+      document_id: data.document_id[i], cluster: Number(data.clusters[data.cluster[i]]), source: data.sources[data.source[i]], excerpt: data.excerpt[i],
+    }));
+    const link = document.createElement("a"), address = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "application/jsonl" }));
+    link.href = address; link.download = "documents.jsonl"; link.click();
+    setTimeout(() => URL.revokeObjectURL(address), 10000);
   }
 
   function zoom(factor) { view.zoom = Math.max(0.5, Math.min(60, view.zoom * factor)); redraw(); }
@@ -114,20 +152,29 @@
   function recolor() {
     for (const id of ["cluster", "source"])
       get("map-" + id).querySelectorAll(".swatch").forEach((swatch, i) => {
-        swatch.hidden = id !== kind(); swatch.style.background = `var(--c${i % COLORS})`;
+        swatch.hidden = id !== kind(); swatch.className = `swatch s${i % SHAPES}`; swatch.style.background = `var(--c${i % COLORS})`;
       });
     redraw();
   }
 
   let drag = null;
+  const selecting = () => get("map-lasso").getAttribute("aria-pressed") === "true";
   const inside = (event) => { const box = canvas.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
-  canvas.addEventListener("pointerdown", (event) => { drag = inside(event); canvas.setPointerCapture(event.pointerId); select(nearest(...drag, 14)); });
-  canvas.addEventListener("pointerup", () => { drag = null; });
+  canvas.addEventListener("pointerdown", (event) => {
+    drag = inside(event); canvas.setPointerCapture(event.pointerId);
+    if (selecting()) { lasso = [toMap(drag)]; select(-1); } else select(nearest(...drag, 14));
+  });
+  canvas.addEventListener("pointerup", () => {
+    drag = null;
+    if (!selecting()) return;
+    if (lasso && lasso.length < 3) lasso = null; /* a click clears the selection */
+    if (lasso) enclose(); else filter();
+  });
   canvas.addEventListener("pointermove", (event) => {
     const [x, y] = inside(event);
     if (!drag) { select(nearest(x, y, 10)); return; }
-    const side = (Math.min(canvas.clientWidth, canvas.clientHeight) - 24) * view.zoom;
-    view.x -= (x - drag[0]) / side; view.y += (y - drag[1]) / side; drag = [x, y];
+    if (selecting()) { lasso.push(toMap([x, y])); redraw(); return; }
+    view.x -= (x - drag[0]) / span(); view.y += (y - drag[1]) / span(); drag = [x, y];
     redraw();
   });
   canvas.addEventListener("pointerleave", () => { if (document.activeElement !== canvas) select(-1); });
@@ -148,7 +195,9 @@
   });
   get("map-in").addEventListener("click", () => zoom(1.5));
   get("map-out").addEventListener("click", () => zoom(1 / 1.5));
-  get("map-reset").addEventListener("click", () => { view = { x: 0.5, y: 0.5, zoom: 1 }; select(-1); redraw(); });
+  get("map-reset").addEventListener("click", () => { view = { x: 0.5, y: 0.5, zoom: 1 }; lasso = null; select(-1); filter(); });
+  get("map-lasso").addEventListener("click", () => get("map-lasso").setAttribute("aria-pressed", String(!selecting())));
+  get("map-save").addEventListener("click", save);
   get("map-color").addEventListener("change", recolor);
   get("map-find").addEventListener("input", filter);
   window.addEventListener("resize", redraw);

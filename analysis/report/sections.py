@@ -1,15 +1,19 @@
 """Sections of the report: the figures, tables and texts of each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
+from analysis.adapters.cross_experts import cross_experts
 from analysis.adapters.observation_two import SAME_SEED
 from analysis.adapters.parts import OUTSIDE
 from analysis.figures import Picture, breakdown, clusters, routing, training
+from analysis.figures.overview import overview
+from analysis.figures.palette import method_numbers
 from analysis.report.inputs import ReportInputs
+from analysis.report.words import METHODS, RULES, head, in_words
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Section:
     tables: tuple[Table, ...] = ()
     notices: tuple[tuple[str, str], ...] = ()
     missing: str = ""
+    words: tuple[tuple[str, str], ...] = ()
 
 
 def sections(inputs: ReportInputs) -> tuple[Section, ...]:
@@ -58,11 +63,25 @@ def sections(inputs: ReportInputs) -> tuple[Section, ...]:
     )
 
 
+def first_picture(inputs: ReportInputs) -> Picture | None:
+    """The picture at the head of the page; None if the run has neither a map nor losses."""
+    if inputs.cluster_map is None and inputs.evaluation is None:
+        return None
+    return overview(inputs.cluster_map, inputs.evaluation, numbers_of(inputs))
+
+
+def numbers_of(inputs: ReportInputs) -> Mapping[str, int]:
+    """The colour and shape of each method, the same in every figure."""
+    tables = (inputs.curves, inputs.evaluation, inputs.parameters, inputs.energy)
+    others = [name for frame in tables if frame is not None for name in frame["method"].unique(maintain_order=True)]
+    return method_numbers([inputs.method, inputs.matched_baseline, *others])
+
+
 def table(frame: pl.DataFrame, caption: str, *, folded: bool = True, most: int = 400) -> Table:
     """A data frame as a table. It is cut after `most` rows, which the caption then states."""
     if len(frame) > most:
         caption = f"{caption} (first {most} of {len(frame):,} rows)"
-    columns = tuple(name.replace("_", " ") for name in frame.columns)
+    columns = tuple(map(head, frame.columns))
     return Table(caption, columns, tuple(frame.head(most).iter_rows()), folded)
 
 
@@ -94,20 +113,23 @@ def corpus(inputs: ReportInputs) -> Section:
 
 def number_of_experts(inputs: ReportInputs) -> Section:
     """Section: the elbow and how reliable it is."""
-    title = "How many experts"
+    title = "How many clusters"
     if inputs.sweep is None or inputs.choice is None:
         return Section("experts", title, missing="This run has no cluster sweep.")
     choice = inputs.choice
     names = ("rule", "sharpness", "stability", "runner_up", "interval")
-    rows = tuple((name.replace("_", " "), _plain(choice[name])) for name in names if choice.get(name) is not None)
-    words = (
-        "Sharpness: slope of the curve before N over the slope after it; 1 is a straight line, without an elbow. "
-        "Stability: agreement of clusterings of two halves of the corpus (adjusted Rand index, 1: the same)."
-    )
+    values = {**choice, "rule": RULES.get(str(choice.get("rule")), choice.get("rule"))}
+    rows = tuple((name.replace("_", " "), _plain(values[name])) for name in names if values.get(name) is not None)
+    words = ""
+    if inputs.grouping is not None:
+        words = (
+            f"These are clusters. The run trained {inputs.grouping['num_experts']} experts, one for each "
+            f"{inputs.grouping['group_kind']}."
+        )
     return Section(
         "experts",
         title,
-        f"{choice['reason']} {words}",
+        f"{in_words(choice['reason'])} {words}".strip(),
         (clusters.elbow(inputs.sweep, choice),),
         (Table("The choice", ("measure", "value"), rows, False), *_groups(inputs), table(inputs.sweep, "Every K")),
     )
@@ -134,7 +156,8 @@ def cluster_map(inputs: ReportInputs) -> Section:
     lead = (
         f"{len(points):,} points: {sampled}, by {inputs.projection}. Point at one to read it; filter by cluster or "
         "source. After a click on the map the wheel or + and - zoom, and arrow keys step from document to document; "
-        "dragging moves it."
+        "dragging moves it. With Select, dragging draws a line around documents; Download saves what is shown, or "
+        "selected, as JSONL."
     )
     return Section("map", "Map of documents", lead, (clusters.cluster_map(points, inputs.projection),))
 
@@ -155,7 +178,11 @@ def training_curves(inputs: ReportInputs) -> Section:
         return Section("training", "Training", missing="This run has no training curves.")
     last = inputs.curves.sort("step").group_by("method", "seed", maintain_order=True).last()
     return Section(
-        "training", "Training", "", (training.curves(inputs.curves),), (table(last, "Last step of each run"),)
+        "training",
+        "Training",
+        "",
+        (training.curves(inputs.curves, numbers_of(inputs)),),
+        (table(last, "Last step of each run"),),
     )
 
 
@@ -165,6 +192,8 @@ def comparison(inputs: ReportInputs) -> Section:
         return Section("methods", "Methods compared", missing="This run has no evaluation.")
     present = set(inputs.evaluation["group_kind"].to_list())
     kinds = [kind for kind in ("source", "cluster") if kind in present]
+    if _clusters_are_sources(inputs):
+        kinds = kinds[:1]
     tables = [table(inputs.evaluation, "Held-out losses")]
     if inputs.paired is not None:
         tables.insert(0, table(inputs.paired, "Paired differences of losses (negative is better), 95% intervals"))
@@ -172,8 +201,18 @@ def comparison(inputs: ReportInputs) -> Section:
         "Separate intervals say how well each loss is known; whether two methods differ is said by their paired "
         "difference, as in the verdict."
     )
-    pictures = tuple(training.losses(inputs.evaluation, kind) for kind in kinds)
-    return Section("methods", "Methods compared", lead, pictures, tuple(tables))
+    pictures = tuple(training.losses(inputs.evaluation, kind, numbers_of(inputs)) for kind in kinds)
+    known = [name for name in inputs.evaluation["method"].unique(maintain_order=True) if name in METHODS]
+    words = tuple((name, METHODS[name]) for name in known)
+    return Section("methods", "Methods compared", lead, pictures, tuple(tables), words=words)
+
+
+def _clusters_are_sources(inputs: ReportInputs) -> bool:
+    """Whether each cluster has one source and each source one cluster: then two charts would say the same."""
+    if inputs.composition is None:
+        return False
+    pairs = inputs.composition.filter(pl.col("n_documents") > 0).select("cluster", "source").unique()
+    return len(pairs) == pairs["cluster"].n_unique() == pairs["source"].n_unique()
 
 
 def parameter_breakdown(inputs: ReportInputs) -> Section:
@@ -230,6 +269,8 @@ def gates(inputs: ReportInputs) -> Section:
     if inputs.routing is None:
         return Section("routing", "Routing", missing="This run has no routing analysis.")
     found = inputs.routing
+    if inputs.grouping is not None:
+        return _given_gates(inputs)
     present = set(found.gates["group_kind"].to_list())
     pictures = [routing.entropy_and_usage(found.entropy, found.usage)]
     pictures += [routing.gates_by_layer(found.gates, kind) for kind in ("cluster", "source") if kind in present]
@@ -250,6 +291,28 @@ def gates(inputs: ReportInputs) -> Section:
     return Section("routing", "Routing", found.reason, tuple(pictures), tables, notices)
 
 
+def _given_gates(inputs: ReportInputs) -> Section:
+    """Given gates follow the groups by construction, so only the experts are shown, not the gates."""
+    assert inputs.routing is not None
+    assert inputs.grouping is not None
+    found, groups = inputs.routing, [str(group) for group in inputs.grouping["groups"]]
+    pictures: list[Picture] = []
+    tables: list[Table] = []
+    crossed = None if inputs.cross_losses is None else cross_experts(inputs.cross_losses)
+    if crossed is not None:
+        pictures.append(routing.cross_losses(crossed.matrix))
+        tables.append(table(crossed.by_group, "Each group's own expert and the others", folded=False))
+    if found.similarity["b_cosine"].drop_nulls().len():
+        pictures.append(routing.expert_similarity(found.similarity, groups))
+        tables.append(table(found.similarity, "Similarity of experts"))
+    lead = (
+        f"Gates are given: a whole document goes to the expert of its {inputs.grouping['group_kind']}, in every layer. "
+        "So there is no router to look at. What counts is whether the own expert is the best one."
+    )
+    notices = tuple((alarm.level, alarm.text) for alarm in found.alarms)
+    return Section("routing", "Experts", lead, tuple(pictures), tuple(tables), notices)
+
+
 def costs(inputs: ReportInputs) -> Section:
     """Section: energy and time."""
     title = "Energy and time"
@@ -257,7 +320,13 @@ def costs(inputs: ReportInputs) -> Section:
         return Section("energy", title, missing="This run has no times.")
     measured = inputs.energy["energy_kwh"].is_not_null().any()
     lead = "" if measured else "Energy was not measured; times are wall times of training."
-    return Section("energy", title, lead, (training.energy(inputs.energy),), (table(inputs.energy, "All runs"),))
+    return Section(
+        "energy",
+        title,
+        lead,
+        (training.energy(inputs.energy, numbers_of(inputs)),),
+        (table(inputs.energy, "All runs"),),
+    )
 
 
 def parameters(inputs: ReportInputs) -> Section:
@@ -270,6 +339,13 @@ def parameters(inputs: ReportInputs) -> Section:
 
 def provenance(inputs: ReportInputs) -> Section:
     """Section: where everything comes from."""
-    rows: Iterable[tuple[str, str]] = ((name, str(value)) for name, value in inputs.provenance.items())
-    tables = (Table("Versions, seeds, data", ("what", "value"), tuple(rows), False),) if inputs.provenance else ()
+    rows = {name: str(value) for name, value in inputs.provenance.items()}
+    artifacts = {name: value for name, value in rows.items() if name.startswith(("artifact ", "code of ", "package "))}
+    run = {name: value for name, value in rows.items() if name not in artifacts}
+    shown = (("What ran", run, False), ("Artifacts, code and packages", artifacts, True))
+    tables = tuple(
+        Table(caption, ("what", "value"), tuple(entries.items()), folded)
+        for caption, entries, folded in shown
+        if entries
+    )
     return Section("provenance", "Provenance, and how to reproduce", tables=tables)

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from analysis.report.budget import spent
 from analysis.report.inputs import ReportInputs
 from analysis.report.verdict import experts_of, matched_difference, verdict
 
@@ -21,6 +22,8 @@ def summarise(inputs: ReportInputs) -> Summary:
     return {
         "title": inputs.title,
         "command": inputs.command,
+        "spent": {**vars(spent(inputs)), "base_model": inputs.base_model, "documents": inputs.n_training_documents},
+        "next_steps": [vars(step) for step in inputs.next_steps],
         "verdict": [vars(statement) for statement in verdict(inputs)],
         "numbers": _numbers(inputs),
         "choice": {name: inputs.choice[name] for name in CHOICE if name in inputs.choice} if inputs.choice else {},
@@ -42,6 +45,8 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
         lines += [f"- {alarm['level']}: {_escape(alarm['text'])}" for alarm in summary["alarms"]]
     lines += ["", "| number | value |", "|---|--:|"]
     lines += [f"| {_escape(name)} | {plain(value)} |" for name, value in summary["numbers"].items()]
+    for step in summary.get("next_steps", ()):
+        lines += ["", f"{_escape(step['title'])}:", "", "```", step["command"], "```"]
     return "\n".join([*lines, "", "To reproduce:", "", "```", summary["command"], "```", ""])
 
 
@@ -83,7 +88,8 @@ def plain(value: Any) -> str:
 def _numbers(inputs: ReportInputs) -> dict[str, float | int]:
     numbers: dict[str, Any] = {}
     if inputs.choice is not None:
-        numbers["num_experts"] = experts_of(inputs)
+        numbers["clusters at the elbow"] = int(inputs.choice["num_clusters"])
+        numbers["experts trained"] = experts_of(inputs)
     if inputs.data_card is not None:
         numbers["n_documents"] = inputs.data_card["n_kept"]
     if inputs.evaluation is not None:

@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from analysis.adapters.cross_experts import cross_experts
 from analysis.corpus.data_card import halved_sources, vanished_sources
+from analysis.report.budget import spent
 from analysis.report.inputs import ReportInputs
+from analysis.report.words import in_words
 
 GENERAL_SERVING = (
     "Live routing needs this package in the process that serves. For fixed gates (an average over a calibration set, "
     "one domain or one cluster) hydralora.export_lora writes a standard PEFT LoRA that serves anywhere; check "
     "the loss it costs first."
 )
+NOT_ENOUGH = "Not enough to tell"
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,21 @@ def verdict(inputs: ReportInputs) -> tuple[Statement, ...]:
     """The statements of the verdict, in order of importance to the reader."""
     return (
         _number_of_experts(inputs),
-        _specialisation(inputs),
-        _comparison(inputs),
-        _observation(inputs),
+        _within_budget(inputs, _comparison(inputs)),
+        _within_budget(inputs, _specialisation(inputs)),
+        _within_budget(inputs, _observation(inputs)),
         Statement("How is it served?", _serving_words(inputs), inputs.serving or GENERAL_SERVING, "neutral"),
         *_lost_sources(inputs),
     )
+
+
+def _within_budget(inputs: ReportInputs, statement: Statement) -> Statement:
+    """The statement, or a grey one if the run spent too little for a yes or a no. What was measured stays."""
+    shortfalls = spent(inputs).shortfalls
+    if statement.level not in ("good", "bad", "neutral") or not shortfalls:
+        return statement
+    detail = f"This run has {', '.join(shortfalls)}. It measured: {statement.detail}"
+    return Statement(statement.question, NOT_ENOUGH, detail, "unknown")
 
 
 def _lost_sources(inputs: ReportInputs) -> tuple[Statement, ...]:
@@ -110,16 +123,18 @@ def _pair(inputs: ReportInputs) -> tuple[str, str]:
 
 
 def _number_of_experts(inputs: ReportInputs) -> Statement:
-    question = "How many experts?"
+    question = "How many experts were trained?" if inputs.grouping is not None else "How many clusters, and experts?"
     if inputs.choice is None:
         return Statement(question, "Not known", "This run has no choice of N.", "unknown")
     choice = inputs.choice
     n_experts = experts_of(inputs)
     if inputs.grouping is not None:
         return Statement(question, *_groups(inputs.grouping, choice))
-    answer = f"N = {n_experts}" + (" (one LoRA is enough)" if n_experts == 1 else "")
+    answer = f"{n_experts} clusters at the elbow, and as many experts"
+    if n_experts == 1:
+        answer = "One cluster at the elbow: one LoRA is enough"
     structured = choice.get("structure", True)
-    detail = str(choice["reason"])
+    detail = in_words(str(choice["reason"]))
     if "interval" in choice and choice["interval"][0] != choice["interval"][1]:
         detail += f" About as well supported: {choice['interval'][0]} to {choice['interval'][1]}."
     return Statement(question, answer, detail, "good" if structured else "neutral")
@@ -137,23 +152,48 @@ def _groups(grouping: Mapping[str, Any], choice: Mapping[str, Any]) -> tuple[str
     detail = str(grouping["reason"])
     if found is not None:
         detail += f" On the test documents: {100 * found:.1f}%."
-    if kind != "cluster":
-        detail += f" By K-means: {choice['reason']}"
-    return f"N = {n_experts}" + (f", one for each {kind}" if n_experts > 1 else ""), detail, "good"
+    detail += f" Clusters at the elbow of K-means: {choice['num_clusters']}."
+    answer = f"{n_experts} experts, one for each {kind}" if n_experts > 1 else "One expert, which is a plain LoRA"
+    return answer, detail, "neutral"
 
 
 def _specialisation(inputs: ReportInputs) -> Statement:
     question = "Did the experts specialise?"
     if inputs.routing is None:
         return Statement(question, "Not measured", "This run has no routing analysis.", "unknown")
+    if inputs.grouping is not None:
+        return _own_experts(inputs)
     routing = inputs.routing
     answer = {"yes": "Yes", "weakly": "Weakly", "no": "No"}.get(routing.specialised, "Cannot tell")
     levels = {"yes": "good", "weakly": "neutral", "no": "bad"}
     return Statement(question, answer, routing.reason, levels.get(routing.specialised, "unknown"))
 
 
+def _own_experts(inputs: ReportInputs) -> Statement:
+    """If gates are given, that they follow the groups is true by construction. So compare the experts' losses."""
+    question = "Is each expert better on its own group than the other experts are?"
+    found = None if inputs.cross_losses is None else cross_experts(inputs.cross_losses)
+    if found is None:
+        detail = (
+            "Gates are given, so each document goes to the expert of its group by construction, which shows nothing."
+        )
+        return Statement(question, "Not measured", f"{detail} The run did not try other experts on it.", "unknown")
+    n_groups = len(found.by_group)
+    detail = (
+        f"The own expert has the least held-out loss in {found.n_best} of {n_groups} groups. Its loss is "
+        f"{found.difference:+.4f} nats per token against the mean of the others (mean over {found.n_documents} "
+        f"documents, 95% interval {found.low:+.4f} to {found.high:+.4f}; negative is better)."
+    )
+    if found.high < 0:
+        answer = "Yes" if found.n_best == n_groups else f"On average, and in {found.n_best} of {n_groups} groups"
+        return Statement(question, answer, detail, "good" if found.n_best == n_groups else "neutral")
+    if found.low > 0:
+        return Statement(question, "No", detail, "bad")
+    return Statement(question, "No difference shown", detail, "neutral")
+
+
 def _comparison(inputs: ReportInputs) -> Statement:
-    question = "Better than the matched LoRA?"
+    question = "Better than a LoRA of the same size?"
     difference = matched_difference(inputs)
     if difference is None:
         ours, theirs = _pair(inputs)
@@ -170,7 +210,7 @@ def _comparison(inputs: ReportInputs) -> Statement:
 
 
 def _observation(inputs: ReportInputs) -> Statement:
-    question = "Does A converge while the B separate (the paper's Observation II)?"
+    question = "Do LoRAs of different data share A and differ in B? (the paper's Observation II)"
     if inputs.breakdown is None:
         return Statement(question, "Not measured", "This run has no parameter breakdown.", "unknown")
     observation = inputs.breakdown.observation

@@ -1,6 +1,8 @@
 """The report as a reader sees it: drawn, quiet, usable by mouse and keyboard, at desktop and phone width."""
 
 import io
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,12 @@ pytestmark = pytest.mark.slow
 
 EVIL = "<script>document.title = 'stolen'</script><img src=https://example.org/x onerror=\"document.title='stolen'\">"
 N_DOCUMENTS = 15_000
+DRAWN = """[...document.querySelectorAll('figure svg')].map(svg => {
+  const box = svg.getBoundingClientRect(), scale = box.width / svg.viewBox.baseVal.width;
+  const sizes = [...svg.querySelectorAll('text')].map(text => parseFloat(getComputedStyle(text).fontSize) * scale);
+  return [svg.getAttribute('class'), box.width, box.height, svg.parentElement.clientWidth, Math.min(...sizes)];
+}).filter(found => found[2] > 0)"""
+"""Form, width, height, room and least height of text, in pixels, of every figure that is shown."""
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +54,12 @@ def opened(request: pytest.FixtureRequest, page: Page, report: Path) -> Page:
 
 
 def test_everything_is_drawn_quietly_and_nothing_leaves_the_page(opened: Page, report: Path):
-    shown = opened.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().height)")
-    assert len(shown) == 15
-    assert min(shown) > 100
+    form = "narrow" if opened.evaluate("innerWidth") < 600 else "wide"
+    shown = opened.evaluate(DRAWN)
+    assert {name for name, *_ in shown} == {form}
+    assert len(shown) == 16
+    assert all(height > 100 and width <= room + 1 for _, width, height, room, _ in shown)  # none is cut
+    assert min(size for *_, size in shown) >= 11
     assert opened.evaluate("document.documentElement.scrollWidth") <= opened.evaluate("innerWidth")
     assert opened.evaluate("document.title") == "A made-up run · HydraLoRA report"
     assert opened.complaints == []
@@ -113,6 +124,38 @@ def test_filters_hover_zoom_and_keys(page: Page, report: Path):
     before = page.screenshot()
     page.key("+")
     assert page.screenshot() != before
+    assert page.complaints == []
+
+
+def test_documents_in_a_line_are_saved_as_jsonl_without_a_request(page: Page, report: Path, tmp_path: Path):
+    page.requests.clear()
+    page.open(report, width=1280)
+    page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    page.evaluate("document.getElementById('map-canvas').scrollIntoView({block: 'center', behavior: 'instant'})")
+    box = page.evaluate("(() => { const b = document.getElementById('map-canvas').getBoundingClientRect(); "
+                        "return [b.x, b.y, b.width, b.height]; })()")  # fmt: skip
+    page.evaluate("document.getElementById('map-lasso').click()")
+    corners = [(0.5, 0.02), (0.98, 0.02), (0.98, 0.98), (0.5, 0.98)]
+    points = [(box[0] + box[2] * x, box[1] + box[3] * y) for x, y in corners]
+    page.mouse("mousePressed", *points[0])
+    for point in points[1:]:
+        page.mouse("mouseMoved", *point)
+    page.mouse("mouseReleased", *points[-1])
+    words = page.evaluate("document.getElementById('map-count').textContent")
+    found = re.search(r"([0-9,]+) selected", words)
+    assert found is not None
+    n_chosen = int(found[1].replace(",", ""))
+    assert 0 < n_chosen < N_DOCUMENTS
+    page.evaluate("document.getElementById('map-save').click()")
+    file = tmp_path / "documents.jsonl"
+    for _ in range(100):
+        if file.exists() and len(file.read_text("utf-8").splitlines()) == n_chosen:
+            break
+        time.sleep(0.1)
+    rows = pl.read_ndjson(file)
+    assert rows.columns == ["document_id", "cluster", "source", "excerpt"]
+    assert len(rows) == n_chosen == rows["document_id"].n_unique()
+    assert [url for url in page.requests if not url.startswith(("data:", "blob:"))] == [report.resolve().as_uri()]
     assert page.complaints == []
 
 

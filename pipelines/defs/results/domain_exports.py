@@ -12,6 +12,7 @@ from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.metadata import markdown_table
 from pipelines.training.adapters import load_adapter
 from pipelines.training.chat_template import chat_template
+from pipelines.training.cross_losses import cross_losses
 from pipelines.training.documents import labelled_documents, read_tokens
 from pipelines.training.exporting import (
     OTHERS,
@@ -88,6 +89,7 @@ def domain_exports(
     folders = folder_names(list(gates))
     held_out = part("test")
     table = write_exports(draft.folder, model, gates, folders, held_out)
+    draft.write_table("cross_losses", cross_losses(model, gates, held_out))
     if not base_model.load_in_4bit:
         base = str(provision_embedded_base_model()) if base_model.name == EMBEDDED else base_model.name
         differences = plain_peft_differences(draft.folder, model, gates, table, held_out, base, base_model.revision)

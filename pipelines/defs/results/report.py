@@ -1,7 +1,10 @@
 """The report: one HTML file with the results of this run."""
 
+from typing import Any
+
 import dagster as dg
 
+from pipelines.report_commands import COMPARISON, CONFIGURATION, identity_of, request_of
 from pipelines.report_inputs import report_inputs
 from pipelines.store.artifacts import Artifact, ArtifactError, Draft, build_artifact
 from pipelines.store.assets import Check, Description, artifact_asset
@@ -15,10 +18,15 @@ class ReportConfig(dg.Config):
     """What stands at the head and at the foot of the report."""
 
     title: str = "HydraLoRA"
-    command: str = "make run"
-    """The command that gives this report again."""
+    command: str | None = None
+    """The command that gives this report again; by default the one for this run's configuration."""
     url: str | None = None
     """Where a web server serves the store, for a link in the UI: browsers do not follow links to files from there."""
+
+
+def what_ran(context: dg.AssetExecutionContext) -> dict[str, Any]:
+    """The run configuration, which the report prints."""
+    return identity_of(context)
 
 
 def described(artifact: Artifact, config: ReportConfig, store: ArtifactStore) -> Description:
@@ -46,6 +54,7 @@ def described(artifact: Artifact, config: ReportConfig, store: ArtifactStore) ->
     group="report",
     kinds={"html"},
     describe=described,
+    identity=what_ran,
     blocking={
         "every_figure_present": "Every figure of the page is also a PNG.",
         "small_enough": "The page has less than 8 MB.",
@@ -53,7 +62,9 @@ def described(artifact: Artifact, config: ReportConfig, store: ArtifactStore) ->
 )
 def report(
     draft: Draft,
+    context: dg.AssetExecutionContext,
     config: ReportConfig,
+    store: ArtifactStore,
     corpus_documents: Artifact,
     document_features: Artifact,
     cluster_sweep: Artifact,
@@ -74,7 +85,12 @@ def report(
         *(corpus_documents, document_features, cluster_sweep, num_clusters, cluster_labels, expert_assignment),
         *(hydralora_adapter, baseline_adapters, evaluation, parameter_breakdown, routing_analysis, domain_exports),
     )
-    files = write_report(report_inputs(config.title, config.command, inputs), draft.folder)
+    request = request_of(context, store, draft.fingerprint)
+    tables, comparison = report_inputs(config.title, request, inputs, config.command)
+    files = write_report(tables, draft.folder)
+    draft.write_bytes(CONFIGURATION, request.text.encode())
+    if comparison is not None:
+        draft.write_bytes(COMPARISON, comparison.encode())
     draft.write_json("figures", sorted(files.figures))
 
 

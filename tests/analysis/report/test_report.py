@@ -10,9 +10,10 @@ import pytest
 
 from analysis.adapters.breakdown import ComponentAdapter, break_down
 from analysis.adapters.routing import analyse_routing
-from analysis.report import MoreTable, ReportInputs, compare_reports, write_comparison, write_report
+from analysis.report import MoreTable, NextStep, ReportInputs, compare_reports, write_comparison, write_report
 from analysis.report.__main__ import main
-from analysis.report.sections import sections
+from analysis.report.budget import LEAST_HELD_OUT_DOCUMENTS, LEAST_SEEDS, LEAST_STEPS, Spent, spent
+from analysis.report.sections import numbers_of, sections
 from analysis.report.summary import plain, summarise, summary_markdown
 from analysis.report.verdict import matched_difference, verdict
 from tests.analysis.synthetic_run import hydralora_state, lora_state, report_inputs
@@ -65,7 +66,7 @@ def elements(page: str) -> Elements:
 
 def test_all_files_are_written_and_no_half_ones(inputs: ReportInputs, folder: Path):
     assert sorted(path.name for path in folder.iterdir()) == ["figures", "report.html", "summary.json", "summary.md"]
-    assert len(list((folder / "figures").glob("*.png"))) == 16
+    assert len(list((folder / "figures").glob("*.png"))) == 17
     assert not list(folder.rglob(".*"))
 
 
@@ -103,7 +104,7 @@ def test_nothing_is_loaded_and_only_our_script_may_run(elements: Elements, page:
 
 def test_figures_have_alternative_text_and_every_id_is_unique(elements: Elements):
     figures = [a for tag, a in elements.tags if tag == "div" and a.get("role") == "img"]
-    assert len(figures) == 15  # the map of documents is interactive instead
+    assert len(figures) == 16  # the map of documents is interactive instead
     assert all(len(a["aria-label"] or "") > 5 for a in figures)
     ids = [a["id"] for _, a in elements.tags if "id" in a]
     assert len(ids) == len(set(ids))
@@ -141,20 +142,136 @@ def test_routing_of_one_expert_is_drawn(tmp_path: Path):
     assert set(write_report(dataclasses.replace(EMPTY, routing=routing), tmp_path).figures) == {"entropy_and_usage"}
 
 
-def test_verdict_of_the_run(inputs: ReportInputs):
-    assert [(s.answer, s.level) for s in verdict(inputs)] == [
-        ("N = 4", "good"),
-        ("Yes", "good"),
+def with_seeds(inputs: ReportInputs, n_seeds: int = LEAST_SEEDS) -> ReportInputs:
+    """The same run with so many seeds: enough for a verdict."""
+    assert inputs.evaluation is not None
+    seeds = [inputs.evaluation.with_columns(seed=pl.lit(seed, pl.Int64)) for seed in range(n_seeds)]
+    return dataclasses.replace(inputs, evaluation=pl.concat(seeds))
+
+
+def test_verdict_of_a_run_that_spent_enough(inputs: ReportInputs):
+    assert [(s.answer, s.level) for s in verdict(with_seeds(inputs))] == [
+        ("4 clusters at the elbow, and as many experts", "good"),
         ("Yes, by 1.46%", "good"),
+        ("Yes", "good"),
         ("Looks so, but A started equal", "neutral"),
         ("With live routing, or as one LoRA for each domain", "neutral"),
     ]
 
 
+def test_below_the_budget_nothing_is_green_but_the_clusters(inputs: ReportInputs):
+    statements = verdict(inputs)
+    assert [s.level for s in statements] == ["good", "unknown", "unknown", "unknown", "neutral"]
+    assert {s.answer for s in statements[1:4]} == {"Not enough to tell"}
+    assert "This run has 1 of at least 3 seeds. It measured: Held-out loss -0.0210 nats" in statements[1].detail
+
+
+@pytest.mark.parametrize(
+    ("steps", "documents", "seeds", "short"),
+    [
+        (LEAST_STEPS, LEAST_HELD_OUT_DOCUMENTS, LEAST_SEEDS, ()),
+        (LEAST_STEPS - 1, LEAST_HELD_OUT_DOCUMENTS, LEAST_SEEDS, ("199 of at least 200 steps",)),
+        (LEAST_STEPS, LEAST_HELD_OUT_DOCUMENTS - 1, LEAST_SEEDS, ("199 of at least 200 held-out documents",)),
+        (LEAST_STEPS, LEAST_HELD_OUT_DOCUMENTS, LEAST_SEEDS - 1, ("2 of at least 3 seeds",)),
+        (None, None, LEAST_SEEDS, ("an unknown number of at least 200 steps",
+                                   "an unknown number of at least 200 held-out documents")),
+    ],
+)  # fmt: skip
+def test_what_is_too_little_for_a_verdict(
+    steps: int | None, documents: int | None, seeds: int, short: tuple[str, ...]
+) -> None:
+    assert Spent(steps, 1000, seeds, 1.0, documents).shortfalls == short
+
+
+def test_what_a_run_spent_is_read_from_its_tables(inputs: ReportInputs):
+    assert spent(inputs) == Spent(1000, 2_048_000, 1, 783.0, 200)
+    assert spent(EMPTY) == Spent(None, None, None, None, None)
+
+
+def test_the_head_of_the_page_says_what_was_run(inputs: ReportInputs, tmp_path: Path):
+    step = NextStep("Serve it", "hydralora serve 'a folder' --backend http://localhost:8000", "Now.")
+    named = dataclasses.replace(
+        inputs, base_model="a <model>", n_training_documents=1234, next_steps=[step], configuration="ops: {a: <b>}"
+    )
+    page = write_report(named, tmp_path).html.read_text("utf-8")
+    head = page[: page.index('<section id="corpus"')]
+    for words in ("a &lt;model&gt;", "1,234 documents", "<dd>1,000</dd>", "2,048,000", "13 min", "Serve it"):
+        assert words in head
+    assert "hydralora serve &#39;a folder&#39; --backend http://localhost:8000" in head
+    assert "ops: {a: &lt;b&gt;}" in page
+    summary = json.loads((tmp_path / "summary.json").read_text("utf-8"))
+    assert summary["spent"]["base_model"] == "a <model>"
+    assert summary["next_steps"][0]["command"].startswith("hydralora serve")
+
+
+CROSS = [  # document, group, expert, loss, tokens
+    *(("1", "law", "law", 10.0, 10), ("1", "law", "code", 12.0, 10)),
+    *(("2", "law", "law", 5.0, 10), ("2", "law", "code", 6.0, 10)),
+    *(("3", "code", "law", 30.0, 20), ("3", "code", "code", 20.0, 20)),
+]
+
+
+def grouped_with(inputs: ReportInputs, rows: list[tuple[str, str, str, float, int]]) -> ReportInputs:
+    columns = ("document_id", "group", "expert", "loss", "n_tokens")
+    grouping = {"num_experts": 2, "group_kind": "source", "groups": ["law", "code"], "reason": "Told."}
+    losses = pl.DataFrame(rows, schema=columns, orient="row") if rows else None
+    return with_seeds(dataclasses.replace(inputs, grouping=grouping, cross_losses=losses))
+
+
+def test_given_gates_are_asked_whether_the_own_expert_is_best(inputs: ReportInputs):
+    question = "Is each expert better on its own group than the other experts are?"
+    answers = []
+    worse = [(d, g, e, loss if g == e else loss / 4, n) for d, g, e, loss, n in CROSS]
+    for rows in (CROSS, [], worse):
+        (statement,) = (s for s in verdict(grouped_with(inputs, rows)) if s.question == question)
+        answers.append((statement.answer, statement.level))
+    assert answers == [("No difference shown", "neutral"), ("Not measured", "unknown"), ("No", "bad")]
+    more = CROSS + [(f"{d}-{i}", g, e, loss, n) for i in range(9) for d, g, e, loss, n in CROSS]
+    (statement,) = (s for s in verdict(grouped_with(inputs, more)) if s.question == question)
+    assert (statement.answer, statement.level) == ("Yes", "good")
+    assert "in 2 of 2 groups" in statement.detail
+
+
+def test_given_gates_are_told_in_a_sentence(inputs: ReportInputs, tmp_path: Path):
+    files = write_report(grouped_with(inputs, CROSS), tmp_path)
+    assert not {"gates_by_cluster", "gate_association", "entropy_and_usage"} & set(files.figures)
+    assert "cross_losses" in files.figures
+    page = files.html.read_text("utf-8")
+    assert "a whole document goes to the expert of its source" in page
+    assert "token by token" not in page
+
+
+def test_every_figure_has_a_form_for_a_phone(page: str):
+    assert page.count('<svg class="wide"') == page.count('<svg class="narrow"') == 16
+
+
+def test_a_method_has_one_colour_and_the_base_model_is_grey(inputs: ReportInputs):
+    assert inputs.evaluation is not None
+    base = inputs.evaluation.with_columns(method=pl.lit("base"))
+    numbers = numbers_of(dataclasses.replace(inputs, evaluation=pl.concat([base, inputs.evaluation])))
+    assert numbers == {"hydralora": 0, "lora_matched": 1, "base": 6, "lora_r8": 2}
+
+
+def test_a_cluster_that_the_sample_misses_keeps_its_number(inputs: ReportInputs, tmp_path: Path):
+    assert inputs.cluster_map is not None
+    some = inputs.cluster_map.filter(pl.col("cluster") != 0)
+    elements = Elements()
+    elements.feed(write_report(dataclasses.replace(EMPTY, cluster_map=some), tmp_path).html.read_text("utf-8"))
+    data = json.loads(elements.scripts[0])
+    assert [data["clusters"][i] for i in data["cluster"]] == [str(c) for c in some["cluster"]]
+    assert data["clusters"] == [str(i) for i in range(len(data["clusters"]))]
+
+
+def test_heads_of_tables_are_words_and_rules_too(page: str):
+    heads = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', page)
+    assert not [head for head in heads if head.startswith("n ") or "_" in head or head in ("kl", "found", "cka")]
+    assert "l_method" not in page
+
+
 def test_one_expert_is_called_a_lora():
     choice = {"num_clusters": 1, "reason": "No clear structure.", "structure": False}
     statements = verdict(dataclasses.replace(EMPTY, choice=choice))
-    assert statements[0].answer == "N = 1 (one LoRA is enough)"
+    assert statements[0].answer == "One cluster at the elbow: one LoRA is enough"
     assert statements[-1].answer == "As a plain LoRA"
 
 
@@ -165,10 +282,11 @@ def test_experts_given_by_the_prompt_are_called_by_their_groups(inputs: ReportIn
     }  # fmt: skip
     grouped = dataclasses.replace(inputs, grouping=grouping)
     statement = verdict(grouped)[0]
-    assert statement.answer == "N = 3, one for each source"
+    assert (statement.answer, statement.level) == ("3 experts, one for each source", "neutral")
     assert "On the test documents: 99.2%." in statement.detail
-    assert "By K-means: " in statement.detail
-    assert summarise(grouped)["numbers"]["num_experts"] == 3
+    assert "Clusters at the elbow of K-means: 4." in statement.detail
+    numbers = summarise(grouped)["numbers"]
+    assert (numbers["experts trained"], numbers["clusters at the elbow"]) == (3, 4)
     tables = {t.caption: t for t in sections(grouped)[1].tables}
     assert tables["Experts: one for each source"].rows[0] == (0, "law")
 
@@ -204,15 +322,15 @@ def test_difference_over_seeds_is_a_paired_t_interval():
 
 def test_one_seed_is_said_to_be_unsure():
     inputs = dataclasses.replace(EMPTY, evaluation=evaluation([("hydralora", 0, 1.40), ("lora", 0, 1.42)]))
-    statement = verdict(inputs)[2]
-    assert statement.answer == "No difference shown"
+    statement = verdict(inputs)[1]
+    assert statement.answer == "Not enough to tell"
     assert "one seed, unpaired" in statement.detail
 
 
 def test_worse_is_called_worse(inputs: ReportInputs):
     assert inputs.paired is not None
     worse = inputs.paired.with_columns(difference=0.03, low=0.01, high=0.05)
-    assert verdict(dataclasses.replace(inputs, paired=worse))[2].answer == "No, worse by 2.08%"
+    assert verdict(with_seeds(dataclasses.replace(inputs, paired=worse)))[1].answer == "No, worse by 2.08%"
 
 
 def test_a_source_of_which_half_is_gone_is_on_the_first_screen(inputs: ReportInputs):
@@ -259,12 +377,12 @@ def test_markdown_escapes_and_stays_in_its_cells(inputs: ReportInputs):
 
 def test_two_runs_are_compared(inputs: ReportInputs, folder: Path, tmp_path: Path):
     summary = summarise(inputs)
-    summary["numbers"]["num_experts"] = 5
+    summary["numbers"]["experts trained"] = 5
     summary["verdict"][0]["answer"] = "N = 5"
     (tmp_path / "summary.json").write_text(json.dumps(summary), "utf-8")
     text = compare_reports(folder, tmp_path)
-    assert "| num_experts | 4 | 5 | +1 |" in text
-    assert "| How many experts? | N = 4 | N = 5 |  |" in text
+    assert "| experts trained | 4 | 5 | +1 |" in text
+    assert "| How many clusters, and experts? | 4 clusters at the elbow, and as many experts | N = 5 |  |" in text
     assert "loss of hydralora" not in text
     assert "No provenance differs." in text
     with pytest.raises(FileNotFoundError, match="write_report makes both"):
@@ -290,7 +408,7 @@ def test_a_page_of_two_runs_shows_what_differs(inputs: ReportInputs, folder: Pat
     page = write_comparison(folder, other_run(tmp_path, inputs), tmp_path / "page.html").read_text("utf-8")
     words = re.sub(r"<svg.*?</svg>|<style>.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL)
     words = " ".join(words.split())
-    assert "first N = 4" in words
+    assert "first 4 clusters at the elbow" in words
     assert "second N = 5" in words
     assert "their losses are not of the same texts" in words
     assert "all hydralora 0 1.42 1.39 to 1.45 1.52 1.49 to 1.55 0.1 apart" in words
@@ -299,7 +417,7 @@ def test_a_page_of_two_runs_shows_what_differs(inputs: ReportInputs, folder: Pat
     assert "new layer 3 collapsed" in words
     assert "artifact corpus_documents – 0123" in words
     assert "3 entries are equal." in words
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 2 * 2  # for a desk and for a phone
     assert EVIL not in page
     assert "&lt;script&gt;alert" in page
 
@@ -326,7 +444,10 @@ def test_the_command_compares(inputs: ReportInputs, folder: Path, tmp_path: Path
     main(["compare", str(folder), str(other), "-o", str(tmp_path / "page.html")])
     assert capsys.readouterr().out.strip() == str((tmp_path / "page.html").resolve())
     main(["compare", str(folder), str(other)])
-    assert "| How many experts? | N = 4 | N = 5 |  |" in capsys.readouterr().out
+    assert (
+        "| How many clusters, and experts? | 4 clusters at the elbow, and as many experts | N = 5 |  |"
+        in capsys.readouterr().out
+    )
     with pytest.raises(SystemExit):
         main(["compare", str(folder), str(tmp_path / "absent")])
     assert "expected a report's folder" in capsys.readouterr().err

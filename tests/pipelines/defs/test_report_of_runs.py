@@ -57,8 +57,8 @@ def test_a_second_run_is_compared_with_the_first(tmp_path: Path) -> None:
     page = compare_with_previous(store, reported(store, 5))
     assert page is not None
     words = page.path("comparison.html").read_text("utf-8")
-    assert "N = 4" in words
-    assert "N = 5" in words
+    assert "4 clusters at the elbow" in words
+    assert "5 clusters at the elbow" in words
 
 
 def test_links_are_of_the_server_where_there_is_one(tmp_path: Path) -> None:
@@ -130,7 +130,10 @@ def test_the_main_job_twice_gives_two_reports_and_a_page_of_both(
     assert "<h1>one and two</h1>" in page
     report = (tmp_path / "store" / metadata[1]["report"].value.removeprefix("http://localhost:3001/test/")).read_text()
     for words in (
-        "N = 3, one for each source",
+        "3 experts, one for each source",
+        "Not enough to tell",
+        "What to do next",
+        "--job hydralora",
         "One LoRA for each domain",
         "Time of each stage",
         "training of lora_matched",
