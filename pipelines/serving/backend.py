@@ -70,7 +70,7 @@ class Backend:
         self._settings = settings
         self._asked = asyncio.Event()
         self.addressing: ByName | ByNumber | None = None
-        self.problem = f"the backend {settings.backend} was not reached yet"
+        self.problem = "the backend was not reached yet"
         self.urls = {path: URL(f"{settings.backend}/v1/{path}") for path in ("chat/completions", "completions")}
         timeout = aiohttp.ClientTimeout(None, sock_connect=settings.connect_seconds, sock_read=settings.idle_seconds)
         self.session = aiohttp.ClientSession(
@@ -124,13 +124,15 @@ class Backend:
             self.set(None, str(error))
         except ASK_ERRORS as error:
             # A backend that is away keeps its names; numbers may be others when it is back.
-            what = f"the backend {self._settings.backend} does not answer: {str(error) or type(error).__name__}"
+            what = f"the backend does not answer ({type(error).__name__})"
             self.set(self.addressing if isinstance(self.addressing, ByName) else None, what)
 
     def set(self, addressing: ByName | ByNumber | None, problem: str = "") -> None:
         """Take what was found, and log what is new."""
         if problem != self.problem:
-            log.warning(problem) if problem else log.info("the backend has every LoRA")
+            # Clients see the problem, so the address is in the log only.
+            level, text = (logging.WARNING, problem) if problem else (logging.INFO, "the backend has every LoRA")
+            log.log(level, "%s: %s", self._settings.backend, text)
         self.addressing, self.problem = addressing, problem
 
     async def found(self, loras: Iterable[str]) -> ByName | ByNumber:
@@ -152,7 +154,7 @@ class Backend:
             return ByNumber({name: int(str(number)) for name, number in numbers.items()}, self._settings.base)
         missing = sorted(set(loras) - set(numbers) if adapters else wanted - models)
         raise BackendMismatch(
-            f"the backend {self._settings.backend} does not have {', '.join(missing)}; start it as "
+            f"the backend does not have {', '.join(missing)}; start it as "
             "`hydralora serve EXPORTS --print-config vllm` (or llama.cpp) prints"
         )
 
@@ -162,7 +164,7 @@ class Backend:
         timeout = aiohttp.ClientTimeout(total=ASK_SECONDS)
         async with self.session.get(self._settings.backend + path, headers=headers, timeout=timeout) as answer:
             if answer.status in (401, 403):
-                raise BackendMismatch(f"the backend {self._settings.backend} wants a key; set {KEY} to one")
+                raise BackendMismatch(f"the backend wants a key; set {KEY} to one")
             if answer.status == 404:
                 return None
             answer.raise_for_status()

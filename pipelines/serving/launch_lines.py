@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from analysis.atomic_files import load_json
@@ -43,8 +44,9 @@ def llama_cpp(exports: Exports, settings: Settings) -> str:
     """The commands that convert all LoRAs, and start llama.cpp's server with them."""
     base, _ = base_and_rank(exports)
     files = [f"{name}.gguf" for name in exports.models]
+    config = ["--base" if Path(base).is_dir() else "--base-model-id", base]
     converted = [
-        shlex.join(["python", "convert_lora_to_gguf.py", str(exports.folder / name), "--base-model-id", base])
+        shlex.join(["python", "convert_lora_to_gguf.py", str(exports.folder / name), *config])
         + f" --outtype f16 --outfile {shlex.quote(file)}"
         for name, file in zip(exports.models, files, strict=True)
     ]
