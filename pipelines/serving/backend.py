@@ -97,8 +97,8 @@ class Backend:
         self.addressing.address(body, model)
         try:
             return json.dumps(body, allow_nan=False).encode()
-        except ValueError:
-            raise RequestError(400, "expected a body of JSON, got a number that is too large") from None
+        except (ValueError, RecursionError):
+            raise RequestError(400, "expected a body of JSON, got a number too large or objects too deep") from None
 
     def lost(self) -> None:
         """A connection failed. Another backend may answer next, whose numbers must be asked for."""

@@ -53,7 +53,7 @@ def conversation_turns(body: dict[str, Any]) -> list[Turn]:
             raise RequestError(400, f"{place}.content: expected text, parts or null, got {got}", param=place)
     try:
         turns = Chat({}).turns(messages, lambda: "")
-    except (OddValueError, TypeError, AttributeError):
+    except (OddValueError, TypeError, AttributeError, RecursionError):
         raise RequestError(
             400, f"messages: only text can be read to choose an expert; {NAME_AN_EXPERT}", param="messages"
         ) from None

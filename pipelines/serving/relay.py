@@ -5,6 +5,7 @@ This is plain ASGI: the request and response classes of Starlette would take a t
 
 import asyncio
 import logging
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -53,12 +54,20 @@ class Relay:
             passing.status = 499  # as nginx calls it
             proxy.metrics.disconnects.inc()
         except RequestError as error:
-            passing.status = error.status
-            await send({"type": "http.response.start", "status": error.status, "headers": error.headers()})
-            await send({"type": "http.response.body", "body": error.body()})
+            await self._refuse(send, passing, error)
+        except Exception as error:
+            # Without its message, which may quote the request.
+            log.error("%s in the proxy:\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+            if not passing.started:
+                await self._refuse(send, passing, RequestError(500, "an error of the proxy; its log says more"))
         finally:
             proxy.active -= 1
             proxy.record(self._endpoint, passing.decision, passing.status, perf_counter() - began)
+
+    async def _refuse(self, send: Send, passing: Passing, error: RequestError) -> None:
+        passing.status, passing.started = error.status, True
+        await send({"type": "http.response.start", "status": error.status, "headers": error.headers()})
+        await send({"type": "http.response.body", "body": error.body()})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, passing: Passing) -> None:
         proxy = self._proxy

@@ -201,6 +201,7 @@ WRONG = {
     "nesting": (b"[" * 100_000, 400, "JSON"),
     "NaN": (b'{"model": "auto", "temperature": NaN}', 400, "NaN"),
     "a huge number": (b'{"model": "cats", "messages": [], "seed": 1e999}', 400, "too large"),
+    "many digits": (b'{"model": "cats", "seed": 1' + b"0" * 5000 + b"}", 400, "JSON"),
     "no model": (b'{"messages": []}', 400, "model: expected auto or one of ships, cats, others, base"),
     "a model of a wrong type": (b'{"model": ["auto"]}', 400, "model"),
     "an unknown model": (b'{"model": "dogs"}', 404, "got 'dogs'"),
@@ -279,6 +280,25 @@ def test_wrong_headers(client: httpx.Client, backend: StubBackend, headers: Any,
     answer = client.post("/v1/chat/completions", content=json.dumps(chat(CAT)).encode(), headers=[*kind, *headers])
     assert answer.status_code == status, answer.text
     assert "header" in answer.json()["error"]["message"]
+
+
+def test_an_error_of_ours_is_said_and_logged_without_the_text(
+    client: httpx.Client, backend: StubBackend, servers: Any, caplog: pytest.LogCaptureFixture, monkeypatch: Any
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise LookupError("Hush")
+
+    monkeypatch.setattr(servers[2].state.proxy.router, "decide", fail)
+    logger = logging.getLogger("hydralora.serving")
+    logger.addHandler(caplog.handler)
+    try:
+        answer = client.post("/v1/chat/completions", json=chat("Hush"))
+        assert wait_for(lambda: len(lines(caplog)) >= 2)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+    assert "LookupError in the proxy" in caplog.text
+    assert "Hush" not in "".join(lines(caplog)).replace('"Hush"', "")
 
 
 def test_other_paths_and_methods(client: httpx.Client, backend: StubBackend) -> None:
