@@ -7,11 +7,11 @@ from pathlib import Path
 
 import polars as pl
 
-from analysis.sources.blocks import Table
-from analysis.sources.csv_table import CsvTable
-from analysis.sources.encodings import check_encoding
-from analysis.sources.json_table import JsonTable
-from analysis.sources.parquet_table import ParquetTable
+from analysis.sources.formats.blocks import Table
+from analysis.sources.formats.csv_table import CsvTable
+from analysis.sources.formats.encodings import check_encoding
+from analysis.sources.formats.json_table import JsonTable
+from analysis.sources.formats.parquet_table import ParquetTable
 from analysis.sources.reading import Reading, table_records
 from analysis.sources.records import Notes, SourceError
 
@@ -31,7 +31,7 @@ class FilesSource:
         roles: meaning of uncommon role names in messages: `{narrator: user}`; see `analysis.sources.chat`.
         splits: meaning of uncommon names in a `split` column: `{extra: train}`; see `analysis.sources.splits`.
         encoding: name of a Python encoding for text files. None takes it from the byte order mark, else UTF-8.
-        separator, quote, escape: dialect of CSV and TSV files; see `analysis.sources.csv_table.CsvTable`.
+        separator, quote, escape: dialect of CSV and TSV files; see `analysis.sources.formats.csv_table.CsvTable`.
     """
 
     paths: tuple[str, ...]

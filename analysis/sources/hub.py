@@ -12,8 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from analysis.sources.blocks import Table
-from analysis.sources.dataset_table import DatasetTable, local_tables
+from analysis.sources.formats.blocks import Table
+from analysis.sources.formats.dataset_table import DatasetTable, local_tables
 from analysis.sources.reading import Reading, table_records
 from analysis.sources.records import Notes, SourceError, UnreachableError
 from analysis.sources.splits import side_of

@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from analysis.sources.blocks import Block, Values
 from analysis.sources.chat import Chat, Turn, history_turns, pair, prompt_of
+from analysis.sources.formats.blocks import Block, Values
 from analysis.sources.records import SourceError
 from analysis.sources.shapes import CONTEXT_COLUMNS, Shape, mapped_shape, shapes_in
 from analysis.sources.values import OddValueError, text_series, texts

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from analysis.sources.blocks import Block, Table
 from analysis.sources.chat import Chat
+from analysis.sources.formats.blocks import Block, Table
 from analysis.sources.pairs import TextReader
 from analysis.sources.records import RECORD_SCHEMA, Notes, SourceError
 from analysis.sources.shapes import (

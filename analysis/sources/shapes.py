@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from analysis.sources.blocks import Wanted
+from analysis.sources.formats.blocks import Wanted
 from analysis.sources.records import SourceError
 
 CONTEXT_ROLES = ("system", "history")

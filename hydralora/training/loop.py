@@ -25,9 +25,6 @@ from hydralora.data import TokenisedDocuments, pad_token_id
 from hydralora.data.batching import StepPlan, plan_steps
 from hydralora.evaluation import evaluate_documents
 from hydralora.training.config import Progress, TrainingConfig, TrainingError, TrainingResult
-from hydralora.training.graphs import graphs_refusal
-from hydralora.training.kernels import kernels_in, wants_kernels
-from hydralora.training.packing import decide_packing
 from hydralora.training.record import (
     environment,
     held_out_values,
@@ -37,6 +34,9 @@ from hydralora.training.record import (
     write_json,
     write_result,
 )
+from hydralora.training.step.graphs import graphs_refusal
+from hydralora.training.step.kernels import kernels_in, wants_kernels
+from hydralora.training.step.packing import decide_packing
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -102,7 +102,7 @@ def train(
     from transformers import set_seed
 
     from hydralora.training.energy import EnergyMeter
-    from hydralora.training.memory import FirstStepMemory
+    from hydralora.training.step.memory import FirstStepMemory
     from hydralora.training.trainer import AnswerTrainer, step_of
 
     if config.eval_steps is not None and held_out is None:

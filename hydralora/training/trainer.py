@@ -23,10 +23,10 @@ from hydralora.evaluation.answer_loss import answer_loss, logits_can_be_chunked,
 from hydralora.training import adalora
 from hydralora.training.checkpoints import COMPLETE, is_disk_full, save_model
 from hydralora.training.config import TrainingConfig, TrainingError
-from hydralora.training.graphs import StepGraphs
-from hydralora.training.late_log import Entry
-from hydralora.training.module_walks import fewer_walks
-from hydralora.training.optimiser import adamw, schedule
+from hydralora.training.step.graphs import StepGraphs
+from hydralora.training.step.late_log import Entry
+from hydralora.training.step.module_walks import fewer_walks
+from hydralora.training.step.optimiser import adamw, schedule
 
 
 class AnswerTrainer(Trainer):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from hydralora.training.module_walks import fewer_walks
+from hydralora.training.step.module_walks import fewer_walks
 
 
 def test_modes_and_gradients_are_those_of_a_full_walk() -> None:

@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from analysis.sources.blocks import BLOCK_ROWS, Block, Wanted
-from analysis.sources.encodings import open_text
+from analysis.sources.formats.blocks import BLOCK_ROWS, Block, Wanted
+from analysis.sources.formats.encodings import open_text
 from analysis.sources.records import SourceError
 from analysis.sources.values import Number, describe
 

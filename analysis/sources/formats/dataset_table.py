@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.sources.blocks import BLOCK_ROWS, Block, Table, Values, Wanted
-from analysis.sources.csv_table import CsvTable
-from analysis.sources.json_table import JsonTable
-from analysis.sources.labels import LabelledTable, names_in_features, with_names
-from analysis.sources.parquet_table import ParquetTable, arrow_values, row_places
+from analysis.sources.formats.blocks import BLOCK_ROWS, Block, Table, Values, Wanted
+from analysis.sources.formats.csv_table import CsvTable
+from analysis.sources.formats.json_table import JsonTable
+from analysis.sources.formats.labels import LabelledTable, names_in_features, with_names
+from analysis.sources.formats.parquet_table import ParquetTable, arrow_values, row_places
 from analysis.sources.records import SourceError
 
 FREE_FIELDS = ("name", "version", "data_dir", "data_files", "description", "features")

@@ -9,14 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from analysis.sources.blocks import BLOCK_ROWS, Block, Wanted
-from analysis.sources.encodings import open_text
+from analysis.sources.formats.blocks import BLOCK_ROWS, Block, Wanted
+from analysis.sources.formats.encodings import open_text
 from analysis.sources.records import SourceError
 
 SEPARATORS = (",", ";", "\t", "|")
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*')
 CHUNK_ROWS = 500
-"""So many are split at a time; see `analysis.sources.json_table`."""
+"""So many are split at a time; see `analysis.sources.formats.json_table`."""
 ESCAPED = re.compile(r'\\["\\]')
 REASONS = {"unexpected end of data": "a quote is opened here and never closed"}
 WAY_OUT = 'Write a quote inside a quoted field twice (""), or name the dialect: separator, quote, escape'

@@ -12,10 +12,11 @@ from torch import Tensor
 from hydralora.data import collate_packed
 from hydralora.data.row_sizes import RowSizes, fill_row
 from hydralora.evaluation.answer_loss import answer_loss
-from hydralora.training import TrainingConfig, TrainingError, graphs, loop, trainer
+from hydralora.training import TrainingConfig, TrainingError, loop, trainer
+from hydralora.training.step import graphs
 from tests.hydralora.small import small_model
-from tests.hydralora.training import test_packing
-from tests.hydralora.training.test_packing import GATED, PACKABLE, adapted, documents, trained
+from tests.hydralora.training.step import test_packing
+from tests.hydralora.training.step.test_packing import GATED, PACKABLE, adapted, documents, trained
 
 
 def sizes_of(batches: list[list[int]]) -> RowSizes:

@@ -13,9 +13,10 @@ from hydralora.base_model import packed_attention
 from hydralora.data import Batch, TokenisedDocuments, collate, collate_packed, tokenise
 from hydralora.evaluation.answer_loss import answer_loss, document_losses, logits_can_be_chunked
 from hydralora.methods import METHODS, MethodConfig, adapt
-from hydralora.training import TrainingConfig, TrainingError, packing
-from hydralora.training.packing import decide_packing
+from hydralora.training import TrainingConfig, TrainingError
 from hydralora.training.run import train_method
+from hydralora.training.step import packing
+from hydralora.training.step.packing import decide_packing
 from hydralora.training.trainer import AnswerTrainer
 from tests.hydralora.attention_reference import one_at_a_time
 from tests.hydralora.small import small_documents, small_model, small_tokenizer

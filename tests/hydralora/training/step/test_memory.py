@@ -3,7 +3,7 @@
 import numpy as np
 
 from hydralora.data.batching import plan_steps
-from hydralora.training.memory import FirstStepMemory, StepMemory, longest_row
+from hydralora.training.step.memory import FirstStepMemory, StepMemory, longest_row
 
 GIB = 2**30
 

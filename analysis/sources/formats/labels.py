@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from analysis.sources.blocks import Block, Table, Values, Wanted
+from analysis.sources.formats.blocks import Block, Table, Values, Wanted
 from analysis.sources.records import SourceError
 from analysis.sources.values import describe
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from analysis.sources.blocks import BLOCK_ROWS, Block, Values, Wanted
-from analysis.sources.labels import names_in_parquet, with_names
+from analysis.sources.formats.blocks import BLOCK_ROWS, Block, Values, Wanted
+from analysis.sources.formats.labels import names_in_parquet, with_names
 from analysis.sources.records import SourceError
 
 if TYPE_CHECKING:
