@@ -233,10 +233,17 @@ def _routing(gating: Tensor | None, router_input: str, tokens: int, blocks: int)
     return (gating.shape[1], per_gate, False, 1) if gating.dim() == 2 else (blocks, per_gate, False, 2)
 
 
-@cache
-def _constants(sizes: tuple[Any, ...], rank: int, shared_rank: int, blocks: int, *chunk: int) -> tuple[Any, ...]:
-    """Sizes, padded sizes, tokens per program, and a chunk. Cached, because few combinations occur."""
+def _constants(*sizes: Any) -> tuple[Any, ...]:
+    """`_new_constants`, cached because few combinations occur. Dynamo warns of every cached function that it traces."""
+    return _new_constants(*sizes) if torch.compiler.is_compiling() else _cached_constants(*sizes)
+
+
+def _new_constants(sizes: tuple[Any, ...], rank: int, shared_rank: int, blocks: int, *chunk: int) -> tuple[Any, ...]:
+    """Sizes, padded sizes, tokens per program, and a chunk."""
     return (*sizes, _pad(rank), _pad(shared_rank), _pad(blocks), _ROWS, *chunk)
+
+
+_cached_constants = cache(_new_constants)
 
 
 def _cdiv(a: int, b: int) -> int:
