@@ -21,6 +21,7 @@ from hydralora.adapter.given_gates import expert_gates as given_gates
 from hydralora.adapter.given_gates import stop_watching, watch_for_good
 from hydralora.adapter.layer import HydraLoraLayer, merge_refusal
 from hydralora.adapter.linear import HydraLoraLinear
+from hydralora.adapter.state import plain_name
 from hydralora.adapter.unfit_layers import fused_experts, switch_off_fast_path, unfit_reason
 
 
@@ -156,6 +157,14 @@ class HydraLoraModel(BaseTuner):
             raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}")
 
     @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """The name of a weight in files. PEFT 0.21 and later call this to save and to load.
+
+        Blocks that are compiled one by one have other names in the model; in files their names are plain.
+        """
+        return plain_name(super()._remove_adapter_name_from_key(key, adapter_name))
+
+    @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: HydraLoraConfig, adapter_name: str, state_dict: dict[str, Any]
     ) -> Any:
@@ -164,7 +173,8 @@ class HydraLoraModel(BaseTuner):
             raise ValueError(
                 f"Expected weights named '*.{cls.prefix}*' for adapter {adapter_name!r}, got {_listed(set(state_dict))}"
             )
-        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        plain = {plain_name(key): tensor for key, tensor in state_dict.items()}
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, plain)
 
     def _load_from_state_dict(
         self,

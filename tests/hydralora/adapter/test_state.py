@@ -18,7 +18,15 @@ from hydralora.gates.surgery import add_expert, drop_expert, merge_experts, upcy
 
 MakeLlama = Callable[..., LlamaForCausalLM]
 NEVER, TARGETS = nullcontext(), ["q_proj", "down_proj"]
+PARTS = {"experts": {}, "split": {"shared_rank": 2, "shared_alpha": 3.0}}
 STATES = ("usual", "merged", "another merged", "disabled", "not active", "compiled", "blocks compiled", "injected")
+
+
+@pytest.fixture(autouse=True, params=list(PARTS))
+def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every cell of the table holds for each kind of adapter."""
+    monkeypatch.setitem(PARTS, "now", PARTS[request.param])
+    return request.param
 
 
 def logits(model: Any, tokens: Tensor) -> Tensor:
@@ -32,7 +40,7 @@ def config(kind: str = "hydralora", seed: int = 5, **options: Any) -> Any:
     if kind == "lora":
         return LoraConfig(r=3, target_modules=TARGETS, init_lora_weights=False, task_type="CAUSAL_LM")
     fields = {"r": 3, "target_modules": TARGETS, "init_weights": False, "task_type": "CAUSAL_LM"}
-    return HydraLoraConfig(**{**fields, "router_input": "low_rank", **options})
+    return HydraLoraConfig(**{**fields, "router_input": "low_rank", **PARTS["now"], **options})
 
 
 def in_state(state: str, base: LlamaForCausalLM, kind: str = "hydralora", **options: Any) -> Any:
@@ -220,6 +228,17 @@ def test_calibration_and_comparison(tiny_llama: MakeLlama, tokens: Tensor, state
     assert hydralora.compare_with_live(model, "uniform", batches).live_loss == pytest.approx(gap.live_loss, abs=1e-5)
 
 
+@pytest.mark.parametrize("state", STATES)
+def test_saving_and_loading(tiny_llama: MakeLlama, tokens: Tensor, tmp_path: Path, state: str) -> None:
+    expected = logits(in_state("usual", tiny_llama()), tokens)
+    model = in_state(state, tiny_llama())
+    model.save_pretrained(tmp_path)  # an additional adapter goes into a folder of its own
+    close(logits(PeftModel.from_pretrained(tiny_llama(), tmp_path).eval(), tokens), expected)
+    base = tiny_llama()
+    base.load_adapter(str(tmp_path))  # transformers' own way
+    close(logits(base.eval(), tokens), expected)
+
+
 def test_live_means_live_while_gates_are_fixed(tiny_llama: MakeLlama, tokens: Tensor) -> None:
     batches = [{"input_ids": tokens, "labels": tokens}]
     model = in_state("usual", tiny_llama())
@@ -238,6 +257,20 @@ def test_one_config_object_for_two_models(tiny_llama: MakeLlama) -> None:
     first, second = get_peft_model(tiny_llama(), shared), get_peft_model(tiny_llama(), shared)
     drop_expert(first, 0)
     assert (adapter_config(first).num_experts, adapter_config(second).num_experts) == (2, 3)
+
+
+def test_one_config_object_for_two_adapters(tiny_llama: MakeLlama, tokens: Tensor) -> None:
+    shared = config()
+    model = get_peft_model(tiny_llama(), shared)
+    model.add_adapter("other", shared)
+    model.eval()
+    model.set_adapter("other")
+    expected = logits(model, tokens)
+    model.set_adapter("default")
+    drop_expert(model, 0)
+    assert {name: c.num_experts for name, c in model.peft_config.items()} == {"default": 2, "other": 3}
+    model.set_adapter("other")
+    assert torch.equal(logits(model, tokens), expected)
 
 
 def test_adapter_layers_that_are_compiled_one_by_one(tiny_llama: MakeLlama) -> None:
