@@ -5,7 +5,7 @@
     HF_HUB_OFFLINE=1 python benchmarks/peft_suite.py peft-0.21.2
 
 Tests that PEFT runs for each of its configurations run for ours; tiny random models made here stand in for the ones of
-the hub. PEFT's code is used where it lies and not changed. Writes benchmarks/results/peft_suite.json.
+the hub. PEFT's code is used where it lies and not changed. Writes benchmarks/results/peft_suite.json, or `--output`.
 """
 
 import argparse
@@ -167,6 +167,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peft", type=Path, help="folder of an unpacked source distribution or a checkout")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), help="default: all")
+    parser.add_argument("--output", type=Path, default=RESULT)
     parser.add_argument("pytest_args", nargs="*", help="after --: arguments for pytest, for instance -k forward")
     arguments = parser.parse_args()
     chosen = arguments.variants or list(VARIANTS)
@@ -180,8 +181,8 @@ def main() -> int:
         files = [str(tests / name) for name in FILES]
         options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(arguments.peft), "-c", "/dev/null"]
         code = pytest.main([*options, *files, *arguments.pytest_args], plugins=[plugin])
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(_result(plugin), indent=1) + "\n")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(_result(plugin), indent=1) + "\n")
     return int(code)
 
 
