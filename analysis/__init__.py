@@ -4,6 +4,7 @@ What is listed here is public. A name is imported when it is first used, so `imp
 
     import analysis
 
+    analysis.analyze("my.jsonl")  # N, why, and how sure; displays in a notebook
     sweep = analysis.sweep_kmeans(features)
     choice = analysis.select_num_clusters(features, sweep)
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from analysis.adapters.breakdown import ComponentAdapter, ParameterBreakdown, break_down
     from analysis.adapters.observation_two import ObservationTwo, observation_two
     from analysis.adapters.routing import DocumentGates, RoutingAnalysis, analyse_routing
+    from analysis.answer.analysis import Analysis
+    from analysis.answer.analyze import analyze
     from analysis.clusters.assignment import Assignment, assign_records
     from analysis.clusters.corpus_model import CorpusModel
     from analysis.clusters.drift import Drift, measure_drift
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from analysis.sources.records import SourceError
 
 __all__ = [
+    "Analysis",
     "Assignment",
     "CatalogSource",
     "CleanConfig",
@@ -72,6 +76,7 @@ __all__ = [
     "StructureEvidence",
     "TfidfLsa",
     "analyse_routing",
+    "analyze",
     "assign_records",
     "break_down",
     "choose_grouping",
@@ -99,6 +104,8 @@ _HOMES = {
     "adapters.breakdown": ("ComponentAdapter", "ParameterBreakdown", "break_down"),
     "adapters.observation_two": ("ObservationTwo", "observation_two"),
     "adapters.routing": ("DocumentGates", "RoutingAnalysis", "analyse_routing"),
+    "answer.analysis": ("Analysis",),
+    "answer.analyze": ("analyze",),
     "clusters.assignment": ("Assignment", "assign_records"),
     "clusters.corpus_model": ("CorpusModel",),
     "clusters.drift": ("Drift", "measure_drift"),

@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 
 from analysis.report import ReportInputs, write_report
-from pipelines.report_inputs import cluster_map
+from analysis.report.document_map import document_map
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULT = REPOSITORY / "benchmarks" / "results" / "report_million.json"
@@ -63,7 +63,7 @@ def report_of(documents: pl.LazyFrame, features: np.ndarray) -> ReportInputs:
     return ReportInputs(
         title="A million documents",
         command="python benchmarks/report_million.py",
-        cluster_map=cluster_map(documents, features),
+        cluster_map=document_map(documents, features),
         n_documents=len(features),
         clusters=clusters.with_columns(top_terms=pl.lit(["one", "two"], pl.List(pl.String))),
         composition=composition.sort("cluster", "source"),

@@ -6,6 +6,7 @@ Prints everything that is wrong, a sentence each, and then ends with 1.
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from pipelines.run_configuration import ConfigurationError, read_configuration
 
@@ -40,8 +41,6 @@ def wrong_with(path: Path, job: str, partition: str | None = None) -> str:
         job: name of the job that it is for.
         partition: key of the run's partition.
     """
-    from pipelines.checks import problems_of, report
-    from pipelines.definitions import defs
     from pipelines.jobs import JOBS
 
     names = [one.name for one in JOBS]
@@ -51,6 +50,14 @@ def wrong_with(path: Path, job: str, partition: str | None = None) -> str:
         configuration = read_configuration(path)
     except ConfigurationError as error:
         return str(error)
+    return wrong_values(configuration, job, partition)
+
+
+def wrong_values(configuration: dict[str, Any], job: str, partition: str | None = None) -> str:
+    """`wrong_with` for a configuration that was read."""
+    from pipelines.checks import problems_of, report
+    from pipelines.definitions import defs
+
     problems = problems_of(defs.resolve_job_def(job), configuration, partition)
     return report(problems) if problems else ""
 

@@ -2,20 +2,22 @@
 
 import logging
 import sys
+import time
 from typing import Any
 
 import dagster as dg
 
-_COUNTED = ("dagster/row_count", "num_clusters", "num_experts", "steps", "trainable_parameters")
-_WORDS = {"dagster/row_count": "rows", "num_clusters": "N =", "num_experts": "experts"}
+_COUNTED = ("dagster/row_count", "num_experts", "steps", "trainable_parameters")
+_WORDS = {"dagster/row_count": "rows", "num_experts": "experts"}
 
 
 class StageHandler(logging.Handler):
     """Prints what Dagster logs in few lines. A run may have several: each process of it has its own."""
 
-    def __init__(self, least: int = logging.INFO) -> None:
+    def __init__(self, least: int = logging.INFO, stages: int | None = None) -> None:
         super().__init__()
         self._least = least
+        self._stages, self._finished, self._start = stages, 0, time.monotonic()
         self._shown: dict[str, str] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -37,8 +39,7 @@ class StageHandler(logging.Handler):
             case "ASSET_MATERIALIZATION":
                 self._shown[step] = _counts(event)
             case "STEP_SUCCESS":
-                seconds = event.step_success_data.duration_ms / 1000
-                return f"{step:<22} {seconds:7.1f} s   {self._shown.pop(step, '')}".rstrip()
+                return self._finished_stage(step, event.step_success_data.duration_ms / 1000)
             case "ASSET_CHECK_EVALUATION":
                 return _warning(event)
             case "STEP_UP_FOR_RETRY":
@@ -50,6 +51,14 @@ class StageHandler(logging.Handler):
             case "PIPELINE_FAILURE" if _is_of_no_step(event.job_failure_data):
                 return f"The run failed. {failure_text(event.job_failure_data.error)}"
         return None
+
+    def _finished_stage(self, step: str, seconds: float) -> str:
+        self._finished += 1
+        place, elapsed = "", ""
+        if self._stages:
+            place = f"[{self._finished:>2}/{self._stages}] "
+            elapsed = f"   {time.monotonic() - self._start:.0f} s so far" if self._finished < self._stages else ""
+        return f"{place}{step:<22} {seconds:7.1f} s   {self._shown.pop(step, '')}{elapsed}".rstrip()
 
 
 def _is_of_no_step(data: Any) -> bool:
@@ -70,12 +79,16 @@ def failure_text(error: Any) -> str:
 
 def _counts(event: dg.DagsterEvent) -> str:
     metadata = event.step_materialization_data.materialization.metadata
+    choice = getattr(metadata.get("choice"), "value", None)
+    if isinstance(choice, dict):
+        low, high = choice["interval"]
+        return f"{choice['num_clusters']} clusters of 1-{len(choice['table'])} (interval {low}-{high})"
     found = []
     for name in _COUNTED:
         value = getattr(metadata.get(name), "value", None)
         if isinstance(value, int):
             word = _WORDS.get(name, name.replace("_", " "))
-            found.append(f"{word} {value}" if word.endswith("=") else f"{value:,} {word}")
+            found.append(f"{value:,} {word}")
     reused = getattr(metadata.get("reused"), "value", False)
     return ", ".join([*found, *(["found finished"] if reused else [])])
 
@@ -90,6 +103,7 @@ def _warning(event: dg.DagsterEvent) -> str | None:
 @dg.logger(
     config_schema={
         "log_level": dg.Field(str, is_required=False, default_value="INFO"),
+        "stages": dg.Field(int, is_required=False, default_value=0, description="Stages of the run, to count them."),
         "name": dg.Field(str, is_required=False, default_value="dagster"),
     },
     description="A line for each stage, and a sentence for what went wrong.",
@@ -98,5 +112,6 @@ def console_logger(context: dg.InitLoggerContext) -> logging.Logger:
     """The logger `console` of run configurations."""
     name, level = context.logger_config["name"], context.logger_config["log_level"].upper()
     logger = logging.Logger(name, level=logging.DEBUG)  # events are logged at DEBUG
-    logger.addHandler(StageHandler(logging.getLevelNamesMapping().get(level, logging.INFO)))
+    stages = context.logger_config["stages"]
+    logger.addHandler(StageHandler(logging.getLevelNamesMapping().get(level, logging.INFO), stages))
     return logger

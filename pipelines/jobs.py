@@ -3,12 +3,13 @@
 import dagster as dg
 
 CORPUS_GROUPS = ("corpus", "clusters")
+CORPUS_REPORT = dg.AssetSelection.groups("corpus_report")
 NEW_DATA = dg.AssetSelection.groups("new_data")
 COMPARISON = dg.AssetSelection.groups("comparison")
 STUDY = dg.AssetSelection.groups("study")
 ONE_RUN = dg.AssetSelection.groups("study_partitions")
 TOKENS = dg.AssetSelection.assets("tokenised_documents")
-APART = NEW_DATA | COMPARISON | STUDY | ONE_RUN
+APART = CORPUS_REPORT | NEW_DATA | COMPARISON | STUDY | ONE_RUN
 
 hydralora_job = dg.define_asset_job(
     "hydralora",
@@ -17,8 +18,8 @@ hydralora_job = dg.define_asset_job(
 )
 corpus_job = dg.define_asset_job(
     "corpus",
-    selection=dg.AssetSelection.groups(*CORPUS_GROUPS),
-    description="From sources to N: read, clean, cluster, choose. Imports no torch.",
+    selection=dg.AssetSelection.groups(*CORPUS_GROUPS) | CORPUS_REPORT,
+    description="From sources to N and a report of the corpus: read, clean, cluster, choose. Imports no torch.",
 )
 train_job = dg.define_asset_job(
     "train",

@@ -6,7 +6,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
 from pipelines.report_commands import Request, comparison_of, next_steps, tokens_for
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from analysis.adapters.routing import RoutingAnalysis
     from analysis.report import MoreTable, ReportInputs
 
-EXCERPT = 280
-MAP_POINTS = 15_000
 EMBEDDED_NAMES = {"embedded": "SmolLM2-135M-Instruct (embedded)"}
 """Of `hydralora.base_model`, whose import takes seconds."""
 ENERGY_PARTS = ("cpu_kwh", "gpu_kwh", "ram_kwh")
@@ -55,6 +52,7 @@ def report_inputs(
 
 def _tables(title: str, command: str, artifacts: Iterable[Artifact]) -> "ReportInputs":
     from analysis.report import ReportInputs, TokenGates
+    from analysis.report.document_map import document_map
 
     inputs: Inputs = {artifact.asset: artifact for artifact in artifacts}
     routing = load_routing(inputs["routing_analysis"])
@@ -82,7 +80,7 @@ def _tables(title: str, command: str, artifacts: Iterable[Artifact]) -> "ReportI
         grouping=inputs["expert_assignment"].json("expert_assignment") if method in GIVEN_GATES else None,
         data_card=inputs["corpus_documents"].json("data_card"),
         sweep=inputs["cluster_sweep"].read("sweep"),
-        cluster_map=cluster_map(documents, inputs["document_features"].array("features")),
+        cluster_map=document_map(documents, inputs["document_features"].array("features")),
         projection="PCA",
         n_documents=documents.select(pl.len()).collect().item(),
         clusters=labels.read("clusters"),
@@ -111,32 +109,6 @@ def base_model_name(record: Mapping[str, Any]) -> str:
 def cross_losses(exports: Artifact) -> pl.DataFrame | None:
     """Losses of every domain's LoRA on every domain's documents; None if they were not measured."""
     return exports.read("cross_losses") if (exports.folder / "cross_losses.parquet").exists() else None
-
-
-def cluster_map(documents: pl.LazyFrame, features: np.ndarray) -> pl.DataFrame:
-    """Map of documents: the two leading principal components of the features, for at most 15,000 documents.
-
-    Only the texts of these documents are read, so a million documents need not fit into memory.
-    """
-    rows = np.arange(len(features))
-    if len(rows) > MAP_POINTS:
-        rows = np.sort(np.random.default_rng(0).choice(rows, MAP_POINTS, replace=False))
-    table = (
-        documents.with_row_index("row")
-        .filter(pl.col("row").is_in(rows.tolist()))
-        .select(
-            "document_id",
-            "cluster",
-            "source",
-            excerpt=pl.concat_str("prompt", "completion", separator="\n").str.slice(0, EXCERPT),
-        )
-        .collect(engine="streaming")
-    )
-    centred = features[rows]
-    centred = centred - centred.mean(axis=0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    points = centred @ directions[:2].T
-    return table.with_columns(x=pl.Series(points[:, 0]), y=pl.Series(points[:, -1]))
 
 
 def curve(folder: Path, method: str, record: dict[str, Any]) -> pl.DataFrame:

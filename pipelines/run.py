@@ -7,6 +7,7 @@ one sentence, where something is wrong.
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from pipelines.check import checked_arguments
@@ -23,7 +24,14 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def run(configuration: dict[str, Any], job: str, partition: str | None = None, *, file: str | None = None) -> bool:
+def run(
+    configuration: dict[str, Any],
+    job: str,
+    partition: str | None = None,
+    *,
+    file: str | None = None,
+    assets: Sequence[str] | None = None,
+) -> bool:
     """Execute a job; whether it succeeded.
 
     Args:
@@ -31,6 +39,7 @@ def run(configuration: dict[str, Any], job: str, partition: str | None = None, *
         job: its name.
         partition: key of the run's partition.
         file: the configuration's file, which the report names.
+        assets: the assets of the job that are wanted; None means all.
     """
     import dagster as dg
 
@@ -39,19 +48,33 @@ def run(configuration: dict[str, Any], job: str, partition: str | None = None, *
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    definition = defs.resolve_job_def(job)
     values = {"loggers": CONSOLE, **configuration}
+    values["loggers"] = _counting(values["loggers"], len(assets or definition.nodes))
     values["execution"] = {"config": {"in_process": {}}}
     with dg.DagsterInstance.get() as instance:
-        result = defs.resolve_job_def(job).execute_in_process(
+        result = definition.execute_in_process(
             run_config=values,
             instance=instance,
             raise_on_error=False,
             partition_key=partition,
             tags={} if file is None else {FILE_TAG: file},
+            asset_selection=None if assets is None else [dg.AssetKey(name) for name in assets],
         )
     if not result.success:
-        print(f"Run {result.run_id} failed. The web UI (make ui) has its log.", file=sys.stderr)
+        print(
+            f"Run {result.run_id} failed. The same command goes on from what is finished; the web UI has the log.",
+            file=sys.stderr,
+        )
     return result.success
+
+
+def _counting(loggers: Any, stages: int) -> Any:
+    """The loggers, with the number of stages for ours."""
+    if not isinstance(loggers, dict) or "console" not in loggers:
+        return loggers
+    console = loggers["console"] or {}
+    return {**loggers, "console": {"config": {**(console.get("config") or {}), "stages": stages}}}
 
 
 if __name__ == "__main__":

@@ -43,5 +43,20 @@ def summary(store: ArtifactStore) -> str:
     return "\n".join([*lines, "", f"Report: {report}", ""])
 
 
+def corpus_summary(store: ArtifactStore) -> str:
+    """The results of the last run of the job `corpus`, as text."""
+    choice = store.last("num_clusters").json("num_clusters")
+    experts = store.last("expert_assignment").json("expert_assignment")
+    low, high = choice["interval"]
+    lines = [
+        "",
+        f"N = {experts['num_experts']} experts. {experts['reason']}",
+        f"Clusters: {choice['num_clusters']} (interval {low} to {high}). {choice['reason']}",
+        "",
+        f"Report: {store.last('corpus_report').path('report.html').resolve()}",
+    ]
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     main()

@@ -102,7 +102,7 @@ def select_num_clusters(
         raise ValueError(f"texts: expected one for each of {len(rows)} rows, got {len(texts)}")
     evidence = measure_structure(texts, sweep.sample_weight, random_state)
     scores = _scores(rows, sweep, "l_method" if rule == "manual" else rule)
-    ranking = [sweep.n_clusters[i] for i in np.argsort(-scores, kind="stable") if scores[i] > -np.inf]
+    ranking = _ranking(sweep, scores)
     if n_clusters is not None:
         value = sweep.n_clusters[sweep.index(n_clusters)]
     else:
@@ -125,6 +125,20 @@ def select_num_clusters(
             for k, sse, score in zip(sweep.n_clusters, sweep.inertia, scores, strict=True)
         ),
     )
+
+
+def elbow(X: ArrayLike, sweep: ClusterSweep, rule: str = "l_method") -> int:
+    """The number of clusters that a rule finds in a corpus with structure, without the evidence around it.
+
+    Args:
+        X: [n, d], rows that the sweep was fitted to.
+        rule: a name in `analysis.clusters.elbow_rules.RULES`.
+    """
+    return _best(sweep, _ranking(sweep, _scores(np.ascontiguousarray(X, np.float32), sweep, rule)))
+
+
+def _ranking(sweep: ClusterSweep, scores: NDArray[np.float64]) -> list[int]:
+    return [sweep.n_clusters[i] for i in np.argsort(-scores, kind="stable") if scores[i] > -np.inf]
 
 
 def _scores(rows: NDArray[np.float32], sweep: ClusterSweep, rule: str) -> NDArray[np.float64]:

@@ -132,6 +132,12 @@ class ReportInputs:
             if table is not None and (missing := [c for c in columns if c not in table.columns]):
                 raise ValueError(f"{name}: expected columns {', '.join(columns)}; got no {', '.join(missing)}")
 
+    @property
+    def corpus_only(self) -> bool:
+        """Whether the run looked at a corpus and trained nothing."""
+        trained = (self.curves, self.evaluation, self.breakdown, self.routing, self.parameters, self.energy)
+        return self.choice is not None and all(table is None for table in trained)
+
 
 REQUIRED_COLUMNS = {
     "sweep": ("n_clusters", "inertia"),

@@ -46,8 +46,8 @@ class Section:
 
 
 def sections(inputs: ReportInputs) -> tuple[Section, ...]:
-    """All sections, in order."""
-    return (
+    """All sections, in order. A report of a corpus alone has no sections about training."""
+    found = (
         corpus(inputs),
         number_of_experts(inputs),
         cluster_map(inputs),
@@ -61,6 +61,7 @@ def sections(inputs: ReportInputs) -> tuple[Section, ...]:
         parameters(inputs),
         provenance(inputs),
     )
+    return tuple(section for section in found if not (inputs.corpus_only and section.missing))
 
 
 def first_picture(inputs: ReportInputs) -> Picture | None:

@@ -52,6 +52,8 @@ class Difference:
 
 def verdict(inputs: ReportInputs) -> tuple[Statement, ...]:
     """The statements of the verdict, in order of importance to the reader."""
+    if inputs.corpus_only:
+        return (_number_of_experts(inputs), *_lost_sources(inputs))
     return (
         _number_of_experts(inputs),
         _within_budget(inputs, _comparison(inputs)),

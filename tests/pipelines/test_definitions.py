@@ -18,6 +18,7 @@ cluster_sweep <- corpus_documents, document_features
 comparison_documents <- cluster_labels, corpus_documents, expert_assignment, tokenised_documents
 component_adapters <- cluster_labels, corpus_documents, num_clusters, tokenised_documents
 corpus_documents <- raw_documents
+corpus_report <- cluster_labels, cluster_sweep, corpus_documents, document_features, expert_assignment, num_clusters
 document_features <- corpus_documents
 domain_exports <- cluster_labels, corpus_documents, expert_assignment, hydralora_adapter, tokenised_documents
 evaluation <- baseline_adapters, cluster_labels, corpus_documents, expert_assignment, hydralora_adapter, \

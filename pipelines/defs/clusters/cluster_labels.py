@@ -1,7 +1,6 @@
 """The clusters at N, and a description of each."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import dagster as dg
 import numpy as np
@@ -14,11 +13,6 @@ from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.configuration import LARGEST_SEED
 from pipelines.store.metadata import markdown_table
 from pipelines.store.thumbnails import write_thumbnail
-
-if TYPE_CHECKING:
-    from analysis.clusters.corpus_model import AssignedBlock
-
-EXCERPT = 400
 
 
 class LabelsConfig(dg.Config):
@@ -68,12 +62,11 @@ def cluster_labels(
 ) -> None:
     """The cluster of every document at N, a description of each cluster, and the model that assigns new documents."""
     from analysis.clusters.corpus_model import CorpusModel
-    from analysis.clusters.drift import REFERENCE, summarise_corpus
+    from analysis.clusters.description import describe_clusters, save_corpus_model
     from analysis.clusters.heterogeneity import measure_heterogeneity
     from analysis.clusters.interpretation import document_positions, merge_order
-    from analysis.clusters.known_groups import GROUPS, describe_groups
-    from analysis.corpus.document_text import document_text
     from analysis.features.loading import load_features
+    from analysis.features.vectoriser import TextStatistics
     from analysis.figures.clusters import composition
 
     n_clusters = num_clusters.json("num_clusters")["num_clusters"]
@@ -81,25 +74,19 @@ def cluster_labels(
     features = document_features.array("features")
     text = document_features.record["config"]["text"]
     model = CorpusModel(load_features(document_features.path("vectoriser")), centers, text)
-    model.save(draft.folder / "corpus_model")
     positions = document_positions(features, centers)
     documents = corpus_documents.read("documents")
-    is_held_out = (documents["split"] == "test").to_numpy()
-    reference = summarise_corpus(assigned_block(positions, document_features), is_held_out, n_clusters)
-    reference.save(draft.folder / "corpus_model" / REFERENCE)
-    known = describe_groups(
+    save_corpus_model(
+        draft.folder / "corpus_model",
         model,
-        documents.select(text=document_text(text))["text"],
-        documents["source"],
-        positions["cluster"].to_numpy().astype(np.int32),
+        documents,
+        positions,
         document_features.array("explained"),
-        is_held_out,
+        TextStatistics(**document_features.json("statistics")),
         config.random_state,
     )
-    if known is not None:
-        known.save(draft.folder / "corpus_model" / GROUPS)
     draft.write_table("labels", positions.drop("row").insert_column(0, documents["document_id"]))
-    for name, table in described_clusters(documents, text, positions, config).items():
+    for name, table in describe_clusters(documents, text, positions, config.top_terms, config.examples).items():
         draft.write_table(name, table)
     write_thumbnail(draft, composition(pl.read_parquet(draft.folder / "composition.parquet")))
     draft.write_table("mergers", merge_order(centers, np.bincount(positions["cluster"], minlength=n_clusters)))
@@ -108,49 +95,6 @@ def cluster_labels(
     )
     draft.write_json("heterogeneity", asdict(heterogeneity))
     draft.write_json("agreement", agreement_with_labels(documents, positions))
-
-
-def assigned_block(positions: pl.DataFrame, document_features: Artifact) -> "AssignedBlock":
-    """The block that the corpus model would return for the corpus, made without reading the texts again."""
-    from analysis.clusters.corpus_model import AssignedBlock
-    from analysis.features.vectoriser import TextStatistics
-
-    return AssignedBlock(
-        labels=positions["cluster"].to_numpy(),
-        squared_distances=np.square(positions["distance"].to_numpy()),
-        explained=document_features.array("explained"),
-        statistics=TextStatistics(**document_features.json("statistics")),
-    )
-
-
-def described_clusters(
-    documents: pl.DataFrame, text: str, positions: pl.DataFrame, config: LabelsConfig
-) -> dict[str, pl.DataFrame]:
-    """Describe the content of each cluster.
-
-    `clusters`: cluster, n_documents, top_terms; `examples`: cluster, kind (representative, borderline, outlier), rank,
-    document_id, source, excerpt; `composition` and `tasks`: cluster, source or task, n_documents and shares.
-    """
-    from analysis.clusters.interpretation import cross_table, examples, top_terms
-    from analysis.corpus.document_text import document_text
-
-    labels = positions["cluster"].to_numpy()
-    terms = top_terms(documents.select(text=document_text(text))["text"], labels, config.top_terms)
-    terms = terms.group_by("cluster").agg(top_terms=pl.col("term").sort_by("rank"))
-    sizes = positions.group_by("cluster").agg(n_documents=pl.len())
-    clusters = sizes.join(terms, on="cluster", how="left").with_columns(pl.col("top_terms").fill_null([]))
-    excerpts = documents.select(
-        "document_id", "source", excerpt=pl.concat_str("prompt", "completion", separator="\n").str.slice(0, EXCERPT)
-    ).with_row_index("row")
-    shown = examples(positions, config.examples).with_columns(pl.col("row").cast(pl.UInt32))
-    return {
-        "clusters": clusters.sort("cluster"),
-        "examples": shown.join(excerpts, on="row", how="left", maintain_order="left").drop("row"),
-        **{
-            name: cross_table(labels, documents[column]).rename({"group": column, "documents": "n_documents"})
-            for name, column in (("composition", "source"), ("tasks", "task"))
-        },
-    }
 
 
 def agreement_with_labels(documents: pl.DataFrame, positions: pl.DataFrame) -> dict[str, dict[str, float]]:

@@ -1,0 +1,120 @@
+"""Which source each file belongs to, when a user names files and nothing else."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from analysis.sources import SourcesRead, read_sources
+from analysis.sources.files import SUFFIXES, FilesSource, matching_files
+from analysis.sources.records import SourceError
+from analysis.sources.splits import side_of
+
+SHARD = re.compile(r"[-_.]\d{5}-of-\d{5}$")
+"""What publishers add to the names of the parts of one table: `train-00000-of-00002.parquet`."""
+
+
+def named_sources(paths: Sequence[str | Path], columns: Mapping[str, str] | None = None) -> dict[str, FilesSource]:
+    """A source for each file, named after it. Shards of one table are one source, and so are its splits.
+
+    `gsm8k_train.jsonl` and `gsm8k_test.jsonl` are the source `gsm8k`, and must have a column `split`. Files with equal
+    names in two folders are named with their folders.
+
+    Args:
+        paths: files, globs or folders; of a folder, every data file below it.
+        columns: role -> column, for all files; see `FilesSource`. Empty: the shape of each file is recognised.
+
+    Raises:
+        SourceError: a path matches no data file.
+    """
+    files = sorted({file for path in paths for file in _files(str(path))})
+    tables: dict[Path, list[Path]] = {}
+    for file in files:
+        tables.setdefault(file.with_name(SHARD.sub("", file.stem)), []).append(file)
+    groups: dict[Path, list[Path]] = {}
+    for table, parts in tables.items():
+        groups.setdefault(_without_split(table, list(tables)), []).extend(parts)
+    names = _names(list(groups))
+    return {names[group]: FilesSource(tuple(map(str, parts)), dict(columns or {})) for group, parts in groups.items()}
+
+
+def read_named(sources: Mapping[str, FilesSource]) -> SourcesRead:
+    """Records of the sources of `named_sources`.
+
+    Raises:
+        SourceError: a file cannot be read, or a source is named by splits and has none (see `check_splits`).
+    """
+    read = read_sources(sources)
+    if any(len(source.paths) > 1 for source in sources.values()):
+        found = read.records.select("source", "split").unique().collect()
+        for name, source in sources.items():
+            check_splits(source, found.filter(pl.col("source") == name)["split"].to_list())
+    return read
+
+
+def check_splits(config: FilesSource, splits: Sequence[str | None]) -> None:
+    """Refuse files that are named by splits and do not say in a column which records are held out.
+
+    Args:
+        config: a source of `named_sources`.
+        splits: the values of `split` among its records.
+
+    Raises:
+        SourceError: a record of such files has no split.
+    """
+    held_out = [path for path in config.paths if _side(SHARD.sub("", Path(path).stem)) == "test"]
+    if held_out and len(config.paths) > len(held_out) and None in splits:
+        raise SourceError(
+            f"{held_out[0]}: expected a column `split`, because its name says that these records are held out, got "
+            "none. Give the training files alone, or add the column to all of them"
+        )
+
+
+def _files(pattern: str) -> list[Path]:
+    folder = Path(pattern).expanduser()
+    if folder.is_dir():
+        found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
+        # A hidden file belongs to a tool, and dataset_info.json to the library that wrote the folder.
+        found = [
+            path
+            for path in found
+            if path.name != "dataset_info.json" and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+        ]
+    else:
+        found = matching_files(pattern)
+    if not found:
+        raise SourceError(
+            f"no data file matches {pattern!r} (looked from {Path.cwd()}); expected {', '.join(SUFFIXES)}, or a "
+            "folder with such files"
+        )
+    return found
+
+
+def _side(stem: str) -> str | None:
+    return side_of(re.split(r"[-_.]", stem)[-1], {})
+
+
+def _without_split(table: Path, tables: Sequence[Path]) -> Path:
+    """The table without the split at the end of its name, if another split of the same table is there too."""
+    if _side(table.name) is None:
+        return table
+    base = re.sub(r"[-_.]?[^-_.]+$", "", table.name)
+    siblings = [other for other in tables if other.parent == table.parent and _side(other.name) is not None]
+    same = [other for other in siblings if re.sub(r"[-_.]?[^-_.]+$", "", other.name) == base]
+    if not base and same:  # data/train.jsonl, or the shards of a hub's data set
+        return table.parent
+    return table.with_name(base) if len(same) > 1 else table
+
+
+def _names(groups: Sequence[Path]) -> dict[Path, str]:
+    """The shortest end of each path that no other has."""
+    names = {}
+    for group in groups:
+        parts = [part for part in group.absolute().parts if part != "/"] or [group.name]
+        for length in range(1, len(parts) + 1):
+            end = parts[-length:]
+            if sum(list(other.absolute().parts[-length:]) == end for other in groups) == 1:
+                break
+        names[group] = "/".join(end)
+    return names

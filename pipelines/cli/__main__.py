@@ -1,0 +1,39 @@
+"""The console script `hydralora`, also `python -m pipelines.cli`."""
+
+import os
+import sys
+
+QUIET = {
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    # Two busy-waiting thread pools on two cores triple the time of training.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""Set before a library reads them: no telemetry, no bars of third parties."""
+
+
+def main() -> None:
+    """Run a command. Ends with 2 for wrong input, 1 for a failed run, 130 when it is stopped."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        from pipelines.cli.app import app
+
+        app(prog_name="hydralora")
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").split(".")[0] in ("analysis", "hydralora", "pipelines"):
+            raise
+        raise SystemExit(f"hydralora: {missing}. Install it: pip install 'hydralora[pipelines]'") from None
+    except KeyboardInterrupt:
+        raise SystemExit(_stopped()) from None
+
+
+def _stopped() -> int:
+    print("hydralora: stopped. The same command goes on from what is finished.", file=sys.stderr)
+    return 130
+
+
+if __name__ == "__main__":
+    main()

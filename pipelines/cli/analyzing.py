@@ -1,0 +1,71 @@
+"""`hydralora analyze`: shows an `analysis.Analysis`."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.cli.telling import columns_of, one_error, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from analysis.answer.analysis import Analysis
+    from analysis.answer.analyze import Stage
+
+
+def analyze_files(
+    files: Sequence[str], columns: Sequence[str], out: Path, max_clusters: int, seed: int, as_json: bool
+) -> None:
+    """Analyse files, show the answer and write its folder."""
+    from rich.console import Console
+
+    mapping = columns_of(columns)
+    start = time.perf_counter()
+    progress = Console(stderr=True, highlight=False)
+
+    def tell(stage: "Stage") -> None:
+        left = f"about {stage.seconds_left:.0f} s left" if stage.seconds_left >= 1 else ""
+        progress.print(
+            f"[bold]{stage.name:<10}[/] {stage.seconds:5.1f} s  {stage.found}  [dim]{left}[/]", soft_wrap=True
+        )
+
+    with one_error(ValueError, OSError):
+        from analysis.answer.analyze import analyze
+
+        found = analyze(files, columns=mapping, max_clusters=max_clusters, random_state=seed, progress=tell)
+        report = found.write(out).html.resolve()
+    if as_json:
+        print_json({**found.to_dict(), "report": str(report)})
+    else:
+        show(found, report, time.perf_counter() - start, Console(highlight=False))
+
+
+def show(found: "Analysis", report: Path, seconds: float, console: "Console") -> None:
+    """The answer, for a person."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    plain = " (a plain LoRA is enough)" if found.num_experts == 1 else f", one expert for each {found.grouping.kind}"
+    console.print(f"\n[bold green]N = {found.num_experts}[/]{plain}")
+    for name, text in (("Why", found.why), ("How sure", found.how_sure), ("For training", found.meaning)):
+        console.print(f"[bold]{name}.[/] {escape(text)}")
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name, side in (("group", "left"), ("documents", "right"), ("share", "right")):
+        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("words", overflow="fold")
+    table.add_column("sources", overflow="fold")
+    for row in found.groups.iter_rows(named=True):
+        sources = ", ".join(f"{name} {n:,}" for name, n in list(row["sources"].items())[:4])
+        words = " ".join(row["top_terms"][:6])
+        table.add_row(
+            escape(row["group"]), f"{row['n_documents']:,}", f"{row['share']:.0%}", escape(words), escape(sources)
+        )
+    console.print(table)
+    for text in found.warnings:
+        console.print(f"[yellow]Note.[/] {escape(text)}", soft_wrap=True)
+    console.print(f"\nReport: {escape(str(report))}  [dim]({seconds:.1f} s)[/]", soft_wrap=True)
+    console.print(
+        f"Next: hydralora init {escape(' '.join(found.files[:3]))}{' ...' if len(found.files) > 3 else ''}",
+        soft_wrap=True,
+    )

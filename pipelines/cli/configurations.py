@@ -1,0 +1,170 @@
+"""Run configurations for files that a user names: as text with comments, and as values."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CPU_TOKENS, GPU_TOKENS = 15_000, 1_000_000
+CPU_TOKENS_PER_SECOND = 370
+"""Measured with the embedded model and these settings on two cores."""
+COMPARED = ("hydralora_sequence", "hydralora", "lora_matched")
+
+TEMPLATE = """\
+# hydralora run {path}
+# Everything that is left out has a default; docs/training.md and docs/data.md list it.
+execution: {{config: {{in_process: {{}}}}}}
+loggers: {{console: {{config: {{log_level: INFO}}}}}}
+resources:
+  store: {{config: {{directory: {store}}}}}    # everything that the run makes
+  base_model: {{config: {base_model}}}    # a folder, or a hub id with its revision
+  recipe:
+    config:
+{recipe}
+ops:
+  raw_documents:
+    config:
+      sources:
+{sources}
+  tokenised_documents: {{config: {{template: {template}, max_length: {max_length}}}}}    # or chat
+  component_adapters: {{config: {{max_tokens: {component_tokens}, parts: 2, other_seeds: [1]}}}}
+  evaluation: {{config: {{max_documents_per_source: {evaluated}}}}}
+  parameter_breakdown: {{config: {{umap: false}}}}
+  report: {{config: {{title: {title}, command: {command}}}}}
+"""
+
+
+def configuration_text(
+    path: Path,
+    sources: Mapping[str, Any],
+    base_model: str,
+    revision: str | None,
+    tokens: int | None,
+    *,
+    gpu: bool,
+) -> str:
+    """A commented configuration of the main job.
+
+    Args:
+        path: where it will be written.
+        sources: name -> `FilesSource`.
+        base_model, revision: the base model.
+        tokens: budget of each adapter; None chooses by the machine.
+        gpu: whether the machine has a GPU.
+    """
+    model = {"name": base_model} | ({} if revision is None else {"revision": revision})
+    budget = tokens or (GPU_TOKENS if gpu else CPU_TOKENS)
+    recipe = "".join(
+        f"      {name}: {_flow(value)}\n" for name, value in recipe_of(base_model, budget, gpu=gpu).items()
+    )
+    recipe = recipe.replace("\n", "    # tokens that each adapter trains on\n", 1)
+    lines = [f"        - {_flow(source_values(name, source))}" for name, source in sources.items()]
+    return TEMPLATE.format(
+        path=path.name,
+        store=_flow(f"outputs/{path.stem}"),
+        base_model=_flow(model),
+        recipe=recipe.rstrip("\n"),
+        sources="\n".join(lines),
+        template="plain",
+        max_length=1024 if gpu else 256,
+        component_tokens=max(budget // 8, 1024),
+        evaluated=100 if gpu else 20,
+        title=_flow(", ".join(sources)[:60]),
+        command=_flow(f"hydralora run {path.name}"),
+    )
+
+
+def recipe_of(base_model: str, tokens: int, *, gpu: bool) -> dict[str, Any]:
+    """Settings of the training that fit the machine."""
+    recipe: dict[str, Any] = {"max_tokens": tokens, "learning_rate": 0.003 if base_model == "embedded" else 0.0005}
+    if gpu:
+        return recipe | {"target_modules": ["all-linear"], "tokens_per_step": 8192}
+    if base_model == "embedded":
+        # Nothing runs backwards below the lowest adapted layer, so the top third costs half.
+        modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        recipe |= {"target_modules": modules, "layers_to_transform": list(range(20, 30))}
+    else:
+        recipe |= {"target_modules": ["all-linear"]}
+    return recipe | {"tokens_per_step": 1024, "save_steps": 20}
+
+
+def source_values(name: str, source: Any) -> dict[str, Any]:
+    """The entry of a source in a run configuration. A `$` in a path is doubled, as the configuration wants it."""
+    files: dict[str, Any] = {"paths": [path.replace("$", "$$") for path in source.paths]}
+    if source.columns:
+        files["columns"] = dict(source.columns)
+    return {"name": name, "read": {"files": files}}
+
+
+def job_values(
+    sources: Mapping[str, Any],
+    store: Path,
+    base_model: str,
+    revision: str | None,
+    tokens: int | None,
+    experts: str,
+    ops: Mapping[str, Any],
+    *,
+    gpu: bool,
+) -> dict[str, Any]:
+    """The values of a configuration for the commands `train` and `compare`."""
+    model = {"name": base_model} | ({} if revision is None else {"revision": revision})
+    recipe = recipe_of(base_model, tokens or (GPU_TOKENS if gpu else CPU_TOKENS), gpu=gpu)
+    values: dict[str, Any] = {
+        "raw_documents": {"config": {"sources": [source_values(name, one) for name, one in sources.items()]}},
+        "tokenised_documents": {"config": {"template": "plain", "max_length": 1024 if gpu else 256}},
+        **ops,
+    }
+    if experts != "auto":
+        values["num_clusters"] = {"config": {"value": int(experts)}}
+    return {
+        "loggers": {"console": {"config": {"log_level": "INFO"}}},
+        "resources": {
+            "store": {"config": {"directory": str(store)}},
+            "base_model": {"config": model},
+            "recipe": {"config": recipe},
+        },
+        "ops": values,
+    }
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU is there, without importing torch."""
+    return Path("/proc/driver/nvidia/version").exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") != ""
+
+
+def estimate(tokens: int | None, n_adapters: int, base_model: str, *, gpu: bool) -> str:
+    """How long the trainings take, where that was measured."""
+    if gpu or base_model != "embedded":
+        return "No estimate of the time: it was measured for the embedded model on a CPU alone."
+    budget = tokens or CPU_TOKENS
+    minutes = (n_adapters * budget + 5 * max(budget // 8, 1024)) / CPU_TOKENS_PER_SECOND / 60
+    words = f"{minutes:.0f} minutes" if minutes >= 1.5 else "a minute"
+    return (
+        f"Training takes about {words} on two cores ({CPU_TOKENS_PER_SECOND} tokens/s were "
+        "measured there); evaluation and the breakdown come on top."
+    )
+
+
+def _flow(value: Any) -> str:
+    """A value in one line of YAML that may stand inside a mapping in braces."""
+    text: str = yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=1_000_000, allow_unicode=True)
+    return text.strip()[1:-1]
+
+
+def checked_experts(experts: str) -> str:
+    """`auto` or a number.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if experts != "auto" and not (experts.isdecimal() and int(experts) >= 1):
+        raise ValueError(f"--experts: expected auto or a number from 1 up, got {experts!r}")
+    return experts
+
+
+def checked_methods(methods: Sequence[str]) -> tuple[str, ...]:
+    """The methods to compare; the matched LoRA is always among them, because the others are compared with it."""
+    return tuple(dict.fromkeys([*(methods or COMPARED), "lora_matched"]))

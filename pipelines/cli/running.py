@@ -1,0 +1,167 @@
+"""`hydralora run`, `train` and `compare`: Dagster jobs in this process."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.cli.configurations import checked_experts, checked_methods, has_gpu, job_values
+from pipelines.cli.telling import columns_of, fail, one_error, print_json
+
+TRAINED = ("tokenised_documents", "hydralora_adapter")
+
+
+def run_file(path: Path, job: str, as_json: bool) -> None:
+    """Check a configuration, run a job, and tell N, the verdict and the report's path."""
+    from pipelines.check import wrong_values
+    from pipelines.jobs import JOBS
+    from pipelines.run_configuration import ConfigurationError, read_configuration
+
+    if job not in (names := [one.name for one in JOBS]):
+        fail(f"--job: expected one of {', '.join(names)}, got {job!r}.")
+    with one_error(ConfigurationError):
+        values = for_job(read_configuration(path), job)
+    if wrong := wrong_values(values, job):
+        fail(wrong)
+    prepare_home()
+    _execute(values, job, file=str(path))
+    tell_results(path, job, as_json)
+
+
+def for_job(values: dict[str, Any], job: str) -> dict[str, Any]:
+    """The part of a configuration of the main job that another job has. Names that no job knows stay, to be refused."""
+    from pipelines.definitions import defs
+
+    ops = values.get("ops")
+    if job == "hydralora" or not isinstance(ops, dict):
+        return values
+    known, here = ({node.name for node in defs.resolve_job_def(name).nodes} for name in ("hydralora", job))
+    return {**values, "ops": {name: value for name, value in ops.items() if name in here or name not in known}}
+
+
+def tell_results(path: Path, job: str, as_json: bool) -> None:
+    """N, losses and the report of the last run of a configuration."""
+    from pipelines.store.artifacts import ArtifactError
+    from pipelines.store.io_manager import store_of
+    from pipelines.summary import corpus_summary, summary
+
+    store = store_of(path)
+    if as_json:
+        asset = "corpus_report" if job == "corpus" else "report"
+        with one_error(ArtifactError, OSError):
+            made = store.last(asset)
+            print_json({**made.json("summary"), "report": str(made.path("report.html").resolve())})
+    elif job in ("hydralora", "train"):
+        print(summary(store))
+    elif job == "corpus":
+        print(corpus_summary(store))
+
+
+def train_files(
+    files: Sequence[str],
+    columns: Sequence[str],
+    method: str,
+    experts: str,
+    out: Path,
+    base_model: str,
+    revision: str | None,
+    tokens: int | None,
+    as_json: bool,
+) -> None:
+    """Train one adapter: the main job up to `hydralora_adapter`."""
+    _known_methods([method])
+    ops = {"hydralora_adapter": {"config": {"method": method}}}
+    values = _values(files, columns, experts, out, base_model, revision, tokens, ops)
+    prepare_home()
+    _execute(values, "hydralora", _assets(TRAINED))
+    from pipelines.store.io_manager import ArtifactStore
+
+    store = ArtifactStore(directory=str(out))
+    adapter, chosen = store.last("hydralora_adapter"), store.last("expert_assignment").json("expert_assignment")
+    told = {"num_experts": chosen["num_experts"], "reason": chosen["reason"], "adapter": str(adapter.folder.resolve())}
+    if as_json:
+        print_json(told)
+        return
+    print(f"\nN = {told['num_experts']}. {told['reason']}\nAdapter: {told['adapter']}")
+    print(f"Next: hydralora export {adapter.folder}")
+
+
+def compare_files(
+    files: Sequence[str],
+    columns: Sequence[str],
+    methods: Sequence[str],
+    experts: str,
+    out: Path,
+    base_model: str,
+    revision: str | None,
+    tokens: int | None,
+    as_json: bool,
+) -> None:
+    """Compare methods: the job `compare`."""
+    compared = checked_methods(methods)
+    _known_methods(compared)
+    ops = {"method_comparison": {"config": {"methods": list(compared), "cost_steps": 0}}}
+    values = _values(files, columns, experts, out, base_model, revision, tokens, ops)
+    prepare_home()
+    _execute(values, "compare")
+    from pipelines.store.io_manager import ArtifactStore
+
+    table = ArtifactStore(directory=str(out)).last("method_comparison")
+    if as_json:
+        print_json(table.read("comparison").to_dicts())
+        return
+    print(table.path("comparison.md").read_text())
+    print(f"Table and figure: {table.folder.resolve()}")
+
+
+def prepare_home() -> None:
+    """Make DAGSTER_HOME ready; `.dagster` in the working folder, if it is not set."""
+    os.environ.setdefault("DAGSTER_HOME", str(Path(".dagster").resolve()))
+    from pipelines.home import HomeError, prepare
+
+    with one_error(HomeError, OSError):
+        for run_id in prepare(Path(os.environ["DAGSTER_HOME"]).resolve()):
+            print(f"Run {run_id} had no living process: reported as failed.", file=sys.stderr)
+
+
+def _execute(values: dict[str, Any], job: str, assets: Sequence[str] | None = None, *, file: str | None = None) -> None:
+    from pipelines.run import run
+
+    if not run(values, job, assets=assets, file=file):
+        raise SystemExit(1)
+
+
+def _values(
+    files: Sequence[str],
+    columns: Sequence[str],
+    experts: str,
+    out: Path,
+    base_model: str,
+    revision: str | None,
+    tokens: int | None,
+    ops: Mapping[str, Any],
+) -> dict[str, Any]:
+    mapping = columns_of(columns)
+    with one_error(ValueError, OSError):
+        from analysis.answer.named_files import named_sources, read_named
+
+        sources = named_sources(files, mapping)
+        read_named(sources)
+        n = checked_experts(experts)
+    return job_values(sources, out, base_model, revision, tokens, n, ops, gpu=has_gpu())
+
+
+def _assets(last: Sequence[str]) -> list[str]:
+    """The assets of the job `corpus`, and some after it."""
+    from pipelines.definitions import defs
+
+    corpus = defs.resolve_job_def("corpus").asset_layer.executable_asset_keys
+    return sorted({key.path[-1] for key in corpus} - {"corpus_report"} | set(last))
+
+
+def _known_methods(methods: Sequence[str]) -> None:
+    from hydralora.methods import METHODS
+
+    if unknown := [name for name in methods if name not in METHODS]:
+        fail(f"--method: expected rows of hydralora.methods ({', '.join(METHODS)}), got {', '.join(unknown)}")

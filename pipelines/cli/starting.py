@@ -1,0 +1,35 @@
+"""`hydralora init`: writes a configuration."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.cli.configurations import configuration_text, estimate, has_gpu
+from pipelines.cli.telling import columns_of, fail, one_error
+
+
+def write_configuration(
+    files: Sequence[str],
+    columns: Sequence[str],
+    out: Path,
+    base_model: str,
+    revision: str | None,
+    tokens: int | None,
+    force: bool,
+) -> None:
+    """Write a configuration for files, after reading them once: a file that cannot be read is told now."""
+    mapping = columns_of(columns)
+    if out.exists() and not force:
+        fail(f"{out} exists. Name another file with --out, or overwrite it with --force")
+    with one_error(ValueError, OSError):
+        from analysis.answer.named_files import named_sources, read_named
+
+        sources = named_sources(files, mapping)
+        read = read_named(sources)
+        gpu = has_gpu()
+        out.write_text(configuration_text(out, sources, base_model, revision, tokens, gpu=gpu), encoding="utf-8")
+    for name, notes in read.notes.items():
+        for note in notes:
+            print(f"Note. {name}: {note}")
+    print(f"Wrote {out} for {len(sources)} source{'s' if len(sources) != 1 else ''}: {', '.join(sources)}.")
+    print(estimate(tokens, 3, base_model, gpu=gpu))
+    print(f"Next: hydralora run {out}")

@@ -1,0 +1,115 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.analysis.answer.small_corpus import GARDEN, LEDGER, write_records
+
+ROOT = Path(__file__).parents[3]
+COMMANDS = ("analyze", "init", "run", "train", "compare", "export", "report", "assign", "serve")
+
+
+@pytest.fixture
+def hydralora(monkeypatch, tmp_path, capsys):
+    """Run a command in an empty folder: its exit code, stdout and stderr."""
+    from pipelines.cli.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hydralora", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return run
+
+
+@pytest.fixture
+def files(tmp_path):
+    return [write_records(tmp_path / "garden.jsonl", GARDEN), write_records(tmp_path / "ledger.jsonl", LEDGER, seed=1)]
+
+
+def test_help_imports_no_heavy_library():
+    code = (
+        "import sys; sys.argv = ['hydralora', '--help']\n"
+        "from pipelines.cli.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'polars', 'numpy', 'dagster', 'sklearn', 'rich'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert told.splitlines()[-1] == "[]"
+    assert all(f"\n  {name} " in told for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself(hydralora, command):
+    code, told, _ = hydralora(command, "--help")
+    assert code == 0
+    assert f"hydralora {command}" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["analyze", "missing.jsonl"], "no data file matches 'missing.jsonl'"),
+        (["analyze", "garden.jsonl", "--column", "prompt"], "--column: expected ROLE=NAME"),
+        (["analyze", "garden.jsonl", "--column", "prompt=nowhere", "--column", "completion=completion"], "no column"),
+        (["init", "missing.jsonl"], "no data file matches"),
+        (["init", "garden.jsonl", "--out", "garden.jsonl"], "garden.jsonl exists"),
+        (["run", "missing.yaml"], "missing.yaml: expected a run configuration"),
+        (["run", "garden.jsonl", "--job", "nothing"], "--job: expected one of"),
+        (["train", "garden.jsonl", "--experts", "many"], "--experts: expected auto or a number"),
+        (["train", "garden.jsonl", "--method", "magic"], "--method: expected rows of hydralora.methods"),
+        (["compare", "garden.jsonl", "--method", "magic"], "--method: expected rows of hydralora.methods"),
+        (["export", "."], "found no adapter_config.json"),
+        (["report", "missing"], "found nothing"),
+        (["report", "."], "expected a report.html"),
+        (["assign", ".", "garden.jsonl"], "found no corpus_model.json"),
+        (["serve", "missing"], "missing"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_code_2(hydralora, files, arguments, sentence):
+    code, told, error = hydralora(*arguments)
+    assert code == 2, error
+    assert sentence in error
+    assert "Traceback" not in error
+    assert told == ""
+
+
+def test_analyze_and_assign(hydralora, files, tmp_path):
+    code, told, progress = hydralora("analyze", *files, "--json")
+    answer = json.loads(told)
+    assert (code, answer["num_experts"]) == (0, 2)
+    assert Path(answer["report"]) == tmp_path / "analysis" / "report.html"
+    assert len(progress.splitlines()) == 6
+    code, told, _ = hydralora("assign", "analysis", files[0], "--labels", "labels.parquet")
+    assert code == 0
+    assert "120 documents" in told or "garden" in told
+    assert (tmp_path / "labels.parquet").is_file()
+    code, told, _ = hydralora("report", "analysis")
+    assert told.strip() == str(tmp_path / "analysis" / "report.html")
+
+
+def test_what_init_writes_is_a_right_configuration(hydralora, files):
+    from pipelines.check import wrong_with
+
+    write_records(Path("odd $name, here.jsonl"), GARDEN, 10)
+    code, told, _ = hydralora("init", *files, "odd $name, here.jsonl", "--tokens", 2000)
+    assert code == 0
+    assert "3 sources" in told
+    assert wrong_with(Path("hydralora.yaml"), "hydralora") == ""
+
+
+def test_export_names_a_router_that_cannot_be_exported(hydralora, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"num_experts": 3, "router_input": "low_rank"}))
+    code, _, error = hydralora("export", ".")
+    assert code == 2
+    assert "expected gates that are given" in error
