@@ -82,7 +82,8 @@ def _counts(event: dg.DagsterEvent) -> str:
     choice = getattr(metadata.get("choice"), "value", None)
     if isinstance(choice, dict):
         low, high = choice["interval"]
-        return f"{choice['num_clusters']} clusters of 1-{len(choice['table'])} (interval {low}-{high})"
+        tried = getattr(metadata.get("dagster/row_count"), "value", None)
+        return f"{choice['num_clusters']} clusters of 1-{tried} (interval {low}-{high})"
     found = []
     for name in _COUNTED:
         value = getattr(metadata.get(name), "value", None)

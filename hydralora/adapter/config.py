@@ -1,9 +1,13 @@
 """Configuration of a HydraLoRA adapter, in PEFT's field names plus what the experts and their router need."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from peft import PeftConfig
 from peft.utils import PeftType
+
+from hydralora.adapter.card import replace_empty_card
 
 ROUTER_INPUTS = ("low_rank", "hidden", "uniform", "given")
 
@@ -90,6 +94,11 @@ class HydraLoraConfig(PeftConfig):
         if isinstance(self.exclude_modules, list):
             self.exclude_modules = set(self.exclude_modules)
         self._check()
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Save as PEFT does. PEFT's empty model card in the same folder becomes one that says how to load this."""
+        super().save_pretrained(save_directory, **kwargs)
+        replace_empty_card(Path(save_directory), self)
 
     def _check(self) -> None:
         if self.r < 1:

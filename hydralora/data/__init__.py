@@ -3,6 +3,7 @@
 from hydralora.data.batching import PlannedBatches, StepPlan, plan_steps
 from hydralora.data.documents import IGNORED, Batch, TokenisedDocuments, answer_index, collate, pad_token_id, tokenise
 from hydralora.data.packing import collate_packed
+from hydralora.data.splits import documents_of_split
 from hydralora.data.template import DataError, Frame, Template
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "answer_index",
     "collate",
     "collate_packed",
+    "documents_of_split",
     "pad_token_id",
     "plan_steps",
     "tokenise",

@@ -152,7 +152,7 @@ def tokenise(
     """
     frame = Frame.of(tokenizer, template)
     with _quiet_datasets():
-        rows = _select_columns(_as_dataset(documents))
+        rows = _select_columns(as_dataset(documents))
         tokens = rows.map(
             _tokenise_rows,
             batched=True,
@@ -238,7 +238,12 @@ def _has_answer(answer_start: int, length: int) -> bool:
     return answer_start < length
 
 
-def _as_dataset(documents: "Path | str | Dataset | Sequence[Mapping[str, Any]]") -> "Dataset":
+def as_dataset(documents: "Path | str | Dataset | Sequence[Mapping[str, Any]]") -> "Dataset":
+    """Rows, or the Parquet file at a path, as a data set.
+
+    Raises:
+        DataError: There is no such file, or there are no rows.
+    """
     from datasets import Dataset
 
     if isinstance(documents, Dataset):

@@ -8,7 +8,8 @@
     torchrun --nproc-per-node 2 -m hydralora.training --config training.json
 
 Fields: `base_model` has arguments of `load_base_model`. `documents` and `held_out` are Parquet files, or folders of
-tokenised documents (`TokenisedDocuments.save`); `template` and `max_length` apply only to Parquet files. `config` has
+tokenised documents (`TokenisedDocuments.save`); `template` and `max_length` apply only to Parquet files. Of a Parquet
+file with a column `split`, training takes the rows of `train` and `held_out` those of `test`. `config` has
 fields of `TrainingConfig`. Give exactly one of `method` and `peft_config`: `method` names a row of `hydralora.methods`
 with the settings `method_config`; `peft_config` has a `peft_type`, or is null to train all weights.
 """
@@ -18,10 +19,10 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydralora.base_model import load_base_model
-from hydralora.data import TokenisedDocuments, tokenise
+from hydralora.data import TokenisedDocuments, documents_of_split, tokenise
 from hydralora.methods import MethodConfig, get_method
 from hydralora.training.config import Progress, TrainingConfig, TrainingResult
 from hydralora.training.loop import num_processes, plan_run, train
@@ -60,12 +61,12 @@ def run_from_json(path: Path, progress: Callable[[Progress], None] | None = None
     # With fsdp the model may not fit on one GPU, so it is loaded into CPU memory.
     model, tokenizer = load_base_model(on_cpu=config.fsdp, **values["base_model"])
     options: dict[str, Any] = {
-        "held_out": _documents(values.get("held_out"), values, tokenizer),
+        "held_out": _documents(values.get("held_out"), values, tokenizer, side="test"),
         "progress": progress,
         "show_bar": values.get("show_bar", False),
         "measure_energy": values.get("measure_energy", False),
     }
-    documents = _documents(values["documents"], values, tokenizer)
+    documents = _documents(values["documents"], values, tokenizer, side="train")
     assert documents is not None
     if "method" in values:
         settings = method_config_from_json(values.get("method_config", {}))
@@ -126,15 +127,14 @@ def method_config_from_json(values: Mapping[str, Any]) -> MethodConfig:
 
 
 def _documents(
-    path: str | None, values: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase"
+    path: str | None, values: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase", side: Literal["train", "test"]
 ) -> TokenisedDocuments | None:
     if path is None:
         return None
     if Path(path).is_dir():
         return TokenisedDocuments.load(Path(path))
-    return tokenise(
-        Path(path), tokenizer, template=values.get("template", "chat"), max_length=values.get("max_length", 512)
-    )
+    rows = documents_of_split(Path(path), side)
+    return tokenise(rows, tokenizer, template=values.get("template", "chat"), max_length=values.get("max_length", 512))
 
 
 def _peft_config(values: Mapping[str, Any] | None) -> "PeftConfig | None":

@@ -4,38 +4,8 @@ import json
 import random
 from pathlib import Path
 
-GARDEN = [
-    "prune",
-    "water",
-    "plant",
-    "seed",
-    "soil",
-    "root",
-    "leaf",
-    "compost",
-    "bloom",
-    "shade",
-    "trim",
-    "bed",
-    "hedge",
-    "mulch",
-]
-LEDGER = [
-    "invoice",
-    "credit",
-    "debit",
-    "balance",
-    "audit",
-    "tax",
-    "ledger",
-    "refund",
-    "payroll",
-    "quarter",
-    "asset",
-    "bond",
-    "fee",
-    "margin",
-]
+GARDEN = ["prune", "water", "plant", "seed", "soil", "root", "leaf", "compost", "bloom", "shade", "hedge", "mulch"]
+LEDGER = ["invoice", "credit", "debit", "audit", "tax", "ledger", "refund", "payroll", "quarter", "bond", "margin"]
 
 
 def write_records(path: Path, words: list[str], n: int = 120, seed: int = 0, **extra: object) -> Path:

@@ -1,0 +1,34 @@
+"""The card beside an adapter that `save_pretrained` of any training writes."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hydralora import HydraLoraConfig
+from hydralora.adapter.card import card
+
+
+def test_save_pretrained_says_how_to_load_and_serve(hydra_llama: Any, tmp_path: Path) -> None:
+    hydra_llama(router_input="given", num_experts=4, shared_rank=2).save_pretrained(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "[More Information Needed]" not in text
+    assert {"hydralora", "peft"} <= set(yaml.safe_load(text.split("---")[1])["tags"])
+    for words in ("import hydralora", "load_base_model(", "[batch, 4]", "hydralora export", "rank 2 that is always on"):
+        assert words in text
+
+
+def test_a_card_that_somebody_wrote_stays(hydra_llama: Any, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\ntags:\n- mine\n---\n# Mine\n")
+    hydra_llama().save_pretrained(tmp_path)
+    assert "# Mine" in (tmp_path / "README.md").read_text()
+
+
+def test_only_a_hub_id_is_metadata(tmp_path: Path) -> None:
+    def base_of(name: str) -> object:
+        text = card(HydraLoraConfig(base_model_name_or_path=name))
+        return yaml.safe_load(text.split("---")[1]).get("base_model")
+
+    assert base_of("org/model") == "org/model"
+    assert base_of("embedded") is None
+    assert base_of(str(tmp_path)) is None
