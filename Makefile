@@ -39,7 +39,7 @@ ui: install ## the Dagster web UI on port 3000, reports on port 3001
 	@mkdir -p outputs
 	@$(BIN)/python -m pipelines.home
 	@$(BIN)/python -m pipelines.report_server outputs & \
-	server=$$!; trap "kill $$server" EXIT INT TERM; $(BIN)/dagster dev -m pipelines.definitions
+	server=$$!; trap "kill $$server" EXIT INT TERM; $(BIN)/dg dev
 
 test: install ## the tests (without slow, chaos, gpu, network)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not chaos and not gpu and not network"

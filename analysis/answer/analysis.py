@@ -20,7 +20,7 @@ from analysis.clusters.selection import ClusterChoice
 from analysis.corpus.data_card import BYTES_PER_TOKEN, halved_sources, vanished_sources
 from analysis.experts.grouping import Grouping
 from analysis.features.vectoriser import TextStatistics
-from analysis.report import ReportFiles, ReportInputs, write_report
+from analysis.report import NextStep, ReportFiles, ReportInputs, write_report
 from analysis.report.document_map import document_map
 
 CORPUS_MODEL = "corpus_model"
@@ -191,8 +191,8 @@ class Analysis:
 
     def report_inputs(self) -> ReportInputs:
         """The tables of the report."""
-        command = shlex.join(["hydralora", "analyze", *self.files])
-        command += "".join(f" --column {role}={name}" for role, name in self.columns.items())
+        columns = [part for role, name in self.columns.items() for part in ("--column", f"{role}={name}")]
+        command, init = (shlex.join(["hydralora", name, *self.files, *columns]) for name in ("analyze", "init"))
         choice = asdict(self.choice)
         return ReportInputs(
             title=", ".join(sorted({Path(file).name for file in self.files})[:4]),
@@ -211,6 +211,7 @@ class Analysis:
             clusters=self.tables["clusters"],
             representatives=self.tables["examples"].filter(pl.col("kind") == "representative"),
             composition=self.tables["composition"],
+            next_steps=[NextStep("Train and compare", f"{init} && hydralora run hydralora.yaml", self.meaning)],
         )
 
     def _repr_html_(self) -> str:

@@ -123,10 +123,9 @@ def number_of_experts(inputs: ReportInputs) -> Section:
     rows = tuple((name.replace("_", " "), _plain(values[name])) for name in names if values.get(name) is not None)
     words = ""
     if inputs.grouping is not None:
-        words = (
-            f"These are clusters. The run trained {inputs.grouping['num_experts']} experts, one for each "
-            f"{inputs.grouping['group_kind']}."
-        )
+        n, kind = inputs.grouping["num_experts"], inputs.grouping["group_kind"]
+        done = "The corpus gets" if inputs.corpus_only else "The run trained"
+        words = f"These are clusters. {done} {n} experts, one for each {kind}."
     return Section(
         "experts",
         title,

@@ -126,6 +126,8 @@ def _pair(inputs: ReportInputs) -> tuple[str, str]:
 
 def _number_of_experts(inputs: ReportInputs) -> Statement:
     question = "How many experts were trained?" if inputs.grouping is not None else "How many clusters, and experts?"
+    if inputs.corpus_only:
+        question = "How many experts?"
     if inputs.choice is None:
         return Statement(question, "Not known", "This run has no choice of N.", "unknown")
     choice = inputs.choice
