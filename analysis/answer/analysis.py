@@ -100,7 +100,7 @@ class Analysis:
     @property
     def meaning(self) -> str:
         """What the answer means for training."""
-        tokens = self.groups["n_tokens"].sum()
+        tokens = int(self.groups["n_tokens"].sum())
         size = f"The training documents have about {_rounded(tokens)} tokens."
         if self.num_experts == 1:
             return f"{size} A plain LoRA is enough: train it with PEFT alone."
@@ -143,9 +143,7 @@ class Analysis:
             }
             for row in table.sort("number").iter_rows(named=True)
         ]
-        schema = {"group": pl.String, "n_documents": pl.Int64, "share": pl.Float64, "n_tokens": pl.Int64,
-                  "top_terms": pl.List(pl.String), "sources": pl.Object}  # fmt: skip
-        return pl.DataFrame(rows, schema=schema)
+        return pl.DataFrame(rows, schema_overrides={"sources": pl.Object})
 
     @property
     def warnings(self) -> list[str]:

@@ -143,6 +143,11 @@ def analyze(
     )
 
 
+def is_compiled() -> bool:
+    """Whether numba's cache beside this package has the kernels. A first start compiles them, which takes longer."""
+    return any((Path(__file__).parents[1] / "clusters" / "__pycache__").glob("_kmeans_kernels*.nbi"))
+
+
 def _number(n: int, what: str) -> str:
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 

@@ -31,8 +31,10 @@ def analyze_files(
         )
 
     with one_error(ValueError, OSError):
-        from analysis.answer.analyze import analyze
+        from analysis.answer.analyze import analyze, is_compiled
 
+        if not is_compiled():
+            progress.print("The first start compiles kernels, once: about half a minute more.")
         found = analyze(files, columns=mapping, max_clusters=max_clusters, random_state=seed, progress=tell)
         report = found.write(out).html.resolve()
     if as_json:

@@ -3,6 +3,7 @@ import json
 import pytest
 
 import analysis
+from analysis.answer.analyze import Stage
 from analysis.answer.named_files import named_sources
 from analysis.clusters.assignment import assign_records
 from analysis.sources import SourceError, read_sources
@@ -60,7 +61,7 @@ def test_a_notebook_shows_escaped_words(found):
 
 
 def test_progress_names_each_stage_once(files):
-    stages = []
+    stages: list[Stage] = []
     analysis.analyze(files, n_samples=1, progress=stages.append)
     assert [stage.name for stage in stages] == ["read", "clean", "vectorise", "cluster", "resample", "group"]
     assert stages[-1].seconds_left == pytest.approx(0, abs=1e-6)

@@ -22,7 +22,7 @@ def hydralora(monkeypatch, tmp_path, capsys):
         monkeypatch.setattr(sys, "argv", ["hydralora", *map(str, arguments)])
         try:
             main()
-            code = 0
+            code: object = 0
         except SystemExit as end:
             code = end.code
         told = capsys.readouterr()
