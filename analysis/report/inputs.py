@@ -134,9 +134,10 @@ class ReportInputs:
 
     @property
     def corpus_only(self) -> bool:
-        """Whether the run looked at a corpus and trained nothing."""
+        """Whether the run read a corpus, chose N, and trained nothing."""
         trained = (self.curves, self.evaluation, self.breakdown, self.routing, self.parameters, self.energy)
-        return self.choice is not None and all(table is None for table in trained)
+        read = (self.data_card, self.choice, self.grouping)
+        return all(table is not None for table in read) and all(table is None for table in trained)
 
 
 REQUIRED_COLUMNS = {
