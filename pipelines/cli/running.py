@@ -84,7 +84,8 @@ def train_files(
         print_json(told)
         return
     print(f"\nN = {told['num_experts']}. {told['reason']}\nAdapter: {told['adapter']}")
-    print(f"Next: hydralora export {adapter.folder}")
+    if chosen["num_experts"] > 1:
+        print(f"Next: hydralora export {adapter.folder}")
 
 
 def compare_files(
