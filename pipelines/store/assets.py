@@ -217,7 +217,7 @@ class _Declared:
         """Compute, then look whether files changed meanwhile that the fingerprint stands for."""
         self.function(**_taken(self.function, {**given, "draft": draft}))
         check_data_files(self.function.__module__)
-        if self.identity is not None and (changed := _differing(config, self._identity(given))):
+        if changed := _differing(config, self._identity(given)):
             raise ArtifactError(
                 f"what it reads changed while it was read: {', '.join(changed)}. The result would belong to neither "
                 f"version, so nothing was stored. Run again once nobody writes there."

@@ -1,5 +1,6 @@
 """The list of an artifact's files with sizes and hashes, and syncing them to disk so that they survive a crash."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -18,6 +19,22 @@ def file_hash(path: Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return str(digest.hexdigest())
+
+
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """Path in the folder -> hash, of all its files. A file is read again only if its size or times have changed."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _hash_at(path, *_stamp(path)) for path in paths}
+
+
+def _stamp(path: Path) -> tuple[int, int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+@functools.lru_cache(maxsize=10_000)
+def _hash_at(path: Path, size: int, changed: int, touched: int, inode: int) -> str:
+    return file_hash(path)
 
 
 def write_manifest(folder: Path, *, without: str) -> Manifest:

@@ -1,11 +1,13 @@
 """Settings that all adapters of a run share (layers, rank, budget, seed), in one place to keep methods comparable."""
 
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from pipelines.store.configuration import LARGEST_SEED, limited
+from pipelines.store.manifest import folder_hashes
 
 if TYPE_CHECKING:
     from hydralora.methods import MethodConfig
@@ -25,8 +27,10 @@ class BaseModel(dg.ConfigurableResource):
     trust_remote_code: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """What a fingerprint needs to know of it."""
-        return {"base_model": self.name, "base_revision": self.revision, "load_in_4bit": self.load_in_4bit}
+        """What a fingerprint needs to know of it: of a folder, also the content."""
+        known = {"base_model": self.name, "base_revision": self.revision, "load_in_4bit": self.load_in_4bit}
+        folder = Path(self.name)
+        return known | ({"base_files": folder_hashes(folder)} if folder.is_dir() else {})
 
     def load(self) -> tuple[Any, Any]:
         """Load the model and its tokenizer."""

@@ -122,3 +122,15 @@ def test_a_file_that_changes_between_its_fingerprint_and_the_end_of_reading_is_r
     assert str(path) in text
     assert "changed while it was read" in text
     assert not list((tmp_path / "store").glob("raw_documents/*/artifact.json"))
+
+
+def test_a_base_model_is_known_by_the_content_of_its_folder(tmp_path: Path) -> None:
+    from pipelines.training.recipe import BaseModel
+
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    model = BaseModel(name=str(tmp_path))
+    before = model.identity()
+    assert model.identity() == before
+    (tmp_path / "model.safetensors").write_bytes(b"two")
+    assert model.identity() != before
+    assert "base_files" not in BaseModel().identity()
