@@ -267,6 +267,9 @@ def _finish(draft: Draft, folder: Path, record: Mapping[str, Any]) -> None:
         leftover.unlink()
     for picture in draft.folder.rglob("*.png"):
         mark_png(picture, MADE_FROM, draft.made_from)
+    for path in draft.folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o666 & ~_UMASK)  # safetensors gives access to the owner only
     files = write_manifest(draft.folder, without=RECORD)
     record = {"fingerprint": draft.fingerprint, **record, "files": files}
     draft.write_json(RECORD.removesuffix(".json"), record | {"digest": _digest(record)})

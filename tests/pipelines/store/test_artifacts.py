@@ -38,6 +38,18 @@ def test_second_build_of_the_same_identity_does_no_work(tmp_path: Path) -> None:
     assert second.array("values").tolist() == [0, 1, 2]
 
 
+def test_another_user_may_read_every_file(tmp_path: Path) -> None:
+    def write(draft: Draft) -> None:
+        (draft.folder / "adapter").mkdir()
+        path = draft.folder / "adapter" / "weights.safetensors"
+        path.touch(mode=0o600)  # as safetensors does
+
+    made = build_artifact(tmp_path, "a", code_version="1", config={}, inputs={}, build=write)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (made.folder / "adapter" / "weights.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
 def test_config_and_inputs_change_the_fingerprint(tmp_path: Path) -> None:
     three, four = build(tmp_path, 3, []), build(tmp_path, 4, [])
     on_three, on_four = build(tmp_path, 5, [], {"upstream": three}), build(tmp_path, 5, [], {"upstream": four})
