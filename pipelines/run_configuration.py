@@ -17,16 +17,32 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
         key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, str) and key != "<<" and key in seen:
+        if isinstance(key, str) and key in seen:
             place = key_node.start_mark
-            raise ConfigurationError(f"line {place.line + 1}: expected each key once, got {key!r} a second time")
+            raise ConfigurationError(
+                f"line {place.line + 1}: expected each key once, got {key!r} a second time. Remove one of them"
+            )
         if isinstance(key, str):
             seen.add(key)
     loader.flatten_mapping(node)
     return yaml.constructor.SafeConstructor.construct_mapping(loader, node, deep=True)
 
 
+def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    """A whole number as people read it: YAML takes 010 for eight and 1:30 for ninety."""
+    value = loader.construct_yaml_int(node)
+    digits = node.value.replace("_", "").lstrip("+-")
+    if ":" in digits or (digits.startswith("0") and digits.isdecimal() and digits != "0"):
+        raise ConfigurationError(
+            f"line {node.start_mark.line + 1}: expected a plain number, got {node.value}, which YAML reads as {value}"
+        )
+    return int(value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
@@ -44,7 +60,7 @@ def read_configuration(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader=_Loader)  # a SafeLoader: it makes no objects of Python
     except ConfigurationError as error:
-        raise ConfigurationError(f"{path}, {error}. Remove one of them.") from None
+        raise ConfigurationError(f"{path}, {error}.") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigurationError(f"{path}: expected YAML. {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):

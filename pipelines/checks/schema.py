@@ -26,11 +26,23 @@ def _problems(item: Any) -> list[AnyProblem]:
         case "MISSING_REQUIRED_FIELDS":
             return [Problem(_joined(path, name), "a value", MISSING, "The run needs it.") for name in data.field_names]
         case "RUNTIME_TYPE_MISMATCH":
-            return [Problem(path, _expected(data.config_type_snap), _Shown(data.value_rep))]
+            return [Problem(path, _expected(data.config_type_snap), _Shown(data.value_rep), _as_number(data.value_rep))]
         case "SELECTOR_FIELD_ERROR":
             names = [field.name for field in data.config_type_snap.fields]
             return [Problem(path, f"exactly one of {listed(names)}", data.incoming_fields)]
     return [Refusal(path, item.message.partition(" Expected: ")[0])]
+
+
+def _as_number(shown: str) -> str:
+    """Advice for a text that looks like a number."""
+    text = shown.strip("'\"")
+    try:
+        float(text)
+    except ValueError:
+        return ""
+    if shown == text:
+        return ""
+    return f"YAML reads {text} as text: write it without quotes, with a point before an exponent (1.0e-3)."
 
 
 class _Shown(str):

@@ -19,6 +19,7 @@ import yaml
 from pipelines.check import wrong_with
 from pipelines.checks import problems_of
 from pipelines.definitions import build_defs, defs
+from pipelines.run_configuration import read_configuration
 from pipelines.store.artifacts import RECORD
 from pipelines.training.recipe import BaseModel
 from tests.hydralora.small import small_tokenizer
@@ -183,12 +184,26 @@ def finished_run(store: Path) -> str:
         ("ops: {}\nops: {}\n", "line 2: expected each key once, got 'ops' a second time. Remove one of them."),
         ("ops: !!python/object/apply:os.getcwd []\n", "expected YAML. could not determine a constructor"),
         ("[" * 5000, "expected YAML."),
+        ("ops: {a: 010}\n", "line 1: expected a plain number, got 010, which YAML reads as 8."),
+        ("ops: {a: 1:30}\n", "line 1: expected a plain number, got 1:30, which YAML reads as 90."),
+        ("ops: {}\n---\nops: {}\n", "expected YAML. expected a single document"),
+        ("ops: &a {x: *a}\n", "expected YAML. found unconstructable recursive node"),
+        ("ops:\n\ta: 1\n", "expected YAML. while scanning"),
         ("ops: {1: 2}\n", "ops: expected text as the name of a field, got 1."),
     ],
 )
 def test_a_file_that_is_no_configuration(text: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
     assert says in wrong_with(tmp_path / "config.yaml", "corpus")
+
+
+def test_how_a_file_was_written_does_not_matter(tmp_path: Path) -> None:
+    plain = "base: &base {x: 1}\nops:\n  a: {<<: *base, y: 2}\n"
+    expected = {"base": {"x": 1}, "ops": {"a": {"x": 1, "y": 2}}}
+    path = tmp_path / "config.yaml"
+    for content in (plain, plain.replace("\n", "\r\n"), f"\ufeff{plain}", json.dumps(expected)):
+        path.write_bytes(content.encode())
+        assert read_configuration(path) == expected
 
 
 def test_a_file_that_cannot_be_read_and_a_job_that_does_not_exist(tmp_path: Path) -> None:
