@@ -28,7 +28,7 @@ from tests.chaos.job import run, setup
 from tests.chaos.progress import Outcome, Try
 
 GPU = "gpu"
-STEPS = 30
+STEPS = 10
 PATIENCE = 900.0
 DAGSTER = str(Path(sys.executable).with_name("dagster"))
 
