@@ -47,6 +47,8 @@ def store_of_another_user(folder: Path, job: str) -> Outcome:
     for path in [folder, *folder.parents]:
         if path.stat().st_uid == os.geteuid() and path != Path("/"):
             path.chmod(path.stat().st_mode | 0o055)
+    for path in (folder / "base").iterdir():
+        path.chmod(0o644)  # safetensors gives access to the owner only
     shutil.rmtree(work.home, ignore_errors=True)
     work.home.mkdir()
     log, configuration = work.home / "run.log", work.home / "configuration.yaml"
