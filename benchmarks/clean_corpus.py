@@ -31,9 +31,9 @@ from analysis.corpus.cleaning import CleanConfig, clean
 from analysis.corpus.deduplication import (
     CONTENT_SHARE,
     SHINGLE_SIZE,
-    _content,
     _shingle_counts,
     _Shingled,
+    content_of,
     near_duplicates,
 )
 from analysis.sources import FilesSource, PackagesSource, read_source, read_sources
@@ -148,7 +148,7 @@ def duplicate_recall() -> dict[str, Any]:
     batch = pl.DataFrame({"row": range(len(texts)), "text": texts}, schema={"row": pl.UInt32, "text": pl.String})
     rank = np.arange(len(texts), dtype=np.uint32)
     every = shingles(batch["text"], SHINGLE_SIZE, punctuation=True)
-    content = _content(every, _shingle_counts(_Shingled(lambda: iter([batch]))))
+    content = content_of(every, _shingle_counts(_Shingled(lambda: iter([batch]))))
     pairs = list(itertools.combinations(range(len(texts)), 2))
     copies = [(original, 2_000 + original) for original in range(1_000)]
     alike = {pair: jaccard(*(every[i] for i in pair)) for pair in pairs}

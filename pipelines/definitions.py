@@ -6,14 +6,15 @@ import dagster as dg
 
 from pipelines.console import console_logger
 from pipelines.dead_runs import dead_runs_sensor
-from pipelines.defs import clusters, corpus, new_data, results, study, training
+from pipelines.defs import clusters, corpus, new_data, results, shards, study, training
+from pipelines.engine.resource import ShardEngine
 from pipelines.jobs import JOBS
 from pipelines.run_checks import RunChecks
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.training.launcher import Launcher
 from pipelines.training.recipe import BaseModel, Recipe
 
-FOLDERS = (corpus, clusters, training, results, new_data, study)
+FOLDERS = (corpus, clusters, training, results, new_data, shards, study)
 
 
 def build_defs(resources: Mapping[str, object] | None = None) -> dg.Definitions:
@@ -27,6 +28,7 @@ def build_defs(resources: Mapping[str, object] | None = None) -> dg.Definitions:
             "base_model": BaseModel(),
             "recipe": Recipe(max_tokens=1_000_000),
             "launcher": Launcher(),
+            "engine": ShardEngine(),
             "run_checks": RunChecks(),
             **(resources or {}),
         },

@@ -5,11 +5,12 @@ import dagster as dg
 CORPUS_GROUPS = ("corpus", "clusters")
 CORPUS_REPORT = dg.AssetSelection.groups("corpus_report")
 NEW_DATA = dg.AssetSelection.groups("new_data")
+SHARDS = dg.AssetSelection.groups("shards")
 COMPARISON = dg.AssetSelection.groups("comparison")
 STUDY = dg.AssetSelection.groups("study")
 ONE_RUN = dg.AssetSelection.groups("study_partitions")
 TOKENS = dg.AssetSelection.assets("tokenised_documents")
-APART = CORPUS_REPORT | NEW_DATA | COMPARISON | STUDY | ONE_RUN
+APART = CORPUS_REPORT | NEW_DATA | SHARDS | COMPARISON | STUDY | ONE_RUN
 
 hydralora_job = dg.define_asset_job(
     "hydralora",
@@ -31,6 +32,11 @@ assign_job = dg.define_asset_job(
     selection=NEW_DATA,
     description="New documents: clusters in the corpus of resources.store.config.from_run, and whether N still holds.",
 )
+sharded_job = dg.define_asset_job(
+    "sharded",
+    selection=SHARDS,
+    description="The corpus stage in shards, for corpora larger than one machine: on processes or a Ray cluster.",
+)
 compare_job = dg.define_asset_job(
     "compare",
     selection=dg.AssetSelection.groups(*CORPUS_GROUPS) | TOKENS | COMPARISON,
@@ -49,4 +55,4 @@ study_run_job = dg.define_asset_job(
     selection=ONE_RUN,
     description="One run of the study: a partition for each method, seed and learning rate.",
 )
-JOBS = (hydralora_job, corpus_job, train_job, assign_job, compare_job, study_job, study_run_job)
+JOBS = (hydralora_job, corpus_job, train_job, assign_job, sharded_job, compare_job, study_job, study_run_job)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32
@@ -110,6 +111,37 @@ def sweep_kmeans(
         labels=np.stack([fit.labels for fit in fits]),
         n_iter=tuple(fit.n_iter for fit in fits),
         sample_weight=None if sample_weight is None else weights,
+    )
+
+
+def best_of_sweeps(X: ArrayLike, sweeps: Sequence[ClusterSweep]) -> ClusterSweep:
+    """The fit with the lowest SSE for each K of several sweeps of the same rows; of equal ones the first.
+
+    As in `sweep_kmeans`, a K with a higher SSE than a smaller K starts again from the solution of the smaller one.
+
+    Args:
+        X: [n, d], the rows that all sweeps were fitted to.
+        sweeps: fits with equal `sample_weight`, for any K.
+    """
+    rows, weights = _validated(X, sweeps[0].sample_weight)
+    mean = np.average(rows, axis=0, weights=weights).astype(np.float32)
+    rows = rows - mean
+    best: dict[int, _Fit] = {}
+    for sweep in sweeps:
+        for i, k in enumerate(sweep.n_clusters):
+            fit = _Fit(sweep.centers[i] - mean, sweep.labels[i], float(sweep.inertia[i]), sweep.n_iter[i])
+            best[k] = _best([best[k], fit]) if k in best else fit
+    ks = sorted(best)
+    for smaller, k in pairwise(ks):
+        if best[k].inertia > best[smaller].inertia:
+            best[k] = _lloyd(rows, weights, [_split(rows, best[smaller], k)], max_iter=100, tolerance=0.0)[0]
+    return ClusterSweep(
+        n_clusters=tuple(ks),
+        inertia=np.array([best[k].inertia for k in ks]),
+        centers=tuple(best[k].centers + mean for k in ks),
+        labels=np.stack([best[k].labels for k in ks]),
+        n_iter=tuple(best[k].n_iter for k in ks),
+        sample_weight=sweeps[0].sample_weight,
     )
 
 

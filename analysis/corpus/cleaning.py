@@ -126,7 +126,7 @@ class _Run:
         cache: list[pl.DataFrame] | None = []
         n_bytes = 0
         for batch in self.records.collect_batches(chunk_size=BATCH_ROWS):
-            blocks.append(self._index(batch))
+            blocks.append(index_rows(batch, self.config))
             n_bytes += int(batch.estimated_size())
             if cache is not None and n_bytes <= CACHE_BYTES:
                 cache.append(batch)
@@ -137,26 +137,6 @@ class _Run:
         if cache is not None:
             self.records = pl.concat(cache).lazy()
         return pl.concat(blocks)
-
-    def _index(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """Index columns of a batch that depend only on the single row."""
-        ids = document_ids(batch["source"], batch["prompt"], batch["completion"])
-        texts = batch.select(TEXT)["text"]
-        return batch.select(
-            "row",
-            ids,
-            "source",
-            "task",
-            _split(ids, self.config.test_fraction),
-            "licence",
-            content=pl.struct("prompt", "completion").hash(),
-            prompt_characters=pl.col("prompt").str.len_chars(),
-            completion_characters=pl.col("completion").str.len_chars(),
-            n_bytes=pl.Series(texts.str.len_bytes()),
-            language=languages(texts) if self.config.detect_language else pl.lit(None, pl.String),
-            reason=_reason(self.config),
-            detail=pl.lit(None, pl.String),
-        )
 
     def _batches(self, keep: pl.Expr | None = None) -> Iterator[pl.DataFrame]:
         """One pass over the texts of the records that have no verdict yet."""
@@ -223,6 +203,31 @@ class _Run:
             Dropped.validate(dropped.select(Dropped.column_names()), cast=True),
             data_card(self.index, self.duplicates),
         )
+
+
+def index_rows(batch: pl.DataFrame, config: CleanConfig) -> pl.DataFrame:
+    """Columns of the index that depend only on the single row.
+
+    Args:
+        batch: normalised records with a column `row`.
+    """
+    ids = document_ids(batch["source"], batch["prompt"], batch["completion"])
+    texts = batch.select(TEXT)["text"]
+    return batch.select(
+        "row",
+        ids,
+        "source",
+        "task",
+        _split(ids, config.test_fraction),
+        "licence",
+        content=pl.struct("prompt", "completion").hash(),
+        prompt_characters=pl.col("prompt").str.len_chars(),
+        completion_characters=pl.col("completion").str.len_chars(),
+        n_bytes=pl.Series(texts.str.len_bytes()),
+        language=languages(texts) if config.detect_language else pl.lit(None, pl.String),
+        reason=_reason(config),
+        detail=pl.lit(None, pl.String),
+    )
 
 
 def _reason(config: CleanConfig) -> pl.Expr:

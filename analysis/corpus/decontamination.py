@@ -29,7 +29,7 @@ def contaminated(batches: Batches, evaluation: Mapping[str, Iterable[pl.Series]]
         batches: training documents; one pass is made over them.
         evaluation: name of an evaluation set -> its texts, in blocks.
     """
-    ngrams, owners = _ngrams_of(evaluation)
+    ngrams, owners = ngrams_of(evaluation)
     is_slot_used = np.zeros(FILTER_SLOTS, dtype=bool)
     is_slot_used[ngrams % FILTER_SLOTS] = True
     documents_with = np.zeros(len(ngrams), dtype=np.int64)
@@ -51,7 +51,7 @@ def contaminated(batches: Batches, evaluation: Mapping[str, Iterable[pl.Series]]
     return first.select("row", evaluation_set=names.gather(first["owner"]))
 
 
-def _ngrams_of(evaluation: Mapping[str, Iterable[pl.Series]]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+def ngrams_of(evaluation: Mapping[str, Iterable[pl.Series]]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
     """The sorted distinct n-grams, and for each the index of the first set that contains it."""
     ngrams, owners = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)]
     for owner, blocks in enumerate(evaluation.values()):

@@ -53,7 +53,7 @@ def near_duplicates(batches: Batches, rank: NDArray[np.uint32], threshold: float
     """
     shingled = _Shingled(batches)
     counts = _shingle_counts(shingled)
-    pairs = _candidates(*_bands(shingled, counts, threshold), rank)
+    pairs = candidate_pairs(*band_keys(shingled, counts, threshold), rank)
     compared = _compared(batches, counts, np.unique(pairs))
     duplicate_of: dict[int, int] = {}
     for kept, row in pairs.tolist():
@@ -95,7 +95,7 @@ def _shingle_counts(shingled: _Shingled) -> NDArray[np.uint8]:
     return counts
 
 
-def _content(every: Rows, counts: NDArray[np.uint8]) -> Rows:
+def content_of(every: Rows, counts: NDArray[np.uint8]) -> Rows:
     """Shingles without those of templates. A document with only template shingles keeps them all."""
     own = counts[every.values % COUNTER_SLOTS] <= TEMPLATE_DOCUMENTS
     rows = every.row_of_value()
@@ -116,7 +116,7 @@ def _rows_per_band(threshold: float) -> int:
     return 2
 
 
-def _bands(
+def band_keys(
     shingled: _Shingled, counts: NDArray[np.uint8], threshold: float
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
     """Row numbers [n] and keys [n, n_bands]. Two documents with an equal key in a column are a candidate pair."""
@@ -126,7 +126,7 @@ def _bands(
     multipliers = np.cumprod(np.full(length, 0x9E3779B97F4A7C15, dtype=np.uint64))
     rows, keys = [np.empty(0, np.uint32)], [np.empty((0, NUM_PERMUTATIONS // length), np.uint64)]
     for batch_rows, every in shingled:
-        content = _content(every, counts)
+        content = content_of(every, counts)
         offsets = content.offsets.astype(np.uint64)
         digests = RMinHash.digest_matrix_from_flat_token_hashes(content.values, offsets, NUM_PERMUTATIONS, SEED)
         matrix = np.array(digests.to_rows(), dtype=np.uint64).reshape(len(content), -1, length)
@@ -136,7 +136,7 @@ def _bands(
     return np.concatenate(rows), np.concatenate(keys)
 
 
-def _candidates(rows: NDArray[np.uint32], keys: NDArray[np.uint64], rank: NDArray[np.uint32]) -> NDArray[np.uint32]:
+def candidate_pairs(rows: NDArray[np.uint32], keys: NDArray[np.uint64], rank: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """Distinct pairs [n, 2] of (lower rank, higher rank), ordered by the rank of the second, then of the first."""
     found = [np.empty((0, 2), np.uint32)]
     by_rank = np.argsort(rank[rows])
@@ -165,7 +165,7 @@ def _compared(
         if chosen.is_empty():
             continue
         every = shingles(chosen["text"], SHINGLE_SIZE, punctuation=True)
-        content = _content(every, counts)
+        content = content_of(every, counts)
         for position, row in enumerate(chosen["row"]):
             found[row] = (every[position].copy(), content[position].copy())
     return found

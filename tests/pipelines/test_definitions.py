@@ -42,6 +42,7 @@ raw_documents <-
 report <- baseline_adapters, cluster_labels, cluster_sweep, corpus_documents, document_features, \
 domain_exports, evaluation, expert_assignment, hydralora_adapter, num_clusters, parameter_breakdown, routing_analysis
 routing_analysis <- cluster_labels, corpus_documents, expert_assignment, hydralora_adapter, tokenised_documents
+sharded_corpus <-
 study_benchmarks <- study_runs
 study_run <- corpus_documents, document_features, learning_rates, tokenised_documents
 study_runs <- corpus_documents, document_features, learning_rates, tokenised_documents
@@ -78,7 +79,7 @@ def test_every_asset_describes_itself_and_is_checked() -> None:
 def test_jobs_split_at_the_clusters() -> None:
     keys = {
         job: {key.path[-1] for key in defs.resolve_job_def(job).asset_layer.executable_asset_keys}
-        for job in ("hydralora", "corpus", "train", "assign")
+        for job in ("hydralora", "corpus", "train", "assign", "sharded")
     }
     # The main job ends in a report of everything, the job `corpus` in one of the corpus alone.
     assert keys["hydralora"] | {"corpus_report"} == keys["corpus"] | keys["train"]
@@ -86,11 +87,12 @@ def test_jobs_split_at_the_clusters() -> None:
     assert not keys["corpus"] & keys["train"]
     assert "cluster_labels" in keys["corpus"]
     assert keys["assign"] == {"new_document_labels"}
+    assert keys["sharded"] == {"sharded_corpus"}
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.name != "dagster.yaml"], ids=lambda path: path.stem)
 def test_shipped_configurations_fit_the_job(path: Path) -> None:
     config = yaml.safe_load(path.read_text())
-    jobs = {"compare": "compare", "study": "study", "paper": "study", "one": "one_run"}
+    jobs = {"compare": "compare", "study": "study", "paper": "study", "one": "one_run", "sharded": "sharded"}
     job = jobs.get(path.stem.split("-")[0], "hydralora")
     assert dg.validate_run_config(defs.resolve_job_def(job), config)

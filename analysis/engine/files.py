@@ -1,0 +1,128 @@
+"""Files behind URLs: a path, `file://`, `s3://`, `gs://`, or any other file system of fsspec.
+
+A write replaces the whole file at once: a reader finds the old file, the new one, or none.
+"""
+
+import hashlib
+import io
+import json
+import posixpath
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import fsspec
+import polars as pl
+import pyarrow.parquet as pq
+
+ROWS_OF_GROUP = 32_768
+
+
+def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a URL, and the path within it.
+
+    Raises:
+        ValueError: the library for this kind of URL is not installed.
+    """
+    try:
+        found: tuple[fsspec.AbstractFileSystem, str] = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise ValueError(f"{url}: {error}; for s3 and gs: pip install 'hydralora[ray]'") from None
+    except ValueError as error:
+        raise ValueError(f"{url}: expected a path, or a URL that fsspec knows (file, s3, gs): {error}") from None
+    return found
+
+
+def join(url: str, *names: str) -> str:
+    """A URL below another one."""
+    return posixpath.join(url.rstrip("/"), *names)
+
+
+def matching(pattern: str) -> list[str]:
+    """The files that a URL or glob matches, sorted, as URLs of the same kind. A file that exists is never a glob."""
+    system, path = open_url(pattern)
+    found = [path] if system.isfile(path) else [name for name in system.glob(path) if system.isfile(name)]
+    return sorted(system.unstrip_protocol(name) if "://" in pattern else str(name) for name in found)
+
+
+def size_of(url: str) -> int | None:
+    """Bytes of a file; None if there is no such file."""
+    system, path = open_url(url)
+    system.invalidate_cache()
+    try:
+        return int(system.size(path))
+    except FileNotFoundError:
+        return None
+
+
+def read_bytes(url: str) -> bytes:
+    """The content of a file."""
+    system, path = open_url(url)
+    content: bytes = system.cat_file(path)
+    return content
+
+
+def write_bytes(url: str, content: bytes) -> None:
+    """Replace a file at once; makes its folder if it is missing."""
+    system, path = open_url(url)
+    if "file" not in _protocols(system):
+        system.pipe_file(path, content)  # object stores show an object when it is complete
+        return
+    system.makedirs(posixpath.dirname(path), exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        system.pipe_file(temporary, content)
+        system.mv(temporary, path)
+    finally:
+        if system.exists(temporary):
+            system.rm_file(temporary)
+
+
+def read_json(url: str) -> Any:
+    """The value in a JSON file."""
+    return json.loads(read_bytes(url))
+
+
+def write_json(url: str, value: Any) -> None:
+    """Replace a JSON file."""
+    write_bytes(url, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def parquet_bytes(groups: Sequence[pl.DataFrame]) -> bytes:
+    """A Parquet file. The bytes depend on the rows alone.
+
+    Args:
+        groups: tables of one schema; each becomes a row group, at least.
+    """
+    file = io.BytesIO()
+    schema = groups[0].to_arrow().schema
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for group in groups:
+            # Batches of the input would show in the pages of the file.
+            writer.write_table(group.rechunk().to_arrow().combine_chunks(), row_group_size=max(len(group), 1))
+    return file.getvalue()
+
+
+def row_groups_of(frame: pl.DataFrame) -> list[pl.DataFrame]:
+    """A table in parts of at most `ROWS_OF_GROUP` rows; one empty part if it is empty."""
+    return list(frame.iter_slices(ROWS_OF_GROUP)) or [frame]
+
+
+def read_table(url: str, columns: Sequence[str] | None = None, group: int | None = None) -> pl.DataFrame:
+    """Some columns of a Parquet file, and one row group of it or all."""
+    system, path = open_url(url)
+    wanted = None if columns is None else list(columns)
+    with system.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+        table = parquet.read(wanted) if group is None else parquet.read_row_group(group, wanted)
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def digest(content: bytes) -> str:
+    """16 hex digits of a content."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def _protocols(system: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+    return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)

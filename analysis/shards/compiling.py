@@ -1,0 +1,24 @@
+"""Compiles the kernels of all stages on a few documents, so that the workers of a machine find them in its cache."""
+
+import polars as pl
+
+from analysis.clusters.corpus_model import CorpusModel
+from analysis.clusters.kmeans import sweep_kmeans
+from analysis.corpus.cleaning import CleanConfig, clean
+from analysis.features.lsa import TfidfLsa
+from analysis.sources.records import RECORD_SCHEMA
+from analysis.text.sampling import sample_texts
+
+
+def compile_kernels() -> None:
+    """Clean, vectorise and cluster a few documents."""
+    prompts = [f"{number} small words in a short text of number {number % 7}" for number in range(40)]
+    columns = {"source": "none", "split": ["train", "test"] * 20, "prompt": prompts, "completion": prompts}
+    records = pl.DataFrame(columns, schema_overrides=RECORD_SCHEMA).with_columns(
+        pl.lit(None, pl.String).alias(name) for name in ("task", "licence", "origin")
+    )
+    clean(records.select(RECORD_SCHEMA.names()).lazy(), CleanConfig(detect_language=False))
+    texts = sample_texts([prompts], 30)
+    features = TfidfLsa(4).fit(texts)
+    model = CorpusModel(features, sweep_kmeans(features.transform(texts), [2]).centers[0])
+    model.assign(prompts)

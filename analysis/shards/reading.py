@@ -1,0 +1,120 @@
+"""The first stage: from files to normalised records with an index, one table for each shard."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from analysis.corpus.cleaning import BATCH_ROWS, TEXT, CleanConfig, index_rows
+from analysis.corpus.documents import document_ids
+from analysis.engine.files import open_url, parquet_bytes, read_table, row_groups_of
+from analysis.engine.stages import Output
+from analysis.sources import FilesSource, SourceError, read_sources
+from analysis.sources.records import RECORD_SCHEMA
+from analysis.text.normalisation import normalised
+
+Ref = Mapping[str, Any]
+"""Reference to a file: `url`, `digest`, `bytes`."""
+RECORDS = "records.parquet"
+READ_AHEAD = 1 << 20
+
+
+def read_shard(shard: Mapping[str, Any], source: Mapping[str, Any], clean: Mapping[str, Any]) -> Output:
+    """Read a shard: `records.parquet`, with a `reason` for records that are dropped because of their own text.
+
+    Args:
+        shard: an entry of `analysis.shards.planning.plan`.
+        source: fields of `FilesSource`.
+        clean: fields of `CleanConfig`.
+    """
+    config = CleanConfig(**clean)
+    records, notes = shard_records(shard, source)
+    tables = []
+    numbered = records.with_row_index("row")
+    for batch in list(numbered.iter_slices(BATCH_ROWS)) or [numbered]:
+        same_source = pl.repeat("", len(batch), eager=True)
+        content = document_ids(same_source, batch["prompt"], batch["completion"])
+        # polars' own hash may differ between machines.
+        index = (
+            index_rows(batch, config)
+            .drop("detail")
+            .with_columns(content=pl.Series(content.str.to_integer(base=16, dtype=pl.UInt64)))
+        )
+        tables.append(pl.concat([index, batch.select("prompt", "completion", "origin")], how="horizontal"))
+    table = pl.concat(tables)
+    value = {"n_rows": len(table), "n_candidates": table["reason"].null_count(), "notes": notes}
+    return Output(value, {RECORDS: parquet_bytes(row_groups_of(table))})
+
+
+def shard_records(shard: Mapping[str, Any], source: Mapping[str, Any]) -> tuple[pl.DataFrame, list[str]]:
+    """Normalised records of a shard, and what was not read.
+
+    Raises:
+        SourceError: a file cannot be read. The message has its URL.
+    """
+    frames, notes = [], []
+    for part in shard["parts"]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = _local_copy(part, Path(folder))
+            if part["kind"] == "bytes" and not path.stat().st_size:
+                continue  # within one long line
+            place = part["url"] if part["kind"] == "whole" else f"{part['url']} (from {part['kind']} {part['start']})"
+            try:
+                read = read_sources({shard["source"]: FilesSource(**{**source, "paths": (str(path),)})})
+                frames.append(read.records.collect())
+            except SourceError as error:
+                raise SourceError(str(error).replace(str(path), place)) from error
+            notes += [text.replace(str(path), place) for texts in read.notes.values() for text in texts]
+    records = pl.concat(frames or [pl.DataFrame(schema=RECORD_SCHEMA)])
+    return records.with_columns(normalised(pl.col("prompt", "completion"))), notes
+
+
+def texts_of(records: Ref, dropped: Ref | None, keep: pl.Expr | None = None) -> Iterator[pl.DataFrame]:
+    """Batches with `row`, `split` and `text` of the records that are not dropped yet.
+
+    Args:
+        dropped: table with a column `row`; None if no record was dropped after reading.
+        keep: condition on the columns of the index.
+    """
+    table = read_table(records["url"], ["row", "split", "reason", "prompt", "completion"])
+    table = table.filter(pl.col("reason").is_null(), *([] if keep is None else [keep]))
+    if dropped is not None:
+        table = table.join(read_table(dropped["url"], ["row"]), on="row", how="anti", maintain_order="left")
+    for batch in table.iter_slices(BATCH_ROWS):
+        yield batch.select("row", "split", TEXT)
+
+
+def _local_copy(part: Mapping[str, Any], folder: Path) -> Path:
+    """The file itself if it is local and whole, else a copy, with the file's own name."""
+    system, path = open_url(part["url"])
+    name = path.rsplit("/", 1)[-1]
+    protocols = (system.protocol,) if isinstance(system.protocol, str) else system.protocol
+    if part["kind"] == "whole" and "file" in protocols:
+        return Path(path)
+    copy = folder / name
+    if part["kind"] == "row_groups":
+        with system.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+            pq.write_table(parquet.read_row_groups(range(part["start"], part["stop"])), copy)
+    elif part["kind"] == "bytes":
+        copy.write_bytes(_lines(system, path, part))
+    else:
+        system.get_file(path, str(copy))
+    return copy
+
+
+def _lines(system: Any, path: str, part: Mapping[str, Any]) -> bytes:
+    """The lines that begin between `start` and `stop`."""
+    start, stop = part["start"], part["stop"]
+    # One byte before: a line that begins exactly at `start` belongs here.
+    content: bytes = system.cat_file(path, max(start - 1, 0), stop)
+    if start:
+        content = content[content.find(b"\n") + 1 :] if b"\n" in content else b""
+    while content and not content.endswith(b"\n") and stop < part["file_size"]:
+        more: bytes = system.cat_file(path, stop, min(stop + READ_AHEAD, part["file_size"]))
+        line_end = more.find(b"\n")
+        content += more if line_end < 0 else more[: line_end + 1]
+        stop += len(more)
+    return content

@@ -1,0 +1,165 @@
+"""Kills nodes of a simulated Ray cluster during a corpus in shards, and then the head; compares all bytes.
+
+    python benchmarks/ray_faults.py
+
+A node of three dies in each stage, until 20 have died, and is replaced. Then the driver and all of Ray are killed in
+the middle, and a second run goes on. Writes results/ray_faults.json.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sharded_corpus import simulated_cluster, stop
+
+from analysis.engine.tasks import SerialEngine, Task, found
+from analysis.shards.corpus import sharded_corpus
+from pipelines.engine.ray_engine import RayEngine
+from tests.analysis.shards.small_shards import CONFIG, content_of, write_corpus
+
+RESULT = Path(__file__).parent / "results" / "ray_faults.json"
+KILLS = 20
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
+
+
+class Counting:
+    """An engine that notes each start of a task in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.inner, self.folder = RayEngine(), folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def n_workers(self) -> int:
+        return self.inner.n_workers
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+        noted = [
+            Task(
+                "ray_faults:noted",
+                {"function": t.function, "arguments": t.arguments, "folder": str(self.folder)},
+                t.label,
+            )
+            for t in tasks
+        ]
+        yield from self.inner.run(noted)
+
+
+def noted(function: str, arguments: dict[str, Any], folder: str) -> Any:
+    with (Path(folder) / f"{os.getpid()}").open("a") as file:
+        file.write(arguments["target"] + "\n")
+    time.sleep(0.1)  # so that a kill hits a task
+    return found(function)(**arguments)
+
+
+def starts(folder: Path) -> list[str]:
+    return [line for path in folder.iterdir() for line in path.read_text().splitlines()]
+
+
+def kill_nodes(folder: Path, sources: Any, evaluation: Any, expected: dict[str, bytes]) -> dict[str, Any]:
+    cluster = simulated_cluster()
+    killed: list[str] = []
+
+    def kill(stage: str) -> None:
+        victim = sorted(cluster.worker_nodes, key=lambda node: node.node_id)[0]
+        cluster.remove_node(victim, allow_graceful=False)
+        killed.append(stage)
+        cluster.add_node(**NODE)
+
+    def say(text: str) -> None:
+        print(text, len(killed), flush=True)
+        stage, _, rest = text.partition(": ")
+        if len(killed) < KILLS and not rest.startswith("0 "):
+            threading.Timer(0.15, kill, (stage,)).start()
+
+    engine, runs = Counting(folder / "starts"), []
+    try:
+        while len(killed) < KILLS:
+            out = folder / f"nodes-{len(runs)}"
+            before = len(starts(folder / "starts"))
+            result = sharded_corpus(sources, str(out), engine, CONFIG, evaluation=evaluation, say=say)
+            time.sleep(3)  # the last kill
+            tasks = sum(ran for _, ran in result["stages"].values())
+            started = len(starts(folder / "starts")) - before
+            runs.append({"same_bytes": content_of(out) == expected, "tasks": tasks, "started": started})
+    finally:
+        stop(cluster)
+    return {"killed": killed, "runs": runs}
+
+
+def kill_head(folder: Path) -> dict[str, Any]:
+    """Kill the driver and all processes of its cluster after a third of the stages; then run again."""
+    command = [sys.executable, __file__, "--driver", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("labels" if folder.name == "late" else "bands"):
+            break
+    time.sleep(0.3)
+    import psutil
+
+    for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        victim.kill()
+    process.wait()
+    time.sleep(1)
+    done = len(list((folder / "out").rglob("*.json")))
+    again = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    counts = json.loads(again.splitlines()[-1])
+    return {
+        "finished_before": done,
+        "tasks": sum(t for t, _ in counts.values()),
+        "ran": sum(r for _, r in counts.values()),
+    }
+
+
+def drive(folder: Path) -> None:
+    sources, evaluation = json.loads((folder / "sources.json").read_text())
+    cluster = simulated_cluster()
+    try:
+        from analysis.sources import FilesSource
+
+        given = [{n: FilesSource((path,)) for n, path in side.items()} for side in (sources, evaluation)]
+        result = sharded_corpus(
+            given[0], str(folder / "out"), Counting(folder / "starts"), CONFIG, evaluation=given[1],
+            say=lambda text: print(text, flush=True),
+        )  # fmt: skip
+    finally:
+        stop(cluster)
+    print(json.dumps(result["stages"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--driver", type=Path, help="internal: the run that is killed")
+    given = parser.parse_args()
+    if given.driver:
+        drive(given.driver)
+        return
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        sources, evaluation = write_corpus(folder / "in")
+        sharded_corpus(sources, str(folder / "one"), SerialEngine(), CONFIG, evaluation=evaluation)
+        expected = content_of(folder / "one")
+        result: dict[str, Any] = {"files": len(expected), "head": {}}
+        for when in ("early", "late"):
+            own = folder / when
+            own.mkdir()
+            places = [{n: s.paths[0] for n, s in side.items()} for side in (sources, evaluation)]
+            (own / "sources.json").write_text(json.dumps(places))
+            result["head"][when] = kill_head(own) | {"same_bytes": content_of(own / "out") == expected}
+            print(result["head"], flush=True)
+        result["nodes"] = kill_nodes(folder, sources, evaluation, expected)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The asset of a corpus in shards."""

@@ -1,0 +1,134 @@
+"""A corpus larger than one machine: cleaned, clustered and assigned in shards."""
+
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from pydantic import field_validator
+
+from analysis.corpus.cleaning import CleanConfig
+from analysis.shards.corpus import ShardedConfig
+from pipelines.corpus.sources import FilesConfig, expanded, named_once
+from pipelines.engine.resource import ShardEngine
+from pipelines.store.artifacts import Artifact, Draft
+from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.configuration import fields_from, values_for
+from pipelines.store.metadata import markdown_table
+from pipelines.store.versions import code_version
+
+
+class ShardedSourceConfig(dg.Config):
+    """A named source of files."""
+
+    name: str
+    read: FilesConfig
+    """As of `raw_documents`; a path may be a URL (`s3://`, `gs://`) that every worker can read."""
+
+
+class CleaningConfig(fields_from(CleanConfig)):  # type: ignore[misc]
+    """What is kept of the records: the fields of `analysis.corpus.cleaning.CleanConfig`."""
+
+
+class ShardedCorpusConfig(fields_from(ShardedConfig, without=("clean",))):  # type: ignore[misc]
+    """Sources, and the fields of `analysis.shards.corpus.ShardedConfig`."""
+
+    sources: list[ShardedSourceConfig]
+    out: str
+    """Folder or URL for the files of all shards; every worker must be able to write to it."""
+    clean: CleaningConfig = CleaningConfig()
+    evaluation_sets: list[ShardedSourceConfig] = []
+    """Benchmarks whose texts must not be trained on."""
+
+    _named_once = field_validator("sources", "evaluation_sets")(named_once)
+
+
+def described(artifact: Artifact) -> Description:
+    """What Dagster shows of this artifact, and its checks."""
+    from analysis.corpus.data_card import halved_sources, vanished_sources
+
+    found = artifact.json("corpus")
+    card, choice = found["data_card"], found["choice"]
+    vanished, halved = vanished_sources(card), halved_sources(card)
+    sizes = pl.DataFrame({"cluster": range(len(found["sizes"])), "documents": found["sizes"]})
+    sources = pl.DataFrame(card["sources"]).select("source", "n_read", "n_kept", "n_train", "n_test")
+    return Description(
+        metadata={
+            "sizes": markdown_table(sizes),
+            "sources": markdown_table(sources, rows=200),
+            "num_clusters": choice["num_clusters"],
+            "reason": choice["reason"],
+            "notes": found["notes"],
+        },
+        checks=[
+            Check("no_source_vanished", not vanished, ". ".join(vanished) or "something is left of every source"),
+            Check("no_source_halved", not halved, ". ".join(halved) or "most of every source is left"),
+            Check("clear_structure", choice["structure"], choice["reason"]),
+        ],
+    )
+
+
+def content(config: ShardedCorpusConfig) -> dict[str, Any]:
+    """Sizes and versions of all files."""
+    from analysis.shards.planning import plan
+    from analysis.sources import SourceError
+
+    try:
+        plans = [plan(_sources(given), config.shard_bytes) for given in (config.sources, config.evaluation_sets)]
+    except (SourceError, ValueError) as error:
+        raise dg.Failure(f"sharded_corpus: {error}", allow_retries=False) from None
+    return {"content": plans}
+
+
+@artifact_asset(
+    group="shards",
+    kinds={"polars", "numpy"},
+    describe=described,
+    identity=content,
+    blocking={"no_source_vanished": "Something is left of every source."},
+    warnings={
+        "no_source_halved": "Most of every source is left.",
+        "clear_structure": "The corpus has clusters, rather than gradual topics or one task.",
+    },
+)
+def sharded_corpus(
+    draft: Draft, config: ShardedCorpusConfig, engine: ShardEngine, context: dg.AssetExecutionContext
+) -> None:
+    """Documents, N and the cluster of every document, computed in shards on one machine or on a Ray cluster.
+
+    The files of the shards stay in `out`. The artifact has `corpus.json`, which lists them, the corpus model for new
+    documents, and `map.parquet`: a sample of the documents in the plane.
+    """
+    from analysis.engine.files import read_bytes, read_table
+    from analysis.engine.tasks import ShardError
+    from analysis.shards import corpus
+
+    values = values_for(ShardedConfig, config)
+    try:
+        settings = ShardedConfig(**values | {"clean": CleanConfig(**values_for(CleanConfig, config.clean))})
+        with engine.started() as started:
+            result = corpus.sharded_corpus(
+                _sources(config.sources),
+                config.out,
+                started,
+                settings,
+                evaluation=_sources(config.evaluation_sets),
+                code_version=code_version(corpus.__name__),
+                say=context.log.info,
+            )
+    except (ShardError, ValueError) as error:
+        raise dg.Failure(f"sharded_corpus: {error}", allow_retries=False) from None
+    draft.write_json("corpus", {name: value for name, value in result.items() if name != "stages"})
+    draft.write_table("map", read_table(result["map"]))
+    for name, url in result["model"].items():
+        draft.write_bytes(f"corpus_model/{name}", read_bytes(url))
+
+
+def _sources(given: list[ShardedSourceConfig]) -> dict[str, Any]:
+    from analysis.sources import FilesSource
+
+    return {
+        source.name: FilesSource(
+            **source.read.model_dump(exclude={"kind"}) | {"paths": tuple(expanded(path) for path in source.read.paths)}
+        )
+        for source in given
+    }

@@ -1,0 +1,62 @@
+"""The engine as a resource. It is no part of a fingerprint, because the result does not depend on it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import dagster as dg
+from pydantic import Field
+
+if TYPE_CHECKING:
+    from analysis.engine.tasks import Engine
+
+
+class ShardEngine(dg.ConfigurableResource):
+    """Where the tasks of `sharded_corpus` run."""
+
+    engine: Literal["local", "ray"] = "local"
+    """`local`, in processes of this machine, or `ray`, on a Ray cluster (extra `ray`)."""
+    workers: int = Field(
+        1, description="Of `local`: processes; 1 runs one task after another in the run's own process."
+    )
+    address: str = "auto"
+    """Of `ray`: `auto` for the cluster of this machine, or `host:port` of its head."""
+    cpus_per_task: float = Field(1, description="Of `ray`: CPUs for each task; more leave more memory to each task.")
+
+    @contextmanager
+    def started(self) -> "Iterator[Engine]":
+        """The engine, connected within the block.
+
+        Raises:
+            dagster.Failure: a value is out of range, Ray is not installed, or no cluster answers.
+        """
+        if self.workers < 1 or not self.cpus_per_task > 0:
+            raise dg.Failure(
+                f"resources.engine.config: expected workers of at least 1 and cpus_per_task above 0, got "
+                f"{self.workers} and {self.cpus_per_task}",
+                allow_retries=False,
+            )
+        if self.engine == "local":
+            from analysis.engine.processes import ProcessEngine
+            from analysis.engine.tasks import SerialEngine
+
+            if self.workers == 1:
+                yield SerialEngine()
+                return
+            processes = ProcessEngine(self.workers)
+            try:
+                yield processes
+            finally:
+                processes.close()
+            return
+        from pipelines.engine.ray_engine import RayEngine, connected
+
+        connection = connected(self.address)
+        try:
+            connection.__enter__()
+        except ValueError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+        try:
+            yield RayEngine(self.cpus_per_task)
+        finally:
+            connection.__exit__(None, None, None)

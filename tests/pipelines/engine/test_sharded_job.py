@@ -1,0 +1,64 @@
+"""The job `sharded`: its artifact, and refusals in one sentence."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from pipelines.definitions import build_defs
+from pipelines.store.artifacts import Artifact
+from tests.analysis.shards.small_shards import write_corpus
+
+
+def run(folder: Path, engine: dict[str, Any], **config: Any) -> dg.ExecuteInProcessResult:
+    sources = [
+        {"name": name, "read": {"paths": [str(folder / "in" / name / "*")]}}
+        for name in ("kitchen", "harbour", "garden")
+    ]
+    given = {
+        "sources": sources,
+        "out": str(folder / "shards"),
+        "clean": {"detect_language": False},
+        "n_components": 8,
+        "max_clusters": 5,
+        "n_init": 1,
+        "shard_bytes": 20_000,
+    }
+    resources = {"store": {"config": {"directory": str(folder / "store")}}, "engine": {"config": engine}}
+    return (
+        build_defs()
+        .resolve_job_def("sharded")
+        .execute_in_process(
+            {"ops": {"sharded_corpus": {"config": given | config}}, "resources": resources}, raise_on_error=True
+        )
+    )
+
+
+def test_job_writes_an_artifact(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "in")
+    artifact: Artifact = run(tmp_path, {}).output_for_node("sharded_corpus")
+    found = artifact.json("corpus")
+    assert found["choice"]["num_clusters"] == 3
+    assert pl.read_parquet(found["labels"]).height == found["data_card"]["n_kept"]
+    assert artifact.read("map")["name"].n_unique() == 3
+    assert artifact.path("corpus_model/corpus_model.json").exists()
+    # The engine does not change the result, so the artifact is the same one.
+    again: Artifact = run(tmp_path, {"engine": "local", "workers": 2}).output_for_node("sharded_corpus")
+    assert again.reused
+    assert again.fingerprint == artifact.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("engine", "config", "message"),
+    [
+        ({"workers": 0}, {}, "expected workers of at least 1"),
+        ({}, {"rule": "guess"}, "rule: expected one of"),
+        ({}, {"clean": {"max_documents_per_source": 3}}, "max_documents_per_source: expected none"),
+    ],
+)
+def test_refusals(tmp_path: Path, engine: dict[str, Any], config: dict[str, Any], message: str) -> None:
+    write_corpus(tmp_path / "in")
+    with pytest.raises(Exception, match=message):
+        run(tmp_path, engine, **config)
