@@ -27,7 +27,7 @@ def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         found: tuple[fsspec.AbstractFileSystem, str] = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise ValueError(f"{url}: {error}; for s3 and gs: pip install 'hydralora[ray]'") from None
+        raise ValueError(f"{url}: {error}; for s3: pip install 'hydralora[ray]'; for gs: 'hydralora[gcs]'") from None
     except ValueError as error:
         raise ValueError(f"{url}: expected a path, or a URL that fsspec knows (file, s3, gs): {error}") from None
     return found
