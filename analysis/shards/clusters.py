@@ -29,6 +29,8 @@ from analysis.shards.reading import Ref
 ROWS = "rows.npy"
 LABELS = "labels.parquet"
 MAP = "map.parquet"
+FOLDER = "__"
+"""Stands for the separator of folders in a suffix, so that all files of a stage lie in one folder."""
 
 
 def fitted_features(sample: Ref, settings: Mapping[str, Any]) -> Output:
@@ -119,6 +121,12 @@ def assigned_documents(documents: Ref, model: Mapping[str, Ref], text: str) -> O
     return Output(value, {LABELS: parquet_bytes(row_groups_of(labels))})
 
 
+def model_files(files: Mapping[str, Ref]) -> dict[str, Ref]:
+    """Path within the folder of the model -> file, for the files that belong to a model."""
+    start = f"model{FOLDER}"
+    return {s.removeprefix(start).replace(FOLDER, "/"): file for s, file in files.items() if s.startswith(start)}
+
+
 def sample_map(sample: pl.DataFrame, rows: NDArray[np.float32], labels: NDArray[np.int32]) -> pl.DataFrame:
     """Documents in the plane of the two leading principal components of their features.
 
@@ -170,18 +178,18 @@ def _vectoriser(files: Mapping[str, Ref], folder: Path) -> TfidfLsa:
 
 
 def _files_in(folder: Path) -> dict[str, bytes]:
-    """Suffix -> content. A folder in it becomes part of the suffix."""
+    """Suffix -> content."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix().replace("/", "."): path.read_bytes() for path in paths}
+    return {path.relative_to(folder).as_posix().replace("/", FOLDER): path.read_bytes() for path in paths}
 
 
 def _fetched(files: Mapping[str, Ref], folder: Path) -> Path:
     """The model among the files, in a folder of this machine."""
     model = folder / "model"
     model.mkdir()
-    for suffix, file in files.items():
-        if suffix.startswith("model."):
-            (model / suffix.removeprefix("model.")).write_bytes(read_bytes(file["url"]))
+    for name, file in model_files(files).items():
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_bytes(read_bytes(file["url"]))
     return model
 
 

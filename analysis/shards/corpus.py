@@ -18,7 +18,7 @@ from analysis.engine.files import join, write_json
 from analysis.engine.stages import Done, Stages
 from analysis.engine.tasks import Engine
 from analysis.shards.cleaning import ShardedCleaning
-from analysis.shards.clusters import LABELS, MAP, ROWS
+from analysis.shards.clusters import LABELS, MAP, ROWS, model_files
 from analysis.shards.documents import DOCUMENTS, DROPPED
 from analysis.shards.planning import plan
 from analysis.sources import FilesSource
@@ -107,11 +107,10 @@ def sharded_corpus(
     cleaning = ShardedCleaning(stages, shards, sources, config.clean)
     cleaned = cleaning.run((other, evaluation), config.text, config.sample_size, config.random_state)
     chosen = _chosen(stages, config, cleaned.sample)
-    model = {suffix: file for suffix, file in chosen.files.items() if suffix.startswith("model.")}
     assigned = stages.map(
         "labels",
         "analysis.shards.clusters:assigned_documents",
-        [{"documents": one.files[DOCUMENTS], "model": model, "text": config.text} for one in cleaned.shards],
+        [{"documents": one.files[DOCUMENTS], "model": chosen.files, "text": config.text} for one in cleaned.shards],
         cleaning.labels,
     )
     statistics = [one.value["statistics"] for one in assigned]
@@ -120,7 +119,7 @@ def sharded_corpus(
         "dropped": [one.files[DROPPED]["url"] for one in cleaned.shards],
         "labels": [one.files[LABELS]["url"] for one in assigned],
         "map": chosen.files[MAP]["url"],
-        "model": {suffix.removeprefix("model."): file["url"] for suffix, file in model.items()},
+        "model": {name: file["url"] for name, file in model_files(chosen.files).items()},
         "data_card": cleaned.data_card,
         "choice": chosen.value,
         "sizes": np.sum([one.value["sizes"] for one in assigned], axis=0).tolist(),

@@ -37,6 +37,8 @@ class RayEngine:
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
         """Yield the position of each task and its result, in the order in which the tasks end.
 
+        After an error, tasks in progress are not cancelled: what they write is used by the next run.
+
         Raises:
             ShardError: a task raised an error, or its process died too often.
         """
@@ -44,19 +46,15 @@ class RayEngine:
 
         remote = ray.remote(num_cpus=self.cpus_per_task, max_retries=ATTEMPTS - 1)(_perform)
         waiting, running = list(range(len(tasks))), {}
-        try:
-            while waiting or running:
-                # Few tasks are handed over at a time: a cluster that grows gets the rest.
-                while waiting and len(running) < WAITING_FOR_EACH_WORKER * self.n_workers:
-                    task = tasks[waiting[0]]
-                    running[remote.remote(task.function, task.arguments, task.label)] = waiting.pop(0)
-                done, _ = ray.wait(list(running), num_returns=1)
-                for reference in done:
-                    result = _result(reference, tasks[running[reference]])
-                    yield running.pop(reference), result
-        finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+        while waiting or running:
+            # Few tasks are handed over at a time: a cluster that grows gets the rest.
+            while waiting and len(running) < WAITING_FOR_EACH_WORKER * self.n_workers:
+                task = tasks[waiting[0]]
+                running[remote.remote(task.function, task.arguments, task.label)] = waiting.pop(0)
+            done, _ = ray.wait(list(running), num_returns=1)
+            for reference in done:
+                result = _result(reference, tasks[running[reference]])
+                yield running.pop(reference), result
 
 
 @contextmanager

@@ -65,6 +65,7 @@ def test_n_and_labels(corpus: Any, tmp_path: Path) -> None:
     assert points.columns == ["x", "y", "cluster", "name", "source", "document_id", "text"]
     assert points["name"].null_count() == 0
     for name, url in result["model"].items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(read_bytes(url))
     assigned = assign_records(read_source("garden", corpus[0]["garden"]), tmp_path)
     assert max(assigned.summary.cluster_counts) == assigned.summary.statistics.n_documents
