@@ -12,8 +12,9 @@ from analysis.text.sampling import sample_texts
 
 def compile_kernels() -> None:
     """Clean, vectorise and cluster a few documents."""
-    prompts = [f"{number} small words in a short text of number {number % 7}" for number in range(40)]
-    columns = {"source": "none", "split": ["train", "test"] * 20, "prompt": prompts, "completion": prompts}
+    words = ("amber", "basil", "cedar", "delta", "ember", "fjord", "grove", "heron")
+    prompts = [f"{first} before {second} and after {first}" for first in words for second in words]
+    columns = {"source": "none", "split": ["train", "test"] * (len(prompts) // 2), "prompt": prompts, "completion": prompts}
     records = pl.DataFrame(columns, schema_overrides=RECORD_SCHEMA).with_columns(
         pl.lit(None, pl.String).alias(name) for name in ("task", "licence", "origin")
     )

@@ -14,6 +14,7 @@ from analysis.corpus.cleaning import clean
 from analysis.engine.files import read_bytes, read_table
 from analysis.engine.processes import ProcessEngine
 from analysis.engine.tasks import SerialEngine, ShardError
+from analysis.shards.compiling import compile_kernels
 from analysis.shards.corpus import ShardedConfig, sharded_corpus
 from analysis.sources import FilesSource, SourceError, read_source, read_sources
 from tests.analysis.shards.small_shards import CONFIG, content_of, write_corpus
@@ -116,6 +117,10 @@ def test_urls_in_and_out(corpus: Any, tmp_path: Path) -> None:
     finally:
         memory.rm("/corpora", recursive=True)
         memory.rm("/result", recursive=True)
+
+
+def test_kernels_are_compiled_on_a_few_documents() -> None:
+    compile_kernels()
 
 
 def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
