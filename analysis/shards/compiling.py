@@ -14,7 +14,12 @@ def compile_kernels() -> None:
     """Clean, vectorise and cluster a few documents."""
     words = ("amber", "basil", "cedar", "delta", "ember", "fjord", "grove", "heron")
     prompts = [f"{first} before {second} and after {first}" for first in words for second in words]
-    columns = {"source": "none", "split": ["train", "test"] * (len(prompts) // 2), "prompt": prompts, "completion": prompts}
+    columns = {
+        "source": "none",
+        "split": ["train", "test"] * (len(prompts) // 2),
+        "prompt": prompts,
+        "completion": prompts,
+    }
     records = pl.DataFrame(columns, schema_overrides=RECORD_SCHEMA).with_columns(
         pl.lit(None, pl.String).alias(name) for name in ("task", "licence", "origin")
     )
