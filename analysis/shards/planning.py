@@ -109,4 +109,4 @@ def _row_groups(system: Any, path: str, url: str) -> list[int]:
 
 def _is_bytewise(system: Any, path: str) -> bool:
     """Whether a byte 10 is the end of a line, which it need not be in UTF-16 and UTF-32."""
-    return system.cat_file(path, 0, 2) not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"\0\0")
+    return system.cat_file(path, start=0, end=2) not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"\0\0")

@@ -109,11 +109,11 @@ def _lines(system: Any, path: str, part: Mapping[str, Any]) -> bytes:
     """The lines that begin between `start` and `stop`."""
     start, stop = part["start"], part["stop"]
     # One byte before: a line that begins exactly at `start` belongs here.
-    content: bytes = system.cat_file(path, max(start - 1, 0), stop)
+    content: bytes = system.cat_file(path, start=max(start - 1, 0), end=stop)
     if start:
         content = content[content.find(b"\n") + 1 :] if b"\n" in content else b""
     while content and not content.endswith(b"\n") and stop < part["file_size"]:
-        more: bytes = system.cat_file(path, stop, min(stop + READ_AHEAD, part["file_size"]))
+        more: bytes = system.cat_file(path, start=stop, end=min(stop + READ_AHEAD, part["file_size"]))
         line_end = more.find(b"\n")
         content += more if line_end < 0 else more[: line_end + 1]
         stop += len(more)
