@@ -137,7 +137,11 @@ def worker_pids(name: str) -> list[int]:
     import psutil
 
     if name == "ray":
-        return [p.pid for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0].startswith("ray::")]
+        return [
+            p.pid
+            for p in psutil.process_iter(["cmdline"])
+            if (p.info["cmdline"] or [""])[0].startswith(("ray::_perform", "ray::IDLE"))
+        ]
     return [p.pid for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
 
 
