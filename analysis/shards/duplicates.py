@@ -5,6 +5,7 @@ duplicates the one of lower rank is kept.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -37,7 +38,7 @@ def number_of(rank: pl.Expr) -> pl.Expr:
     return rank & pl.lit(TRAIN - 1, pl.UInt64)
 
 
-def exact_pairs(shards: Sequence[dict[str, object]], part: int, n_parts: int) -> Output:
+def exact_pairs(shards: Sequence[dict[str, Any]], part: int, n_parts: int) -> Output:
     """Records whose content occurs at a lower rank: `pairs.parquet` with `kept`, `rank`.
 
     Args:
@@ -78,7 +79,7 @@ def shard_bands(records: Ref, dropped: Ref, counts: Ref, threshold: float) -> Ou
     return Output(keys.shape[1], {BANDS: parquet_bytes(row_groups_of(table))})
 
 
-def band_pairs(shards: Sequence[dict[str, object]], band: int, part: int, n_parts: int) -> Output:
+def band_pairs(shards: Sequence[dict[str, Any]], band: int, part: int, n_parts: int) -> Output:
     """Candidate pairs of one band: `pairs.parquet`. Arguments as of `exact_pairs`, with files of bands."""
     ranks, keys = _keys(shards, str(band), part, n_parts)
     order = np.argsort(ranks)
@@ -146,13 +147,13 @@ def _shingled(records: Ref, dropped: Ref, only: set[int] | None = None) -> Itera
 
 
 def _keys(
-    shards: Sequence[dict[str, object]], column: str, part: int, n_parts: int
+    shards: Sequence[dict[str, Any]], column: str, part: int, n_parts: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Ranks and keys of a part of all records, in the order of the shards."""
     found = [(np.empty(0, np.uint64), np.empty(0, np.uint64))]
     for shard in shards:
         names = ["row", "split", column, *(["reason"] if column == "content" else [])]
-        table = read_table(shard["file"]["url"], names)  # type: ignore[index]
+        table = read_table(shard["file"]["url"], names)
         if column == "content":
             table = table.filter(pl.col("reason").is_null())
         table = table.filter(pl.col(column) % n_parts == part)

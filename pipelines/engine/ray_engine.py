@@ -45,7 +45,8 @@ class RayEngine:
         import ray
 
         remote = ray.remote(num_cpus=self.cpus_per_task, max_retries=ATTEMPTS - 1)(_perform)
-        waiting, running = list(range(len(tasks))), {}
+        waiting = list(range(len(tasks)))
+        running: dict[Any, int] = {}
         while waiting or running:
             # Few tasks are handed over at a time: a cluster that grows gets the rest.
             while waiting and len(running) < WAITING_FOR_EACH_WORKER * self.n_workers:

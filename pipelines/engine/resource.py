@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
-from pydantic import Field
 
 if TYPE_CHECKING:
     from analysis.engine.tasks import Engine
@@ -21,7 +20,8 @@ class ShardEngine(dg.ConfigurableResource):
     )
     address: str = "auto"
     """Of `ray`: `auto` for the cluster of this machine, or `host:port` of its head."""
-    cpus_per_task: float = Field(1, description="Of `ray`: CPUs for each task; more leave more memory to each task.")
+    cpus_per_task: float = 1
+    """Of `ray`: CPUs for each task; more leave more memory to each task."""
 
     @contextmanager
     def started(self) -> "Iterator[Engine]":
