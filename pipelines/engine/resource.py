@@ -15,9 +15,8 @@ class ShardEngine(dg.ConfigurableResource):
 
     engine: Literal["local", "ray"] = "local"
     """`local`, in processes of this machine, or `ray`, on a Ray cluster (extra `ray`)."""
-    workers: int = Field(
-        1, description="Of `local`: processes; 1 runs one task after another in the run's own process."
-    )
+    workers: int = 1
+    """Of `local`: processes; 1 runs one task after another in the run's own process."""
     address: str = "auto"
     """Of `ray`: `auto` for the cluster of this machine, or `host:port` of its head."""
     cpus_per_task: float = 1
