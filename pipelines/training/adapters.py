@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from hydralora.evaluation import DocumentLosses
 
 UNTRAINED = "untrained"
-DEFAULT_METHOD = "hydralora_sequence"
-GIVEN_GATES = (DEFAULT_METHOD, "hydralora_split")
+DEFAULT_METHOD = "hydralora_split"
+GIVEN_GATES = (DEFAULT_METHOD, "hydralora_sequence")
 """Methods with given gates, which come from `expert_assignment`."""
 
 Log = Callable[[str], object]
