@@ -64,7 +64,7 @@ def can_fuse(x: Tensor, base: nn.Module, *adapter: nn.Module) -> bool:
         return False  # quantised, transposed, distributed, or observed
     parameters: Any = base._parameters  # nn.Module's `__getattr__` is slow
     dtype = x.dtype
-    weight, bias = parameters["weight"], parameters["bias"]
+    weight, bias = parameters.get("weight"), parameters.get("bias")  # FSDP with flat parameters takes them away
     if type(weight) not in _PLAIN_TENSORS or weight.requires_grad or (bias is not None and bias.requires_grad):
         return False
     autocast = torch.is_autocast_enabled(x.device.type)
@@ -75,8 +75,8 @@ def can_fuse(x: Tensor, base: nn.Module, *adapter: nn.Module) -> bool:
             return False
         if is_hooked(module):
             return False
-        parameters = module._parameters
-        if not autocast and parameters["weight"].dtype != dtype:
+        weight = module._parameters.get("weight")
+        if weight is None or (not autocast and weight.dtype != dtype):
             return False
     return True
 

@@ -26,8 +26,9 @@ def base_model() -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=2, vocab_size=64, pad_token_id=0))
 
 
-def adapted_model() -> PeftModel:
-    config = HydraLoraConfig(r=4, target_modules="all-linear", init_weights=False, task_type="CAUSAL_LM")
+def adapted_model(shared_rank: int) -> PeftModel:
+    options = {"r": 4, "shared_rank": shared_rank, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    config = HydraLoraConfig(init_weights=False, **options)
     base = base_model()
     torch.manual_seed(2)
     return get_peft_model(base, config)
@@ -46,13 +47,13 @@ def train(model: nn.Module, rows: torch.Tensor) -> None:
         optimizer.zero_grad()
 
 
-def worker(rank: int, port: int, strategy: str, folder: str) -> None:
+def worker(rank: int, port: int, strategy: str, shared_rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     try:
-        state_dict = STRATEGIES[strategy](adapted_model(), batches()[:, rank])
+        state_dict = STRATEGIES[strategy](adapted_model(shared_rank), batches()[:, rank])
         if rank == 0:
-            adapted_model().save_pretrained(folder, state_dict=state_dict)
+            adapted_model(shared_rank).save_pretrained(folder, state_dict=state_dict)
     finally:
         dist.destroy_process_group()
 
@@ -87,13 +88,14 @@ STRATEGIES: dict[str, Any] = {"ddp": train_ddp, "fsdp1": train_fsdp1, "fsdp2": t
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shared_rank", [0, 3], ids=["experts", "split"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_two_processes(strategy: str, tmp_path: Path) -> None:
+def test_two_processes(strategy: str, shared_rank: int, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(worker, (port, strategy, str(tmp_path)), nprocs=2)
-    expected = adapted_model()
+    mp.spawn(worker, (port, strategy, shared_rank, str(tmp_path)), nprocs=2)
+    expected = adapted_model(shared_rank)
     train(expected, batches().flatten(1, 2))
     saved = PeftModel.from_pretrained(base_model(), tmp_path)
     for (name, value), other in zip(expected.named_parameters(), saved.parameters(), strict=True):
