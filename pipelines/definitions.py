@@ -9,6 +9,7 @@ from pipelines.dead_runs import dead_runs_sensor
 from pipelines.defs import clusters, corpus, new_data, results, shards, study, training
 from pipelines.engine.resource import ShardEngine
 from pipelines.jobs import JOBS
+from pipelines.new_files import new_files_sensor
 from pipelines.run_checks import RunChecks
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.training.launcher import Launcher
@@ -22,7 +23,7 @@ def build_defs(resources: Mapping[str, object] | None = None) -> dg.Definitions:
     return dg.Definitions(
         assets=[asset for folder in FOLDERS for asset in dg.load_assets_from_package_module(folder)],
         jobs=JOBS,
-        sensors=[dead_runs_sensor],
+        sensors=[dead_runs_sensor, new_files_sensor],
         resources={
             "store": ArtifactStore(),
             "base_model": BaseModel(),

@@ -33,6 +33,7 @@ from pipelines.store.processes import end_with_parent, tag_process
 from pipelines.store.versions import check_data_files, code_version
 
 THUMBNAIL = "thumbnail.png"
+OWNER = "team:hydralora"
 CONFIG_CLASSES: dict[str, type[dg.Config]] = {}
 """Asset -> its configuration class, for code that checks a whole run configuration."""
 ASSETS: set[str] = set()
@@ -57,11 +58,13 @@ class Check:
     Attributes:
         passed: whether the check passed.
         description: one sentence about what was found.
+        numbers: what was measured, which the UI plots over runs.
     """
 
     name: str
     passed: bool
     description: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,8 @@ def artifact_asset(
             group_name=group,
             code_version=code_version(function.__module__),
             kinds=kinds,
+            owners=[OWNER],
+            tags={"hydralora/stage": group, **({"hydralora/pool": pool} if pool else {})},
             check_specs=[
                 *(dg.AssetCheckSpec(c, asset=name, description=text, blocking=True) for c, text in blocking.items()),
                 *(dg.AssetCheckSpec(c, asset=name, description=text) for c, text in warnings.items()),
@@ -239,6 +244,7 @@ class _Declared:
             "folder": dg.MetadataValue.path(artifact.folder.resolve()),
             "fingerprint": artifact.fingerprint,
             "reused": artifact.reused,
+            "seconds": float(artifact.record["wall_seconds"]),
         }
         if description.table is not None:
             shown |= table_metadata(artifact.scan(description.table))
@@ -254,7 +260,11 @@ class _Declared:
     def _check_result(self, check: Check) -> dg.AssetCheckResult:
         severity = dg.AssetCheckSeverity.WARN if check.name in self.warnings else dg.AssetCheckSeverity.ERROR
         return dg.AssetCheckResult(
-            check_name=check.name, passed=check.passed, description=check.description, severity=severity
+            check_name=check.name,
+            passed=check.passed,
+            description=check.description,
+            severity=severity,
+            metadata=dict(check.numbers),
         )
 
 

@@ -7,10 +7,55 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+COLUMNS = {
+    "document_id": "16 hex digits: hash of source, prompt and completion",
+    "source": "name of the source in the run configuration",
+    "task": "finer label of the source; null where it has none",
+    "split": "train, or test (held out)",
+    "prompt": "what the model is given",
+    "completion": "what it is trained to answer",
+    "language": "detected language; null if it was not detected",
+    "licence": "licence of the source; null if unknown",
+    "origin": "file, URL or package that the record came from",
+    "cluster": "number of the document's cluster, from 0",
+    "distance": "distance to the centre of its cluster",
+    "neighbour": "the second nearest cluster",
+    "margin": "0 on the border to the neighbour, 1 at the centre",
+    "is_outlier": "whether it is far from its own centre, compared with its cluster",
+    "expert": "number of the expert, from 0",
+    "group": "source, task or cluster that the row is about",
+    "predicted": "group that is read off the prompt",
+    "group_kind": "all, source, task or cluster",
+    "method": "name of the method",
+    "seed": "seed of the training",
+    "loss": "loss of an answer, in nats",
+    "loss_low": "lower end of the 95% interval of the loss",
+    "loss_high": "upper end of the 95% interval of the loss",
+    "n_documents": "number of documents",
+    "n_tokens": "number of answer tokens",
+    "n_clusters": "number of clusters K",
+    "inertia": "sum of squared distances to the centres (SSE)",
+    "n_iter": "iterations of K-means",
+    "layer": "number of the layer, from 0",
+    "module": "adapted module of the layer",
+    "usage": "mean gate over all tokens",
+    "domain": "group that has a plain LoRA",
+    "folder": "folder of the plain LoRA",
+    "found": "share of prompts whose domain is read off correctly",
+    "live_loss": "loss with live gates, nats per token",
+    "export_loss": "loss of the plain LoRA, nats per token",
+    "difference": "loss minus that of the other, nats per token",
+    "kl": "divergence of the plain LoRA's predictions from those with live gates, nats per token",
+}
+"""Column -> what it holds, for the UI."""
+
 
 def table_metadata(frame: pl.LazyFrame) -> dict[str, Any]:
     """Row count and column schema, under the metadata keys that Dagster's UI recognises."""
-    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in frame.collect_schema().items()]
+    columns = [
+        dg.TableColumn(name, str(dtype), description=COLUMNS.get(name))
+        for name, dtype in frame.collect_schema().items()
+    ]
     rows = frame.select(pl.len()).collect().item()
     return {
         "dagster/row_count": dg.MetadataValue.int(rows),

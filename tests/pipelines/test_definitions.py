@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from pipelines.checks import problems_of
 from pipelines.definitions import defs
 
 CONFIGS = sorted((Path(__file__).parents[2] / "pipelines" / "configs").glob("*.yaml"))
@@ -73,6 +74,8 @@ def test_every_asset_describes_itself_and_is_checked() -> None:
         assert spec.description, spec.key
         assert spec.group_name != "default", spec.key
         assert spec.code_version, spec.key
+        assert spec.owners, spec.key
+        assert spec.tags["hydralora/stage"] == spec.group_name, spec.key
         assert spec.key in checked
 
 
@@ -88,6 +91,13 @@ def test_jobs_split_at_the_clusters() -> None:
     assert "cluster_labels" in keys["corpus"]
     assert keys["assign"] == {"new_document_labels"}
     assert keys["sharded"] == {"sharded_corpus"}
+
+
+@pytest.mark.parametrize("job", ["hydralora", "corpus", "compare"])
+def test_a_job_that_needs_no_earlier_run_has_a_configuration_that_works(job: str) -> None:
+    found = defs.resolve_job_def(job)
+    assert "raw_documents" in found.run_config["ops"]
+    assert problems_of(found, found.run_config) == []
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.name != "dagster.yaml"], ids=lambda path: path.stem)

@@ -35,10 +35,20 @@ def described(artifact: Artifact) -> Description:
     best = f"base {base_loss:.3f}, best {overall['loss'][0]:.3f}"
     return Description(
         table="evaluation",
-        metadata={"overall": markdown_table(overall), "by_source": markdown_table(by_source, rows=100)},
+        metadata={
+            "base_loss": base_loss,
+            "best_loss": float(overall["loss"][0]),
+            "overall": markdown_table(overall),
+            "by_source": markdown_table(by_source, rows=100),
+        },
         checks=[
             Check("every_method_has_every_source", gaps == 0, f"{gaps} sources without a loss"),
-            Check("better_than_base", overall["loss"][0] < base_loss, best),
+            Check(
+                "better_than_base",
+                overall["loss"][0] < base_loss,
+                best,
+                {"base_loss": base_loss, "best_loss": float(overall["loss"][0])},
+            ),
         ],
     )
 
