@@ -13,6 +13,8 @@ from pipelines.definitions import defs
 from pipelines.store.artifacts import build_artifact
 from pipelines.store.runs import record_run
 
+RUN = "0f8fad5b-d9cb-469f-a165-70867728950e"
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -27,7 +29,7 @@ def corpus_in(store: Path) -> None:
     artifact = build_artifact(
         store, "cluster_labels", build=lambda draft: draft.write_json("a", 1), code_version="1", config={}, inputs={}
     )
-    record_run(store, "the-run", artifact)
+    record_run(store, RUN, artifact)
 
 
 def new_file(place: Path, name: str, *, age: float = 60.0) -> Path:
@@ -51,7 +53,7 @@ def test_a_file_is_a_run_on_the_newest_corpus(place: Path) -> None:
     path = new_file(place, "tickets.jsonl")
     (found,) = evaluate()
     assert isinstance(found, dg.RunRequest)
-    assert found.run_config["resources"]["store"]["config"]["from_run"] == "the-run"
+    assert found.run_config["resources"]["store"]["config"]["from_run"] == RUN
     source = found.run_config["ops"]["new_document_labels"]["config"]["sources"][0]
     assert source == {"name": "tickets", "read": {"files": {"paths": [str(path)]}}}
     assert dg.validate_run_config(defs.resolve_job_def("assign"), found.run_config)
