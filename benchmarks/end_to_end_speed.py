@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainerCall
 from hydralora import HydraLoraConfig
 from hydralora.data import TokenisedDocuments, collate
 from hydralora.evaluation import paired_bootstrap
-from hydralora.training import TrainingConfig, plan_run, train
+from hydralora.training import RunOptions, TrainingConfig, plan_run, train
 from hydralora.training.record import environment, write_json
 
 TOKENS_PER_STEP = 8192
@@ -348,7 +348,8 @@ def losses(row: Row, path: Path, steps: int) -> dict[str, Any]:
                 seed=seed,
             )
             with tempfile.TemporaryDirectory() as folder:
-                result = train(base_model(row.size), Tokenizer(), training, Path(folder), config, held_out=held_out)  # type: ignore[arg-type]
+                model, options = base_model(row.size), RunOptions(held_out=held_out)
+                result = train(model, Tokenizer(), training, Path(folder), config, options=options)  # type: ignore[arg-type]
             assert result.held_out_after is not None
             after[packed] = result.held_out_after
         paired = paired_bootstrap(after[True], after[False])

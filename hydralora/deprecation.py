@@ -3,6 +3,7 @@
 `analysis.deprecation` has the same mechanism: the two packages are installed apart and import nothing of each other.
 """
 
+import dataclasses
 import functools
 import importlib
 import importlib.abc
@@ -12,7 +13,9 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def renamed(old: str, new: str, value: Any) -> Any:
@@ -29,6 +32,24 @@ def called(old: str, new: str, function: Callable[..., Any]) -> Callable[..., An
         return renamed(old, new, function)(*arguments, **options)
 
     return deprecated
+
+
+def takes_options(kind: type) -> Callable[[_F], _F]:
+    """Let a function with the keyword `options` also take the fields of `options` as keywords, as it did before 0.2."""
+    names = {field.name for field in dataclasses.fields(kind)}
+
+    def decorate(function: _F) -> _F:
+        @functools.wraps(function)
+        def with_options(*arguments: Any, **keywords: Any) -> Any:
+            earlier = {name: keywords.pop(name) for name in names & keywords.keys()}
+            if earlier:
+                options = dataclasses.replace(keywords.get("options", kind()), **earlier)
+                keywords["options"] = renamed(", ".join(sorted(earlier)), f"options={kind.__name__}(...)", options)
+            return function(*arguments, **keywords)
+
+        return cast(_F, with_options)
+
+    return decorate
 
 
 class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from hydralora.deprecation import renamed
+from hydralora.methods.config import MethodConfig, MethodError
 from hydralora.methods.parameters import (
     ParameterCounts,
     count_parameters,
@@ -13,8 +14,6 @@ from hydralora.methods.parameters import (
 from hydralora.methods.table import (
     METHODS,
     Method,
-    MethodConfig,
-    MethodError,
     adapt,
     check_targets,
     get_method,

@@ -1,10 +1,11 @@
 """Trains any method of the table, or all weights, on documents. Imports all other sub-packages except `harness`."""
 
-from hydralora.training.config import Progress, TrainingConfig, TrainingError, TrainingResult
+from hydralora.training.config import Progress, RunOptions, TrainingConfig, TrainingError, TrainingResult
 from hydralora.training.loop import is_first_process, num_processes, plan_run, run_identity, train
 
 __all__ = [
     "Progress",
+    "RunOptions",
     "TrainingConfig",
     "TrainingError",
     "TrainingResult",

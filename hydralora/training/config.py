@@ -1,22 +1,30 @@
-"""The configuration of a training run, its progress reports, its result and its error."""
+"""The configuration of a training run, its options, its progress reports, its result and its error.
+
+This module imports only the standard library: the pipelines read fields, defaults and limits from it without torch.
+"""
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import torch
-
-from hydralora.evaluation import DocumentLosses
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+    from hydralora.data import TokenisedDocuments
+    from hydralora.evaluation import DocumentLosses
+
 
 class TrainingError(RuntimeError):
     """A run stopped; the message tells why and what to do. Its last good checkpoint is kept."""
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,30 +74,30 @@ class TrainingConfig:
         ValueError: If a value is not allowed, or not exactly one budget is given.
     """
 
-    max_steps: int | None = None
-    max_tokens: int | None = None
-    num_train_epochs: float | None = None
-    learning_rate: float = 1e-3
-    learning_rate_ratios: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    max_steps: int | None = dataclasses.field(default=None, metadata={"ge": 1})
+    max_tokens: int | None = dataclasses.field(default=None, metadata={"ge": 1})
+    num_train_epochs: float | None = dataclasses.field(default=None, metadata={"gt": 0})
+    learning_rate: float = dataclasses.field(default=1e-3, metadata={"gt": 0})
+    learning_rate_ratios: Mapping[str, float] = dataclasses.field(default_factory=dict, metadata={"gt": 0})
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = 0.05
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    tokens_per_step: int = 4096
-    gradient_accumulation_steps: int = 4
+    tokens_per_step: int = dataclasses.field(default=4096, metadata={"ge": 1})
+    gradient_accumulation_steps: int = dataclasses.field(default=4, metadata={"ge": 1})
     packing: bool | Literal["auto"] = "auto"
     fused_kernels: bool | Literal["auto"] = "auto"
     cuda_graphs: bool | Literal["auto"] = False
     gradient_checkpointing: bool = False
-    autocast: bool = dataclasses.field(default_factory=torch.cuda.is_available)
+    autocast: bool = dataclasses.field(default_factory=_has_gpu)
     balance_weight: float = 0.0
     cluster_weight: float = 0.0
-    save_steps: int = 50
+    save_steps: int = dataclasses.field(default=50, metadata={"ge": 1})
     eval_steps: int | None = None
     early_stopping_patience: int | None = None
     fsdp: bool = False
     report_to: Sequence[str] = ()
-    seed: int = 0
+    seed: int = dataclasses.field(default=0, metadata={"ge": 0, "le": 2**32 - 1})
 
     def __post_init__(self) -> None:
         for name in ("packing", "fused_kernels", "cuda_graphs"):
@@ -136,6 +144,27 @@ class Progress:
     tokens_per_second: float
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunOptions:
+    """What a run measures and reports beside its training. Every method takes the same options.
+
+    Attributes:
+        held_out: Documents for the held-out loss before, during (`eval_steps`) and after training, or None.
+        progress: Function that is called at most every two seconds, or None.
+        show_bar: Whether to show a progress bar in the terminal.
+        measure_energy: Whether to measure energy with codecarbon.
+    """
+
+    held_out: "TokenisedDocuments | None" = None
+    progress: Callable[[Progress], None] | None = None
+    show_bar: bool = False
+    measure_energy: bool = False
+
+
+QUIET = RunOptions()
+"""Measures and reports nothing beside the training itself."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
     """A finished run.
@@ -151,5 +180,5 @@ class TrainingResult:
     model: "PeftModel | PreTrainedModel"
     folder: Path
     record: Mapping[str, Any]
-    held_out_before: DocumentLosses | None
-    held_out_after: DocumentLosses | None
+    held_out_before: "DocumentLosses | None"
+    held_out_after: "DocumentLosses | None"

@@ -23,8 +23,9 @@ import torch
 from hydralora.base_model import weights_fingerprint
 from hydralora.data import TokenisedDocuments, pad_token_id
 from hydralora.data.batching import StepPlan, plan_steps
+from hydralora.deprecation import takes_options
 from hydralora.evaluation import evaluate_documents
-from hydralora.training.config import Progress, TrainingConfig, TrainingError, TrainingResult
+from hydralora.training.config import QUIET, Progress, RunOptions, TrainingConfig, TrainingError, TrainingResult
 from hydralora.training.record import (
     environment,
     held_out_values,
@@ -59,6 +60,7 @@ def plan_run(
     )
 
 
+@takes_options(RunOptions)
 def train(
     model: "PreTrainedModel | PeftModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -67,10 +69,7 @@ def train(
     config: TrainingConfig,
     *,
     peft_config: "PeftConfig | None" = None,
-    held_out: TokenisedDocuments | None = None,
-    progress: Callable[[Progress], None] | None = None,
-    show_bar: bool = False,
-    measure_energy: bool = False,
+    options: RunOptions = QUIET,
 ) -> TrainingResult:
     """Train an adapter (or the whole model) and write it, its curve, its record and its card into `folder`.
 
@@ -86,10 +85,7 @@ def train(
         folder: Folder for the results and, during the run, the checkpoints.
         config: Settings of the run.
         peft_config: PEFT config of a new adapter, or None.
-        held_out: Documents for the held-out loss before, during (`eval_steps`) and after training.
-        progress: Function that is called at most every two seconds.
-        show_bar: Whether to show a progress bar in the terminal.
-        measure_energy: Whether to measure energy with codecarbon.
+        options: What to measure and report: held-out loss, progress, energy.
 
     Returns:
         The trained model, its record, and its held-out losses.
@@ -97,7 +93,7 @@ def train(
     Raises:
         TrainingError: If a loss is not finite, memory or disk space runs out, the config does not fit the model or the
             machine, or the folder belongs to another run.
-        ModuleNotFoundError: If `measure_energy` is set and codecarbon is not installed.
+        ModuleNotFoundError: If `options.measure_energy` is set and codecarbon is not installed.
     """
     from transformers import set_seed
 
@@ -105,6 +101,7 @@ def train(
     from hydralora.training.step.memory import FirstStepMemory
     from hydralora.training.trainer import AnswerTrainer, step_of
 
+    held_out = options.held_out
     if config.eval_steps is not None and held_out is None:
         raise TrainingError("eval_steps needs held_out documents; there are none")
     _check_trackers(config)
@@ -132,10 +129,10 @@ def train(
         graphs_refusal=no_graphs,
         evaluate=evaluate,
         checkpoints=checkpoints,
-        show_bar=show_bar,
+        show_bar=options.show_bar,
     )
     memory = FirstStepMemory(plan, documents.lengths, packed=packing.packed)
-    for callback in [memory, *_callbacks(folder, config, plan, model, progress)]:
+    for callback in [memory, *_callbacks(folder, config, plan, model, options.progress)]:
         trainer.add_callback(callback)
     # With fsdp the model is still on the CPU here, where the loss of such a large model would take hours.
     before = evaluate() if evaluate and not config.fsdp else None
@@ -145,7 +142,7 @@ def train(
         packing.attention_of(model),
         kernels_in(model, fuses) as fused,
         clear_errors(config, folder),
-        EnergyMeter(enabled=measure_energy) as energy,
+        EnergyMeter(enabled=options.measure_energy) as energy,
     ):
         trainer.train(resume_from_checkpoint=checkpoint)
     state_dict = trainer.whole_state_dict()

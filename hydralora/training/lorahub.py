@@ -11,8 +11,9 @@ import numpy as np
 
 from hydralora.base_model import weights_fingerprint
 from hydralora.data import TokenisedDocuments
+from hydralora.deprecation import takes_options
 from hydralora.evaluation import evaluate_documents
-from hydralora.training.config import Progress, TrainingConfig, TrainingError, TrainingResult
+from hydralora.training.config import QUIET, Progress, RunOptions, TrainingConfig, TrainingError, TrainingResult
 from hydralora.training.energy import EnergyMeter
 from hydralora.training.loop import (
     check_base_unchanged,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 EXAMPLES_PER_CLUSTER = 5
 
 
+@takes_options(RunOptions)
 def train_lorahub(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -42,10 +44,7 @@ def train_lorahub(
     config: TrainingConfig,
     *,
     peft_config: "PeftConfig",
-    held_out: TokenisedDocuments | None = None,
-    progress: Callable[[Progress], None] | None = None,
-    show_bar: bool = False,
-    measure_energy: bool = False,
+    options: RunOptions = QUIET,
     budget: int = BUDGET,
     examples_per_cluster: int = EXAMPLES_PER_CLUSTER,
 ) -> TrainingResult:
@@ -66,10 +65,7 @@ def train_lorahub(
         folder: See `train`.
         config: See `train`.
         peft_config: PEFT config of each LoRA.
-        held_out: See `train`.
-        progress: See `train`.
-        show_bar: See `train`.
-        measure_energy: See `train`.
+        options: See `train`.
         budget: Number of evaluations in the search.
         examples_per_cluster: Number of documents of each cluster for the search.
 
@@ -78,6 +74,7 @@ def train_lorahub(
         TrainingError: If there are fewer than two clusters, or for the reasons in `train`.
     """
     check_nevergrad()
+    held_out, progress = options.held_out, options.progress
     if config.fsdp:
         raise TrainingError("LoraHub does not split its base model (fsdp): the search needs the whole model")
     base_weights = weights_fingerprint(model)
@@ -96,14 +93,16 @@ def train_lorahub(
                 component,
                 share.config,
                 peft_config=peft_config,
-                progress=None if progress is None else _as_part(progress, shares, records),
-                show_bar=show_bar,
-                measure_energy=measure_energy,
+                options=dataclasses.replace(
+                    options,
+                    held_out=None,
+                    progress=None if progress is None else _as_part(progress, shares, records),
+                ),
             ).model
             model = trained.unload().eval()
         records.append(json.loads((component / RECORD).read_text()))
     examples = _examples(documents, shares, examples_per_cluster, config.seed)
-    with clear_errors(config, folder), _Cost(measure_energy) as cost:
+    with clear_errors(config, folder), _Cost(options.measure_energy) as cost:
         composed, search = search_weights(model, folders, examples, budget=budget, seed=config.seed)
     after = None if held_out is None else evaluate_documents(composed, held_out, pad_token_id=0)
     check_base_unchanged(composed, base_weights)

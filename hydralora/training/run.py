@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hydralora.base_model import load_base_model
 from hydralora.data import TokenisedDocuments, documents_of_split, tokenise
+from hydralora.deprecation import takes_options
 from hydralora.methods import MethodConfig, get_method
-from hydralora.training.config import Progress, TrainingConfig, TrainingResult
+from hydralora.training.config import QUIET, Progress, RunOptions, TrainingConfig, TrainingResult
 from hydralora.training.loop import num_processes, plan_run, train
 
 if TYPE_CHECKING:
@@ -60,21 +61,22 @@ def run_from_json(path: Path, progress: Callable[[Progress], None] | None = None
     folder, config = Path(values["folder"]), TrainingConfig(**values["config"])
     # With fsdp the model may not fit on one GPU, so it is loaded into CPU memory.
     model, tokenizer = load_base_model(on_cpu=config.fsdp, **values["base_model"])
-    options: dict[str, Any] = {
-        "held_out": _documents(values.get("held_out"), values, tokenizer, side="test"),
-        "progress": progress,
-        "show_bar": values.get("show_bar", False),
-        "measure_energy": values.get("measure_energy", False),
-    }
+    options = RunOptions(
+        held_out=_documents(values.get("held_out"), values, tokenizer, side="test"),
+        progress=progress,
+        show_bar=values.get("show_bar", False),
+        measure_energy=values.get("measure_energy", False),
+    )
     documents = _documents(values["documents"], values, tokenizer, side="train")
     assert documents is not None
     if "method" in values:
-        settings = method_config_from_json(values.get("method_config", {}))
-        return train_method(values["method"], settings, model, tokenizer, documents, folder, config, **options)
+        settings = MethodConfig(**values.get("method_config", {}))
+        return train_method(values["method"], settings, model, tokenizer, documents, folder, config, options=options)
     peft_config = _peft_config(values["peft_config"])
-    return train(model, tokenizer, documents, folder, config, peft_config=peft_config, **options)
+    return train(model, tokenizer, documents, folder, config, peft_config=peft_config, options=options)
 
 
+@takes_options(RunOptions)
 def train_method(
     name: str,
     settings: MethodConfig,
@@ -84,10 +86,7 @@ def train_method(
     folder: Path,
     config: TrainingConfig,
     *,
-    held_out: TokenisedDocuments | None = None,
-    progress: Callable[[Progress], None] | None = None,
-    show_bar: bool = False,
-    measure_energy: bool = False,
+    options: RunOptions = QUIET,
 ) -> TrainingResult:
     """Train any method of `hydralora.methods` end to end, also LoraHub. For the other arguments, see `train`.
 
@@ -95,7 +94,7 @@ def train_method(
         name: Name of the method.
         settings: Settings of the method; `total_steps` is set from the plan of the run.
         documents: Training documents. Only methods with given gates use their `expert_gates`.
-        held_out: Documents for the held-out loss; the same holds for their `expert_gates`.
+        options: What to measure and report. The same holds for the `expert_gates` of its held-out documents.
 
     Raises:
         MethodError: If the method does not fit the base model or the settings.
@@ -107,23 +106,11 @@ def train_method(
     num_steps = plan_run(documents, config, num_processes=num_processes()).num_steps
     peft_config = method.config(model, dataclasses.replace(settings, total_steps=num_steps))
     documents = documents.for_adapter(peft_config)
-    options: dict[str, Any] = {
-        "held_out": None if held_out is None else held_out.for_adapter(peft_config),
-        "progress": progress,
-        "show_bar": show_bar,
-        "measure_energy": measure_energy,
-    }
+    if options.held_out is not None:
+        options = dataclasses.replace(options, held_out=options.held_out.for_adapter(peft_config))
     if peft_config is not None and method.one_adapter_per_expert:
-        return train_lorahub(model, tokenizer, documents, folder, config, peft_config=peft_config, **options)
-    return train(model, tokenizer, documents, folder, config, peft_config=peft_config, **options)
-
-
-def method_config_from_json(values: Mapping[str, Any]) -> MethodConfig:
-    """A `MethodConfig` from JSON values; lists become tuples."""
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-    }
-    return MethodConfig(**fields)
+        return train_lorahub(model, tokenizer, documents, folder, config, peft_config=peft_config, options=options)
+    return train(model, tokenizer, documents, folder, config, peft_config=peft_config, options=options)
 
 
 def _documents(

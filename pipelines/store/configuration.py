@@ -1,6 +1,8 @@
 """Run configuration derived from a library's dataclass, so that fields and defaults are defined only once."""
 
 import dataclasses
+import importlib.util
+import sys
 import typing
 from collections.abc import Mapping
 from typing import Any, cast
@@ -10,23 +12,48 @@ from pydantic import BaseModel, Field, create_model
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
+from pipelines.store.source_files import check_unchanged, module_files
+
 LARGEST_SEED = 2**32 - 1
 """Of NumPy and scikit-learn."""
 
 
-def fields_from(dataclass: type, base: type = dg.Config, *, without: tuple[str, ...] = ()) -> Any:
+def declaration(module: str, name: str) -> Any:
+    """Load a class from the file of a module that imports only the standard library.
+
+    `import hydralora` registers a PEFT method, so it imports torch, which takes seconds. A configuration class needs
+    only the declared fields. Use the class for that alone: it is another object than the one that an import gives.
+    """
+    path = next(path for path in module_files(module) if path.is_file())
+    check_unchanged(path)
+    alias = f"{__name__}:{module}"  # an entry under the real name would hide the module from its package
+    if alias not in sys.modules:
+        spec = importlib.util.spec_from_file_location(alias, path)
+        assert spec is not None
+        assert spec.loader is not None
+        loaded = importlib.util.module_from_spec(spec)
+        sys.modules[alias] = loaded  # dataclasses look up annotations there
+        spec.loader.exec_module(loaded)
+    return getattr(sys.modules[alias], name)
+
+
+def fields_from(
+    dataclass: type, base: type = dg.Config, *, without: tuple[str, ...] = (), only: tuple[str, ...] | None = None
+) -> Any:
     """Make a run configuration class with the fields and defaults of a dataclass.
 
     Args:
         dataclass: its fields have types that run configuration knows; their metadata are limits (`ge`, `gt`, `le`).
-        base: `dagster.Config` or `dagster.ConfigurableResource`.
+        base: `dagster.Config` or `dagster.ConfigurableResource`. A resource only states its limits, see `limited`.
         without: names of fields to leave out.
+        only: names of fields to take; None for all.
     """
+    make = limited if issubclass(base, dg.ConfigurableResource) else Field
     types = typing.get_type_hints(dataclass)
     fields: dict[str, Any] = {
-        field.name: (_plain(types[field.name]), Field(_default(field), **field.metadata))
+        field.name: (_plain(types[field.name]), make(_default(field), **field.metadata))
         for field in dataclasses.fields(dataclass)
-        if field.name not in without
+        if field.name not in without and (only is None or field.name in only)
     }
     return create_model(f"{dataclass.__name__}Fields", __base__=base, __module__=__name__, **fields)
 
@@ -46,7 +73,10 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 
 
 def _plain(kind: Any) -> Any:
-    """The type for run configuration: lists replace tuples and sequences, dictionaries replace mappings."""
+    """The type for run configuration: lists replace tuples and sequences, dictionaries replace mappings.
+
+    Of "several or one", which run configuration does not know, the list stays.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is None or origin is typing.Literal:
         return kind
@@ -54,7 +84,7 @@ def _plain(kind: Any) -> Any:
     import types
 
     if origin in (types.UnionType, typing.Union):
-        kinds = [_plain(argument) for argument in arguments]
+        kinds = [_plain(argument) for argument in arguments if tuple[argument, ...] not in arguments]
         union = kinds[0]
         for other in kinds[1:]:
             union = union | other
@@ -75,7 +105,9 @@ def limited(
     makes, in a stack trace.
     """
     limits = {name: limit for name, limit in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if limit is not None}
-    return Field(default, description=limits_text(limits), json_schema_extra={"limits": cast("JsonDict", limits)})
+    return Field(
+        default, description=limits_text(limits) or None, json_schema_extra={"limits": cast("JsonDict", limits)}
+    )
 
 
 def limits_of(info: FieldInfo) -> dict[str, float]:

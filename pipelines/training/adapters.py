@@ -55,7 +55,7 @@ def train_adapter(
 ) -> None:
     """Train one adapter into `folder`. A finished one is kept, and a killed training continues."""
     from hydralora.methods import MethodError
-    from hydralora.training import TrainingError
+    from hydralora.training import RunOptions, TrainingError
     from hydralora.training.run import train_method
 
     if (folder / "run.json").exists():
@@ -71,8 +71,10 @@ def train_adapter(
                 documents,
                 folder,
                 recipe.training_config(training.method, max_tokens=training.max_tokens, seed=training.seed),
-                progress=progress_events(log, f"{training.method} ({folder.name})"),
-                measure_energy=training.measure_energy,
+                options=RunOptions(
+                    progress=progress_events(log, f"{training.method} ({folder.name})"),
+                    measure_energy=training.measure_energy,
+                ),
             )
     except (MethodError, TrainingError) as error:
         raise dg.Failure(f"{training.method}: {error}", allow_retries=False) from None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from pipelines.store.configuration import LARGEST_SEED, limited
+from pipelines.store.configuration import LARGEST_SEED, declaration, fields_from, limited, values_for
 from pipelines.store.manifest import folder_hashes
 
 if TYPE_CHECKING:
@@ -66,35 +66,38 @@ class BaseModel(dg.ConfigurableResource):
         return load_skeleton(self.name, revision=self.revision, trust_remote_code=self.trust_remote_code)
 
 
-class Recipe(dg.ConfigurableResource):
+_METHOD = declaration("hydralora.methods.config", "MethodConfig")
+_TRAINING = declaration("hydralora.training.config", "TrainingConfig")
+_METHOD_FIELDS = ("target_modules", "layers_to_transform", "r", "lora_alpha", "lora_dropout")
+_TRAINING_FIELDS = (
+    "max_tokens",
+    "max_steps",
+    "num_train_epochs",
+    "learning_rate",
+    "learning_rate_ratios",
+    "tokens_per_step",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "save_steps",
+    "report_to",
+    "seed",
+)
+
+
+class Recipe(
+    fields_from(  # type: ignore[misc]
+        _TRAINING, fields_from(_METHOD, dg.ConfigurableResource, only=_METHOD_FIELDS), only=_TRAINING_FIELDS
+    )
+):
     """Data, budget, layers and rates of every training in a run.
 
     Exactly one of `max_tokens`, `max_steps` and `num_train_epochs` sets the budget. All methods see the same batches in
-    the same order.
+    the same order. The fields and their defaults are those of `hydralora.methods.MethodConfig` and
+    `hydralora.training.TrainingConfig`; `target_modules` is a list of names, or the one entry `all-linear`.
     """
 
-    max_tokens: int | None = limited(None, ge=1)
-    max_steps: int | None = limited(None, ge=1)
-    num_train_epochs: float | None = limited(None, gt=0)
-    target_modules: list[str] = ["q_proj", "v_proj"]
-    """Names of layers, or the one entry `all-linear`."""
-    layers_to_transform: list[int] | None = limited(None, ge=0)
-    """Indices of the layers to adapt; left out: all."""
-    r: int = limited(8, ge=1)
-    lora_alpha: int = limited(16, ge=1)
-    lora_dropout: float = limited(0.0, ge=0, lt=1)
-    learning_rate: float = limited(2e-3, gt=0)
     learning_rates: dict[str, float] = limited({}, gt=0)
     """Method to its own learning rate, where it was tuned."""
-    learning_rate_ratios: dict[str, float] = limited({}, gt=0)
-    """LoRA+: fragment of a parameter's name to a factor on its rate; `{lora_B: 4}` is B of LoRA and of HydraLoRA."""
-    tokens_per_step: int = limited(4096, ge=1)
-    gradient_accumulation_steps: int = limited(4, ge=1)
-    gradient_checkpointing: bool = False
-    save_steps: int = limited(50, ge=1)
-    report_to: list[str] = []
-    """Trackers beside Dagster: `trackio`, `tensorboard`, `mlflow`."""
-    seed: int = limited(0, ge=0, le=LARGEST_SEED)
 
     def identity(self) -> dict[str, Any]:
         """The settings for a fingerprint: all except those for checkpoints and trackers."""
@@ -104,15 +107,7 @@ class Recipe(dg.ConfigurableResource):
         """Settings for the table of methods."""
         from hydralora.methods import MethodConfig
 
-        targets = self.target_modules
-        return MethodConfig(
-            target_modules="all-linear" if targets == ["all-linear"] else tuple(targets),
-            layers_to_transform=None if self.layers_to_transform is None else tuple(self.layers_to_transform),
-            r=self.r,
-            lora_alpha=self.lora_alpha,
-            lora_dropout=self.lora_dropout,
-            num_experts=num_experts,
-        )
+        return MethodConfig(**values_for(MethodConfig, self), num_experts=num_experts)
 
     def training_config(
         self, method: str, *, max_tokens: int | None = None, seed: int | None = None
@@ -120,21 +115,10 @@ class Recipe(dg.ConfigurableResource):
         """Settings for `hydralora.training.train`. `max_tokens` replaces the budget, and `seed` the seed."""
         from hydralora.training import TrainingConfig
 
-        budget: dict[str, Any] = {
-            "max_tokens": self.max_tokens,
-            "max_steps": self.max_steps,
-            "num_train_epochs": self.num_train_epochs,
-        }
+        values = values_for(TrainingConfig, self)
+        values["learning_rate"] = self.learning_rates.get(method, self.learning_rate)
         if max_tokens is not None:
-            budget = {"max_tokens": max_tokens}
-        return TrainingConfig(
-            **budget,
-            learning_rate=self.learning_rates.get(method, self.learning_rate),
-            learning_rate_ratios=self.learning_rate_ratios,
-            tokens_per_step=self.tokens_per_step,
-            gradient_accumulation_steps=self.gradient_accumulation_steps,
-            gradient_checkpointing=self.gradient_checkpointing,
-            save_steps=self.save_steps,
-            report_to=self.report_to,
-            seed=self.seed if seed is None else seed,
-        )
+            values |= {"max_tokens": max_tokens, "max_steps": None, "num_train_epochs": None}
+        if seed is not None:
+            values["seed"] = seed
+        return TrainingConfig(**values)

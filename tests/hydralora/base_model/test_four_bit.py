@@ -13,7 +13,7 @@ from hydralora.data import TokenisedDocuments, collate, tokenise
 from hydralora.evaluation.answer_loss import answer_logits
 from hydralora.gates.export import export_lora
 from hydralora.methods import MethodConfig
-from hydralora.training import TrainingConfig, TrainingError, TrainingResult
+from hydralora.training import RunOptions, TrainingConfig, TrainingError, TrainingResult
 from hydralora.training.run import train_method
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
 
@@ -44,7 +44,14 @@ def run(method: str, base_folder: Path, documents: TokenisedDocuments) -> Traini
     )
     folder = base_folder.parent / method
     return train_method(
-        method, settings, load(base_folder), small_tokenizer(), documents, folder, config, held_out=documents
+        method,
+        settings,
+        load(base_folder),
+        small_tokenizer(),
+        documents,
+        folder,
+        config,
+        options=RunOptions(held_out=documents),
     )
 
 

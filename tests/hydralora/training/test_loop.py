@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from hydralora import HydraLoraConfig
 from hydralora.data import IGNORED, TokenisedDocuments, collate, tokenise
 from hydralora.evaluation.answer_loss import answer_loss
-from hydralora.training import Progress, TrainingConfig, TrainingError, TrainingResult, plan_run, train
+from hydralora.training import Progress, RunOptions, TrainingConfig, TrainingError, TrainingResult, plan_run, train
 from hydralora.training.trainer import AnswerTrainer, adamw, is_disk_full, schedule
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
 
@@ -40,9 +40,9 @@ def plain() -> TokenisedDocuments:
 def run(
     folder: Path, documents: TokenisedDocuments, config: PeftConfig | None = LORA, **options: Any
 ) -> TrainingResult:
-    arguments = {name: options.pop(name) for name in ("held_out", "progress") if name in options}
+    run_options = RunOptions(**{name: options.pop(name) for name in ("held_out", "progress") if name in options})
     training = TrainingConfig(**{**SHORT, **options})
-    return train(small_model(), small_tokenizer(), documents, folder, training, peft_config=config, **arguments)
+    return train(small_model(), small_tokenizer(), documents, folder, training, peft_config=config, options=run_options)
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import hydralora.training.lorahub_search
 from hydralora.data import TokenisedDocuments, tokenise
 from hydralora.evaluation import evaluate_documents
-from hydralora.training import Progress, TrainingConfig, TrainingError, TrainingResult
+from hydralora.training import Progress, RunOptions, TrainingConfig, TrainingError, TrainingResult
 from hydralora.training.lorahub import _apportion, train_lorahub
 from hydralora.training.lorahub_search import _minimize, compose_lorahub
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
@@ -103,7 +103,7 @@ def test_no_thread_outlives_the_search(fails: bool) -> None:
 
 def test_a_run_leaves_what_other_methods_leave(tmp_path: Path, documents: TokenisedDocuments) -> None:
     seen: list[Progress] = []
-    result = run(tmp_path, documents, held_out=documents, progress=seen.append)
+    result = run(tmp_path, documents, options=RunOptions(held_out=documents, progress=seen.append))
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
         "README.md", "adapter_config.json", "adapter_model.safetensors", "components", "curve.jsonl", "run.json",

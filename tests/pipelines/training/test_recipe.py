@@ -1,5 +1,13 @@
 """What a recipe hands to a training."""
 
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from hydralora.methods import MethodConfig
+from hydralora.training import TrainingConfig
 from pipelines.training.recipe import Recipe
 
 
@@ -17,3 +25,25 @@ def test_a_training_gets_the_rates_of_its_method() -> None:
 def test_another_budget_and_seed_replace_those_of_the_recipe() -> None:
     config = Recipe(num_train_epochs=1, seed=3).training_config("full", max_tokens=10, seed=5)
     assert (config.num_train_epochs, config.max_tokens, config.seed) == (None, 10, 5)
+
+
+def test_a_default_is_the_library_s() -> None:
+    recipe = Recipe(max_steps=2)
+    assert recipe.method_config(4) == MethodConfig(num_experts=4)
+    assert dataclasses.asdict(recipe.training_config("full")) == {
+        **dataclasses.asdict(TrainingConfig(max_steps=2)),
+        "report_to": [],
+    }
+
+
+@pytest.mark.parametrize("targets", [["all-linear"], ["gate_proj"], ["q_proj", "o_proj"]])
+def test_target_modules_mean_the_same_in_yaml_and_in_json(targets: list[str]) -> None:
+    of_yaml = Recipe(max_steps=1, target_modules=targets).method_config(3)
+    assert MethodConfig(**json.loads(json.dumps({"target_modules": targets}))) == of_yaml
+    assert MethodConfig(**json.loads(json.dumps(dataclasses.asdict(of_yaml)))) == of_yaml
+
+
+def test_shipped_configurations_with_a_recipe_state_their_rate() -> None:
+    for path in Path("pipelines/configs").rglob("*.yaml"):
+        text = path.read_text()
+        assert "  recipe:" not in text or "learning_rate: " in text, path

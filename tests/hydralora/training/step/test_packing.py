@@ -13,7 +13,7 @@ from hydralora.base_model import packed_attention
 from hydralora.data import Batch, TokenisedDocuments, collate, collate_packed, tokenise
 from hydralora.evaluation.answer_loss import answer_loss, document_losses, logits_can_be_chunked
 from hydralora.methods import METHODS, MethodConfig, adapt
-from hydralora.training import TrainingConfig, TrainingError
+from hydralora.training import RunOptions, TrainingConfig, TrainingError
 from hydralora.training.run import train_method
 from hydralora.training.step import packing
 from hydralora.training.step.packing import decide_packing
@@ -83,7 +83,14 @@ def trained(folder: Path, method: str, packs: Any, **options: Any) -> tuple[dict
     config = TrainingConfig(**{**vars(CONFIG), "packing": packs, **options})
     settings = MethodConfig(num_experts=3, target_modules=("q_proj", "v_proj"))
     result = train_method(
-        method, settings, small_model(), small_tokenizer(), documents(), folder, config, held_out=documents()
+        method,
+        settings,
+        small_model(),
+        small_tokenizer(),
+        documents(),
+        folder,
+        config,
+        options=RunOptions(held_out=documents()),
     )
     return {n: p.detach().clone() for n, p in result.model.named_parameters() if p.requires_grad}, result
 
