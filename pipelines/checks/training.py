@@ -66,9 +66,10 @@ def _recipe(run: ConfiguredRun) -> Iterator[AnyProblem]:
         field = f"{RECIPE}.gradient_accumulation_steps"
         what = f"at most tokens_per_step ({recipe.tokens_per_step:,})"
         yield Problem(field, what, recipe.gradient_accumulation_steps, advice)
-    if twice := [name for name, count in Counter(recipe.report_to).items() if count > 1]:
+    trackers: list[str] = recipe.report_to
+    if twice := [name for name, count in Counter(trackers).items() if count > 1]:
         yield Problem(f"{RECIPE}.report_to", "each tracker once", twice[0])
-    for name in dict.fromkeys(recipe.report_to):
+    for name in dict.fromkeys(trackers):
         if not name.strip() or importlib.util.find_spec(name.partition(".")[0] or "-") is None:
             advice = f"Install it (pip install {name}), or leave it out." if name.strip() else "Leave it out."
             yield Problem(f"{RECIPE}.report_to", "trackers that are installed", name, advice)

@@ -84,7 +84,9 @@ def _plain(kind: Any) -> Any:
     import types
 
     if origin in (types.UnionType, typing.Union):
-        kinds = [_plain(argument) for argument in arguments if tuple[argument, ...] not in arguments]
+        kinds = [
+            _plain(argument) for argument in arguments if types.GenericAlias(tuple, (argument, ...)) not in arguments
+        ]
         union = kinds[0]
         for other in kinds[1:]:
             union = union | other
