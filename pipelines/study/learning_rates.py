@@ -28,4 +28,4 @@ def chosen_rates(sweep: pl.DataFrame) -> dict[str, dict[str, Any]]:
 def rate_of(method: str, learning_rates: Artifact, recipe: Recipe) -> float:
     """The tuned rate of a method if it has one, else the rate of the recipe."""
     tuned = learning_rates.json("learning_rates")["methods"].get(method)
-    return float(tuned["learning_rate"] if tuned else recipe.learning_rates.get(method, recipe.learning_rate))
+    return float(tuned["learning_rate"]) if tuned else recipe.learning_rate_of(method)

@@ -103,6 +103,10 @@ class Recipe(
         """The settings for a fingerprint: all except those for checkpoints and trackers."""
         return {"recipe": self.model_dump(exclude={"save_steps", "report_to"})}
 
+    def learning_rate_of(self, method: str) -> float:
+        """The method's own rate if it has one, else the common rate."""
+        return self.learning_rates[method] if method in self.learning_rates else float(self.learning_rate)
+
     def method_config(self, num_experts: int) -> "MethodConfig":
         """Settings for the table of methods."""
         from hydralora.methods import MethodConfig
@@ -116,7 +120,7 @@ class Recipe(
         from hydralora.training import TrainingConfig
 
         values = values_for(TrainingConfig, self)
-        values["learning_rate"] = self.learning_rates.get(method, self.learning_rate)
+        values["learning_rate"] = self.learning_rate_of(method)
         if max_tokens is not None:
             values |= {"max_tokens": max_tokens, "max_steps": None, "num_train_epochs": None}
         if seed is not None:
