@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from pipelines.store.configuration import LARGEST_SEED, declaration, fields_from, limited, values_for
+from pipelines.store.configuration import declaration, fields_from, limited, values_for
 from pipelines.store.manifest import folder_hashes
 
 if TYPE_CHECKING:
