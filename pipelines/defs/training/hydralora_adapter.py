@@ -19,7 +19,7 @@ class HydraloraConfig(dg.Config):
     """Which HydraLoRA: a row of `hydralora.methods`."""
 
     method: str = DEFAULT_METHOD
-    """`hydralora_split`, `hydralora_sequence`: gates are given by `expert_assignment`; `hydralora`: the paper's routers."""
+    """With gates given by `expert_assignment`: `hydralora_split`, `hydralora_sequence`. The paper's: `hydralora`."""
 
 
 def trained_method(config: HydraloraConfig, num_clusters: Artifact, expert_assignment: Artifact) -> dict[str, str]:
