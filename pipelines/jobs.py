@@ -1,11 +1,10 @@
 """The jobs: the main job and its parts, new documents, the comparison of methods, and the paper's tables.
 
-Jobs that can run on nothing have the quickstart as their default configuration; the others need to be told on what.
+None has a default configuration: Dagster would fill what a user's configuration leaves out with values of the default,
+down to single fields, and nobody would see it.
 """
 
 import dagster as dg
-
-from pipelines.default_runs import compare_run, corpus_run, hydralora_run
 
 CORPUS_GROUPS = ("corpus", "clusters")
 CORPUS_REPORT = dg.AssetSelection.groups("corpus_report")
@@ -20,13 +19,11 @@ APART = CORPUS_REPORT | NEW_DATA | SHARDS | COMPARISON | STUDY | ONE_RUN
 hydralora_job = dg.define_asset_job(
     "hydralora",
     selection=dg.AssetSelection.all() - APART,
-    config=hydralora_run(),
     description="From sources to a report: N from the corpus, HydraLoRA and its baselines, evaluation, breakdown.",
 )
 corpus_job = dg.define_asset_job(
     "corpus",
     selection=dg.AssetSelection.groups(*CORPUS_GROUPS) | CORPUS_REPORT,
-    config=corpus_run(),
     description="From sources to N and a report of the corpus: read, clean, cluster, choose. Imports no torch.",
 )
 train_job = dg.define_asset_job(
@@ -47,7 +44,6 @@ sharded_job = dg.define_asset_job(
 compare_job = dg.define_asset_job(
     "compare",
     selection=dg.AssetSelection.groups(*CORPUS_GROUPS) | TOKENS | COMPARISON,
-    config=compare_run(),
     description="Compares any methods on the same documents, budget and batches in one table.",
 )
 study_job = dg.define_asset_job(

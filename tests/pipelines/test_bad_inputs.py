@@ -139,7 +139,7 @@ def test_no_torch_for_the_corpus_job(folder: Path, tmp_path: Path) -> None:
 
 def job_of(config: Path) -> str:
     """The job of a shipped configuration, by its name."""
-    jobs = {"compare": "compare", "study": "study", "paper": "study", "one": "one_run"}
+    jobs = {"compare": "compare", "study": "study", "paper": "study", "one": "one_run", "sharded": "sharded"}
     return jobs.get(config.stem.split("-")[0], "hydralora")
 
 

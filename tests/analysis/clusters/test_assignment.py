@@ -87,8 +87,8 @@ def test_one_source_alone_is_nothing_new(corpus_model: Path, shared_corpora: Pat
 
 def test_another_language_is_new(corpus_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "new.jsonl"
-    path.write_text("".join(f'{{"q": "河水流向大海，第{i}条鱼在水里游。"}}\n' for i in range(150)))
-    other = read_source("other", FilesSource((str(path),), {"prompt": "q", "completion": "q"}))
+    path.write_text("".join(f'{{"q": "河水流向大海，第{i}条鱼在水里游。", "a": "好"}}\n' for i in range(150)))
+    other = read_source("other", FilesSource((str(path),), {"prompt": "q", "completion": "a"}))
     drift = assign_records(other, corpus_model).drift
     assert drift.reconsider
     assert "of the words of the new documents are unknown to the corpus" in drift.reason
@@ -107,9 +107,10 @@ def test_a_model_without_groups_is_refused_and_nothing_is_written(
 def test_odd_documents_are_assigned_and_counted(corpus_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "odd.jsonl"
     path.write_bytes(
-        b'{"q": "the of"}\n{"q": ""}\n{"q": null}\n{"q": "\\u0000how many apples"}\n{"q": "zz\xff zzzz"}\n'
+        b'{"q": "the of", "a": "x"}\n{"q": "", "a": "x"}\n{"q": null, "a": "x"}\n'
+        b'{"q": "\\u0000how many apples", "a": "x"}\n{"q": "zz\xff zzzz", "a": "x"}\n'
     )
-    odd = read_source("odd", FilesSource((str(path),), {"prompt": "q", "completion": "q"}))
+    odd = read_source("odd", FilesSource((str(path),), {"prompt": "q", "completion": "a"}))
     result = assign_records(odd, corpus_model, tmp_path / "labels.parquet")
     statistics = result.summary.statistics
     assert (statistics.n_documents, statistics.n_without_words, statistics.n_without_known_terms) == (5, 2, 1)

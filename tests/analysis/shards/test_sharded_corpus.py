@@ -69,7 +69,9 @@ def test_n_and_labels(corpus: Any, tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(read_bytes(url))
     assigned = assign_records(read_source("garden", corpus[0]["garden"]), tmp_path)
-    assert max(assigned.summary.cluster_counts) == assigned.summary.statistics.n_documents
+    statistics = assigned.summary.statistics
+    # A document without words may go anywhere.
+    assert max(assigned.summary.cluster_counts) >= statistics.n_documents - statistics.n_without_words
 
 
 def test_second_run_has_nothing_to_do_and_a_lost_file_is_made_again(corpus: Any) -> None:

@@ -1,5 +1,6 @@
 """Groups by the base model's hidden state, from the corpus to new documents, and what a fingerprint holds."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def test_from_the_corpus_to_new_documents(tmp_path: Path) -> None:
 
 def test_the_base_model_counts_where_it_is_read(tmp_path: Path) -> None:
     given = resources(tmp_path)
-    other = given | {"base_model": {"config": {**given["base_model"]["config"], "revision": "x"}}}
+    config = given["base_model"]["config"]
+    copy = shutil.copytree(config["name"], tmp_path / "copy")
+    other = given | {"base_model": {"config": {**config, "name": str(copy)}}}
     names = {}
     for kind in ("hidden_state", "tfidf"):
         ops = ops_of(tmp_path) | {"document_features": {"config": {"kind": kind}}}
