@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 from experts_mix import Ints, Mix
-from experts_queue import read_records, run_all
+from experts_queue import run_all
 from experts_runs import Arm, Budget, Run
 from numpy.typing import NDArray
+from run_records import read_records
 
 from hydralora.training.record import write_json
 

@@ -4,28 +4,16 @@ import json
 import multiprocessing
 import os
 import time
-import traceback
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from experts_runs import Budget, Run, execute, warm_up
+from run_records import read_records, rewrite, run_beside
 
 # Seconds of a run among eight on one H100, before the first has ended.
 FIRST_GUESS = 40.0
-
-
-def read_records(path: Path) -> dict[str, dict[str, Any]]:
-    """Records by key. A last line that was cut short is left out."""
-    records = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        records[record["key"]] = record
-    return records
 
 
 def run_all(
@@ -38,8 +26,7 @@ def run_all(
     end = time.monotonic() + 60 * minutes
     results = state / "runs.jsonl"
     records = read_records(results)
-    # Without a line that was cut short, which the next one would be appended to.
-    results.write_text("".join(json.dumps(record) + "\n" for record in records.values()))
+    rewrite(results, records)
     waiting = [run for run in runs if run.key not in records]
     took: dict[str, list[float]] = {run.mix: [] for run in runs}
     for record in records.values():
@@ -51,23 +38,20 @@ def run_all(
     for slot in range(workers):
         gpus.put(str(slot % max(1, torch.cuda.device_count())))
     with ProcessPoolExecutor(workers, context, _start, (gpus, state / "mixes", device, tiny)) as pool:
-        pending: dict[Future[dict[str, Any]], str] = {}
-        while True:
-            for run in _startable(waiting, took, end, workers - len(pending)):
+
+        def chosen(number: int) -> list[Run]:
+            runs = _startable(waiting, took, end, number)
+            for run in runs:
                 waiting.remove(run)
-                pending[pool.submit(execute, run, state / "mixes", device, budget)] = run.key
-            if not pending:
-                break
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                key = pending.pop(future)
-                if error := future.exception():
-                    print(f"failed: {key}\n{''.join(traceback.format_exception(error))[-3000:]}", flush=True)
-                    continue
-                record = future.result()
-                took[record["mix"]].append(record["seconds"])
-                with results.open("a") as file:
-                    file.write(json.dumps(record) + "\n")
-                _print(record)
+            return runs
+
+        def finished(record: dict[str, Any]) -> None:
+            took[record["mix"]].append(record["seconds"])
+            _print(record)
+
+        run_beside(
+            results, workers, chosen, lambda run: pool.submit(execute, run, state / "mixes", device, budget), finished
+        )
     print(f"{len(waiting)} runs are left", flush=True)
 
 
@@ -79,7 +63,7 @@ def _start(gpus: Any, *warm: Any) -> None:
     warm_up(*warm)
 
 
-def _startable(waiting: list[Run], took: dict[str, list[float]], end: float, number: int) -> Iterator[Run]:
+def _startable(waiting: list[Run], took: dict[str, list[float]], end: float, number: int) -> list[Run]:
     """The first runs that will end in time."""
     left = end - time.monotonic()
     chosen = []
@@ -88,7 +72,7 @@ def _startable(waiting: list[Run], took: dict[str, list[float]], end: float, num
         expected = max(recent) * 1.1 if recent else FIRST_GUESS
         if expected < left and len(chosen) < number:
             chosen.append(run)
-    yield from chosen
+    return chosen
 
 
 def _print(record: dict[str, Any]) -> None:

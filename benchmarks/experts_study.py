@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from experts_queue import read_records, run_all
+from experts_queue import run_all
 from experts_runs import TOKENS_PER_STEP, Arm, Budget, Run, use_tiny_base
+from run_records import read_records
 
 MIXES = tuple(TOKENS_PER_STEP)
 SEEDS = (1, 2, 3, 4, 5)

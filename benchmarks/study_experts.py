@@ -12,16 +12,14 @@ tables of docs/results/experts.md.
 """
 
 import argparse
-import json
 import multiprocessing
-import os
-import traceback
 from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from run_records import Records, read_records, rewrite, run_beside
 from study_runs import Run, Setting, execute, warm_up
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -86,8 +84,6 @@ EXPLORED = (
 )
 FAMILIES = tuple(dict.fromkeys(setting.family for setting in SETTINGS))
 
-Records = Mapping[str, Mapping[str, Any]]
-
 
 def planned(records: Records) -> list[Run]:
     """All runs that what is known asks for, in order: settings to tune, then final runs of the best of each family."""
@@ -123,49 +119,24 @@ def _tuning_key(setting: Setting) -> str:
     return Run(setting, "tune", TUNING_SEED).key
 
 
-def read(path: Path) -> dict[str, dict[str, Any]]:
-    """Records by key; a last line that was cut short is left out."""
-    records = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        records[record["key"]] = record
-    return records
-
-
 def run_all(data: Path, results: Path, workers: int, device: str) -> None:
     """Execute what is planned and not done, `workers` runs at a time. Runs that fail are reported and left out."""
-    records = read(results)
+    records = read_records(results)
     rewrite(results, records)
     asked = set(records)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=warm_up, initargs=(data, device)) as pool:
-        pending: dict[Future[dict[str, Any]], str] = {}
-        while True:
-            waiting = [run for run in planned(records) if run.key not in asked]
-            for run in waiting[: workers - len(pending)]:
-                asked.add(run.key)
-                pending[pool.submit(execute, run, data, device)] = run.key
-            if not pending:
-                return
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                key = pending.pop(future)
-                if error := future.exception():
-                    print(f"failed: {key}\n{''.join(traceback.format_exception(error))}", flush=True)
-                    continue
-                records[key] = record = future.result()
-                with results.open("a") as file:
-                    file.write(json.dumps(record) + "\n")
-                print(f"{record['seconds']:6.1f} s  {key}  {counted_loss(record)['mean']:.4f}", flush=True)
 
+        def chosen(number: int) -> list[Run]:
+            runs = [run for run in planned(records) if run.key not in asked][:number]
+            asked.update(run.key for run in runs)
+            return runs
 
-def rewrite(path: Path, records: Records) -> None:
-    """Without a line that was cut short, which the next one would be appended to."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in records.values()))
-    os.replace(temporary, path)
+        def finished(record: dict[str, Any]) -> None:
+            records[record["key"]] = record
+            print(f"{record['seconds']:6.1f} s  {record['key']}  {counted_loss(record)['mean']:.4f}", flush=True)
+
+        run_beside(results, workers, chosen, lambda run: pool.submit(execute, run, data, device), finished)
 
 
 def main() -> None:
@@ -181,7 +152,7 @@ def main() -> None:
     else:
         from study_summary import summarise
 
-        summarise(arguments.data, read(arguments.results))
+        summarise(arguments.data, read_records(arguments.results))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """The README of an adapter that a user's own training saved: PEFT writes an empty form there."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from hydralora.adapter.config import HydraLoraConfig
+from typing import Any
 
 FORM = "[More Information Needed]"
 """What PEFT's empty form is full of."""
@@ -47,12 +45,12 @@ The gates of this adapter are given. For one expert, `hydralora.set_fixed_gates(
 """
 
 
-def replace_empty_card(folder: Path, config: "HydraLoraConfig") -> None:
+def replace_empty_card(folder: Path, config: Mapping[str, Any]) -> None:
     """Write a useful card in place of PEFT's empty form. A card that somebody wrote stays.
 
     Args:
         folder: Folder of the adapter.
-        config: The adapter's configuration.
+        config: Values of the adapter's configuration, as `to_dict` gives them.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -64,19 +62,20 @@ def replace_empty_card(folder: Path, config: "HydraLoraConfig") -> None:
         path.write_text(card(config), encoding="utf-8")
 
 
-def card(config: "HydraLoraConfig") -> str:
+def card(config: Mapping[str, Any]) -> str:
     """The text of the card, with the metadata that a model hub reads."""
-    name = config.base_model_name_or_path or ""
+    name = config["base_model_name_or_path"] or ""
     on_hub = name.count("/") == 1 and not name.startswith(("/", ".", "~")) and not Path(name).exists()
-    revision = f', revision="{config.revision}"' if config.revision else ""
-    shared = f", and a LoRA of rank {config.shared_rank} that is always on" if config.shared_rank else ""
+    commit = config["revision"]
+    revision = f', revision="{commit}"' if commit else ""
+    shared = f", and a LoRA of rank {config['shared_rank']} that is always on" if config["shared_rank"] else ""
     return CARD.format(
         base=f"base_model: {name}\n" if on_hub else "",
-        num_experts=config.num_experts,
-        r=config.r,
+        num_experts=config["num_experts"],
+        r=config["r"],
         shared=shared,
-        router_input=config.router_input,
+        router_input=config["router_input"],
         name=name or "not recorded",
         load=f'"{name or "the base model"}"{revision}',
-        gates=GATES.format(num_experts=config.num_experts) if config.router_input == "given" else "",
+        gates=GATES.format(num_experts=config["num_experts"]) if config["router_input"] == "given" else "",
     )

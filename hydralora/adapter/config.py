@@ -98,7 +98,7 @@ class HydraLoraConfig(PeftConfig):
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Save as PEFT does. PEFT's empty model card in the same folder becomes one that says how to load this."""
         super().save_pretrained(save_directory, **kwargs)
-        replace_empty_card(Path(save_directory), self)
+        replace_empty_card(Path(save_directory), self.to_dict())
 
     def _check(self) -> None:
         if self.r < 1:

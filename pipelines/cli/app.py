@@ -85,7 +85,7 @@ def run(
 def train(
     files: Files,
     column: Columns = None,
-    method: Annotated[str, typer.Option(help="A row of hydralora.methods.")] = "hydralora_sequence",
+    method: Annotated[str | None, typer.Option(help="A row of hydralora.methods. Default: the pipelines'.")] = None,
     experts: Experts = "auto",
     out: Store = Path("outputs/train"),
     base_model: Base = "embedded",
@@ -94,9 +94,9 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one adapter on files, without baselines or a report."""
-    from pipelines.cli.running import train_files
+    from pipelines.cli.running import Request, train_files
 
-    train_files(files, column or [], method, experts, out, base_model, revision, tokens, as_json)
+    train_files(Request(files, column or [], experts, out, base_model, revision, tokens), method, as_json)
 
 
 @app.command()
@@ -114,9 +114,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Train several methods on the same documents and budget, and compare their held-out losses."""
-    from pipelines.cli.running import compare_files
+    from pipelines.cli.running import Request, compare_files
 
-    compare_files(files, column or [], method or [], experts, out, base_model, revision, tokens, as_json)
+    compare_files(Request(files, column or [], experts, out, base_model, revision, tokens), method or [], as_json)
 
 
 @app.command()

@@ -10,7 +10,8 @@ import yaml
 CPU_TOKENS, GPU_TOKENS = 15_000, 1_000_000
 CPU_TOKENS_PER_SECOND = 370
 """Measured with the embedded model and these settings on two cores."""
-COMPARED = ("hydralora_sequence", "hydralora", "lora_matched")
+COMPARED = ("hydralora", "lora_matched")
+"""Compared with the default method, where no method is named."""
 
 TEMPLATE = """\
 # hydralora run {path}
@@ -167,4 +168,6 @@ def checked_experts(experts: str) -> str:
 
 def checked_methods(methods: Sequence[str]) -> tuple[str, ...]:
     """The methods to compare; the matched LoRA is always among them, because the others are compared with it."""
-    return tuple(dict.fromkeys([*(methods or COMPARED), "lora_matched"]))
+    from pipelines.training.adapters import DEFAULT_METHOD
+
+    return tuple(dict.fromkeys([*(methods or (DEFAULT_METHOD, *COMPARED)), "lora_matched"]))

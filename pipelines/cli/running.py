@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,26 +59,42 @@ def tell_results(path: Path, job: str, as_json: bool) -> None:
         print(corpus_summary(store))
 
 
-def train_files(
-    files: Sequence[str],
-    columns: Sequence[str],
-    method: str,
-    experts: str,
-    out: Path,
-    base_model: str,
-    revision: str | None,
-    tokens: int | None,
-    as_json: bool,
-) -> None:
+@dataclass(frozen=True)
+class Request:
+    """What `train` and `compare` are asked: files, how their columns are called, and how to train on them."""
+
+    files: Sequence[str]
+    columns: Sequence[str]
+    experts: str
+    out: Path
+    base_model: str
+    revision: str | None
+    tokens: int | None
+
+    def values(self, ops: Mapping[str, Any]) -> dict[str, Any]:
+        """The run configuration, after the files have been read."""
+        mapping = columns_of(self.columns)
+        with one_error(ValueError, OSError):
+            from analysis.answer.named_files import named_sources, read_named
+
+            sources = named_sources(self.files, mapping)
+            read_named(sources)
+            n = checked_experts(self.experts)
+        return job_values(sources, self.out, self.base_model, self.revision, self.tokens, n, ops, gpu=has_gpu())
+
+
+def train_files(request: Request, method: str | None, as_json: bool) -> None:
     """Train one adapter: the main job up to `hydralora_adapter`."""
+    from pipelines.training.adapters import DEFAULT_METHOD
+
+    method = method or DEFAULT_METHOD
     _known_methods([method])
-    ops = {"hydralora_adapter": {"config": {"method": method}}}
-    values = _values(files, columns, experts, out, base_model, revision, tokens, ops)
+    values = request.values({"hydralora_adapter": {"config": {"method": method}}})
     prepare_home()
     _execute(values, "hydralora", _assets(TRAINED))
     from pipelines.store.io_manager import ArtifactStore
 
-    store = ArtifactStore(directory=str(out))
+    store = ArtifactStore(directory=str(request.out))
     adapter, chosen = store.last("hydralora_adapter"), store.last("expert_assignment").json("expert_assignment")
     told = {"num_experts": chosen["num_experts"], "reason": chosen["reason"], "adapter": str(adapter.folder.resolve())}
     if as_json:
@@ -88,27 +105,16 @@ def train_files(
         print(f"Next: hydralora export {adapter.folder}")
 
 
-def compare_files(
-    files: Sequence[str],
-    columns: Sequence[str],
-    methods: Sequence[str],
-    experts: str,
-    out: Path,
-    base_model: str,
-    revision: str | None,
-    tokens: int | None,
-    as_json: bool,
-) -> None:
+def compare_files(request: Request, methods: Sequence[str], as_json: bool) -> None:
     """Compare methods: the job `compare`."""
     compared = checked_methods(methods)
     _known_methods(compared)
-    ops = {"method_comparison": {"config": {"methods": list(compared), "cost_steps": 0}}}
-    values = _values(files, columns, experts, out, base_model, revision, tokens, ops)
+    values = request.values({"method_comparison": {"config": {"methods": list(compared), "cost_steps": 0}}})
     prepare_home()
     _execute(values, "compare")
     from pipelines.store.io_manager import ArtifactStore
 
-    table = ArtifactStore(directory=str(out)).last("method_comparison")
+    table = ArtifactStore(directory=str(request.out)).last("method_comparison")
     if as_json:
         print_json(table.read("comparison").to_dicts())
         return
@@ -131,26 +137,6 @@ def _execute(values: dict[str, Any], job: str, assets: Sequence[str] | None = No
 
     if not run(values, job, assets=assets, file=file):
         raise SystemExit(1)
-
-
-def _values(
-    files: Sequence[str],
-    columns: Sequence[str],
-    experts: str,
-    out: Path,
-    base_model: str,
-    revision: str | None,
-    tokens: int | None,
-    ops: Mapping[str, Any],
-) -> dict[str, Any]:
-    mapping = columns_of(columns)
-    with one_error(ValueError, OSError):
-        from analysis.answer.named_files import named_sources, read_named
-
-        sources = named_sources(files, mapping)
-        read_named(sources)
-        n = checked_experts(experts)
-    return job_values(sources, out, base_model, revision, tokens, n, ops, gpu=has_gpu())
 
 
 def _assets(last: Sequence[str]) -> list[str]:

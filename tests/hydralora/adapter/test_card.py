@@ -26,7 +26,7 @@ def test_a_card_that_somebody_wrote_stays(hydra_llama: Any, tmp_path: Path) -> N
 
 def test_only_a_hub_id_is_metadata(tmp_path: Path) -> None:
     def base_of(name: str) -> object:
-        text = card(HydraLoraConfig(base_model_name_or_path=name))
+        text = card(HydraLoraConfig(base_model_name_or_path=name).to_dict())
         return yaml.safe_load(text.split("---")[1]).get("base_model")
 
     assert base_of("org/model") == "org/model"
