@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from end_to_end_speed import TOKENS_PER_STEP, Row, Tokenizer, adapter, base_model, documents
+from end_to_end_shapes import TOKENS_PER_STEP, Row, Tokenizer, adapter, base_model, documents
 from safetensors.torch import load_file
 
 from hydralora.training import TrainingConfig, train

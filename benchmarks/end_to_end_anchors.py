@@ -23,7 +23,7 @@ if sys.argv[1:2] == ["unsloth"]:
     import unsloth  # noqa: F401  must be the first of these imports
 
 import torch
-from end_to_end_speed import MICRO_BATCHES, TOKENS_PER_STEP, base_model, documents, layer_weights, speed
+from end_to_end_shapes import MICRO_BATCHES, TOKENS_PER_STEP, base_model, documents, layer_weights, speed
 from transformers import AutoTokenizer, TrainerCallback
 
 from hydralora.training.record import environment, write_json

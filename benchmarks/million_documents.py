@@ -26,6 +26,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from perturbed_text import perturbed
 
 RESULT = Path(__file__).parent / "results" / "million_documents.json"
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", Path(__file__).resolve().parents[2] / "shared" / "corpora"))
@@ -43,16 +44,10 @@ def build_corpus(path: Path) -> None:
     words = [word for _, completion in real[::50] for word in completion.split()]
     rng = random.Random(SEED)
 
-    def perturbed(text: str) -> str:
-        pieces = text.split(" ")
-        for _ in range(max(1, len(pieces) // 10)):
-            pieces[int(rng.random() * len(pieces))] = words[int(rng.random() * len(words))]
-        return " ".join(pieces)[:1500]
-
     rows = []
     for _ in range(N_DOCUMENTS):
         document = real[int(rng.random() * len(real))]
-        rows.append((f"{rng.getrandbits(64):016x}", *map(perturbed, document)))
+        rows.append((f"{rng.getrandbits(64):016x}", *(perturbed(text, words, rng) for text in document)))
     documents = pl.DataFrame(rows, ["document_id", "prompt", "completion"], orient="row")
     documents.write_parquet(path, row_group_size=20_000)
 

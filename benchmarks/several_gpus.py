@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from end_to_end_speed import (
+from end_to_end_shapes import (
     FULL_ROW,
     MICRO_BATCHES,
     TOKENS_PER_STEP,

@@ -24,6 +24,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from perturbed_text import perturbed
+
 RESULT = Path(__file__).parent / "results" / "sharded_corpus.json"
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", Path(__file__).resolve().parents[2] / "shared" / "corpora"))
 NAMES = ("dolly15k", "flan10", "gsm8k", "legalbench", "mbxp", "medquad")
@@ -44,19 +46,13 @@ def build_corpus(folder: Path, n_documents: int) -> None:
     words = [word for _, _, completion in real[::50] for word in completion.split()]
     rng = random.Random(SEED)
 
-    def perturbed(text: str) -> str:
-        pieces = text.split(" ")
-        for _ in range(max(1, len(pieces) // 10)):
-            pieces[int(rng.random() * len(pieces))] = words[int(rng.random() * len(words))]
-        return " ".join(pieces)[:1500]
-
     partial = folder.with_suffix(".partial")
     partial.mkdir(parents=True, exist_ok=True)
     for first in range(0, n_documents, ROWS_OF_FILE):
         rows = []
         for _ in range(min(ROWS_OF_FILE, n_documents - first)):
             task, *texts = real[int(rng.random() * len(real))]
-            rows.append((task, *map(perturbed, texts)))
+            rows.append((task, *(perturbed(text, words, rng) for text in texts)))
         table = pl.DataFrame(rows, ["task", "prompt", "completion"], orient="row")
         table.write_parquet(partial / f"{first // ROWS_OF_FILE:05}.parquet", row_group_size=10_000)
     partial.rename(folder)
