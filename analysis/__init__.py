@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from analysis.answer.analysis import Analysis
     from analysis.answer.analyze import analyze
     from analysis.clusters.assignment import Assignment, assign_records
+    from analysis.clusters.choice.selection import ClusterChoice, select_num_clusters, source_weights
+    from analysis.clusters.choice.structure import StructureEvidence, measure_structure
     from analysis.clusters.corpus_model import CorpusModel
     from analysis.clusters.drift import Drift, measure_drift
     from analysis.clusters.heterogeneity import Heterogeneity, measure_heterogeneity
     from analysis.clusters.interpretation import examples, top_terms
     from analysis.clusters.kmeans import ClusterSweep, sweep_kmeans
-    from analysis.clusters.selection import ClusterChoice, select_num_clusters, source_weights
-    from analysis.clusters.structure import StructureEvidence, measure_structure
     from analysis.corpus.cleaning import CleanConfig, CleanedCorpus, clean
     from analysis.experts.grouping import Grouping, choose_grouping
     from analysis.experts.prompt_classifier import PromptClassifier
@@ -112,8 +112,8 @@ _HOMES = {
     "clusters.heterogeneity": ("Heterogeneity", "measure_heterogeneity"),
     "clusters.interpretation": ("examples", "top_terms"),
     "clusters.kmeans": ("ClusterSweep", "sweep_kmeans"),
-    "clusters.selection": ("ClusterChoice", "select_num_clusters", "source_weights"),
-    "clusters.structure": ("StructureEvidence", "measure_structure"),
+    "clusters.choice.selection": ("ClusterChoice", "select_num_clusters", "source_weights"),
+    "clusters.choice.structure": ("StructureEvidence", "measure_structure"),
     "corpus.cleaning": ("CleanConfig", "CleanedCorpus", "clean"),
     "experts.grouping": ("Grouping", "choose_grouping"),
     "experts.prompt_classifier": ("PromptClassifier",),

@@ -21,7 +21,7 @@ from end_to_end_shapes import TOKENS_PER_STEP, Row, Tokenizer, adapter, base_mod
 from safetensors.torch import load_file
 
 from hydralora.training import TrainingConfig, train
-from hydralora.training.record import environment, write_json
+from hydralora.training.outputs.record import environment, write_json
 
 WORKER = "worker"
 STEPS, SAVE_STEPS = 60, 10

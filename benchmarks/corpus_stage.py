@@ -21,8 +21,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import polars as pl
 
+from analysis.clusters.choice.selection import select_num_clusters, source_weights
 from analysis.clusters.kmeans import sweep_kmeans
-from analysis.clusters.selection import select_num_clusters, source_weights
 from analysis.corpus.cleaning import CleanConfig, clean
 from analysis.corpus.document_text import document_text
 from analysis.features.lsa import TfidfLsa

@@ -26,7 +26,7 @@ import torch
 from end_to_end_shapes import MICRO_BATCHES, TOKENS_PER_STEP, base_model, documents, layer_weights, speed
 from transformers import AutoTokenizer, TrainerCallback
 
-from hydralora.training.record import environment, write_json
+from hydralora.training.outputs.record import environment, write_json
 
 RANK = 8
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

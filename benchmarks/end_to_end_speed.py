@@ -44,7 +44,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from hydralora.data import TokenisedDocuments, collate
 from hydralora.evaluation import paired_bootstrap
 from hydralora.training import RunOptions, TrainingConfig, plan_run, train
-from hydralora.training.record import environment, write_json
+from hydralora.training.outputs.record import environment, write_json
 
 ROWS = (
     Row("7B mixed: stock LoRA r=8 + Liger", "stock"),

@@ -25,7 +25,7 @@ from experts_runs import Arm, Budget, Run
 from numpy.typing import NDArray
 from run_records import read_records
 
-from hydralora.training.record import write_json
+from hydralora.training.outputs.record import write_json
 
 # Name -> mix and its sources; chosen before any was trained.
 PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -76,8 +76,8 @@ def _grouped(mix: Mix, states: NDArray[np.float32]) -> tuple[Mix, dict[str, Any]
     """K-means of the hidden state at the N that the corpus shows, and what was measured on the way."""
     from transformers import AutoTokenizer
 
+    from analysis.clusters.choice.selection import select_num_clusters
     from analysis.clusters.kmeans import sweep_kmeans
-    from analysis.clusters.selection import select_num_clusters
     from analysis.features.hidden_states import HiddenStates
     from hydralora.base_model import provision_embedded_base_model
 

@@ -99,9 +99,9 @@ def _cut(table: pl.DataFrame, n_train: int, n_validation: int) -> list[pl.DataFr
 
 def groupings(prompts: list[str], sources: Ints, training: Any, facts: dict[str, Any]) -> dict[str, Ints]:
     """Groups of all documents, learnt from the prompts (and, of sources, the sources) of training documents."""
+    from analysis.clusters.choice.selection import select_num_clusters
     from analysis.clusters.corpus_model import CorpusModel
     from analysis.clusters.kmeans import sweep_kmeans
-    from analysis.clusters.selection import select_num_clusters
     from analysis.experts.prompt_classifier import PromptClassifier
     from analysis.features.lsa import TfidfLsa
 

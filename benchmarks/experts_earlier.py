@@ -16,7 +16,7 @@ from experts_mix import Mix
 from experts_summary import METRICS, Floats, Measure, difference_row, resampled_documents
 from study_runs import unpack
 
-from hydralora.training.record import write_json
+from hydralora.training.outputs.record import write_json
 
 BASELINES = (("lora", "router"), ("lora_plus", "router"))
 

@@ -55,7 +55,7 @@ def standardised(states: Floats, training: NDArray[np.bool_]) -> Floats:
 def kmeans_sweep(rows: Floats, ks: list[int], device: str) -> tuple[dict[int, Floats], int, str]:
     """Centres for each K, the elbow of the project's rule, and whose K-means it was."""
     try:
-        from analysis.clusters.elbow_rules import l_method
+        from analysis.clusters.choice.elbow_rules import l_method
         from analysis.clusters.kmeans import sweep_kmeans
     except ImportError as error:
         print("the project's K-means does not load:", error, flush=True)

@@ -11,7 +11,7 @@ from experts_runs import HELD_OUT
 from numpy.typing import NDArray
 from study_runs import unpack
 
-from hydralora.training.record import write_json
+from hydralora.training.outputs.record import write_json
 
 NUM_RESAMPLES = 4000
 METRICS = ("macro", "token")
@@ -72,7 +72,7 @@ def of_one_mix(mix: Mix, records: Records, states: Floats | None) -> dict[str, A
 
 def elbows_over_seeds(mix: Mix, states: Any, number: int = 20) -> dict[str, int]:
     """How often each N is the elbow of the hidden states, for seeds of K-means and orders of the documents."""
-    from analysis.clusters.elbow_rules import l_method
+    from analysis.clusters.choice.elbow_rules import l_method
     from analysis.clusters.kmeans import sweep_kmeans
     from analysis.features.hidden_states import HiddenStates
 

@@ -26,7 +26,7 @@ from hydralora.evaluation.answer_loss import answer_logits
 from hydralora.gates.export import export_lora
 from hydralora.methods import MethodConfig
 from hydralora.training import TrainingConfig
-from hydralora.training.record import environment
+from hydralora.training.outputs.record import environment
 from hydralora.training.run import train_method
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -13,7 +13,7 @@ import polars as pl
 from study_data import CORPORA
 
 from analysis.experts.grouping import choose_grouping
-from hydralora.training.record import write_json
+from hydralora.training.outputs.record import write_json
 
 SIZES = {"medquad": 530, "dolly15k": 409, "gsm8k": 349}
 DRAWS, SEEDS = 3, 20

@@ -18,8 +18,8 @@ import corpus_mixes as mixes
 import numpy as np
 from sklearn.cluster import KMeans
 
+from analysis.clusters.choice.selection import select_num_clusters
 from analysis.clusters.kmeans import sweep_kmeans
-from analysis.clusters.selection import select_num_clusters
 from analysis.features.lsa import TfidfLsa
 
 RESULT = Path(__file__).parent / "results" / "kmeans_sweep.json"

@@ -53,9 +53,9 @@ def build_corpus(path: Path) -> None:
 
 
 def measure(path: Path, n_documents: int) -> dict[str, Any]:
+    from analysis.clusters.choice.selection import select_num_clusters
     from analysis.clusters.corpus_model import CorpusModel
     from analysis.clusters.kmeans import sweep_kmeans
-    from analysis.clusters.selection import select_num_clusters
     from analysis.corpus.document_text import document_text
     from analysis.features.lsa import TfidfLsa
     from analysis.text.blocks import iter_parquet

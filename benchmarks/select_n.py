@@ -19,10 +19,10 @@ import corpus_mixes as mixes
 import numpy as np
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
-from analysis.clusters.elbow_rules import RULES
+from analysis.clusters.choice.elbow_rules import RULES
+from analysis.clusters.choice.selection import select_num_clusters, source_weights
 from analysis.clusters.heterogeneity import measure_heterogeneity
 from analysis.clusters.kmeans import sweep_kmeans
-from analysis.clusters.selection import select_num_clusters, source_weights
 from analysis.features.lsa import TfidfLsa
 
 RESULT = Path(__file__).parent / "results" / "select_n.json"

@@ -27,8 +27,8 @@ from transformers import AutoConfig
 
 from analysis.experts.prompt_gates import load_group_model
 from hydralora.base_model import embedded_gguf, provision_embedded_base_model
-from hydralora.training.record import environment
-from pipelines.serving.exports import Exports
+from hydralora.training.outputs.record import environment
+from pipelines.serving.setup.exports import Exports
 
 RESULTS = Path(__file__).parent / "results" / "serve_end_to_end.json"
 BACKEND, PROXY = 9481, 9482

@@ -26,7 +26,7 @@ from serving_reference import GREEDY_TOKENS, PROMPTS, TOP, ServedAnswer, compare
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hydralora.base_model import embedded_gguf, provision_embedded_base_model
-from hydralora.training.record import environment
+from hydralora.training.outputs.record import environment
 
 RESULTS = Path(__file__).parent / "results" / "serve_llama_cpp.json"
 DOMAINS = 3  # beside `others`

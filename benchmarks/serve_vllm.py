@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm.lora.request import LoRARequest
 
 from hydralora.base_model import GGUF_SHA256, provision_embedded_base_model
-from hydralora.training.record import environment
+from hydralora.training.outputs.record import environment
 
 RESULTS = Path(__file__).parent / "results" / "serve_vllm.json"
 FEW_SLOTS = 2

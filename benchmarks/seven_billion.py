@@ -27,9 +27,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from hydralora.base_model import provision_embedded_base_model
 from hydralora.data import tokenise
 from hydralora.methods import MethodConfig
-from hydralora.training.record import environment, write_json
+from hydralora.training.outputs.record import environment, write_json
 from hydralora.training.run import run_from_json
-from pipelines.study.costs import steady_speed
+from pipelines.study.running.costs import steady_speed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", REPOSITORY.parent / "shared" / "corpora"))

@@ -33,7 +33,7 @@ from end_to_end_shapes import (
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from hydralora.training import TrainingConfig, plan_run, train
-from hydralora.training.record import environment, write_json
+from hydralora.training.outputs.record import environment, write_json
 
 WORKER = "worker"
 BLOCK = 1 << 20

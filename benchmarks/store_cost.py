@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipelines.store.manifest import damage, sync_tree, write_manifest
+from pipelines.store.files.manifest import damage, sync_tree, write_manifest
 
 RESULT = Path(__file__).parent / "results" / "store_cost.json"
 DOCUMENTS, WORDS, REPETITIONS = 1_000_000, 90, 3

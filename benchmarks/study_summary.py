@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from study_data import HOMOGENEOUS, SOURCES, StudyData
 from study_runs import source_means, unpack
 
-from hydralora.training.record import write_json
+from hydralora.training.outputs.record import write_json
 
 RESULTS = Path(__file__).resolve().parent / "results" / "study_experts.json"
 NUM_RESAMPLES = 5000

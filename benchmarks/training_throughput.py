@@ -25,7 +25,7 @@ from hydralora.base_model import load_base_model
 from hydralora.data import IGNORED, Batch, TokenisedDocuments, collate, pad_token_id, tokenise
 from hydralora.evaluation.answer_loss import answer_loss
 from hydralora.training import TrainingConfig, plan_run, train
-from hydralora.training.record import environment
+from hydralora.training.outputs.record import environment
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", REPOSITORY.parent / "shared" / "corpora"))

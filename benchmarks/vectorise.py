@@ -26,7 +26,7 @@ import polars as pl
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from analysis.features.lsa import TfidfLsa
-from analysis.text.tfidf import Tfidf
+from analysis.text.terms.tfidf import Tfidf
 
 RESULT = Path(__file__).parent / "results" / "vectorise.json"
 CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", Path(__file__).resolve().parents[2] / "shared" / "corpora"))

@@ -1,5 +1,5 @@
 """Dagster over `analysis` and `hydralora`: assets, jobs, and the store of their artifacts. Imports both."""
 
-from pipelines.store.source_files import remember
+from pipelines.store.code.source_files import remember
 
 remember()

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import dagster as dg
 
 from pipelines.console import console_logger
-from pipelines.dead_runs import dead_runs_sensor
 from pipelines.defs import clusters, corpus, new_data, results, shards, study, training
 from pipelines.engine.resource import ShardEngine
 from pipelines.jobs import JOBS
-from pipelines.new_files import new_files_sensor
 from pipelines.run_checks import RunChecks
+from pipelines.sensors.dead_runs import dead_runs_sensor
+from pipelines.sensors.new_files import new_files_sensor
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.training.launcher import Launcher
 from pipelines.training.recipe import BaseModel, Recipe

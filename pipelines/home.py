@@ -12,7 +12,7 @@ from pathlib import Path
 import dagster as dg
 import filelock
 
-from pipelines.dead_runs import end_dead_runs
+from pipelines.sensors.dead_runs import end_dead_runs
 
 SETTINGS = Path(__file__).parent / "configs" / "dagster.yaml"
 GPU = "gpu"
@@ -27,7 +27,7 @@ def prepare(home: Path, *, any_host: bool = False) -> list[str]:
     """Make the folder, its `dagster.yaml` and its storage if they are missing, and end runs without a process.
 
     Args:
-        any_host: also end runs that other hosts began, see `pipelines.dead_runs.end_dead_runs`.
+        any_host: also end runs that other hosts began, see `pipelines.sensors.dead_runs.end_dead_runs`.
 
     Returns:
         The ids of the runs that were ended.

@@ -44,7 +44,7 @@ def run(
     import dagster as dg
 
     from pipelines.definitions import defs
-    from pipelines.report_commands import FILE_TAG
+    from pipelines.report.commands import FILE_TAG
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -14,7 +14,7 @@ SHAPES_CHECKED = [
     "analysis.adapters.projection",
     "analysis.adapters.subspace",
     "analysis.clusters.kmeans",
-    "analysis.clusters.structure",
+    "analysis.clusters.choice.structure",
     "analysis.features.lsa",
     "hydralora.evaluation.answer_loss",
     "hydralora.evaluation.chunked_loss",

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WITH_EXAMPLES = (
     "analysis.clusters.kmeans",
-    "analysis.clusters.selection",
+    "analysis.clusters.choice.selection",
     "hydralora.adapter.config",
     "hydralora.ops.eager",
     "pipelines.store.artifacts",

@@ -13,10 +13,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from analysis.atomic_files import save_json
+from analysis.clusters.choice.selection import ClusterChoice
 from analysis.clusters.corpus_model import CorpusModel
 from analysis.clusters.description import save_corpus_model
 from analysis.clusters.interpretation import top_terms
-from analysis.clusters.selection import ClusterChoice
 from analysis.corpus.data_card import BYTES_PER_TOKEN, halved_sources, vanished_sources
 from analysis.experts.grouping import Grouping
 from analysis.features.vectoriser import TextStatistics

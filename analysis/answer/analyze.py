@@ -12,12 +12,12 @@ import polars as pl
 from analysis.answer.analysis import Analysis
 from analysis.answer.named_files import named_sources, read_named
 from analysis.clusters._kmeans_kernels import count_distinct_rows
+from analysis.clusters.choice.resampling import resampled_numbers
+from analysis.clusters.choice.selection import select_num_clusters, source_weights
 from analysis.clusters.corpus_model import CorpusModel
 from analysis.clusters.description import describe_clusters
 from analysis.clusters.interpretation import document_positions
 from analysis.clusters.kmeans import sweep_kmeans
-from analysis.clusters.resampling import resampled_numbers
-from analysis.clusters.selection import select_num_clusters, source_weights
 from analysis.corpus.cleaning import CleanConfig, clean
 from analysis.experts.grouping import choose_grouping
 from analysis.features.lsa import TfidfLsa

@@ -8,8 +8,8 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.text.blocks import Texts, text_blocks
-from analysis.text.stop_words import stop_words
-from analysis.text.term_counts import TermCounter
+from analysis.text.terms.stop_words import stop_words
+from analysis.text.terms.term_counts import TermCounter
 
 # A document is an outlier if its distance exceeds its cluster's upper quartile by this many interquartile ranges.
 OUTLIER_RANGES = 3.0
@@ -35,7 +35,7 @@ def top_terms(texts: Texts, labels: ArrayLike, n_terms: int = 12) -> pl.DataFram
     The weight of term t in cluster c is its share of the cluster's words times log(1 + A / f_t). A is the mean number
     of words in a cluster, and f_t is the count of t in the corpus. Two kinds of words are excluded: words found in more
     than a tenth of the documents of more than half of the clusters, and stop words found in more than a tenth of the
-    documents of any cluster ("and", in any language; see `analysis.text.stop_words`).
+    documents of any cluster ("and", in any language; see `analysis.text.terms.stop_words`).
 
     Args:
         labels: [n], cluster of each text.

@@ -15,8 +15,8 @@ from analysis.features.vectoriser import FeatureBlock, TextStatistics
 from analysis.text.blocks import TextBlock, Texts, map_threads, text_blocks
 from analysis.text.characters import Tokens
 from analysis.text.sampling import sample_texts
-from analysis.text.term_counts import TermCounter
-from analysis.text.tfidf import Tfidf
+from analysis.text.terms.term_counts import TermCounter
+from analysis.text.terms.tfidf import Tfidf
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -156,7 +156,7 @@ class TfidfLsa:
         self._ordered_idf = self.idf_[order].astype(np.float32)
 
     def _project(self, block: TextBlock) -> FeatureBlock:
-        from analysis.text._terms import project_rows
+        from analysis.text.terms._terms import project_rows
 
         rows = self._counter.count(block)
         count_weights = self._tfidf.count_weights(int(rows.counts.max(initial=0))).astype(np.float32)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from analysis.atomic_files import load_array, save_array
 from analysis.clusters.assignment import LABELS_SCHEMA
+from analysis.clusters.choice.selection import select_num_clusters, source_weights
 from analysis.clusters.corpus_model import AssignedBlock, CorpusModel
 from analysis.clusters.drift import REFERENCE, summarise_corpus
 from analysis.clusters.interpretation import top_terms
 from analysis.clusters.kmeans import ClusterSweep, best_of_sweeps, sweep_kmeans
 from analysis.clusters.known_groups import GROUPS, describe_groups
-from analysis.clusters.selection import select_num_clusters, source_weights
 from analysis.corpus.document_text import document_text
 from analysis.engine.files import parquet_bytes, read_bytes, read_table, row_groups_of
 from analysis.engine.stages import Output

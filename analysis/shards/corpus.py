@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.clusters.elbow_rules import RULES
+from analysis.clusters.choice.elbow_rules import RULES
 from analysis.corpus.cleaning import CleanConfig
 from analysis.corpus.document_text import document_text
 from analysis.engine.files import join, write_json
@@ -41,7 +41,7 @@ class ShardedConfig:
         max_clusters: largest K.
         n_init: seeds for each K; there is a task for each K and seed.
         balance_sources: whether a source counts at most five times as much as the smallest one.
-        rule: how N is read off the sweep; see `analysis.clusters.selection`.
+        rule: how N is read off the sweep; see `analysis.clusters.choice.selection`.
         random_state: seed of the sample, of the SVD and of N; the sweep's seeds count up from it.
         shard_bytes: size of the files in a shard, about. A worker needs some ten times as much memory.
     """

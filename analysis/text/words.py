@@ -10,7 +10,7 @@ from analysis.text.characters import Tokens, character_table, ignored_characters
 
 
 def words(texts: Texts, tokens: Tokens = "unicode") -> Iterator[list[str]]:
-    """The terms of each text in order and in lower case: the same terms that `analysis.text.term_counts` counts.
+    """The terms of each text in order and in lower case: the same terms that `analysis.text.terms.term_counts` counts.
 
     Args:
         texts: the documents.

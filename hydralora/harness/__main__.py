@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hydralora.base_model import EMBEDDED, load_base_model
 from hydralora.harness import BENCHMARKS, BenchmarkScore, evaluate_benchmarks
 from hydralora.harness.sandbox import SandboxError
-from hydralora.training.record import write_json
+from hydralora.training.outputs.record import write_json
 
 if TYPE_CHECKING:
     from torch import nn

@@ -26,7 +26,7 @@ from hydralora.data.batching import StepPlan, plan_steps
 from hydralora.deprecation import takes_options
 from hydralora.evaluation import evaluate_documents
 from hydralora.training.config import QUIET, Progress, RunOptions, TrainingConfig, TrainingError, TrainingResult
-from hydralora.training.record import (
+from hydralora.training.outputs.record import (
     environment,
     held_out_values,
     parameter_values,
@@ -97,7 +97,7 @@ def train(
     """
     from transformers import set_seed
 
-    from hydralora.training.energy import EnergyMeter
+    from hydralora.training.outputs.energy import EnergyMeter
     from hydralora.training.step.memory import FirstStepMemory
     from hydralora.training.trainer import AnswerTrainer, step_of
 
@@ -314,7 +314,7 @@ def _callbacks(
 @contextmanager
 def clear_errors(config: TrainingConfig, folder: Path) -> Iterator[None]:
     """Turn errors of memory and disk into a `TrainingError` that tells what to do."""
-    from hydralora.training.checkpoints import is_disk_full
+    from hydralora.training.outputs.checkpoints import is_disk_full
 
     try:
         yield

@@ -14,7 +14,6 @@ from hydralora.data import TokenisedDocuments
 from hydralora.deprecation import takes_options
 from hydralora.evaluation import evaluate_documents
 from hydralora.training.config import QUIET, Progress, RunOptions, TrainingConfig, TrainingError, TrainingResult
-from hydralora.training.energy import EnergyMeter
 from hydralora.training.loop import (
     check_base_unchanged,
     claim,
@@ -26,7 +25,15 @@ from hydralora.training.loop import (
     train,
 )
 from hydralora.training.lorahub_search import BUDGET, check_nevergrad, search_weights
-from hydralora.training.record import RECORD, environment, held_out_values, parameter_values, peft_values, write_result
+from hydralora.training.outputs.energy import EnergyMeter
+from hydralora.training.outputs.record import (
+    RECORD,
+    environment,
+    held_out_values,
+    parameter_values,
+    peft_values,
+    write_result,
+)
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -69,7 +69,7 @@ def compose_lorahub(
         ModuleNotFoundError: If nevergrad is not installed.
         TrainingError: If there are fewer than two LoRAs, or their configurations differ.
     """
-    from hydralora.training.checkpoints import save_model
+    from hydralora.training.outputs.checkpoints import save_model
 
     composed, result = search_weights(model, adapter_folders, examples, budget=budget, seed=seed)
     save_model(composed, folder)

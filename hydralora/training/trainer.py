@@ -21,8 +21,8 @@ from hydralora.data.row_sizes import RowSizes, fill_row
 from hydralora.evaluation import DocumentLosses
 from hydralora.evaluation.answer_loss import answer_loss, logits_can_be_chunked, model_inputs
 from hydralora.training import adalora
-from hydralora.training.checkpoints import COMPLETE, is_disk_full, save_model
 from hydralora.training.config import TrainingConfig, TrainingError
+from hydralora.training.outputs.checkpoints import COMPLETE, is_disk_full, save_model
 from hydralora.training.step.graphs import StepGraphs
 from hydralora.training.step.late_log import Entry
 from hydralora.training.step.module_walks import fewer_walks

@@ -9,6 +9,8 @@ import dagster as dg
 from pipelines.checks.limits import check_limits, read_config
 from pipelines.checks.problem import AnyProblem
 from pipelines.store.assets import CONFIG_CLASSES
+from pipelines.study.experiments import EXPERIMENTS, planned_cells
+from pipelines.training.losses import BASE
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,24 @@ def configured_run(
             resources[name] = resource
     fields = frozenset(problem.field for problem in problems)
     return ConfiguredRun(assets, inputs, configs, resources, partition, fields), problems
+
+
+def trained_methods(run: ConfiguredRun) -> dict[str, list[str]]:
+    """The methods that a run trains: field of the configuration -> its methods."""
+    found: dict[str, list[str]] = {}
+    if config := run.configs.get("hydralora_adapter"):
+        found["ops.hydralora_adapter.config.method"] = [config.method]
+    if config := run.configs.get("baseline_adapters"):
+        found["ops.baseline_adapters.config.methods"] = config.methods
+    if config := run.configs.get("learning_rates"):
+        found["ops.learning_rates.config.rates"] = list(config.rates)
+    if config := run.configs.get("method_comparison"):
+        found["ops.method_comparison.config.methods"] = config.methods
+    if config := run.configs.get("study_runs"):
+        cells = planned_cells([name for name in config.experiments if name in EXPERIMENTS], config.domains)
+        methods = sorted({cell.method for cell in cells if cell.method != BASE})
+        found["ops.study_runs.config.experiments"] = methods
+    return found
 
 
 def _configs(assets: frozenset[str], ops: Mapping[str, Any]) -> tuple[dict[str, Any], list[AnyProblem]]:

@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.checks.configured_run import ConfiguredRun
+from pipelines.checks.configured_run import ConfiguredRun, trained_methods
 from pipelines.checks.limits import unknown_names
-from pipelines.checks.methods import HYDRALORA_METHODS, trained_methods
 from pipelines.checks.problem import AnyProblem, Problem, Refusal, listed
 from pipelines.store.configuration import LARGEST_SEED
 from pipelines.training.recipe import BaseModel, Recipe
@@ -24,6 +23,12 @@ ANY_SIZE = 1_000_000
 """Stands for the size of a HydraLoRA that is not trained yet."""
 MANY_STEPS = 1_000
 """Stands for a number of steps that the corpus decides."""
+
+HYDRALORA_METHODS = (
+    *("hydralora_sequence", "hydralora_split", "hydralora"),
+    *("without_gate", "without_hydra", "lora_moe"),
+)
+"""Rows of `hydralora.methods` with experts and gates, which the analyses and exports of the main job can read."""
 
 
 def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:

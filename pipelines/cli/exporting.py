@@ -42,7 +42,7 @@ def export_adapter(adapter: Path, out: Path, as_json: bool) -> None:
 
 def _names(group_model: Path, n: int) -> list[str]:
     """A folder name for each expert: its group, if the adapter says which it is."""
-    from pipelines.training.exporting import OTHERS, folder_names
+    from pipelines.training.exports.exporting import OTHERS, folder_names
 
     path = group_model / "classifier.json"
     if path.is_file():

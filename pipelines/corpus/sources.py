@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import dagster as dg
 from pydantic import Field
 
-from pipelines.store.manifest import file_hash
+from pipelines.store.files.manifest import file_hash
 
 if TYPE_CHECKING:
     from analysis.sources import CatalogSource, Source

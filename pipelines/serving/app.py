@@ -14,10 +14,10 @@ from starlette.routing import Route
 
 from pipelines.serving.backend import Backend
 from pipelines.serving.errors import RequestError
-from pipelines.serving.exports import AUTO
 from pipelines.serving.proxy import Proxy
 from pipelines.serving.relay import Relay
-from pipelines.serving.settings import Settings
+from pipelines.serving.setup.exports import AUTO
+from pipelines.serving.setup.settings import Settings
 
 
 def create_app(settings: Settings, *, reload_on_hangup: bool = False) -> Starlette:

@@ -14,7 +14,7 @@ import aiohttp
 from yarl import URL
 
 from pipelines.serving.errors import RequestError
-from pipelines.serving.settings import Settings
+from pipelines.serving.setup.settings import Settings
 
 KEY = "HYDRALORA_BACKEND_KEY"
 """Environment variable with the key for the proxy's own questions; requests carry the keys of their clients."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipelines.serving.errors import ExportsError
-from pipelines.serving.settings import Settings
+from pipelines.serving.setup.settings import Settings
 
 PRINT_HELP = "Print a launch line or a configuration, and end: vllm, llama.cpp, litellm or vllm-semantic-router."
 
@@ -56,8 +56,8 @@ def serve(
             access_log=access_log,
         )
         if print_config is not None:
-            from pipelines.serving.exports import Exports
-            from pipelines.serving.launch_lines import printed
+            from pipelines.serving.setup.exports import Exports
+            from pipelines.serving.setup.launch_lines import printed
 
             print(printed(print_config, Exports.read(exports), settings))
             return

@@ -4,12 +4,12 @@ import asyncio
 import logging
 
 from pipelines.serving.backend import ASK_ERRORS, Backend
-from pipelines.serving.conversations import Conversations
 from pipelines.serving.errors import ExportsError
-from pipelines.serving.exports import Exports
 from pipelines.serving.metrics import Metrics
+from pipelines.serving.requests.conversations import Conversations
 from pipelines.serving.routing import Decision, Router
-from pipelines.serving.settings import Settings
+from pipelines.serving.setup.exports import Exports
+from pipelines.serving.setup.settings import Settings
 
 log = logging.getLogger("hydralora.serving")
 

@@ -14,10 +14,10 @@ from time import perf_counter
 import aiohttp
 from starlette.types import Receive, Scope, Send
 
-from pipelines.serving import headers as crossing
 from pipelines.serving.errors import RequestError
-from pipelines.serving.prompts import parse
 from pipelines.serving.proxy import Proxy
+from pipelines.serving.requests import headers as crossing
+from pipelines.serving.requests.prompts import parse
 from pipelines.serving.routing import Decision, Endpoint
 
 # A prompt this long takes milliseconds to read, so a thread reads it.

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.serving.conversations import Choice, Conversations, named_key, prefix_keys
 from pipelines.serving.errors import ExportsError, RequestError
-from pipelines.serving.exports import AUTO, Exports
-from pipelines.serving.prompts import chat_prompt, completion_prompts, conversation_turns
-from pipelines.serving.settings import Settings
+from pipelines.serving.requests.conversations import Choice, Conversations, named_key, prefix_keys
+from pipelines.serving.requests.prompts import chat_prompt, completion_prompts, conversation_turns
+from pipelines.serving.setup.exports import AUTO, Exports
+from pipelines.serving.setup.settings import Settings
 
 Endpoint = Literal["chat/completions", "completions"]
 Reason = Literal["named", "prompt", "conversation", "unsure"]

@@ -8,7 +8,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pipelines.serving.app import create_app
-from pipelines.serving.settings import Settings
+from pipelines.serving.setup.settings import Settings
 
 # Clients and balancers keep idle connections for about a minute.
 KEEP_ALIVE = 75

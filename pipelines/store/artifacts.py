@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipelines.store.disk import clear_disk_errors
-from pipelines.store.locks import exclusive
-from pipelines.store.manifest import Manifest, damage, sync, sync_tree, write_manifest
-from pipelines.store.pictures import mark_png
+from pipelines.store.files.disk import clear_disk_errors
+from pipelines.store.files.locks import exclusive
+from pipelines.store.files.manifest import Manifest, damage, sync, sync_tree, write_manifest
+from pipelines.store.files.pictures import mark_png
 
 RECORD = "artifact.json"
 MADE_FROM = "hydralora"
@@ -224,7 +224,7 @@ def build_artifact(
     Args:
         directory: root of the store.
         asset: name of the asset, whose artifacts share a folder.
-        code_version: version of the code that computes the artifact; see `pipelines.store.versions`.
+        code_version: version of the code that computes the artifact; see `pipelines.store.code.versions`.
         config: everything besides the inputs that changes the result; must be JSON-serialisable.
         inputs: artifacts that it is computed from.
         build: function that writes the files into the draft. The draft may hold files of a killed build.

@@ -25,12 +25,12 @@ from typing import Any, Protocol, runtime_checkable
 import dagster as dg
 
 from pipelines.store.artifacts import Artifact, ArtifactError, Draft, build_artifact
+from pipelines.store.code.versions import check_data_files, code_version
 from pipelines.store.configuration import describe_limits
 from pipelines.store.failures import clear_failures
+from pipelines.store.files.processes import end_with_parent, tag_process
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.store.metadata import file_image, table_metadata
-from pipelines.store.processes import end_with_parent, tag_process
-from pipelines.store.versions import check_data_files, code_version
 
 THUMBNAIL = "thumbnail.png"
 OWNER = "team:hydralora"

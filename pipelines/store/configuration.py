@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, create_model
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
-from pipelines.store.source_files import check_unchanged, module_files
+from pipelines.store.code.source_files import check_unchanged, module_files
 
 LARGEST_SEED = 2**32 - 1
 """Of NumPy and scikit-learn."""

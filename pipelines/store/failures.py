@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from pipelines.store.source_files import PROJECT
+from pipelines.store.code.source_files import PROJECT
 
 _ADVICE = {
     "PermissionError": "Give this user the right to it, or name another place.",

@@ -6,7 +6,7 @@ import dagster as dg
 import yaml
 
 from pipelines.store.artifacts import Artifact, ArtifactError, artifact_of
-from pipelines.store.disk import is_disk_full
+from pipelines.store.files.disk import is_disk_full
 from pipelines.store.runs import last_made, made_by, newest, record_run
 
 

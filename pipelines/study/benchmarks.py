@@ -15,11 +15,11 @@ from pipelines.corpus.experts import GROUP_MODEL
 from pipelines.corpus.sources import expanded
 from pipelines.store.artifacts import Artifact, Draft, artifact_of, build_artifact
 from pipelines.store.assets import Check, Description
+from pipelines.store.code.versions import code_version
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.store.metadata import markdown_table
-from pipelines.store.versions import code_version
-from pipelines.study.run import ASSET as RUNS
-from pipelines.study.worker_pool import build_all
+from pipelines.study.running.run import ASSET as RUNS
+from pipelines.study.running.worker_pool import build_all
 from pipelines.training.adapters import GIVEN_GATES, Log, load_adapter
 from pipelines.training.launcher import Launcher
 from pipelines.training.losses import BASE
@@ -65,7 +65,7 @@ class HarnessConfig(dg.Config):
 
 @dataclass(frozen=True)
 class Trained:
-    """What is measured: an artifact of `pipelines.study.runs`. The base model also has one."""
+    """What is measured: an artifact of `pipelines.study.running.runs`. The base model also has one."""
 
     domain: str
     method: str

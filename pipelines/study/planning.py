@@ -10,8 +10,8 @@ from pipelines.store.artifacts import Artifact
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.study.experiments import NUM_CLUSTERS, Cell
 from pipelines.study.learning_rates import rate_of
-from pipelines.study.run import Run, Setup
-from pipelines.study.run_documents import TRAINING, Split, read_run_documents
+from pipelines.study.running.run import Run, Setup
+from pipelines.study.running.run_documents import TRAINING, Split, read_run_documents
 from pipelines.study.sizes import matched_parameters, method_sizes
 from pipelines.study.study_documents import Corpus, study_documents
 from pipelines.training.losses import BASE
@@ -26,7 +26,7 @@ class DomainsConfig(dg.Config):
     held_out_documents_per_source: int | None = Field(200, ge=1)
 
     def split(self) -> Split:
-        """The split, for `pipelines.study.run_documents`."""
+        """The split, for `pipelines.study.running.run_documents`."""
         return Split(self.validation_documents_per_source, self.held_out_documents_per_source)
 
 

@@ -17,7 +17,7 @@ import yaml
 from pipelines.store.artifacts import Artifact, ArtifactError, without_nan
 from pipelines.store.io_manager import ArtifactStore, store_of
 from pipelines.study.paper import WRITERS
-from pipelines.study.run import ASSET as RUNS
+from pipelines.study.running.run import ASSET as RUNS
 
 TABLES = {
     "learning_rates": ("sweep",),

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 
 from pipelines.store.artifacts import Artifact, Draft, build_artifact
+from pipelines.store.code.versions import code_version
 from pipelines.store.io_manager import ArtifactStore
-from pipelines.store.versions import code_version
-from pipelines.study.run_documents import Split, write_run_documents
+from pipelines.study.running.run_documents import Split, write_run_documents
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def save_untrained(folder: Path, training: TrainingJob, recipe: Recipe, base_mod
     from transformers import set_seed
 
     from hydralora.methods import get_method
-    from hydralora.training.checkpoints import save_model
+    from hydralora.training.outputs.checkpoints import save_model
 
     with base_model.lent() as (model, _):
         peft_config = get_method(training.method).config(model, recipe.method_config(training.num_experts))

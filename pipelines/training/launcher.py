@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from pipelines.store.code.versions import code_version
 from pipelines.store.configuration import limited
-from pipelines.store.versions import code_version
 from pipelines.training.adapters import TrainingJob, train_adapter
 from pipelines.training.recipe import BaseModel, Recipe
 from pipelines.training.training_process import ERROR, MODULE, VERSION

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from pipelines.store.configuration import declaration, fields_from, limited, values_for
-from pipelines.store.manifest import folder_hashes
+from pipelines.store.files.manifest import folder_hashes
 
 if TYPE_CHECKING:
     from hydralora.methods import MethodConfig

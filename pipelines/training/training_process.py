@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _run(path: Path) -> None:
-    from pipelines.store.versions import check_version
+    from pipelines.store.code.versions import check_version
 
     if expected := os.environ.get(VERSION):
         check_version(MODULE, expected)
@@ -57,7 +57,7 @@ def _leave_error(path: Path, error: Exception) -> None:
     from hydralora.data import DataError
     from hydralora.methods import MethodError
     from hydralora.training import TrainingError
-    from pipelines.store.source_files import SourceChangedError
+    from pipelines.store.code.source_files import SourceChangedError
 
     ours = BaseModelError | DataError | MethodError | SourceChangedError | TrainingError
     explained = isinstance(error, ours)

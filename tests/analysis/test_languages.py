@@ -6,10 +6,10 @@ from itertools import pairwise
 import polars as pl
 import pytest
 
+from analysis.clusters.choice.selection import select_num_clusters
+from analysis.clusters.choice.structure import measure_structure
 from analysis.clusters.interpretation import agreement, top_terms
 from analysis.clusters.kmeans import sweep_kmeans
-from analysis.clusters.selection import select_num_clusters
-from analysis.clusters.structure import measure_structure
 from analysis.corpus.cleaning import CleanConfig, clean
 from analysis.experts.prompt_classifier import PromptClassifier
 from analysis.features.lsa import TfidfLsa

@@ -76,7 +76,7 @@ def load_libraries() -> None:
     import hydralora.gates
     import hydralora.training.run  # noqa: F401
     import pipelines.definitions
-    import pipelines.report_inputs  # noqa: F401
+    import pipelines.report.inputs  # noqa: F401
 
     torch.set_num_threads(1)
 

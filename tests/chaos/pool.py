@@ -23,7 +23,7 @@ import dagster as dg
 import psutil
 import yaml
 
-from pipelines.store.processes import tagged_processes
+from pipelines.store.files.processes import tagged_processes
 from tests.chaos.job import run, setup
 from tests.chaos.progress import Outcome, Try
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import dagster as dg
 import psutil
 
-from pipelines.dead_runs import dead_runs_sensor, end_dead_runs
 from pipelines.definitions import defs
 from pipelines.home import GPU, prepare
-from pipelines.store.processes import HOST_TAG
+from pipelines.sensors.dead_runs import dead_runs_sensor, end_dead_runs
+from pipelines.store.files.processes import HOST_TAG
 
 JOB = """
 import sys, time
@@ -100,7 +100,7 @@ def test_a_step_ends_with_the_run_that_started_it(tmp_path: Path) -> None:
     script, begun = tmp_path / "parent.py", tmp_path / "begun"
     script.write_text(
         "import multiprocessing, os, sys, time\n"
-        "from pipelines.store.processes import end_with_parent\n"
+        "from pipelines.store.files.processes import end_with_parent\n"
         "def step(path):\n"
         "    end_with_parent()\n"
         "    open(path + '.tmp', 'w').write(str(os.getpid()))\n"

@@ -41,8 +41,8 @@ def described(artifact: Artifact) -> Description:
 )
 def cluster_sweep(draft: Draft, config: SweepConfig, corpus_documents: Artifact, document_features: Artifact) -> None:
     """K-means of the training documents for every K from 1 up, with the sum of squared errors (SSE) for each K."""
+    from analysis.clusters.choice.selection import source_weights
     from analysis.clusters.kmeans import sweep_kmeans
-    from analysis.clusters.selection import source_weights
 
     features = training_rows(corpus_documents, document_features)
     sources = training_documents(corpus_documents, pl.col("source"))

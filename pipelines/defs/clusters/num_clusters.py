@@ -54,7 +54,7 @@ def num_clusters(
     draft: Draft, config: ChoiceConfig, corpus_documents: Artifact, document_features: Artifact, cluster_sweep: Artifact
 ) -> None:
     """The number of clusters: the elbow of the SSE curve, with its stability and the reason in words."""
-    from analysis.clusters.selection import select_num_clusters
+    from analysis.clusters.choice.selection import select_num_clusters
     from analysis.corpus.document_text import document_text
     from analysis.figures.clusters import elbow
 

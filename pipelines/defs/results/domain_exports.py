@@ -11,10 +11,10 @@ from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.metadata import markdown_table
 from pipelines.training.adapters import load_adapter
-from pipelines.training.chat_template import chat_template
-from pipelines.training.cross_losses import cross_losses
 from pipelines.training.documents import labelled_documents, read_tokens
-from pipelines.training.exporting import (
+from pipelines.training.exports.chat_template import chat_template
+from pipelines.training.exports.cross_losses import cross_losses
+from pipelines.training.exports.exporting import (
     OTHERS,
     DomainDocuments,
     domain_gates,

@@ -4,12 +4,12 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.report_commands import COMPARISON, CONFIGURATION, identity_of, request_of
-from pipelines.report_inputs import report_inputs
+from pipelines.report.commands import COMPARISON, CONFIGURATION, identity_of, request_of
+from pipelines.report.inputs import report_inputs
 from pipelines.store.artifacts import Artifact, ArtifactError, Draft, build_artifact
 from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.code.versions import code_version
 from pipelines.store.io_manager import ArtifactStore
-from pipelines.store.versions import code_version
 
 PAGE = "comparison.html"
 

@@ -12,9 +12,9 @@ from pipelines.corpus.sources import FilesConfig, expanded, named_once
 from pipelines.engine.resource import ShardEngine
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.code.versions import code_version
 from pipelines.store.configuration import fields_from, values_for
 from pipelines.store.metadata import markdown_table
-from pipelines.store.versions import code_version
 
 
 class ShardedSourceConfig(dg.Config):

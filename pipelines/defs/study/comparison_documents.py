@@ -6,7 +6,7 @@ from pydantic import Field
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.metadata import markdown_table
-from pipelines.study.run_documents import Split, parts_overlap, write_run_documents
+from pipelines.study.running.run_documents import Split, parts_overlap, write_run_documents
 from pipelines.training.documents import expert_count, labelled_documents
 
 

@@ -10,9 +10,9 @@ from pipelines.store.configuration import LARGEST_SEED
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.store.metadata import markdown_table
 from pipelines.study.learning_rates import SWEEP_SCHEMA, chosen_rates
-from pipelines.study.run import Run, Setup, mean_loss
-from pipelines.study.run_documents import VALIDATION
-from pipelines.study.runs import build_runs
+from pipelines.study.running.run import Run, Setup, mean_loss
+from pipelines.study.running.run_documents import VALIDATION
+from pipelines.study.running.runs import build_runs
 from pipelines.study.sizes import matched_parameters
 from pipelines.training.launcher import Launcher
 from pipelines.training.recipe import BaseModel, Recipe

@@ -11,11 +11,11 @@ from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.store.metadata import markdown_table
 from pipelines.store.thumbnails import write_thumbnail
-from pipelines.study.costs import check_meter, measure_costs
 from pipelines.study.learning_rates import rate_of
-from pipelines.study.run import Run, Setup
-from pipelines.study.run_documents import TRAINING, read_run_documents
-from pipelines.study.runs import build_runs, run_losses, run_table
+from pipelines.study.running.costs import check_meter, measure_costs
+from pipelines.study.running.run import Run, Setup
+from pipelines.study.running.run_documents import TRAINING, read_run_documents
+from pipelines.study.running.runs import build_runs, run_losses, run_table
 from pipelines.study.sizes import matched_parameters, method_sizes
 from pipelines.training.launcher import Launcher
 from pipelines.training.losses import BASE

@@ -10,7 +10,7 @@ from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.study.experiments import EXPERIMENTS, Cell, planned_cells
 from pipelines.study.planning import DomainsConfig, Planner
-from pipelines.study.run import build_run, mean_loss
+from pipelines.study.running.run import build_run, mean_loss
 from pipelines.study.study_documents import Corpus
 from pipelines.training.recipe import BaseModel, Recipe
 

@@ -8,10 +8,10 @@ from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.store.metadata import markdown_table
-from pipelines.study.costs import check_meter, measure_costs
 from pipelines.study.experiments import EXPERIMENTS, MATH, planned_cells
 from pipelines.study.planning import DomainsConfig, Planner, study_sizes
-from pipelines.study.runs import build_runs, run_table
+from pipelines.study.running.costs import check_meter, measure_costs
+from pipelines.study.running.runs import build_runs, run_table
 from pipelines.study.study_documents import Corpus
 from pipelines.training.launcher import Launcher
 from pipelines.training.losses import BASE

@@ -9,8 +9,8 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
+from analysis.clusters.choice.elbow_rules import l_method
 from analysis.clusters.corpus_model import CorpusModel
-from analysis.clusters.elbow_rules import l_method
 from analysis.clusters.kmeans import sweep_kmeans
 from analysis.features.hidden_states import HiddenStates
 from analysis.features.loading import load_features

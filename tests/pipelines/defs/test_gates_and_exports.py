@@ -27,7 +27,7 @@ from pipelines.defs.results.domain_exports import agreement, domain_documents
 from pipelines.store.artifacts import Artifact
 from pipelines.training.adapters import experts_of
 from pipelines.training.documents import labelled_documents
-from pipelines.training.exporting import (
+from pipelines.training.exports.exporting import (
     OTHERS,
     RESERVED,
     DomainDocuments,
@@ -36,7 +36,7 @@ from pipelines.training.exporting import (
     plain_peft_differences,
     write_exports,
 )
-from pipelines.training.plain_peft import plain_peft_losses
+from pipelines.training.exports.plain_peft import plain_peft_losses
 from tests.hydralora.small import small_model
 
 CATS = [f"the cat number {i} sleeps" for i in range(20)]

@@ -10,7 +10,7 @@ import pytest
 from analysis.report import ReportInputs, write_report
 from pipelines.definitions import build_defs
 from pipelines.defs.results.report import _link, compare_with_previous
-from pipelines.report_inputs import energy_table, provenance, serving_words, stages_table
+from pipelines.report.inputs import energy_table, provenance, serving_words, stages_table
 from pipelines.store.artifacts import Artifact, build_artifact
 from pipelines.store.io_manager import ArtifactStore
 from tests.pipelines.small_corpus import corpus_ops, resources

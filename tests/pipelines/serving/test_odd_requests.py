@@ -6,9 +6,9 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.serving.conversations import prefix_keys
 from pipelines.serving.errors import RequestError
-from pipelines.serving.prompts import chat_prompt, completion_prompts, conversation_turns, parse
+from pipelines.serving.requests.conversations import prefix_keys
+from pipelines.serving.requests.prompts import chat_prompt, completion_prompts, conversation_turns, parse
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),

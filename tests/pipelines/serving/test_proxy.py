@@ -16,7 +16,7 @@ import uvicorn
 
 from pipelines.serving.app import create_app
 from pipelines.serving.server import server_config
-from pipelines.serving.settings import Settings
+from pipelines.serving.setup.settings import Settings
 from tests.pipelines.serving.small_serving import CAT, SHIP, UNKNOWN, StubBackend, free_port, running, small_exports
 
 Ask = Any

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from pipelines.store.artifacts import Artifact, ArtifactError, Draft, build_artifact
-from pipelines.store.disk import DiskFullError
+from pipelines.store.files.disk import DiskFullError
 
 
 def build(directory: Path, number: int, calls: list[str], inputs: dict[str, Artifact] | None = None) -> Artifact:

@@ -1,0 +1,4 @@
+"""Dagster sensors: runs whose process is gone, and new files.
+
+Imports `store`.
+"""

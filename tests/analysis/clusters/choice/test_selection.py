@@ -1,0 +1,209 @@
+"""Choosing N: rules on curves with a known corner, structure in both halves of a vocabulary, and real corpora."""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from analysis.clusters.choice.elbow_rules import RULES, l_method_corners
+from analysis.clusters.choice.selection import select_num_clusters, source_weights
+from analysis.clusters.choice.stability import half_split_agreement
+from analysis.clusters.choice.structure import explained_by, measure_structure, vocabulary_halves
+from analysis.clusters.kmeans import ClusterSweep, sweep_kmeans
+from analysis.features.lsa import TfidfLsa
+
+
+def blobs(n_blobs: int, n_rows: int = 800, spread: float = 0.15, seed: int = 0) -> tuple[np.ndarray, list[str]]:
+    """Blobs around orthogonal directions, and texts that have the words of their blob."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, n_blobs, n_rows)
+    directions = np.eye(16)[labels]
+    rows = (directions + spread * random.standard_normal(directions.shape)).astype(np.float32)
+    return rows, sentences(labels, seed)
+
+
+def sentences(labels: np.ndarray, seed: int = 0) -> list[str]:
+    """Twelve words each, out of thirty that only documents of the same label have."""
+    random = np.random.default_rng(seed)
+    return [" ".join(f"w{label}n{i}" for i in random.integers(0, 30, 12)) for label in labels]
+
+
+def sweep_of(inertia: list[float]) -> ClusterSweep:
+    """A sweep with a curve of one's own and nothing behind it."""
+    ks = tuple(range(1, len(inertia) + 1))
+    labels = np.zeros((len(ks), 100), np.int32)
+    return ClusterSweep(ks, np.array(inertia), tuple(np.zeros((k, 1), np.float32) for k in ks), labels, (1,) * len(ks))
+
+
+CORNER_AT_4 = [100.0, 75, 50, 25, 24, 23, 22, 21, 20]
+
+
+@pytest.mark.parametrize("rule", ["l_method_linear", "second_difference", "kneed"])
+def test_rules_find_the_corner_of_two_straight_lines(rule: str):
+    scores = RULES[rule](np.zeros((100, 1), np.float32), sweep_of(CORNER_AT_4))
+    assert np.argmax(scores) + 1 == 4
+
+
+def test_l_method_finds_where_the_share_removed_by_a_cluster_falls():
+    curve = [100 * 0.6 ** min(k, 4) * 0.95 ** max(k - 4, 0) for k in range(12)]  # a factor .6 up to K=5, then .95
+    assert np.argmax(RULES["l_method"](np.zeros((100, 1), np.float32), sweep_of(curve))) + 1 == 5
+
+
+@pytest.mark.parametrize("rule", ["calinski_harabasz", "silhouette"])
+def test_rules_from_scikit_learn_agree_with_it(rule: str):
+    from sklearn import metrics
+
+    rows, _ = blobs(3)
+    sweep = sweep_kmeans(rows, range(1, 6))
+    scores = RULES[rule](rows, sweep)
+    function = {"calinski_harabasz": metrics.calinski_harabasz_score, "silhouette": metrics.silhouette_score}[rule]
+    assert scores[0] == -np.inf
+    np.testing.assert_allclose(scores[1:], [function(rows, labels) for labels in sweep.labels[1:]], rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_blobs", [2, 4, 7])
+def test_blobs_are_counted(n_blobs: int):
+    rows, texts = blobs(n_blobs)
+    choice = select_num_clusters(rows, sweep_kmeans(rows), texts)
+    assert (choice.value, choice.structure) == (n_blobs, True)
+    assert choice.interval[0] <= n_blobs <= choice.interval[1]
+    assert choice.stability > 0.95
+    assert choice.sharpness > 2
+    assert choice.runner_up not in (None, n_blobs)
+    assert choice.reason.startswith(f"{n_blobs} clusters: up to there")
+    assert [row["n_clusters"] for row in choice.table] == list(range(1, 21))
+
+
+def test_one_vocabulary_is_one_part():
+    """Even where the vectors have clusters: words that go together by chance say nothing about other words."""
+    rows, _ = blobs(4)
+    texts = sentences(np.zeros(len(rows), int))
+    choice = select_num_clusters(rows, sweep_kmeans(rows), texts)
+    assert (choice.value, choice.structure, choice.interval) == (1, False, (1, 1))
+    assert choice.reason.startswith("No clear structure: one LoRA is enough.")
+    assert choice.evidence.explained > 0.1
+    assert abs(choice.evidence.shared) < 0.02
+
+
+def test_manual_wins_but_says_what_the_evidence_says():
+    rows, texts = blobs(3)
+    sweep = sweep_kmeans(rows)
+    choice = select_num_clusters(rows, sweep, texts, rule="manual", n_clusters=6)
+    assert choice.value == 6
+    assert "because you asked for that number; the L-method would say 3" in choice.reason
+    for arguments in ({"rule": "manual"}, {"n_clusters": 3}):
+        with pytest.raises(ValueError, match="expected a number with rule 'manual' and None otherwise"):
+            select_num_clusters(rows, sweep, texts, **arguments)
+    with pytest.raises(ValueError, match="got 21"):
+        select_num_clusters(rows, sweep, texts, rule="manual", n_clusters=21)
+    with pytest.raises(ValueError, match=r"expected one of l_method, .* or manual, got 'elbow'"):
+        select_num_clusters(rows, sweep, texts, rule="elbow")
+    with pytest.raises(ValueError, match=r"expected K from 1 up.*got \[2, 3\]"):
+        select_num_clusters(rows, sweep_kmeans(rows, (2, 3)), texts)
+    with pytest.raises(ValueError, match="texts: expected one for each of 800 rows, got 799"):
+        select_num_clusters(rows, sweep, texts[1:])
+
+
+@pytest.mark.parametrize("n_distinct", [1, 2, 3, 5])
+def test_a_corpus_of_a_few_repeated_documents(n_distinct: int):
+    labels = np.repeat(np.arange(n_distinct), 30)
+    texts = [f"every word of it once more {'abcde'[label] * 3} {'vwxyz'[label] * 2}" for label in labels]
+    choice = select_num_clusters(np.eye(6)[labels], sweep_kmeans(np.eye(6)[labels]), texts)
+    assert choice.value == n_distinct
+
+
+def test_weights_cap_sources_at_the_smallest():
+    assert source_weights(["a"] * 300 + ["b"] * 100) is None
+    weights = source_weights(["a"] * 1000 + ["b"] * 100)
+    assert weights is not None
+    np.testing.assert_allclose([weights[:1000].sum(), weights[1000:].sum()], 100)
+    tiny = source_weights(pl.Series(["a"] * 1000 + ["b"]))  # one document does not decide: the cap is 50
+    assert tiny is not None
+    np.testing.assert_allclose([tiny[:1000].sum(), tiny[1000:].sum()], [50, 1])
+
+
+def test_a_balanced_sweep_is_said_and_finds_small_sources():
+    (big, _), (small, _) = blobs(1, 3000), blobs(3, 180, seed=1)
+    rows = np.concatenate([big, np.roll(small, 1, axis=1)])
+    texts = sentences(np.concatenate([np.zeros(3000, int), 1 + np.argmax(small, axis=1)]))
+    sources = ["big"] * 3000 + ["small"] * 180
+    choice = select_num_clusters(rows, sweep_kmeans(rows, sample_weight=source_weights(sources)), texts)
+    assert choice.value == 4
+    assert choice.reason.startswith("Sources are badly imbalanced (17 to 1); balanced sweep used.")
+
+
+def test_corners_do_not_depend_on_where_the_sweep_ends():
+    corner = [100 * 0.6 ** min(k, 4) * 0.95 ** max(k - 4, 0) for k in range(20)]
+    assert l_method_corners(sweep_of(corner)).tolist() == [5] * 11
+    bend = [100 / k for k in range(1, 21)]  # without a corner of its own
+    corners = l_method_corners(sweep_of(bend))
+    assert corners.max() > corners.min()
+    best = 1 + np.argmax(RULES["l_method"](np.zeros((100, 1), np.float32), sweep_of(bend)))
+    assert best == np.median(corners)
+
+
+def test_halves_agree_on_blobs_and_not_on_a_cloud():
+    assert half_split_agreement(blobs(3)[0], 3) > 0.99
+    assert half_split_agreement(np.random.default_rng(0).standard_normal((600, 16)).astype(np.float32), 6) < 0.5
+    assert np.isnan(half_split_agreement(np.eye(4, dtype=np.float32), 3))
+
+
+def read(folder: Path, stem: str, n: int) -> pl.DataFrame:
+    return pl.read_parquet(folder / f"{stem}_train.parquet").sample(n, seed=0)
+
+
+def choose(texts: list[str]):
+    features = TfidfLsa().fit(texts).transform(texts)
+    return select_num_clusters(features, sweep_kmeans(features), texts)
+
+
+def prompts(table: pl.DataFrame) -> list[str]:
+    return table.select(pl.concat_str("instruction", "input", separator="\n", ignore_nulls=True)).to_series().to_list()
+
+
+def test_four_real_domains_give_four_in_any_order(shared_corpora: Path):
+    texts = [t for stem in ("gsm8k", "medquad", "legalbench", "mbxp") for t in prompts(read(shared_corpora, stem, 250))]
+    assert choose(texts).value == 4
+    assert abs(choose([texts[i] for i in np.random.default_rng(1).permutation(len(texts))]).value - 4) <= 1
+
+
+def test_one_real_task_and_shuffled_words_give_one(shared_corpora: Path):
+    assert choose(prompts(read(shared_corpora, "gsm8k", 1000))).value == 1
+    texts = [t for stem in ("gsm8k", "medquad", "mbxp") for t in prompts(read(shared_corpora, stem, 300))]
+    words = np.array(" ".join(texts).split(), dtype=object)
+    random = np.random.default_rng(0)
+    shuffled = [" ".join(random.choice(words, len(text.split()))) for text in texts]
+    choice = choose(shuffled)
+    assert (choice.value, choice.structure) == (1, False)
+
+
+def test_halves_of_the_vocabulary_have_no_word_in_common():
+    texts = ["alpha beta gamma delta", "omega sigma kappa"] * 2
+    first, second = vocabulary_halves(texts)
+    sides = [{word for word in " ".join(texts).split() if zlib.crc32(word.encode()) & 1 == half} for half in (0, 1)]
+    for half, words in zip((first, second), sides, strict=True):
+        for row, text in zip(half, texts, strict=True):
+            assert np.linalg.norm(row) == pytest.approx(1 if words & set(text.split()) else 0, abs=1e-6)
+
+
+def test_explained_by_groups():
+    rows = np.repeat(np.eye(3, dtype=np.float32), 40, axis=0)
+    labels = np.repeat([0, 1, 2], 40).astype(np.int32)
+    weights = np.ones(120)
+    assert explained_by(rows, labels, weights) == pytest.approx(1)
+    assert explained_by(rows, np.zeros(120, np.int32), weights) == 0
+    assert explained_by(np.ones((120, 2), np.float32), labels, weights) == 0
+    random = np.random.default_rng(0)
+    by_chance = [explained_by(rows, random.integers(0, 30, 120).astype(np.int32), weights) for _ in range(50)]
+    assert abs(np.mean(by_chance)) < 0.02  # 30 groups of 120 rows: a quarter, were chance not taken off
+    ten = np.array([10.0] * 40 + [1.0] * 80)  # a weight is a number of copies
+    copies = np.repeat(np.arange(120), ten.astype(int))
+    noisy = rows + random.standard_normal(rows.shape).astype(np.float32)
+    once, copied = (explained_by(noisy, labels, ten), explained_by(noisy[copies], labels[copies], np.ones(len(copies))))
+    assert once == pytest.approx(copied, abs=0.02)  # which differ in degrees of freedom
+
+
+def test_texts_without_words_have_no_structure():
+    assert not measure_structure(["", "?", "1"] * 20).structure
