@@ -8,9 +8,11 @@ PACKAGES = ("analysis", "hydralora", "pipelines")
 FOLDERS = sorted(path.parent for package in PACKAGES for path in (ROOT / package).rglob("__init__.py"))
 
 
-def test_a_wheel_has_every_package() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert listed == sorted(["analysis.data", *(".".join(folder.relative_to(ROOT).parts) for folder in FOLDERS)])
+def test_a_wheel_has_every_module() -> None:
+    modules = {path.parent for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert modules == set(FOLDERS), "setuptools finds folders with an __init__.py"
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert all(list((ROOT / package).glob(pattern)) for package, patterns in data.items() for pattern in patterns)
 
 
 def test_a_folder_has_at_most_twelve_modules() -> None:

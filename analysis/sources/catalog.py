@@ -1,4 +1,4 @@
-"""Source kind `catalog`: corpora by name, from `data/catalog.yaml`."""
+"""Source kind `catalog`: corpora by name, from `catalog.yaml` beside this module."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +48,8 @@ class CatalogEntry:
 
 
 def catalog_file() -> Path:
-    """The catalog of this project: `data/catalog.yaml` of the repository, or `analysis/data/` of a wheel."""
-    package = Path(__file__).resolve().parent.parent
-    installed = package / "data" / "catalog.yaml"
-    return installed if installed.exists() else package.parent / "data" / "catalog.yaml"
+    """The catalog of this project."""
+    return Path(__file__).with_name("catalog.yaml")
 
 
 def load_catalog(file: str | Path | None = None) -> dict[str, CatalogEntry]:

@@ -68,7 +68,7 @@ class HubConfig(dg.Config):
 
 
 class CatalogConfig(dg.Config):
-    """An entry of `data/catalog.yaml`, by name."""
+    """An entry of `analysis/sources/catalog.yaml`, by name."""
 
     kind: Literal["catalog"] = "catalog"
     entry: str
