@@ -15,8 +15,6 @@ Modules of this project import from the sub-package that defines a name, never f
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from analysis import deprecation
-
 if TYPE_CHECKING:
     from analysis.adapters.breakdown import ComponentAdapter, ParameterBreakdown, break_down
     from analysis.adapters.observation_two import ObservationTwo, observation_two
@@ -131,8 +129,6 @@ _HOMES = {
     "sources.records": ("SourceError",),
 }
 """Module of each public name. Strings, so that `import analysis` reaches no other module."""
-
-deprecation.install()
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

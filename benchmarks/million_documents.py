@@ -58,7 +58,6 @@ def measure(path: Path, n_documents: int) -> dict[str, Any]:
     from analysis.clusters.kmeans import sweep_kmeans
     from analysis.corpus.document_text import document_text
     from analysis.features.lsa import TfidfLsa
-    from analysis.text.blocks import iter_parquet
     from analysis.text.sampling import sample_documents
 
     def label(paths: list[Path]) -> dict[str, Any]:
@@ -74,7 +73,11 @@ def measure(path: Path, n_documents: int) -> dict[str, Any]:
         n_clusters = select_num_clusters(rows, sweep, sample).value
         seconds["choice"] = time.process_time() - start - sum(seconds.values())
         model = CorpusModel(features, sweep.centers[sweep.index(n_clusters)])
-        batches = (batch for path in paths for batch in iter_parquet(path, ["prompt", "completion"]))
+        batches = (
+            pl.from_arrow(batch).select(document_text("both")).to_series()
+            for path in paths
+            for batch in pq.ParquetFile(path).iter_batches(8192, columns=["prompt", "completion"])
+        )
         sizes = np.zeros(n_clusters, np.int64)
         with pq.ParquetWriter(Path(folder) / "labels.parquet", pa.schema({"cluster": pa.int32()})) as writer:
             for block in model.stream(batches):

@@ -1,7 +1,4 @@
-"""Old public names: they keep working for one minor version after a rename, with a DeprecationWarning.
-
-`analysis.deprecation` has the same mechanism: the two packages are installed apart and import nothing of each other.
-"""
+"""Old public names: they keep working for one minor version after a rename, with a DeprecationWarning."""
 
 import dataclasses
 import functools
@@ -120,4 +117,8 @@ MOVED = {
     "hydralora.static_routing": "hydralora.gates.fixed",
     "hydralora.surgery": "hydralora.gates.surgery",
     "hydralora.trainer": "hydralora.training.trainer",
+    "hydralora.training.checkpoints": "hydralora.training.outputs.checkpoints",
+    "hydralora.training.energy": "hydralora.training.outputs.energy",
+    "hydralora.training.model_card": "hydralora.training.outputs.model_card",
+    "hydralora.training.record": "hydralora.training.outputs.record",
 }

@@ -38,7 +38,6 @@ def wrong_with(path: Path, job: str, partition: str | None = None) -> str:
 
     Args:
         path: of the run configuration.
-        job: name of the job that it is for.
         partition: key of the run's partition.
     """
     from pipelines.jobs import JOBS

@@ -21,7 +21,6 @@ class Alarm:
     Attributes:
         level: "warning", or "note" if it holds for only a few modules.
         where: "router", "layer 17 self_attn.q_proj" …
-        text: a sentence.
     """
 
     level: str

@@ -16,7 +16,6 @@ class ModuleAssociation:
 
     Attributes:
         nmi: normalised mutual information between a document's strongest expert and its group, 0 to 1.
-        nmi_null: mean of `nmi` for permuted groups.
         variance_explained: share of the gates' variance over documents that lies between groups, 0 to 1.
         variance_null: mean of `variance_explained` for permuted groups.
         p_value: one-sided p-value of `variance_explained`.

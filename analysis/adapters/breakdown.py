@@ -43,7 +43,6 @@ class ComponentAdapter:
     Attributes:
         name: short and unique; names the head in tables and figures.
         part: what it was trained on: a cluster, a task or an IID part.
-        seed: seed of the initialisation.
         state: parameter name -> array.
         trained: False for the initial adapter, from which all adapters of this seed start.
     """

@@ -23,7 +23,6 @@ class CrossExperts:
         matrix: group, expert, difference (loss minus that of the group's own expert).
         difference: mean over documents of the own expert's loss minus the mean loss of the others; negative is better.
         low, high: 95% t interval of `difference` over documents; nan with fewer than two documents.
-        n_documents: number of documents.
     """
 
     by_group: pl.DataFrame

@@ -33,14 +33,11 @@ class Analysis:
     """How many experts a corpus deserves, why, and how sure that is.
 
     Attributes:
-        files: the files read.
         columns: the mapping of columns that was given.
         documents: the cleaned documents, with their cluster.
         data_card: sizes, duplicates, languages; see `analysis.corpus.data_card`.
         notes: what was not read or may be read wrongly.
-        choice: the number of clusters, with its evidence.
         samples: number of clusters -> in how many random samples of the documents it came out.
-        grouping: what the experts stand for, and why.
         sweep: n_clusters, inertia.
         model: assigns new documents to the clusters.
         features: float32 [n_documents, n_components].

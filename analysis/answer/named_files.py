@@ -56,10 +56,6 @@ def read_named(sources: Mapping[str, FilesSource]) -> SourcesRead:
 def check_splits(config: FilesSource, splits: Sequence[str | None]) -> None:
     """Refuse files that are named by splits and do not say in a column which records are held out.
 
-    Args:
-        config: a source of `named_sources`.
-        splits: the values of `split` among its records.
-
     Raises:
         SourceError: a record of such files has no split.
     """

@@ -42,8 +42,6 @@ class Assignment:
     """Summary of new documents, and how they differ from the corpus.
 
     Attributes:
-        summary: summary of the new documents.
-        reference: summary of the corpus.
         drift: their difference, with the verdict on N in words.
     """
 

@@ -39,7 +39,6 @@ class CorpusModel:
     one) and is counted in the statistics.
 
     Args:
-        features: fitted features.
         centers: [n_clusters, n_components].
         text: which text of a document is clustered; see `analysis.corpus.document_text`.
 

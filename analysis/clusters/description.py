@@ -22,7 +22,6 @@ def describe_clusters(
     """Describe the content of each cluster.
 
     Args:
-        documents: the documents of the corpus.
         text: which text is clustered; see `analysis.corpus.document_text`.
         positions: of `analysis.clusters.interpretation.document_positions`, a row for each document.
         n_terms, n_examples: number of top terms, and of examples of each kind.
@@ -62,12 +61,8 @@ def save_corpus_model(
     """Write what `analysis.clusters.assignment` needs for new documents: the model, its corpus and the known groups.
 
     Args:
-        folder: of the model.
-        model: the corpus model.
-        documents, positions: as of `describe_clusters`.
         explained: [n_documents], as in `FeatureBlock`.
         statistics: counts over the texts of the documents.
-        random_state: seed of the known groups.
     """
     labels = positions["cluster"].to_numpy()
     is_held_out = (documents["split"] == "test").to_numpy()

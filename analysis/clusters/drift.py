@@ -91,8 +91,6 @@ class Drift:
         like: source -> its share in the nearest mixture.
         mix_shift: share of documents that would have to change cluster to restore the corpus's mix (total variation
             distance).
-        unknown_token_share: share of unknown words in the new documents.
-        reference_unknown_token_share: share of unknown words in the corpus.
         distance_ratio: mean squared distance to the centres, new documents / corpus.
         reconsider: whether N should be chosen again, with the new documents included.
         reason: the verdict in words.
@@ -167,10 +165,7 @@ def measure_drift(
     """Compare new documents with the corpus, both assigned by the same corpus model.
 
     Args:
-        reference: summary of the corpus, from `summarise_corpus`.
-        new: summary of the new documents.
         nearest: the mixture of known groups nearest to the new documents. None compares them with the whole corpus.
-        known: the known groups of the corpus.
 
     Raises:
         ValueError: one side has no documents, or the numbers of clusters differ.

@@ -56,7 +56,6 @@ class Nearest:
         explained_shares: float64 [2, N_BINS], shares of documents in the bins: for this mixture of groups, and for a
             mixture of whole sources in the same proportions.
         n_explained: effective number of corpus documents behind the second row of `explained_shares`.
-        unknown_token_share: share of unknown words in the new documents.
         n_documents: number of new documents that were compared.
     """
 
@@ -175,7 +174,6 @@ def describe_groups(
     """Find the known groups of a corpus; None if the features of the model have no terms.
 
     Args:
-        model: corpus model of the corpus.
         texts: [n], documents.
         sources: [n], source of each document.
         labels: [n], cluster of each document.

@@ -87,7 +87,6 @@ def clean(
 
     Args:
         records: table with the columns of `RECORD_SCHEMA`, as `read_sources` returns it.
-        config: which records are kept.
         evaluation: name of an evaluation set -> its records. A training document that shares a run of words with one of
             them is dropped; see `analysis.corpus.decontamination`.
 

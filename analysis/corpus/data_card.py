@@ -40,11 +40,7 @@ def data_card(index: pl.DataFrame, duplicates: Mapping[str, pl.DataFrame]) -> di
 
 
 def vanished_sources(card: Mapping[str, Any]) -> list[str]:
-    """One sentence for each source of which cleaning kept nothing.
-
-    Args:
-        card: data card from `data_card`.
-    """
+    """One sentence for each source of which cleaning kept nothing."""
     return [
         f"Nothing is left of source {row['source']!r}: {_reasons(card, row)}. Correct the source or the limits of "
         f"cleaning, or leave the source out"

@@ -50,7 +50,6 @@ class Stages:
     """Runs stages on an engine, with all files below one URL.
 
     Args:
-        engine: where tasks run.
         out: URL that every worker can write to.
         code_version: of the functions; files of another version are not used.
         say: is told what each stage has to do.

@@ -16,7 +16,6 @@ class Grouping:
     Attributes:
         kind: "source", "task" or "cluster": a column of the documents.
         groups: the group of each expert; entry i belongs to expert i.
-        reason: why these groups were chosen, in words.
         classifier: predicts the group from the prompt. None for clusters, which the corpus model assigns.
     """
 
@@ -45,7 +44,6 @@ def choose_grouping(
 
     Args:
         documents: training documents with the columns prompt, source and task.
-        n_clusters: number of clusters at the elbow.
         grouping: one of `GROUPINGS`. Any value but "auto" is followed if possible.
         fixed_number: whether the user asked for this N. Sources or tasks are then used only if there are exactly as
             many.

@@ -19,12 +19,10 @@ class TextStatistics:
     """Counts over texts, including everything unusual that a reader should know about.
 
     Attributes:
-        n_documents: number of documents.
         n_null: documents that were null; they count as empty.
         n_invalid: documents that were not valid UTF-8; invalid bytes become replacement characters.
         n_without_words: documents without a word (of at least two characters).
         n_without_known_terms: documents with words, but none in the vocabulary.
-        n_tokens: number of words.
         n_known_tokens: number of words that are in the vocabulary.
     """
 

@@ -19,7 +19,6 @@ def submodule_map(embedding: pl.DataFrame, method: str) -> Picture:
     """All submodules, A only and B only (the paper's Figure 3: left, centre, right).
 
     Args:
-        embedding: of a `ParameterBreakdown`.
         method: "t-SNE" or "UMAP".
     """
     table = embedding.filter(pl.col("method") == method)
@@ -55,7 +54,6 @@ def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int =
     """Submodules of single layers, in the coordinates of the whole (the paper's Figures 6 and 7).
 
     Args:
-        embedding: of a `ParameterBreakdown`.
         method: "t-SNE" or "UMAP".
         matrix: "A" or "B".
         most: layers shown, evenly spread from the first to the last.

@@ -110,11 +110,7 @@ def entropy_and_usage(entropy: pl.DataFrame, usage: pl.DataFrame) -> Picture:
 
 @styled
 def association(table: pl.DataFrame) -> Picture:
-    """Share of the gates' variance that each grouping explains, by layer.
-
-    Args:
-        table: of a `RoutingAnalysis`.
-    """
+    """Share of the gates' variance that each grouping explains, by layer."""
     rows = table.drop_nulls("layer")
     kinds = rows["group_kind"].unique(maintain_order=True).to_list()
     figure, (axes,) = subplots(width=5.2, height=2.4)
@@ -140,12 +136,7 @@ def association(table: pl.DataFrame) -> Picture:
 
 @styled
 def expert_similarity(table: pl.DataFrame, groups: Sequence[str] = ()) -> Picture:
-    """Mean cosine between the experts' B over modules, as a heat map.
-
-    Args:
-        table: `similarity` of a `RoutingAnalysis`, with B cosines.
-        groups: names of the experts, if each stands for a group.
-    """
+    """Mean cosine between the experts' B over modules, as a heat map."""
     means = table.group_by("expert_a", "expert_b").agg(pl.col("b_cosine").mean()).drop_nulls()
     n_experts = int(means["expert_b"].to_numpy().max()) + 1
     values = np.eye(n_experts)
@@ -166,11 +157,7 @@ def expert_similarity(table: pl.DataFrame, groups: Sequence[str] = ()) -> Pictur
 
 @styled
 def cross_losses(matrix: pl.DataFrame) -> Picture:
-    """Loss of every expert on every group, against the group's own expert, as a heat map.
-
-    Args:
-        matrix: `matrix` of a `CrossExperts`.
-    """
+    """Loss of every expert on every group, against the group's own expert, as a heat map."""
     groups = ordered_groups([*matrix["group"], *matrix["expert"]])
     values = np.full((len(groups), len(groups)), np.nan)
     for group, expert, difference in matrix.select("group", "expert", "difference").iter_rows():

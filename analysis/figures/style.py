@@ -169,11 +169,6 @@ def subplots(
     return figure, list(figure.subplots(n_rows, n_columns, squeeze=False, sharey=share_y).flat)
 
 
-def is_narrow() -> bool:
-    """Whether the figure is drawn for a phone."""
-    return _is_narrow.get()
-
-
 def legend_below(figure: "Figure", n_entries: int) -> None:
     """Place the legend below the axes, left aligned."""
     figure.legend(loc="outside lower left", ncols=min(n_entries, 2 if _is_narrow.get() else 4))

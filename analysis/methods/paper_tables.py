@@ -26,12 +26,10 @@ def domain_table(
         losses: `domain, num_experts` and the per-document columns that `compare_losses` needs. The method "base" may
             have any N.
         methods: row of the table -> method that was trained for it. Rows without losses are omitted.
-        num_experts: number of experts N.
         reference: row whose loss is subtracted from the others.
         printed: table from `analysis.methods.paper`: `method`, a column for each domain, and maybe `percent`.
         sizes: `method, num_experts, n_parameters, percent_without_router` on our base model.
         benchmarks: `method, domain, benchmark, value, stderr, chance`.
-        resamples: number of bootstrap resamples.
 
     Returns:
         `domain, method, n_seeds, n_documents, loss, loss_low, loss_high, perplexity, difference, difference_low,

@@ -37,7 +37,6 @@ class ReportFiles:
     """What `write_report` wrote.
 
     Attributes:
-        html: path of the report.
         markdown: path of the Markdown summary, for CI.
         summary: path of the JSON summary, which `compare_reports` reads.
         figures: figure name -> path of the PNG file.
@@ -72,7 +71,6 @@ def write_comparison(first: Path, second: Path, path: Path) -> Path:
 
     Args:
         first, second: report folders, or their `summary.json` files (then without figures).
-        path: path of the page.
 
     Raises:
         FileNotFoundError: a folder has no summary.

@@ -34,7 +34,6 @@ class Comparison:
     """The content of the page that compares two runs.
 
     Attributes:
-        titles, commands: titles and commands of the two runs.
         verdict: questions that at least one run answers.
         sections: tables and figures of the differences.
     """

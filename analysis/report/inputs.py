@@ -15,7 +15,6 @@ class TokenGates:
     """Gates of the tokens of one example document.
 
     Attributes:
-        document_id: id of the document in the documents table.
         tokens: token texts from the tokenizer, including spaces.
         gates: N gates for each token, averaged over modules.
     """
@@ -47,7 +46,6 @@ class NextStep:
 
     Attributes:
         title: what it does, in a few words.
-        command: the exact command.
         reason: why, in one sentence.
     """
 
@@ -61,7 +59,6 @@ class ReportInputs:
     """The tables of one run. A section without its tables only states that they are missing.
 
     Attributes:
-        title: title of the run.
         command: exact command that reproduces the run.
         configuration: the run configuration that really ran, as text; empty if it is not known.
         base_model: name of the base model; empty if it is not known.

@@ -26,11 +26,7 @@ SCALE = 65535
 
 
 def render(inputs: ReportInputs, sections: tuple[Section, ...], overview: Picture | None) -> str:
-    """The report of a run as HTML.
-
-    Args:
-        overview: the picture at its head.
-    """
+    """The report of a run as HTML."""
     pictures = [p for section in sections if section.name != "map" for p in section.pictures]
     n_experts = max((len(document.gates[0]) for document in inputs.token_gates if len(document.gates)), default=0)
     return _filled(

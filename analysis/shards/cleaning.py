@@ -93,7 +93,6 @@ class ShardedCleaning:
         """Find duplicates and leaks, and write documents.
 
         Args:
-            evaluation: shards and sources of evaluation sets.
             text: which text the sample has; see `analysis.corpus.document_text`.
         """
         exact = self._exact()

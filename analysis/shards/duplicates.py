@@ -43,7 +43,6 @@ def exact_pairs(shards: Sequence[dict[str, Any]], part: int, n_parts: int) -> Ou
 
     Args:
         shards: `file` (records) and `first` (number of its first record) of each.
-        part: which of `n_parts` parts of all contents.
     """
     ranks, keys = _keys(shards, "content", part, n_parts)
     order = np.lexsort((ranks, keys))

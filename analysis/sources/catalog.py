@@ -17,7 +17,6 @@ class CatalogSource:
     """An entry of a catalog.
 
     Args:
-        entry: name of the entry.
         file: path of the catalog. None takes the catalog of this project.
         purpose: what the data is read for. An entry for evaluation is refused as training data.
     """

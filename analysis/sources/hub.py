@@ -28,7 +28,6 @@ class HubSource:
     Args:
         dataset: hub id (`databricks/databricks-dolly-15k`) or a local folder.
         revision: the 40 hex digits of a commit, because a branch or a tag can move; None only for a local folder.
-        split: name of the split to read.
         subset: name of the configuration, if the data set has several.
         columns: role -> column, see `FilesSource`. If empty, one of the known shapes is detected.
         task, licence: values for records that have none of their own.

@@ -56,7 +56,6 @@ def table_records(table: Table, source: str, reading: Reading, origin: str, note
     """The records of one table, block by block.
 
     Args:
-        source: name of the source.
         origin: origin of records that name none.
         notes: collects notes for the user.
 

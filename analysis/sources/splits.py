@@ -20,7 +20,6 @@ def side_of(name: str, splits: Mapping[str, str]) -> str | None:
     other side: `test_sft`, `Validation-matched`.
 
     Args:
-        name: split name from the source.
         splits: additional names and their meaning, from the user.
     """
     plain = name.strip().casefold()

@@ -216,7 +216,6 @@ def read_tokens(data: Any, position: Any, end: Any, table: Any, keys: Any, spans
     Args:
         data: uint8, valid UTF-8, readable for 80 bytes after `end`.
         position: position that the last call returned, or the start of the text.
-        end: end of the text.
         table: table from `analysis.text.characters.character_table`.
         keys: uint64 [MAX_TOKENS, 2], output: keys of the tokens.
         spans: int64 [MAX_TOKENS, 2], output: start and end of the tokens in `data`.

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -64,31 +63,6 @@ def text_blocks(texts: Texts, block_bytes: int = BLOCK_BYTES) -> Iterator[TextBl
             stop = max(start + 1, int(np.searchsorted(ends, limit, side="right")))
             yield _text_block(array.slice(start, stop - start))
             start = stop
-
-
-def iter_parquet(path: Path, columns: Sequence[str], batch_size: int = 8192) -> Iterator[pa.Array]:
-    """Read the texts of a Parquet file batch by batch. Several columns are joined by line breaks.
-
-    Raises:
-        ValueError: if a column is missing.
-        TypeError: if a column does not hold text.
-    """
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    # Read pages through a small buffer: a whole column chunk needs newly allocated memory, which takes as long as
-    # reading it.
-    with pq.ParquetFile(path, buffer_size=1 << 16) as file:
-        names = file.schema_arrow.names
-        if missing := set(columns) - set(names):
-            raise ValueError(f"expected columns {list(columns)} in {path}, got {names}: {sorted(missing)} missing")
-        for batch in file.iter_batches(batch_size, columns=list(columns), use_threads=False):
-            arrays = [_to_binary(batch.column(name)) for name in columns]
-            if len(arrays) == 1:
-                yield arrays[0]
-            else:
-                separator = pa.scalar(b"\n", pa.large_binary())
-                yield pc.binary_join_element_wise(*arrays, separator, null_handling="replace", null_replacement=b"")
 
 
 def map_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

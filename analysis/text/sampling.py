@@ -78,7 +78,6 @@ class TextSample:
     """The texts with the `size` smallest distinct hashes among those offered: an incremental `sample_texts`.
 
     Args:
-        size: number of texts to keep.
         random_state: seed of the hashes in `add`.
     """
 

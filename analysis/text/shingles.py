@@ -57,7 +57,6 @@ def shingles(texts: pl.Series, size: int, *, punctuation: bool, by_length: bool 
 
     Args:
         texts: strings without nulls.
-        size: number of tokens in a shingle.
         by_length: whether to count a character of a script without spaces as a fraction of a word, so that shingles
             have the same length in every language: `size` words or the equivalent number of characters.
         punctuation: whether punctuation marks are tokens; otherwise they are ignored.

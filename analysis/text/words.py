@@ -13,7 +13,6 @@ def words(texts: Texts, tokens: Tokens = "unicode") -> Iterator[list[str]]:
     """The terms of each text in order and in lower case: the same terms that `analysis.text.terms.term_counts` counts.
 
     Args:
-        texts: the documents.
         tokens: what counts as a term; see `analysis.text.characters`.
 
     Raises:

@@ -43,7 +43,6 @@ class Call(NamedTuple):
     """What is known about one call of a model, or of a transformers model inside it.
 
     Attributes:
-        batch: Number of rows of the batch.
         lengths: Tokens per row, for each text input; empty if they are not known.
         batch_first: Whether layers are known to see the batch as the first axis.
         main: Name of the input from which the batch was read.

@@ -49,7 +49,6 @@ def replace_empty_card(folder: Path, config: Mapping[str, Any]) -> None:
     """Write a useful card in place of PEFT's empty form. A card that somebody wrote stays.
 
     Args:
-        folder: Folder of the adapter.
         config: Values of the adapter's configuration, as `to_dict` gives them.
     """
     from huggingface_hub import ModelCard, ModelCardData

@@ -69,13 +69,8 @@ class AdapterState:
     """State of one adapter in a model.
 
     Attributes:
-        name: Name of the adapter.
         merged: Names of adapters that are merged into base weights in any layer.
-        active: Whether the adapter is active in all its layers.
-        disabled: Whether adapters are disabled.
-        compiled: Names of adapter layers that are compiled one by one.
         has_peft_model: False if the layers were injected without a `PeftModel`, as transformers does.
-        others: Names of the model's other adapters.
     """
 
     name: str

@@ -64,7 +64,6 @@ def fused_modules(model: Any, kernels: Kernels) -> Iterator[dict[str, int]]:
 
     Args:
         model: A causal language model of transformers, possibly with an adapter.
-        kernels: The kernels to use.
 
     Yields:
         Number of replaced modules of each kind: `rms_norm`, `silu_times`, `rotary`.

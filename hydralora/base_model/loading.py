@@ -105,9 +105,7 @@ def load_skeleton(
     """The model on the meta device: shapes without weights, which takes a second for a 7B model.
 
     Args:
-        name_or_path: `"embedded"`, a folder that needs only `config.json`, or a hub id.
-        revision: See `load_base_model`.
-        trust_remote_code: See `load_base_model`.
+        name_or_path: `"embedded"`, a folder that needs only `config.json`, or a hub id. Others: `load_base_model`.
 
     Raises:
         BaseModelError: If the config cannot be found, reached, or loaded.

@@ -29,14 +29,11 @@ _lock = threading.Lock()
 
 @contextmanager
 def borrowed_base_model(**arguments: Any) -> Iterator[tuple["PreTrainedModel", "PreTrainedTokenizerBase"]]:
-    """A base model and its tokenizer: reused from the last borrower if possible, else loaded.
+    """A base model and its tokenizer (see `load_base_model`): reused from the last borrower if possible, else loaded.
 
     Adapters are removed when the context ends, so do not use an adapted model afterwards. If the base model has changed
     (weights trained, hooks left, layers replaced), it is dropped and the next borrower loads it again. At most one idle
     model is kept.
-
-    Args:
-        arguments: Arguments of `load_base_model`.
     """
     lent = _take(arguments)
     uses_cache = getattr(lent.model.config, "use_cache", None)

@@ -58,7 +58,6 @@ def plan_steps(
         lengths: Tokens of each document, [documents].
         tokens_per_step: Documents are added to a step until it has at least this many tokens (without padding).
         micro_batches_per_step: Forward passes per step, over all processes.
-        max_steps: Budget in optimizer steps.
         max_tokens: Budget in tokens (without padding).
         num_epochs: Budget in passes over the documents; may be a fraction.
         seed: Seed of the order; each epoch has a different order.
@@ -97,7 +96,6 @@ def split_by_length(lengths: Indices, documents: Indices, num_groups: int) -> li
     """Split documents, sorted by length, into groups with the fewest tokens including padding (dynamic programming).
 
     Args:
-        lengths: Tokens of every document.
         documents: Indices to split, at least `num_groups`.
         num_groups: Number of groups; no group is empty.
     """
@@ -128,7 +126,6 @@ def split_by_tokens(lengths: Indices, documents: Indices, num_groups: int) -> li
     Documents keep their order within a group.
 
     Args:
-        lengths: Tokens of every document.
         documents: Indices to split, at least `num_groups`.
         num_groups: Number of groups; no group is empty.
     """

@@ -34,7 +34,6 @@ class TokenisedDocuments:
         dataset: Columns `input_ids`, `answer_start` (position of the answer's first token), `length`, `source`, and
             `document_id`, `cluster`, `expert_gates` if the documents have them.
         template: Template with which the documents were tokenised.
-        max_length: Largest number of tokens of a document.
         prompts_cut: Number of documents whose prompt was cut.
         answers_cut: Number of documents whose answer was cut.
         without_answer: Number of documents that were dropped because they have no answer.
@@ -143,7 +142,6 @@ def tokenise(
     Args:
         documents: A Parquet file or rows with `prompt`, `completion`, `source` and optionally `document_id`, `cluster`,
             `expert_gates` (one weight for each expert).
-        tokenizer: The tokenizer of the base model.
         template: `"chat"` is the tokenizer's chat template, `"plain"` a blank line between prompt and answer.
         max_length: Largest number of tokens of one document.
 

@@ -19,9 +19,6 @@ def collate_packed(rows: Sequence[Mapping[str, Any]]) -> Batch:
 
     The first token is ignored because the token before it belongs to another document.
 
-    Args:
-        rows: Documents of a `TokenisedDocuments`.
-
     Returns:
         `input_ids`, `position_ids`, `labels` [1, T], `cu_seq_lens_q` and `cu_seq_lens_k` [documents + 1] in int32,
         `max_length_q` and `max_length_k` (names of transformers), `document_of_token` [T], `answer_index`

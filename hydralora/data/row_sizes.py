@@ -23,7 +23,6 @@ class RowSizes:
 
     Attributes:
         grain: Tokens and answer tokens of a row are multiples of it.
-        documents: Documents of each row, with fillers.
         longest: Tokens of the longest document or filler.
         padding_share: Share of fillers among all tokens of the run.
     """

@@ -20,7 +20,6 @@ def documents_of_split(path: Path, side: Literal["train", "test"]) -> "Dataset":
     """Rows of a Parquet file that belong to one side; all rows of a file without a column `split`.
 
     Args:
-        path: The file.
         side: `"train"` takes the rows of the training split, and those without a split; `"test"` takes the others.
 
     Raises:

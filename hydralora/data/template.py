@@ -20,9 +20,6 @@ class Frame:
     """The text and tokens that a template puts around a prompt and after an answer.
 
     Attributes:
-        before: Text before the prompt.
-        between: Text between prompt and answer.
-        end: Tokens after the answer.
         add_bos: Whether a document starts with the tokenizer's BOS token.
     """
 

@@ -6,7 +6,6 @@ from hydralora.evaluation.held_out import (
     bootstrap_interval,
     evaluate_documents,
     length_batches,
-    option_scores,
     paired_bootstrap,
 )
 
@@ -16,6 +15,5 @@ __all__ = [
     "bootstrap_interval",
     "evaluate_documents",
     "length_batches",
-    "option_scores",
     "paired_bootstrap",
 ]

@@ -52,11 +52,9 @@ def answer_logits(
 
 
 def answer_loss(model: nn.Module, batch: Mapping[str, Any], *, chunked: bool = False) -> Float32[Tensor, ""]:
-    """Sum of cross entropies (nats, float32) over the answer tokens of a batch.
+    """Sum of cross entropies (nats, float32) over the answer tokens of a batch, which is as in `answer_logits`.
 
     Args:
-        model: See `answer_logits`.
-        batch: See `answer_logits`.
         chunked: Whether to never hold the logits of all answer tokens at once. Allowed only if
             `logits_can_be_chunked(model, batch)`.
     """

@@ -11,11 +11,11 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
 
-from hydralora.data import Template, TokenisedDocuments, collate, pad_token_id, tokenise
+from hydralora.data import TokenisedDocuments, collate
 from hydralora.evaluation.answer_loss import document_losses
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,7 +30,6 @@ class DocumentLosses:
     Attributes:
         loss_sums: Sum of the answer loss of each document in nats, [documents].
         token_counts: Number of answer tokens of each document, [documents].
-        sources: Source of each document.
         clusters: Cluster of each document, or None.
     """
 
@@ -79,7 +78,6 @@ def evaluate_documents(
 
     Args:
         model: A causal language model, possibly with an adapter. It gets the documents' `expert_gates`, if any.
-        documents: Documents, tokenised as in training.
         pad_token_id: Padding token of the tokenizer.
         batch_tokens: Largest number of tokens in a batch, with padding. A longer document is a batch alone.
     """
@@ -108,46 +106,6 @@ def evaluate_documents(
     )
 
 
-def option_scores(
-    model: nn.Module,
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: Sequence[str],
-    options: Sequence[Sequence[str]],
-    *,
-    template: Template = "chat",
-    max_length: int = 2048,
-    expert_gates: Sequence[Sequence[float]] | None = None,
-) -> list[Floats]:
-    """Log likelihood (nats, with the end token) of each option as the answer to its prompt.
-
-    Args:
-        model: A causal language model, possibly with an adapter.
-        tokenizer: The tokenizer of the model.
-        prompts: One prompt for each question.
-        options: The options of each question.
-        template: Template as in training.
-        max_length: Largest number of tokens of a prompt with an option, as in training.
-        expert_gates: Gates [N] of each question, for adapters with router_input="given".
-
-    Returns:
-        For each question, the log likelihoods [options].
-
-    Raises:
-        ValueError: If an option is empty.
-    """
-    rows = [
-        {"prompt": prompt, "completion": option, "source": str(i)}
-        | ({} if expert_gates is None else {"expert_gates": list(expert_gates[i])})
-        for i, prompt in enumerate(prompts)
-        for option in options[i]
-    ]
-    documents = tokenise(rows, tokenizer, template=template, max_length=max_length)
-    if documents.without_answer:
-        raise ValueError(f"Expected options with text, got {documents.without_answer} empty ones")
-    losses = evaluate_documents(model, documents, pad_token_id=pad_token_id(tokenizer))
-    return np.split(-losses.loss_sums, np.cumsum([len(choices) for choices in options])[:-1])
-
-
 def bootstrap_interval(
     losses: DocumentLosses, *, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
@@ -165,7 +123,6 @@ class PairedDifference:
     """Mean token loss of a minus that of b on the same documents, in nats.
 
     Attributes:
-        difference: Difference of the means.
         low: Lower end of its confidence interval.
         high: Upper end of its confidence interval.
         share_a_lower: Share of the resamples in which a has the lower loss.

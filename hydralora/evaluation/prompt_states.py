@@ -31,10 +31,7 @@ def prompt_states(
 
     Args:
         model: A causal language model of transformers, without an adapter.
-        tokenizer: The tokenizer of the model.
-        prompts: Texts of the prompts.
         template: Template around a prompt, see `hydralora.data.tokenise`.
-        max_length: Largest number of tokens of a prompt.
         batch_tokens: Largest number of tokens in a forward pass, with padding. A longer prompt is a batch alone.
 
     Returns:

@@ -33,7 +33,6 @@ def record_gates(model: nn.Module, adapter_name: str = "default") -> Iterator[di
 
     Args:
         model: A model whose adapter is active.
-        adapter_name: Name of the adapter.
 
     Yields:
         A dict that forward passes fill: layer name -> gates [batch, length, N], in the order of the model's forward

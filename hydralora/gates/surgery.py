@@ -52,7 +52,6 @@ def upcycle(
     Args:
         model: A model with one plain LoRA adapter. Its layers are replaced in place; a merged adapter is unmerged
             first.
-        num_experts: Number of experts N.
         router_input: "low_rank" or "hidden".
 
     Returns:

@@ -66,7 +66,6 @@ def load_tasks(names: Sequence[str], corpora: Path | None) -> tuple[dict[str, "T
     """Load the harness's tasks of some benchmarks, each task once.
 
     Args:
-        names: Keys of `BENCHMARKS`.
         corpora: Folder of local files; None for the hub.
 
     Returns:

@@ -28,12 +28,9 @@ class BenchmarkScore:
     """A row of the result.
 
     Attributes:
-        benchmark: Name of the benchmark as requested.
         task: The harness's task, or the benchmark's name for the mean over all documents of its tasks.
         metric: The harness's metric; if a task has several filters for the answer, with the filter's name.
-        value: The score.
         stderr: Its standard error; None if the harness gives none.
-        n: Number of documents.
     """
 
     benchmark: str
@@ -64,7 +61,6 @@ def evaluate_benchmarks(
 
     Args:
         model: A causal language model, or a `PeftModel` of one.
-        tokenizer: The tokenizer of the model.
         tasks: Names in `BENCHMARKS`. A task that two of them share is evaluated once.
         corpora: Folder of local Parquet files (docs/benchmarks.md); None downloads from the hub.
         limit: Evaluate only the first `limit` documents of each task; None for all. Scores of few documents are noisy.

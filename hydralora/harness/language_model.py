@@ -30,7 +30,6 @@ class SequenceGatesLM(HFLM):
     Args:
         gates: A function from n questions to gates [n, N]. Questions are those of the documents, without examples and
             options.
-        options: Options of HFLM.
     """
 
     def __init__(self, gates: GatesOfPrompts, **options: Any) -> None:

@@ -23,10 +23,8 @@ class ParameterCounts:
     """Numbers of parameters of one adapter and of the base model under it.
 
     Attributes:
-        base: Parameters of the base model.
         a: Parameters of the low-rank factors A.
         b: Parameters of the low-rank factors B.
-        router: Parameters of the routers.
         shared_expert: Parameters of the shared expert's B.
         shared_lora: Parameters of A and B of the shared LoRA (`shared_rank`).
         other: All other trained parameters: virtual tokens, (IA)3 vectors, AdaLoRA's singular values,
@@ -77,7 +75,6 @@ def count_parameters(model: "PeftModel | PreTrainedModel", adapter_name: str = "
 
     Args:
         model: A model with an adapter, or a plain model, which counts as fully trained.
-        adapter_name: Name of the adapter.
 
     Raises:
         ValueError: If there is no adapter of this name.

@@ -29,9 +29,7 @@ class Method:
     """One row of the table.
 
     Attributes:
-        name: Name for `adapt`.
         paper: Table and row of the paper; empty for our own methods.
-        description: What is trained.
         factory: Makes the PEFT config for a base model; None trains the whole model.
         min_experts: Smallest number of experts with which the method makes sense.
         one_adapter_per_expert: Whether `num_experts` adapters are trained one by one, each with this config (LoraHub).

@@ -70,7 +70,6 @@ def add_experts(
         weight_b: Matrix [out, E * r + shared_rank]. Column block i is B_i, the last columns are B_s.
         scaling: lora_alpha / r (or / sqrt(r)).
         shared_rank: Rank of the shared LoRA; 0 means none.
-        shared_scaling: Scaling of the shared LoRA.
 
     Returns:
         Output [..., out] in the promoted dtype of ``result`` and ``low``; the caller casts to the base layer's dtype.
@@ -111,7 +110,6 @@ def gate_low_rank(
     Args:
         h: A x [..., r], or [..., E * r] if each expert has its own A_i.
         gates: Gates [..., E], broadcast over h's leading dimensions. None means a single expert with gate 1.
-        r: Rank of an expert.
 
     Returns:
         Gated copies [..., E * r].

@@ -113,7 +113,6 @@ def hydra_linear(
         scaling: lora_alpha / r (or / sqrt(r)).
         router_input: z = A x ("low_rank", without A_s), z = x ("hidden"), or "given".
         shared_rank: Rank of A_s and B_s; 0 without a shared LoRA.
-        shared_scaling: Scaling of the shared LoRA.
 
     Returns:
         Output [..., out], differentiable once in x, A, B and the router.

@@ -78,9 +78,6 @@ def gate_backward(
 
     The gradient of `gating` is None with "hidden", because the caller computes it as a product with the layer's input.
     It is also None for given gates.
-
-    Args:
-        rank: Rank of an expert, r.
     """
     h = low[:, :rank]
     blocks = (grad_u.shape[1] - shared_rank) // rank

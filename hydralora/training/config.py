@@ -130,7 +130,6 @@ class Progress:
     """Progress of a running training.
 
     Attributes:
-        step: Steps that are done.
         num_steps: Steps of the whole run.
         tokens: Trained tokens, without padding.
         loss: Loss of the last step in nats per answer token.
@@ -152,7 +151,6 @@ class RunOptions:
         held_out: Documents for the held-out loss before, during (`eval_steps`) and after training, or None.
         progress: Function that is called at most every two seconds, or None.
         show_bar: Whether to show a progress bar in the terminal.
-        measure_energy: Whether to measure energy with codecarbon.
     """
 
     held_out: "TokenisedDocuments | None" = None
@@ -170,8 +168,6 @@ class TrainingResult:
     """A finished run.
 
     Attributes:
-        model: The trained model in memory.
-        folder: Folder with the results.
         record: Content of `run.json`; `reload_difference` is only in the file.
         held_out_before: Held-out losses before training, or None.
         held_out_after: Held-out losses after training, or None.

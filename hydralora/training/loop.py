@@ -80,8 +80,6 @@ def train(
     Args:
         model: A base model, which `peft_config` changes in place. Without `peft_config`, a model that already has an
             adapter continues with it, and a base model is trained fully.
-        tokenizer: The tokenizer of the base model.
-        documents: Training documents.
         folder: Folder for the results and, during the run, the checkpoints.
         config: Settings of the run.
         peft_config: PEFT config of a new adapter, or None.

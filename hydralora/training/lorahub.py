@@ -66,13 +66,7 @@ def train_lorahub(
     `folder/components`. A killed run continues when it is called again.
 
     Args:
-        model: See `train`.
-        tokenizer: See `train`.
-        documents: Training documents with a `cluster`.
-        folder: See `train`.
-        config: See `train`.
-        peft_config: PEFT config of each LoRA.
-        options: See `train`.
+        documents: Training documents with a `cluster`. What is not listed here is as in `train`.
         budget: Number of evaluations in the search.
         examples_per_cluster: Number of documents of each cluster for the search.
 

@@ -38,7 +38,6 @@ class LoraHubResult:
         weights: One weight for each LoRA, in the order of their folders.
         loss: Mean answer loss of the examples with the composed adapter, in nats per token, without the penalty on
             weights.
-        evaluations: Number of evaluations of the examples.
     """
 
     weights: tuple[float, ...]
@@ -63,7 +62,6 @@ def compose_lorahub(
         examples: A few documents of the task for which the LoRAs are composed.
         folder: Folder for `adapter_config.json` and `adapter_model.safetensors`.
         budget: Largest number of evaluations of the examples in the search.
-        seed: Seed of the search.
 
     Raises:
         ModuleNotFoundError: If nevergrad is not installed.

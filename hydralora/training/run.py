@@ -91,7 +91,6 @@ def train_method(
     """Train any method of `hydralora.methods` end to end, also LoraHub. For the other arguments, see `train`.
 
     Args:
-        name: Name of the method.
         settings: Settings of the method; `total_steps` is set from the plan of the run.
         documents: Training documents. Only methods with given gates use their `expert_gates`.
         options: What to measure and report. The same holds for the `expert_gates` of its held-out documents.

@@ -33,15 +33,11 @@ class AnswerTrainer(Trainer):
     """`Trainer` over the micro-batches of a `StepPlan`.
 
     Args:
-        model: The model to train.
-        documents: Training documents.
-        plan: Plan of the run.
         config: Settings of the run.
         pad_token_id: Padding token of the tokenizer.
         packed: Whether the documents of a micro-batch lie end to end in one row.
         graphs_refusal: Why steps are not recorded as graphs (see `graphs`); None if they are.
         evaluate: Returns the held-out losses; called every `config.eval_steps` steps.
-        checkpoints: Folder of the checkpoints.
         show_bar: Whether to show a progress bar in the terminal.
 
     Attributes:

@@ -45,9 +45,7 @@ def configured_run(
     """A run, and which of its values are out of range.
 
     Args:
-        job: with the assets of the run.
         resolved: the configuration with all defaults, as `dagster.validate_run_config` returns it.
-        partition: key of its partition.
     """
     nodes = [job.asset_layer.get(key) for key in job.asset_layer.executable_asset_keys]
     assets = frozenset(node.key.path[-1] for node in nodes)

@@ -32,8 +32,6 @@ def read_config(
     """The configuration of an asset, or what is wrong with it.
 
     Args:
-        cls: its class.
-        values: as in the YAML.
         field: path of `values` in the YAML.
     """
     try:

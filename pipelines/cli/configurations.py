@@ -51,7 +51,6 @@ def configuration_text(
     Args:
         path: where it will be written.
         sources: name -> `FilesSource`.
-        base_model, revision: the base model.
         tokens: budget of each adapter; None chooses by the machine.
         gpu: whether the machine has a GPU.
     """

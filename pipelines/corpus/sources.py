@@ -6,74 +6,41 @@ import re
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import dagster as dg
 from pydantic import Field
 
+from analysis.sources import CatalogSource, FilesSource, HubSource, PackagesSource
+from pipelines.store.configuration import fields_from
 from pipelines.store.files.manifest import file_hash
 
 if TYPE_CHECKING:
-    from analysis.sources import CatalogSource, Source
+    from analysis.sources import Source
 
 
-class PackagesConfig(dg.Config):
+class PackagesConfig(fields_from(PackagesSource)):  # type: ignore[misc]
     """Instruction pairs from the documentation of installed Python packages; no download."""
 
     kind: Literal["packages"] = "packages"
-    distributions: list[str] = []
-    """Names on the package index; empty: everything the `pipelines` extra pulls in."""
-    tasks: list[str] = []
-    max_documents_per_task: int = Field(1_200, ge=1)
 
 
-class FilesConfig(dg.Config):
+class FilesConfig(fields_from(FilesSource)):  # type: ignore[misc]
     """Local JSONL, JSON, CSV, TSV or Parquet; globs; `$NAME` in a path is read from the environment, `$$` is a `$`."""
 
     kind: Literal["files"] = "files"
-    paths: list[str]
-    columns: dict[str, str] = {}
-    """Role (prompt, completion, ...) to column; empty: a known shape is recognised."""
-    task: str | None = None
-    split: str | None = None
-    licence: str | None = None
-    roles: dict[str, str] = {}
-    """Role names of messages to system, user, assistant or tool, where they are not common ones."""
-    splits: dict[str, str] = {}
-    """Names of splits to train or test, where they are not common ones."""
-    encoding: str | None = None
-    """Of text files; left out: by the byte order mark, else UTF-8."""
-    separator: str | None = None
-    """Of CSV; left out: found in the header."""
-    quote: str = '"'
-    """Around fields of CSV; empty: no field is quoted."""
-    escape: str | None = None
-    """Before a quote inside a quoted field of CSV; left out: quotes are doubled, or a backslash if it must be one."""
 
 
-class HubConfig(dg.Config):
+class HubConfig(fields_from(HubSource)):  # type: ignore[misc]
     """A data set on the Hugging Face hub, pinned to a commit; `dataset` may be a local folder of the same layout."""
 
     kind: Literal["hub"] = "hub"
-    dataset: str
-    revision: str | None = None
-    split: str = "train"
-    subset: str | None = None
-    columns: dict[str, str] = {}
-    task: str | None = None
-    licence: str | None = None
-    tasks: list[str] = []
-    roles: dict[str, str] = {}
-    splits: dict[str, str] = {}
 
 
-class CatalogConfig(dg.Config):
+class CatalogConfig(fields_from(CatalogSource, without=("purpose",))):  # type: ignore[misc]
     """An entry of `analysis/sources/catalog.yaml`, by name."""
 
     kind: Literal["catalog"] = "catalog"
-    entry: str
-    file: str | None = None
-    """The catalog; left out: the one that comes with this project."""
 
 
 AnyConfig = PackagesConfig | FilesConfig | HubConfig | CatalogConfig
@@ -106,21 +73,20 @@ def named_once(sources: list[SourceConfig]) -> list[SourceConfig]:
 
 def to_source(config: AnyConfig, purpose: Literal["train", "evaluation"] = "train") -> "Source":
     """Convert to the source class that `analysis.sources` reads."""
-    from analysis import sources
-
+    values = config.model_dump(exclude={"kind"})
     match config:
         case PackagesConfig():
-            return sources.PackagesSource(
-                tuple(config.distributions), tuple(config.tasks), config.max_documents_per_task
-            )
+            return PackagesSource(**_tuples(values))
         case FilesConfig():
-            settings = config.model_dump(exclude={"kind"})
-            return sources.FilesSource(**settings | {"paths": tuple(expanded(path) for path in config.paths)})
+            return FilesSource(**_tuples(values) | {"paths": tuple(expanded(path) for path in config.paths)})
         case HubConfig():
-            settings = config.model_dump(exclude={"kind"})
-            return sources.HubSource(**settings | {"tasks": tuple(config.tasks)})
+            return HubSource(**_tuples(values))
         case CatalogConfig():
-            return sources.CatalogSource(config.entry, config.file, purpose)
+            return CatalogSource(**values, purpose=purpose)
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)\})")
@@ -164,7 +130,7 @@ def content_of(config: AnyConfig) -> object:
             return _folder_digests(config.dataset)
         case CatalogConfig():
             try:
-                source = hub_source(cast("CatalogSource", to_source(config, "evaluation")))
+                source = hub_source(cast(CatalogSource, to_source(config, "evaluation")))
             except SourceError:  # reading the source raises it again, with its context
                 return None
             return [dataclasses.asdict(source), _folder_digests(source.dataset)]

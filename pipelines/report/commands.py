@@ -33,7 +33,6 @@ class Request:
     """What was asked of the run that makes a report.
 
     Attributes:
-        job: its job.
         values: its run configuration, without what changes no result.
         file: the file that the configuration came from; None if it is not known, as in the web UI.
         folder: where the report will lie, as the configuration names its store.
@@ -75,7 +74,6 @@ def comparison_of(request: Request, methods: list[str], seeds: int, max_tokens: 
 
     Args:
         methods: that are compared; the last one is the reference.
-        seeds: number of seeds of each method.
         max_tokens: budget of each training.
     """
     ops = request.values.get("ops", {})
@@ -104,7 +102,6 @@ def next_steps(request: Request, spent: "Spent", comparison: str | None, exports
 
     Args:
         comparison: text of `compare.yaml`; None if there is none.
-        exports: the artifact `domain_exports`.
     """
     from analysis.report import NextStep
     from analysis.report.budget import LEAST_SEEDS

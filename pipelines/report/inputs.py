@@ -30,9 +30,7 @@ def report_inputs(
     """Collect the tables of a run. Only the two coordinates of the map are computed here.
 
     Args:
-        title: title of the report.
         request: what was asked of the run.
-        artifacts: artifacts of the run.
         command: command that reproduces the run, if it is another than the request's.
 
     Returns:

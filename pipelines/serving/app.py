@@ -24,7 +24,6 @@ def create_app(settings: Settings, *, reload_on_hangup: bool = False) -> Starlet
     """The application, for any ASGI server.
 
     Args:
-        settings: how to serve.
         reload_on_hangup: whether SIGHUP reads the exports again; only where the server runs in the main thread.
 
     Raises:

@@ -52,7 +52,6 @@ class Router:
 
         Args:
             endpoint: what was asked.
-            body: the request.
             name: the client's name of the conversation.
             client: what tells clients apart: their key.
 

@@ -226,7 +226,6 @@ def build_artifact(
         asset: name of the asset, whose artifacts share a folder.
         code_version: version of the code that computes the artifact; see `pipelines.store.code.versions`.
         config: everything besides the inputs that changes the result; must be JSON-serialisable.
-        inputs: artifacts that it is computed from.
         build: function that writes the files into the draft. The draft may hold files of a killed build.
         mixes_runs: whether the inputs may come from different corpora, as in a comparison of two reports.
         say: logger for messages about waiting and damage.

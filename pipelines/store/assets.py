@@ -56,7 +56,6 @@ class Check:
     """The outcome of one check of an artifact, made after it was built or reused.
 
     Attributes:
-        passed: whether the check passed.
         description: one sentence about what was found.
         numbers: what was measured, which the UI plots over runs.
     """
@@ -108,7 +107,6 @@ def artifact_asset(
             hashes of the files that are read. It takes any of the function's parameters except `draft`.
         pool: Dagster concurrency pool, such as `gpu`.
         retry_policy: retry policy; set it only if a retry can succeed.
-        partitions_def: partitions of the asset.
         unused: names the resources that this configuration leaves alone, which then are not part of the fingerprint;
             takes any of the function's parameters but `draft`.
     """

@@ -23,7 +23,6 @@ class Item:
     """One thing that can go.
 
     Attributes:
-        why: what it is.
         size: bytes.
         kept: why it stays all the same, None if it can be removed.
     """
@@ -40,7 +39,6 @@ def clean(
     """List what the store does not need, and remove it.
 
     Args:
-        directory: root of the store.
         delete: remove, rather than list.
         keep_runs: forget all runs but so many, the newest ones; None keeps all.
         rest_seconds: what was made or used more recently stays.

@@ -37,14 +37,21 @@ def clear_failures(asset: str) -> Iterator[None]:
         sentence = sentence_of(error)
         if sentence is None:
             raise
-        metadata = {} if is_refusal(error) else {"stack_trace": dg.MetadataValue.md(f"```\n{_trace(error)}\n```")}
+        is_ours = _is_of_project(type(error).__module__)
+        metadata = {} if is_ours else {"stack_trace": dg.MetadataValue.md(f"```\n{_trace(error)}\n```")}
         text = sentence if sentence.startswith(f"{asset}: ") else f"{asset}: {sentence}"
         raise dg.Failure(text, metadata, allow_retries=False) from None
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether this project has a class for the error: its text says what is wrong and what to do."""
-    return type(error).__module__.partition(".")[0] in PROJECT
+    """Whether the text of the error says what is wrong and what to do.
+
+    It does if the error has a class of this project, or is a ValueError that this project's code raised itself.
+    """
+    if _is_of_project(type(error).__module__):
+        return True
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return type(error) is ValueError and _is_of_project(frame.f_globals.get("__name__", ""))
 
 
 def sentence_of(error: BaseException) -> str | None:
@@ -61,6 +68,10 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, RecursionError):
         return f"something is nested too deeply ({error}). Look for a document with thousands of brackets."
     return None
+
+
+def _is_of_project(module: str) -> bool:
+    return module.partition(".")[0] in PROJECT
 
 
 def _trace(error: BaseException) -> str:

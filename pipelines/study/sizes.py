@@ -20,7 +20,6 @@ def method_sizes(base_model: BaseModel, methods: Sequence[str], settings: "Metho
     Args:
         base_model: base model; only its shapes are read.
         methods: rows of `hydralora.methods`.
-        settings: settings for all methods.
 
     Returns:
         A row for each method: `method, a, b, router, shared_expert, shared_lora, other, n_parameters,

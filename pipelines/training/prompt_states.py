@@ -18,7 +18,6 @@ def prompt_encoder(base_model: BaseModel, encoded_by: Mapping[str, Any]) -> Iter
     fitted on is not read twice.
 
     Args:
-        base_model: reads the texts.
         encoded_by: what the features say about their states: `template` and `max_length`, and the base model, which
             must be this one.
 

@@ -1,6 +1,7 @@
 """The public face of `analysis`: every name is there, documented, and imported only when it is used."""
 
 import ast
+import importlib
 import inspect
 import subprocess
 import sys
@@ -9,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import analysis
-from analysis import deprecation
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,13 +34,15 @@ def test_type_checkers_see_the_same_names_from_the_same_modules() -> None:
 def test_importing_the_package_loads_none_of_its_modules() -> None:
     code = "import sys, analysis; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert sorted(name for name in loaded if name.startswith("analysis")) == ["analysis", "analysis.deprecation"]
+    assert sorted(name for name in loaded if name.startswith("analysis")) == ["analysis"]
     assert "numpy" not in loaded
 
 
-def test_no_public_name_is_the_old_name_of_a_module() -> None:
-    # Importing such a module would put it in the place of the public name.
-    assert not {f"analysis.{name}" for name in analysis.__all__} & set(deprecation.MOVED)
+def test_the_module_that_cards_of_saved_adapters_print_is_the_new_one_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"analysis\.prompt_gates is now analysis\.experts\.prompt_gates"):
+        old = importlib.import_module("analysis.prompt_gates")
+    assert old is importlib.import_module("analysis.experts.prompt_gates")
+    assert "prompt_gates" not in analysis.__all__  # importing the module would put it in the place of that name
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -313,3 +313,15 @@ def test_a_bug_keeps_its_stack_trace() -> None:
 
     with pytest.raises(ZeroDivisionError), clear_failures("evaluation"):
         _ = 1 / 0
+    with pytest.raises(ValueError, match="invalid literal"), clear_failures("evaluation"):
+        int("three")
+
+
+def test_a_value_that_our_own_code_refuses_is_a_sentence() -> None:
+    from analysis.text.characters import checked_tokens
+    from pipelines.store.failures import clear_failures
+
+    with pytest.raises(dg.Failure) as caught, clear_failures("document_features"):
+        checked_tokens("letters")
+    assert "letters" in str(caught.value.description)
+    assert not caught.value.allow_retries

@@ -32,8 +32,6 @@ def resampled_numbers(
         texts: [n], the documents.
         max_clusters: largest K of the sweeps.
         sample_weight: weights of the documents; None means equal weights.
-        n_samples: number of samples.
-        random_state: seed of the samples.
     """
     random = np.random.default_rng(random_state)
     size = max(min(SAMPLE_SIZE, len(X) // 2), min(len(X), 2))

@@ -22,10 +22,8 @@ class ClusterChoice:
     """The number of clusters, and how reliable it is.
 
     Attributes:
-        value: the number of clusters.
         interval: smallest and largest elbow that the L-method finds if the sweep is shortened, down to half its length.
             Contains `value`.
-        rule: name of the rule that chose `value`.
         sharpness: slope of log SSE before `value` divided by the slope after it; 1 is a straight line without an elbow.
         stability: adjusted Rand index between the clusters found in two halves of the rows; nan if it cannot be
             measured.

@@ -60,7 +60,6 @@ def measure_structure(
     """Cluster a sample of texts by each half of the vocabulary, and evaluate the clusters on the other half.
 
     Args:
-        texts: the documents.
         sample_weight: [n], weights of the documents; None means equal weights.
     """
     documents = pa.chunked_array(as_binary(texts))

@@ -24,7 +24,6 @@ def open_text(path: Path, encoding: str | None = None, newline: str | None = Non
     Args:
         path: file, which may be compressed with gzip, zstd or bzip2; its suffix does not matter.
         encoding: name of a Python encoding. None takes it from the byte order mark, else UTF-8.
-        newline: same as for `open`.
 
     Raises:
         SourceError: the encoding is unknown, or the file is UTF-16 without a byte order mark.

@@ -6,7 +6,7 @@ installation of this project already has. One module harvests one kind of text; 
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -59,7 +59,7 @@ class PackagesSource:
 
     distributions: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
-    max_documents_per_task: int = 1_200
+    max_documents_per_task: int = field(default=1_200, metadata={"ge": 1})
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.tasks) - set(HARVESTERS))
@@ -104,7 +104,6 @@ def _choose(candidates: list[tuple[str, Record]], limit: int) -> list[Record]:
     """At most `limit` different records in a stable shuffled order, with no distribution taking all of it.
 
     Args:
-        candidates: name of the distribution, and record.
         limit: how many are chosen.
     """
     share = max(int(limit * PACKAGE_SHARE), limit // max(len({package for package, _ in candidates}), 1))

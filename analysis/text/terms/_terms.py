@@ -53,7 +53,6 @@ def count_terms(
         slots: hash table of `keys[:n_terms]` (see `build_slots`).
         keys: uint64 [capacity, 2].
         spans: int64 [capacity, 2].
-        n_terms: number of terms in the table.
         learn: whether to add unknown terms to the table, and their start and end in `data` to `spans`. Otherwise they
             are not counted.
 

@@ -27,9 +27,7 @@ def repeat_rates(texts: Texts, terms: list[str], random_state: int = 0) -> NDArr
     The rate is 1 if a term has fewer than `MIN_OCCURRENCES` neighbours on that side in a sample of the texts.
 
     Args:
-        texts: the documents.
         terms: all terms that occur in the texts.
-        random_state: seed of the sample.
     """
     documents = pa.chunked_array(as_binary(texts))
     if len(documents) > SAMPLE_SIZE:

@@ -17,7 +17,6 @@ class TermCounts(NamedTuple):
     Attributes:
         indptr: int64 [n_documents + 1]; document i has the distinct terms `indices[indptr[i] : indptr[i + 1]]`, in
             order of first occurrence.
-        indices: int32, term numbers.
         counts: int32, how often the term occurs in the document.
         n_tokens: int64 [n_documents], number of tokens of each document, including unknown terms.
     """

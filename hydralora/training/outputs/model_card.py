@@ -16,7 +16,6 @@ def model_card(record: Mapping[str, Any], *, has_group_model: bool = False) -> "
     """A model card from the record of a run (`run.json`).
 
     Args:
-        record: Content of `run.json`.
         has_group_model: Whether the folder of the adapter has a `GROUP_MODEL` folder.
     """
     from huggingface_hub import ModelCard, ModelCardData

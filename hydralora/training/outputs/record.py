@@ -103,7 +103,6 @@ def speed_values(plan: "StepPlan", steps: range, seconds: float, seconds_waiting
     """Tokens (without padding) and documents per second, and the share of the time in which the run waited for data.
 
     Args:
-        plan: Plan of the run.
         steps: Steps that were trained in this time.
         seconds: The time in seconds.
         seconds_waiting: Part of it in which the run waited for batches, in seconds.

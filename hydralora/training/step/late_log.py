@@ -11,10 +11,7 @@ class Entry:
     """Values of a step that are on their way to the host.
 
     Attributes:
-        step: Number of the step.
-        epoch: Epoch at its end.
         rates: Values that the host knows already.
-        names: Names of the values on their way.
         values: These values on the host, [names]; valid once `copied` has happened.
         copied: When the copy is done; None on CPUs.
     """

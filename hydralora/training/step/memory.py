@@ -42,7 +42,6 @@ class FirstStepMemory(TrainerCallback):
     """Measures the first step on a GPU; `result` is None elsewhere.
 
     Args:
-        plan: Plan of the run.
         lengths: Tokens of each document, [documents].
         packed: Whether rows have no padding.
     """

@@ -26,7 +26,6 @@ class Packing:
     """The decision on packing, for the record.
 
     Attributes:
-        packed: Whether rows are packed.
         attention: Name of the attention in packed rows; None if rows are not packed.
         reason: Why rows are not packed; None if they are.
     """

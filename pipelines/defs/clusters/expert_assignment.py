@@ -87,18 +87,15 @@ def expert_assignment(
     documents = labelled_documents(corpus_documents, cluster_labels)
     training = documents.filter(pl.col("split") == "train")
     choice = num_clusters.json("num_clusters")
-    try:
-        grouping = choose_grouping(
-            training,
-            choice["num_clusters"],
-            grouping=config.grouping,
-            fixed_number=choice["rule"] == "manual",
-            min_accuracy=config.min_accuracy,
-            max_experts=config.max_experts,
-            random_state=config.random_state,
-        )
-    except ValueError as error:
-        raise dg.Failure(f"expert_assignment: {error}", allow_retries=False) from None
+    grouping = choose_grouping(
+        training,
+        choice["num_clusters"],
+        grouping=config.grouping,
+        fixed_number=choice["rule"] == "manual",
+        min_accuracy=config.min_accuracy,
+        max_experts=config.max_experts,
+        random_state=config.random_state,
+    )
     model = group_model(grouping, training, document_features, cluster_labels)
     model.save(draft.folder / GROUP_MODEL)
     experts = with_experts(documents, grouping, model)

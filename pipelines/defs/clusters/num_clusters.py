@@ -59,17 +59,14 @@ def num_clusters(
     from analysis.figures.clusters import elbow
 
     text = document_text(document_features.record["config"]["text"])
-    try:
-        choice = select_num_clusters(
-            training_rows(corpus_documents, document_features),
-            load_sweep(cluster_sweep),
-            training_documents(corpus_documents, text),
-            rule="manual" if config.value is not None else config.rule,
-            n_clusters=config.value,
-            random_state=config.random_state,
-        )
-    except ValueError as error:
-        raise dg.Failure(f"num_clusters: {error}", allow_retries=False) from None
+    choice = select_num_clusters(
+        training_rows(corpus_documents, document_features),
+        load_sweep(cluster_sweep),
+        training_documents(corpus_documents, text),
+        rule="manual" if config.value is not None else config.rule,
+        n_clusters=config.value,
+        random_state=config.random_state,
+    )
     answer = asdict(choice)
     draft.write_table("by_num_clusters", pl.DataFrame(answer.pop("table")))
     draft.write_json("num_clusters", {"num_clusters": choice.value, **answer})

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import dagster as dg
 import polars as pl
 from pydantic import field_validator
 
@@ -63,11 +62,8 @@ def corpus_documents(draft: Draft, config: CorpusConfig, raw_documents: Artifact
     from analysis.sources import read_source
 
     settings = CleanConfig(**values_for(CleanConfig, config))
-    try:
-        evaluation = {s.name: read_source(s.name, to_source(s.read, "evaluation")) for s in config.evaluation_sets}
-        cleaned = clean(raw_documents.scan("records"), settings, evaluation=evaluation)
-    except ValueError as error:
-        raise dg.Failure(f"corpus_documents: {error}", allow_retries=False) from None
+    evaluation = {s.name: read_source(s.name, to_source(s.read, "evaluation")) for s in config.evaluation_sets}
+    cleaned = clean(raw_documents.scan("records"), settings, evaluation=evaluation)
     draft.write_table("documents", cleaned.documents)
     draft.write_table("dropped", cleaned.dropped)
     draft.write_json("data_card", cleaned.data_card)

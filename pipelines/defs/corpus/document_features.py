@@ -84,10 +84,7 @@ def document_features(draft: Draft, config: FeaturesConfig, base_model: BaseMode
 
     documents = corpus_documents.scan("documents").select("split", text=document_text(config.text)).collect()
     with _vectoriser(config, base_model) as vectoriser:
-        try:
-            vectoriser.fit(documents.filter(pl.col("split") == "train")["text"])
-        except ValueError as error:
-            raise dg.Failure(f"document_features: {error}", allow_retries=False) from None
+        vectoriser.fit(documents.filter(pl.col("split") == "train")["text"])
         vectoriser.save(draft.folder / "vectoriser")
         blocks = list(vectoriser.stream([documents["text"]]))
     draft.write_array("features", np.concatenate([block.features for block in blocks]))
@@ -104,10 +101,7 @@ def _vectoriser(config: FeaturesConfig, base_model: BaseModel) -> Iterator["Feat
         from analysis.features.lsa import TfidfLsa
         from analysis.text.characters import checked_tokens
 
-        try:
-            tokens = checked_tokens(config.tokens)
-        except ValueError as error:
-            raise dg.Failure(f"document_features: {error}", allow_retries=False) from error
+        tokens = checked_tokens(config.tokens)
         yield TfidfLsa(**sizes, max_features=config.max_features, tokens=tokens, random_state=config.random_state)
     elif config.kind == "embeddings":
         from analysis.features.embeddings import SentenceEmbeddings
@@ -117,10 +111,9 @@ def _vectoriser(config: FeaturesConfig, base_model: BaseModel) -> Iterator["Feat
         from analysis.features.hidden_states import HiddenStates
 
         if config.text != "prompt":
-            raise dg.Failure(
-                f"document_features: expected text `prompt` with kind `{HIDDEN_STATE}`, which is the state at the end "
-                f"of a prompt, got {config.text!r}",
-                allow_retries=False,
+            raise ValueError(
+                f"expected text `prompt` with kind `{HIDDEN_STATE}`, which is the state at the end of a prompt, got "
+                f"{config.text!r}"
             )
         encoded_by = {**base_model.identity(), "template": config.template, "max_length": config.max_length}
         with prompt_encoder(base_model, encoded_by) as encoder:

@@ -61,15 +61,12 @@ def new_document_labels(
     from analysis.features.loading import encoded_by
     from analysis.sources import read_sources
 
-    try:
-        read = read_sources({source.name: to_source(source.read) for source in config.sources})
-        folder = cluster_labels.path("corpus_model")
-        made_by = encoded_by(folder)
-        reading = nullcontext() if made_by is None else prompt_encoder(base_model, made_by)
-        with reading as encoder, draft.writing("labels.parquet") as path:
-            assignment = assign_records(read.records, folder, path, encoder)
-    except ValueError as error:
-        raise dg.Failure(f"new_document_labels: {error}", allow_retries=False) from None
+    read = read_sources({source.name: to_source(source.read) for source in config.sources})
+    folder = cluster_labels.path("corpus_model")
+    made_by = encoded_by(folder)
+    reading = nullcontext() if made_by is None else prompt_encoder(base_model, made_by)
+    with reading as encoder, draft.writing("labels.parquet") as path:
+        assignment = assign_records(read.records, folder, path, encoder)
     draft.write_table("mix", cluster_shares(assignment))
     draft.write_json("drift", asdict(assignment.drift))
     draft.write_json("statistics", asdict(assignment.summary.statistics))

@@ -70,12 +70,8 @@ def described(artifact: Artifact) -> Description:
 def content(config: ShardedCorpusConfig) -> dict[str, Any]:
     """Sizes and versions of all files."""
     from analysis.shards.planning import plan
-    from analysis.sources import SourceError
 
-    try:
-        plans = [plan(_sources(given), config.shard_bytes) for given in (config.sources, config.evaluation_sets)]
-    except (SourceError, ValueError) as error:
-        raise dg.Failure(f"sharded_corpus: {error}", allow_retries=False) from None
+    plans = [plan(_sources(given), config.shard_bytes) for given in (config.sources, config.evaluation_sets)]
     return {"content": plans}
 
 
@@ -99,24 +95,20 @@ def sharded_corpus(
     documents, and `map.parquet`: a sample of the documents in the plane.
     """
     from analysis.engine.files import read_bytes, read_table
-    from analysis.engine.tasks import ShardError
     from analysis.shards import corpus
 
     values = values_for(ShardedConfig, config)
-    try:
-        settings = ShardedConfig(**values | {"clean": CleanConfig(**values_for(CleanConfig, config.clean))})
-        with engine.started() as started:
-            result = corpus.sharded_corpus(
-                _sources(config.sources),
-                config.out,
-                started,
-                settings,
-                evaluation=_sources(config.evaluation_sets),
-                code_version=code_version(corpus.__name__),
-                say=context.log.info,
-            )
-    except (ShardError, ValueError) as error:
-        raise dg.Failure(f"sharded_corpus: {error}", allow_retries=False) from None
+    settings = ShardedConfig(**values | {"clean": CleanConfig(**values_for(CleanConfig, config.clean))})
+    with engine.started() as started:
+        result = corpus.sharded_corpus(
+            _sources(config.sources),
+            config.out,
+            started,
+            settings,
+            evaluation=_sources(config.evaluation_sets),
+            code_version=code_version(corpus.__name__),
+            say=context.log.info,
+        )
     draft.write_json("corpus", {name: value for name, value in result.items() if name != "stages"})
     draft.write_table("map", read_table(result["map"]))
     for name, url in result["model"].items():

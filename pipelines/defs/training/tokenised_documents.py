@@ -42,15 +42,12 @@ def described(artifact: Artifact) -> Description:
 )
 def tokenised_documents(draft: Draft, config: TokensConfig, base_model: BaseModel, corpus_documents: Artifact) -> None:
     """Tokens of every document, with the position where its answer starts. Readers memory-map the files."""
-    from hydralora.data import DataError, tokenise
+    from hydralora.data import tokenise
 
     columns = ("document_id", "source", "prompt", "completion")
     with draft.writing("texts.parquet") as path:
         corpus_documents.scan("documents").select(columns).sink_parquet(path)
-        try:
-            tokens = tokenise(path, base_model.tokenizer(), template=config.template, max_length=config.max_length)
-        except DataError as error:
-            raise dg.Failure(f"tokenised_documents: {error}", allow_retries=False) from None
+        tokens = tokenise(path, base_model.tokenizer(), template=config.template, max_length=config.max_length)
         tokens.save(draft.folder / TOKENS)
     (draft.folder / "texts.parquet").unlink()
     lengths = pl.DataFrame({"source": tokens.column("source"), "length": tokens.lengths})

@@ -19,7 +19,6 @@ class Exports:
     """What one folder of exports serves.
 
     Attributes:
-        folder: the folder.
         experts: name of each domain's LoRA -> the domain.
         others: name of the LoRA for prompts of no known domain.
         before_prompt, after_prompt: text that training put around a prompt, as clients of `/v1/completions` write it.

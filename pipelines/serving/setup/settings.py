@@ -14,12 +14,10 @@ class Settings:
     Attributes:
         exports: folder of a `domain_exports` artifact, or a folder with exactly one in it.
         backend: URL of the server with the LoRAs, without `/v1`.
-        host, port: where to listen.
         threshold: a domain is taken if its probability is at least this; else the fallback.
         fallback: the model for prompts of no known domain; None for the `others` of the exports.
         base: the backend's name of the base model, if clients may ask for it.
         conversation_header: a request header that names a conversation.
-        max_conversations: number of conversations that are remembered.
         max_body_bytes: largest request body.
         max_header_bytes: largest head of a request.
         max_requests: number of requests at work at once; more are answered with 503.

@@ -38,11 +38,7 @@ def _hash_at(path: Path, size: int, changed: int, touched: int, inode: int) -> s
 
 
 def write_manifest(folder: Path, *, without: str) -> Manifest:
-    """Sizes and hashes of the files in a folder, in the order of their names.
-
-    Args:
-        without: name of the file that holds the manifest.
-    """
+    """Sizes and hashes of the files in a folder, in the order of their names."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): (path.stat().st_size, file_hash(path))

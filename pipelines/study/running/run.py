@@ -26,7 +26,6 @@ class Run:
 
     Attributes:
         method: row of `hydralora.methods`, or "base" for the untrained base model.
-        num_experts: number of experts N.
         measured_on: part of the documents to measure on.
         max_tokens: training budget that replaces the recipe's budget.
         match_parameters: number of trainable parameters for the method "lora_matched".

@@ -30,7 +30,6 @@ def cross_losses(
 
     Args:
         gates: domain -> its fixed gates; `OTHERS` is left out.
-        held_out: documents of all domains.
     """
     from hydralora import fixed_gates
     from hydralora.evaluation import evaluate_documents

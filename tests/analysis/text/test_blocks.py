@@ -1,14 +1,11 @@
 """Texts of every kind and every defect become the same blocks of bytes."""
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from analysis.text.blocks import PADDING, TextBlock, iter_parquet, map_threads, text_blocks
+from analysis.text.blocks import PADDING, TextBlock, map_threads, text_blocks
 
 TEXTS = ["one", "", "two words", "drei Wörter, ja", "x" * 200]
 
@@ -100,17 +97,6 @@ def test_nothing_gives_no_blocks() -> None:
         pa.chunked_array([], pa.string()),
     ):
         assert list(text_blocks(empty)) == []
-
-
-def test_parquet_columns_are_joined_by_lines(tmp_path: Path) -> None:
-    table = pa.table({"prompt": ["a", "b", None], "completion": ["1", None, "3"], "n": [1, 2, 3]})
-    pq.write_table(table, tmp_path / "documents.parquet")
-    batches = list(iter_parquet(tmp_path / "documents.parquet", ["prompt", "completion"], batch_size=2))
-    assert [text for batch in batches for text in batch.to_pylist()] == [b"a\n1", b"b\n", b"\n3"]
-    with pytest.raises(ValueError, match=r"expected columns \['text'\] in .*: \['text'\] missing"):
-        list(iter_parquet(tmp_path / "documents.parquet", ["text"]))
-    with pytest.raises(TypeError, match="got Arrow type int64"):
-        list(iter_parquet(tmp_path / "documents.parquet", ["n"]))
 
 
 @pytest.mark.parametrize("n_threads", ["1", "3"])

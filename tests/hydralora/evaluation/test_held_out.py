@@ -11,7 +11,6 @@ from hydralora.evaluation import (
     bootstrap_interval,
     evaluate_documents,
     length_batches,
-    option_scores,
     paired_bootstrap,
 )
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
@@ -70,16 +69,3 @@ def test_pairing_sees_a_difference_that_intervals_of_each_hide() -> None:
 def test_pairs_must_be_pairs() -> None:
     with pytest.raises(ValueError, match="same documents in the same order"):
         paired_bootstrap(LOSSES, LOSSES.take(np.array([0, 2])))
-
-
-def test_option_scores_are_minus_the_losses_of_the_options() -> None:
-    model, tokenizer = small_model(), small_tokenizer()
-    scores = option_scores(model, tokenizer, ["1 + 1 =", "a ="], [["2", "33"], ["b"]], template="chat")
-    rows = [
-        {"prompt": prompt, "completion": option, "source": "x"}
-        for prompt, options in (("1 + 1 =", ["2", "33"]), ("a =", ["b"]))
-        for option in options
-    ]
-    losses = evaluate_documents(model, tokenise(rows, tokenizer), pad_token_id=256).loss_sums
-    np.testing.assert_allclose(np.concatenate(scores), -losses, rtol=1e-5)
-    assert [len(row) for row in scores] == [2, 1]

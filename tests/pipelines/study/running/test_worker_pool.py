@@ -59,7 +59,7 @@ def test_a_process_that_is_killed_is_named_and_takes_no_other_with_it(tmp_path: 
     with pytest.raises(dg.Failure, match=r"1 of 2 failed\.\nfirst: A process in the process pool was terminated"):
         build_all(work, Launcher(parallel=2), lines.append, lambda artifact: artifact.fingerprint)
     assert (tmp_path / "second").exists()
-    assert any("tried once more" in line for line in lines)
+    assert any("retried once" in line for line in lines)
 
 
 def fail_beside_others(folder: Path, log: Log) -> Artifact:
@@ -94,7 +94,7 @@ from functools import partial
 from pathlib import Path
 from pipelines.training.launcher import Launcher
 from pipelines.study.running.worker_pool import build_all
-from tests.pipelines.study.test_worker_pool import sleep
+from tests.pipelines.study.running.test_worker_pool import sleep
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
     work = {{name: partial(sleep, Path({str(tmp_path)!r}), name) for name in ("first", "second")}}
