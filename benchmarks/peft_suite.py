@@ -1,11 +1,12 @@
-"""PEFT's own test-suite with HydraLoRA in the place of PEFT's methods.
+"""PEFT's own test-suite with HydraLoRA in the place of PEFT's methods, and PEFT's LoRA on the same tests beside it.
 
     pip download --no-deps --no-binary :all: peft==0.21.2 && tar xzf peft-0.21.2.tar.gz
-    HF_HUB_OFFLINE=1 python benchmarks/peft_suite.py --variants "shared LoRA" sequence -- peft-0.21.2 -k forward
     HF_HUB_OFFLINE=1 python benchmarks/peft_suite.py peft-0.21.2
+    HF_HUB_OFFLINE=1 python benchmarks/peft_suite.py --variants LoRA "split, given" -- peft-0.21.2 -k merge
 
 Tests that PEFT runs for each of its configurations run for ours; tiny random models made here stand in for the ones of
-the hub. PEFT's code is used where it lies and not changed. Writes benchmarks/results/peft_suite.json, or `--output`.
+the hub. PEFT's code is used where it lies and not changed. Writes benchmarks/results/peft_suite.json, or `--output`:
+counts by file and reason, every failure, and every test that LoRA passes and a variant of ours does not.
 """
 
 import argparse
@@ -18,8 +19,10 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 
 from hydralora import HydraLoraConfig
+from hydralora.adapter.config import ROUTER_INPUTS
 from hydralora.adapter.layer import HydraLoraLayer
 
 RESULT = Path(__file__).parent / "results" / "peft_suite.json"
@@ -29,19 +32,17 @@ FILES = (
     "test_decoder_models.py",
     "test_seq_classifier.py",
     "test_feature_extraction_models.py",
+    "test_encoder_decoder_models.py",
+    "test_token_classification_qa.py",
 )
+BASELINE = "LoRA"
 VARIANTS: dict[str, dict[str, Any]] = {
-    "N=3": {},
+    BASELINE: {},
     "N=1": {"num_experts": 1},
-    "hidden": {"router_input": "hidden"},
-    "uniform": {"router_input": "uniform"},
     "shared expert": {"shared_expert": True},
     "A for each expert": {"shared_a": False},
-    "sequence": {"router_input": "given"},
-    "shared LoRA": {"shared_rank": 3},
-    "shared LoRA, hidden": {"shared_rank": 3, "router_input": "hidden"},
-    "shared LoRA, uniform": {"shared_rank": 3, "router_input": "uniform"},
-    "shared LoRA, sequence": {"shared_rank": 3, "router_input": "given"},
+    **{kind: {"router_input": kind} for kind in ROUTER_INPUTS},
+    **{f"split, {kind}": {"router_input": kind, "shared_rank": 3} for kind in ROUTER_INPUTS},
 }
 CUSTOM_MODELS: list[tuple[str, dict[str, Any]]] = [
     ("MLP", {"target_modules": "lin0"}),
@@ -60,20 +61,32 @@ TASKS = {
     "test_decoder_models.py": "CAUSAL_LM",
     "test_seq_classifier.py": "SEQ_CLS",
     "test_feature_extraction_models.py": "FEATURE_EXTRACTION",
+    "test_encoder_decoder_models.py": "SEQ_2_SEQ_LM",
+    "test_token_classification_qa.py": "TOKEN_CLS",
 }
 
 
-def custom_cases() -> list[tuple[str, str, type, dict[str, Any]]]:
+class Options(dict[str, Any]):
+    """Arguments of a configuration, which know the variant that they belong to and what all variants share."""
+
+    def __init__(self, common: dict[str, Any], variant: str) -> None:
+        super().__init__({**common, **VARIANTS[variant]})
+        self.common, self.variant = common, variant
+        self.config_class = LoraConfig if variant == BASELINE else HydraLoraConfig
+
+
+def custom_cases() -> list[tuple[str, str, type, Options]]:
     return [
-        (f"{model} {variant} {targets}", model, HydraLoraConfig, {**targets, **options})
-        for variant, options in VARIANTS.items()
+        (f"{model} {variant} {targets}", model, options.config_class, options)
+        for variant in VARIANTS
         for model, targets in CUSTOM_MODELS
+        for options in [Options(targets, variant)]
     ]
 
 
-def config_cases(task_type: str | None) -> list[tuple[type, dict[str, Any]]]:
+def config_cases(task_type: str | None) -> list[tuple[type, Options]]:
     task = {"task_type": task_type, "target_modules": None} if task_type else {}
-    return [(HydraLoraConfig, {**task, **options}) for options in VARIANTS.values()]
+    return [(options.config_class, options) for variant in VARIANTS for options in [Options(task, variant)]]
 
 
 def make_models(folder: Path) -> dict[str, list[str]]:
@@ -83,6 +96,8 @@ def make_models(folder: Path) -> dict[str, list[str]]:
     sizes = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "vocab_size": 128}
     llama = {**sizes, "intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 128}
     bert = {**sizes, "intermediate_size": 64}
+    ends = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    t5 = tf.T5Config(vocab_size=128, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, **ends)
     opt = tf.OPTConfig(**sizes, ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=128)
     gpt2 = tf.GPT2Config(n_layer=2, n_embd=32, n_head=4, vocab_size=128, bos_token_id=0, eos_token_id=0)
     models = {
@@ -92,6 +107,7 @@ def make_models(folder: Path) -> dict[str, list[str]]:
         "tiny-dummy-qwen2": tf.Qwen2ForCausalLM(tf.Qwen2Config(**llama)),
         "tiny-random-BertForSequenceClassification": tf.BertForSequenceClassification(tf.BertConfig(**bert)),
         "tiny-random-BertModel": tf.BertModel(tf.BertConfig(**bert)),
+        "tiny-random-T5ForConditionalGeneration": tf.T5ForConditionalGeneration(t5),
     }
     for name, model in models.items():
         model.save_pretrained(folder / name)
@@ -99,7 +115,9 @@ def make_models(folder: Path) -> dict[str, list[str]]:
     return {
         "test_decoder_models.py": names[:4],
         "test_seq_classifier.py": names[4:5],
-        "test_feature_extraction_models.py": names[5:],
+        "test_feature_extraction_models.py": names[5:6],
+        "test_encoder_decoder_models.py": names[6:],
+        "test_token_classification_qa.py": names[4:5],
     }
 
 
@@ -108,8 +126,7 @@ class Substitution:
 
     def __init__(self, models: dict[str, list[str]]) -> None:
         self.models = models
-        self.outcomes: Counter[str] = Counter()
-        self.failures: list[str] = []
+        self.outcomes: dict[str, dict[str, str]] = {variant: {} for variant in VARIANTS}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -128,9 +145,10 @@ class Substitution:
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Only what PEFT runs for each of its methods."""
-        ours = [item for item in items if _is_ours(item)]
-        config.hook.pytest_deselected(items=[item for item in items if not _is_ours(item)])
-        items[:] = ours
+        config.hook.pytest_deselected(items=[item for item in items if _options(item) is None])
+        items[:] = [item for item in items if _options(item) is not None]
+        for item in items:
+            item.user_properties.append(("case", _case(item)))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Any:
@@ -146,14 +164,27 @@ class Substitution:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
             reason = report.longrepr[2] if report.outcome == "skipped" and isinstance(report.longrepr, tuple) else ""
-            self.outcomes[" ".join(filter(None, (Path(report.location[0]).name, report.outcome, reason)))] += 1
-            if report.failed:
-                self.failures.append(report.nodeid)
+            variant, case = dict(report.user_properties)["case"]
+            self.outcomes[variant][case] = " ".join(filter(None, (report.outcome, reason)))
 
 
-def _is_ours(item: pytest.Item) -> bool:
+def _options(item: pytest.Item) -> Options | None:
     parameters = getattr(item, "callspec", None)
-    return parameters is not None and HydraLoraConfig in parameters.params.values()
+    found = [] if parameters is None else [v for v in parameters.params.values() if isinstance(v, Options)]
+    return found[0] if found else None
+
+
+def _case(item: Any) -> tuple[str, str]:
+    """The variant of a test, and a name that is the same for all variants."""
+    options: Any = _options(item)
+    others = {
+        name: Path(value).name if name == "model_id" else value
+        for name, value in item.callspec.params.items()
+        if name != "test_name" and value is not options and value is not options.config_class
+    }
+    parts = [*others.values(), *(f"{name}={value}" for name, value in options.common.items())]
+    test = f"{item.path.name}::{item.cls.__name__}::{item.originalname}"
+    return options.variant, " ".join([test, *map(str, parts)])
 
 
 def _same_gates_for_all(layer: HydraLoraLayer, shape: torch.Size, adapter_name: str) -> torch.Tensor:
@@ -170,8 +201,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULT)
     parser.add_argument("pytest_args", nargs="*", help="after --: arguments for pytest, for instance -k forward")
     arguments = parser.parse_args()
-    chosen = arguments.variants or list(VARIANTS)
-    for name in set(VARIANTS) - set(chosen):
+    for name in set(VARIANTS) - set(arguments.variants or VARIANTS):
         del VARIANTS[name]
     HydraLoraLayer._gates_in_order = _same_gates_for_all  # type: ignore[method-assign]
     tests = arguments.peft / "tests"
@@ -182,19 +212,32 @@ def main() -> int:
         options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(arguments.peft), "-c", "/dev/null"]
         code = pytest.main([*options, *files, *arguments.pytest_args], plugins=[plugin])
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(_result(plugin), indent=1) + "\n")
+    arguments.output.write_text(json.dumps(_result(plugin.outcomes), indent=1) + "\n")
     return int(code)
 
 
-def _result(plugin: Substitution) -> dict[str, Any]:
+def _result(outcomes: dict[str, dict[str, str]]) -> dict[str, Any]:
     import peft
     import transformers
 
     versions = {module.__name__: module.__version__ for module in (peft, torch, transformers)}
+    baseline = outcomes.get(BASELINE, {})
     return {
         "versions": {**versions, "python": sys.version.split()[0]},
-        "outcomes": dict(sorted(plugin.outcomes.items())),
-        "failures": plugin.failures,
+        "variants": {name: _summary(cases, baseline) for name, cases in outcomes.items()},
+    }
+
+
+def _summary(cases: dict[str, str], baseline: dict[str, str]) -> dict[str, Any]:
+    """Counts, and the tests that LoRA passes and these do not."""
+    counts = Counter(f"{case.partition('::')[0]} {outcome}" for case, outcome in cases.items())
+    unlike = {case: outcome for case, outcome in cases.items() if baseline.get(case) == "passed" != outcome}
+    return {
+        "total": dict(Counter(outcome.split()[0] for outcome in cases.values())),
+        "outcomes": dict(sorted(counts.items())),
+        "failures": [case for case, outcome in cases.items() if outcome == "failed"],
+        "fails where LoRA passes": [case for case, outcome in unlike.items() if outcome == "failed"],
+        "skipped where LoRA passes": dict(Counter(outcome for outcome in unlike.values() if outcome != "failed")),
     }
 
 

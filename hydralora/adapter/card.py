@@ -8,13 +8,6 @@ FORM = "[More Information Needed]"
 """What PEFT's empty form is full of."""
 
 CARD = """\
----
-{base}library_name: peft
-tags:
-- hydralora
-- peft
----
-
 # A HydraLoRA adapter
 
 One shared matrix A, {num_experts} experts B of rank {r}{shared}; gates: `{router_input}`. Base model: `{name}`.
@@ -46,7 +39,7 @@ The gates of this adapter are given. For one expert, `hydralora.set_fixed_gates(
 
 
 def replace_empty_card(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write a useful card in place of PEFT's empty form. A card that somebody wrote stays.
+    """Write a useful text in place of PEFT's empty form, under PEFT's metadata. A card that somebody wrote stays.
 
     Args:
         config: Values of the adapter's configuration, as `to_dict` gives them.
@@ -56,20 +49,19 @@ def replace_empty_card(folder: Path, config: Mapping[str, Any]) -> None:
     path = folder / "README.md"
     if not path.is_file():
         return
+    written = ModelCard.load(path, ignore_metadata_errors=True)
     blanks = ModelCard.from_template(ModelCardData()).text.count(FORM)
-    if path.read_text(encoding="utf-8").count(FORM) >= blanks:  # nobody has filled in anything
-        path.write_text(card(config), encoding="utf-8")
+    if written.text.count(FORM) >= blanks:  # nobody has filled in anything
+        written.data.tags = sorted({"hydralora", "peft", *(written.data.tags or [])})
+        path.write_text(f"---\n{written.data.to_yaml()}\n---\n\n{card_text(config)}", encoding="utf-8")
 
 
-def card(config: Mapping[str, Any]) -> str:
-    """The text of the card, with the metadata that a model hub reads."""
-    name = config["base_model_name_or_path"] or ""
-    on_hub = name.count("/") == 1 and not name.startswith(("/", ".", "~")) and not Path(name).exists()
-    commit = config["revision"]
+def card_text(config: Mapping[str, Any]) -> str:
+    """The text of the card."""
+    name, commit = config["base_model_name_or_path"] or "", config["revision"]
     revision = f', revision="{commit}"' if commit else ""
     shared = f", and a LoRA of rank {config['shared_rank']} that is always on" if config["shared_rank"] else ""
     return CARD.format(
-        base=f"base_model: {name}\n" if on_hub else "",
         num_experts=config["num_experts"],
         r=config["r"],
         shared=shared,

@@ -5,8 +5,6 @@ from typing import Any
 
 import yaml
 
-from hydralora import HydraLoraConfig
-from hydralora.adapter.card import card
 
 
 def test_save_pretrained_says_how_to_load_and_serve(hydra_llama: Any, tmp_path: Path) -> None:
@@ -24,11 +22,10 @@ def test_a_card_that_somebody_wrote_stays(hydra_llama: Any, tmp_path: Path) -> N
     assert "# Mine" in (tmp_path / "README.md").read_text()
 
 
-def test_only_a_hub_id_is_metadata(tmp_path: Path) -> None:
-    def base_of(name: str) -> object:
-        text = card(HydraLoraConfig(base_model_name_or_path=name).to_dict())
-        return yaml.safe_load(text.split("---")[1]).get("base_model")
-
-    assert base_of("org/model") == "org/model"
-    assert base_of("embedded") is None
-    assert base_of(str(tmp_path)) is None
+def test_the_metadata_that_peft_writes_stay(hydra_llama: Any, tmp_path: Path) -> None:
+    model = hydra_llama(task_type="CAUSAL_LM")
+    model.base_model.model.config._name_or_path = "org/model"
+    model.save_pretrained(tmp_path)
+    data = yaml.safe_load((tmp_path / "README.md").read_text().split("---")[1])
+    assert (data["base_model"], data["library_name"], data["pipeline_tag"]) == ("org/model", "peft", "text-generation")
+    assert {"hydralora", "transformers"} <= set(data["tags"])
