@@ -13,11 +13,9 @@ import triton
 from torch import Tensor
 from triton import knobs
 
-from hydralora.ops import triton_kernels as kernels
+from hydralora.ops import triton_few_tokens, triton_kernels
 
-_TAKES_NINE = triton.__version__.startswith(
-    "3.6."
-)  # whether Triton's C launcher takes the arguments below; versions differ
+_TAKES_NINE = triton.__version__.startswith("3.6.")  # whether Triton's C launcher takes the arguments below
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 FEW_TOKENS = 32  # up to here, one launch that computes A x many times is faster than two that compute it once
 _VECTOR_OUTPUTS = 40_000  # up to this total number of outputs: one program per token, without tensor cores
@@ -112,7 +110,7 @@ def project_and_gate(
     u = x.new_empty(tokens, blocks * rank + shared_rank)
     # 4 stages of 256 columns: within 10% of the time that cuBLAS takes for A x alone on an H100.
     _launch(
-        kernels.project_and_gate_kernel,
+        triton_kernels.project_and_gate_kernel,
         (_cdiv(tokens, _ROWS), 1, 1),
         (x, weight_a.contiguous(), x if gating is None else gating.contiguous(), low, u),
         (tokens, per_gate, float(scaling), float(shared_scaling)),
@@ -144,7 +142,7 @@ def gate_backward(
     partial = low.new_empty(programs, routed, rank, dtype=torch.float32) if learned else None
     router_or_any = low if gating is None else gating.contiguous()
     _launch(
-        kernels.gate_backward_kernel,
+        triton_kernels.gate_backward_kernel,
         (programs, 1, 1),
         (grad_u, low, router_or_any, u, grad_low, low if partial is None else partial),
         (tokens, per_gate, float(scaling), float(shared_scaling)),
@@ -159,7 +157,7 @@ def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
     tokens, width = y.shape
     inner = u.shape[1]
     _launch(
-        kernels.accumulate_kernel,
+        triton_kernels.accumulate_kernel,
         (_cdiv(tokens, 64), _cdiv(width, 128), 1),
         (y, u, v),
         (tokens,),
@@ -198,7 +196,7 @@ def add_experts_few(
         chunk = max(64, 16384 // max(rank_pad, shared_pad, experts_pad if hidden else 1))
         tile = min(columns, max(8, 16384 // max(rank_pad * experts_pad, shared_pad)))
         _launch(
-            kernels.add_experts_few_kernel,
+            triton_few_tokens.add_experts_few_kernel,
             (tokens, _cdiv(out_features, columns), 1),
             tensors,
             scalars,
@@ -212,7 +210,7 @@ def add_experts_few(
     columns = max(16, min(128, 16384 // max(rank_pad * experts_pad, shared_pad)))
     chunk = max(64, min(1024, 8192 // _pad(rank_pad + shared_rank + (experts_pad if hidden else 0))))
     _launch(
-        kernels.add_experts_some_kernel,
+        triton_few_tokens.add_experts_some_kernel,
         (_cdiv(tokens, _ROWS), _cdiv(out_features, columns), 1),
         tensors,
         (tokens, *scalars),
