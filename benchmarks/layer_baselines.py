@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,46 +74,35 @@ def hydralora(num_experts: int, router_input: str = "low_rank") -> Method:
 
 def given_gates(num_experts: int) -> Method:
     """No router: one of the experts is on, and one more always."""
-    from hydralora import HydraLoraConfig
-    from hydralora.adapter.layer import HydraLoraLayer
-
     config = {"r": 8, "lora_alpha": 16, "num_experts": num_experts, "router_input": "given", "shared_expert": True}
-    plain = _peft_method("", lambda targets: HydraLoraConfig(**config, target_modules=targets))
-
-    def adapt(model: nn.Module, targets: list[str]) -> None:
-        plain.adapt(model, targets)
-        for layer in model.modules():
-            if isinstance(layer, HydraLoraLayer):
-                layer.given_gates = torch.eye(num_experts, device=layer.get_base_layer().weight.device)[:1]
-
-    return Method(f"HydraLoRA N={num_experts} + 1, gates given", adapt)
+    return _hydralora(f"HydraLoRA N={num_experts} + 1, gates given", config, "sequence")
 
 
 def split(num_experts: int, gates: str = "sequence", r: int = 3, shared_rank: int = 16) -> Method:
     """An always-on LoRA beside experts. `gates`: "sequence" or "token" (one-hot, float), "index" (the number of a
     token's expert), or a router: "low_rank", "hidden"."""
-    from hydralora import HydraLoraConfig
-    from hydralora.adapter.layer import HydraLoraLayer
-
-    router_input = gates if gates in ("low_rank", "hidden") else "sequence"
+    router_input = gates if gates in ("low_rank", "hidden") else "given"
     config = {"r": r, "lora_alpha": 2 * r, "num_experts": num_experts, "router_input": router_input}
-    plain = _peft_method("", lambda targets: HydraLoraConfig(**config, shared_rank=shared_rank, target_modules=targets))
+    return _hydralora(f"split {shared_rank}+{num_experts}x{r} ({gates})", {**config, "shared_rank": shared_rank}, gates)
+
+
+def _hydralora(name: str, config: dict[str, Any], gates: str) -> Method:
+    """HydraLoRA of this configuration; `TrainingStep` gives the gates to each call."""
+    from hydralora import HydraLoraConfig
+
+    plain = _peft_method(name, lambda targets: HydraLoraConfig(**config, target_modules=targets))
 
     def adapt(model: nn.Module, targets: list[str]) -> None:
         plain.adapt(model, targets)
-        device = next(model.parameters()).device
-        given = gates_of(gates, num_experts, model.benchmark_shape).to(device) if router_input == "given" else None
-        for layer in model.modules():
-            if isinstance(layer, HydraLoraLayer):
-                layer.given_gates = given
+        if config["router_input"] == "given":
+            model.benchmark_gates = partial(gates_of, gates, config["num_experts"])
 
-    return Method(f"split {shared_rank}+{num_experts}x{r} ({gates})", adapt)
+    return Method(name, adapt)
 
 
-def gates_of(kind: str, num_experts: int, shape: tuple[int, int]) -> Tensor:
+def gates_of(kind: str, num_experts: int, batch: int, length: int) -> Tensor:
     """One expert for each sequence, or for each run of 128 tokens, as a packed row has documents of several groups."""
-    batch, length = shape
-    if kind == "given":
+    if kind == "sequence":
         return torch.eye(num_experts)[torch.arange(batch) % num_experts]
     documents = torch.arange(batch)[:, None] * 5 + torch.arange(length)[None] // 128
     index = documents % num_experts
@@ -153,8 +144,8 @@ def adapted(model: nn.Module, method: Method, targets: list[str]) -> Iterator[nn
     finally:
         for parent, name, base in originals:
             setattr(parent, name, base)
-        if hasattr(model, "peft_config"):
-            del model.peft_config
+        for attribute in ("peft_config", "benchmark_gates"):
+            model.__dict__.pop(attribute, None)
 
 
 def _linears(model: nn.Module, targets: list[str]) -> Iterator[tuple[nn.Module, str, nn.Linear]]:

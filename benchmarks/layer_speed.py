@@ -14,7 +14,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ import transformers
 from layer_baselines import TARGETS, Method, adapted, frozen_base, given_gates, hydralora, lily, loop, lora
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+
+from hydralora import expert_gates
 
 RESULTS = Path(__file__).parent / "results" / "layer_speed.json"
 BATCH, LENGTH = 4, 512
@@ -62,9 +64,12 @@ class TrainingStep:
         generator = torch.Generator(device=device).manual_seed(1)
         self.ids = torch.randint(model.config.vocab_size, (batch, length), device=device, generator=generator)
         self.embeddings = model.get_input_embeddings()(self.ids).detach().requires_grad_()
+        given = getattr(model, "benchmark_gates", None)
+        self.gates = None if given is None else given(batch, length).to(device)
 
     def __call__(self) -> None:
-        self.model(inputs_embeds=self.embeddings, labels=self.ids, use_cache=False).loss.backward()
+        with nullcontext() if self.gates is None else expert_gates(self.model, self.gates):
+            self.model(inputs_embeds=self.embeddings, labels=self.ids, use_cache=False).loss.backward()
 
     def clear(self) -> None:
         self.embeddings.grad = None

@@ -73,7 +73,6 @@ def measure_graph(model: nn.Module, rows: Rows, method: Method, targets: str) ->
 def measure_host(rows: Rows, rounds: int) -> None:
     """Seconds of a step of a small model, where launches are all that takes time: the same calls from Python."""
     model = build("cuda", torch.bfloat16, **SMOLLM2_135M)
-    model.benchmark_shape = (1, 64)
     order = methods()
     for turn in range(rounds):
         for method in order[:: 1 if turn % 2 == 0 else -1]:
@@ -128,7 +127,6 @@ def main() -> None:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     started, report = time.monotonic(), Report(arguments.output)
     model = build("cuda", torch.bfloat16, **{**LLAMA2_7B, "num_hidden_layers": arguments.layers})
-    model.benchmark_shape = (BATCH, LENGTH)
     tables: dict[str, Rows] = {}
     for turn in range(6):
         for kind, measure in (("launched", measure_launched), ("graph", measure_graph)):

@@ -82,32 +82,45 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
         ValueError: If an index names an expert that an adapter does not have. Indices on a GPU are not checked, because
             reading them would block until the GPU is idle; a wrong index makes the outputs NaN.
     """
-    layers: list[Any] = [module for module in model.modules() if hasattr(module, "given_gates")]
+    modules = _modules_in(model)
+    layers = [module for module in modules if "given_gates" in module.__dict__]
     if not gates.is_floating_point():
         _check_index(gates, layers)
     before = [layer.given_gates for layer in layers]
     for layer in layers:
-        layer.given_gates = gates
+        layer.__dict__["given_gates"] = gates  # nn.Module's `__setattr__` is slow, and each training step comes here
     calls = {id(layer.calls): layer.calls for layer in layers}
     with ExitStack() as stack:
         if not torch.compiler.is_compiling():
+            generating = [m for m in modules if isinstance(m, PreTrainedModel) and hasattr(m, "generate")]
             for each in calls.values():
-                stack.enter_context(_counted_copies(model, each))
+                stack.enter_context(_counted_copies(generating, each))
         try:
             yield
         finally:
             kept = gates if torch.is_grad_enabled() else None
             for layer, previous in zip(layers, before, strict=True):
-                layer.given_gates, layer.recompute_gates = previous, kept
+                layer.__dict__.update(given_gates=previous, recompute_gates=kept)
             for each in calls.values():
                 each.running.clear()
                 each.dealt.clear()
 
 
+def _modules_in(model: nn.Module) -> list[Any]:
+    """`model.modules()` in another order, in a quarter of the time: a step of a 7B model walks over 2,500 modules."""
+    found: dict[int, nn.Module] = {}
+    waiting: list[nn.Module | None] = [model]
+    while waiting:
+        module = waiting.pop()
+        if module is not None and id(module) not in found:
+            found[id(module)] = module
+            waiting.extend(module._modules.values())
+    return list(found.values())
+
+
 @contextmanager
-def _counted_copies(model: nn.Module, calls: ModelCalls) -> Iterator[None]:
-    """While the context lasts, `generate` of each model inside records how many copies it makes of each sequence."""
-    generating = [m for m in model.modules() if isinstance(m, PreTrainedModel) and hasattr(m, "generate")]
+def _counted_copies(generating: list[Any], calls: ModelCalls) -> Iterator[None]:
+    """While the context lasts, `generate` of each of these models records how many copies it makes of a sequence."""
     patched = [m for m in generating if "generate" not in m.__dict__]
     for each in patched:
         each.__dict__["generate"] = _noting_copies(each, calls)
