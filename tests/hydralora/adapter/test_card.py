@@ -6,7 +6,6 @@ from typing import Any
 import yaml
 
 
-
 def test_save_pretrained_says_how_to_load_and_serve(hydra_llama: Any, tmp_path: Path) -> None:
     hydra_llama(router_input="given", num_experts=4, shared_rank=2).save_pretrained(tmp_path)
     text = (tmp_path / "README.md").read_text()
