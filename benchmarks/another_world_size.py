@@ -4,6 +4,7 @@
 
 Trains the split with six experts on one GPU (twice, which shows what rounding alone does), on two, and killed after a
 checkpoint and continued with the other number: one then two, two then one. Each step has two micro-batches everywhere.
+Kernels add in a fixed order (`torch.use_deterministic_algorithms`), so that only the number of processes differs.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from hydralora.training import TrainingConfig, train
 from hydralora.training.outputs.record import environment, write_json
 
 WORKER = "worker"
-STEPS, SAVE_STEPS = 60, 10
+STEPS, SAVE_STEPS = 24, 8
 RUNS = {"one": (1,), "one again": (1,), "two": (2,), "one, then two": (1, 2), "two, then one": (2, 1)}
 
 
@@ -32,6 +33,8 @@ def work(path: Path, gpus: int, folder: Path) -> None:
     """One process of a training."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(0)
     config = TrainingConfig(
         max_steps=STEPS,
@@ -49,7 +52,8 @@ def start(path: Path, gpus: int, folder: Path) -> "subprocess.Popen[bytes]":
     """A training as a process, or torchrun's."""
     text = json.dumps({"path": str(path), "gpus": gpus, "folder": str(folder)})
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)] if gpus > 1 else []
-    return subprocess.Popen([sys.executable, *torchrun, __file__, WORKER, text])
+    environ = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    return subprocess.Popen([sys.executable, *torchrun, __file__, WORKER, text], env=environ)
 
 
 def trained(path: Path, gpus: tuple[int, ...], folder: Path) -> dict[str, torch.Tensor]:

@@ -33,16 +33,17 @@ class Row:
 
     Attributes:
         name: size, documents, and what trains.
-        kind: "stock" (transformers and PEFT), "ours", or "losses" (packed against padded, three seeds).
+        kind: "stock" (transformers and PEFT), "ours", or "losses" (fast steps against plain ones, three seeds).
         adapter: "lora" (PEFT's), "one" (LoRA through our layer), "hydra" (a router over 3), "split" (a shared LoRA
             and an expert for each of six groups).
         r: rank of LoRA, and of an expert.
-        size: "7B" or "135M".
+        size: "7B", "135M", or "embedded" for the trained weights of the embedded base model.
         full: rows of 4,096 tokens, all of them answers, in place of the mixed documents.
         liger, packing: fused kernels, and packed rows (ours).
         micro_batches: of a step.
         batch: documents of a micro-batch (stock).
         checkpointing: of activations.
+        graphs: CUDA graphs of micro-batches, kept even if they are not faster.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Row:
     micro_batches: int = MICRO_BATCHES
     batch: int = 24
     checkpointing: bool = False
+    graphs: bool = False
 
 
 class Columns:

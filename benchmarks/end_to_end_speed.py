@@ -41,6 +41,7 @@ from end_to_end_shapes import (
 )
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from hydralora.base_model import load_base_model
 from hydralora.data import TokenisedDocuments, collate
 from hydralora.evaluation import paired_bootstrap
 from hydralora.training import RunOptions, TrainingConfig, plan_run, train
@@ -58,6 +59,10 @@ ROWS = (
     Row("7B mixed: ours split N=6, packed, without Liger", "ours", "split", liger=False),
     Row("7B mixed: stock LoRA r=8", "stock", liger=False),
     Row("7B full: ours LoRA r=16 (our layer)", "ours", "one", r=16, full=True),
+    Row("7B mixed: ours LoRA r=38 (our layer), packed", "ours", "one", r=38),  # as many parameters as the split
+    Row("7B mixed: ours split N=6, packed, one micro-batch", "ours", "split", micro_batches=1),
+    Row("7B mixed: ours split N=6, packed, graphs", "ours", "split", graphs=True),
+    Row("7B full: ours split N=6, graphs", "ours", "split", full=True, graphs=True),
     Row("135M mixed: stock LoRA r=8 + Liger", "stock", size="135M"),
     Row(
         "135M mixed: ours HydraLoRA N=3, padded, without Liger",
@@ -69,14 +74,42 @@ ROWS = (
     ),
     Row("135M mixed: ours HydraLoRA N=3, packed", "ours", "hydra", size="135M"),
     Row("135M mixed: ours split N=6, packed", "ours", "split", size="135M"),
-    Row("135M losses: packed against padded", "losses", size="135M"),
+    Row("135M mixed: ours split N=6, packed, one micro-batch", "ours", "split", size="135M", micro_batches=1),
+    Row("135M mixed: ours split N=6, packed, graphs", "ours", "split", size="135M", graphs=True),
+    Row(
+        "135M mixed: ours split N=6, graphs, one micro-batch",
+        "ours",
+        "split",
+        size="135M",
+        micro_batches=1,
+        graphs=True,
+    ),
+    Row("135M mixed: ours split N=6, graphs, without Liger", "ours", "split", size="135M", liger=False, graphs=True),
+    Row(
+        "135M mixed: ours HydraLoRA N=3, graphs, one micro-batch",
+        "ours",
+        "hydra",
+        size="135M",
+        micro_batches=1,
+        graphs=True,
+    ),
+    Row(
+        "135M mixed: ours LoRA r=16, graphs, one micro-batch",
+        "ours",
+        "one",
+        r=16,
+        size="135M",
+        micro_batches=1,
+        graphs=True,
+    ),
+    Row("losses: fast steps against plain ones", "losses", "split", size="embedded"),
 )
 
 
 def ours(row: Row, path: Path, steps: int) -> dict[str, Any]:
     data = documents(path, row.full, with_gates=row.adapter == "split")
     fields = {field.name for field in dataclasses.fields(TrainingConfig)}
-    options = {"packing": row.packing and "auto", "fused_kernels": row.liger and "auto"}
+    options = {"packing": row.packing and "auto", "fused_kernels": row.liger and "auto", "cuda_graphs": row.graphs}
     config = TrainingConfig(
         max_steps=steps,
         tokens_per_step=TOKENS_PER_STEP,
@@ -101,6 +134,7 @@ def ours(row: Row, path: Path, steps: int) -> dict[str, Any]:
         "padding": record["padding_share"],
         "packing": record.get("packing"),
         "fused_modules": record.get("fused_modules"),
+        "cuda_graphs": record.get("cuda_graphs"),
         "memory": record.get("memory"),
         "data_wait_share": record.get("data_wait_share"),
         "first_step_s": seconds[0],
@@ -186,33 +220,47 @@ class _List(torch.utils.data.Dataset[Any]):
 
 
 def losses(row: Row, path: Path, steps: int) -> dict[str, Any]:
-    """All weights from the same random start, packed and padded, and the difference on held-out documents."""
-    data = documents(path, False, with_gates=False)
+    """Held-out losses after fast steps (packed, Liger, graphs, one micro-batch) and after plain ones, for each seed.
+
+    Two plain runs with one seed show what rounding alone does.
+    """
+    data = documents(path, False, with_gates=row.adapter == "split")
     order = np.random.default_rng(0).permutation(len(data))
     held_out, training = (
         TokenisedDocuments(Columns(data.dataset[part.tolist()]), "plain", 384, 0, 0, 0)  # type: ignore[arg-type]
-        for part in (order[:240], order[240:])
+        for part in (order[:480], order[480:])
     )
-    found = []
-    for seed in range(3):
-        after = {}
-        for packed in (False, True):
-            config = TrainingConfig(
-                max_steps=steps,
-                tokens_per_step=TOKENS_PER_STEP,
-                gradient_accumulation_steps=MICRO_BATCHES,
-                save_steps=10_000,
-                packing=packed and "auto",
-                fused_kernels=packed and "auto",
-                seed=seed,
+    plain = {"packing": False, "fused_kernels": False, "cuda_graphs": False}
+    fast = {"gradient_accumulation_steps": 1, "cuda_graphs": "auto"}
+    found: list[dict[str, Any]] = []
+
+    def after(seed: int, options: dict[str, Any]) -> Any:
+        common = {
+            "gradient_accumulation_steps": MICRO_BATCHES,
+            "tokens_per_step": TOKENS_PER_STEP,
+            "save_steps": 10_000,
+        }
+        config = TrainingConfig(**{"max_steps": steps, "seed": seed, **common, **options})
+        model = load_base_model("embedded")[0] if row.size == "embedded" else base_model(row.size)
+        with tempfile.TemporaryDirectory() as folder:
+            result = train(
+                model,
+                Tokenizer(),
+                training,
+                Path(folder),
+                config,
+                peft_config=adapter(row),  # type: ignore[arg-type]
+                options=RunOptions(held_out=held_out),
             )
-            with tempfile.TemporaryDirectory() as folder:
-                model, options = base_model(row.size), RunOptions(held_out=held_out)
-                result = train(model, Tokenizer(), training, Path(folder), config, options=options)  # type: ignore[arg-type]
-            assert result.held_out_after is not None
-            after[packed] = result.held_out_after
-        paired = paired_bootstrap(after[True], after[False])
-        found.append({"seed": seed, "padded": after[False].mean, **dataclasses.asdict(paired)})
+        print(seed, options, result.record["seconds"], result.record["cuda_graphs"], flush=True)
+        return result.held_out_after
+
+    for seed in range(3):
+        reference = after(seed, plain)
+        runs = {"fast": fast, "plain again": plain} if seed == 0 else {"fast": fast}
+        for name, options in runs.items():
+            paired = paired_bootstrap(after(seed, options), reference)
+            found.append({"run": name, "seed": seed, "plain": reference.mean, **dataclasses.asdict(paired)})
     return {"held_out": found}
 
 
@@ -221,7 +269,7 @@ def profiled(row: Row, path: Path, steps: int) -> dict[str, Any]:
     from torch.profiler import ProfilerActivity, profile, schedule
 
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
-    watched = profile(activities=activities, schedule=schedule(wait=5, warmup=1, active=2))
+    watched = profile(activities=activities, schedule=schedule(wait=10, warmup=1, active=2))
     step = Trainer._maybe_log_save_evaluate
 
     def counted(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -232,8 +280,9 @@ def profiled(row: Row, path: Path, steps: int) -> dict[str, Any]:
     Trainer._maybe_log_save_evaluate = counted  # type: ignore[method-assign]
     with watched:
         values = {"stock": stock, "ours": ours}[row.kind](row, path, steps)
-    table = watched.key_averages().table(sort_by="self_cuda_time_total", row_limit=40, max_name_column_width=80)
-    print(row.name, table, sep="\n", flush=True)
+    for key in ("self_cuda_time_total", "self_cpu_time_total"):
+        table = watched.key_averages().table(sort_by=key, row_limit=40, max_name_column_width=80)
+        print(row.name, key, table, sep="\n", flush=True)
     return values
 
 
@@ -275,7 +324,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("documents", type=Path)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--rows", default="", help="only rows with this in their name; several, separated by |")
+    parser.add_argument(
+        "--rows",
+        default="",
+        help="only rows with this in their name, or with this name if it ends in $; several, separated by |",
+    )
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--limit", type=float, default=150, help="seconds for a row")
     parser.add_argument("--budget", type=float, default=560, help="seconds after which no row begins")
@@ -283,7 +336,8 @@ def main() -> None:
     parser.add_argument("--size", help="another size for all rows, to try the script")
     arguments = parser.parse_args()
     started, results, machine = time.monotonic(), [], None
-    wanted = [row for row in ROWS if any(part in row.name for part in arguments.rows.split("|"))]
+    parts = arguments.rows.split("|")
+    wanted = [row for row in ROWS if any(part in row.name or part == f"{row.name}$" for part in parts)]
     for row in wanted:
         if time.monotonic() - started > arguments.budget:
             print(f"no time left for {row.name}", file=sys.stderr)

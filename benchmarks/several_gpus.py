@@ -37,12 +37,13 @@ from hydralora.training.outputs.record import environment, write_json
 
 WORKER = "worker"
 BLOCK = 1 << 20
-DEFAULT = ["split:1", "split:2", "split:2:fsdp", "lora:1", "lora:2", "lora:2:fsdp"]
+DEFAULT = ["split:1", "split:2", "split:2:fsdp", "one:2", "one:2:fsdp", "one:1"]
+LIMIT = 170  # seconds for a training
 
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """One training: what adapter, on how many GPUs, split between them or not."""
+    """One training: what adapter (see `Row`), on how many GPUs, split between them or not."""
 
     adapter: str
     gpus: int
@@ -50,7 +51,7 @@ class Launch:
 
     @property
     def row(self) -> Row:
-        return Row("7B mixed", "ours", self.adapter, r=16 if self.adapter == "lora" else 8)
+        return Row("7B mixed", "ours", self.adapter, r=8 if self.adapter == "split" else 16)
 
 
 def base_on_cpu() -> Any:
@@ -78,6 +79,7 @@ def base_on_cpu() -> Any:
 
 def work(path: Path, launch: Launch, steps: int, output: Path) -> None:
     """One process of a training."""
+    started = time.monotonic()
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     data = documents(path, False, with_gates=launch.adapter == "split")
     config = TrainingConfig(
@@ -89,6 +91,7 @@ def work(path: Path, launch: Launch, steps: int, output: Path) -> None:
     )
     model = base_on_cpu() if launch.fsdp else base_model("7B")
     weights = layer_weights(model)
+    print(f"the model is there after {time.monotonic() - started:.1f} s", flush=True)
     torch.cuda.reset_peak_memory_stats()
     folder = output.with_suffix(".run")
     result = train(model, Tokenizer(), data, folder, config, peft_config=adapter(launch.row))  # type: ignore[arg-type]
@@ -101,6 +104,10 @@ def work(path: Path, launch: Launch, steps: int, output: Path) -> None:
             **speed([line["seconds"] for line in curve], tokens.tolist(), weights),
             "peak_gib": round(peak, 2),
             "packing": result.record.get("packing"),
+            "fused_modules": result.record.get("fused_modules"),
+            "first_step_s": curve[0]["seconds"],
+            "seconds": result.record["seconds"],
+            "worker_s": round(time.monotonic() - started, 1),
             "padding": result.record["padding_share"],
             "losses": [line["loss"] for line in curve],
         }
@@ -130,8 +137,14 @@ def main() -> None:
             text = json.dumps({**values, "steps": arguments.steps})
             torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch.gpus)]
             processes = torchrun if launch.gpus > 1 else []
-            ended = subprocess.run([sys.executable, *processes, __file__, WORKER, text], check=False)
-            found = json.loads(output.read_text()) if output.exists() else {**values["launch"], "rc": ended.returncode}
+            environ = {**os.environ, "OMP_NUM_THREADS": str((os.cpu_count() or 1) // launch.gpus)}
+            process = subprocess.Popen([sys.executable, *processes, __file__, WORKER, text], env=environ)
+            try:
+                rc = process.wait(LIMIT)
+            except subprocess.TimeoutExpired:
+                process.terminate()  # torchrun ends its workers
+                rc = process.wait(40)
+            found = json.loads(output.read_text()) if output.exists() else {**values["launch"], "rc": rc}
         rows.append({**found, "wall_s": round(time.monotonic() - started, 1)})
         print(json.dumps({name: value for name, value in rows[-1].items() if name != "losses"}), flush=True)
         write_json(arguments.output, {"environment": environment(), "steps": arguments.steps, "trainings": rows})

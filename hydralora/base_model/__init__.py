@@ -9,7 +9,7 @@ from hydralora.base_model.embedded import (
     provision_embedded_base_model,
 )
 from hydralora.base_model.fingerprint import weights_fingerprint
-from hydralora.base_model.loading import fast_dtype, load_base_model, load_skeleton, load_tokenizer
+from hydralora.base_model.loading import default_device, fast_dtype, load_base_model, load_skeleton, load_tokenizer
 from hydralora.base_model.sharing import borrowed_base_model, taken_base_model
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "BaseModelError",
     "borrowed_base_model",
     "default_cache_dir",
+    "default_device",
     "embedded_gguf",
     "fast_dtype",
     "load_base_model",

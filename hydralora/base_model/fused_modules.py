@@ -5,6 +5,7 @@ afterwards. A kernel replaces a module only if it gives the module's own result 
 with another formula keeps its own modules.
 """
 
+import copy
 import dataclasses
 import importlib.util
 import sys
@@ -59,18 +60,20 @@ def liger_kernels() -> Kernels:
 
 
 @contextmanager
-def fused_modules(model: Any, kernels: Kernels) -> Iterator[dict[str, int]]:
+def fused_modules(model: Any, kernels: Kernels, device: torch.device | None = None) -> Iterator[dict[str, int]]:
     """Let a model's modules use kernels while the context lasts.
 
     Args:
         model: A causal language model of transformers, possibly with an adapter.
+        device: Where the model will run; None if it is there already.
 
     Yields:
         Number of replaced modules of each kind: `rms_norm`, `silu_times`, `rotary`.
     """
     counts = {"rms_norm": 0, "silu_times": 0, "rotary": 0}
     fits: dict[type, bool] = {}
-    example = model.get_input_embeddings().weight
+    weight = model.get_input_embeddings().weight
+    example = torch.empty(0, dtype=weight.dtype, device=device or weight.device)
     disabled = model.disable_adapter() if hasattr(model, "peft_config") else nullcontext()
     with ExitStack() as stack, disabled:
         for module in list(model.modules()):
@@ -78,7 +81,7 @@ def fused_modules(model: Any, kernels: Kernels) -> Iterator[dict[str, int]]:
             if forward is None or "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks:
                 continue
             if type(module) not in fits:
-                fits[type(module)] = _same(module, forward, example)
+                fits[type(module)] = _same(module, kernels, example)
             if fits[type(module)]:
                 module.forward = forward
                 stack.callback(_restore, module)
@@ -108,12 +111,16 @@ def _candidate(module: nn.Module, kernels: Kernels) -> tuple[str, Callable[[Tens
 
 
 @torch.no_grad()
-def _same(module: Any, forward: Callable[[Tensor], Tensor], example: Tensor) -> bool:
-    """Whether a replacement gives a module's result on random rows, up to rounding.
+def _same(module: Any, kernels: Kernels, example: Tensor) -> bool:
+    """Whether the replacement of a module gives its result on random rows, up to rounding.
 
     Args:
         example: A tensor with the dtype and device of the module's input.
     """
+    if next(module.parameters()).device != example.device:
+        module = copy.deepcopy(module).to(example.device)
+    forward = _candidate(module, kernels)[1]
+    assert forward is not None
     width = module.gate_proj.in_features if hasattr(module, "gate_proj") else module.weight.numel()
     x = torch.randn(1, 5, width, generator=torch.Generator().manual_seed(0)).to(example)
     try:

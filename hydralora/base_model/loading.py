@@ -45,7 +45,7 @@ def load_base_model(
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     path = str(provision_embedded_base_model()) if name_or_path == EMBEDDED else name_or_path
-    target = _default_device() if device is None else torch.device(device)
+    target = default_device() if device is None else torch.device(device)
     dtype = fast_dtype(target) if dtype == "auto" else dtype
     blocks = None
     if quantization == "4bit":
@@ -132,7 +132,8 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
-def _default_device() -> torch.device:
+def default_device() -> torch.device:
+    """This process's GPU (torchrun's `LOCAL_RANK`), or the CPU without a GPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")

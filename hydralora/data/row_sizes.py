@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hydralora.data.documents import IGNORED, Batch
 
 _GRAIN = 256  # tokens; a row is filled up to a multiple of it
-_MOST_SIZES = 8  # each is recorded once, which takes as long as a few steps
+_MOST_SIZES = 4  # each is recorded once, which takes as long as a few steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +22,14 @@ class RowSizes:
     """The sizes of a run's packed rows.
 
     Attributes:
-        grain: Tokens and answer tokens of a row are multiples of it.
+        grain: Tokens of a row are a multiple of it.
+        answer_grain: Answer tokens of a row are a multiple of it. It is coarser where answers vary more than rows.
         longest: Tokens of the longest document or filler.
         padding_share: Share of fillers among all tokens of the run.
     """
 
     grain: int
+    answer_grain: int
     documents: int
     longest: int
     padding_share: float
@@ -36,7 +38,7 @@ class RowSizes:
     def of(
         cls, micro_batches: Sequence[NDArray[np.int64]], lengths: NDArray[np.int64], answers: NDArray[np.int64]
     ) -> "RowSizes":
-        """Sizes for the micro-batches of a run: the smallest grain that gives few different sizes.
+        """Sizes for the micro-batches of a run: the smallest grains that give few different sizes.
 
         Args:
             micro_batches: Document indices of each micro-batch.
@@ -45,13 +47,19 @@ class RowSizes:
         """
         tokens = np.array([lengths[batch].sum() for batch in micro_batches])
         targets = np.array([answers[batch].sum() for batch in micro_batches])
-        grain = _GRAIN
-        while len(set(zip(filled(tokens, grain), filled(targets, grain), strict=True))) > _MOST_SIZES:
+        grain = answer_grain = _GRAIN
+        while len(set(filled(tokens, grain))) > _MOST_SIZES:
             grain *= 2
+        rows = filled(tokens, grain)
+        while (
+            answer_grain <= targets.max()
+            and len(set(zip(rows, filled(targets, answer_grain), strict=True))) > _MOST_SIZES
+        ):
+            answer_grain *= 2
         longest = int(max(lengths.max(), 1))
         most = max(map(len, micro_batches))
         share = 1 - tokens.sum() / filled(tokens, grain).sum()
-        return cls(grain, most + -(-grain // longest), longest, round(float(share), 4))
+        return cls(grain, answer_grain, most + -(-grain // longest), longest, round(float(share), 4))
 
 
 def filled(count: NDArray[np.int64], grain: int) -> NDArray[np.int64]:
@@ -67,7 +75,8 @@ def fill_row(batch: Batch, sizes: RowSizes) -> Batch:
     """
     bounds, length = batch["cu_seq_lens_q"], batch["input_ids"].shape[1]
     documents = len(bounds) - 1
-    tokens, answers = (int(filled(np.array(n), sizes.grain)) for n in (length, len(batch["answer_index"])))
+    tokens = int(filled(np.array(length), sizes.grain))
+    answers = int(filled(np.array(len(batch["answer_index"])), sizes.answer_grain))
     extra = torch.arange(tokens - length)
     ends = torch.arange(length + sizes.longest, tokens + sizes.longest, sizes.longest).clamp(max=tokens)
     rest = sizes.documents - documents - len(ends)

@@ -5,6 +5,7 @@ outside. Gradients are added to tensors that stay in place.
 """
 
 import dataclasses
+import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from hydralora.training.config import TrainingConfig, TrainingError
 
-_WARM_UP = 3  # micro-batches in which kernels are compiled and tuned, before the first recording
+_WARM_UP = 3  # micro-batches in which kernels are compiled and loaded, before the first recording
 _PAYS_BELOW = 0.95  # of the time without a graph
 
 Batch = Mapping[str, Any]
@@ -87,6 +88,7 @@ class StepGraphs:
         self._trained, self._required = trained, required
         self._capture, self._timed = capture or Capture(), timed or device_time
         self._graphs: dict[Any, tuple[dict[str, Any], Tensor, Callable[[], Tensor]]] = {}
+        self._launched: set[Any] = set()
         self._seen = 0
         self.use = GraphUse()
 
@@ -100,12 +102,14 @@ class StepGraphs:
         if self.use.reason is not None:
             return micro_batch(batch, num_items)
         self._seen += 1
-        if self._seen < _WARM_UP:
-            return micro_batch(batch, num_items)
+        size = tuple((name, value.shape if isinstance(value, Tensor) else value) for name, value in batch.items())
         if self._seen == _WARM_UP:
+            self._launched.add(size)
             loss, self.use.seconds_launched = self._timed(lambda: micro_batch(batch, num_items))
             return loss
-        size = tuple((name, value.shape if isinstance(value, Tensor) else value) for name, value in batch.items())
+        if self._seen < _WARM_UP or size not in self._launched:
+            self._launched.add(size)  # recorded when it comes again: its kernels must be loaded by then
+            return micro_batch(batch, num_items)
         if size not in self._graphs and not self._record(size, micro_batch, batch, num_items):
             return micro_batch(batch, num_items)
         inputs, items, replay = self._graphs[size]
@@ -165,9 +169,12 @@ class Capture:
 
     def __call__(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """A function that runs the kernels of `run` and returns the same tensor each time."""
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+            gc.collect()  # what is left of earlier backward passes belongs to another stream
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads may use CUDA meanwhile, for example to copy batches.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             result = run()
 
         def replay() -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from hydralora.base_model import default_device
 from hydralora.base_model.fused_modules import fused_modules, has_kernels, liger_kernels
 from hydralora.training.config import TrainingConfig, TrainingError
 
@@ -17,9 +18,7 @@ def wants_kernels(model: Any, config: TrainingConfig) -> bool:
     if config.fused_kernels is False:
         return False
     refusal = None
-    if config.fsdp:
-        refusal = "fsdp splits the weights that the kernels read"
-    elif model.device.type != "cuda":
+    if "cuda" not in (model.device.type, config.fsdp and default_device().type):
         refusal = f"the model is on {model.device.type}, and the kernels run on CUDA"
     elif not has_kernels():
         refusal = "liger-kernel is not installed: pip install hydralora[fast]"
@@ -38,5 +37,7 @@ def kernels_in(model: Any, wanted: bool) -> Iterator[dict[str, int] | None]:
     if not wanted:
         yield None
         return
-    with fused_modules(model, liger_kernels()) as counts:
+    # With fsdp the model is on the CPU until it is split.
+    device = model.device if model.device.type == "cuda" else default_device()
+    with fused_modules(model, liger_kernels(), device) as counts:
         yield counts

@@ -5,6 +5,7 @@ over bounds and restarted positions ensure that. Another kind of base model (for
 along the row) would silently be wrong. So each base model is first tried on two short documents.
 """
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hydralora.base_model import default_device
 from hydralora.base_model.packed_attention import VARLEN, attention_over_bounds, varlen_refusal
 from hydralora.data import collate_packed
 from hydralora.evaluation.answer_loss import answer_logits
@@ -57,6 +59,11 @@ def decide_packing(model: Any, peft_config: Any, config: TrainingConfig) -> Pack
         return Packing(False, reason="switched off")
     method = peft_config or getattr(model, "active_peft_config", None)
     refusal = _refusal_of_method(method)
+    if refusal is None and config.fsdp and default_device().type == "cuda":
+        try:
+            model = _small_twin(_base(model), default_device())
+        except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            refusal = f"no small model of its kind could be tried ({type(error).__name__}: {str(error)[:200]})"
     attention = model.config._attn_implementation
     varlen_is_missing = None if attention.startswith(_FLASH) else varlen_refusal(_base(model), autocast=config.autocast)
     if not attention.startswith(_FLASH) and varlen_is_missing is None:
@@ -116,6 +123,28 @@ def _probe(model: Any, decision: Packing, *, autocast: bool) -> tuple[Tensor, Te
             logits.append(answer_logits(model, batch)[0].float())
     alone, packed, after_another = logits
     return alone, packed, after_another
+
+
+def _small_twin(base: Any, device: torch.device) -> Any:
+    """A model of the same kind on a GPU, with one layer of each type and random weights.
+
+    With fsdp the base model itself is still on the CPU, where a probe of a large model would take minutes.
+
+    Raises:
+        ValueError: If the twin lacks a kind of module that the base model has.
+    """
+    config = copy.deepcopy(base.config)
+    text = config.get_text_config()
+    kinds = list(dict.fromkeys(getattr(text, "layer_types", None) or [])) or None
+    text.num_hidden_layers = len(kinds) if kinds else 2
+    if kinds:
+        text.layer_types = kinds
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.device(device):
+        twin: Any = type(base)._from_config(config, dtype=base.dtype, attn_implementation=config._attn_implementation)
+    own = [{type(m) for m in each.modules() if type(m).__module__.startswith("transformers.")} for each in (base, twin)]
+    if missing := own[0] - own[1]:
+        raise ValueError(f"it has no {', '.join(sorted(kind.__name__ for kind in missing))}")
+    return twin
 
 
 def _base(model: Any) -> Any:
