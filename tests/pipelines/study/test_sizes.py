@@ -61,12 +61,3 @@ def test_a_method_that_does_not_fit_is_refused() -> None:
         method_sizes(BaseModel(name=str(LLAMA)), ["lora_r8"], MethodConfig(target_modules=("query",)))
     with pytest.raises(MethodError, match="num_experts of at least 2 for without_gate, got 1"):
         method_sizes(BaseModel(name=str(LLAMA)), ["lora_r8", "without_gate"], MethodConfig(num_experts=1))
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [("quickstart", "configuration of the job compare or study"), ("compare", "does not know N")],
-)
-def test_what_a_dry_run_cannot_know(name: str, text: str) -> None:
-    with pytest.raises(ValueError, match=text):
-        dry_run(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()))

@@ -1,17 +1,13 @@
 """Choosing N: rules on curves with a known corner, structure in both halves of a vocabulary, and real corpora."""
 
-import zlib
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from analysis.clusters.choice.elbow_rules import RULES, l_method_corners
 from analysis.clusters.choice.selection import select_num_clusters, source_weights
-from analysis.clusters.choice.stability import half_split_agreement
-from analysis.clusters.choice.structure import explained_by, measure_structure, vocabulary_halves
-from analysis.clusters.kmeans import ClusterSweep, sweep_kmeans
+from analysis.clusters.kmeans import sweep_kmeans
 from analysis.features.lsa import TfidfLsa
 
 
@@ -28,39 +24,6 @@ def sentences(labels: np.ndarray, seed: int = 0) -> list[str]:
     """Twelve words each, out of thirty that only documents of the same label have."""
     random = np.random.default_rng(seed)
     return [" ".join(f"w{label}n{i}" for i in random.integers(0, 30, 12)) for label in labels]
-
-
-def sweep_of(inertia: list[float]) -> ClusterSweep:
-    """A sweep with a curve of one's own and nothing behind it."""
-    ks = tuple(range(1, len(inertia) + 1))
-    labels = np.zeros((len(ks), 100), np.int32)
-    return ClusterSweep(ks, np.array(inertia), tuple(np.zeros((k, 1), np.float32) for k in ks), labels, (1,) * len(ks))
-
-
-CORNER_AT_4 = [100.0, 75, 50, 25, 24, 23, 22, 21, 20]
-
-
-@pytest.mark.parametrize("rule", ["l_method_linear", "second_difference", "kneed"])
-def test_rules_find_the_corner_of_two_straight_lines(rule: str):
-    scores = RULES[rule](np.zeros((100, 1), np.float32), sweep_of(CORNER_AT_4))
-    assert np.argmax(scores) + 1 == 4
-
-
-def test_l_method_finds_where_the_share_removed_by_a_cluster_falls():
-    curve = [100 * 0.6 ** min(k, 4) * 0.95 ** max(k - 4, 0) for k in range(12)]  # a factor .6 up to K=5, then .95
-    assert np.argmax(RULES["l_method"](np.zeros((100, 1), np.float32), sweep_of(curve))) + 1 == 5
-
-
-@pytest.mark.parametrize("rule", ["calinski_harabasz", "silhouette"])
-def test_rules_from_scikit_learn_agree_with_it(rule: str):
-    from sklearn import metrics
-
-    rows, _ = blobs(3)
-    sweep = sweep_kmeans(rows, range(1, 6))
-    scores = RULES[rule](rows, sweep)
-    function = {"calinski_harabasz": metrics.calinski_harabasz_score, "silhouette": metrics.silhouette_score}[rule]
-    assert scores[0] == -np.inf
-    np.testing.assert_allclose(scores[1:], [function(rows, labels) for labels in sweep.labels[1:]], rtol=1e-4)
 
 
 @pytest.mark.parametrize("n_blobs", [2, 4, 7])
@@ -134,22 +97,6 @@ def test_a_balanced_sweep_is_said_and_finds_small_sources():
     assert choice.reason.startswith("Sources are badly imbalanced (17 to 1); balanced sweep used.")
 
 
-def test_corners_do_not_depend_on_where_the_sweep_ends():
-    corner = [100 * 0.6 ** min(k, 4) * 0.95 ** max(k - 4, 0) for k in range(20)]
-    assert l_method_corners(sweep_of(corner)).tolist() == [5] * 11
-    bend = [100 / k for k in range(1, 21)]  # without a corner of its own
-    corners = l_method_corners(sweep_of(bend))
-    assert corners.max() > corners.min()
-    best = 1 + np.argmax(RULES["l_method"](np.zeros((100, 1), np.float32), sweep_of(bend)))
-    assert best == np.median(corners)
-
-
-def test_halves_agree_on_blobs_and_not_on_a_cloud():
-    assert half_split_agreement(blobs(3)[0], 3) > 0.99
-    assert half_split_agreement(np.random.default_rng(0).standard_normal((600, 16)).astype(np.float32), 6) < 0.5
-    assert np.isnan(half_split_agreement(np.eye(4, dtype=np.float32), 3))
-
-
 def read(folder: Path, stem: str, n: int) -> pl.DataFrame:
     return pl.read_parquet(folder / f"{stem}_train.parquet").sample(n, seed=0)
 
@@ -177,33 +124,3 @@ def test_one_real_task_and_shuffled_words_give_one(shared_corpora: Path):
     shuffled = [" ".join(random.choice(words, len(text.split()))) for text in texts]
     choice = choose(shuffled)
     assert (choice.value, choice.structure) == (1, False)
-
-
-def test_halves_of_the_vocabulary_have_no_word_in_common():
-    texts = ["alpha beta gamma delta", "omega sigma kappa"] * 2
-    first, second = vocabulary_halves(texts)
-    sides = [{word for word in " ".join(texts).split() if zlib.crc32(word.encode()) & 1 == half} for half in (0, 1)]
-    for half, words in zip((first, second), sides, strict=True):
-        for row, text in zip(half, texts, strict=True):
-            assert np.linalg.norm(row) == pytest.approx(1 if words & set(text.split()) else 0, abs=1e-6)
-
-
-def test_explained_by_groups():
-    rows = np.repeat(np.eye(3, dtype=np.float32), 40, axis=0)
-    labels = np.repeat([0, 1, 2], 40).astype(np.int32)
-    weights = np.ones(120)
-    assert explained_by(rows, labels, weights) == pytest.approx(1)
-    assert explained_by(rows, np.zeros(120, np.int32), weights) == 0
-    assert explained_by(np.ones((120, 2), np.float32), labels, weights) == 0
-    random = np.random.default_rng(0)
-    by_chance = [explained_by(rows, random.integers(0, 30, 120).astype(np.int32), weights) for _ in range(50)]
-    assert abs(np.mean(by_chance)) < 0.02  # 30 groups of 120 rows: a quarter, were chance not taken off
-    ten = np.array([10.0] * 40 + [1.0] * 80)  # a weight is a number of copies
-    copies = np.repeat(np.arange(120), ten.astype(int))
-    noisy = rows + random.standard_normal(rows.shape).astype(np.float32)
-    once, copied = (explained_by(noisy, labels, ten), explained_by(noisy[copies], labels[copies], np.ones(len(copies))))
-    assert once == pytest.approx(copied, abs=0.02)  # which differ in degrees of freedom
-
-
-def test_texts_without_words_have_no_structure():
-    assert not measure_structure(["", "?", "1"] * 20).structure

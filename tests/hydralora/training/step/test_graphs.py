@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,66 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hydralora.base_model import packed_attention
 from hydralora.data import collate_packed
-from hydralora.data.row_sizes import RowSizes, fill_row
+from hydralora.data.row_sizes import fill_row
 from hydralora.evaluation.answer_loss import answer_loss
-from hydralora.training import TrainingConfig, TrainingError, loop, trainer
+from hydralora.training import TrainingConfig, TrainingError, loop
 from hydralora.training.step import graphs
+from tests.hydralora.data.test_row_sizes import sizes_of
 from tests.hydralora.small import small_model
 from tests.hydralora.training.step import test_packing
 from tests.hydralora.training.step.test_packing import GATED, PACKABLE, adapted, documents, trained
-
-
-def sizes_of(batches: list[list[int]]) -> RowSizes:
-    data = documents()
-    answers = data.lengths - np.asarray(data.column("answer_start"))
-    return RowSizes.of([np.array(batch) for batch in batches], data.lengths, answers)
-
-
-@pytest.mark.parametrize("method", PACKABLE)
-@pytest.mark.parametrize("chunked", [False, True])
-def test_a_filled_row_has_the_loss_and_the_gradients_of_its_documents(method: str, chunked: bool) -> None:
-    if chunked and method == "full":
-        pytest.skip("the output layer is trained")
-    model = adapted(method)
-    rows = documents().rows(range(7))
-    if method not in GATED:
-        rows = [{name: value for name, value in row.items() if name != "expert_gates"} for row in rows]
-    batch = collate_packed(rows)
-    found: list[tuple[Tensor, dict[str, Tensor]]] = []
-    for each in (batch, fill_row(batch, sizes_of([[*range(7)], [8, 9]]))):
-        model.zero_grad()
-        loss = answer_loss(model, each, chunked=chunked)
-        loss.backward()
-        found.append((loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
-    (loss, gradients), (filled_loss, filled_gradients) = found
-    torch.testing.assert_close(filled_loss, loss)
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(filled_gradients[name], gradient, rtol=1e-4, atol=1e-5)
-
-
-def test_all_rows_of_a_run_have_few_sizes() -> None:
-    draw = np.random.default_rng(0)
-    lengths = draw.integers(1, 400, 3000)
-    answers = np.minimum(lengths, draw.integers(1, 300, 3000))
-    order = draw.permutation(3000)
-    batches = [order[i : i + draw.integers(1, 40)] for i in range(0, 2960, 40)]
-    sizes = RowSizes.of(batches, lengths, answers)
-    seen = set()
-    for batch in batches:
-        rows = [
-            {"input_ids": np.ones(lengths[i], dtype=int), "answer_start": int(lengths[i] - answers[i])} for i in batch
-        ]
-        packed = collate_packed(rows)
-        filled = fill_row(packed, sizes)
-        count = int(lengths[batch].sum())
-        bounds = filled["cu_seq_lens_q"].long()
-        assert bounds[-1] == filled["input_ids"].shape[1] > count
-        assert 0 <= bounds.diff().min() <= bounds.diff().max() <= filled["max_length_q"]
-        assert (filled["labels"][0, count:] == -100).all()
-        assert filled["position_ids"].max() < filled["max_length_q"]
-        seen.add(tuple(value.shape for value in filled.values() if isinstance(value, Tensor)))
-    assert len(seen) <= 8
-
 
 # On a GPU these operations wait for a value on the host, and a graph cannot hold them.
 WAITING = {
@@ -214,17 +161,6 @@ def test_on_a_cpu_there_are_none(tmp_path: Path) -> None:
         "graphs": 0,
         "reason": "graphs need a CUDA device, and the model is on cpu",
     }
-
-
-def test_a_late_log_has_the_steps_of_one_on_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {**OPTIONS, "eval_steps": 3, "save_steps": 3}
-    trained(tmp_path / "on_time", "hydralora", True, **options)
-    monkeypatch.setattr(trainer, "_logs_on_time", lambda *_: False)
-    trained(tmp_path / "late", "hydralora", True, **options)
-    curves = [(tmp_path / name / "curve.jsonl").read_text() for name in ("on_time", "late")]
-    without_seconds = [[line.split(', "seconds"')[0] for line in curve.splitlines()] for curve in curves]
-    assert without_seconds[0] == without_seconds[1]
-    assert [line.split(",")[0] for line in without_seconds[0]] == [f'{{"step": {n}' for n in (1, 2, 3, 3, 4, 4)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs need a GPU")

@@ -181,7 +181,8 @@ def test_the_command(folder: Path) -> None:
 
     done = run(str(folder), "--print-config", "vllm")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "[]"), done.stderr
-    wrong = run(str(folder / "cats"), "--print-config", "vllm")
+    command = [sys.executable, "-m", "pipelines.serving", str(folder / "cats"), "--print-config", "vllm"]
+    wrong = subprocess.run(command, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("hydralora serve: expected a folder with serving.json")
 

@@ -1,0 +1,38 @@
+"""Whether there are clusters at all."""
+
+import zlib
+
+import numpy as np
+import pytest
+
+from analysis.clusters.choice.structure import explained_by, measure_structure, vocabulary_halves
+
+
+def test_halves_of_the_vocabulary_have_no_word_in_common():
+    texts = ["alpha beta gamma delta", "omega sigma kappa"] * 2
+    first, second = vocabulary_halves(texts)
+    sides = [{word for word in " ".join(texts).split() if zlib.crc32(word.encode()) & 1 == half} for half in (0, 1)]
+    for half, words in zip((first, second), sides, strict=True):
+        for row, text in zip(half, texts, strict=True):
+            assert np.linalg.norm(row) == pytest.approx(1 if words & set(text.split()) else 0, abs=1e-6)
+
+
+def test_explained_by_groups():
+    rows = np.repeat(np.eye(3, dtype=np.float32), 40, axis=0)
+    labels = np.repeat([0, 1, 2], 40).astype(np.int32)
+    weights = np.ones(120)
+    assert explained_by(rows, labels, weights) == pytest.approx(1)
+    assert explained_by(rows, np.zeros(120, np.int32), weights) == 0
+    assert explained_by(np.ones((120, 2), np.float32), labels, weights) == 0
+    random = np.random.default_rng(0)
+    by_chance = [explained_by(rows, random.integers(0, 30, 120).astype(np.int32), weights) for _ in range(50)]
+    assert abs(np.mean(by_chance)) < 0.02  # 30 groups of 120 rows: a quarter, were chance not taken off
+    ten = np.array([10.0] * 40 + [1.0] * 80)  # a weight is a number of copies
+    copies = np.repeat(np.arange(120), ten.astype(int))
+    noisy = rows + random.standard_normal(rows.shape).astype(np.float32)
+    once, copied = (explained_by(noisy, labels, ten), explained_by(noisy[copies], labels[copies], np.ones(len(copies))))
+    assert once == pytest.approx(copied, abs=0.02)  # which differ in degrees of freedom
+
+
+def test_texts_without_words_have_no_structure():
+    assert not measure_structure(["", "?", "1"] * 20).structure
