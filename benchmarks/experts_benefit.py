@@ -49,6 +49,8 @@ PROXY_SHARE = 4
 FORCED = 4
 LORA_RATES, SPLIT_RATES = (1e-3, 5e-4), (1.2e-3, 6e-4)
 SEEDS = (1, 2)
+ONE_GROUP = ("dolly", "gsm8k", "dolly+gsm8k")  # parts that show no structure: N = 1 is trained too
+KINDS = {"lora": "lora lr", "split": "split by groups", "one": "split by one"}
 LARGEST_K = 20
 SMOOTHING = 0.1
 
@@ -103,7 +105,7 @@ def _grouped(mix: Mix, states: NDArray[np.float32]) -> tuple[Mix, dict[str, Any]
         "stability": choice.stability,
         "answer_information": answer_information(mix, groups),
     }
-    return replace(mix, labels={"groups": groups}, facts=facts), facts
+    return replace(mix, labels={"groups": groups, "one": np.zeros_like(groups)}, facts=facts), facts
 
 
 def answer_information(mix: Mix, groups: Ints) -> float:
@@ -135,41 +137,28 @@ def planned() -> list[Run]:
     proxies = (Arm("lora", LORA_RATES[0]), Arm("split", SPLIT_RATES[0], "groups"))
     runs = [Run(f"{name}{PROXY}", arm, SEEDS[0]) for name in PARTS for arm in proxies]
     arms = [Arm("lora", rate) for rate in LORA_RATES] + [Arm("split", rate, "groups") for rate in SPLIT_RATES]
-    return runs + [Run(name, arm, seed) for seed in SEEDS for name in PARTS for arm in arms]
+    one = [Arm("split", rate, "one") for rate in SPLIT_RATES]
+    runs += [Run(name, arm, seed) for seed in SEEDS for name in PARTS for arm in arms]
+    return runs + [Run(name, arm, seed) for seed in SEEDS for name in ONE_GROUP for arm in one]
 
 
 def summary(folder: Path, output: Path) -> None:
     """Benefits, candidates, and how well each ranks the parts."""
-    from experts_summary import Measure, difference_row, resampled_documents
     from scipy.stats import spearmanr
-    from study_runs import unpack
 
     records = read_records(folder / "runs.jsonl")
     facts = json.loads((folder / "facts.json").read_text())
     rows: dict[str, Any] = {}
     for name in PARTS:
-        mix = Mix.load(folder / "mixes" / f"{name}.npz")
-        held_out = mix.indices("validation", "test", "unseen")
-        test = np.flatnonzero(mix.parts[held_out] == "test")
         of_part = [r for r in records.values() if r["mix"] == name]
-        if len(_arms(of_part)) < len(LORA_RATES) + len(SPLIT_RATES):
+        if len(_arms(of_part, "lora")) < len(LORA_RATES) or len(_arms(of_part, "split")) < len(SPLIT_RATES):
             print(f"{name}: not all arms are trained")
             continue
-        seeds = sorted(set.intersection(*({r["seed"] for r in of_part if r["arm"] == arm} for arm in _arms(of_part))))
-        chosen = {kind: _best(of_part, kind, seeds) for kind in ("lora", "split")}
-        losses = {
-            kind: np.array([unpack(_loss(of_part, arm, seed)).astype(float)[test] for seed in seeds])
-            for kind, arm in chosen.items()
-        }
-        measure = Measure(mix, held_out[test], resampled_documents(mix, held_out[test]))
-        benefit = difference_row(losses["lora"] - losses["split"], measure)
         proxy = {r["arm"].split(" ")[0]: _of(r, "validation") for r in records.values() if r["mix"] == name + PROXY}
+        measured = _benefits(Mix.load(folder / "mixes" / f"{name}.npz"), of_part)
         rows[name] = {
             **facts[name],
-            "seeds": seeds,
-            "arms": chosen,
-            "loss": {kind: measure.point(values.mean(axis=0))["token"] for kind, values in losses.items()},
-            "benefit": {metric: benefit[metric] for metric in ("token", "macro")},
+            **measured,
             "proxy": proxy["lora"] - proxy["split"] if len(proxy) == 2 else None,
         }
     candidates = ("n", "structure", "sharpness", "stability", "answer_information", "proxy")
@@ -187,8 +176,36 @@ def summary(folder: Path, output: Path) -> None:
     print(json.dumps(ranks, indent=1), "helped", helped, "hurt", hurt)
 
 
-def _arms(records: list[dict[str, Any]]) -> list[str]:
-    return sorted({record["arm"] for record in records})
+def _benefits(mix: Mix, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Loss of the LoRA minus that of the split (and of the split of one group), each at its best rate."""
+    from experts_summary import Measure, difference_row, resampled_documents
+    from study_runs import unpack
+
+    held_out = mix.indices("validation", "test", "unseen")
+    test = np.flatnonzero(mix.parts[held_out] == "test")
+    kinds = [kind for kind in KINDS if _arms(records, kind)]
+    arms = [arm for kind in kinds for arm in _arms(records, kind)]
+    seeds = sorted(set.intersection(*({r["seed"] for r in records if r["arm"] == arm} for arm in arms)))
+    chosen = {kind: _best(records, kind, seeds) for kind in kinds}
+    losses = {
+        kind: np.array([unpack(_loss(records, arm, seed)).astype(float)[test] for seed in seeds])
+        for kind, arm in chosen.items()
+    }
+    measure = Measure(mix, held_out[test], resampled_documents(mix, held_out[test]))
+    found: dict[str, Any] = {
+        "seeds": seeds,
+        "arms": chosen,
+        "loss": {kind: measure.point(values.mean(axis=0))["token"] for kind, values in losses.items()},
+    }
+    for name, kind in (("benefit", "split"), ("benefit_of_one_group", "one")):
+        if kind in losses:
+            row = difference_row(losses["lora"] - losses[kind], measure)
+            found[name] = {metric: row[metric] for metric in ("token", "macro")}
+    return found
+
+
+def _arms(records: list[dict[str, Any]], kind: str) -> list[str]:
+    return sorted({record["arm"] for record in records if record["arm"].startswith(KINDS[kind])})
 
 
 def _of(record: dict[str, Any], part: str) -> float:
@@ -196,9 +213,11 @@ def _of(record: dict[str, Any], part: str) -> float:
 
 
 def _best(records: list[dict[str, Any]], kind: str, seeds: list[int]) -> str:
-    arms = [arm for arm in _arms(records) if arm.startswith(kind)]
-    of_arm = {arm: [_of(r, "validation") for r in records if r["arm"] == arm and r["seed"] in seeds] for arm in arms}
-    return min(arms, key=lambda arm: float(np.mean(of_arm[arm])))
+    of_arm = {
+        arm: [_of(r, "validation") for r in records if r["arm"] == arm and r["seed"] in seeds]
+        for arm in _arms(records, kind)
+    }
+    return min(of_arm, key=lambda arm: float(np.mean(of_arm[arm])))
 
 
 def _loss(records: list[dict[str, Any]], arm: str, seed: int) -> str:
@@ -218,7 +237,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if arguments.command == "run":
         options = {"minutes": arguments.minutes, "workers": arguments.workers, "device": arguments.device}
-        run_all(planned(), arguments.folder, budget=Budget(), **options)
+        run_all(lambda records: planned(), arguments.folder, budget=Budget(), **options)
     elif arguments.output is None:
         parser.error(f"{arguments.command}: expected a second path")
     elif arguments.command == "prepare":

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from experts_mix import Ints, Mix
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from hydralora.evaluation import length_batches
 
@@ -163,6 +164,61 @@ def with_more_groups(mix: Mix, states: Floats, device: str) -> Mix:
     distances = np.square(rows[:, None] - six).sum(axis=2)
     weights = np.exp(-3 * (distances - distances.min(axis=1, keepdims=True)) / distances[training].min(axis=1).mean())
     return replace(mix, labels=labels, weights={"hidden_k6_soft": weights / weights.sum(axis=1, keepdims=True)})
+
+
+def with_joint_groups(mix: Mix, states: Floats) -> Mix:
+    """The mix with groups of three views of a training document: hidden state, words of the prompt, answer.
+
+    Each view is a row of length one; K-means sees them side by side. A served model has no answer yet, so held-out
+    documents get their group from `NAME_text`, a classifier of the prompt's words that was taught the groups. "one"
+    puts all documents into one group.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    training = mix.parts == "train"
+    words = csr_matrix(mix.words())
+    views = (
+        standardised(states.astype(np.float32), training),
+        _directions(words, training, 2 * COMPONENTS),
+        _directions(_answer_terms(mix, training), training, COMPONENTS),
+    )
+    rows = np.asarray(np.hstack(views), np.float32)
+    largest = min(LARGEST_K, int(training.sum()) // 2)
+    centers, elbow, _ = kmeans_sweep(rows[training], list(range(1, largest + 1)), "cpu")
+    labels = {**mix.labels, "one": np.zeros(len(mix.lengths), np.int64)}
+    found: dict[str, Any] = {"elbow": elbow, "mutual_information_with_source": {}, "text_classifier_accuracy": {}}
+    test = mix.parts == "test"
+    for name, k in (("joint_elbow", elbow), ("joint_k6", 6), ("joint_k8", 8), ("joint_k10", 10), ("joint_k12", 12)):
+        groups = nearest(rows, centers[k])
+        classifier = LogisticRegression(C=PENALTY, max_iter=300).fit(words[training], groups[training])
+        labels[name], labels[f"{name}_text"] = groups, classifier.predict(words).astype(np.int64)
+        told = labels[f"{name}_text"]
+        found["mutual_information_with_source"][name] = {
+            "train": _nmi(groups[training], mix.labels["source"][training]),
+            "test": _nmi(told[test], mix.labels["source"][test]),
+        }
+        found["text_classifier_accuracy"][name] = float((told == groups)[test].mean())
+    return replace(mix, labels=labels, facts={**mix.facts, "joint": found})
+
+
+def _answer_terms(mix: Mix, training: NDArray[np.bool_]) -> csr_matrix:
+    """TF-IDF of the tokens of each answer, weighed as training answers say."""
+    from sklearn.feature_extraction.text import TfidfTransformer
+
+    answers = [mix.document(i)[mix.answer_starts[i] :].astype(np.int64) for i in range(len(mix.lengths))]
+    rows = np.repeat(np.arange(len(answers)), [len(answer) for answer in answers])
+    shape = len(answers), int(mix.tokens.max()) + 1
+    counts = csr_matrix((np.ones(len(rows)), (rows, np.concatenate(answers))), shape)
+    return TfidfTransformer(sublinear_tf=True).fit(counts[training]).transform(counts)
+
+
+def _directions(terms: csr_matrix, training: NDArray[np.bool_], components: int) -> NDArray[np.float64]:
+    """Leading directions of training rows; each row scaled to length one."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.preprocessing import normalize
+
+    svd = TruncatedSVD(min(components, int(training.sum()) - 1), random_state=0).fit(terms[training])
+    return np.asarray(normalize(svd.transform(terms)))
 
 
 def _nmi(a: Ints, b: Ints) -> float:

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,24 @@ from run_records import read_records, rewrite, run_beside
 # Seconds of a run among eight on one H100, before the first has ended.
 FIRST_GUESS = 40.0
 
+# Records so far -> all runs that are wanted, the most important first, whether or not they have a record.
+Plan = Callable[[Mapping[str, Mapping[str, Any]]], Sequence[Run]]
+
 
 def run_all(
-    runs: Sequence[Run], state: Path, *, minutes: float, workers: int, device: str, budget: Budget, tiny: bool = False
+    plan: Plan, state: Path, *, minutes: float, workers: int, device: str, budget: Budget, tiny: bool = False
 ) -> None:
-    """Execute what STATE/runs.jsonl does not have, `workers` at a time, until `minutes` are nearly over.
+    """Execute what the plan asks for and STATE/runs.jsonl does not have, until `minutes` are nearly over.
 
-    The groups of the mixes come from STATE/mixes. A line is written after each run, so that a rerun goes on.
+    The groups of the mixes come from STATE/mixes. A line is written after each run, so that a rerun goes on. The plan
+    is asked again whenever a worker is free, with all records so far. A run that failed is not tried again.
     """
     end = time.monotonic() + 60 * minutes
     results = state / "runs.jsonl"
     records = read_records(results)
     rewrite(results, records)
-    waiting = [run for run in runs if run.key not in records]
-    took: dict[str, list[float]] = {run.mix: [] for run in runs}
+    begun: set[str] = set()
+    took: dict[str, list[float]] = {}
     for record in records.values():
         took.setdefault(record["mix"], []).append(record["seconds"])
     context = multiprocessing.get_context("spawn")
@@ -40,19 +44,20 @@ def run_all(
     with ProcessPoolExecutor(workers, context, _start, (gpus, state / "mixes", device, tiny)) as pool:
 
         def chosen(number: int) -> list[Run]:
+            waiting = [run for run in plan(records) if run.key not in records and run.key not in begun]
             runs = _startable(waiting, took, end, number)
-            for run in runs:
-                waiting.remove(run)
+            begun.update(run.key for run in runs)
             return runs
 
         def finished(record: dict[str, Any]) -> None:
-            took[record["mix"]].append(record["seconds"])
+            records[record["key"]] = record
+            took.setdefault(record["mix"], []).append(record["seconds"])
             _print(record)
 
         run_beside(
             results, workers, chosen, lambda run: pool.submit(execute, run, state / "mixes", device, budget), finished
         )
-    print(f"{len(waiting)} runs are left", flush=True)
+    print(f"{sum(run.key not in records for run in plan(records))} runs are left", flush=True)
 
 
 def _start(gpus: Any, *warm: Any) -> None:
@@ -63,12 +68,12 @@ def _start(gpus: Any, *warm: Any) -> None:
     warm_up(*warm)
 
 
-def _startable(waiting: list[Run], took: dict[str, list[float]], end: float, number: int) -> list[Run]:
+def _startable(waiting: Sequence[Run], took: dict[str, list[float]], end: float, number: int) -> list[Run]:
     """The first runs that will end in time."""
     left = end - time.monotonic()
     chosen = []
     for run in waiting:
-        recent = took[run.mix][-8:]
+        recent = took.get(run.mix, [])[-8:]
         expected = max(recent) * 1.1 if recent else FIRST_GUESS
         if expected < left and len(chosen) < number:
             chosen.append(run)

@@ -25,6 +25,7 @@ SHARED_RANK = 16
 # Sizes of SmolLM2-135M's linear layers: inputs and outputs of all of them.
 INPUTS, OUTPUTS = 149_760, 155_520
 LORA_RANK = 28
+LORA_PLUS_RATIO = 4.0
 
 
 def expert_rank(num_experts: int, shared_rank: int = SHARED_RANK) -> int:
@@ -39,11 +40,13 @@ class Arm:
 
     Attributes:
         kind: "lora", "split" (an always-on LoRA beside N experts), "shared" (an always-on expert on the experts' A),
-            "tag" (a LoRA, with the tag of the group in each prompt), "router" (HydraLoRA) or "full" (all weights).
-        learning_rate: its peak; that of B is four times that (LoRA+).
+            "tag" (a LoRA, with the tag of the group in each prompt), "each" (a LoRA of the whole rank for each group),
+            "balanced" (a LoRA whose loss counts all sources alike), "router" (HydraLoRA) or "full" (all weights).
+        learning_rate: its peak.
         groups: of `Mix.labels`, that decide the expert or the tag of a training document.
         held_out: groups for held-out documents; the first one counts. Default: `groups`.
         shared_rank: of the always-on LoRA of a split.
+        ratio: rate of B over that of A (LoRA+; 1 is plain LoRA).
     """
 
     kind: str
@@ -51,18 +54,19 @@ class Arm:
     groups: str = ""
     held_out: tuple[str, ...] = ()
     shared_rank: int = SHARED_RANK
+    ratio: float = LORA_PLUS_RATIO
 
     @property
     def name(self) -> str:
         """How records call it."""
         rank = f" shared_rank={self.shared_rank}" if self.shared_rank != SHARED_RANK else ""
-        return f"{self.kind}{f' by {self.groups}' if self.groups else ''}{rank} lr={self.learning_rate:g}"
+        ratio = f" ratio={self.ratio:g}" if self.ratio != LORA_PLUS_RATIO else ""
+        return f"{self.kind}{f' by {self.groups}' if self.groups else ''}{rank}{ratio} lr={self.learning_rate:g}"
 
     def peft_config(self, num_groups: int) -> HydraLoraConfig:
         """The adapter for N groups. Alpha is twice the rank in all arms."""
         sizes: dict[str, Any] = {
-            "lora": {"r": LORA_RANK, "num_experts": 1},
-            "tag": {"r": LORA_RANK, "num_experts": 1},
+            **{kind: {"r": LORA_RANK, "num_experts": 1} for kind in ("lora", "tag", "each", "balanced")},
             "router": {"r": 8, "num_experts": 6},
             "shared": {"r": 7, "num_experts": num_groups, "shared_expert": True, "router_input": "given"},
             "split": {
@@ -138,51 +142,91 @@ def execute(run: Run, folder: Path, device: str, budget: Budget = Budget()) -> d
     path = folder / f"{run.mix}.npz"
     arm, mix = run.arm, load_mix(path)
     training, held_out = mix.indices("train")[: budget.training], _thinned(mix.indices(*HELD_OUT), budget.held_out)
-    torch.manual_seed(run.seed)
-    model: Any = copy.deepcopy(study_runs.base_model(device))
-    if arm.kind == "full":
-        model, experts, rank = model.float().requires_grad_(True), 0, 0
+    tokens_per_step = budget.tokens_per_step or TOKENS_PER_STEP.get(run.mix, TOKENS_PER_STEP_OF_PARTS)
+    if arm.kind == "each":
+        record, losses = _for_each_group(run, path, training, held_out, tokens_per_step // 2, device)
     else:
-        config = arm.peft_config(mix.n_groups(arm.groups) if arm.groups else 1)
-        model, experts, rank = get_peft_model(model, config), config.num_experts, config.r
-    training_config = TrainingConfig(
-        num_train_epochs=1,
-        learning_rate=arm.learning_rate,
-        tokens_per_step=budget.tokens_per_step or TOKENS_PER_STEP.get(run.mix, TOKENS_PER_STEP_OF_PARTS),
-        learning_rate_ratios={"hydralora_B": 4.0},
-        gradient_accumulation_steps=2,
-        seed=run.seed,
-    )
-    gates = arm.groups if arm.kind in ("split", "shared") else None
-    documents: Any = tagged_mix(path, arm.groups) if arm.kind == "tag" else mix
-    record = fit(model, documents, training, training_config, device, gates=gates)
-    trained = time.perf_counter() - started
-    losses = held_out_losses(model, path, arm, held_out, device)
+        model, record = _trained(run, path, training, tokens_per_step, device)
+        record["training_seconds"] = round(time.perf_counter() - started, 2)
+        losses = held_out_losses(model, path, arm, held_out, device)
     counts = (mix.lengths - mix.answer_starts)[held_out]
     return {
         "key": run.key,
         "mix": run.mix,
         "arm": arm.name,
         "seed": run.seed,
-        "experts": experts,
-        "r": rank,
-        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        **{name: record[name] for name in ("steps", "tokens", "padding")},
-        "training_loss": record["losses"],
+        **record,
         "loss": {name: _means(mix, held_out, sums, counts) for name, sums in losses.items()},
         "document_losses": {name: pack(sums) for name, sums in losses.items()},
         "documents": len(held_out),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else device,
         "torch": torch.__version__,
-        "training_seconds": round(trained, 2),
         "seconds": round(time.perf_counter() - started, 2),
     }
+
+
+def _trained(run: Run, path: Path, training: Ints, tokens_per_step: int, device: str) -> tuple[Any, dict[str, Any]]:
+    """The model of an arm after training on these documents, and what is to be recorded."""
+    arm, mix = run.arm, load_mix(path)
+    torch.manual_seed(run.seed)
+    model: Any = copy.deepcopy(study_runs.base_model(device))
+    if arm.kind == "full":
+        model, experts, rank = model.float().requires_grad_(True), 0, 0
+    else:
+        grouped = arm.groups and arm.kind != "each"
+        config = arm.peft_config(mix.n_groups(arm.groups) if grouped else 1)
+        model, experts, rank = get_peft_model(model, config), config.num_experts, config.r
+    training_config = TrainingConfig(
+        num_train_epochs=1,
+        learning_rate=arm.learning_rate,
+        tokens_per_step=tokens_per_step,
+        learning_rate_ratios={"hydralora_B": arm.ratio},
+        gradient_accumulation_steps=2,
+        seed=run.seed,
+    )
+    documents: Any = tagged_mix(path, arm.groups) if arm.kind == "tag" else mix
+    gates = arm.groups if arm.kind in ("split", "shared") else None
+    weights = _balancing_weights(mix, training) if arm.kind == "balanced" else None
+    record = fit(model, documents, training, training_config, device, gates=gates, weights=weights)
+    return model, {
+        "experts": experts,
+        "r": rank,
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        **{name: record[name] for name in ("steps", "tokens", "padding")},
+        "training_loss": record["losses"],
+    }
+
+
+def _for_each_group(
+    run: Run, path: Path, training: Ints, held_out: Ints, tokens_per_step: int, device: str
+) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    """A model for each group, each measured on the held-out documents that are told to be of its group."""
+    mix, arm = load_mix(path), run.arm
+    losses = {told: np.zeros(len(held_out), np.float32) for told in arm.held_out}
+    records = []
+    for group in np.unique(mix.labels[arm.groups][training]):
+        own = training[mix.labels[arm.groups][training] == group]
+        model, record = _trained(run, path, own, tokens_per_step, device)
+        records.append(record)
+        for told, sums in losses.items():
+            rows = np.flatnonzero(mix.labels[told][held_out] == group)
+            sums[rows] = document_sums(model, mix, held_out[rows], None, device)  # type: ignore[arg-type]
+    record = {"experts": len(records), "r": LORA_RANK, "padding": records[0]["padding"]}
+    return record | {name: sum(r[name] for r in records) for name in ("trainable", "steps", "tokens")}, losses
+
+
+def _balancing_weights(mix: Mix, training: Ints) -> NDArray[np.float32]:
+    """Weights of documents under which the answers of each source count alike; the mean over answer tokens is one."""
+    tokens = np.bincount(mix.sources[training], (mix.lengths - mix.answer_starts)[training], len(mix.source_names))
+    there = tokens > 0
+    weights = np.divide(tokens.sum(), there.sum() * tokens, out=np.zeros_like(tokens), where=there)
+    return weights[mix.sources].astype(np.float32)
 
 
 def held_out_losses(model: Any, path: Path, arm: Arm, documents: Ints, device: str) -> dict[str, NDArray[np.float32]]:
     """Summed loss of each document; under each of the arm's groups where it takes groups from outside."""
     mix = load_mix(path)
-    if arm.kind in ("lora", "router", "full"):
+    if arm.kind in ("lora", "balanced", "router", "full"):
         return {"": document_sums(model, mix, documents, None, device)}  # type: ignore[arg-type]
     losses: dict[str, NDArray[np.float32]] = {}
     first, *others = arm.held_out or (arm.groups,)

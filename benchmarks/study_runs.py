@@ -205,8 +205,12 @@ def fit(
     *,
     gates: str | None = None,
     auxiliary: Auxiliary = Auxiliary(),
+    weights: NDArray[np.float32] | None = None,
 ) -> dict[str, Any]:
-    """Train on the documents of these indices; steps, tokens, share of padding, and the loss of each step."""
+    """Train on the documents of these indices; steps, tokens, share of padding, and the loss of each step.
+
+    `weights` [all documents of data] weigh the loss of each document.
+    """
     model.train()
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
@@ -232,7 +236,7 @@ def fit(
         for group, batch in zip(groups, batches, strict=True):
             # A context for each pass: autocast keeps the casts of weights until its context ends.
             with torch.autocast(device, torch.bfloat16), record_gates(model) if extra else nullcontext({}) as recorded:
-                loss = answer_loss(model, batch) / answers
+                loss = _batch_loss(model, batch, None if weights is None else weights[documents[group]]) / answers
             losses[step] += loss.detach()
             if extra:
                 weighted = auxiliary(recorded, data, documents[group], step / plan.num_steps) / len(groups)
@@ -248,6 +252,13 @@ def fit(
         "padding": round(plan.padding_share, 3),
         "losses": [round(value, 4) for value in losses.tolist()],
     }
+
+
+def _batch_loss(model: PeftModel, batch: Batch, weights: NDArray[np.float32] | None) -> torch.Tensor:
+    if weights is None:
+        return answer_loss(model, batch)
+    losses = document_losses(model, batch)
+    return losses @ torch.from_numpy(weights).to(losses.device)
 
 
 def _held_out_losses(
