@@ -33,7 +33,7 @@ Config = Annotated[Path, typer.Argument(help="Run configuration, for instance of
 Tokens = Annotated[int | None, typer.Option(min=1, help="Budget of each adapter in tokens. Default: by the machine.")]
 Base = Annotated[str, typer.Option(help="Base model: `embedded`, a folder, or a hub id with --revision.")]
 Revision = Annotated[str | None, typer.Option(help="Commit of a base model on the hub.")]
-Experts = Annotated[str, typer.Option(help="Number of experts, or `auto`: read off the corpus.")]
+Experts = Annotated[str, typer.Option(help="auto (read off the corpus), sources, tasks, clusters, or a number.")]
 
 
 @app.command()
@@ -61,12 +61,13 @@ def init(
     base_model: Base = "embedded",
     revision: Revision = None,
     tokens: Tokens = None,
+    experts: Experts = "auto",
     force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a short, commented configuration for files. `hydralora run` takes it."""
     from pipelines.cli.starting import write_configuration
 
-    write_configuration(files, column or [], out, base_model, revision, tokens, force)
+    write_configuration(files, column or [], out, base_model, revision, tokens, experts, force)
 
 
 @app.command()

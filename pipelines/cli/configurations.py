@@ -30,7 +30,7 @@ ops:
       sources:
 {sources}
   tokenised_documents: {{config: {{template: {template}, max_length: {max_length}}}}}    # or chat
-  component_adapters: {{config: {{max_tokens: {component_tokens}, parts: 2, other_seeds: [1]}}}}
+{experts}  component_adapters: {{config: {{max_tokens: {component_tokens}, parts: 2, other_seeds: [1]}}}}
   evaluation: {{config: {{max_documents_per_source: {evaluated}}}}}
   parameter_breakdown: {{config: {{umap: false}}}}
   report: {{config: {{title: {title}, command: {command}}}}}
@@ -43,6 +43,7 @@ def configuration_text(
     base_model: str,
     revision: str | None,
     tokens: int | None,
+    experts: str = "auto",
     *,
     gpu: bool,
 ) -> str:
@@ -52,6 +53,7 @@ def configuration_text(
         path: where it will be written.
         sources: name -> `FilesSource`.
         tokens: budget of each adapter; None chooses by the machine.
+        experts: see `expert_ops`.
         gpu: whether the machine has a GPU.
     """
     model = {"name": base_model} | ({} if revision is None else {"revision": revision})
@@ -69,6 +71,7 @@ def configuration_text(
         sources="\n".join(lines),
         template="plain",
         max_length=1024 if gpu else 256,
+        experts="".join(f"  {name}: {_flow(value)}\n" for name, value in expert_ops(experts).items()),
         component_tokens=max(budget // 8, 1024),
         evaluated=100 if gpu else 20,
         title=_flow(", ".join(sources)[:60]),
@@ -115,10 +118,9 @@ def job_values(
     values: dict[str, Any] = {
         "raw_documents": {"config": {"sources": [source_values(name, one) for name, one in sources.items()]}},
         "tokenised_documents": {"config": {"template": "plain", "max_length": 1024 if gpu else 256}},
+        **expert_ops(experts),
         **ops,
     }
-    if experts != "auto":
-        values["num_clusters"] = {"config": {"value": int(experts)}}
     return {
         "loggers": {"console": {"config": {"log_level": "INFO"}}},
         "resources": {
@@ -154,15 +156,22 @@ def _flow(value: Any) -> str:
     return text.strip()[1:-1]
 
 
-def checked_experts(experts: str) -> str:
-    """`auto` or a number.
+def expert_ops(experts: str) -> dict[str, Any]:
+    """The part of a run configuration that says who gets an expert.
+
+    Args:
+        experts: `auto`, a grouping (`sources`, `tasks`, `clusters`), or a number.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of them.
     """
-    if experts != "auto" and not (experts.isdecimal() and int(experts) >= 1):
-        raise ValueError(f"--experts: expected auto or a number from 1 up, got {experts!r}")
-    return experts
+    from analysis.experts.grouping import GROUPINGS
+
+    if experts in GROUPINGS:
+        return {} if experts == "auto" else {"expert_assignment": {"config": {"grouping": experts}}}
+    if experts.isascii() and experts.isdecimal() and int(experts) >= 1:
+        return {"num_clusters": {"config": {"value": int(experts)}}}
+    raise ValueError(f"--experts: expected one of {', '.join(GROUPINGS)}, or a number from 1 up, got {experts!r}")
 
 
 def checked_methods(methods: Sequence[str]) -> tuple[str, ...]:

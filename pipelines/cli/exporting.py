@@ -1,53 +1,105 @@
-"""`hydralora export`: plain LoRAs of an adapter."""
+"""`hydralora export`: plain LoRAs of an adapter, and what a server needs beside them."""
 
 import json
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from pipelines.cli.telling import fail, one_error, print_json
 
+RECORD = "run.json"
+
 
 def export_adapter(adapter: Path, out: Path, as_json: bool) -> None:
-    """Write the plain LoRA of each expert of an adapter with given gates."""
+    """Write the plain LoRA of each expert of an adapter with given gates, ready for `hydralora serve`."""
+    config = _config(adapter)
+    n = int(config["num_experts"])
+    groups, template = _groups(adapter, n), _template(adapter)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        fail(f"--out: expected a new or empty folder, got {out}. Name another")
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    from hydralora import export_lora
+    from hydralora.base_model import load_base_model
+    from hydralora.data import DataError, Frame
+    from pipelines.training.exports.exporting import domain_gates, folder_names
+    from pipelines.training.exports.serving_files import write_serving_files
+
+    name = config.get("base_model_name_or_path") or "embedded"
+    with one_error(ValueError, OSError, RuntimeError, KeyError, SafetensorError, DataError):
+        base, tokenizer = load_base_model(name, revision=config.get("revision"))
+        model = PeftModel.from_pretrained(base, adapter)
+        gates = domain_gates(model, groups or [f"expert-{i}" for i in range(n)], _no_documents)
+        folders = folder_names(list(gates))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+            done = Path(scratch) / "exports"
+            for domain, fixed in gates.items():
+                export_lora(model, done / folders[domain], fixed)
+            served = template is not None and groups is not None
+            if served:
+                frame = Frame.of(tokenizer, template)
+                write_serving_files(done, folders, adapter / "group_model", frame, template)
+            done.replace(out)
+    if as_json:
+        print_json({"folder": str(out.resolve()), "loras": list(folders.values()), "serving": served})
+        return
+    for folder in folders.values():
+        print(out / folder)
+    print("Each is a plain LoRA: it loads with peft, vLLM and llama.cpp's converter; none needs hydralora.")
+    if served:
+        print(f"Start a server with them: hydralora serve {out} --print-config vllm    # or llama.cpp")
+        print(f"Then: hydralora serve {out} --backend http://localhost:8000")
+    else:
+        print(
+            f"No serving.json: {adapter} has no group_model and {RECORD}, which the trainer writes. Name a LoRA yourself."
+        )
+
+
+def _config(adapter: Path) -> dict[str, Any]:
+    """The configuration of a HydraLoRA adapter that can be exported without documents."""
     settings = adapter / "adapter_config.json"
     if not settings.is_file():
-        fail(f"{adapter}: expected the folder of an adapter, found no adapter_config.json")
+        fail(
+            f"{adapter}: expected the folder of an adapter, found no adapter_config.json. `hydralora train` prints "
+            "that folder; a run has it as hydralora_adapter/<fingerprint>"
+        )
     with one_error(ValueError, OSError):
         config = json.loads(settings.read_text(encoding="utf-8"))
-    if "num_experts" not in config:
-        fail(f"{adapter}: expected a HydraLoRA adapter, got {config.get('peft_type')!r}, which servers load as it is")
-    n = int(config["num_experts"])
-    if config.get("router_input") != "given" and n > 1:
+    if not isinstance(config, dict) or "num_experts" not in config:
+        kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
+        fail(f"{adapter}: expected a HydraLoRA adapter, got {kind!r}, which servers load as it is")
+    if config.get("router_input") != "given" and int(config["num_experts"]) > 1:
         fail(
             f"{adapter}: expected gates that are given, got router_input {config.get('router_input')!r}: a router's "
             "gates change with the input. The job `hydralora` measures them for each domain (domain_exports)"
         )
-    names = _names(adapter / "group_model", n)
-    with one_error(ValueError, OSError):
-        from peft import PeftModel
-
-        import hydralora
-        from hydralora.base_model import load_base_model
-
-        base, _ = load_base_model(config.get("base_model_name_or_path") or "embedded", revision=config.get("revision"))
-        model = PeftModel.from_pretrained(base, adapter)
-        for expert, name in enumerate(names):
-            hydralora.export_lora(model, out / name, gates=expert if n > 1 else None)
-    if as_json:
-        print_json({"folder": str(out.resolve()), "loras": names})
-        return
-    for name in names:
-        print(out / name)
-    print("Each loads with peft, vLLM and llama.cpp's converter; none needs hydralora.")
+    return config
 
 
-def _names(group_model: Path, n: int) -> list[str]:
-    """A folder name for each expert: its group, if the adapter says which it is."""
-    from pipelines.training.exports.exporting import OTHERS, folder_names
+def _groups(adapter: Path, n: int) -> list[str] | None:
+    """The group of each expert; None if the adapter does not say which they are."""
+    if n == 1 or not (adapter / "group_model").is_dir():
+        return [] if n == 1 else None
+    from analysis.experts.prompt_gates import load_group_model
 
-    path = group_model / "classifier.json"
-    if path.is_file():
-        groups = [str(group) for group in json.loads(path.read_text(encoding="utf-8")).get("classes", [])]
-        if len(groups) == n:
-            folders = folder_names([*groups, OTHERS])
-            return [folders[group] for group in groups]
-    return [f"expert-{i}" for i in range(n)]
+    with one_error(ValueError, OSError, KeyError, TypeError):
+        model = load_group_model(adapter / "group_model")
+    groups = [str(group) for group in getattr(model, "classes_", range(model.n_groups))]
+    if len(groups) != n:
+        fail(f"{adapter}/group_model: expected {n} groups, one for each expert, got {len(groups)}")
+    return groups
+
+
+def _template(adapter: Path) -> Any:
+    """The template of the training; None if the trainer left no record."""
+    record = adapter / RECORD
+    if not record.is_file():
+        return None
+    with one_error(ValueError, OSError, KeyError, TypeError):
+        return str(json.loads(record.read_text(encoding="utf-8"))["data"]["template"])
+
+
+def _no_documents() -> Any:
+    raise ValueError("expected given gates")  # `_config` has refused all others

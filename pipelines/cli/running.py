@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.configurations import checked_experts, checked_methods, has_gpu, job_values
+from pipelines.cli.configurations import checked_methods, expert_ops, has_gpu, job_values
 from pipelines.cli.telling import columns_of, fail, one_error, print_json
 
 TRAINED = ("tokenised_documents", "hydralora_adapter")
@@ -77,10 +77,12 @@ class Request:
         with one_error(ValueError, OSError):
             from analysis.answer.named_files import named_sources, read_named
 
+            expert_ops(self.experts)
             sources = named_sources(self.files, mapping)
             read_named(sources)
-            n = checked_experts(self.experts)
-        return job_values(sources, self.out, self.base_model, self.revision, self.tokens, n, ops, gpu=has_gpu())
+        return job_values(
+            sources, self.out, self.base_model, self.revision, self.tokens, self.experts, ops, gpu=has_gpu()
+        )
 
 
 def train_files(request: Request, method: str | None, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.cli.configurations import configuration_text, estimate, has_gpu
+from pipelines.cli.configurations import configuration_text, estimate, expert_ops, has_gpu
 from pipelines.cli.telling import columns_of, fail, one_error
 
 
@@ -14,6 +14,7 @@ def write_configuration(
     base_model: str,
     revision: str | None,
     tokens: int | None,
+    experts: str,
     force: bool,
 ) -> None:
     """Write a configuration for files, after reading them once: a file that cannot be read is told now."""
@@ -23,10 +24,13 @@ def write_configuration(
     with one_error(ValueError, OSError):
         from analysis.answer.named_files import named_sources, read_named
 
+        expert_ops(experts)
         sources = named_sources(files, mapping)
         read = read_named(sources)
         gpu = has_gpu()
-        out.write_text(configuration_text(out, sources, base_model, revision, tokens, gpu=gpu), encoding="utf-8")
+        out.write_text(
+            configuration_text(out, sources, base_model, revision, tokens, experts, gpu=gpu), encoding="utf-8"
+        )
     for name, notes in read.notes.items():
         for note in notes:
             print(f"Note. {name}: {note}")

@@ -1,7 +1,5 @@
 """Plain LoRAs of the trained adapter, for servers without `hydralora`: one per domain, and one for other prompts."""
 
-import shutil
-
 import dagster as dg
 import polars as pl
 from pydantic import Field
@@ -12,16 +10,15 @@ from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.metadata import markdown_table
 from pipelines.training.adapters import load_adapter
 from pipelines.training.documents import labelled_documents, read_tokens
-from pipelines.training.exports.chat_template import chat_template
 from pipelines.training.exports.cross_losses import cross_losses
 from pipelines.training.exports.exporting import (
-    OTHERS,
     DomainDocuments,
     domain_gates,
     folder_names,
     plain_peft_differences,
     write_exports,
 )
+from pipelines.training.exports.serving_files import write_serving_files
 from pipelines.training.recipe import BaseModel
 
 # In nats. In bfloat16, the loss of a single token changes by some tenths, because sums run in another order.
@@ -95,13 +92,9 @@ def domain_exports(
         differences = plain_peft_differences(draft.folder, model, gates, table, held_out, base, base_model.revision)
         table = table.hstack(differences)
     draft.write_table("exports", table)
-    shutil.copytree(expert_assignment.path(GROUP_MODEL), draft.folder / GROUP_MODEL, dirs_exist_ok=True)
-    domains = {domain: folder for domain, folder in folders.items() if domain != OTHERS}
-    frame = Frame.of(tokenizer, template)
-    around = {"before_prompt": frame.before, "after_prompt": frame.between}
-    draft.write_json("serving", {"domains": domains, "others": folders[OTHERS], "template": template, **around})
-    with draft.writing("chat_template.jinja") as path:
-        path.write_text(chat_template(frame), encoding="utf-8")
+    write_serving_files(
+        draft.folder, folders, expert_assignment.path(GROUP_MODEL), Frame.of(tokenizer, template), template
+    )
 
 
 def agreement(table: pl.DataFrame) -> tuple[bool, str]:
