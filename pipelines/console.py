@@ -3,9 +3,12 @@
 import logging
 import sys
 import time
+from collections.abc import Collection
 from typing import Any
 
 import dagster as dg
+
+from pipelines.training.progress import duration
 
 _COUNTED = ("dagster/row_count", "num_experts", "steps", "trainable_parameters")
 _WORDS = {"dagster/row_count": "rows", "num_experts": "experts"}
@@ -14,11 +17,13 @@ _WORDS = {"dagster/row_count": "rows", "num_experts": "experts"}
 class StageHandler(logging.Handler):
     """Prints what Dagster logs in few lines. A run may have several: each process of it has its own."""
 
-    def __init__(self, least: int = logging.INFO, stages: int | None = None) -> None:
+    def __init__(self, least: int = logging.INFO, stages: Collection[str] = ()) -> None:
         super().__init__()
         self._least = least
-        self._stages, self._finished, self._start = stages, 0, time.monotonic()
+        self._stages, self._finished = frozenset(stages), dict[str, float]()
+        self._start = time.monotonic()
         self._shown: dict[str, str] = {}
+        self._reused: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record, if a person wants to see it."""
@@ -38,6 +43,8 @@ class StageHandler(logging.Handler):
         match event.event_type_value:
             case "ASSET_MATERIALIZATION":
                 self._shown[step] = _counts(event)
+                if _value(event, "reused"):
+                    self._reused.add(step)
             case "STEP_SUCCESS":
                 return self._finished_stage(step, event.step_success_data.duration_ms / 1000)
             case "ASSET_CHECK_EVALUATION":
@@ -53,12 +60,25 @@ class StageHandler(logging.Handler):
         return None
 
     def _finished_stage(self, step: str, seconds: float) -> str:
-        self._finished += 1
-        place, elapsed = "", ""
+        self._finished[step] = seconds
+        place, times = "", ""
         if self._stages:
-            place = f"[{self._finished:>2}/{self._stages}] "
-            elapsed = f"   {time.monotonic() - self._start:.0f} s so far" if self._finished < self._stages else ""
-        return f"{place}{step:<22} {seconds:7.1f} s   {self._shown.pop(step, '')}{elapsed}".rstrip()
+            place = f"[{len(self._finished):>2}/{len(self._stages)}] "
+            times = self._times() if len(self._finished) < len(self._stages) else ""
+        return f"{place}{step:<22} {seconds:7.1f} s   {self._shown.pop(step, '')}{times}".rstrip()
+
+    def _times(self) -> str:
+        """The time so far, and the time left once a tenth of the work is done. What was found finished says nothing."""
+        worked = {step: seconds for step, seconds in self._finished.items() if step not in self._reused}
+        done, ahead = (sum(map(_share, steps)) for steps in (worked, self._stages - set(self._finished)))
+        left = ""
+        if done > ahead / 10:
+            left = f", about {duration(sum(worked.values()) * ahead / done)} left"
+        return f"   {duration(time.monotonic() - self._start)} so far{left}"
+
+
+def _share(step: str) -> float:
+    return SECONDS.get(step, 1.0)
 
 
 def _is_of_no_step(data: Any) -> bool:
@@ -78,20 +98,24 @@ def failure_text(error: Any) -> str:
 
 
 def _counts(event: dg.DagsterEvent) -> str:
-    metadata = event.step_materialization_data.materialization.metadata
-    choice = getattr(metadata.get("choice"), "value", None)
+    choice = _value(event, "choice")
     if isinstance(choice, dict):
         low, high = choice["interval"]
-        tried = getattr(metadata.get("dagster/row_count"), "value", None)
-        return f"{choice['num_clusters']} clusters of 1-{tried} (interval {low}-{high})"
-    found = []
-    for name in _COUNTED:
-        value = getattr(metadata.get(name), "value", None)
-        if isinstance(value, int):
-            word = _WORDS.get(name, name.replace("_", " "))
-            found.append(f"{value:,} {word}")
-    reused = getattr(metadata.get("reused"), "value", False)
-    return ", ".join([*found, *(["found finished"] if reused else [])])
+        n = choice["num_clusters"]
+        found = [f"{n} cluster{'s' * (n != 1)} of 1-{_value(event, 'dagster/row_count')} (interval {low}-{high})"]
+    else:
+        counted = {name: _value(event, name) for name in _COUNTED}
+        found = [
+            f"{value:,} {_WORDS.get(name, name.replace('_', ' '))}"
+            for name, value in counted.items()
+            if isinstance(value, int)
+        ]
+    return ", ".join([*found, *(["found finished"] if _value(event, "reused") else [])])
+
+
+def _value(event: dg.DagsterEvent, name: str) -> Any:
+    """The value of an asset's metadata; None if it has none of this name."""
+    return getattr(event.step_materialization_data.materialization.metadata.get(name), "value", None)
 
 
 def _warning(event: dg.DagsterEvent) -> str | None:
@@ -104,7 +128,7 @@ def _warning(event: dg.DagsterEvent) -> str | None:
 @dg.logger(
     config_schema={
         "log_level": dg.Field(str, is_required=False, default_value="INFO"),
-        "stages": dg.Field(int, is_required=False, default_value=0, description="Stages of the run, to count them."),
+        "stages": dg.Field([str], is_required=False, default_value=[], description="Stages of the run, to count them."),
         "name": dg.Field(str, is_required=False, default_value="dagster"),
     },
     description="A line for each stage, and a sentence for what went wrong.",

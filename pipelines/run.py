@@ -48,7 +48,7 @@ def run(
     logging.getLogger("httpx").setLevel(logging.WARNING)
     definition = defs.resolve_job_def(job)
     values = {"loggers": CONSOLE, **configuration}
-    values["loggers"] = _counting(values["loggers"], len(assets or definition.nodes))
+    values["loggers"] = _counting(values["loggers"], assets or [node.name for node in definition.nodes])
     values["execution"] = {"config": {"in_process": {}}}
     with dg.DagsterInstance.get() as instance:
         result = definition.execute_in_process(
@@ -67,12 +67,12 @@ def run(
     return result.success
 
 
-def _counting(loggers: Any, stages: int) -> Any:
-    """The loggers, with the number of stages for ours."""
+def _counting(loggers: Any, stages: Sequence[str]) -> Any:
+    """The loggers, with the stages for ours."""
     if not isinstance(loggers, dict) or "console" not in loggers:
         return loggers
     console = loggers["console"] or {}
-    return {**loggers, "console": {"config": {**(console.get("config") or {}), "stages": stages}}}
+    return {**loggers, "console": {"config": {**(console.get("config") or {}), "stages": list(stages)}}}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from time import perf_counter
 
 import aiohttp
 from starlette.types import Receive, Scope, Send
+from yarl import URL
 
 from pipelines.serving.errors import RequestError
 from pipelines.serving.proxy import Proxy
@@ -83,7 +84,9 @@ class Relay:
         proxy.metrics.decision.observe(perf_counter() - began)
         onward = crossing.for_backend(scope["headers"], proxy.settings.conversation_header)
         query = scope["query_string"].decode("latin-1")
-        await self._forward(receive, send, payload, onward, query, passing)
+        # Clients of HTTP/1.0 know no chunks, so a body without a length must be whole before its head is sent.
+        whole = scope["http_version"] == "1.0"
+        await self._forward(receive, send, payload, onward, query, passing, whole)
 
     def _addressed(self, body: bytes, read: dict[bytes, bytes]) -> tuple[bytes, Decision]:
         """The body that the backend gets, and the decision in it."""
@@ -114,31 +117,46 @@ class Relay:
             raise RequestError(408, f"expected the body within {self._proxy.settings.body_seconds:g} seconds") from None
 
     async def _forward(
-        self, receive: Receive, send: Send, payload: bytes, headers: list[tuple[str, str]], query: str, passing: Passing
+        self,
+        receive: Receive,
+        send: Send,
+        payload: bytes,
+        headers: list[tuple[str, str]],
+        query: str,
+        passing: Passing,
+        whole: bool,
     ) -> None:
-        """Ask the backend, and pass its answer on while it comes."""
+        """Ask the backend, and pass its answer on while it comes, or once it is `whole`."""
         proxy, began = self._proxy, perf_counter()
         url = proxy.backend.urls[self._endpoint]
-        url = url.with_query(query) if query else url
+        url = URL(f"{url}?{query}", encoded=True) if query else url
         try:
             async with (
                 stopped_if_client_leaves(receive),
                 proxy.backend.session.post(url, data=payload, headers=headers, allow_redirects=False) as answer,
             ):
                 proxy.metrics.first_byte.observe(perf_counter() - began)
-                passing.status, passing.started = answer.status, True
+                if not 200 <= answer.status < 600:
+                    raise RequestError(502, f"expected a status of HTTP from the backend, got {answer.status}")
                 sent = [*crossing.for_client(answer.raw_headers), *decision_headers(passing.decision)]
+                body = b""
+                if whole and "content-length" not in answer.headers and answer.status not in (204, 304):
+                    body = await answer.read()
+                    sent.append((b"content-length", str(len(body)).encode()))
+                passing.status, passing.started = answer.status, True
                 await send({"type": "http.response.start", "status": answer.status, "headers": sent})
+                if body:
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
                 async for part in answer.content.iter_any():
                     await send({"type": "http.response.body", "body": part, "more_body": True})
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             proxy.backend.lost()
-            late = isinstance(error, TimeoutError)
+            late, spoke = isinstance(error, TimeoutError), isinstance(error, aiohttp.ClientResponseError)
             if passing.started:
                 # Without its end, the server closes the connection, so the client does not take a part for the whole.
                 log.warning("the backend broke off an answer: %s", type(error).__name__)
                 return
-            what = "did not answer in time" if late else "cannot be reached"
+            what = "did not answer in time" if late else "sent no right HTTP" if spoke else "cannot be reached"
             raise RequestError(504 if late else 502, f"the backend {what} ({type(error).__name__})") from None
         await send({"type": "http.response.body", "body": b""})
 

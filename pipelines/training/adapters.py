@@ -72,12 +72,17 @@ def train_adapter(
                 folder,
                 recipe.training_config(training.method, max_tokens=training.max_tokens, seed=training.seed),
                 options=RunOptions(
-                    progress=progress_events(log, f"{training.method} ({folder.name})"),
+                    progress=progress_events(log, _label(training.method, folder)),
                     measure_energy=training.measure_energy,
                 ),
             )
     except (MethodError, TrainingError) as error:
         raise dg.Failure(f"{training.method}: {error}", allow_retries=False) from None
+
+
+def _label(method: str, folder: Path) -> str:
+    """The method, and the name of the folder if it tells more: not its own name, nor that of an unfinished artifact."""
+    return method if folder.name == method or folder.suffix == ".partial" else f"{method} ({folder.name})"
 
 
 def save_untrained(folder: Path, training: TrainingJob, recipe: Recipe, base_model: BaseModel) -> None:

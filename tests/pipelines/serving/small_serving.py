@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
 import uvicorn
 
 from analysis.experts.prompt_classifier import PromptClassifier
@@ -105,3 +107,32 @@ def running(config: uvicorn.Config) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+def chat(*texts: str, model: str = "auto", **more: Any) -> dict[str, Any]:
+    roles = ["user", "assistant"] * len(texts)
+    return {"model": model, "messages": [{"role": r, "content": t} for r, t in zip(roles, texts, strict=False)], **more}
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "hydralora.serving"]
+
+
+def asked_with(client: httpx.Client, backend: StubBackend) -> Any:
+    client.post("/v1/chat/completions", json=chat(CAT))
+    return backend.asked[-1][2]
+
+
+def wait_for(condition: Any, seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def raw_socket(url: str) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])))
+    connection.settimeout(10)
+    return connection
