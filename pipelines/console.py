@@ -11,6 +11,26 @@ import dagster as dg
 from pipelines.training.progress import duration
 
 _COUNTED = ("dagster/row_count", "num_experts", "steps", "trainable_parameters")
+SECONDS = {
+    "raw_documents": 1,
+    "corpus_documents": 3,
+    "document_features": 4,
+    "tokenised_documents": 2,
+    "cluster_sweep": 4,
+    "num_clusters": 1,
+    "cluster_labels": 3,
+    "expert_assignment": 2,
+    "component_adapters": 70,
+    "hydralora_adapter": 75,
+    "baseline_adapters": 70,
+    "method_comparison": 300,
+    "domain_exports": 60,
+    "routing_analysis": 30,
+    "evaluation": 40,
+    "parameter_breakdown": 6,
+    "report": 15,
+}
+"""Rough seconds of each stage of a small run on two cores. Only their proportions matter, for the time left."""
 _WORDS = {"dagster/row_count": "rows", "num_experts": "experts"}
 
 
@@ -61,11 +81,12 @@ class StageHandler(logging.Handler):
 
     def _finished_stage(self, step: str, seconds: float) -> str:
         self._finished[step] = seconds
-        place, times = "", ""
+        parts = [f"{step:<22} {seconds:7.1f} s", self._shown.pop(step, "")]
         if self._stages:
-            place = f"[{len(self._finished):>2}/{len(self._stages)}] "
-            times = self._times() if len(self._finished) < len(self._stages) else ""
-        return f"{place}{step:<22} {seconds:7.1f} s   {self._shown.pop(step, '')}{times}".rstrip()
+            parts[0] = f"[{len(self._finished):>2}/{len(self._stages)}] {parts[0]}"
+            if len(self._finished) < len(self._stages):
+                parts.append(self._times())
+        return "   ".join(filter(None, parts))
 
     def _times(self) -> str:
         """The time so far, and the time left once a tenth of the work is done. What was found finished says nothing."""
@@ -74,7 +95,7 @@ class StageHandler(logging.Handler):
         left = ""
         if done > ahead / 10:
             left = f", about {duration(sum(worked.values()) * ahead / done)} left"
-        return f"   {duration(time.monotonic() - self._start)} so far{left}"
+        return f"{duration(time.monotonic() - self._start)} so far{left}"
 
 
 def _share(step: str) -> float:

@@ -1,6 +1,7 @@
 """`python -m pipelines.summary CONFIG.yaml`: prints the results of the last run, and the path of its report."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 import polars as pl
@@ -21,7 +22,7 @@ def main() -> None:
 
 
 def summary(store: ArtifactStore) -> str:
-    """The results of the last run, as text."""
+    """The results of the last run, and how to serve them, as text."""
     choice, gates = (
         store.last("num_clusters").json("num_clusters"),
         store.last("expert_assignment").json("expert_assignment"),
@@ -39,8 +40,14 @@ def summary(store: ArtifactStore) -> str:
         "Held-out loss (nats per answer token, 95% interval):",
         *losses,
     ]
-    report = store.last("report").path("report.html").resolve()
-    return "\n".join([*lines, "", f"Report: {report}", ""])
+    report, exports = store.last("report").path("report.html").resolve(), store.last("domain_exports").folder
+    ending = [
+        f"Report: {report}",
+        f"Exports: {exports}",
+        f"Next: hydralora serve {shlex.quote(str(exports))} --print-config vllm    # or llama.cpp: starts a server",
+        "",
+    ]
+    return "\n".join([*lines, "", *ending])
 
 
 def corpus_summary(store: ArtifactStore) -> str:

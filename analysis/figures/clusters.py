@@ -33,7 +33,7 @@ def elbow(sweep: pl.DataFrame, choice: Mapping[str, Any]) -> Picture:
     axes.set(xlabel="clusters K", ylabel=f"SSE, % of K = {ks[0]}", ylim=(0, 105))
     integer_ticks(axes, ks, n_clusters)
     axes.grid(axis="y")
-    explained = f"{100 - chosen:.0f}% of the squared distance to the centre is explained at K = {n_clusters}"
+    explained = f"{abs(100 - chosen):.0f}% of the squared distance to the centre is explained at K = {n_clusters}"
     return Picture(
         "elbow",
         figure,

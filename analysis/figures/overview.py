@@ -1,6 +1,6 @@
 """The picture at the head of the report: the documents beside the losses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -14,13 +14,19 @@ MOST_DOTS = 1_200
 
 
 @styled
-def overview(points: pl.DataFrame | None, evaluation: pl.DataFrame | None, numbers: Mapping[str, int]) -> Picture:
+def overview(
+    points: pl.DataFrame | None,
+    evaluation: pl.DataFrame | None,
+    numbers: Mapping[str, int],
+    sources: Sequence[str] = (),
+) -> Picture:
     """The map of documents, and the held-out loss of each method over all documents.
 
     Args:
-        points: x, y, cluster; None leaves the map out.
+        points: x, y, cluster, source; None leaves the map out.
         evaluation: evaluation table; None leaves the losses out.
         numbers: method -> its colour and shape in the whole report.
+        sources: the source of each expert, if experts stand for sources; the map then shows these, not clusters.
 
     Raises:
         ValueError: there is neither.
@@ -31,19 +37,24 @@ def overview(points: pl.DataFrame | None, evaluation: pl.DataFrame | None, numbe
     figure, axes = subplots(1, len(panels), width=7.8 if len(panels) == 2 else 4.4, height=2.05)
     words = []
     if points is not None:
-        words.append(_map(axes[0], points))
+        words.append(_map(axes[0], points, sources))
     if evaluation is not None:
         words.append(_losses(axes[-1], evaluation, numbers))
     caption = " ".join(caption for caption, _ in words)
     return Picture("overview", figure, caption, " ".join(alt for _, alt in words))
 
 
-def _map(axes: Any, points: pl.DataFrame) -> tuple[str, str]:
+def _map(axes: Any, points: pl.DataFrame, sources: Sequence[str]) -> tuple[str, str]:
     shown = points.sample(MOST_DOTS, seed=0) if len(points) > MOST_DOTS else points
-    clusters = draw_map(axes, shown)
-    axes.set_title("Documents by cluster")
-    caption = f"Documents in the plane; colour, shape and number are the cluster ({len(clusters)})."
-    return caption, f"Scatter of {len(shown):,} documents in {len(clusters)} clusters."
+    kind, names = "cluster", ""
+    if sources:
+        expert = pl.col("source").replace_strict(list(sources), range(len(sources)), default=None)
+        shown = shown.with_columns(cluster=expert).drop_nulls("cluster")
+        kind, names = "source", ": " + ", ".join(f"{i} {plain_text(name, 20)}" for i, name in enumerate(sources))
+    groups = draw_map(axes, shown)
+    axes.set_title(f"Documents by {kind}")
+    caption = f"Documents in the plane; colour, shape and number are the {kind}{names or f' ({len(groups)})'}."
+    return caption, f"Scatter of {len(shown):,} documents in {len(groups)} {kind}s."
 
 
 def _losses(axes: Any, evaluation: pl.DataFrame, numbers: Mapping[str, int]) -> tuple[str, str]:

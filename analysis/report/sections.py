@@ -68,7 +68,9 @@ def first_picture(inputs: ReportInputs) -> Picture | None:
     """The picture at the head of the page; None if the run has neither a map nor losses."""
     if inputs.cluster_map is None and inputs.evaluation is None:
         return None
-    return overview(inputs.cluster_map, inputs.evaluation, numbers_of(inputs))
+    grouping = inputs.grouping or {}
+    sources = grouping.get("groups", ()) if grouping.get("group_kind") == "source" else ()
+    return overview(inputs.cluster_map, inputs.evaluation, numbers_of(inputs), sources)
 
 
 def numbers_of(inputs: ReportInputs) -> Mapping[str, int]:
@@ -192,7 +194,7 @@ def comparison(inputs: ReportInputs) -> Section:
         return Section("methods", "Methods compared", missing="This run has no evaluation.")
     present = set(inputs.evaluation["group_kind"].to_list())
     kinds = [kind for kind in ("source", "cluster") if kind in present]
-    if _clusters_are_sources(inputs):
+    if _clusters_tell_nothing_more(inputs):
         kinds = kinds[:1]
     tables = [table(inputs.evaluation, "Held-out losses")]
     if inputs.paired is not None:
@@ -207,12 +209,13 @@ def comparison(inputs: ReportInputs) -> Section:
     return Section("methods", "Methods compared", lead, pictures, tuple(tables), words=words)
 
 
-def _clusters_are_sources(inputs: ReportInputs) -> bool:
-    """Whether each cluster has one source and each source one cluster: then two charts would say the same."""
+def _clusters_tell_nothing_more(inputs: ReportInputs) -> bool:
+    """Whether there is one cluster, or clusters and sources are the same: two charts would say the same."""
     if inputs.composition is None:
         return False
     pairs = inputs.composition.filter(pl.col("n_documents") > 0).select("cluster", "source").unique()
-    return len(pairs) == pairs["cluster"].n_unique() == pairs["source"].n_unique()
+    n_clusters = pairs["cluster"].n_unique()
+    return n_clusters == 1 or len(pairs) == n_clusters == pairs["source"].n_unique()
 
 
 def parameter_breakdown(inputs: ReportInputs) -> Section:

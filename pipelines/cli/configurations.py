@@ -32,6 +32,7 @@ ops:
   tokenised_documents: {{config: {{template: {template}, max_length: {max_length}}}}}    # or chat
 {experts}  component_adapters: {{config: {{max_tokens: {component_tokens}, parts: 2, other_seeds: [1]}}}}
   evaluation: {{config: {{max_documents_per_source: {evaluated}}}}}
+  domain_exports: {{config: {{max_documents_per_domain: {exported}}}}}
   parameter_breakdown: {{config: {{umap: false}}}}
   report: {{config: {{title: {title}, command: {command}}}}}
 """
@@ -74,6 +75,7 @@ def configuration_text(
         experts="".join(f"  {name}: {_flow(value)}\n" for name, value in expert_ops(experts).items()),
         component_tokens=max(budget // 8, 1024),
         evaluated=100 if gpu else 20,
+        exported=20 if gpu else 8,
         title=_flow(", ".join(sources)[:60]),
         command=_flow(f"hydralora run {path.name}"),
     )

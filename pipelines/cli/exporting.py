@@ -52,9 +52,7 @@ def export_adapter(adapter: Path, out: Path, as_json: bool) -> None:
         print(f"Start a server with them: hydralora serve {out} --print-config vllm    # or llama.cpp")
         print(f"Then: hydralora serve {out} --backend http://localhost:8000")
     else:
-        print(
-            f"No serving.json: {adapter} has no group_model and {RECORD}, which the trainer writes. Name a LoRA yourself."
-        )
+        print(f"No serving.json: {adapter} has no group_model or no {RECORD}. Requests must name a LoRA themselves.")
 
 
 def _config(adapter: Path) -> dict[str, Any]:

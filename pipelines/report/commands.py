@@ -119,7 +119,8 @@ def next_steps(request: Request, spent: "Spent", comparison: str | None, exports
 
 
 def _run(file: str, job: str) -> str:
-    return f"python -m pipelines.run {shlex.quote(file)} --job {job}"
+    chosen = "" if job == "hydralora" else f" --job {job}"
+    return f"hydralora run {shlex.quote(file)}{chosen}"
 
 
 def _without(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

@@ -29,7 +29,9 @@ def curve_checks(folders: dict[str, Path]) -> list[Check]:
     """
     losses = {name: read_curve(folder)["loss"].drop_nulls().to_list() for name, folder in folders.items()}
     long = {name: values for name, values in losses.items() if len(values) >= 2 * COMPARED_STEPS}
-    rising = [name for name, values in long.items() if _mean(values[-COMPARED_STEPS:]) >= _mean(values[:COMPARED_STEPS])]
+    rising = [
+        name for name, values in long.items() if _mean(values[-COMPARED_STEPS:]) >= _mean(values[:COMPARED_STEPS])
+    ]
     infinite = [name for name, values in losses.items() if not all(math.isfinite(value) for value in values)]
     # `train` writes no record if training changed the hash of the base weights. Adapters that are compared must also
     # have started from the same weights.

@@ -27,7 +27,11 @@ def progress_events(log: Callable[[str], object], label: str) -> Callable[["Prog
             return
         last = time.monotonic()
         tokens_left = progress.tokens / progress.step * (progress.num_steps - progress.step)
-        left = f", about {duration(tokens_left / progress.tokens_per_second)} left" if tokens_left and progress.tokens_per_second else ""
+        left = (
+            f", about {duration(tokens_left / progress.tokens_per_second)} left"
+            if tokens_left and progress.tokens_per_second
+            else ""
+        )
         log(
             f"{label}: step {progress.step} of {progress.num_steps}, loss {progress.loss:.3f}, "
             f"{progress.tokens_per_second:.0f} tokens/s{left}"

@@ -66,7 +66,10 @@ def test_each_command_explains_itself(hydralora, command):
         (["init", "garden.jsonl", "--out", "garden.jsonl"], "garden.jsonl exists"),
         (["run", "missing.yaml"], "missing.yaml: expected a run configuration"),
         (["run", "garden.jsonl", "--job", "nothing"], "--job: expected one of"),
-        (["train", "garden.jsonl", "--experts", "many"], "--experts: expected one of auto, sources, tasks, clusters, or a number"),
+        (
+            ["train", "garden.jsonl", "--experts", "many"],
+            "--experts: expected one of auto, sources, tasks, clusters, or a number",
+        ),
         (["train", "garden.jsonl", "--method", "magic"], "--method: expected rows of hydralora.methods"),
         (["compare", "garden.jsonl", "--method", "magic"], "--method: expected rows of hydralora.methods"),
         (["export", "."], "found no adapter_config.json"),

@@ -26,9 +26,9 @@ def exports(folder: Path) -> Artifact:
 
 
 def test_the_file_that_ran_is_named_or_else_its_copy() -> None:
-    assert request_for({}).command == "python -m pipelines.run 'my data.yaml' --job hydralora"
+    assert request_for({}).command == "hydralora run 'my data.yaml'"
     copy = request_for({}, None).command
-    assert copy == "python -m pipelines.run outputs/mine/report/0123/configuration.yaml --job hydralora"
+    assert copy == "hydralora run outputs/mine/report/0123/configuration.yaml"
 
 
 @pytest.mark.parametrize("name", ["quickstart.yaml"])
@@ -52,7 +52,7 @@ def test_a_run_on_an_earlier_corpus_has_no_comparison(tmp_path: Path) -> None:
 def test_the_next_step_is_to_spend_enough_and_only_if_the_run_did_not(tmp_path: Path) -> None:
     assert tokens_for(SPENT) >= LEAST_STEPS * SPENT.tokens / SPENT.steps  # type: ignore[operator]
     steps = next_steps(request_for({}), SPENT, "ops: {}", exports(tmp_path))
-    assert steps[0].command == "python -m pipelines.run outputs/mine/report/0123/compare.yaml --job compare"
+    assert steps[0].command == "hydralora run outputs/mine/report/0123/compare.yaml --job compare"
     enough = Spent(steps=400, tokens=400_000, seeds=3, seconds=60.0, held_out_documents=300)
     assert len(next_steps(request_for({}), enough, "ops: {}", exports(tmp_path))) == 1
 
