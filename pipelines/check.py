@@ -13,24 +13,14 @@ from pipelines.run_configuration import ConfigurationError, read_configuration
 
 def main() -> None:
     """Check a file."""
-    arguments = checked_arguments("python -m pipelines.check", __doc__)
-    print(f"{arguments.config}: nothing is wrong with it.", file=sys.stderr)
-
-
-def checked_arguments(command: str, description: str | None) -> argparse.Namespace:
-    """The arguments of a command: `config`, `job` and `partition`.
-
-    Raises:
-        SystemExit: something is wrong with the configuration; a sentence for each fault.
-    """
-    parser = argparse.ArgumentParser(prog=command, description=description)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.check", description=__doc__)
     parser.add_argument("config", type=Path, help="run configuration")
     parser.add_argument("--job", default="hydralora", help="job that it is for (default: hydralora)")
     parser.add_argument("--partition", help="of the job one_run: method, seed and learning rate")
     arguments = parser.parse_args()
     if wrong := wrong_with(arguments.config, arguments.job, arguments.partition):
         raise SystemExit(wrong)
-    return arguments
+    print(f"{arguments.config}: nothing is wrong with it.", file=sys.stderr)
 
 
 def wrong_with(path: Path, job: str, partition: str | None = None) -> str:

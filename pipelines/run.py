@@ -1,8 +1,4 @@
-"""`python -m pipelines.run CONFIG.yaml --job hydralora`: check a configuration, run the job, say what each stage made.
-
-The job runs in this process, is recorded in DAGSTER_HOME as any other run, and is shown by the web UI. Ends with 1, and
-one sentence, where something is wrong.
-"""
+"""Runs a job in this process. It is recorded in DAGSTER_HOME as any other run, and the web UI shows it."""
 
 import logging
 import sys
@@ -10,18 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.check import checked_arguments
-from pipelines.run_configuration import read_configuration
-
 CONSOLE = {"console": {"config": {"log_level": "INFO"}}}
-
-
-def main() -> None:
-    """Check and run a file."""
-    arguments = checked_arguments("python -m pipelines.run", __doc__)
-    values = read_configuration(arguments.config)
-    if not run(values, arguments.job, arguments.partition, file=str(arguments.config)):
-        raise SystemExit(1)
 
 
 def run(
@@ -73,7 +58,3 @@ def _counting(loggers: Any, stages: Sequence[str]) -> Any:
         return loggers
     console = loggers["console"] or {}
     return {**loggers, "console": {"config": {**(console.get("config") or {}), "stages": list(stages)}}}
-
-
-if __name__ == "__main__":
-    main()

@@ -74,12 +74,13 @@ def init(
 def run(
     config: Config,
     job: Annotated[str, typer.Option(help="hydralora: all of it; corpus: N alone; or another job.")] = "hydralora",
+    partition: Annotated[str | None, typer.Option(help="Of the job one_run: method, seed and learning rate.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run everything: N, training, baselines, exports, report. A killed run goes on where it was."""
     from pipelines.cli.running import run_file
 
-    run_file(config, job, as_json)
+    run_file(config, job, partition, as_json)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from pipelines.cli.telling import columns_of, fail, one_error, print_json
 TRAINED = ("tokenised_documents", "hydralora_adapter")
 
 
-def run_file(path: Path, job: str, as_json: bool) -> None:
+def run_file(path: Path, job: str, partition: str | None, as_json: bool) -> None:
     """Check a configuration, run a job, and tell N, the verdict and the report's path."""
     from pipelines.check import wrong_values
     from pipelines.jobs import JOBS
@@ -23,10 +23,10 @@ def run_file(path: Path, job: str, as_json: bool) -> None:
         fail(f"--job: expected one of {', '.join(names)}, got {job!r}.")
     with one_error(ConfigurationError):
         values = for_job(read_configuration(path), job)
-    if wrong := wrong_values(values, job):
+    if wrong := wrong_values(values, job, partition):
         fail(wrong)
     prepare_home()
-    _execute(values, job, file=str(path))
+    _execute(values, job, file=str(path), partition=partition)
     tell_results(path, job, as_json)
 
 
@@ -134,10 +134,10 @@ def prepare_home() -> None:
             print(f"Run {run_id} had no living process: reported as failed.", file=sys.stderr)
 
 
-def _execute(values: dict[str, Any], job: str, assets: Sequence[str] | None = None, *, file: str | None = None) -> None:
+def _execute(values: dict[str, Any], job: str, assets: Sequence[str] | None = None, **how: str | None) -> None:
     from pipelines.run import run
 
-    if not run(values, job, assets=assets, file=file):
+    if not run(values, job, assets=assets, **how):
         raise SystemExit(1)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from analysis.report.budget import Spent
 
 FILE_TAG = "hydralora/configuration"
-"""Run tag with the configuration file that `pipelines.run` was given."""
+"""Run tag with the configuration file that `hydralora run` was given."""
 CONFIGURATION, COMPARISON = "configuration.yaml", "compare.yaml"
 """Files beside the report: the configuration that ran, and one that compares the methods with enough budget."""
 HOW_RUN = ("execution", "loggers")
