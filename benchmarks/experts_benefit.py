@@ -1,4 +1,4 @@
-"""Does a measurement of the corpus predict whether experts help? Fourteen parts of the study's mixes, trained for real.
+"""Does a measurement of the corpus predict whether experts help? Fifteen parts of the study's mixes, trained for real.
 
     python benchmarks/experts_benefit.py prepare STUDY PARTS          # STUDY: the state of experts_study.py; on a CPU
     python benchmarks/experts_benefit.py run PARTS --minutes 6        # again and again until all is done
@@ -43,6 +43,7 @@ PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "flan10+gsm8k+medquad": ("six", ("flan10", "gsm8k", "medquad")),
     "mmlu+pubmedqa": ("exams", ("mmlu", "pubmedqa")),
     "mbpp+pubmedqa": ("exams", ("mbpp", "pubmedqa")),
+    "dolly+gsm8k+medquad": ("six", ("dolly15k", "gsm8k", "medquad")),
 }
 PROXY = "_proxy"
 PROXY_SHARE = 4
@@ -50,7 +51,9 @@ FORCED = 4
 LORA_RATES, SPLIT_RATES = (1e-3, 5e-4), (1.2e-3, 6e-4)
 SEEDS = (1, 2)
 ONE_GROUP = ("dolly", "gsm8k", "dolly+gsm8k")  # parts that show no structure: N = 1 is trained too
-KINDS = {"lora": "lora lr", "split": "split by groups", "one": "split by one"}
+LATER = "dolly+gsm8k+medquad"  # chosen after the others, to see what told sources gain
+TOLD = (LATER, "dolly+gsm8k", "dolly+medquad")  # sources that prompts tell, little or no structure
+KINDS = {"lora": "lora lr", "split": "split by groups", "one": "split by one", "sources": "split by source"}
 LARGEST_K = 20
 SMOOTHING = 0.1
 
@@ -105,7 +108,9 @@ def _grouped(mix: Mix, states: NDArray[np.float32]) -> tuple[Mix, dict[str, Any]
         "stability": choice.stability,
         "answer_information": answer_information(mix, groups),
     }
-    return replace(mix, labels={"groups": groups, "one": np.zeros_like(groups)}, facts=facts), facts
+    known = np.unique(mix.sources, return_inverse=True)[1]
+    labels = {"groups": groups, "one": np.zeros_like(groups), "source": known}
+    return replace(mix, labels=labels, facts=facts), facts
 
 
 def answer_information(mix: Mix, groups: Ints) -> float:
@@ -133,13 +138,15 @@ def answer_information(mix: Mix, groups: Ints) -> float:
 
 
 def planned() -> list[Run]:
-    """Proxies first, then one seed of all, then the other."""
+    """What told sources gain, proxies, one seed of all parts, then the other, and one group."""
     proxies = (Arm("lora", LORA_RATES[0]), Arm("split", SPLIT_RATES[0], "groups"))
-    runs = [Run(f"{name}{PROXY}", arm, SEEDS[0]) for name in PARTS for arm in proxies]
+    runs = [Run(f"{name}{PROXY}", arm, SEEDS[0]) for name in PARTS if name != LATER for arm in proxies]
     arms = [Arm("lora", rate) for rate in LORA_RATES] + [Arm("split", rate, "groups") for rate in SPLIT_RATES]
     one = [Arm("split", rate, "one") for rate in SPLIT_RATES]
     runs += [Run(name, arm, seed) for seed in SEEDS for name in PARTS for arm in arms]
-    return runs + [Run(name, arm, seed) for seed in SEEDS for name in ONE_GROUP for arm in one]
+    by_source = [Arm("split", rate, "source") for rate in SPLIT_RATES]
+    told = [Run(name, arm, seed) for seed in SEEDS for name in TOLD for arm in (*arms[:2], *by_source)]
+    return told + runs + [Run(name, arm, seed) for seed in SEEDS for name in ONE_GROUP for arm in one]
 
 
 def summary(folder: Path, output: Path) -> None:
@@ -197,7 +204,7 @@ def _benefits(mix: Mix, records: list[dict[str, Any]]) -> dict[str, Any]:
         "arms": chosen,
         "loss": {kind: measure.point(values.mean(axis=0))["token"] for kind, values in losses.items()},
     }
-    for name, kind in (("benefit", "split"), ("benefit_of_one_group", "one")):
+    for name, kind in (("benefit", "split"), ("benefit_of_one_group", "one"), ("benefit_of_sources", "sources")):
         if kind in losses:
             row = difference_row(losses["lora"] - losses[kind], measure)
             found[name] = {metric: row[metric] for metric in ("token", "macro")}
