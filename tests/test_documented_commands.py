@@ -1,5 +1,6 @@
-"""The commands in the documentation's `console` blocks run as they stand."""
+"""The commands in the documentation's `console` blocks run as they stand; all others name what there is."""
 
+import importlib.util
 import re
 import shlex
 import sys
@@ -56,3 +57,36 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), "docs/analyze.ipynb", "exec"), names)
     assert (tmp_path / "analysis" / "report.html").is_file()
+
+
+def shown() -> dict[str, str]:
+    """Every command of ours in a code block or in a line of text -> its page."""
+    found = {}
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "pipelines" / "configs").glob("*.yaml")]:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in [*text.splitlines(), *re.findall(r"`([^`\n]+)`", text)]:
+            command = re.match(r"[\s#$]*((?:hydralora|python -m (?:analysis|hydralora|pipelines)\S*) .*)", line)
+            if command and page.name != "CHANGELOG.md":
+                found[command[1]] = str(page.relative_to(ROOT))
+    return found
+
+
+def test_every_command_that_is_shown_names_what_there_is() -> None:
+    import typer
+
+    from pipelines.cli.app import app
+
+    commands = typer.main.get_command(app).commands
+    used = set()
+    for command, page in shown().items():
+        program, name, *arguments = shlex.split(command, comments=True)
+        if program == "python":
+            assert importlib.util.find_spec(arguments[0]), f"{page}: {command}"
+        elif name in commands:
+            used.add(name)
+            try:
+                commands[name].make_context(name, arguments)
+            except Exception as error:  # typer's own copy of click has no public names
+                if type(error).__name__ != "MissingParameter":  # in a line of text
+                    raise AssertionError(f"{page}: {command}") from error
+    assert used == set(commands)

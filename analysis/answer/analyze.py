@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,19 @@ class _Clock:
         self._last = now
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No log lines below an error: the analysis tells its stages itself."""
+    logger = logging.getLogger("analysis")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@_quiet()
 def analyze(
     files: str | Path | Sequence[str | Path],
     *,
@@ -97,10 +111,13 @@ def analyze(
     clock.finished("clean", f"{card['n_kept']:,} documents kept, {card['n_dropped']:,} dropped")
     is_train = (documents["split"] == "train").to_numpy()
     training = documents.filter(pl.Series(is_train))
-    if training.is_empty():
-        raise ValueError(f"expected records to train on, got {len(documents)} records, all of them held out")
+    if (n_prompts := training["prompt"].n_unique()) < 2:
+        raise ValueError(
+            f"expected at least two different prompts to train on, got {n_prompts}: of {n_read} records cleaning "
+            f"dropped {card['n_dropped']}, and {len(documents) - len(training)} are held out"
+        )
     features = TfidfLsa(random_state=random_state)
-    _quietly(lambda: features.fit(training["prompt"]))
+    features.fit(training["prompt"])
     blocks = list(features.stream([documents["prompt"]]))
     rows = np.concatenate([block.features for block in blocks])
     trained = np.ascontiguousarray(rows[is_train])
@@ -150,14 +167,3 @@ def is_compiled() -> bool:
 
 def _number(n: int, what: str) -> str:
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
-
-
-def _quietly(call: Callable[[], object]) -> None:
-    """A call without the log lines of the vectoriser: the analysis tells its own."""
-    logger = logging.getLogger("analysis")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        call()
-    finally:
-        logger.setLevel(before)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.cli.telling import columns_of, one_error, print_json
+from pipelines.cli.telling import checked_folder, columns_of, one_error, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +21,7 @@ def analyze_files(
     from rich.console import Console
 
     mapping = columns_of(columns)
+    checked_folder(out)
     start = time.perf_counter()
     progress = Console(stderr=True, highlight=False)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from pipelines.cli.telling import columns_of, fail, one_error, print_json
+from pipelines.cli.telling import checked_file, columns_of, fail, one_error, print_json
 
 
 def assign_files(
@@ -18,6 +18,8 @@ def assign_files(
             "cluster_labels of a run, found no corpus_model.json"
         )
     mapping = columns_of(columns)
+    if labels is not None:
+        checked_file(labels, "--labels")
     with one_error(ValueError, OSError):
         from analysis.answer.named_files import named_sources
         from analysis.clusters.assignment import assign_records, cluster_shares

@@ -57,7 +57,7 @@ def configuration_text(
         experts: see `expert_ops`.
         gpu: whether the machine has a GPU.
     """
-    model = {"name": base_model} | ({} if revision is None else {"revision": revision})
+    model = base_model_values(base_model, revision)
     budget = tokens or (GPU_TOKENS if gpu else CPU_TOKENS)
     recipe = "".join(
         f"      {name}: {_flow(value)}\n" for name, value in recipe_of(base_model, budget, gpu=gpu).items()
@@ -79,6 +79,20 @@ def configuration_text(
         title=_flow(", ".join(sources)[:60]),
         command=_flow(f"hydralora run {path.name}"),
     )
+
+
+def base_model_values(name: str, revision: str | None) -> dict[str, str]:
+    """The base model of a run configuration.
+
+    Raises:
+        ValueError: the folder does not exist, or a revision is given where none can be.
+    """
+    local = name == "embedded" or Path(name).is_dir()
+    if not local and name.startswith(("/", ".", "~")):
+        raise ValueError(f"--base-model: expected `embedded`, a folder that exists, or a hub id, got {name!r}")
+    if local and revision is not None:
+        raise ValueError(f"--revision: expected none with the local model {name}, got {revision!r}")
+    return {"name": name} | ({} if revision is None else {"revision": revision})
 
 
 def recipe_of(base_model: str, tokens: int, *, gpu: bool) -> dict[str, Any]:
@@ -115,7 +129,7 @@ def job_values(
     gpu: bool,
 ) -> dict[str, Any]:
     """The values of a configuration for the commands `train` and `compare`."""
-    model = {"name": base_model} | ({} if revision is None else {"revision": revision})
+    model = base_model_values(base_model, revision)
     recipe = recipe_of(base_model, tokens or (GPU_TOKENS if gpu else CPU_TOKENS), gpu=gpu)
     values: dict[str, Any] = {
         "raw_documents": {"config": {"sources": [source_values(name, one) for name, one in sources.items()]}},
@@ -174,6 +188,13 @@ def expert_ops(experts: str) -> dict[str, Any]:
     if experts.isascii() and experts.isdecimal() and int(experts) >= 1:
         return {"num_clusters": {"config": {"value": int(experts)}}}
     raise ValueError(f"--experts: expected one of {', '.join(GROUPINGS)}, or a number from 1 up, got {experts!r}")
+
+
+def checked_experts(experts: str, n_sources: int) -> None:
+    """Raise what `expert_ops` raises, and a ValueError for `sources` of which there is one."""
+    expert_ops(experts)
+    if experts == "sources" and n_sources < 2:
+        raise ValueError("--experts sources: expected two files or more, got one. Take auto")
 
 
 def checked_methods(methods: Sequence[str]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.telling import fail, one_error, print_json
+from pipelines.cli.telling import checked_folder, fail, one_error, print_json
 
 RECORD = "run.json"
 
@@ -13,8 +13,9 @@ RECORD = "run.json"
 def export_adapter(adapter: Path, out: Path, as_json: bool) -> None:
     """Write the plain LoRA of each expert of an adapter with given gates, ready for `hydralora serve`."""
     config = _config(adapter)
-    n = int(config["num_experts"])
+    n = config["num_experts"]
     groups, template = _groups(adapter, n), _template(adapter)
+    checked_folder(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         fail(f"--out: expected a new or empty folder, got {out}. Name another")
     from peft import PeftModel
@@ -63,12 +64,13 @@ def _config(adapter: Path) -> dict[str, Any]:
             f"{adapter}: expected the folder of an adapter, found no adapter_config.json. `hydralora train` prints "
             "that folder; a run has it as hydralora_adapter/<fingerprint>"
         )
-    with one_error(ValueError, OSError):
-        config = json.loads(settings.read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or "num_experts" not in config:
-        kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
+    config = _json(settings)
+    n, kind = config.get("num_experts"), config.get("peft_type")
+    if n is None:
         fail(f"{adapter}: expected a HydraLoRA adapter, got {kind!r}, which servers load as it is")
-    if config.get("router_input") != "given" and int(config["num_experts"]) > 1:
+    if not isinstance(n, int) or n < 1 or kind != "HYDRALORA":
+        fail(f"{settings}: expected num_experts from 1 up and peft_type HYDRALORA, got {n!r} and {kind!r}")
+    if config.get("router_input") != "given" and n > 1:
         fail(
             f"{adapter}: expected gates that are given, got router_input {config.get('router_input')!r}: a router's "
             "gates change with the input. The job `hydralora` measures them for each domain (domain_exports)"
@@ -95,8 +97,22 @@ def _template(adapter: Path) -> Any:
     record = adapter / RECORD
     if not record.is_file():
         return None
-    with one_error(ValueError, OSError, KeyError, TypeError):
-        return str(json.loads(record.read_text(encoding="utf-8"))["data"]["template"])
+    data = _json(record).get("data")
+    template = data.get("template") if isinstance(data, dict) else None
+    if template not in ("plain", "chat"):
+        fail(f"{record}: expected data.template to be plain or chat, got {template!r}")
+    return template
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        fail(f"{path}: expected JSON, got: {error}")
+    if not isinstance(value, dict):
+        fail(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
 
 
 def _no_documents() -> Any:

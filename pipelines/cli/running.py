@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.configurations import checked_methods, expert_ops, has_gpu, job_values
-from pipelines.cli.telling import columns_of, fail, one_error, print_json
+from pipelines.cli.configurations import checked_experts, checked_methods, has_gpu, job_values
+from pipelines.cli.telling import checked_folder, columns_of, fail, one_error, print_json
 
 TRAINED = ("tokenised_documents", "hydralora_adapter")
 
@@ -71,27 +71,33 @@ class Request:
     revision: str | None
     tokens: int | None
 
-    def values(self, ops: Mapping[str, Any]) -> dict[str, Any]:
-        """The run configuration, after the files have been read."""
+    def values(self, job: str, ops: Mapping[str, Any]) -> dict[str, Any]:
+        """The run configuration of a job, after the files have been read and everything was checked."""
+        from pipelines.check import wrong_values
+
         mapping = columns_of(self.columns)
+        checked_folder(self.out)
         with one_error(ValueError, OSError):
             from analysis.answer.named_files import named_sources, read_named
 
-            expert_ops(self.experts)
             sources = named_sources(self.files, mapping)
+            checked_experts(self.experts, len(sources))
             read_named(sources)
-        return job_values(
-            sources, self.out, self.base_model, self.revision, self.tokens, self.experts, ops, gpu=has_gpu()
-        )
+            values = job_values(
+                sources, self.out, self.base_model, self.revision, self.tokens, self.experts, ops, gpu=has_gpu()
+            )
+        if wrong := wrong_values(values, job):
+            fail(wrong)
+        return values
 
 
 def train_files(request: Request, method: str | None, as_json: bool) -> None:
     """Train one adapter: the main job up to `hydralora_adapter`."""
-    from pipelines.training.adapters import DEFAULT_METHOD
+    from pipelines.training.adapters import DEFAULT_METHOD, adapter_config
 
     method = method or DEFAULT_METHOD
     _known_methods([method])
-    values = request.values({"hydralora_adapter": {"config": {"method": method}}})
+    values = request.values("hydralora", {"hydralora_adapter": {"config": {"method": method}}})
     prepare_home()
     _execute(values, "hydralora", _assets(TRAINED))
     from pipelines.store.io_manager import ArtifactStore
@@ -103,7 +109,7 @@ def train_files(request: Request, method: str | None, as_json: bool) -> None:
         print_json(told)
         return
     print(f"\nN = {told['num_experts']}. {told['reason']}\nAdapter: {told['adapter']}")
-    if chosen["num_experts"] > 1:
+    if "num_experts" in adapter_config(adapter.folder):
         print(f"Next: hydralora export {adapter.folder}")
 
 
@@ -111,7 +117,7 @@ def compare_files(request: Request, methods: Sequence[str], as_json: bool) -> No
     """Compare methods: the job `compare`."""
     compared = checked_methods(methods)
     _known_methods(compared)
-    values = request.values({"method_comparison": {"config": {"methods": list(compared), "cost_steps": 0}}})
+    values = request.values("compare", {"method_comparison": {"config": {"methods": list(compared), "cost_steps": 0}}})
     prepare_home()
     _execute(values, "compare")
     from pipelines.store.io_manager import ArtifactStore

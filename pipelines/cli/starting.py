@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.cli.configurations import configuration_text, estimate, expert_ops, has_gpu
-from pipelines.cli.telling import columns_of, fail, one_error
+from pipelines.cli.configurations import checked_experts, configuration_text, estimate, has_gpu
+from pipelines.cli.telling import checked_file, columns_of, fail, one_error
 
 
 def write_configuration(
@@ -19,18 +19,19 @@ def write_configuration(
 ) -> None:
     """Write a configuration for files, after reading them once: a file that cannot be read is told now."""
     mapping = columns_of(columns)
+    checked_file(out)
     if out.exists() and not force:
         fail(f"{out} exists. Name another file with --out, or overwrite it with --force")
     with one_error(ValueError, OSError):
         from analysis.answer.named_files import named_sources, read_named
 
-        expert_ops(experts)
         sources = named_sources(files, mapping)
+        checked_experts(experts, len(sources))
         read = read_named(sources)
         gpu = has_gpu()
-        out.write_text(
-            configuration_text(out, sources, base_model, revision, tokens, experts, gpu=gpu), encoding="utf-8"
-        )
+        text = configuration_text(out, sources, base_model, revision, tokens, experts, gpu=gpu)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
     for name, notes in read.notes.items():
         for note in notes:
             print(f"Note. {name}: {note}")

@@ -1,9 +1,11 @@
 """What commands say: progress and errors on stderr, results on stdout."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -22,13 +24,30 @@ def one_error(*kinds: type[Exception]) -> Iterator[None]:
         fail(str(error))
 
 
+def checked_folder(folder: Path, option: str = "--out") -> None:
+    """End, before anything is computed, if nothing can be written into a folder that exists or will be made."""
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        fail(f"{option}: expected a folder that can be written or made, got {folder}")
+
+
+def checked_file(file: Path, option: str = "--out") -> None:
+    """End if a file cannot be written."""
+    checked_folder(file.parent, option)
+    if file.is_dir():
+        fail(f"{option}: expected the name of a file, got the folder {file}")
+
+
 def columns_of(pairs: Sequence[str]) -> dict[str, str]:
     """ROLE=NAME pairs as a mapping; anything else ends the command."""
     for pair in pairs:
         role, equals, name = pair.partition("=")
         if not (role and equals and name):
             fail(f"--column: expected ROLE=NAME, for instance prompt=question, got {pair!r}")
-    return dict(pair.split("=", 1) for pair in pairs)
+    found = dict(pair.split("=", 1) for pair in pairs)
+    if len(found) < len(pairs):
+        fail(f"--column: expected each role once, got {' '.join(pairs)}")
+    return found
 
 
 def print_json(value: Any) -> None:

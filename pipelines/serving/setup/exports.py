@@ -10,8 +10,10 @@ from analysis.text.normalisation import normalised_text
 from pipelines.serving.errors import ExportsError
 
 AUTO = "auto"
+READ = 2_000
+"""Characters of a prompt that a classifier reads. More take time and tell no more (docs/results/serving.md)."""
 Scorer = Callable[[str], tuple[int, float | None]]
-"""Group number of a normalised prompt, and its probability if the group model has one."""
+"""Group number of a prompt, and its probability if the group model has one."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,21 @@ class Exports:
     def expert_of(self, prompt: str) -> tuple[str, float | None]:
         """LoRA of a prompt, and the probability of its domain; None where the group model has no probabilities.
 
-        The prompt is normalised as the documents of the corpus were.
+        The prompt is normalised as the documents of the corpus were. A long one is `cut` for a classifier.
         """
         if not self.names:
             return self.others, None
-        group, probability = self.score(normalised_text(prompt))
+        group, probability = self.score(prompt)
         return self.names[group], probability
 
     def without_frame(self, prompt: str) -> str:
         """A prompt without the text that training put around it."""
         return prompt.removeprefix(self.before_prompt).removesuffix(self.after_prompt)
+
+
+def cut(prompt: str, limit: int = READ) -> str:
+    """The head and the tail of a prompt longer than `limit` characters."""
+    return prompt if len(prompt) <= limit else f"{prompt[: limit // 2]}\n{prompt[-limit // 2 :]}"
 
 
 def exports_folder(folder: Path) -> Path:
@@ -123,10 +130,14 @@ def _group_model(folder: Path) -> tuple[tuple[str, ...], Scorer]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportsError(f"cannot read the group model in {folder}: {error}; run domain_exports again") from error
     if not isinstance(model, PromptClassifier):
-        return tuple(map(str, range(model.n_groups))), lambda prompt: (int(model.assign([prompt])[0][0]), None)
+
+        def nearest(prompt: str) -> tuple[int, None]:
+            return int(model.assign([normalised_text(prompt)])[0][0]), None
+
+        return tuple(map(str, range(model.n_groups))), nearest
 
     def score(prompt: str) -> tuple[int, float]:
-        group, distance = model.assign_one(prompt)
+        group, distance = model.assign_one(normalised_text(cut(prompt)))
         return group, 1 - distance
 
     score("A first prompt compiles the reader of words.")

@@ -12,26 +12,6 @@ COMMANDS = ("analyze", "init", "run", "train", "compare", "export", "report", "a
 
 
 @pytest.fixture
-def hydralora(monkeypatch, tmp_path, capsys):
-    """Run a command in an empty folder: its exit code, stdout and stderr."""
-    from pipelines.cli.__main__ import main
-
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hydralora", *map(str, arguments)])
-        try:
-            main()
-            code: object = 0
-        except SystemExit as end:
-            code = end.code
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return run
-
-
-@pytest.fixture
 def files(tmp_path):
     return [write_records(tmp_path / "garden.jsonl", GARDEN), write_records(tmp_path / "ledger.jsonl", LEDGER, seed=1)]
 
@@ -77,9 +57,39 @@ def test_each_command_explains_itself(hydralora, command):
         (["report", "."], "expected a report.html"),
         (["assign", ".", "garden.jsonl"], "found no corpus_model.json"),
         (["serve", "missing"], "missing"),
+        (["serve", "exports", "--print-config", "vllm"], "expected JSON in exports/serving.json"),
+        (["analyze", "same.jsonl"], "expected at least two different prompts"),
+        (["analyze", "garden.jsonl", "--out", "garden.jsonl"], "--out: expected a folder that can be written"),
+        (["analyze", "garden.jsonl", "--out", "garden.jsonl/below"], "--out: expected a folder that can be written"),
+        (["analyze", "garden.jsonl", "--column", "prompt=a", "--column", "prompt=b"], "expected each role once"),
+        (["analyze", "garden.jsonl", "--max-clusters", "2"], "--max-clusters"),
+        (["init", "garden.jsonl", "--out", ".", "--force"], "--out: expected the name of a file"),
+        (["init", "garden.jsonl", "--experts", "0"], "--experts: expected one of"),
+        (["init", "garden.jsonl", "--experts", "sources"], "--experts sources: expected two files or more"),
+        (
+            ["init", "garden.jsonl", "--base-model", "/nowhere"],
+            "--base-model: expected `embedded`, a folder that exists",
+        ),
+        (["init", "garden.jsonl", "--revision", "abc"], "--revision: expected none with the local model"),
+        (["init", "garden.jsonl", "--tokens", "0"], "--tokens"),
+        (["train", "garden.jsonl", "--out", "garden.jsonl"], "--out: expected a folder that can be written"),
+        (["train", "garden.jsonl", "--base-model", "./nowhere"], "--base-model: expected"),
+        (["compare", "garden.jsonl", "--experts", "sources"], "expected two files or more"),
+        (["export", "damaged"], "damaged/adapter_config.json: expected JSON"),
+        (["export", "odd"], "expected num_experts from 1 up"),
+        (["export", "plain"], "which servers load as it is"),
+        (["assign", "garden.jsonl", "garden.jsonl"], "found no corpus_model.json"),
+        (["assign", ".", "garden.jsonl", "--labels", "garden.jsonl/x"], "corpus_model.json"),
+        (["run", "garden.jsonl"], "expected YAML"),
+        (["run", "."], "expected a run configuration"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_code_2(hydralora, files, arguments, sentence):
+    files = {"same.jsonl": '{"prompt": "dig a hole", "completion": "so"}\n' * 5, "damaged/adapter_config.json": "{"}
+    files |= {"odd/adapter_config.json": '{"num_experts": "two"}', "plain/adapter_config.json": '{"peft_type": "LORA"}'}
+    for name, text in (files | {"exports/serving.json": "{"}).items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
     code, told, error = hydralora(*arguments)
     assert code == 2, error
     assert sentence in error
@@ -92,7 +102,8 @@ def test_analyze_and_assign(hydralora, files, tmp_path):
     answer = json.loads(told)
     assert (code, answer["num_experts"]) == (0, 2)
     assert Path(answer["report"]) == tmp_path / "analysis" / "report.html"
-    assert len(progress.splitlines()) == 6
+    stages = [line for line in progress.splitlines() if "compiles kernels" not in line]  # of a first start
+    assert len(stages) == 6
     code, told, _ = hydralora("assign", "analysis", files[0], "--labels", "labels.parquet")
     assert code == 0
     assert "120 documents" in told or "garden" in told
@@ -112,7 +123,9 @@ def test_what_init_writes_is_a_right_configuration(hydralora, files):
 
 
 def test_export_names_a_router_that_cannot_be_exported(hydralora, tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"num_experts": 3, "router_input": "low_rank"}))
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"num_experts": 3, "peft_type": "HYDRALORA", "router_input": "low_rank"})
+    )
     code, _, error = hydralora("export", ".")
     assert code == 2
     assert "expected gates that are given" in error

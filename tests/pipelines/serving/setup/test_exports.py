@@ -20,7 +20,7 @@ from analysis.text.normalisation import normalised
 from pipelines.serving.errors import ExportsError
 from pipelines.serving.requests.conversations import Conversations
 from pipelines.serving.routing import Router
-from pipelines.serving.setup.exports import Exports, exports_folder
+from pipelines.serving.setup.exports import READ, Exports, cut, exports_folder
 from pipelines.serving.setup.launch_lines import WRITERS, printed
 from pipelines.serving.setup.settings import Settings
 from tests.pipelines.serving.small_serving import CAT, CATS, MODELS, SHIP, SHIPS, UNKNOWN, small_exports
@@ -221,3 +221,9 @@ def test_decides_as_analysis_does_on_real_corpora(shared_corpora: Path, tmp_path
         document, _ = pair(Chat({}).turns([*talk, {"role": "assistant", "content": "x"}], lambda: ""))
         [found] = classifier.predict(pl.select(normalised(pl.lit(document))).to_series())
         assert unbounded.decide("chat/completions", {"model": "auto", "messages": talk}, None, b"").expert == found
+
+
+def test_of_a_long_prompt_the_head_and_the_tail_are_read() -> None:
+    assert cut("x" * READ) == "x" * READ
+    long = cut("a" * READ + "b" * READ + "c" * READ)
+    assert long == "a" * (READ // 2) + "\n" + "c" * (READ // 2)
