@@ -10,6 +10,7 @@ from hydralora.base_model.embedded import (
 )
 from hydralora.base_model.fingerprint import weights_fingerprint
 from hydralora.base_model.loading import default_device, fast_dtype, load_base_model, load_skeleton, load_tokenizer
+from hydralora.base_model.lower_layers import remembered_lower_layers
 from hydralora.base_model.sharing import borrowed_base_model, taken_base_model
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "load_skeleton",
     "load_tokenizer",
     "provision_embedded_base_model",
+    "remembered_lower_layers",
     "taken_base_model",
     "weights_fingerprint",
 ]

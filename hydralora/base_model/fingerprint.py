@@ -22,11 +22,11 @@ def weights_fingerprint(model: Any) -> str:
     for name, parameter in sorted(base_parameters(model).items()):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter  # split between processes
-        digest.update(_checksum(whole.detach()).cpu().numpy().data)
+        digest.update(checksum(whole.detach()).cpu().numpy().data)
     return digest.hexdigest()
 
 
-def _checksum(weights: Tensor) -> Tensor:
+def checksum(weights: Tensor) -> Tensor:
     """Sums of all bytes, row by row, and single words against changes of order within a row; int64."""
     flat = weights.contiguous().view(-1).view(torch.uint8)
     if flat.storage_offset() % 8:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
 
+from hydralora.base_model import remembered_lower_layers
 from hydralora.data import TokenisedDocuments, collate
 from hydralora.evaluation.answer_loss import document_losses
 
@@ -88,13 +89,14 @@ def evaluate_documents(
     sums = torch.zeros(len(documents), dtype=torch.float64, device=device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     batches = length_batches(lengths, batch_tokens)
-    for start in range(0, len(batches), world):
-        # With FSDP each forward pass needs all processes. A process without a batch left repeats the last one.
-        indices = batches[min(start + rank, len(batches) - 1)]
-        batch = collate(documents.rows(indices), pad_token_id)
-        losses = document_losses(model, {name: tensor.to(device) for name, tensor in batch.items()})
-        if start + rank < len(batches):
-            sums[torch.from_numpy(indices)] = losses.double()
+    with remembered_lower_layers(model):
+        for start in range(0, len(batches), world):
+            # With FSDP each forward pass needs all processes. A process without a batch left repeats the last one.
+            indices = batches[min(start + rank, len(batches) - 1)]
+            batch = collate(documents.rows(indices), pad_token_id)
+            losses = document_losses(model, {name: tensor.to(device) for name, tensor in batch.items()})
+            if start + rank < len(batches):
+                sums[torch.from_numpy(indices)] = losses.double()
     if world > 1:
         dist.all_reduce(sums)
     model.train(was_training)

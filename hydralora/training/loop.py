@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hydralora.base_model import weights_fingerprint
+from hydralora.base_model import remembered_lower_layers, weights_fingerprint
 from hydralora.data import TokenisedDocuments, pad_token_id
 from hydralora.data.batching import StepPlan, plan_steps
 from hydralora.deprecation import takes_options
@@ -139,6 +139,7 @@ def train(
     with (
         packing.attention_of(model),
         kernels_in(model, fuses) as fused,
+        remembered_lower_layers(model),
         clear_errors(config, folder),
         EnergyMeter(enabled=options.measure_energy) as energy,
     ):

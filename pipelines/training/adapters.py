@@ -104,9 +104,14 @@ def held_out_losses(documents: "TokenisedDocuments", folder: Path | None, base_m
     from hydralora.data import pad_token_id
     from hydralora.evaluation import evaluate_documents
 
-    model, tokenizer = load_adapter(base_model, folder)
-    adapter_config = getattr(model, "active_peft_config", None)
-    return evaluate_documents(model, documents.for_adapter(adapter_config), pad_token_id=pad_token_id(tokenizer))
+    def measured(model: Any, tokenizer: Any) -> "DocumentLosses":
+        adapted = documents.for_adapter(getattr(model, "active_peft_config", None))
+        return evaluate_documents(model.eval(), adapted, pad_token_id=pad_token_id(tokenizer))
+
+    if folder is not None and not _is_adapter(folder):
+        return measured(*load_adapter(base_model, folder))
+    with base_model.lent() as (model, tokenizer):
+        return measured(model if folder is None else _adapted(model, folder), tokenizer)
 
 
 def load_adapter(base_model: BaseModel, folder: Path | None) -> tuple[Any, Any]:
@@ -114,20 +119,28 @@ def load_adapter(base_model: BaseModel, folder: Path | None) -> tuple[Any, Any]:
 
     After full fine-tuning, the folder holds a whole model, which is loaded instead.
     """
-    import hydralora  # noqa: F401 - makes PEFT know the method before it reads the adapter's configuration
-
-    if folder is not None and not (folder / "adapter_config.json").exists():
+    if folder is not None and not _is_adapter(folder):
         base_model = base_model.model_copy(update={"name": str(folder), "revision": None})
         folder = None
     model, tokenizer = base_model.load()
-    if folder is not None:
-        from peft import PeftModel
+    return (model if folder is None else _adapted(model, folder)).eval(), tokenizer
 
-        with warnings.catch_warnings():
-            # PEFT warns that it finds no module for the ranks that AdaLoRA saves.
-            warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
-            model = PeftModel.from_pretrained(model, folder)
-    return model.eval(), tokenizer
+
+def _is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, not a whole model."""
+    return (folder / "adapter_config.json").exists()
+
+
+def _adapted(model: Any, folder: Path) -> Any:
+    """A base model with the adapter in `folder`."""
+    from peft import PeftModel
+
+    import hydralora  # noqa: F401 - makes PEFT know the method before it reads the adapter's configuration
+
+    with warnings.catch_warnings():
+        # PEFT warns that it finds no module for the ranks that AdaLoRA saves.
+        warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
+        return PeftModel.from_pretrained(model, folder)
 
 
 def load_state(folder: Path) -> dict[str, np.ndarray]:

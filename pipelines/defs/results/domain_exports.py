@@ -67,7 +67,7 @@ def domain_exports(
     folder has everything that a server needs: the LoRAs, the model that predicts the domain of a prompt, a chat
     template that writes conversations as training did, and `serving.json`.
     """
-    from hydralora.base_model import EMBEDDED, provision_embedded_base_model
+    from hydralora.base_model import EMBEDDED, provision_embedded_base_model, remembered_lower_layers
     from hydralora.data import Frame, pad_token_id
 
     model, tokenizer = load_adapter(base_model, hydralora_adapter.folder)
@@ -85,7 +85,8 @@ def domain_exports(
     gates = domain_gates(model, groups, lambda: part("train"))
     folders = folder_names(list(gates))
     held_out = part("test")
-    table = write_exports(draft.folder, model, gates, folders, held_out)
+    with remembered_lower_layers(model):
+        table = write_exports(draft.folder, model, gates, folders, held_out)
     draft.write_table("cross_losses", cross_losses(model, gates, held_out))
     if not base_model.load_in_4bit:
         base = str(provision_embedded_base_model()) if base_model.name == EMBEDDED else base_model.name
