@@ -129,7 +129,9 @@ def train(
         checkpoints=checkpoints,
         show_bar=options.show_bar,
     )
-    memory = FirstStepMemory(plan, documents.lengths, packed=packing.packed)
+    memory = FirstStepMemory(
+        plan, documents.lengths, packed=packing.packed, fused=fuses, checkpointing=config.gradient_checkpointing
+    )
     for callback in [memory, *_callbacks(folder, config, plan, model, options.progress)]:
         trainer.add_callback(callback)
     # With fsdp the model is still on the CPU here, where the loss of such a large model would take hours.

@@ -1,4 +1,4 @@
-"""Measures the GPU memory of the first step, and estimates the longest row that would fit."""
+"""Estimates the GPU memory of a run before its first step, and measures that of the first step."""
 
 import dataclasses
 import logging
@@ -9,6 +9,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hydralora.data.batching import StepPlan
+from hydralora.training.step.memory_estimate import estimate
 
 _USABLE = 0.95  # share of the memory; the rest goes to the driver and to fragmentation
 _log = logging.getLogger(__name__)
@@ -44,17 +45,31 @@ class FirstStepMemory(TrainerCallback):
     Args:
         lengths: Tokens of each document, [documents].
         packed: Whether rows have no padding.
+        options: Options of `estimate`.
     """
 
-    def __init__(self, plan: StepPlan, lengths: Any, *, packed: bool) -> None:
-        self._plan, self._lengths, self._packed = plan, lengths, packed
+    def __init__(self, plan: StepPlan, lengths: Any, *, packed: bool, **options: bool) -> None:
+        self._plan, self._lengths, self._packed, self._options = plan, lengths, packed, options
         self._before: int | None = None
         self.result: StepMemory | None = None
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
         """Called by the trainer before each optimizer step."""
         if self._before is None and args.device.type == "cuda":
             self._before = torch.cuda.memory_allocated()
+            if not args.fsdp:  # its processes hold parts
+                self._tell_estimate(model, args.device, self._before)
+
+    def _tell_estimate(self, model: Any, device: torch.device, before: int) -> None:
+        trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        steps = range(self._plan.num_steps)
+        row = max(longest_row(self._plan, step, self._lengths, packed=self._packed) for step in steps)
+        usable = int(torch.cuda.get_device_properties(device).total_memory * _USABLE)
+        config = model.config.get_text_config()
+        if told := estimate(config, row, trainable, before, usable, **self._options):
+            _log.log(logging.INFO if told[0] else logging.WARNING, told[1])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Called by the trainer after each optimizer step."""

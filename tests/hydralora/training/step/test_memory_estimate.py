@@ -1,0 +1,59 @@
+"""Memory that is estimated from shapes, against what was measured on an H200."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import LlamaConfig
+
+from hydralora.training.step.memory_estimate import estimate, step_bytes
+
+GIB = 2**30
+RESULTS = Path(__file__).parents[4] / "benchmarks" / "results" / "end_to_end_speed.json"
+SMALL: dict[str, Any] = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+}
+CONFIGS = {"7B": LlamaConfig(vocab_size=49152), "135M": LlamaConfig(vocab_size=49152, **SMALL)}
+
+
+def measured() -> list[Any]:
+    rows = json.loads(RESULTS.read_text())["rows"]
+    return [pytest.param(row, id=row["name"]) for row in rows if row.get("memory") and row["adapter"] != "lora"]
+
+
+@pytest.mark.parametrize("row", measured())
+def test_our_layers_take_what_was_measured(row: dict[str, Any]) -> None:
+    memory = row["memory"]
+    tokens = round((memory["peak_gib"] - memory["before_gib"]) * 2**20 / memory["kib_per_token"])
+    fused = bool(row["fused_modules"])
+    added = step_bytes(CONFIGS[row["size"]], tokens, row["trainable"], fused=fused, checkpointing=False)
+    assert added is not None
+    expected = memory["before_gib"] + added / GIB
+    assert expected == pytest.approx(memory["peak_gib"], rel=0.03 if fused else 0.1)
+
+
+def test_a_row_that_does_not_fit_is_told_with_what_to_do() -> None:
+    def told(row: int, **options: bool) -> tuple[bool, str]:
+        result = estimate(CONFIGS["7B"], row, 10**8, 14 * GIB, 75 * GIB, **{"fused": True, **options})
+        assert result is not None
+        return result
+
+    fits, text = told(8192, checkpointing=False)
+    assert fits
+    assert "8192 tokens" in text
+    longest = int(text.split("about ")[-1].split()[0])
+    assert told(longest - 8, checkpointing=False)[0]
+    fits, text = told(longest + 8, checkpointing=False)
+    assert not fits
+    assert "gradient_checkpointing: true" in text
+    assert told(longest + 8, checkpointing=True)[0]
+
+
+def test_other_kinds_of_models_get_no_estimate() -> None:
+    mixture = LlamaConfig(num_local_experts=8)
+    assert step_bytes(mixture, 100, 1, fused=True, checkpointing=False) is None
