@@ -8,7 +8,7 @@ from pipelines.console import console_logger
 from pipelines.defs import clusters, corpus, new_data, results, shards, study, training
 from pipelines.engine.resource import ShardEngine
 from pipelines.jobs import JOBS
-from pipelines.run_checks import RunChecks
+from pipelines.run_checks import RunChecks, explain_invalid_configurations
 from pipelines.sensors.dead_runs import dead_runs_sensor
 from pipelines.sensors.new_files import new_files_sensor
 from pipelines.store.io_manager import ArtifactStore
@@ -37,4 +37,5 @@ def build_defs(resources: Mapping[str, object] | None = None) -> dg.Definitions:
     )
 
 
+explain_invalid_configurations()
 defs = build_defs()

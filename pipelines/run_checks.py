@@ -1,5 +1,7 @@
 """Everything that is wrong with a run configuration, said before the first asset computes."""
 
+import sys
+from types import TracebackType
 from typing import Any
 
 import dagster as dg
@@ -32,6 +34,26 @@ class RunChecks(dg.ConfigurableResource):
             if problems := problems_of(context.job_def, run.run_config, run.tags.get("dagster/partition")):
                 raise dg.Failure(report(problems), allow_retries=False)
         _CHECKED.add(run.run_id)
+
+
+def explain_invalid_configurations() -> None:
+    """Let this process end with sentences, and no stack trace, where Dagster refuses a run configuration.
+
+    `dagster job execute` resolves the configuration before a logger or a step of ours exists, and leaves the error to
+    the interpreter's last handler. Other errors keep theirs.
+    """
+    before = sys.excepthook
+
+    def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, dg.DagsterInvalidConfigError):
+            before(kind, error, trace)
+            return
+        from pipelines.checks import report
+        from pipelines.checks.schema import schema_problems
+
+        print(report(schema_problems(error)), file=sys.stderr)
+
+    sys.excepthook = explain
 
 
 def _has_computed(instance: dg.DagsterInstance, run_id: str) -> bool:

@@ -67,6 +67,8 @@ class ShardedConfig:
         for name in ("n_components", "max_features", "sample_size", "max_clusters", "n_init"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not 0 <= self.random_state < 2**32:
+            raise ValueError(f"random_state: expected 0 to {2**32 - 1:,}, got {self.random_state}")
         if self.shard_bytes < SMALLEST_SHARD:
             raise ValueError(f"shard_bytes: expected at least {SMALLEST_SHARD}, got {self.shard_bytes}")
 

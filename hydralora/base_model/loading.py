@@ -140,6 +140,8 @@ def default_device() -> torch.device:
 
 
 def _advice(name_or_path: str, revision: str | None, error: Exception) -> str:
+    if Path(name_or_path).is_file():
+        return f"{name_or_path} is a file: name the folder that has the model's config.json and weights."
     if Path(name_or_path).exists():
         return f"{name_or_path} is a folder, but not one with a model that transformers can load: {error}"
     at = f" at revision {revision}" if revision else ""

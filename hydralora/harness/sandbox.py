@@ -8,8 +8,8 @@ Guarantees, also against a hostile program: it has no network, and no files exce
 system's shared libraries (read-only) and a small private folder. It cannot start processes or threads, sees no others,
 and gets no environment variables. It ends after `WALL_SECONDS`. It passes only if it answers every call as the tests
 expect.
-Limits: a bug in the kernel or in bubblewrap lets the program out, because system calls are not filtered. It may use the
-CPU for `CPU_SECONDS` and up to 1 GiB of memory.
+Limits: a bug in the kernel or in bubblewrap can let the program out; few system calls are filtered (`system_calls`). It
+may use the CPU for `CPU_SECONDS` and up to 1 GiB of memory.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydralora.harness import sandboxed_program
+from hydralora.harness.system_calls import call_filter
 
 WALL_SECONDS = 20.0
 """It stops programs that wait. It is long because a program gets little CPU time on a busy machine."""
@@ -118,23 +119,25 @@ class Sandbox:
         """Start one side. It and all its processes are killed when the context ends."""
         source = Path(sandboxed_program.__file__).read_text()
         command = [_interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", source, *map(str, ends)]
+        filters = [_filter()] if self.isolated else []
         pid_out, pid_in = os.pipe()
         try:
             process = subprocess.Popen(
-                [*_isolation(pid_in), *command] if self.isolated else command,
+                [*_isolation(pid_in, filters[0]), *command] if self.isolated else command,
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
                 cwd="/" if self.isolated else folder,
                 env={},
-                pass_fds=[*ends, pid_in],
+                pass_fds=[*ends, pid_in, *filters],
                 start_new_session=True,
             )
         except BaseException:
             os.close(pid_out)
             raise
         finally:
-            os.close(pid_in)
+            for end in (pid_in, *filters):
+                os.close(end)
         try:
             yield process
         finally:
@@ -180,7 +183,20 @@ def _interpreter() -> str:
     return os.path.realpath(sys.executable)
 
 
-def _isolation(pid_in: int) -> list[str]:
+def _filter() -> int:
+    """A pipe's end from which bubblewrap reads the filter of system calls."""
+    filter_out, filter_in = os.pipe()
+    try:
+        os.write(filter_in, call_filter())
+    except ValueError as error:
+        os.close(filter_out)
+        raise SandboxError(f"{error}. {_WAYS_OUT}") from None
+    finally:
+        os.close(filter_in)
+    return filter_out
+
+
+def _isolation(pid_in: int, filter_out: int) -> list[str]:
     """The command that runs another one in the sandbox; bubblewrap writes the pid of its first process to `pid_in`.
 
     The kernel does not limit the number of root's processes, even in a user namespace. So root first becomes the user
@@ -199,7 +215,7 @@ def _isolation(pid_in: int) -> list[str]:
         *(bubblewrap, *(f"--unshare-{kind}" for kind in ("user", "ipc", "pid", "net", "uts", "cgroup"))),
         *("--disable-userns", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"),
         *("--uid", str(_NOBODY), "--gid", str(_NOBODY), "--hostname", "sandbox"),
-        *("--info-fd", str(pid_in)),
+        *("--info-fd", str(pid_in), "--seccomp", str(filter_out)),
     ]
     for path, source in zip(paths, sources, strict=True):
         command += ["--ro-bind", source, str(path)]

@@ -5,12 +5,12 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.checks import corpus, execution, results, sources, store, study, training
+from pipelines.checks import corpus, execution, results, shards, sources, store, study, training
 from pipelines.checks.configured_run import configured_run
 from pipelines.checks.problem import AnyProblem, Problem, report
 from pipelines.checks.schema import schema_problems
 
-ROOMS = (store, sources, corpus, training, results, study)
+ROOMS = (store, sources, shards, corpus, training, results, study)
 
 
 def problems_of(job: dg.JobDefinition, run_config: Mapping[str, Any], partition: str | None = None) -> list[AnyProblem]:

@@ -13,6 +13,11 @@ def problems(run_config: Mapping[str, Any]) -> Iterator[AnyProblem]:
     if isinstance(steps, int) and steps < 0:
         field = "execution.config.multiprocess.max_concurrent"
         yield Problem(field, "at least 1 step at a time, or 0 for one on each core", steps)
+    limits = _at(run_config, "execution", "config", "multiprocess").get("tag_concurrency_limits")
+    for i, limit in enumerate(limits if isinstance(limits, list) else []):
+        if isinstance(limit, Mapping) and isinstance(limit.get("limit"), int) and limit["limit"] < 1:
+            field = f"execution.config.multiprocess.tag_concurrency_limits[{i}].limit"
+            yield Problem(field, "at least 1: no step would ever start", limit["limit"])
     level = _at(run_config, "loggers", "console", "config").get("log_level")
     if isinstance(level, str) and level.upper() not in logging.getLevelNamesMapping():
         yield Problem("loggers.console.config.log_level", f"one of {listed(logging.getLevelNamesMapping())}", level)

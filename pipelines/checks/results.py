@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from pipelines.checks.configured_run import ConfiguredRun
 from pipelines.checks.problem import AnyProblem, Problem
@@ -16,6 +17,15 @@ def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
         return
     if not report.title.strip():
         yield Problem("ops.report.config.title", "a title", report.title)
-    if report.url is not None and not _ADDRESS.fullmatch(report.url):
+    if report.url is not None and not (_ADDRESS.fullmatch(report.url) and _has_port(report.url)):
         advice = "It is where a web server serves the store."
         yield Problem("ops.report.config.url", "an address with http:// or https://", report.url, advice)
+
+
+def _has_port(url: str) -> bool:
+    """Whether host and port of an address can be read."""
+    try:
+        urlsplit(url).port  # noqa: B018
+    except ValueError:
+        return False
+    return True

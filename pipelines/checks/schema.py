@@ -1,5 +1,6 @@
 """What Dagster says of a configuration that does not fit a job, as problems."""
 
+import re
 from typing import Any
 
 import dagster as dg
@@ -30,6 +31,8 @@ def _problems(item: Any) -> list[AnyProblem]:
         case "SELECTOR_FIELD_ERROR":
             names = [field.name for field in data.config_type_snap.fields]
             return [Problem(path, f"exactly one of {listed(names)}", data.incoming_fields)]
+        case "FAILED_POST_PROCESSING" if found := re.search(r'environment variable "([^"]+)"', item.message):
+            return [Problem(path, "a variable of the environment that is set", found[1], "Set it, or write the value.")]
     return [Refusal(path, item.message.partition(" Expected: ")[0])]
 
 
@@ -64,8 +67,6 @@ def _unknown(path: str, name: str, item: Any) -> Problem:
 
 def _field_names(item: Any) -> list[str]:
     """The fields there are, read off Dagster's sentence: names at the first level of its braces."""
-    import re
-
     text = item.message.partition('Expected: "')[2]
     depth, names = 0, []
     for token in re.findall(r"[{}\[\]()]|[A-Za-z_0-9]+\??:", text):

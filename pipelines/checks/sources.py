@@ -33,9 +33,9 @@ def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
     if raw := run.configs.get("raw_documents"):
         field = "ops.raw_documents.config.sources"
         yield from _of_sources(raw.sources, field, "train", must_exist=raw.on_error == "raise")
-        if raw.sources and all(_is_held_out(source.read) for source in raw.sources):
+        if raw.sources and all(is_held_out(source.read) for source in raw.sources):
             yield Problem(
-                field, "a source with documents to train on", [_split(source.read) for source in raw.sources], _HELD_OUT
+                field, "a source with documents to train on", [_split(source.read) for source in raw.sources], HELD_OUT
             )
     if corpus := run.configs.get("corpus_documents"):
         if corpus.evaluation_sets and not corpus.decontaminate:
@@ -48,7 +48,7 @@ def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
 
 
 _HUB_ID = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*", re.ASCII)
-_HELD_OUT = "Documents of these splits are held out and never trained on. Leave `split` out, or set it to train."
+HELD_OUT = "Documents of these splits are held out and never trained on. Leave `split` out, or set it to train."
 
 
 def _of_sources(
@@ -56,24 +56,30 @@ def _of_sources(
 ) -> Iterator[AnyProblem]:
     if not sources and purpose == "train":
         yield Problem(field, "at least one source", [], "Each has a name, and under `read` a kind.")
-    yield from _names(sources, field)
+    yield from names(sources, field)
     for i, source in enumerate(sources):
         yield from _of_source(source.read, f"{field}[{i}].read", purpose, must_exist)
 
 
-def _names(sources: Sequence[SourceConfig], field: str) -> Iterator[AnyProblem]:
+def names(sources: Sequence[Any], field: str) -> Iterator[AnyProblem]:
+    """Names that a reader of tables and figures cannot tell apart, or that are no text."""
     for i, source in enumerate(sources):
-        if not _seen(source.name):
+        if not _seen(source.name) or not is_text(source.name):
             yield Problem(f"{field}[{i}].name", "a name", source.name, "Tables and figures tell sources apart by it.")
-    names = [name for source in sources for name in source_names(source)]
-    for seen, count in Counter(map(_seen, names)).items():
+    all_names = [name for source in sources for name in source_names(source)]
+    for seen, count in Counter(map(_seen, all_names)).items():
         if count > 1:
-            alike = list(dict.fromkeys(name for name in names if _seen(name) == seen))
+            alike = list(dict.fromkeys(name for name in all_names if _seen(name) == seen))
             advice = f"{count} sources have it. Give each its own, or put the files under `paths` of one source."
             got: object = alike[0]
             if len(alike) > 1:
                 got, advice = alike, "Nobody can tell them apart: they look the same. Give them different names."
             yield Problem(field, "a different name for each source", got, advice)
+
+
+def is_text(value: str) -> bool:
+    """Whether UTF-8 can hold it; YAML and JSON can write half a character (`"\\ud800"`)."""
+    return not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _seen(name: str) -> str:
@@ -101,7 +107,7 @@ def _of_source(read: Any, field: str, purpose: "Purpose", must_exist: bool) -> I
         case PackagesConfig():
             found += _packages(read, f"{field}.packages")
         case FilesConfig():
-            found += _files(read, f"{field}.files", must_exist)
+            found += files(read, f"{field}.files", must_exist)
         case HubConfig():
             found += _hub(read, f"{field}.hub")
         case CatalogConfig():
@@ -127,7 +133,12 @@ def _packages(read: PackagesConfig, field: str) -> Iterator[AnyProblem]:
             yield Problem(f"{field}.distributions", "installed distributions", name, advice)
 
 
-def _files(read: FilesConfig, field: str, must_exist: bool) -> Iterator[AnyProblem]:
+def files(read: FilesConfig, field: str, must_exist: bool, *, urls: bool = False) -> Iterator[AnyProblem]:
+    """Paths and split of a source of files.
+
+    Args:
+        urls: whether a path may be a URL; it is not looked at.
+    """
     if not read.paths:
         yield Problem(f"{field}.paths", "at least one file or glob", [])
     if read.split is not None and _side(read) is None:
@@ -139,14 +150,17 @@ def _files(read: FilesConfig, field: str, must_exist: bool) -> Iterator[AnyProbl
         if count > 1:
             yield Problem(f"{field}.paths", "each path once", path, f"It is there {count} times.")
     for i, path in enumerate(read.paths):
-        yield from _path(path, f"{field}.paths[{i}]", must_exist)
+        if "://" not in path:
+            yield from _path(path, f"{field}.paths[{i}]", must_exist)
+        elif not urls:
+            yield Problem(f"{field}.paths[{i}]", "a file of this machine", path, "The job sharded reads URLs.")
 
 
 def _path(path: str, field: str, must_exist: bool) -> Iterator[AnyProblem]:
     from analysis.sources import matching_files
     from analysis.sources.files import SUFFIXES
 
-    if not path.strip() or "\0" in path:
+    if not path.strip() or "\0" in path or not is_text(path):
         yield Problem(field, "a file or a glob", path)
         return
     try:
@@ -157,15 +171,15 @@ def _path(path: str, field: str, must_exist: bool) -> Iterator[AnyProblem]:
     if not must_exist:
         return
     try:
-        files = matching_files(full)
-        is_folder = not files and Path(full).expanduser().is_dir()
+        found = matching_files(full)
+        is_folder = not found and Path(full).expanduser().is_dir()
     except (OSError, RuntimeError) as error:  # a name that is too long; `~` of a user who is not there
         yield Problem(field, "a file", path, f"{getattr(error, 'strerror', None) or error}.".replace("..", "."))
         return
-    if not files:
+    if not found:
         what = "It is a folder: name its files, such as folder/*.jsonl." if is_folder else f"Looked from {Path.cwd()}."
         yield Problem(field, "a file", path, what)
-    for file in files:
+    for file in found:
         if not os.access(file, os.R_OK):
             yield Problem(field, "a file that can be read", str(file), "This user may not read it.")
         elif file.suffix.lower() not in SUFFIXES:
@@ -209,7 +223,8 @@ def _split(read: Any) -> str | None:
     return read.split if isinstance(read, FilesConfig | HubConfig) else None
 
 
-def _is_held_out(read: Any) -> bool:
+def is_held_out(read: Any) -> bool:
+    """Whether all documents of a source are kept from training."""
     return isinstance(read, FilesConfig | HubConfig) and read.split is not None and _side(read) == "test"
 
 

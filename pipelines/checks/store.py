@@ -24,20 +24,23 @@ def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
     store = run.resources.get("store")
     if store is None:
         return
-    wrong = [*_directory(store), *_named(run, store)]
+    wrong = [*folder(f"{FIELD}.directory", store.directory), *_named(run, store)]
     yield from wrong or _inputs(run, store)
 
 
-def _directory(store: ArtifactStore) -> Iterator[AnyProblem]:
-    field, given = f"{FIELD}.directory", store.directory
+def folder(field: str, given: str, what: str = "the folder of the store") -> Iterator[AnyProblem]:
+    """Whether a folder can be made, or written to, at a path."""
     if not given.strip() or "\0" in given:
-        yield Problem(field, "the folder of the store", given, "Name one, such as outputs/my-corpus.")
+        yield Problem(field, what, given, "Name one, such as outputs/my-corpus.")
         return
     if given.startswith("~") or VARIABLE.search(given):
         advice = "`~` and variables are not replaced here, as they are in paths of sources."
         yield Problem(field, "a path that is written out", given, advice)
         return
-    existing = store.path.absolute()
+    if "://" in given:
+        yield Problem(field, "a folder of this machine", given, "A URL would become a folder of that name.")
+        return
+    existing = Path(given).absolute()
     if existing == Path(existing.anchor):
         yield Problem(field, "a folder of its own", given, "Name one, such as outputs/my-corpus.")
         return
@@ -49,7 +52,7 @@ def _directory(store: ArtifactStore) -> Iterator[AnyProblem]:
         return
     if not existing.is_dir():
         yield Problem(field, "a folder", given, f"{existing} is a file. Name another folder.")
-    elif existing != store.path.absolute() and not os.access(existing, os.W_OK):
+    elif existing != Path(given).absolute() and not os.access(existing, os.W_OK):
         yield Problem(field, "a folder that can be made", given, f"{existing} cannot be written to by this user.")
 
 

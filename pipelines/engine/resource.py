@@ -27,14 +27,8 @@ class ShardEngine(dg.ConfigurableResource):
         """The engine, connected within the block.
 
         Raises:
-            dagster.Failure: a value is out of range, Ray is not installed, or no cluster answers.
+            dagster.Failure: Ray is not installed, or no cluster answers.
         """
-        if self.workers < 1 or not self.cpus_per_task > 0:
-            raise dg.Failure(
-                f"resources.engine.config: expected workers of at least 1 and cpus_per_task above 0, got "
-                f"{self.workers} and {self.cpus_per_task}",
-                allow_retries=False,
-            )
         if self.engine == "local":
             from analysis.engine.processes import ProcessEngine
             from analysis.engine.tasks import SerialEngine

@@ -54,6 +54,13 @@ def right(job: str, folder: Path) -> dict[str, Any]:
             ops["study_runs"] = {"config": copy.deepcopy(STUDY)}
         case "one_run":
             ops = {"study_run": {"config": {"domains": {"general": ["sums"]}}}}
+        case "sharded":
+            source = {"name": "sums", "read": {"paths": [str(folder / "sums.jsonl")]}}
+            ops = {"sharded_corpus": {"config": {"sources": [source], "out": str(folder / "shards")}}}
+            of_job = {"store": of_job["store"]}
+        case "assign":
+            ops = {"new_document_labels": {"config": {"sources": ops["raw_documents"]["config"]["sources"]}}}
+            of_job = {"store": of_job["store"]}
         case "train":
             ops = {"tokenised_documents": ops["tokenised_documents"]}
     return {"ops": ops, "resources": of_job}
@@ -100,10 +107,10 @@ def test_a_wrong_configuration_gives_its_sentence(
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(CASES) >= 120
+    assert len(CASES) >= 320
 
 
-@pytest.mark.parametrize("job", ["corpus", "hydralora", "compare", "study"])
+@pytest.mark.parametrize("job", ["corpus", "hydralora", "compare", "study", "sharded"])
 def test_a_right_configuration_passes(job: str, folder: Path) -> None:
     assert problems_of(defs.resolve_job_def(job), right(job, folder)) == []
 
@@ -148,7 +155,9 @@ def job_of(config: Path) -> str:
 )
 def test_every_shipped_configuration_passes(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = yaml.safe_load(path.read_text())
-    monkeypatch.setenv("HYDRALORA_CORPORA", str(tmp_path))
+    for variable in ("HYDRALORA_CORPORA", "CORPUS"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    (tmp_path / "any.parquet").write_bytes(b"PAR1")
     for name in re.findall(r"\$HYDRALORA_CORPORA/(\w+\.parquet)", path.read_text()):
         (tmp_path / name).write_bytes(b"PAR1")
     job, partition, known = job_of(path), None, ""

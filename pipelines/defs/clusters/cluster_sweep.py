@@ -15,8 +15,8 @@ from pipelines.store.metadata import markdown_table
 class SweepConfig(dg.Config):
     """The range of K and how hard to look for each K's best clustering."""
 
-    max_clusters: int = Field(20, ge=1)
-    n_init: int = Field(4, ge=1)
+    max_clusters: int = Field(20, ge=1, le=10_000)
+    n_init: int = Field(4, ge=1, le=10_000)
     balance_sources: bool = True
     """Where the largest source has more than five times the documents of the smallest, each counts at most as much."""
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)

@@ -21,7 +21,7 @@ class EvaluationConfig(dg.Config):
 
     max_documents_per_source: int | None = Field(200, ge=1)
     """Chosen by a hash; the same for every method."""
-    resamples: int = Field(1_000, ge=1)
+    resamples: int = Field(1_000, ge=1, le=1_000_000)
     """Of the bootstrap."""
 
 

@@ -30,7 +30,7 @@ class ComparisonConfig(dg.Config):
     reference: str = "lora_matched"
     """The method that the others are compared with; one of `methods`."""
     seeds: list[int] = [0]
-    resamples: int = Field(1_000, ge=1)
+    resamples: int = Field(1_000, ge=1, le=1_000_000)
     """Of the bootstrap."""
     cost_steps: int = Field(8, ge=0)
     """Steps of each method that are trained alone for speed, memory and energy; 0: costs are not measured."""

@@ -13,7 +13,7 @@ from pipelines.study.study_documents import Corpus
 class PaperConfig(dg.Config):
     """How sure."""
 
-    resamples: int = Field(1_000, ge=1)
+    resamples: int = Field(1_000, ge=1, le=1_000_000)
     """Of the bootstrap."""
 
 

@@ -18,7 +18,7 @@ class ComponentsConfig(dg.Config):
 
     max_tokens: int = Field(200_000, ge=1)
     """Budget of each; small is enough to tell A from B."""
-    parts: int = Field(3, ge=1)
+    parts: int = Field(3, ge=1, le=1_000)
     """The largest clusters, and as many random parts of the largest cluster as a control."""
     other_seeds: list[int] = [1]
     """Every cluster is trained again with these: separates what was learnt from what A started as."""

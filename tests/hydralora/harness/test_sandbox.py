@@ -197,6 +197,8 @@ def test_no_file_is_opened_for_writing(tmp_path: Path, flags: str) -> None:
         "import socket; socket.getaddrinfo('example.org', 80)",
         "import socket; socket.socket(socket.AF_UNIX).connect({unix!r})",
         "import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW)",
+        "import socket; socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)",
+        "import socket; socket.if_nameindex()",
     ],
 )
 def test_harm_is_refused_also_without_a_guard_in_python(tmp_path: Path, harm: str) -> None:
@@ -219,6 +221,44 @@ def test_no_namespace_is_made_and_no_mount_taken_away() -> None:
     for flag in (0x10000000, 0x00020000, 0x40000000):  # CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWNET
         assert gives(call + f"return libc.unshare({flag})", -1)
     assert gives(call + "return libc.umount2(b'/usr', 2), libc.mount(b'none', b'/tmp', b'tmpfs', 0, 0)", (-1, -1))
+
+
+@isolated
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are this machine's")
+def test_calls_that_no_namespace_confines_are_refused() -> None:
+    call = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+    refused = {  # by the filter, with EPERM
+        "add_key": "248, b'user', b'left', b'text', 4, -4",
+        "io_uring_setup": "425, 1, ctypes.create_string_buffer(120)",
+        "ptrace": "101, 16, 1, 0, 0",
+        "socket of the second set of numbers": "0x40000000 + 41, 1, 1, 0",
+    }
+    for name, arguments in refused.items():
+        assert gives(f"{call}return libc.syscall({arguments}), ctypes.get_errno()", (-1, 1)), name
+
+
+@isolated
+def test_no_process_is_made_by_the_bare_call() -> None:
+    call = "import ctypes\nlibc = ctypes.CDLL(None)\nSIGCHLD = 17\n"
+    assert gives(f"{call}return libc.syscall(56, SIGCHLD, 0, 0, 0, 0), libc.syscall(435, 0, 0)", (-1, -1))
+
+
+@isolated
+def test_another_program_in_its_place_and_a_planted_module_change_no_verdict() -> None:
+    answer = "import os; [os.write(n, b'{\\\"value\\\": 12345}\\\\n' * 9) for n in range(32)]"
+    program = (
+        f"import os, sys\ndef f():\n    os.execv(sys.executable, [sys.executable, '-I', '-S', '-c', \"{answer}\"])"
+    )
+    assert not passes(program, "assert f() == 1")
+    planted = "def f():\n    open('/tmp/json.py', 'w').write('raise SystemExit(0)')\n    return 0"
+    assert not passes(planted, "f()\nimport json\nassert f() == 1")
+    assert passes(planted, "f()\nimport json\nassert f() == 0")
+
+
+def test_a_machine_whose_calls_are_not_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "sparc")
+    with pytest.raises(SandboxError, match=r"expected a machine of x86_64, aarch64, got sparc\. Install"):
+        Sandbox().passes("def f(): return 1", "f()", names=["f"])
 
 
 @isolated
