@@ -1,13 +1,12 @@
 """A file of each artifact is damaged; the next run must say which, and build it again."""
 
 import random
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.job import contents, differences, reference, run, setup, unlisted
+from tests.chaos.job import STORE, contents, differences, finished, reference, run, setup, unlisted
 from tests.chaos.progress import Outcome, Try
 
 KINDS = ("truncated", "flipped", "emptied", "deleted")
@@ -25,9 +24,8 @@ def damaged_store(folder: Path, job: str, kind: str, repetition: int) -> Outcome
     """Damage a copy of the finished store at the place of its first use, and run again."""
     draw = random.Random(f"{job} {kind} {repetition}")
     expected = reference(folder, job)
-    work, log = setup(folder, job, folder / "damaged"), folder / f"damaged-{kind}-{repetition}.log"
-    shutil.rmtree(work.store, ignore_errors=True)
-    shutil.copytree(folder / "reference", work.store, ignore=shutil.ignore_patterns("*.lock", "*.owner"))
+    work, log = setup(folder, job, folder / STORE), folder / f"damaged-{kind}-{repetition}.log"
+    finished(folder)
     damaged = []
     for record in sorted(work.store.glob("*/*/artifact.json")):
         files = sorted(path for path in record.parent.rglob("*") if path.is_file() and path.stat().st_size)

@@ -1,6 +1,7 @@
 """A store on a disk that is too small: a clear text, and the right bytes once it has grown."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.job import contents, differences, reference, run, setup
+from tests.chaos.job import STORE, contents, differences, reference, run, setup
 from tests.chaos.progress import Outcome, Try
 
 CLEAR = "No space left on the device while writing"
@@ -50,9 +51,10 @@ def tries(folder: Path, short: bool) -> Iterator[Try]:
 def full_disk(folder: Path, job: str, size: int) -> Outcome:
     """A run on a disk of so many kilobytes, which then grows."""
     expected = reference(folder, job)
-    disk, log = folder / f"disk-{size}", folder / f"disk-{size}.log"
+    disk, log = folder / STORE, folder / f"disk-{size}.log"
     log.unlink(missing_ok=True)
-    work = setup(folder, job, disk / "store")
+    shutil.rmtree(disk, ignore_errors=True)
+    work = setup(folder, job, disk)
     with small_disk(disk, size):
         code, said = run(work, log), log.read_text()
         grow(disk)

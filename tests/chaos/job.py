@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import sys
 import time
 import traceback
@@ -18,6 +19,8 @@ import dagster as dg
 
 from tests.pipelines.small_corpus import corpus_ops, resources
 
+STORE = "store"
+"""Where the tries on one corpus have their store, one after the other."""
 NAMES_TIMES = ("energy.png", "report.html", "README.md")
 """Files with times and energies in the middle of their text or picture: only their names are compared."""
 TIMED = re.compile(r"seconds|_per_second|energy|hours|wait_share|digest|memory")
@@ -138,15 +141,27 @@ def run(run: Setup, log: Path) -> int:
 
 
 def reference(folder: Path, job: str) -> dict[str, str]:
-    """What the job makes if nothing disturbs it; it stays in `folder`."""
-    work, log, kept = setup(folder, job, folder / "reference"), folder / "reference.log", folder / "reference.json"
+    """What the job makes if nothing disturbs it; its store is kept as `reference`.
+
+    It runs where the tries run, because the report names its store: elsewhere it would be another report.
+    """
+    work, log, kept = setup(folder, job, folder / STORE), folder / "reference.log", folder / "reference.json"
     if not kept.exists():
+        shutil.rmtree(work.store, ignore_errors=True)
         assert run(work, log) == 0, log.read_text()[-3000:]
         assert not unlisted(work.store), unlisted(work.store)
-        kept.write_text(json.dumps(contents(work.store)))
+        found = contents(work.store)
+        work.store.rename(folder / "reference")
+        kept.write_text(json.dumps(found))
     load_modules(log.with_suffix(".modules"))
-    found: dict[str, str] = json.loads(kept.read_text())
-    return found
+    expected: dict[str, str] = json.loads(kept.read_text())
+    return expected
+
+
+def finished(folder: Path) -> None:
+    """Put a copy of the reference's store where the tries run."""
+    shutil.rmtree(folder / STORE, ignore_errors=True)
+    shutil.copytree(folder / "reference", folder / STORE, ignore=shutil.ignore_patterns("*.lock", "*.owner"))
 
 
 def load_modules(listed: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.job import (
+    STORE,
     Setup,
     assets_in_order,
     contents,
@@ -39,7 +40,7 @@ def trial_of(folder: Path, job: str, trial: int) -> Outcome:
     """One store that is killed in every asset, and then left in peace."""
     draw = random.Random(f"{job} {trial}")
     expected = reference(folder, job)
-    work, log = setup(folder, job, folder / f"killed-{trial}"), folder / f"killed-{trial}.log"
+    work, log = setup(folder, job, folder / STORE), folder / f"killed-{trial}.log"
     shutil.rmtree(work.store, ignore_errors=True)
     kills, seen = [], 0
     for asset, seconds in assets_in_order(folder / "reference"):
@@ -48,8 +49,8 @@ def trial_of(folder: Path, job: str, trial: int) -> Outcome:
         seen += bool(leftovers(work.store))
     code = run(work, log)
     found = differences(expected, contents(work.store)) + leftovers(work.store) + unlisted(work.store)
-    if not found:
-        shutil.rmtree(work.store)
+    if found:
+        work.store.rename(folder / f"killed-{trial}")
     failure = log.read_text()[-2000:] if code else ""
     return {
         "job": job,

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from tests.chaos.full_disk import can_mount
-from tests.chaos.job import Setup, contents, reference, run, setup, wait
+from tests.chaos.job import STORE, Setup, contents, finished, reference, run, setup, wait
 from tests.chaos.progress import Outcome, Try
 
 USER = "nobody"
@@ -30,7 +30,8 @@ def tries(folder: Path, short: bool) -> Iterator[Try]:
 
 def read_only_store(folder: Path, job: str) -> Outcome:
     """A run on a finished store without the right to write; as root on a read-only mount."""
-    expected, work, log = reference(folder, job), setup(folder, job, folder / "reference"), folder / "read-only.log"
+    expected, work, log = reference(folder, job), setup(folder, job, folder / STORE), folder / "read-only.log"
+    finished(folder)
     with _read_only(work.store) as how:
         code = run(work, log)
         unchanged = contents(work.store) == expected
@@ -43,7 +44,8 @@ def store_of_another_user(folder: Path, job: str) -> Outcome:
     Nothing may be built: the store belongs to root, is mounted read-only, and is the same afterwards.
     """
     expected = reference(folder, job)
-    work = setup(folder, job, folder / "reference", home=folder / f"home-{USER}")
+    work = setup(folder, job, folder / STORE, home=folder / f"home-{USER}")
+    finished(folder)
     for path in [folder, *folder.parents]:
         if path.stat().st_uid == os.geteuid() and path != Path("/"):
             path.chmod(path.stat().st_mode | 0o055)
