@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from analysis.sources import SourcesRead, read_sources
-from analysis.sources.files import SUFFIXES, FilesSource, matching_files
+from analysis.sources.files import SUFFIXES, FilesSource, format_of, matching_files, stem_of
 from analysis.sources.records import SourceError
 from analysis.sources.splits import side_of
 
@@ -31,7 +31,7 @@ def named_sources(paths: Sequence[str | Path], columns: Mapping[str, str] | None
     files = sorted({file for path in paths for file in _files(str(path))})
     tables: dict[Path, list[Path]] = {}
     for file in files:
-        tables.setdefault(file.with_name(SHARD.sub("", file.stem)), []).append(file)
+        tables.setdefault(file.with_name(SHARD.sub("", stem_of(file))), []).append(file)
     groups: dict[Path, list[Path]] = {}
     for table, parts in tables.items():
         groups.setdefault(_without_split(table, list(tables)), []).extend(parts)
@@ -59,7 +59,7 @@ def check_splits(config: FilesSource, splits: Sequence[str | None]) -> None:
     Raises:
         SourceError: a record of such files has no split.
     """
-    held_out = [path for path in config.paths if _side(SHARD.sub("", Path(path).stem)) == "test"]
+    held_out = [path for path in config.paths if _side(SHARD.sub("", stem_of(Path(path)))) == "test"]
     if held_out and len(config.paths) > len(held_out) and None in splits:
         raise SourceError(
             f"{held_out[0]}: expected a column `split`, because its name says that these records are held out, got "
@@ -70,7 +70,7 @@ def check_splits(config: FilesSource, splits: Sequence[str | None]) -> None:
 def _files(pattern: str) -> list[Path]:
     folder = Path(pattern).expanduser()
     if folder.is_dir():
-        found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
+        found = [path for path in sorted(folder.rglob("*")) if format_of(path) in SUFFIXES and path.is_file()]
         # A hidden file belongs to a tool, and dataset_info.json to the library that wrote the folder.
         found = [
             path

@@ -4,15 +4,18 @@ Near duplicates: MinHash over word trigrams (character trigrams in scripts witho
 candidate pairs, and the exact Jaccard similarity of a pair decides. Two documents are duplicates only if they are
 similar both as a whole and in their content, that is, without the shingles of templates. Two questions under one long
 instruction are similar as a whole but differ in content. Two tasks on one passage have similar content but differ as a
-whole. Neither pair is a duplicate.
+whole. Neither pair is a duplicate. If one letter is all that differs, character trigrams decide for the whole: three of
+a short text's few word trigrams have that letter (see `analysis.corpus.one_letter`).
 """
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from analysis.corpus.one_letter import one_letter_similarity
 from analysis.text.shingles import Rows, count_slots, jaccard, shingles
 
 Batches = Callable[[], Iterator[pl.DataFrame]]
@@ -37,6 +40,21 @@ NEIGHBOURS = 8
 PAIR_SCHEMA = pl.Schema({"row": pl.UInt32(), "kept_row": pl.UInt32()})
 
 
+class Compared(NamedTuple):
+    """What is compared of a document: all its shingles, those of its content, and its text."""
+
+    whole: NDArray[np.uint64]
+    content: NDArray[np.uint64]
+    text: str
+
+    def is_like(self, other: "Compared", threshold: float) -> bool:
+        """Whether the documents are near duplicates at this similarity of whole documents."""
+        if jaccard(self.content, other.content) < CONTENT_SHARE * threshold:
+            return False
+        alike = jaccard(self.whole, other.whole) >= threshold
+        return alike or one_letter_similarity(self.text, other.text) >= threshold
+
+
 def exact_duplicates(index: pl.DataFrame) -> pl.DataFrame:
     """Find rows whose `content` occurs earlier in `index`: columns `row` and `kept_row`."""
     first = pl.col("row").first().over("content")
@@ -59,9 +77,7 @@ def near_duplicates(batches: Batches, rank: NDArray[np.uint32], threshold: float
     for kept, row in pairs.tolist():
         if kept in duplicate_of or row in duplicate_of:
             continue
-        (whole, content), (other_whole, other_content) = compared[kept], compared[row]
-        alike = jaccard(whole, other_whole) >= threshold
-        if alike and jaccard(content, other_content) >= CONTENT_SHARE * threshold:
+        if compared[kept].is_like(compared[row], threshold):
             duplicate_of[row] = kept
     return pl.DataFrame({"row": list(duplicate_of), "kept_row": list(duplicate_of.values())}, schema=PAIR_SCHEMA)
 
@@ -154,11 +170,8 @@ def candidate_pairs(rows: NDArray[np.uint32], keys: NDArray[np.uint64], rank: ND
     return pairs[np.lexsort((rank[pairs[:, 0]], rank[pairs[:, 1]]))]
 
 
-def _compared(
-    batches: Batches, counts: NDArray[np.uint8], wanted: NDArray[np.uint32]
-) -> dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
-    """For each wanted row, all its shingles and those of its content."""
-    found: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]] = {}
+def _compared(batches: Batches, counts: NDArray[np.uint8], wanted: NDArray[np.uint32]) -> dict[int, Compared]:
+    found: dict[int, Compared] = {}
     is_wanted = pl.Series(wanted)
     for batch in batches():
         chosen = batch.filter(pl.col("row").is_in(is_wanted.implode()))
@@ -166,6 +179,6 @@ def _compared(
             continue
         every = shingles(chosen["text"], SHINGLE_SIZE, punctuation=True)
         content = content_of(every, counts)
-        for position, row in enumerate(chosen["row"]):
-            found[row] = (every[position].copy(), content[position].copy())
+        for i, (row, text) in enumerate(chosen.select("row", "text").iter_rows()):
+            found[row] = Compared(every[i].copy(), content[i].copy(), text)
     return found

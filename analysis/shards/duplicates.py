@@ -13,9 +13,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from analysis.corpus.deduplication import (
-    CONTENT_SHARE,
     COUNTER_SLOTS,
     SHINGLE_SIZE,
+    Compared,
     band_keys,
     candidate_pairs,
     content_of,
@@ -23,7 +23,7 @@ from analysis.corpus.deduplication import (
 from analysis.engine.files import parquet_bytes, read_bytes, read_table, row_groups_of
 from analysis.engine.stages import Output
 from analysis.shards.reading import Ref, texts_of
-from analysis.text.shingles import Rows, count_slots, jaccard, shingles
+from analysis.text.shingles import Rows, count_slots, shingles
 
 TRAIN = 1 << 62
 PAIRS = "pairs.parquet"
@@ -88,18 +88,20 @@ def band_pairs(shards: Sequence[dict[str, Any]], band: int, part: int, n_parts: 
 
 
 def shard_shingles(records: Ref, dropped: Ref, counts: Ref, wanted: Ref, n_parts: int) -> Output:
-    """Shingles of wanted documents, in a row group for each part of the pairs.
+    """Shingles and texts of wanted documents, in a row group for each part of the pairs.
 
     Args:
         wanted: table with `row`, `rank` and `part`; a document may be wanted in several parts.
     """
     frequencies, table = _counts(counts), read_table(wanted["url"])
-    found: list[pl.DataFrame] = []
-    for rows, every in _shingled(records, dropped, set(table["row"])):
+    found = []
+    for batch in texts_of(records, dropped, pl.col("row").is_in(table["row"].unique().implode())):
+        every = shingles(batch["text"], SHINGLE_SIZE, punctuation=True)
         content = content_of(every, frequencies)
-        sets = [(every[i].tobytes(), content[i].tobytes()) for i in range(len(rows))]
-        columns = {"row": rows, "whole": [whole for whole, _ in sets], "content": [own for _, own in sets]}
-        found.append(pl.DataFrame(columns, schema={"row": pl.UInt32, "whole": pl.Binary, "content": pl.Binary}))
+        sets = {"whole": every, "content": content}
+        columns = {name: [rows[i].tobytes() for i in range(len(rows))] for name, rows in sets.items()}
+        schema = {"row": pl.UInt32, "whole": pl.Binary, "content": pl.Binary, "text": pl.String}
+        found.append(pl.DataFrame({"row": batch["row"], **columns, "text": batch["text"]}, schema=schema))
     every_part = table.join(pl.concat(found), on="row", how="inner", maintain_order="left").drop("row")
     groups = [every_part.filter(pl.col("part") == part).drop("part") for part in range(n_parts)]
     return Output(files={SHINGLES: parquet_bytes(groups)})
@@ -107,16 +109,12 @@ def shard_shingles(records: Ref, dropped: Ref, counts: Ref, wanted: Ref, n_parts
 
 def alike_pairs(pairs: Ref, shingles: Sequence[Ref], part: int, threshold: float) -> Output:
     """The candidate pairs of a part that are similar as a whole and in their content: `pairs.parquet`."""
-    sets: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]] = {}
+    found: dict[int, Compared] = {}
     for file in shingles:
-        for rank, whole, content in read_table(file["url"], group=part).iter_rows():
-            sets[rank] = np.frombuffer(whole, np.uint64), np.frombuffer(content, np.uint64)
+        for rank, whole, content, text in read_table(file["url"], group=part).iter_rows():
+            found[rank] = Compared(np.frombuffer(whole, np.uint64), np.frombuffer(content, np.uint64), text)
     table = read_table(pairs["url"])
-    alike = []
-    for kept, rank in table.iter_rows():
-        (whole, content), (other_whole, other_content) = sets[kept], sets[rank]
-        is_alike = jaccard(whole, other_whole) >= threshold
-        alike.append(is_alike and jaccard(content, other_content) >= CONTENT_SHARE * threshold)
+    alike = [found[kept].is_like(found[rank], threshold) for kept, rank in table.iter_rows()]
     chosen = table.filter(pl.Series(alike, dtype=pl.Boolean))
     return _pairs(chosen["kept"].to_numpy(), chosen["rank"].to_numpy())
 
@@ -139,9 +137,8 @@ def shard_names(records: Ref, wanted: Ref) -> Output:
     return Output(files={"names.parquet": parquet_bytes([found])})
 
 
-def _shingled(records: Ref, dropped: Ref, only: set[int] | None = None) -> Iterator[tuple[NDArray[np.uint32], Rows]]:
-    keep = None if only is None else pl.col("row").is_in(sorted(only))
-    for batch in texts_of(records, dropped, keep):
+def _shingled(records: Ref, dropped: Ref) -> Iterator[tuple[NDArray[np.uint32], Rows]]:
+    for batch in texts_of(records, dropped):
         yield batch["row"].to_numpy(), shingles(batch["text"], SHINGLE_SIZE, punctuation=True)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from analysis.sources.messages import Message, as_json, as_list, content_of, own_calls
 from analysis.sources.records import SourceError
-from analysis.sources.values import OddValueError, describe, text_of
+from analysis.sources.values import OddValueError, decoded, describe, text_of
 
 Speaker = Literal["system", "user", "assistant", "tool"]
 SPEAKERS: tuple[Speaker, ...] = ("system", "user", "assistant", "tool")
@@ -30,6 +30,7 @@ class Chat:
     Attributes:
         unknown: unknown role name -> place of its first message.
         unused: non-empty message fields that were not read.
+        unanswered: place of each conversation that goes on after its last answer.
     """
 
     def __init__(self, roles: Mapping[str, str]) -> None:
@@ -40,6 +41,7 @@ class Chat:
         self._speakers |= {name.strip().casefold(): speaker for name, speaker in roles.items()}  # type: ignore[misc]
         self.unknown: dict[str, str] = {}
         self.unused: dict[str, None] = {}
+        self.unanswered: list[str] = []
 
     def check(self) -> None:
         """Refuse role names without a known meaning.
@@ -64,7 +66,10 @@ class Chat:
         Raises:
             OddValueError: the value is none of these, or the content of a message is not text.
         """
-        return [self._turn(message, place) for message in as_list(value)]
+        turns = [self._turn(message, place) for message in as_list(value)]
+        if turns and turns[-1][0] != "assistant" and any(speaker == "assistant" for speaker, _ in turns):
+            self.unanswered.append(place())
+        return turns
 
     def _turn(self, message: Message, place: Callable[[], str]) -> Turn:
         role = message.get("role")
@@ -107,7 +112,7 @@ def parsed(text: str) -> Any:
     if not text.strip():
         return None
     try:
-        value = json.loads(text)
+        value = decoded(text)
     except ValueError as error:
         raise OddValueError(f"found the text {text[:40]!r}; expected a list, or a list as JSON text") from error
     if not isinstance(value, list):
@@ -116,11 +121,9 @@ def parsed(text: str) -> Any:
 
 
 def pair(turns: Sequence[Turn]) -> tuple[str, str]:
-    """Prompt (everything before the last answer) and completion (the last answer); both "" without an answer."""
-    last = next((i for i in range(len(turns) - 1, -1, -1) if turns[i][0] == "assistant"), None)
-    if last is None:
-        return "", ""
-    return prompt_of(turns[:last]), turns[last][1]
+    """Prompt (everything before the last answer) and completion (the last answer, "" if there is none)."""
+    last = next((i for i in range(len(turns) - 1, -1, -1) if turns[i][0] == "assistant"), len(turns))
+    return prompt_of(turns[:last]), "".join(text for _, text in turns[last : last + 1])
 
 
 def prompt_of(turns: Sequence[Turn]) -> str:

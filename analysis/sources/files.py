@@ -16,6 +16,8 @@ from analysis.sources.reading import Reading, table_records
 from analysis.sources.records import Notes, SourceError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+COMPRESSED = (".gz", ".zst", ".bz2")
+"""May follow the suffix of a text file: `a.jsonl.gz`."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def file_blocks(name: str, config: FilesSource, notes: Notes) -> Iterator[pl.Dat
             for block in table_records(table_of(path, config), name, config.reading(), path.name, own):
                 n_records += len(block)
                 yield block
-        except SourceError as error:
+        except (SourceError, OSError) as error:
             raise SourceError(f"{path}: {error}") from error
         for text in own.texts:
             notes.add(f"{path}: {text}")
@@ -99,16 +101,32 @@ def expand(patterns: tuple[str, ...]) -> list[Path]:
     for pattern in patterns:
         files = matching_files(pattern)
         if not files:
-            raise SourceError(f"no file matches {pattern!r} (looked from {Path.cwd()})")
+            hint = (
+                f". It is a folder: name its files, as in {pattern.rstrip('/')}/*.jsonl"
+                if Path(pattern).is_dir()
+                else ""
+            )
+            raise SourceError(f"no file matches {pattern!r} (looked from {Path.cwd()}){hint}")
         paths.update(files)
     return sorted(paths)
+
+
+def format_of(path: Path) -> str:
+    """The suffix that tells a file's format: `.jsonl` of `a.JSONL.gz`."""
+    packed = len(path.suffixes) > 1 and path.suffix.lower() in COMPRESSED
+    return (path.with_suffix("") if packed else path).suffix.lower()
+
+
+def stem_of(path: Path) -> str:
+    """The name of a file without the suffixes of its format: `a` of `a.jsonl.gz`."""
+    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).stem
 
 
 def table_of(path: Path, config: FilesSource) -> Table:
     """The table in a file. Its suffix determines the format."""
     if path.stat().st_size == 0:
         raise SourceError("the file is empty")
-    match path.suffix.lower():
+    match format_of(path):
         case ".parquet":
             return ParquetTable(path)
         case ".csv" | ".tsv" as suffix:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
-from analysis.sources.values import Number, OddValueError, describe, text_of
+from analysis.sources.values import Number, OddValueError, decoded, describe, text_of
 
 Message = Mapping[str, Any]
 READ_FIELDS = ("role", "content", "from", "value", "tool_calls", "function_call")
@@ -27,7 +27,7 @@ def as_list(value: Any) -> list[Message]:
         return []
     if isinstance(value, str) and not isinstance(value, Number):
         try:
-            value = json.loads(value, parse_int=Number, parse_float=Number)
+            value = decoded(value)
         except ValueError as error:
             raise OddValueError(f"found {describe(value)}; {EXPECTED}, also as JSON text") from error
     if isinstance(value, Mapping):
@@ -95,12 +95,14 @@ def own_calls(message: Message, unused: MutableMapping[str, None]) -> Iterator[s
     for name, value in message.items():
         if name not in READ_FIELDS and name not in PLAIN_FIELDS and value not in (None, "", [], {}):
             unused.setdefault(name)
+    if message.get("weight") is not None and text_of(message["weight"]) in ("0", "0.0"):
+        unused.setdefault("weight: 0 (do not train on this message)")
 
 
 def json_or_text(text: str) -> Any:
     """The value of JSON text, or the text itself."""
     try:
-        return json.loads(text, parse_int=Number, parse_float=Number)
+        return decoded(text)
     except ValueError:
         return text
 

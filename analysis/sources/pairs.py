@@ -19,17 +19,23 @@ class TextReader:
 
     Attributes:
         found: the mapped columns that exist.
+        first: columns of the first shape found.
+        others: columns that only other shapes have.
     """
 
     def __init__(self, columns: Mapping[str, str], chat: Chat) -> None:
         self.columns, self.chat = columns, chat
         self.found: set[str] = set()
+        self.first: set[str] = set()
+        self.others: set[str] = set()
 
     def pairs(self, block: Block) -> tuple[pl.Series, pl.Series]:
         """Prompts and completions. Each row uses the first shape with both texts; null if a text is missing."""
         shapes = [mapped_shape(self.columns)] if self.columns else list(shapes_in(block.names))
         if not shapes:
             return _nothing(block.n_rows), _nothing(block.n_rows)
+        columns = [{shape.messages, shape.prompt, shape.completion, *shape.inputs} - {""} for shape in shapes]
+        self.first, self.others = columns[0], set().union(*columns[1:]) - columns[0]
         prompt, completion = self._shape(block, shapes[0])
         for shape in shapes[1:]:
             holes = (_is_empty(prompt) | _is_empty(completion)).arg_true()

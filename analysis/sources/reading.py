@@ -139,6 +139,13 @@ class _Reader:
         for name in (*context, *UNREAD_COLUMNS):
             if name in self.names and name not in mapped:
                 self.notes.add(f"column {name!r} is not read")
+        if others := self.texts.others:
+            self.notes.add(f"columns {sorted(others)} are read only where {sorted(self.texts.first)} are empty")
+        if places := self.texts.chat.unanswered:
+            self.notes.add(
+                f"conversations that end with a question: {len(places)} (the first: {places[0]}); what follows the last "
+                f"answer is not read"
+            )
         if self.texts.chat.unused:
             self.notes.add(f"these fields of messages are not read: {sorted(self.texts.chat.unused)}")
         if self.n_replaced:

@@ -24,8 +24,8 @@ INPUT_COLUMNS = ("input", "context")
 """Columns that are appended to the prompt after a blank line, if a table has one of them."""
 CONTEXT_COLUMNS = {"system": ("system", "system_prompt"), "history": ("history",)}
 """Columns that are placed before the prompt."""
-UNREAD_COLUMNS = ("tools", "functions")
-"""Columns of conversations that are not read. A note reports them."""
+UNREAD_COLUMNS = ("tools", "functions", "choices", "options")
+"""Columns of conversations and of exams that are not read. A note reports them."""
 LABEL_COLUMNS = {
     "task": ("task", "category"),
     "split": ("split",),

@@ -1,5 +1,6 @@
 """Turns a value of a file into text, exactly as it is in the file."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,17 @@ class Number(str):
     """A number of a JSON file with its original digits, of any length: 4 stays 4, 1.50 stays 1.50."""
 
     __slots__ = ()
+
+
+def _constant(name: str) -> Number | None:
+    """None for NaN, which pandas writes for a missing value."""
+    return None if name == "NaN" else Number(name)
+
+
+# Not strict, so that raw tabs inside texts are accepted.
+DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_constant, strict=False)
+decoded = DECODER.decode
+"""The value of JSON text. Numbers keep their digits."""
 
 
 class OddValueError(ValueError):

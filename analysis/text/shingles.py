@@ -1,11 +1,12 @@
 """Word shingles as 64-bit hashes, for near-duplicate search and decontamination.
 
-Words are those of `analysis.text.characters`, in lower case, including words of one letter. In scripts without spaces,
+Words are those of `analysis.text.characters`, in lower case, including words of one letter. All forms of i are one. In scripts without spaces,
 each character is a token. Every other visible character is also a token, so `a + b` and `a - b` differ. The hash
 function is defined here and does not depend on a library's version, so the same text has the same shingles everywhere.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numba
 import numpy as np
@@ -63,10 +64,18 @@ def shingles(texts: pl.Series, size: int, *, punctuation: bool, by_length: bool 
     """
     data = np.frombuffer(texts.str.join("").item().encode(), dtype=np.uint8)
     ends = np.concatenate([[0], texts.str.len_bytes().cast(pl.Int64).cum_sum().to_numpy()]).astype(np.int64)
-    tokens, weights, offsets = _token_hashes(data, ends, punctuation, character_table())
+    tokens, weights, offsets = _token_hashes(data, ends, punctuation, _characters())
     if not by_length:
         weights.fill(WORD_WEIGHT)
     return Rows(*_sorted_windows(tokens, weights, offsets, size * WORD_WEIGHT))
+
+
+@cache
+def _characters() -> NDArray[np.int32]:
+    """The table of characters, with one i: in Turkish, KISA is the capital form of kısa, and İYİ that of iyi."""
+    table = character_table().copy()
+    table[[ord("ı"), ord("İ")]] = ord("i")
+    return table
 
 
 def jaccard(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> float:

@@ -158,7 +158,7 @@ def files(read: FilesConfig, field: str, must_exist: bool, *, urls: bool = False
 
 def _path(path: str, field: str, must_exist: bool) -> Iterator[AnyProblem]:
     from analysis.sources import matching_files
-    from analysis.sources.files import SUFFIXES
+    from analysis.sources.files import SUFFIXES, format_of
 
     if not path.strip() or "\0" in path or not is_text(path):
         yield Problem(field, "a file or a glob", path)
@@ -182,7 +182,7 @@ def _path(path: str, field: str, must_exist: bool) -> Iterator[AnyProblem]:
     for file in found:
         if not os.access(file, os.R_OK):
             yield Problem(field, "a file that can be read", str(file), "This user may not read it.")
-        elif file.suffix.lower() not in SUFFIXES:
+        elif format_of(file) not in SUFFIXES:
             yield Problem(field, f"a file with one of the suffixes {listed(SUFFIXES)}", str(file))
         elif file.stat().st_size == 0:
             yield Problem(field, "a file with records", str(file), "It is empty.")

@@ -43,12 +43,12 @@ def newest_corpus(store: Path) -> str | None:
 
 def files_at_rest(folder: Path) -> list[Path]:
     """Files of known kinds that nobody writes any more, by name."""
-    from analysis.sources.files import SUFFIXES
+    from analysis.sources.files import SUFFIXES, format_of
 
     before = time.time() - SECONDS_AT_REST
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted(
-        path for path in found if path.is_file() and path.suffix in SUFFIXES and path.stat().st_mtime <= before
+        path for path in found if path.is_file() and format_of(path) in SUFFIXES and path.stat().st_mtime <= before
     )
 
 

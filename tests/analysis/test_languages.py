@@ -1,6 +1,7 @@
 """The same in every language: clusters, structure, duplicates, leaks, terms and the prompt classifier."""
 
 import random
+import re
 from itertools import pairwise
 
 import polars as pl
@@ -58,6 +59,20 @@ def test_a_character_less_is_a_near_duplicate(language: str) -> None:
     rows = [(text, "train") for text in [*texts, *shorter]]
     assert dropped(rows, CleanConfig(decontaminate=False)) == {"near_duplicate": 20}
     assert not dropped(rows[:20], CleanConfig(decontaminate=False))
+
+
+@pytest.mark.parametrize("language", ["English", "Russian", "Turkish"])
+def test_a_letter_less_in_a_short_text_is_a_near_duplicate(language: str) -> None:
+    """Of sixteen words, one changed word would be another document."""
+    texts, shorter = [], []
+    for text in documents(language, 5, n_words=16).texts:
+        long = re.search(r"\w{5,}", text)
+        if long is not None:
+            texts.append(text)
+            shorter.append(text[: long.start() + 2] + text[long.start() + 3 :])
+    rows = [(text, "train") for text in [*texts, *shorter]]
+    found = dropped(rows, CleanConfig(decontaminate=False)).get("near_duplicate", 0)
+    assert found >= 0.8 * len(texts) > 8  # MinHash finds most pairs
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -13,6 +13,7 @@ from analysis.sources.formats.labels import LabelledTable, names_in_features, wi
 from analysis.sources.formats.parquet_table import ParquetTable, arrow_values, row_places
 from analysis.sources.records import SourceError
 
+TEXTS = ("string", "large_string", "")
 FREE_FIELDS = ("name", "version", "data_dir", "data_files", "description", "features")
 """Fields of a builder's configuration that do not change how its files are read."""
 
@@ -97,7 +98,7 @@ class DatasetTable:
         """Add a note on converted numbers: `datasets` gives each column one type, so 4 beside 0.5 becomes 4.0."""
         if self.dataset.info.builder_name not in ("json", "csv"):
             return
-        changed = [name for name in chosen if getattr(self.dataset.features[name], "dtype", "") not in ("string", "")]
+        changed = [name for name in chosen if getattr(self.dataset.features[name], "dtype", "") not in TEXTS]
         labels = names_in_features(self.dataset.features)
         if others := [name for name in changed if name not in labels]:
             self.note(

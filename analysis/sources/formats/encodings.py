@@ -15,6 +15,7 @@ MARKS = (  # longer marks first, because UTF-32's mark begins like UTF-16's
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
 COMPRESSIONS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bz2"))
+OTHERS = ((b"PK\x03\x04", "a zip archive"), (b"\xfd7zXZ", "compressed with xz"), (b"7z\xbc\xaf", "a 7z archive"))
 SAMPLE_BYTES = 4_096
 
 
@@ -26,10 +27,13 @@ def open_text(path: Path, encoding: str | None = None, newline: str | None = Non
         encoding: name of a Python encoding. None takes it from the byte order mark, else UTF-8.
 
     Raises:
-        SourceError: the encoding is unknown, or the file is UTF-16 without a byte order mark.
+        SourceError: the encoding is unknown, the file is UTF-16 without a byte order mark, or it is packed otherwise.
     """
     with _bytes(path) as file:
         start = file.read(SAMPLE_BYTES)
+    for magic, name in (*OTHERS, *((magic, f"compressed twice, with {name}") for magic, name in COMPRESSIONS)):
+        if start.startswith(magic):
+            raise SourceError(f"the file is {name}; expected text, or text in gzip, zstd or bzip2. Unpack it first")
     chosen = _encoding(start, encoding)
     return io.TextIOWrapper(_bytes(path), encoding=chosen, errors="replace", newline=newline)
 

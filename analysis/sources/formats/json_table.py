@@ -11,21 +11,12 @@ from typing import Any
 from analysis.sources.formats.blocks import BLOCK_ROWS, Block, Wanted
 from analysis.sources.formats.encodings import open_text
 from analysis.sources.records import SourceError
-from analysis.sources.values import Number, describe
+from analysis.sources.values import DECODER, describe
 
 CHUNK_CHARACTERS = 100_000
 """Number of objects decoded at a time. A small number stays in the CPU cache and avoids garbage collection."""
 NOT_BLANK = re.compile(r"\S")
 Row = dict[str, Any]
-
-
-def _constant(name: str) -> Number | None:
-    """None for NaN, which pandas writes for a missing value."""
-    return None if name == "NaN" else Number(name)
-
-
-# not strict, so that raw tabs inside texts are accepted
-DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_constant, strict=False)
 
 
 @dataclass(frozen=True)
@@ -210,7 +201,8 @@ def _unwrapped(value: Row, wanted: Wanted) -> Sequence[Row]:
             "the file is an object of columns, expected an array of objects, or one object a line. With pandas: "
             'to_json(path, orient="records")'
         )
-    if known or not lists:
+    is_chat = len(lists) == 1 and all({"role", "from"} & message.keys() for message in value[lists[0]])
+    if known or not lists or is_chat:
         return [value]
     if len(lists) > 1:
         raise SourceError(f"the file is an object with several lists of objects {lists}; expected one list in a file")

@@ -10,6 +10,7 @@ import pytest
 
 from analysis.corpus import deduplication
 from analysis.corpus.deduplication import CONTENT_SHARE, TEMPLATE_DOCUMENTS, near_duplicates
+from analysis.corpus.one_letter import one_letter_similarity
 from tests.analysis.plain_words import runs_of
 
 
@@ -62,6 +63,7 @@ def reference_near_duplicates(texts: list[str], threshold: float) -> set[int]:
     for row in range(len(texts)):
         for kept in range(row):
             alike = reference_jaccard(every[kept], every[row]) >= threshold
+            alike = alike or one_letter_similarity(texts[kept], texts[row]) >= threshold
             enough = CONTENT_SHARE * threshold
             if kept not in dropped and alike and reference_jaccard(content[kept], content[row]) >= enough:
                 dropped.add(row)

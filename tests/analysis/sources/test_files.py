@@ -77,7 +77,7 @@ def message(role: str, content: str) -> dict[str, str]:
             "4",
         ),
         ([message("user", "1"), message("assistant", "2"), message("user", "3")], "1", "2"),
-        ([message("user", "Hi")], "", ""),  # no answer: the cleaning step drops it as empty
+        ([message("user", "Hi")], "Hi", ""),  # no answer: the cleaning step drops it as empty
     ],
 )
 def test_chat_messages(tmp_path: Path, messages: list[dict[str, str]], prompt: str, completion: str) -> None:

@@ -257,6 +257,18 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
         [("s\n\nUser: 1\n\nAssistant: 2\n\nUser: 3", "4"), ("5", "6")],
     ),
     (
+        "numbers in a history",
+        ALL,
+        [{"instruction": "3", "output": "4", "history": '[[1.50, "2"]]'}] * 2,
+        [("User: 1.50\n\nAssistant: 2\n\nUser: 3", "4")] * 2,
+    ),
+    (
+        "a question without an answer",
+        ALL,
+        [{"messages": [said("user", "u")]}, {"messages": [said("user", "u"), said("tool", "t")]}],
+        [("u", ""), ("User: u\n\nTool: t", "")],
+    ),
+    (
         "two shapes in one file",
         ALL,
         [{"prompt": "p", "completion": "c"}, {"messages": [said("user", "u"), said("assistant", "a")]}],

@@ -1,6 +1,10 @@
 """Files that cannot be read as what they claim to be: one clear error each, and what is read beside a note."""
 
+import bz2
+import gzip
 import json
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,7 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a.json", '{"prompt": ["p"], "completion": ["c"]}', {}, "an object of columns"),
     ("a.json", f'{{"train": [{PAIR}], "test": [{PAIR}]}}', {}, r"several lists of objects \['train', 'test'\]"),
     ("a.json", '{"version": 1, "rows": 3}', {}, r"no known shape in the columns \['version', 'rows'\]"),
+    ("a.json", '{"dialog": [{"role": "user", "content": "u"}]}', {}, r"no known shape in the columns \['dialog'\]"),
     ("a.json", '"a text"', {}, "value 1 of the file: expected a JSON object, got the text 'a text'"),
     ("a.jsonl", PAIR + "[" * 100_000 + "\n", {}, "line 2: the JSON is nested too deep"),
     # conversations
@@ -99,6 +104,13 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     # encodings
     ("a.jsonl", PAIR.encode("utf-16-le"), {}, "looks like UTF-16 without a mark; name it: encoding: utf-16-le"),
     ("a.csv", "prompt,completion\np,c\n".encode("utf-16-be"), {}, "name it: encoding: utf-16-be"),
+    # packed files
+    ("a.jsonl", gzip.compress(gzip.compress(PAIR.encode())), {}, "a.jsonl: the file is compressed twice, with gzip"),
+    ("a.jsonl.gz", gzip.compress(PAIR.encode() * 999)[:60], {}, "a.jsonl.gz: Truncated compressed stream"),
+    ("a.csv", lzma.compress(b"prompt,completion\n"), {}, "the file is compressed with xz; .*Unpack it first"),
+    ("a.jsonl", b"PK\x03\x04" + b"0" * 99, {}, "the file is a zip archive"),
+    ("a.zip", PAIR, {}, "unknown suffix '.zip'"),
+    ("a.gz", PAIR, {}, "unknown suffix '.gz'"),
     ("a.jsonl", PAIR, {"encoding": "latin1000"}, "encoding: got 'latin1000', expected a name that Python knows"),
 ]
 
@@ -180,6 +192,46 @@ def test_what_was_not_read_is_said(tmp_path: Path) -> None:
     message = {"role": "assistant", "content": "a", "reasoning": "because", "tool_calls": [{"arguments": "{}"}]}
     row = json.dumps({"messages": [{"role": "user", "content": "u"}, message]})
     assert "not read: ['reasoning', 'tool_calls without a name']" in notes(path, row)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"question": "q", "choices": ["x", "y"], "answer": 1}, "column 'choices' is not read"),
+        ({"question": "q", "options": {"A": "x"}, "answer": "A"}, "column 'options' is not read"),
+        (
+            {"prompt": "p", "completion": "c", "messages": [{"role": "user", "content": "u"}]},
+            r"columns ['completion', 'prompt'] are read only where ['messages'] are empty",
+        ),
+        ({"prompt": "p", "completion": "c", "response": "r"}, "columns ['response'] are read only where"),
+        ({"instruction": "i", "input": "x", "output": "o"}, ""),
+        (
+            {"messages": [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]},
+            "conversations that end with a question: 1 (the first: record 1, column 'messages')",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 0}]},
+            "weight: 0 (do not train on this message)",
+        ),
+        ({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 1}]}, ""),
+    ],
+)
+def test_what_may_be_read_otherwise_is_said(tmp_path: Path, row: dict[str, Any], expected: str) -> None:
+    found = notes(tmp_path / "a.jsonl", json.dumps(row))
+    assert expected in found
+    assert bool(expected) == bool(found)
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, bz2.compress, lambda data: pa.compress(data, "zstd", asbytes=True)])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst", ".bz2"])
+def test_packed_text_under_any_name(tmp_path: Path, packed: Callable[[bytes], bytes], suffix: str) -> None:
+    assert read(tmp_path / f"a.jsonl{suffix}", packed(PAIR.encode())) == [("p", "c")]
+    assert read(tmp_path / f"a.b.CSV{suffix}", packed(b"prompt,completion\np,c\n")) == [("p", "c")]
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"It is a folder: name its files, as in .*/\*\.jsonl"):
+        read_source("mine", FilesSource((str(tmp_path),)))
 
 
 def test_other_names_are_explained_by_the_configuration(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""One letter of difference: which texts that is, and how similar they are, against sets of character trigrams."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.corpus.one_letter import one_letter_similarity
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("the storage of grain", "the storge of grain"),
+        ("the storage of grain", "the storaage of grain"),
+        ("the storage of grain", "the storake of grain"),
+        ("the storage of grain", "thestorage of grain"),
+        ("wheat, rye and oats", "wheat rye and oats"),
+        ("ağaçlar büyüyor", "ağaçlr büyüyor"),
+        ("हिन्दी में लेखकों", "हिन्दी में लखकों"),
+        ("storage", "storages"),
+        ("storage", "ttorage"),
+    ],
+)
+def test_a_letter_of_a_word(left: str, right: str) -> None:
+    assert one_letter_similarity(left, right) == one_letter_similarity(right, left) > 0
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("the same", "the same"),
+        ("add 12 and 7 apples", "add 13 and 7 apples"),
+        ("take room12 first", "take room13 first"),
+        ("take roomy1 first", "take room1 first"),
+        ("cost - price", "cost + price"),
+        ("cost-price", "cost+price"),
+        ("did he go", "did we go"),
+        ("the answer is A", "the answer is B"),
+        ("the storage of grain", "the stoarge of grain"),
+        ("the storage of grain", "the storage of"),
+        ("", "a"),
+    ],
+)
+def test_other_differences(left: str, right: str) -> None:
+    assert one_letter_similarity(left, right) == 0
+
+
+@given(st.permutations("abcdefghijklmnopqrstuvwxyz"), st.integers(3, 22), st.sampled_from(["", "é"]))
+def test_similarity_is_that_of_character_trigrams(letters: list[str], place: int, instead: str) -> None:
+    left = "".join(letters)
+    right = left[:place] + instead + left[place + 1 :]
+    first, second = ({text[i : i + 3] for i in range(len(text) - 2)} for text in (left, right))
+    assert one_letter_similarity(left, right) == len(first & second) / len(first | second)
