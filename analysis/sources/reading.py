@@ -143,8 +143,8 @@ class _Reader:
             self.notes.add(f"columns {sorted(others)} are read only where {sorted(self.texts.first)} are empty")
         if places := self.texts.chat.unanswered:
             self.notes.add(
-                f"conversations that end with a question: {len(places)} (the first: {places[0]}); what follows the last "
-                f"answer is not read"
+                f"conversations that end with a question: {len(places)} (the first: {places[0]}); what follows the "
+                "last answer is not read"
             )
         if self.texts.chat.unused:
             self.notes.add(f"these fields of messages are not read: {sorted(self.texts.chat.unused)}")
