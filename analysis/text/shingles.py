@@ -1,8 +1,9 @@
 """Word shingles as 64-bit hashes, for near-duplicate search and decontamination.
 
 Words are those of `analysis.text.characters`, in lower case, including words of one letter; all forms of i are one.
-In scripts without spaces, each character is a token. Every other visible character is also a token, so `a + b` and `a - b` differ. The hash
-function is defined here and does not depend on a library's version, so the same text has the same shingles everywhere.
+In scripts without spaces, each character is a token. Every other visible character is also a token, so `a + b` and
+`a - b` differ. The hash function is defined here and does not depend on a library's version, so the same text has the
+same shingles everywhere.
 """
 
 from dataclasses import dataclass
