@@ -37,6 +37,12 @@ def test_fullwidth_marks_separate_and_blanks_do_not_count() -> None:
     assert jaccard(marks[1], marks[2]) == 1
 
 
+def test_the_two_letters_i_of_turkish_are_one() -> None:
+    texts = pl.Series(["KISA VE İYİ BİR YAZI", "kısa ve iyi bir yazı"])
+    found = shingles(texts, 3, punctuation=True)
+    assert jaccard(found[0], found[1]) == 1
+
+
 def test_operators_tell_code_apart_only_with_punctuation() -> None:
     codes = pl.Series(["a + b", "a - b"])
     with_marks, words = (shingles(codes, 3, punctuation=marks) for marks in (True, False))
