@@ -177,10 +177,11 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=400, help="of each file")
     parser.add_argument("--tokens", type=int, default=1500, help="budget of each adapter")
     parser.add_argument("--prompts", type=int, default=4, help="held-out prompts of each source")
+    parser.add_argument("--folder", type=Path, help="empty folder to walk in, which is kept; else a temporary one")
     arguments = parser.parse_args()
     load = os.getloadavg()
     with tempfile.TemporaryDirectory() as scratch:
-        walk = Walk(Path(scratch).resolve())
+        walk = Walk((arguments.folder or Path(scratch)).resolve())
         install(walk)
         write_files(walk.folder, arguments.corpora, arguments.records)
         files = " ".join(f"{name}.jsonl" for name in SHAPES)
@@ -211,7 +212,7 @@ def main() -> None:
         "versions": {name: version(name) for name in ("xllamacpp", "torch", "peft", "dagster")},
         "environment": environment(),
     }
-    text = json.dumps(result, indent=1).replace(scratch, "FOLDER").replace(str(ROOT), "ROOT")
+    text = json.dumps(result, indent=1).replace(str(walk.folder), "FOLDER").replace(str(ROOT), "ROOT")
     RESULTS.write_text(text.replace(sys.executable, "python") + "\n")
     print({name: value for name, value in result.items() if isinstance(value, int | float)})
 

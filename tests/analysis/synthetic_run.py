@@ -128,7 +128,7 @@ def report_inputs(texts: Sequence[str], sources: Sequence[str], n_clusters: int 
     sweep = pl.DataFrame({"n_clusters": ks, "inertia": len(texts) * (0.35 + 0.65 * np.exp(-(ks - 1) / 1.8))})
     return ReportInputs(
         title="A made-up run",
-        command="dagster job execute -m pipelines.definitions -j hydralora -c pipelines/configs/quickstart.yaml",
+        command="hydralora run pipelines/configs/quickstart.yaml",
         provenance={"seed": "0", "torch": "2.13.0", "corpus fingerprint": "5f1c0ffee0123456"},
         choice={
             "num_clusters": n_clusters, "interval": (n_clusters - 1, n_clusters + 1), "rule": "l_method",
