@@ -115,7 +115,7 @@ def comparison_markdown(table: pl.DataFrame, reference: str) -> str:
 
     Args:
         table: table from `compare_losses`, with `learning_rate` and the parameter counts `a, b, router, shared_expert,
-            other, n_parameters`. If costs were measured, also `tokens_per_second, generated_per_second,
+            shared_lora, other, n_parameters`. If costs were measured, also `tokens_per_second, generated_per_second,
             peak_memory_gib, hours, cpu_kwh, gpu_kwh, ram_kwh`. Missing values are left empty.
         reference: method whose loss is subtracted.
     """
@@ -125,7 +125,7 @@ def comparison_markdown(table: pl.DataFrame, reference: str) -> str:
         f"minus {reference}": lambda row: _interval(row, "difference", "{:+.4f}"),
         "perplexity": lambda row: _number(row["perplexity"], "{:.3f}"),
         "trained": lambda row: _number(row["n_parameters"], "{:,}"),
-        "A / B / router / other": _parts,
+        "A / B / shared LoRA / router / other": _parts,
         "rate": lambda row: _number(row["learning_rate"], "{:g}"),
     }
     if "hours" in table.columns:
@@ -154,7 +154,8 @@ def _parts(row: dict[str, int]) -> str:
     """Parameter counts as text. The always-on expert counts as one more B."""
     if row["n_parameters"] is None:
         return ""
-    return " / ".join(f"{n:,}" for n in (row["a"], row["b"] + row["shared_expert"], row["router"], row["other"]))
+    parts = (row["a"], row["b"] + row["shared_expert"], row["shared_lora"], row["router"], row["other"])
+    return " / ".join(f"{n:,}" for n in parts)
 
 
 def _joined(row: dict[str, float | None], names: tuple[str, ...], form: str) -> str:

@@ -5,10 +5,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.cli.configurations import checked_experts, checked_methods, has_gpu, job_values
 from pipelines.cli.telling import checked_folder, columns_of, fail, one_error, print_json
+
+if TYPE_CHECKING:
+    from pipelines.store.io_manager import ArtifactStore
 
 TRAINED = ("tokenised_documents", "hydralora_adapter")
 
@@ -42,13 +45,15 @@ def for_job(values: dict[str, Any], job: str) -> dict[str, Any]:
 
 
 def tell_results(path: Path, job: str, as_json: bool) -> None:
-    """N, losses and the report of the last run of a configuration."""
+    """N, losses and the report of the last run of a configuration; of a comparison its table."""
     from pipelines.store.artifacts import ArtifactError
     from pipelines.store.io_manager import store_of
     from pipelines.summary import corpus_summary, summary
 
     store = store_of(path)
-    if as_json:
+    if job == "compare":
+        tell_comparison(store, as_json)
+    elif as_json:
         asset = "corpus_report" if job == "corpus" else "report"
         with one_error(ArtifactError, OSError):
             made = store.last(asset)
@@ -122,7 +127,12 @@ def compare_files(request: Request, methods: Sequence[str], as_json: bool) -> No
     _execute(values, "compare")
     from pipelines.store.io_manager import ArtifactStore
 
-    table = ArtifactStore(directory=str(request.out)).last("method_comparison")
+    tell_comparison(ArtifactStore(directory=str(request.out)), as_json)
+
+
+def tell_comparison(store: "ArtifactStore", as_json: bool) -> None:
+    """The table of the last comparison in a store."""
+    table = store.last("method_comparison")
     if as_json:
         print_json(table.read("comparison").to_dicts())
         return
