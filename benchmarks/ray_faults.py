@@ -85,7 +85,7 @@ def kill_nodes(folder: Path, sources: Any, evaluation: Any, expected: dict[str, 
         while len(killed) < KILLS:
             out = folder / f"nodes-{len(runs)}"
             before = len(starts(folder / "starts"))
-            result = sharded_corpus(sources, str(out), engine, CONFIG, evaluation=evaluation, say=say)
+            result = sharded_corpus(sources, str(out), engine, CONFIG, evaluation=evaluation, log=say)
             time.sleep(3)  # the last kill
             tasks = sum(ran for _, ran in result["stages"].values())
             started = len(starts(folder / "starts")) - before
@@ -129,7 +129,7 @@ def drive(folder: Path) -> None:
         given = [{n: FilesSource((path,)) for n, path in side.items()} for side in (sources, evaluation)]
         result = sharded_corpus(
             given[0], str(folder / "out"), Counting(folder / "starts"), CONFIG, evaluation=given[1],
-            say=lambda text: print(text, flush=True),
+            log=lambda text: print(text, flush=True),
         )  # fmt: skip
     finally:
         stop(cluster)

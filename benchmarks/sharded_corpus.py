@@ -79,7 +79,7 @@ def measure(name: str, folder: Path, out: Path) -> dict[str, Any]:
     try:
         sharded_corpus({"web": few}, str(out / "few"), engine, small)
         before, start = cpu_seconds(engine, name), time.perf_counter()
-        result = sharded_corpus({"web": every}, str(out / "every"), engine, config, say=say)
+        result = sharded_corpus({"web": every}, str(out / "every"), engine, config, log=say)
         wall = time.perf_counter() - start
         spent = {kind: seconds - before[kind] for kind, seconds in cpu_seconds(engine, name).items()}
         laps.append(("end", time.perf_counter()))

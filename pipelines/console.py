@@ -56,7 +56,7 @@ class StageHandler(logging.Handler):
         event: dg.DagsterEvent | None = meta.get("dagster_event")
         if event is None:
             message = str(meta.get("orig_message") or record.getMessage())
-            # Dagster tells it of every step after a failed one.
+            # Dagster logs this for every step after a failed one.
             follows = message.startswith("Dependencies for step")
             return None if follows or record.levelno < self._least else f"  {message}"
         step = event.step_key or ""
@@ -103,19 +103,19 @@ def _share(step: str) -> float:
 
 
 def _is_of_no_step(data: Any) -> bool:
-    """A failed step has been told already."""
+    """Whether the failure belongs to no step. That of a step was printed before."""
     return data.error is not None and data.first_step_failure_event is None
 
 
 def failure_text(error: Any) -> str:
-    """The sentence of a `dagster.Failure`; of any other exception its stack trace, which whoever mends it needs."""
+    """The sentence of a `dagster.Failure`; the stack trace of any other exception, for the person who mends it."""
     while error is not None and error.cause is not None:
         error = error.cause
     if error is None:
         return "No reason is known."
     if error.cls_name == "Failure":
         return str(error.message).removeprefix("dagster._core.definitions.events.Failure: ").strip()
-    return f"This is a bug, or an error that nobody thought of:\n{error.to_string()}"
+    return f"This is a bug, or an error that was not foreseen:\n{error.to_string()}"
 
 
 def _counts(event: dg.DagsterEvent) -> str:

@@ -1,7 +1,7 @@
 """The jobs: the main job and its parts, new documents, the comparison of methods, and the paper's tables.
 
 None has a default configuration: Dagster would fill what a user's configuration leaves out with values of the default,
-down to single fields, and nobody would see it.
+down to single fields, without a message.
 """
 
 import dagster as dg

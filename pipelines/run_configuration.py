@@ -7,7 +7,7 @@ import yaml
 
 
 class ConfigurationError(ValueError):
-    """A file that is no run configuration."""
+    """A file that is not a run configuration."""
 
 
 class _Loader(yaml.SafeLoader):

@@ -106,8 +106,8 @@ class Analysis:
         return (
             f"{size} One LoRA of rank {SHARED_RANK} for all, and {self.num_experts} experts of rank {RANK}: in a "
             f"square layer as many parameters as a LoRA of rank {rank:g}. The smallest expert, {smallest['group']}, "
-            f"gets {smallest['n_documents']:,} documents (about {_rounded(smallest['n_tokens'])} tokens). Whether "
-            "experts beat a plain LoRA on this corpus only training tells."
+            f"gets {smallest['n_documents']:,} documents (about {_rounded(smallest['n_tokens'])} tokens). Only "
+            "training shows whether experts beat a plain LoRA on this corpus."
         )
 
     @cached_property
@@ -118,7 +118,7 @@ class Analysis:
         number = training[self.grouping.kind].cast(pl.String).replace_strict(names, range(len(names)))
         terms = top_terms(training["prompt"], number.to_numpy(), 8)
         by_group = terms.group_by("cluster").agg(pl.col("term").sort_by("rank"))
-        told = dict(by_group.iter_rows())
+        terms_of = dict(by_group.iter_rows())
         n_bytes = pl.col("prompt").str.len_bytes() + pl.col("completion").str.len_bytes()
         table = (
             training.with_columns(number=number)
@@ -135,7 +135,7 @@ class Analysis:
                 "n_documents": row["n_documents"],
                 "share": row["n_documents"] / len(training),
                 "n_tokens": row["n_tokens"],
-                "top_terms": told.get(row["number"], []),
+                "top_terms": terms_of.get(row["number"], []),
                 "sources": {one["source"]: one["n"] for one in row["sources"]},
             }
             for row in table.sort("number").iter_rows(named=True)

@@ -22,7 +22,7 @@ def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a URL, and the path within it.
 
     Raises:
-        ValueError: the library for this kind of URL is not installed.
+        ValueError: the library for this kind of URL is missing.
     """
     try:
         found: tuple[fsspec.AbstractFileSystem, str] = fsspec.core.url_to_fs(url)
@@ -39,7 +39,7 @@ def join(url: str, *names: str) -> str:
 
 
 def matching(pattern: str) -> list[str]:
-    """The files that a URL or glob matches, sorted, as URLs of the same kind. A file that exists is never a glob."""
+    """Files that a URL or glob matches, sorted, as URLs of the same kind. An existing file is never a glob."""
     system, path = open_url(pattern)
     found = [path] if system.isfile(path) else [name for name in system.glob(path) if system.isfile(name)]
     return sorted(system.unstrip_protocol(name) if "://" in pattern else str(name) for name in found)
@@ -92,7 +92,7 @@ def parquet_bytes(groups: Sequence[pl.DataFrame]) -> bytes:
     """A Parquet file. The bytes depend on the rows alone.
 
     Args:
-        groups: tables of one schema; each becomes a row group, at least.
+        groups: tables with one schema. Each becomes a row group, also an empty one.
     """
     file = io.BytesIO()
     schema = groups[0].to_arrow().schema
@@ -109,7 +109,7 @@ def row_groups_of(frame: pl.DataFrame) -> list[pl.DataFrame]:
 
 
 def read_table(url: str, columns: Sequence[str] | None = None, group: int | None = None) -> pl.DataFrame:
-    """Some columns of a Parquet file, and one row group of it or all."""
+    """Read some columns of a Parquet file: one row group, or all of them if `group` is None."""
     system, path = open_url(url)
     wanted = None if columns is None else list(columns)
     with system.open(path, "rb") as file, pq.ParquetFile(file) as parquet:

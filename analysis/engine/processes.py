@@ -6,7 +6,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from analysis.engine.tasks import ATTEMPTS, Task, died, perform, take_one_thread
+from analysis.engine.tasks import ATTEMPTS, Task, dead_task, perform, take_one_thread
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """polars' handler of SIGINT restarts waits without a limit, so Ctrl-C would only be noticed when a task ends."""
@@ -15,8 +15,8 @@ SECONDS_BETWEEN_LOOKS = 1.0
 class ProcessEngine:
     """Runs tasks in `n_workers` processes, each with one thread for each library.
 
-    The processes stay from stage to stage until `close`. If one dies, all tasks in progress are started again, one at a
-    time, to find the one that is the cause.
+    The processes stay from stage to stage until `close`. If one dies, all tasks in progress start again, one at a time,
+    to find the cause.
 
     Raises:
         ValueError: `n_workers` is not positive.
@@ -44,7 +44,7 @@ class ProcessEngine:
                 yield position, _alone(tasks[position])
 
     def _together(self, tasks: Sequence[Task], waiting: list[int], suspects: list[int]) -> Iterator[tuple[int, Any]]:
-        """Run waiting tasks until they are done or the pool breaks; what ran then goes to `suspects`."""
+        """Run waiting tasks until they are done or the pool breaks. Tasks that ran when it broke go to `suspects`."""
         self._pool = self._pool or _new_pool(self.n_workers)
         futures: dict[Future[Any], int] = {}
         try:
@@ -70,7 +70,7 @@ def _alone(task: Task) -> Any:
                 return pool.submit(perform, task).result()
         except BrokenProcessPool:
             continue
-    raise died(task)
+    raise dead_task(task)
 
 
 def _new_pool(n_workers: int) -> ProcessPoolExecutor:

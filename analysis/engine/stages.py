@@ -1,8 +1,8 @@
-"""Stages of shards: every task writes its files and then a marker, and a stage runs the tasks without a marker.
+"""Stages of shards. Every task writes its files and then a marker; a stage runs the tasks that have no marker.
 
-A task is addressed by a fingerprint of the code version, its function and its arguments; files among the arguments
-count by their content. So the files of an interrupted run are used again, those of other code or other data are not,
-and any engine writes the same bytes to the same places.
+The address of a task is a fingerprint of the code version, the function and the arguments. Files among the arguments
+count by content. So an interrupted run goes on with its files, other code or data gets other files, and every engine
+writes the same bytes to the same places.
 """
 
 import json
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.engine.files import digest, join, open_url, read_json, size_of, write_bytes, write_json
-from analysis.engine.tasks import Engine, Task, found
+from analysis.engine.tasks import Engine, Task, function_of
 
 FAN_IN = 8
 """How many files a task of a reduction merges. It is fixed, so that sums have one order on every engine."""
@@ -51,15 +51,15 @@ class Stages:
 
     Args:
         out: URL that every worker can write to.
-        code_version: of the functions; files of another version are not used.
-        say: is told what each stage has to do.
+        code_version: version of the functions. Files of another version are not used.
+        log: gets a line about what each stage has to do.
 
     Attributes:
-        counts: stage -> number of tasks, and of those that ran now.
+        counts: stage -> number of tasks, and number of tasks that ran in this call.
     """
 
-    def __init__(self, engine: Engine, out: str, code_version: str, say: Callable[[str], object] = logger.info) -> None:
-        self.engine, self.out, self.code_version, self.say = engine, out, code_version, say
+    def __init__(self, engine: Engine, out: str, code_version: str, log: Callable[[str], object] = logger.info) -> None:
+        self.engine, self.out, self.code_version, self.log = engine, out, code_version, log
         self.counts: dict[str, tuple[int, int]] = {}
 
     def map(
@@ -69,8 +69,8 @@ class Stages:
 
         Args:
             stage: name of the folder of its files.
-            function: module and name, as of `Task`.
-            labels: what an error calls each task, usually the file that it reads.
+            function: `module:function`, see `Task`.
+            labels: name of each task in error messages, usually the file that it reads.
 
         Raises:
             ShardError: a task failed. All that was finished before is kept.
@@ -87,7 +87,7 @@ class Stages:
             if target not in finished
         }
         self.counts[stage] = (len(targets), len(tasks))
-        self.say(f"{stage}: {len(tasks)} of {len(targets)} tasks to do")
+        self.log(f"{stage}: {len(tasks)} of {len(targets)} tasks to do")
         missing = list(tasks)
         for position, marker in self.engine.run(list(tasks.values())):
             finished[missing[position]] = marker
@@ -111,7 +111,7 @@ class Stages:
         """Merge files in a tree of a fixed shape until one is left.
 
         Args:
-            function: takes `files` and returns an `Output` with the merged file under `suffix`. It also takes `more`.
+            function: takes `files` and `more`; returns an `Output` with the merged file under `suffix`.
         """
         level = 0
         while True:
@@ -134,7 +134,7 @@ class Stages:
 
 def make(function: str, arguments: dict[str, Any], target: str) -> dict[str, Any]:
     """Run a function, write its files, and write the marker last. This is what a worker does."""
-    output: Output = found(function)(**arguments)
+    output: Output = function_of(function)(**arguments)
     files = {}
     for suffix, content in output.files.items():
         write_bytes(f"{target}.{suffix}", content)
@@ -149,7 +149,7 @@ def _done(target: str, marker: Mapping[str, Any]) -> Done:
 
 
 def _finished(out: str, stage: str, targets: Sequence[str]) -> dict[str, Any]:
-    """The markers of finished tasks, whose files are there with their sizes."""
+    """Markers of finished tasks: all their files exist and have the recorded size."""
     system, path = open_url(join(out, stage))
     system.invalidate_cache()
     try:
@@ -172,7 +172,7 @@ def _finished(out: str, stage: str, targets: Sequence[str]) -> dict[str, Any]:
 
 
 def _content_only(value: Any) -> Any:
-    """Arguments without the places of files, of which only the content counts."""
+    """Arguments with the content of files in place of their URLs."""
     if isinstance(value, Mapping):
         if {"url", "digest"} <= set(value):
             return value["digest"]

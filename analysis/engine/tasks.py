@@ -1,4 +1,4 @@
-"""A task names a function and its arguments, so that any engine can run it: nothing but text crosses to a worker."""
+"""A task names a function and its arguments. Only text goes to a worker, so any engine can run it."""
 
 import importlib
 import os
@@ -24,7 +24,7 @@ class Task:
         function: module and name, `analysis.shards.reading:read_shard`. It takes the arguments by name and returns a
             value for JSON.
         arguments: values for JSON.
-        label: what an error calls the task: the stage and the file that it reads.
+        label: name of the task in error messages: its stage and the file that it reads.
     """
 
     function: str
@@ -67,7 +67,7 @@ def perform(task: Task) -> Any:
         ShardError: the function raised an error.
     """
     try:
-        return found(task.function)(**task.arguments)
+        return function_of(task.function)(**task.arguments)
     except Exception as error:
         text = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
         raise ShardError(f"{task.label}: {text}") from error
@@ -78,15 +78,15 @@ def take_one_thread() -> None:
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
 
 
-def died(task: Task) -> ShardError:
+def dead_task(task: Task) -> ShardError:
     """The error for a task whose process keeps dying."""
     return ShardError(
-        f"{task.label}: the process of this task died {ATTEMPTS} times, which is usually for want of memory. "
+        f"{task.label}: the process of this task died {ATTEMPTS} times, usually because memory ran out. "
         f"Make shards smaller (`shard_bytes`), or run fewer tasks at a time"
     )
 
 
-def found(name: str) -> Callable[..., Any]:
+def function_of(name: str) -> Callable[..., Any]:
     """The function with a name of the form `module:function`."""
     module, _, function = name.partition(":")
     value: Callable[..., Any] = getattr(importlib.import_module(module), function)

@@ -37,7 +37,7 @@ class CleanedShards:
     Attributes:
         shards: result of `analysis.shards.documents.shard_documents` for each shard.
         sample: file of the sample of training documents.
-        data_card: as of `analysis.corpus.data_card`.
+        data_card: see `analysis.corpus.data_card`.
         notes: what was not read.
     """
 

@@ -43,7 +43,7 @@ class ShardedConfig:
         balance_sources: whether a source counts at most five times as much as the smallest one.
         rule: how N is read off the sweep; see `analysis.clusters.choice.selection`.
         random_state: seed of the sample, of the SVD and of N; the sweep's seeds count up from it.
-        shard_bytes: size of the files in a shard, about. A worker needs some ten times as much memory.
+        shard_bytes: approximate size of the files in a shard. A worker needs about ten times as much memory.
     """
 
     clean: CleanConfig = field(default_factory=CleanConfig)
@@ -81,7 +81,7 @@ def sharded_corpus(
     *,
     evaluation: Mapping[str, FilesSource] | None = None,
     code_version: str = "",
-    say: Callable[[str], object] = logger.info,
+    log: Callable[[str], object] = logger.info,
 ) -> dict[str, Any]:
     """Run the corpus stage. A run that was interrupted goes on where it was.
 
@@ -90,20 +90,20 @@ def sharded_corpus(
         out: folder or URL for all files, which every worker can write to. One folder may serve many runs.
         engine: where tasks run. The files are the same on every engine.
         evaluation: benchmarks whose texts must not be trained on.
-        code_version: of this project; files that other code made are not used.
-        say: is told what each stage has to do.
+        code_version: version of this project. Files of another version are not used.
+        log: gets a line about what each stage has to do.
 
     Returns:
-        What `corpus.json` in `out` has, too: URLs of the Parquet files `documents`, `dropped`, `labels` in the order
+        The content of `corpus.json` in `out`: URLs of the Parquet files `documents`, `dropped`, `labels` in the order
         read, of the `map` of the sample and of the files of the corpus `model`; `data_card`, `choice` (of N),
-        `sizes` of clusters, `statistics`, `notes`, and `stages`: tasks, and those that ran now.
+        `sizes` of clusters, `statistics`, `notes`, and `stages`: tasks, and tasks that ran in this call.
 
     Raises:
         SourceError: no file matches a path.
         ShardError: a task failed; the message has the file.
         ValueError: the configuration cannot be used, or nothing is left.
     """
-    stages = Stages(engine, out, code_version, say)
+    stages = Stages(engine, out, code_version, log)
     evaluation = evaluation or {}
     shards, other = plan(sources, config.shard_bytes), plan(evaluation, config.shard_bytes)
     cleaning = ShardedCleaning(stages, shards, sources, config.clean)

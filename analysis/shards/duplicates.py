@@ -79,7 +79,7 @@ def shard_bands(records: Ref, dropped: Ref, counts: Ref, threshold: float) -> Ou
 
 
 def band_pairs(shards: Sequence[dict[str, Any]], band: int, part: int, n_parts: int) -> Output:
-    """Candidate pairs of one band: `pairs.parquet`. Arguments as of `exact_pairs`, with files of bands."""
+    """Candidate pairs of one band: `pairs.parquet`. Arguments as in `exact_pairs`, with files of bands."""
     ranks, keys = _keys(shards, str(band), part, n_parts)
     order = np.argsort(ranks)
     ranks, places = ranks[order], np.arange(len(ranks), dtype=np.uint32)

@@ -91,7 +91,7 @@ class AdapterState:
             )
 
     def refuse_without_peft_model(self, doing: str) -> None:
-        """Raise ValueError where layers were injected into a model that is no `PeftModel`."""
+        """Raise ValueError where layers were injected into a model that is not a `PeftModel`."""
         if not self.has_peft_model:
             raise ValueError(
                 f"Cannot {doing}: expected a `PeftModel`, got a model with injected layers. Save the adapter, and load "

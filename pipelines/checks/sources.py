@@ -73,7 +73,7 @@ def names(sources: Sequence[Any], field: str) -> Iterator[AnyProblem]:
             advice = f"{count} sources have it. Give each its own, or put the files under `paths` of one source."
             got: object = alike[0]
             if len(alike) > 1:
-                got, advice = alike, "Nobody can tell them apart: they look the same. Give them different names."
+                got, advice = alike, "They look the same in tables. Give them different names."
             yield Problem(field, "a different name for each source", got, advice)
 
 

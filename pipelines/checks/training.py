@@ -199,7 +199,7 @@ def _tokens(config: Any, model: BaseModel, skeleton: Any) -> Iterator[AnyProblem
     field = "ops.tokenised_documents.config"
     longest = getattr(skeleton.config, "max_position_embeddings", None)
     if longest is not None and config.max_length > longest:
-        advice = f"{model.name} knows no more positions."
+        advice = f"{model.name} has no more positions."
         yield Problem(f"{field}.max_length", f"at most {longest:,}", config.max_length, advice)
     try:
         Frame.of(model.tokenizer(), config.template)
@@ -241,7 +241,7 @@ def _sizes(run: ConfiguredRun, methods: Mapping[str, list[str]], skeleton: Any) 
             yield Problem(f"{RECIPE}.target_modules", "linear layers", got, advice)
     side, name = min(((min(module.weight.shape), name) for name, module in adapted.items()), default=(recipe.r, ""))
     if recipe.r > side:
-        advice = f"{name} has no more directions."
+        advice = f"A rank cannot be larger than the smaller side of a layer, here {name}."
         yield Problem(f"{RECIPE}.r", f"at most {side}", recipe.r, advice)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.cli.telling import checked_folder, columns_of, one_error, print_json
+from pipelines.cli.output import checked_folder, columns_of, one_error, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +25,7 @@ def analyze_files(
     start = time.perf_counter()
     progress = Console(stderr=True, highlight=False)
 
-    def tell(stage: "Stage") -> None:
+    def show_stage(stage: "Stage") -> None:
         left = f"about {stage.seconds_left:.0f} s left" if stage.seconds_left >= 1 else ""
         progress.print(
             f"[bold]{stage.name:<10}[/] {stage.seconds:5.1f} s  {stage.found}  [dim]{left}[/]", soft_wrap=True
@@ -36,7 +36,7 @@ def analyze_files(
 
         if not is_compiled():
             progress.print("The first start compiles kernels, once: about half a minute more.")
-        found = analyze(files, columns=mapping, max_clusters=max_clusters, random_state=seed, progress=tell)
+        found = analyze(files, columns=mapping, max_clusters=max_clusters, random_state=seed, progress=show_stage)
         report = found.write(out).html.resolve()
     if as_json:
         print_json({**found.to_dict(), "report": str(report)})

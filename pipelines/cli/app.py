@@ -139,9 +139,9 @@ def report(
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Say where the report is."""
-    from pipelines.cli.reporting import tell_report
+    from pipelines.cli.reporting import print_report
 
-    tell_report(path, show)
+    print_report(path, show)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from pipelines.cli.telling import checked_file, columns_of, fail, one_error, print_json
+from pipelines.cli.output import checked_file, columns_of, fail, one_error, print_json
 
 
 def assign_files(

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.telling import checked_folder, fail, one_error, print_json
+from pipelines.cli.output import checked_folder, fail, one_error, print_json
 
 RECORD = "run.json"
 

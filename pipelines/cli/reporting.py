@@ -3,10 +3,10 @@
 import webbrowser
 from pathlib import Path
 
-from pipelines.cli.telling import fail, one_error
+from pipelines.cli.output import fail, one_error
 
 
-def tell_report(path: Path, show: bool) -> None:
+def print_report(path: Path, show: bool) -> None:
     """Print the path of a report, and open it if wanted."""
     found = report_of(path)
     print(found.resolve())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.cli.configurations import checked_experts, checked_methods, has_gpu, job_values
-from pipelines.cli.telling import checked_folder, columns_of, fail, one_error, print_json
+from pipelines.cli.output import checked_folder, columns_of, fail, one_error, print_json
 
 if TYPE_CHECKING:
     from pipelines.store.io_manager import ArtifactStore
@@ -17,7 +17,7 @@ TRAINED = ("tokenised_documents", "hydralora_adapter")
 
 
 def run_file(path: Path, job: str, partition: str | None, as_json: bool) -> None:
-    """Check a configuration, run a job, and tell N, the verdict and the report's path."""
+    """Check a configuration, run a job, and print N, the verdict and the path of the report."""
     from pipelines.check import wrong_values
     from pipelines.jobs import JOBS
     from pipelines.run_configuration import ConfigurationError, read_configuration
@@ -30,7 +30,7 @@ def run_file(path: Path, job: str, partition: str | None, as_json: bool) -> None
         fail(wrong)
     prepare_home()
     _execute(values, job, file=str(path), partition=partition)
-    tell_results(path, job, as_json)
+    print_results(path, job, as_json)
 
 
 def for_job(values: dict[str, Any], job: str) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def for_job(values: dict[str, Any], job: str) -> dict[str, Any]:
     return {**values, "ops": {name: value for name, value in ops.items() if name in here or name not in known}}
 
 
-def tell_results(path: Path, job: str, as_json: bool) -> None:
+def print_results(path: Path, job: str, as_json: bool) -> None:
     """N, losses and the report of the last run of a configuration; of a comparison its table."""
     from pipelines.store.artifacts import ArtifactError
     from pipelines.store.io_manager import store_of
@@ -109,11 +109,15 @@ def train_files(request: Request, method: str | None, as_json: bool) -> None:
 
     store = ArtifactStore(directory=str(request.out))
     adapter, chosen = store.last("hydralora_adapter"), store.last("expert_assignment").json("expert_assignment")
-    told = {"num_experts": chosen["num_experts"], "reason": chosen["reason"], "adapter": str(adapter.folder.resolve())}
+    answer = {
+        "num_experts": chosen["num_experts"],
+        "reason": chosen["reason"],
+        "adapter": str(adapter.folder.resolve()),
+    }
     if as_json:
-        print_json(told)
+        print_json(answer)
         return
-    print(f"\nN = {told['num_experts']}. {told['reason']}\nAdapter: {told['adapter']}")
+    print(f"\nN = {answer['num_experts']}. {answer['reason']}\nAdapter: {answer['adapter']}")
     if "num_experts" in adapter_config(adapter.folder):
         print(f"Next: hydralora export {adapter.folder}")
 

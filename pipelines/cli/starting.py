@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.cli.configurations import checked_experts, configuration_text, estimate, has_gpu
-from pipelines.cli.telling import checked_file, columns_of, fail, one_error
+from pipelines.cli.output import checked_file, columns_of, fail, one_error
 
 
 def write_configuration(
@@ -17,7 +17,7 @@ def write_configuration(
     experts: str,
     force: bool,
 ) -> None:
-    """Write a configuration for files, after reading them once: a file that cannot be read is told now."""
+    """Read the files once, so that a broken one is refused now, and write a configuration for them."""
     mapping = columns_of(columns)
     checked_file(out)
     if out.exists() and not force:

@@ -1,7 +1,7 @@
 """Runs tasks on a Ray cluster.
 
 Only names, paths and small values pass between machines. Results lie in shared storage, because Ray does not recover
-the objects of a driver that died.
+the objects of a driver that dead_task.
 """
 
 import os
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from analysis.engine.tasks import ATTEMPTS, ShardError, Task, died, perform, take_one_thread
+from analysis.engine.tasks import ATTEMPTS, ShardError, Task, dead_task, perform, take_one_thread
 
 KERNELS = "analysis.shards.compiling:compile_kernels"
 WAITING_FOR_EACH_WORKER = 2
@@ -40,7 +40,7 @@ class RayEngine:
         After an error, tasks in progress are not cancelled: what they write is used by the next run.
 
         Raises:
-            ShardError: a task raised an error, or its process died too often.
+            ShardError: a task raised an error, or its process dead_task too often.
         """
         import ray
 
@@ -101,7 +101,7 @@ def _result(reference: Any, task: Task) -> Any:
             raise error.cause from None
         raise ShardError(f"{task.label}: {error.cause}") from error
     except RayError as error:  # the process, its machine, or its memory
-        raise died(task) from error
+        raise dead_task(task) from error
 
 
 def _perform(function: str, arguments: dict[str, Any], label: str) -> Any:

@@ -17,7 +17,7 @@ from pipelines.serving.errors import RequestError
 from pipelines.serving.setup.settings import Settings
 
 KEY = "HYDRALORA_BACKEND_KEY"
-"""Environment variable with the key for the proxy's own questions; requests carry the keys of their clients."""
+"""Environment variable with the key for the proxy's own requests; those of clients carry their own keys."""
 ASK_SECONDS = 10
 log = logging.getLogger("hydralora.serving")
 
@@ -27,7 +27,7 @@ class BackendMismatch(Exception):
 
 
 ASK_ERRORS = (BackendMismatch, aiohttp.ClientError, TimeoutError, ValueError)
-"""What may come of asking the backend."""
+"""Errors of a request to the backend."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ByNumber:
 
 
 class Backend:
-    """Connections to the backend, and what it was last found to have.
+    """Connections to the backend, and the LoRAs that it had when it was last asked.
 
     Attributes:
         addressing: how a request names a LoRA; None while it is unknown.
@@ -74,7 +74,7 @@ class Backend:
         self.urls = {path: URL(f"{settings.backend}/v1/{path}") for path in ("chat/completions", "completions")}
         timeout = aiohttp.ClientTimeout(None, sock_connect=settings.connect_seconds, sock_read=settings.idle_seconds)
         self.session = aiohttp.ClientSession(
-            # A backend closes idle connections after some seconds (uvicorn and llama.cpp after 5); be sooner.
+            # A backend closes idle connections after some seconds (uvicorn and llama.cpp after 5); close earlier.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3),
             timeout=timeout,
             auto_decompress=False,
@@ -123,7 +123,7 @@ class Backend:
         except BackendMismatch as error:
             self.set(None, str(error))
         except ASK_ERRORS as error:
-            # A backend that is away keeps its names; numbers may be others when it is back.
+            # A backend that restarts keeps the names of its LoRAs; their numbers may change.
             what = f"the backend does not answer ({type(error).__name__})"
             self.set(self.addressing if isinstance(self.addressing, ByName) else None, what)
 

@@ -31,7 +31,9 @@ def serve(
     conversation_header: Annotated[
         str, typer.Option(help="Request header that names a conversation.")
     ] = Settings.conversation_header,
-    max_requests: Annotated[int, typer.Option(help="Requests at work at once; more get 503.")] = Settings.max_requests,
+    max_requests: Annotated[
+        int, typer.Option(help="Requests in progress at a time; more get 503.")
+    ] = Settings.max_requests,
     max_body: Annotated[int, typer.Option(help="Largest request body, in bytes.")] = Settings.max_body_bytes,
     idle_seconds: Annotated[
         float, typer.Option(help="Longest silence of the backend, before an answer or within it.")

@@ -21,7 +21,7 @@ class Metrics:
         self.refused = Counter(
             "hydralora_refused", "Requests that were not passed on, by status.", ["status"], **registry
         )
-        self.active = Gauge("hydralora_active_requests", "Requests at work.", **registry)
+        self.active = Gauge("hydralora_active_requests", "Requests in progress.", **registry)
         self.decision = Histogram(
             "hydralora_decision_seconds",
             "Time to read a request and choose its model.",

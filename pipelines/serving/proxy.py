@@ -22,7 +22,7 @@ class Proxy:
         router: decides for the exports that are served now. `reload` replaces it at once, between two requests.
         backend: where requests go; set while the server runs.
         metrics: counts what happens.
-        active: number of requests at work.
+        active: number of requests in progress.
 
     Raises:
         ExportsError: the exports cannot be served with these settings.
@@ -47,7 +47,7 @@ class Proxy:
         return self.router.exports.models
 
     async def reload(self) -> None:
-        """Read the exports again. Requests at work keep what they have.
+        """Read the exports again. Requests in progress keep what they have.
 
         The old exports stay if the new ones are wrong, or if the backend does not have all of their LoRAs.
         """

@@ -53,7 +53,7 @@ class Router:
         Args:
             endpoint: what was asked.
             name: the client's name of the conversation.
-            client: what tells clients apart: their key.
+            client: the key that identifies the client.
 
         Raises:
             RequestError: the model is unknown, or the prompt cannot be read.

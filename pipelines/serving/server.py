@@ -15,7 +15,7 @@ KEEP_ALIVE = 75
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM; requests at work are finished first. SIGHUP reads the exports again.
+    """Serve until SIGINT or SIGTERM; requests in progress are finished first. SIGHUP reads the exports again.
 
     Raises:
         ExportsError: the exports cannot be served with these settings.

@@ -34,7 +34,7 @@ MADE_FROM = "hydralora"
 """Key in the metadata of each Parquet table and PNG: the artifact it belongs to, and what that was made from."""
 
 logger = logging.getLogger(__name__)
-Say = Callable[[str], object]
+Log = Callable[[str], object]
 
 
 class ArtifactError(RuntimeError):
@@ -217,7 +217,7 @@ def build_artifact(
     inputs: Mapping[str, Artifact],
     build: Callable[[Draft], None],
     mixes_runs: bool = False,
-    say: Say = logger.info,
+    log: Log = logger.info,
 ) -> Artifact:
     """Return the artifact of this code, configuration and inputs. Build it if it is missing or damaged.
 
@@ -228,7 +228,7 @@ def build_artifact(
         config: everything besides the inputs that changes the result; must be JSON-serialisable.
         build: function that writes the files into the draft. The draft may hold files of a killed build.
         mixes_runs: whether the inputs may come from different corpora, as in a comparison of two reports.
-        say: logger for messages about waiting and damage.
+        log: logger for messages about waiting and damage.
 
     Raises:
         ArtifactError: the inputs were made from different artifacts of the same asset.
@@ -239,16 +239,16 @@ def build_artifact(
     fingerprint = fingerprint_of(identity)
     if not mixes_runs:
         check_lineage(asset, inputs)
-    if found := _find(directory, asset, fingerprint, say):
+    if found := _find(directory, asset, fingerprint, log):
         _mark_used(found)
         return found
     folder = directory / asset / fingerprint
     with clear_disk_errors(directory):
         folder.parent.mkdir(parents=True, exist_ok=True)
     # The lock file needs disk space as well.
-    with clear_disk_errors(folder.parent), exclusive(folder.with_suffix(".lock"), say):
+    with clear_disk_errors(folder.parent), exclusive(folder.with_suffix(".lock"), log):
         # Another process may have built it while this one waited.
-        if found := _find(directory, asset, fingerprint, say, repair=True):
+        if found := _find(directory, asset, fingerprint, log, repair=True):
             return found
         draft = Draft(asset, fingerprint, folder.with_suffix(".partial"), _made_from(asset, fingerprint, inputs))
         draft.folder.mkdir(exist_ok=True)
@@ -285,10 +285,10 @@ def find_artifact(
     code_version: str,
     config: Mapping[str, Any],
     inputs: Mapping[str, Artifact],
-    say: Say = logger.info,
+    log: Log = logger.info,
 ) -> Artifact | None:
     """The artifact that `build_artifact` would reuse, or None if it would build one."""
-    return _find(directory, asset, fingerprint_of(_identity(asset, code_version, config, inputs)), say)
+    return _find(directory, asset, fingerprint_of(_identity(asset, code_version, config, inputs)), log)
 
 
 def _digest(record: Mapping[str, Any]) -> str:
@@ -297,7 +297,7 @@ def _digest(record: Mapping[str, Any]) -> str:
     return fingerprint_of({name: value for name, value in kept.items() if name != "digest"})
 
 
-def _find(directory: Path, asset: str, fingerprint: str, say: Say, *, repair: bool = False) -> Artifact | None:
+def _find(directory: Path, asset: str, fingerprint: str, log: Log, *, repair: bool = False) -> Artifact | None:
     """A complete artifact by its fingerprint. A damaged one counts as missing; `repair` moves it aside."""
     artifact = Artifact(asset, fingerprint, directory / asset / fingerprint, reused=True)
     if not artifact.folder.is_dir():
@@ -306,7 +306,7 @@ def _find(directory: Path, asset: str, fingerprint: str, say: Say, *, repair: bo
     if wrong is None:
         return artifact
     if repair:
-        say(f"{asset} is damaged and is built again: {wrong}")
+        log(f"{asset} is damaged and is built again: {wrong}")
         os.rename(artifact.folder, artifact.folder.with_suffix(f".damaged-{time.time_ns()}"))
     return None
 

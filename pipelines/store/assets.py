@@ -212,7 +212,7 @@ class _Declared:
             code_version=code_version(self.function.__module__),
             config=config,
             inputs=inputs,
-            say=context.log.info,
+            log=context.log.info,
         )
         return self._result(artifact, self.describe(**_taken(self.describe, given | {"artifact": artifact})))
 
@@ -223,7 +223,7 @@ class _Declared:
         if changed := _differing(config, self._identity(given)):
             raise ArtifactError(
                 f"what it reads changed while it was read: {', '.join(changed)}. The result would belong to neither "
-                f"version, so nothing was stored. Run again once nobody writes there."
+                f"version, so nothing was stored. Run again when nothing writes there."
             )
 
     def _identity(self, given: Mapping[str, Any]) -> dict[str, Any]:

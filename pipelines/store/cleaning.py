@@ -68,7 +68,7 @@ def referenced(directory: Path, runs: list[Path]) -> set[tuple[str, str]]:
     """Asset and fingerprint of everything that runs made, and of all it was made from.
 
     Raises:
-        ArtifactError: a record cannot be read; then nobody can tell what is needed.
+        ArtifactError: a record cannot be read, so what is still needed is unknown.
     """
     found: set[tuple[str, str]] = set()
     for folder in runs:

@@ -1,4 +1,4 @@
 """Reads each file format block by block: CSV, JSON, JSON lines, Parquet, and data sets in memory.
 
-Imports `records` and `values` of the room above; knows nothing of shapes and splits.
+Imports `records` and `values` of the room above; does not import shapes and splits.
 """

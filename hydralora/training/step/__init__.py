@@ -1,4 +1,4 @@
 """What makes a training step fast and small: packed rows, fused kernels, CUDA graphs, memory, the optimiser.
 
-Imports `hydralora.training.config` and rooms below training; knows nothing of the loop.
+Imports `hydralora.training.config` and rooms below training; does not import the loop.
 """

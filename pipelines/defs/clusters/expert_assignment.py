@@ -24,7 +24,7 @@ class ExpertsConfig(dg.Config):
     """What experts stand for."""
 
     grouping: Literal["auto", "sources", "tasks", "clusters"] = "auto"
-    """`auto`: sources, else tasks, where prompts tell them; else clusters."""
+    """`auto`: sources if they can be predicted from prompts, else tasks by the same rule, else clusters."""
     min_accuracy: float = Field(0.98, ge=0, le=1)
     """Of `auto`: the share of held-out prompts whose group must be found."""
     max_experts: int = Field(16, ge=1)

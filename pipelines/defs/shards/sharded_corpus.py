@@ -107,7 +107,7 @@ def sharded_corpus(
             settings,
             evaluation=_sources(config.evaluation_sets),
             code_version=code_version(corpus.__name__),
-            say=context.log.info,
+            log=context.log.info,
         )
     draft.write_json("corpus", {name: value for name, value in result.items() if name != "stages"})
     draft.write_table("map", read_table(result["map"]))

@@ -1,4 +1,4 @@
-"""Remembers which expert a conversation has, so that it keeps it."""
+"""Remembers the expert of a conversation, so that all its turns get the same one."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence

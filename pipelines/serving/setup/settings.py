@@ -14,18 +14,18 @@ class Settings:
     Attributes:
         exports: folder of a `domain_exports` artifact, or a folder with exactly one in it.
         backend: URL of the server with the LoRAs, without `/v1`.
-        threshold: a domain is taken if its probability is at least this; else the fallback.
+        threshold: smallest probability with which a domain is chosen; below it, the fallback answers.
         fallback: the model for prompts of no known domain; None for the `others` of the exports.
         base: the backend's name of the base model, if clients may ask for it.
         conversation_header: a request header that names a conversation.
         max_body_bytes: largest request body.
         max_header_bytes: largest head of a request.
-        max_requests: number of requests at work at once; more are answered with 503.
+        max_requests: number of requests in progress at a time; more are answered with 503.
         header_seconds, body_seconds: how long a client may take to send head and body.
         connect_seconds: how long the backend may take to accept a connection.
         idle_seconds: how long the backend may be silent before its first byte or between two.
         poll_seconds: how often the backend is asked which LoRAs it has.
-        access_log: whether each request is a line of the log. No line has a prompt or a key.
+        access_log: whether to log a line for each request. No line has a prompt or a key.
 
     Raises:
         ExportsError: a value is out of range.

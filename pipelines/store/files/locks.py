@@ -18,14 +18,14 @@ class LockError(RuntimeError):
 
 @contextmanager
 def exclusive(
-    path: Path, say: Callable[[str], object], *, timeout: float = TIMEOUT_SECONDS, note_every: float | None = None
+    path: Path, log: Callable[[str], object], *, timeout: float = TIMEOUT_SECONDS, note_every: float | None = None
 ) -> Iterator[None]:
     """Hold the lock file `path`. The file `<path>.owner` names the process that holds it.
 
     The operating system releases the lock if the process dies for any reason.
 
     Args:
-        say: logger that gets the owner's name after one second of waiting, and then every `note_every` seconds.
+        log: logger that gets the owner's name after one second of waiting, and then every `note_every` seconds.
         timeout: seconds to wait before giving up.
         note_every: seconds between two messages.
 
@@ -50,7 +50,7 @@ def exclusive(
                     f"Waited {waited:.0f} s for {path}, which {who} holds. If that process is stuck, end it and run "
                     f"again; the work is continued."
                 ) from None
-            say(f"waiting for {who}, which builds {path.with_suffix('').name} ({waited:.0f} s so far)")
+            log(f"waiting for {who}, which builds {path.with_suffix('').name} ({waited:.0f} s so far)")
             wait = every
     try:
         owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))

@@ -46,7 +46,7 @@ def test_same_bytes_and_a_node_dies(cluster: Any, tmp_path: Path) -> None:
             victim = cluster.worker_nodes.copy().pop()
             threading.Timer(0.2, cluster.remove_node, (victim, False)).start()
 
-    sharded_corpus(sources, str(tmp_path / "ray"), RayEngine(), CONFIG, evaluation=evaluation, say=say)
+    sharded_corpus(sources, str(tmp_path / "ray"), RayEngine(), CONFIG, evaluation=evaluation, log=say)
     assert content_of(tmp_path / "ray") == content_of(tmp_path / "one")
 
 

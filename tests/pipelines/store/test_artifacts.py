@@ -181,7 +181,7 @@ def test_a_damaged_artifact_is_reported_by_path_and_built_again(tmp_path: Path, 
         draft.write_array("values", np.arange(3))
 
     again = build_artifact(
-        tmp_path, "numbers", code_version="1", config={"number": 3}, inputs={}, build=write, say=said.append
+        tmp_path, "numbers", code_version="1", config={"number": 3}, inputs={}, build=write, log=said.append
     )
     assert calls == [made.fingerprint]
     assert str(path) in said[0]

@@ -1,4 +1,4 @@
-"""What commands say: progress and errors on stderr, results on stdout."""
+"""What commands print: progress and errors on stderr, results on stdout."""
 
 import json
 import os
