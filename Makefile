@@ -51,7 +51,7 @@ test-gpu: install ## tests that need a CUDA device
 chaos: install ## kill, damage, fill and crowd a store; figures in benchmarks/results/chaos.json
 	$(BIN)/python -m tests.chaos
 
-check: install ## formatting, lint, types, layers, spelling
+check: install ## formatting, lint (with docstrings of all that is public), types, layers, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -1,6 +1,8 @@
-"""What Dagster says of a configuration that does not fit a job, as problems."""
+"""What Dagster says of a configuration that does not fit a job, as problems; and wrong values that Dagster takes."""
 
+import logging
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -101,3 +103,56 @@ def _expected(snap: Any) -> str:
     if snap.kind.name in ("ARRAY", "NONEABLE_ARRAY"):
         return "a list"
     return _WORDS.get(snap.given_name or "", "a mapping of fields" if snap.fields else "another type")
+
+
+def unreadable_values(run_config: Mapping[str, Any]) -> list[AnyProblem]:
+    """Names and numbers that Dagster does not expect."""
+    return [*_fields_without_name(run_config, ""), *_numbers_too_large(run_config, "")]
+
+
+def _fields_without_name(values: Any, field: str) -> Iterator[AnyProblem]:
+    """Keys that are no text, which Dagster does not expect: YAML reads `1`, `yes` and `null` as other things."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            if not isinstance(name, str):
+                advice = "Put it in quotes if it is a name."
+                yield Problem(field or "configuration", "text as the name of a field", name, advice)
+            else:
+                yield from _fields_without_name(value, f"{field}.{name}" if field else name)
+    elif isinstance(values, list):
+        for i, value in enumerate(values):
+            yield from _fields_without_name(value, f"{field}[{i}]")
+
+
+def _numbers_too_large(values: Any, field: str) -> Iterator[AnyProblem]:
+    """Whole numbers that no library takes, wherever they stand."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from _numbers_too_large(value, f"{field}.{name}" if field else name)
+    elif isinstance(values, list):
+        for i, value in enumerate(values):
+            yield from _numbers_too_large(value, f"{field}[{i}]")
+    elif isinstance(values, int) and not -(2**63) <= values < 2**63:
+        yield Problem(field, "a number of at most 64 bits", values)
+
+
+def execution_problems(run_config: Mapping[str, Any]) -> Iterator[AnyProblem]:
+    """Of the sections `execution` and `loggers`: values that Dagster takes and then waits for ever, or ignores."""
+    steps = _section(run_config, "execution", "config", "multiprocess").get("max_concurrent")
+    if isinstance(steps, int) and steps < 0:
+        field = "execution.config.multiprocess.max_concurrent"
+        yield Problem(field, "at least 1 step at a time, or 0 for one on each core", steps)
+    limits = _section(run_config, "execution", "config", "multiprocess").get("tag_concurrency_limits")
+    for i, limit in enumerate(limits if isinstance(limits, list) else []):
+        if isinstance(limit, Mapping) and isinstance(limit.get("limit"), int) and limit["limit"] < 1:
+            field = f"execution.config.multiprocess.tag_concurrency_limits[{i}].limit"
+            yield Problem(field, "at least 1: no step would ever start", limit["limit"])
+    level = _section(run_config, "loggers", "console", "config").get("log_level")
+    if isinstance(level, str) and level.upper() not in logging.getLevelNamesMapping():
+        yield Problem("loggers.console.config.log_level", f"one of {listed(logging.getLevelNamesMapping())}", level)
+
+
+def _section(values: Any, *names: str) -> Mapping[str, Any]:
+    for name in names:
+        values = values.get(name) if isinstance(values, Mapping) else None
+    return values if isinstance(values, Mapping) else {}
