@@ -95,6 +95,13 @@ def test_results_keep_the_mean_of_a_benchmark_or_its_only_task() -> None:
     assert kept["task"].to_list() == ["mmlu", "gsm8k_local", "gsm8k_local"] * 2
 
 
+def reading(config: dict[str, Any], folder: Path, *assets: str) -> dict[str, Any]:
+    """The resources of a run that takes some assets from earlier runs."""
+    store = ArtifactStore(directory=str(folder / "store"))
+    inputs = {asset: store.last(asset).fingerprint for asset in assets}
+    return config["resources"] | {"store": {"config": {"directory": store.directory, "inputs": inputs}}}
+
+
 @pytest.mark.slow
 def test_a_run_of_the_study_is_one_partition(tmp_path: Path) -> None:
     """The partition trains the run that the study then finds done."""
@@ -105,13 +112,17 @@ def test_a_run_of_the_study_is_one_partition(tmp_path: Path) -> None:
     jobs = {name: definitions.resolve_job_def(name) for name in ("corpus", "study", "one_run")}
     assert jobs["corpus"].execute_in_process(run_config={"resources": config["resources"], "ops": corpus}).success
     one = {"study_run": {"config": {**PARTS, "domains": {"general": ["reversals"]}, "domain": "general"}}}
-    selected = {"resources": config["resources"], "ops": {"comparison_documents": {"config": PARTS}}}
-    tune = jobs["study"].get_subset(
-        asset_selection={dg.AssetKey("comparison_documents"), dg.AssetKey("learning_rates")}
-    )
+    tuned = ("tokenised_documents", "comparison_documents", "learning_rates")
+    ops = {name: op for name, op in config["ops"].items() if name in tuned}
+    tune = jobs["study"].get_subset(asset_selection={dg.AssetKey(name) for name in tuned})
+    selected = {
+        "resources": reading(config, tmp_path, "corpus_documents", "cluster_labels", "expert_assignment"),
+        "ops": ops,
+    }
     assert tune.execute_in_process(run_config=selected).success
+    inputs = ("corpus_documents", "document_features", "tokenised_documents", "learning_rates")
     result = jobs["one_run"].execute_in_process(
-        run_config={"resources": config["resources"], "ops": one}, partition_key="lora_r16:seed-0:tuned"
+        run_config={"resources": reading(config, tmp_path, *inputs), "ops": one}, partition_key="lora_r16:seed-0:tuned"
     )
     assert result.success
     (trained,) = [path for path in (tmp_path / "store" / "method_runs").iterdir() if path.is_dir()]
