@@ -27,7 +27,6 @@ def wrong_with(path: Path, job: str, partition: str | None = None) -> str:
     """All that is wrong with a file, a sentence a line; empty for nothing.
 
     Args:
-        path: of the run configuration.
         partition: key of the run's partition.
     """
     from pipelines.jobs import JOBS

@@ -20,7 +20,6 @@ def run(
     """Execute a job; whether it succeeded.
 
     Args:
-        partition: key of the run's partition.
         file: the configuration's file, which the report names.
         assets: the assets of the job that are wanted; None means all.
     """

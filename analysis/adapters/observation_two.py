@@ -40,7 +40,6 @@ class ObservationTwo:
 
     Attributes:
         verdict: "supported", "looks so, but A started equal", "not supported" or "cannot tell".
-        reason: the evidence in plain words.
         numbers: name -> mean subspace similarity or another measure; only those that this run has.
     """
 

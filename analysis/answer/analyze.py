@@ -35,7 +35,6 @@ class Stage:
     Attributes:
         name: one of `SHARES`.
         found: what came out, in words.
-        seconds: its wall time.
         seconds_left: estimate of the time until the end.
     """
 

@@ -23,7 +23,6 @@ class AssignedBlock:
         labels: [n_documents], number of the nearest centre.
         squared_distances: [n_documents], squared distance to that centre, 0 to 4.
         explained: [n_documents], share of a document that its features keep (see `FeatureBlock`).
-        statistics: counts over their texts.
     """
 
     labels: NDArray[np.int32]

@@ -62,7 +62,6 @@ def save_corpus_model(
 
     Args:
         explained: [n_documents], as in `FeatureBlock`.
-        statistics: counts over the texts of the documents.
     """
     labels = positions["cluster"].to_numpy()
     is_held_out = (documents["split"] == "test").to_numpy()

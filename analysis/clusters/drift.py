@@ -53,7 +53,6 @@ class AssignmentSummary:
         explained_shares: shares of the documents with known words in 50 bins of the square root of `explained`.
         n_explained: number of documents behind `explained_shares`.
         mean_squared_distance: mean squared distance of the documents to their centres.
-        statistics: counts over the texts.
     """
 
     cluster_counts: tuple[int, ...]
@@ -93,7 +92,6 @@ class Drift:
             distance).
         distance_ratio: mean squared distance to the centres, new documents / corpus.
         reconsider: whether N should be chosen again, with the new documents included.
-        reason: the verdict in words.
     """
 
     novelty: float | None

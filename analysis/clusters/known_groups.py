@@ -56,7 +56,6 @@ class Nearest:
         explained_shares: float64 [2, N_BINS], shares of documents in the bins: for this mixture of groups, and for a
             mixture of whole sources in the same proportions.
         n_explained: effective number of corpus documents behind the second row of `explained_shares`.
-        n_documents: number of new documents that were compared.
     """
 
     outside: float

@@ -38,7 +38,6 @@ class Done:
     """A finished task.
 
     Attributes:
-        value: the value that the function returned.
         files: suffix -> reference (`url`, `digest`, `bytes`), which can be an argument of another task.
     """
 
@@ -68,7 +67,6 @@ class Stages:
         """Run one task for each entry of `arguments`, unless it is finished; in order.
 
         Args:
-            stage: name of the folder of its files.
             function: `module:function`, see `Task`.
             labels: name of each task in error messages, usually the file that it reads.
 

@@ -23,7 +23,6 @@ class TextStatistics:
         n_invalid: documents that were not valid UTF-8; invalid bytes become replacement characters.
         n_without_words: documents without a word (of at least two characters).
         n_without_known_terms: documents with words, but none in the vocabulary.
-        n_known_tokens: number of words that are in the vocabulary.
     """
 
     n_documents: int = 0
@@ -64,7 +63,6 @@ class FeatureBlock:
         explained: float32 [n_documents], share of a document that its features keep. It is low for documents unlike
             those that the features were fitted on. It is zero if unknown: for documents without words, and for features
             that are not fitted.
-        statistics: counts over the texts.
     """
 
     features: NDArray[np.float32]

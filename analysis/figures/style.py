@@ -64,7 +64,6 @@ class Picture:
 
     Attributes:
         name: of files and links.
-        figure: the figure for a desk or for paper.
         caption: shown below it.
         alt: replaces it for screen readers.
         narrow: draws the same figure for a phone; None if there is no such form.

@@ -25,7 +25,6 @@ class Spent:
         steps: of the shortest training among the reported method and its baseline.
         tokens: of the reported method's training.
         seeds: that were trained with both.
-        seconds: wall time of all trainings.
         held_out_documents: that were measured.
     """
 

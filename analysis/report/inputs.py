@@ -46,7 +46,6 @@ class NextStep:
 
     Attributes:
         title: what it does, in a few words.
-        reason: why, in one sentence.
     """
 
     title: str
@@ -62,7 +61,6 @@ class ReportInputs:
         command: exact command that reproduces the run.
         configuration: the run configuration that really ran, as text; empty if it is not known.
         base_model: name of the base model; empty if it is not known.
-        n_training_documents: documents that were trained on.
         next_steps: what to do after reading, with commands.
         provenance: name -> value of versions, hardware, seeds, fingerprints, licences.
         method: name of the reported adapter in `evaluation`, `curves`, `parameters` and `energy`.
@@ -71,7 +69,6 @@ class ReportInputs:
             `structure`.
         grouping: for experts chosen by the prompt: `num_experts`, `group_kind`, `groups` (one per expert), `reason`,
             `held_out_accuracy` (share of held-out prompts whose group is predicted correctly, or None).
-        data_card: data card from `analysis.corpus.data_card`.
         sweep: n_clusters, inertia.
         cluster_map: document_id, x, y, cluster, source, excerpt, for all documents or a sample of them.
         projection: method that computed x and y: "PCA", "UMAP" or "t-SNE".

@@ -27,8 +27,6 @@ class Statement:
     """One line of the verdict.
 
     Attributes:
-        question: question that a reader has.
-        answer: answer in a few words.
         detail: evidence in one or two sentences.
         level: "good", "bad", "neutral", or "unknown" if the tables do not answer the question.
     """

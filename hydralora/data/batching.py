@@ -27,7 +27,6 @@ class StepPlan:
         micro_batches: `micro_batches[step * per_step + i]` holds the document indices of micro-batch i of a step.
         per_step: Number of micro-batches in a step, over all processes.
         tokens_of_step: Tokens of each step without padding, [steps].
-        padding_share: Share of padding among all tokens of the run.
     """
 
     micro_batches: tuple[Indices, ...]

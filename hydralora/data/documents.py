@@ -143,7 +143,6 @@ def tokenise(
         documents: A Parquet file or rows with `prompt`, `completion`, `source` and optionally `document_id`, `cluster`,
             `expert_gates` (one weight for each expert).
         template: `"chat"` is the tokenizer's chat template, `"plain"` a blank line between prompt and answer.
-        max_length: Largest number of tokens of one document.
 
     Raises:
         DataError: If there are no documents, a column is missing, or the tokenizer has no chat template or end token.

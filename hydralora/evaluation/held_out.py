@@ -79,7 +79,6 @@ def evaluate_documents(
 
     Args:
         model: A causal language model, possibly with an adapter. It gets the documents' `expert_gates`, if any.
-        pad_token_id: Padding token of the tokenizer.
         batch_tokens: Largest number of tokens in a batch, with padding. A longer document is a batch alone.
     """
     was_training = model.training

@@ -50,7 +50,6 @@ def score_samples(
     Args:
         doc: The problem, with `prompt`, `test` and `entry_point`.
         results: A list that holds one list, the sampled completions.
-        sandbox: The sandbox in which the completions run.
 
     Raises:
         SandboxError: If the sandbox does not work.

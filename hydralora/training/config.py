@@ -130,7 +130,6 @@ class Progress:
     """Progress of a running training.
 
     Attributes:
-        num_steps: Steps of the whole run.
         tokens: Trained tokens, without padding.
         loss: Loss of the last step in nats per answer token.
         tokens_per_second: Speed since the start of this process's training.
@@ -150,7 +149,6 @@ class RunOptions:
     Attributes:
         held_out: Documents for the held-out loss before, during (`eval_steps`) and after training, or None.
         progress: Function that is called at most every two seconds, or None.
-        show_bar: Whether to show a progress bar in the terminal.
     """
 
     held_out: "TokenisedDocuments | None" = None

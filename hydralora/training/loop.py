@@ -81,7 +81,6 @@ def train(
         model: A base model, which `peft_config` changes in place. Without `peft_config`, a model that already has an
             adapter continues with it, and a base model is trained fully.
         folder: Folder for the results and, during the run, the checkpoints.
-        config: Settings of the run.
         peft_config: PEFT config of a new adapter, or None.
         options: What to measure and report: held-out loss, progress, energy.
 

@@ -33,12 +33,9 @@ class AnswerTrainer(Trainer):
     """`Trainer` over the micro-batches of a `StepPlan`.
 
     Args:
-        config: Settings of the run.
-        pad_token_id: Padding token of the tokenizer.
         packed: Whether the documents of a micro-batch lie end to end in one row.
         graphs_refusal: Why steps are not recorded as graphs (see `graphs`); None if they are.
         evaluate: Returns the held-out losses; called every `config.eval_steps` steps.
-        show_bar: Whether to show a progress bar in the terminal.
 
     Attributes:
         seconds_waiting: Time in which the run waited for batches, in seconds.

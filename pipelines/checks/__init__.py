@@ -18,7 +18,6 @@ def problems_of(job: dg.JobDefinition, run_config: Mapping[str, Any], partition:
 
     Args:
         job: with the assets that the run makes.
-        partition: key of the run's partition.
     """
     if not isinstance(run_config, Mapping):
         return [Problem("configuration", "a mapping of resources and ops", run_config)]

@@ -74,7 +74,6 @@ def comparison_of(request: Request, methods: list[str], seeds: int, max_tokens: 
 
     Args:
         methods: that are compared; the last one is the reference.
-        max_tokens: budget of each training.
     """
     ops = request.values.get("ops", {})
     if "raw_documents" not in ops:

@@ -13,7 +13,6 @@ class RequestError(Exception):
     Attributes:
         status: HTTP status.
         message: what was expected and what came. It is sent to the client and not logged, as it may quote the request.
-        param: the field that is wrong.
         code: a word for programs.
     """
 

@@ -18,11 +18,8 @@ class Proxy:
     """The state of one server.
 
     Attributes:
-        settings: what the user set.
         router: decides for the exports that are served now. `reload` replaces it at once, between two requests.
         backend: where requests go; set while the server runs.
-        metrics: counts what happens.
-        active: number of requests in progress.
 
     Raises:
         ExportsError: the exports cannot be served with these settings.

@@ -18,7 +18,6 @@ class Decision:
     """Which model answers, and why.
 
     Attributes:
-        expert: name of a LoRA, or of the base model.
         reason: `named` by the client, found in the `prompt`, kept from earlier in the `conversation`, or the fallback
             because the prompt left it `unsure`.
         probability: probability of the likeliest domain, where it was computed.
@@ -51,7 +50,6 @@ class Router:
         """Choose the model of a request.
 
         Args:
-            endpoint: what was asked.
             name: the client's name of the conversation.
             client: the key that identifies the client.
 

@@ -222,7 +222,6 @@ def build_artifact(
     """Return the artifact of this code, configuration and inputs. Build it if it is missing or damaged.
 
     Args:
-        directory: root of the store.
         asset: name of the asset, whose artifacts share a folder.
         code_version: version of the code that computes the artifact; see `pipelines.store.code.versions`.
         config: everything besides the inputs that changes the result; must be JSON-serialisable.

@@ -72,7 +72,6 @@ class Description:
 
     Attributes:
         table: name of the table whose schema and row count are shown.
-        metadata: further metadata for the UI.
         checks: outcomes of the asset's checks.
     """
 

@@ -101,11 +101,7 @@ def _records(name: str, task: str, package: Package) -> Iterator[Record]:
 
 
 def _choose(candidates: list[tuple[str, Record]], limit: int) -> list[Record]:
-    """At most `limit` different records in a stable shuffled order, with no distribution taking all of it.
-
-    Args:
-        limit: how many are chosen.
-    """
+    """At most `limit` different records in a stable shuffled order, with no distribution taking all of it."""
     share = max(int(limit * PACKAGE_SHARE), limit // max(len({package for package, _ in candidates}), 1))
     taken: Counter[str] = Counter()
     chosen: list[Record] = []

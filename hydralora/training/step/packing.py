@@ -48,7 +48,6 @@ def decide_packing(model: Any, peft_config: Any, config: TrainingConfig) -> Pack
     """Decide whether to pack the documents of a run.
 
     Args:
-        model: A base model or a PEFT model.
         peft_config: PEFT config of a new adapter, or None.
         config: Settings of the run; `packing` is True, False or "auto".
 

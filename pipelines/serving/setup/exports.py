@@ -24,7 +24,6 @@ class Exports:
         experts: name of each domain's LoRA -> the domain.
         others: name of the LoRA for prompts of no known domain.
         before_prompt, after_prompt: text that training put around a prompt, as clients of `/v1/completions` write it.
-        names: name of the LoRA of each group number.
         score: finds the group of a prompt.
     """
 

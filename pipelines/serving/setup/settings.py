@@ -18,7 +18,6 @@ class Settings:
         fallback: the model for prompts of no known domain; None for the `others` of the exports.
         base: the backend's name of the base model, if clients may ask for it.
         conversation_header: a request header that names a conversation.
-        max_body_bytes: largest request body.
         max_header_bytes: largest head of a request.
         max_requests: number of requests in progress at a time; more are answered with 503.
         header_seconds, body_seconds: how long a client may take to send head and body.

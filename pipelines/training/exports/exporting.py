@@ -36,7 +36,6 @@ class DomainDocuments:
     Attributes:
         tokens: tokens of the documents, with the columns that the adapter needs.
         found: for each document, whether its domain is predicted correctly from the prompt.
-        pad_token_id: padding token of the tokenizer.
         batch_tokens: maximum number of tokens in a batch, including padding.
     """
 
