@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -104,8 +105,13 @@ def answers(url: str) -> bool:
 
 def install(walk: Walk) -> None:
     """A wheel of this tree in a new environment, which finds its dependencies where this one has them."""
+    source = walk.folder / "source"  # a copy, because setuptools would leave its build in the tree
+    for name in ("analysis", "hydralora", "pipelines"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     pip = shlex.join([sys.executable, "-m", "pip"])
-    walk.type(f"{pip} wheel -q --no-deps --no-build-isolation -w wheel {shlex.quote(str(ROOT))}")
+    walk.type(f"{pip} wheel -q --no-deps --no-build-isolation -w wheel source")
     walk.type(f"{shlex.quote(sys.executable)} -m venv venv")
     packages = next((walk.folder / "venv").glob("lib/*/site-packages"))
     (packages / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")

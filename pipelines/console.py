@@ -113,6 +113,8 @@ def failure_text(error: Any) -> str:
         error = error.cause
     if error is None:
         return "No reason is known."
+    if error.cls_name == "DagsterExecutionInterruptedError":
+        return "It was stopped, by Ctrl-C or a signal."
     if error.cls_name == "Failure":
         return str(error.message).removeprefix("dagster._core.definitions.events.Failure: ").strip()
     return f"This is a bug, or an error that was not foreseen:\n{error.to_string()}"

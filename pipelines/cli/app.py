@@ -36,6 +36,23 @@ Revision = Annotated[str | None, typer.Option(help="Commit of a base model on th
 Experts = Annotated[str, typer.Option(help="auto (read off the corpus), sources, tasks, clusters, or a number.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("hydralora"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before a command."""
+
+
 @app.command()
 def analyze(
     files: Files,

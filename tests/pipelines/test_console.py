@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.console import StageHandler
+from pipelines.console import StageHandler, failure_text
 from pipelines.training.progress import duration, progress_events
 
 
@@ -41,3 +41,11 @@ def test_a_training_tells_the_time_left() -> None:
         "lora: step 4 of 4, loss 2.000, 10 tokens/s",
     ]
     assert (duration(89.4), duration(90)) == ("89 s", "2 min")
+
+
+def test_a_stopped_run_shows_no_stack() -> None:
+    from dagster._utils.error import SerializableErrorInfo
+
+    stopped = SerializableErrorInfo("", ["  File ..."], "DagsterExecutionInterruptedError")
+    around = SerializableErrorInfo("", [], "DagsterExecutionStepExecutionError", stopped)
+    assert failure_text(around) == "It was stopped, by Ctrl-C or a signal."

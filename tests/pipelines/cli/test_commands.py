@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,10 @@ def test_help_imports_no_heavy_library():
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
     assert told.splitlines()[-1] == "[]"
     assert all(f"\n  {name} " in told for name in COMMANDS)
+
+
+def test_the_version_is_told(hydralora):
+    assert hydralora("--version")[:2] == (0, f"{version('hydralora')}\n")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
