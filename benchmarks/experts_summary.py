@@ -16,8 +16,9 @@ from hydralora.training.outputs.record import write_json
 NUM_RESAMPLES = 4000
 METRICS = ("macro", "token")
 TRUE_SOURCE = "split by source"
-# The rate that validation documents of "six" chose, as they chose that of the arms with experts.
-SAME_RATE = "lora lr=0.001"
+LORAS = ("lora", "lora ratio=1")  # with LoRA+ rates, and plain
+LEAST_SEEDS = 3
+LEAST_RATES = 3  # of true sources, before a share of their gain is told
 
 Floats = NDArray[np.float64]
 Records = Mapping[str, Mapping[str, Any]]
@@ -50,21 +51,21 @@ def of_one_mix(mix: Mix, records: Records, states: Floats | None) -> dict[str, A
     """Rows of a mix: each arm under each of its kinds of held-out groups."""
     held_out = mix.indices(*HELD_OUT)
     losses = collect(records.values())
-    baseline = best_lora(losses, mix)
+    baseline, chosen = best_lora(losses, mix), chosen_rates(losses, mix)
     rows: dict[str, Any] = {}
     for part in [p for p in ("test", "unseen") if (mix.parts[held_out] == p).any()]:
         part_rows = np.flatnonzero(mix.parts[held_out] == part)
         weights = resampled_documents(mix, held_out[part_rows])
         measure = Measure(mix, held_out[part_rows], weights)
         cut = {key: {seed: sums[part_rows] for seed, sums in seeds.items()} for key, seeds in losses.items()}
-        rows[part] = {_label(key): _row(key, cut, baseline, measure, records) for key in cut}
+        rows[part] = {_label(key): _row(key, cut, baseline, chosen, measure, records) for key in cut}
     return {
         "n_over_seeds_and_orders": elbows_over_seeds(mix, states),
         "documents": {part: int((mix.parts == part).sum()) for part in np.unique(mix.parts)},
         "training_tokens": int(mix.lengths[mix.parts == "train"].sum()),
         "facts": mix.facts,
         "lora": baseline,
-        "chosen": chosen_rates(losses, mix),
+        "chosen": chosen,
         "validation": _validation(losses, mix),
         "rows": rows,
     }
@@ -142,16 +143,23 @@ def collect(records: Iterable[Mapping[str, Any]]) -> Losses:
 
 
 def best_lora(losses: Losses, mix: Mix) -> str:
-    """The LoRA at its best rate."""
-    return chosen_rates(losses, mix)["lora"]
+    """The LoRA, plain or with LoRA+ rates, of least validation loss (macro), each at its best rate."""
+    chosen = chosen_rates(losses, mix)
+    return min(
+        (chosen[design] for design in LORAS if design in chosen),
+        key=lambda arm: _validation({(arm, ""): _first_seed(losses[arm, ""])}, mix)[arm]["macro"],
+    )
+
+
+def _first_seed(seeds: dict[int, Floats]) -> dict[int, Floats]:
+    return {min(seeds): seeds[min(seeds)]}
 
 
 def chosen_rates(losses: Losses, mix: Mix) -> dict[str, str]:
     """Design -> its arm of least validation loss (macro) over the seeds that all rates of the design have."""
     designs: dict[str, dict[str, dict[int, Floats]]] = {}
-    for (arm, groups), seeds in losses.items():
-        if _label((arm, groups)) == arm:
-            designs.setdefault(arm.split(" lr=")[0], {})[arm] = seeds
+    for (arm, _), seeds in losses.items():  # the groups that count come first
+        designs.setdefault(arm.split(" lr=")[0], {}).setdefault(arm, seeds)
     chosen = {}
     for design, arms in designs.items():
         common = set.intersection(*(set(seeds) for seeds in arms.values()))
@@ -171,7 +179,14 @@ def _validation(losses: Losses, mix: Mix) -> dict[str, Any]:
     return found
 
 
-def _row(key: tuple[str, str], losses: Losses, baseline: str, measure: Measure, records: Records) -> dict[str, Any]:
+def _row(
+    key: tuple[str, str],
+    losses: Losses,
+    baseline: str,
+    chosen: Mapping[str, str],
+    measure: Measure,
+    records: Records,
+) -> dict[str, Any]:
     seeds = losses[key]
     record = next(r for r in records.values() if r["arm"] == key[0])
     row: dict[str, Any] = {
@@ -185,12 +200,20 @@ def _row(key: tuple[str, str], losses: Losses, baseline: str, measure: Measure, 
     difference = _stacked(losses, key, common) - _stacked(losses, (baseline, ""), common)
     row["minus_lora"] = difference_row(difference, measure)
     row["minus_lora"]["seeds"] = common
-    if baseline != SAME_RATE and key[0] != SAME_RATE:
-        common = sorted(set(seeds) & set(losses[SAME_RATE, ""]))
-        difference = _stacked(losses, key, common) - _stacked(losses, (SAME_RATE, ""), common)
-        row["minus_lora_of_six"] = difference_row(difference, measure) | {"seeds": common}
-    row["share_of_gain_of_true_sources"] = _share(key, losses, baseline, measure)
+    row["minus_other_loras"] = _against_others(key, losses, baseline, measure)
+    row["share_of_gain_of_true_sources"] = _share(key, losses, baseline, chosen, measure)
     return row
+
+
+def _against_others(key: tuple[str, str], losses: Losses, baseline: str, measure: Measure) -> dict[str, Any]:
+    """Differences from LoRAs that were not chosen, where three seeds or more are common."""
+    found: dict[str, Any] = {}
+    for other in losses:
+        common = sorted(set(losses[key]) & set(losses[other]))
+        if other[0].split(" lr=")[0] in LORAS and other[0] not in (baseline, key[0]) and len(common) >= LEAST_SEEDS:
+            difference = _stacked(losses, key, common) - _stacked(losses, other, common)
+            found[other[0]] = difference_row(difference, measure) | {"seeds": common}
+    return found
 
 
 def _stacked(losses: Losses, key: tuple[str, str], seeds: list[int]) -> Floats:
@@ -206,9 +229,14 @@ def difference_row(difference: Floats, measure: Measure) -> dict[str, Any]:
     return found
 
 
-def _share(key: tuple[str, str], losses: Losses, baseline: str, measure: Measure) -> dict[str, list[float]] | None:
+def _share(
+    key: tuple[str, str], losses: Losses, baseline: str, chosen: Mapping[str, str], measure: Measure
+) -> dict[str, list[float]] | None:
     """How much of what experts by the true source gain over the LoRA this row gains."""
-    true = (f"{TRUE_SOURCE} lr={key[0].split('lr=')[1]}", "source")
+    rates = {arm for arm, _ in losses if arm.startswith(TRUE_SOURCE)}
+    if len(rates) < LEAST_RATES:
+        return None
+    true = (chosen[TRUE_SOURCE], "source")
     common = sorted(set(losses[key]) & set(losses[baseline, ""]) & set(losses.get(true, {})))
     if not common:
         return None
