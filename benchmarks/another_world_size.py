@@ -33,7 +33,7 @@ def work(path: Path, gpus: int, folder: Path) -> None:
     """One process of a training."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)  # with `warn_only`, flash attention stays as it is
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(0)
     config = TrainingConfig(

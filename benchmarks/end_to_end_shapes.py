@@ -157,8 +157,11 @@ def adapter(row: Row) -> Any:
 
 
 def speed(seconds: Sequence[float], tokens: Sequence[int], weights: int) -> dict[str, Any]:
-    """From the times at which steps ended, and the real tokens of each."""
-    took = np.diff(seconds)[FIRST_STEPS - 1 :]
+    """From the times at which steps were logged, and the real tokens of each.
+
+    A step is logged a step late on GPUs, and the last one at once: the last interval is no step.
+    """
+    took = np.diff(seconds)[FIRST_STEPS - 1 : -1]
     counted = np.array(tokens[FIRST_STEPS : FIRST_STEPS + len(took)])
     per_second = float(counted.sum() / took.sum())
     return {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hydralora.data.documents import IGNORED, Batch
 
-_GRAIN = 256  # tokens; a row is filled up to a multiple of it
+_GRAIN = 64  # tokens; a row is filled up to a multiple of it
 _MOST_SIZES = 4  # each is recorded once, which takes as long as a few steps
 
 

@@ -53,8 +53,8 @@ class TrainingConfig:
         fused_kernels: Whether liger-kernel (`pip install hydralora[fast]`) runs norms, gated activations and rotary
             positions of the base model as one kernel each. "auto" uses it on GPUs if it is installed.
         cuda_graphs: Whether to record the forward and backward pass of a packed row as a CUDA graph and replay it. It
-            takes Python out of the step, which is what limits small models. "auto" tries it on one GPU and keeps it if
-            it is faster.
+            takes Python out of the step, which is what limits small models. "auto" tries it on one GPU if the GPU waits
+            for Python, and keeps it if it is faster and gives the same gradients.
         gradient_checkpointing: Whether to compute activations again in the backward pass, to save memory.
         autocast: Whether to use bfloat16 autocast. The default is True with a GPU, because float32 adapters would
             otherwise multiply in float32.
@@ -87,7 +87,7 @@ class TrainingConfig:
     gradient_accumulation_steps: int = dataclasses.field(default=4, metadata={"ge": 1})
     packing: bool | Literal["auto"] = "auto"
     fused_kernels: bool | Literal["auto"] = "auto"
-    cuda_graphs: bool | Literal["auto"] = False
+    cuda_graphs: bool | Literal["auto"] = "auto"
     gradient_checkpointing: bool = False
     autocast: bool = dataclasses.field(default_factory=_has_gpu)
     balance_weight: float = 0.0

@@ -128,7 +128,9 @@ class AnswerTrainer(Trainer):
             model.train()
             self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             if self.sizes is not None:
-                self.graphs = StepGraphs(self._trained, required=self._config.cuda_graphs is True)
+                drops = any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
+                required = self._config.cuda_graphs is True
+                self.graphs = StepGraphs(self._trained, required=required, has_dropout=drops)
                 self._while_training.callback(self.graphs.release)
             keeps = self.graphs
             self._while_training.enter_context(

@@ -7,6 +7,7 @@ outside. Gradients are added to tensors that stay in place.
 import dataclasses
 import gc
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 from hydralora.training.config import TrainingConfig, TrainingError
 
 _WARM_UP = 3  # micro-batches in which kernels are compiled and loaded, before the first recording
+_HOST_LIMITS_BELOW = 0.05  # of the time to launch: the GPU's delay behind the host, if the host is the limit
 _PAYS_BELOW = 0.95  # of the time without a graph
+_SAME_WITHIN = 0.05  # of the gradients' norm: rounding in bfloat16 gives less, the gradients of another batch far more
 
 Batch = Mapping[str, Any]
 MicroBatch = Callable[[Batch, Tensor], Tensor]  # batch, answer tokens of the step -> detached loss; adds gradients
@@ -35,6 +38,8 @@ def graphs_refusal(model: Any, peft_config: Any, config: TrainingConfig, *, pack
     refusal = None
     if model.device.type != "cuda":
         refusal = f"graphs need a CUDA device, and the model is on {model.device.type}"
+    elif len(set(getattr(model, "hf_device_map", {"": 0}).values())) > 1:
+        refusal = "the model lies on several devices"
     elif not packed:
         refusal = "graphs need rows of few sizes, and the run does not pack"
     elif processes > 1:
@@ -57,14 +62,19 @@ class GraphUse:
     Attributes:
         graphs: Number of graphs, one for each size of a row.
         reason: Why micro-batches are launched from Python; None if graphs are replayed.
-        seconds_launched: Device time of a micro-batch that was launched from Python.
-        seconds_replayed: Device time of a replayed one.
+        seconds_launching: Time in which Python launched a micro-batch.
+        seconds_launched: Time until the GPU had run it too.
+        seconds_replayed: Time of a replayed one.
+        difference: Norm of the difference between gradients of a replayed and a launched micro-batch, over that of the
+            gradients; None if there is dropout, which differs each time.
     """
 
     graphs: int = 0
     reason: str | None = None
+    seconds_launching: float | None = None
     seconds_launched: float | None = None
     seconds_replayed: float | None = None
+    difference: float | None = None
 
 
 class StepGraphs:
@@ -73,8 +83,9 @@ class StepGraphs:
     Args:
         trained: The parameters that get gradients.
         required: Whether to keep graphs even if they are not faster, and to raise if recording fails.
+        has_dropout: Whether two passes over a batch differ.
         capture: Records a function, see `Capture`.
-        timed: Runs a function, see `device_time`.
+        timed: Runs a function, see `run_time`.
     """
 
     def __init__(
@@ -82,11 +93,12 @@ class StepGraphs:
         trained: Sequence[nn.Parameter],
         *,
         required: bool,
+        has_dropout: bool = False,
         capture: "Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None" = None,
-        timed: "Callable[[Callable[[], Tensor]], tuple[Tensor, float]] | None" = None,
+        timed: "Callable[[Callable[[], Tensor]], tuple[Tensor, float, float]] | None" = None,
     ) -> None:
-        self._trained, self._required = trained, required
-        self._capture, self._timed = capture or Capture(), timed or device_time
+        self._trained, self._required, self._has_dropout = trained, required, has_dropout
+        self._capture, self._timed = capture or Capture(), timed or run_time
         self._graphs: dict[Any, tuple[dict[str, Any], Tensor, Callable[[], Tensor]]] = {}
         self._launched: set[Any] = set()
         self._seen = 0
@@ -105,8 +117,7 @@ class StepGraphs:
         size = tuple((name, value.shape if isinstance(value, Tensor) else value) for name, value in batch.items())
         if self._seen == _WARM_UP:
             self._launched.add(size)
-            loss, self.use.seconds_launched = self._timed(lambda: micro_batch(batch, num_items))
-            return loss
+            return self._timed_launch(micro_batch, batch, num_items)
         if self._seen < _WARM_UP or size not in self._launched:
             self._launched.add(size)  # recorded when it comes again: its kernels must be loaded by then
             return micro_batch(batch, num_items)
@@ -118,10 +129,16 @@ class StepGraphs:
                 inputs[name].copy_(value, non_blocking=True)
         items.copy_(num_items, non_blocking=True)
         if self.use.seconds_replayed is None:
-            loss, self.use.seconds_replayed = self._timed(replay)
-            self._keep_or_drop()
-            return loss.clone()
+            return self._first_replay(replay, lambda: micro_batch(batch, num_items))
         return replay()
+
+    def _timed_launch(self, micro_batch: MicroBatch, batch: Batch, num_items: Tensor) -> Tensor:
+        """A launched micro-batch. Graphs pay only if the GPU ends with the host, because it waited for launches."""
+        loss, launching, whole = self._timed(lambda: micro_batch(batch, num_items))
+        self.use.seconds_launching, self.use.seconds_launched = launching, whole
+        if not self._required and whole - launching > _HOST_LIMITS_BELOW * launching:
+            self._fall_back(f"the GPU is the limit: launches took {launching:.4f} s, and their kernels {whole:.4f} s")
+        return loss
 
     def _record(self, size: Any, micro_batch: MicroBatch, batch: Batch, num_items: Tensor) -> bool:
         """Record a graph for the size of a batch; nothing is computed. Returns whether it worked."""
@@ -141,12 +158,32 @@ class StepGraphs:
         self.use.graphs = len(self._graphs)
         return True
 
-    def _keep_or_drop(self) -> None:
-        launched, replayed = self.use.seconds_launched, self.use.seconds_replayed
-        assert launched is not None
-        assert replayed is not None
-        if not self._required and replayed > _PAYS_BELOW * launched:
-            self._fall_back(f"a replayed micro-batch took {replayed:.4f} s, a launched one {launched:.4f} s")
+    def _first_replay(self, replay: Callable[[], Tensor], launch: Callable[[], Tensor]) -> Tensor:
+        """The first replayed micro-batch, compared with the same one launched: gradients, and time."""
+        before = [_grad(parameter).clone() for parameter in self._trained]
+        loss, _, self.use.seconds_replayed = self._timed(replay)
+        loss = loss.clone()
+        if not self._has_dropout:
+            after = [_grad(parameter).clone() for parameter in self._trained]
+            launch()
+            replayed = torch._foreach_sub(after, before)
+            launched = torch._foreach_sub([_grad(parameter) for parameter in self._trained], after)
+            self.use.difference = float(_norm(torch._foreach_sub(replayed, launched)) / _norm(launched))
+            # The launched gradients are the right ones, whatever the graph gave.
+            for parameter, gradient in zip(self._trained, torch._foreach_add(before, launched), strict=True):
+                _grad(parameter).copy_(gradient)
+            if not self.use.difference <= _SAME_WITHIN:
+                reason = f"gradients of a replayed micro-batch differ from launched ones by {self.use.difference:.1%}"
+                if self._required:
+                    raise TrainingError(f"cuda_graphs: true, but {reason}. Set cuda_graphs: false.")
+                self._fall_back(reason)
+                return loss
+        launched_seconds = self.use.seconds_launched
+        assert launched_seconds is not None
+        if not self._required and self.use.seconds_replayed > _PAYS_BELOW * launched_seconds:
+            seconds = f"{self.use.seconds_replayed:.4f} s, a launched one {launched_seconds:.4f} s"
+            self._fall_back(f"a replayed micro-batch took {seconds}")
+        return loss
 
     def _fall_back(self, reason: str) -> None:
         _log.info("Steps are launched from Python: %s.", reason)
@@ -184,11 +221,20 @@ class Capture:
         return replay
 
 
-def device_time(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
-    """The result of a function, and the seconds between its first and its last kernel."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
+def run_time(run: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
+    """The result of a function, the seconds until it returned, and those until an idle GPU was idle again."""
+    torch.cuda.synchronize()
+    started = time.perf_counter()
     result = run()
-    end.record()
-    end.synchronize()
-    return result, begin.elapsed_time(end) / 1000
+    returned = time.perf_counter()
+    torch.cuda.synchronize()
+    return result, returned - started, time.perf_counter() - started
+
+
+def _grad(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack(torch._foreach_norm(list(tensors))).norm()

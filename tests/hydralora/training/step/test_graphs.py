@@ -1,16 +1,18 @@
 """Steps that are recorded and replayed, with a stand-in for the GPU: replaying runs the recorded function again."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hydralora.base_model import packed_attention
-from hydralora.data import collate_packed
+from hydralora.data import TokenisedDocuments, collate_packed
 from hydralora.data.row_sizes import fill_row
 from hydralora.evaluation.answer_loss import answer_loss
 from hydralora.training import TrainingConfig, TrainingError, loop
@@ -75,7 +77,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     found = StandIn()
     seconds = iter([1.0, 0.5])
     monkeypatch.setattr(graphs, "Capture", lambda: found)
-    monkeypatch.setattr(graphs, "device_time", lambda run: (run(), next(seconds)))
+    monkeypatch.setattr(graphs, "run_time", lambda run: (run(), *[next(seconds)] * 2))
     monkeypatch.setattr(loop, "graphs_refusal", lambda *_, **__: None)
     return found
 
@@ -122,10 +124,44 @@ def test_a_step_that_cannot_be_recorded_is_launched(
         assert (graphed[name] - parameter).norm() <= 2e-2 * parameter.norm() + 1e-6, name
 
 
+def test_nothing_is_recorded_where_the_gpu_is_the_limit(
+    tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "run_time", lambda run: (run(), 1.0, 1.2))
+    _, after = trained(tmp_path, "hydralora", True, cuda_graphs="auto", **OPTIONS)
+    assert after.record["cuda_graphs"]["reason"] == (
+        "the GPU is the limit: launches took 1.0000 s, and their kernels 1.2000 s"
+    )
+    assert stand_in.recorded == 0
+
+
+def test_a_graph_with_other_gradients_is_dropped(
+    tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that adds its gradients twice; with a launched micro-batch beside it, the training goes on rightly."""
+
+    def twice(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        return lambda: (run(), run())[1]
+
+    monkeypatch.setattr(graphs, "Capture", lambda: twice)
+    wrong, after = trained(tmp_path / "auto", "hydralora", True, cuda_graphs="auto", **OPTIONS)
+    assert after.record["cuda_graphs"]["reason"] == (
+        "gradients of a replayed micro-batch differ from launched ones by 100.0%"
+    )
+    seconds = iter([1.0, 0.5])
+    monkeypatch.setattr(graphs, "run_time", lambda run: (run(), *[next(seconds)] * 2))
+    with pytest.raises(TrainingError, match=r"differ from launched ones by 100.0%. Set cuda_graphs: false"):
+        trained(tmp_path / "required", "hydralora", True, cuda_graphs=True, **OPTIONS)
+    monkeypatch.undo()
+    plain, _ = trained(tmp_path / "plain", "hydralora", True, **OPTIONS)
+    for name, parameter in plain.items():
+        assert (wrong[name] - parameter).norm() <= 2e-2 * parameter.norm() + 1e-6, name
+
+
 def test_graphs_that_are_not_faster_are_dropped(
     tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graphs, "device_time", lambda run: (run(), 1.0))
+    monkeypatch.setattr(graphs, "run_time", lambda run: (run(), 1.0, 1.0))
     _, after = trained(tmp_path / "auto", "hydralora", True, **OPTIONS)
     assert after.record["cuda_graphs"]["reason"] == "a replayed micro-batch took 1.0000 s, a launched one 1.0000 s"
     assert stand_in.replayed == 1
@@ -163,10 +199,49 @@ def test_on_a_cpu_there_are_none(tmp_path: Path) -> None:
     }
 
 
+class Columns:
+    """What `TokenisedDocuments` asks of a data set, for GPU machines without the package `datasets`."""
+
+    def __init__(self, columns: dict[str, list[Any]]) -> None:
+        self.columns, self.column_names = columns, list(columns)
+
+    def __len__(self) -> int:
+        return len(self.columns["length"])
+
+    def __getitem__(self, key: str | list[int]) -> Any:
+        if isinstance(key, str):
+            return self.columns[key]
+        return {name: [values[row] for row in key] for name, values in self.columns.items()}
+
+    def iter(self, batch_size: int) -> Iterator[dict[str, list[Any]]]:
+        yield self[list(range(len(self)))]
+
+
+def ready_made(n: int = 12) -> TokenisedDocuments:
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(20, 60, n).tolist()
+    columns: dict[str, list[Any]] = {
+        "input_ids": [draw.integers(1, 250, length) for length in lengths],
+        "answer_start": [length // 2 for length in lengths],
+        "length": lengths,
+        "source": [str(row % 3) for row in range(n)],
+        "expert_gates": np.eye(3)[np.arange(n) % 3].tolist(),
+    }
+    return TokenisedDocuments(Columns(columns), "plain", 64, 0, 0, 0)  # type: ignore[arg-type]
+
+
+def test_documents_that_are_ready_made_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.setattr(test_packing, "documents", ready_made)
+    _, result = trained(tmp_path, "hydralora_sequence", True, **OPTIONS)
+    assert result.record["steps"] == 4
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs need a GPU")
 @pytest.mark.parametrize("method", ["hydralora", "hydralora_sequence", "hydralora_split", "lora_r8"])
 def test_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     monkeypatch.setattr(test_packing, "small_model", lambda: small_model().to("cuda", torch.bfloat16))
+    monkeypatch.setattr(test_packing, "documents", ready_made)
     options = {**OPTIONS, "max_steps": 8, "autocast": True}
     graphed, after = trained(tmp_path / "graphed", method, True, **options, cuda_graphs=True)
     plain, before = trained(tmp_path / "plain", method, True, **options, cuda_graphs=False)
