@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from analysis.adapters.routing import DocumentGates, RoutingAnalysis, analyse_routing
     from analysis.answer.analysis import Analysis
     from analysis.answer.analyze import analyze
+    from analysis.answer.corpus_comparison import CorpusComparison, compare_corpora
     from analysis.clusters.assignment import Assignment, assign_records
     from analysis.clusters.choice.selection import ClusterChoice, select_num_clusters, source_weights
     from analysis.clusters.choice.structure import StructureEvidence, measure_structure
@@ -54,6 +55,7 @@ __all__ = [
     "ClusterChoice",
     "ClusterSweep",
     "ComponentAdapter",
+    "CorpusComparison",
     "CorpusModel",
     "DocumentGates",
     "Drift",
@@ -79,6 +81,7 @@ __all__ = [
     "break_down",
     "choose_grouping",
     "clean",
+    "compare_corpora",
     "compare_losses",
     "compare_reports",
     "examples",
@@ -104,6 +107,7 @@ _HOMES = {
     "adapters.routing": ("DocumentGates", "RoutingAnalysis", "analyse_routing"),
     "answer.analysis": ("Analysis",),
     "answer.analyze": ("analyze",),
+    "answer.corpus_comparison": ("CorpusComparison", "compare_corpora"),
     "clusters.assignment": ("Assignment", "assign_records"),
     "clusters.corpus_model": ("CorpusModel",),
     "clusters.drift": ("Drift", "measure_drift"),

@@ -1,4 +1,4 @@
-"""Write and read arrays (npy) and values (JSON). Writes are atomic: a file is complete or absent."""
+"""Write and read arrays (npy), values (JSON) and tables (Parquet). Writes are atomic: a file is complete or absent."""
 
 import json
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 
@@ -24,6 +25,11 @@ def load_array(path: Path) -> NDArray[Any]:
 def save_json(path: Path, value: Any) -> None:
     """Write a JSON file; creates its folder if it is missing."""
     _replace(path, lambda file: file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()))
+
+
+def save_table(path: Path, table: pl.DataFrame) -> None:
+    """Write a Parquet file; creates its folder if it is missing."""
+    _replace(path, table.write_parquet)
 
 
 def load_json(path: Path) -> Any:

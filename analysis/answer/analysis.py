@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from analysis.atomic_files import save_json
+from analysis.atomic_files import save_json, save_table
 from analysis.clusters.choice.selection import ClusterChoice
 from analysis.clusters.corpus_model import CorpusModel
 from analysis.clusters.description import save_corpus_model
@@ -24,6 +24,8 @@ from analysis.report import NextStep, ReportFiles, ReportInputs, write_report
 from analysis.report.document_map import document_map
 
 CORPUS_MODEL = "corpus_model"
+MAP = "map.parquet"
+NAME_TERMS = 3
 RANK, SHARED_RANK = 3, 16
 """Of the split that the project trains by default: rank of the experts, and of the LoRA beside them."""
 
@@ -142,6 +144,19 @@ class Analysis:
         ]
         return pl.DataFrame(rows, schema_overrides={"sources": pl.Object})
 
+    @cached_property
+    def map(self) -> pl.DataFrame:
+        """Up to 15,000 documents in a plane, as Embedding Atlas opens it.
+
+        Columns: `x`, `y` (two leading principal components), `cluster`, `name` (the cluster's three strongest terms),
+        `source`, `document_id`, `text` (the first 280 characters).
+        """
+        terms = pl.col("top_terms").list.head(NAME_TERMS).list.join(", ")
+        names = dict(self.tables["clusters"].select(pl.col("cluster"), terms).iter_rows())
+        points = document_map(self.documents.lazy(), self.features)
+        name = pl.col("cluster").replace_strict(names, default="", return_dtype=pl.String)
+        return points.select("x", "y", "cluster", "source", "document_id", name=name, text="excerpt")
+
     @property
     def warnings(self) -> list[str]:
         """What a user should look at before trusting the answer."""
@@ -172,7 +187,7 @@ class Analysis:
         }
 
     def write(self, folder: str | Path) -> ReportFiles:
-        """Write the report, `analysis.json`, and the model that assigns new documents, into a folder.
+        """Write the report, `analysis.json`, `map.parquet`, and the model that assigns new documents, into a folder.
 
         Returns:
             The files of the report.
@@ -181,6 +196,7 @@ class Analysis:
         save_corpus_model(
             folder / CORPUS_MODEL, self.model, self.documents, self.positions, self.explained, self.statistics
         )
+        save_table(folder / MAP, self.map)
         save_json(folder / "analysis.json", json.loads(json.dumps(self.to_dict(), default=_plain)))
         return write_report(self.report_inputs(), folder)
 
@@ -201,7 +217,7 @@ class Analysis:
             },
             data_card=self.data_card,
             sweep=self.sweep,
-            cluster_map=document_map(self.documents.lazy(), self.features),
+            cluster_map=self.map.rename({"text": "excerpt"}).drop("name"),
             n_documents=len(self.documents),
             clusters=self.tables["clusters"],
             representatives=self.tables["examples"].filter(pl.col("kind") == "representative"),

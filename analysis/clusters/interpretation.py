@@ -35,7 +35,8 @@ def top_terms(texts: Texts, labels: ArrayLike, n_terms: int = 12) -> pl.DataFram
     The weight of term t in cluster c is its share of the cluster's words times log(1 + A / f_t). A is the mean number
     of words in a cluster, and f_t is the count of t in the corpus. Two kinds of words are excluded: words found in more
     than a tenth of the documents of more than half of the clusters, and stop words found in more than a tenth of the
-    documents of any cluster ("and", in any language; see `analysis.text.terms.stop_words`).
+    documents of any cluster ("and", in any language; see `analysis.text.terms.stop_words`). Where all texts of a
+    cluster follow one pattern, a function word that hardly occurs elsewhere stays.
 
     Args:
         labels: [n], cluster of each text.
@@ -49,10 +50,11 @@ def top_terms(texts: Texts, labels: ArrayLike, n_terms: int = 12) -> pl.DataFram
     terms, counts, documents = _cluster_term_counts(texts, clusters)
     words = counts.sum(axis=1, keepdims=True)
     weights = counts / np.maximum(words, 1) * np.log1p(words.mean() / np.maximum(counts.sum(axis=0), 1))
-    widespread = documents > WIDESPREAD * np.bincount(clusters, minlength=len(counts))[:, None]
+    shares = documents / np.maximum(np.bincount(clusters, minlength=len(counts)), 1)[:, None]
+    widespread = shares > WIDESPREAD
     if len(counts) > 1:
         weights[:, widespread.sum(axis=0) > len(counts) / 2] = 0
-    weights[:, widespread.any(axis=0) & stop_words(texts, terms)] = 0
+    weights[:, widespread.any(axis=0) & stop_words(texts, terms, clusters, shares)] = 0
     rows = []
     for cluster, row in enumerate(weights):
         best = sorted(np.flatnonzero(row).tolist(), key=lambda term, row=row: (-row[term], terms[term]))  # type: ignore[misc]

@@ -12,12 +12,19 @@ if TYPE_CHECKING:
 
     from analysis.answer.analysis import Analysis
     from analysis.answer.analyze import Stage
+    from analysis.answer.corpus_comparison import CorpusComparison
 
 
 def analyze_files(
-    files: Sequence[str], columns: Sequence[str], out: Path, max_clusters: int, seed: int, as_json: bool
+    files: Sequence[str],
+    columns: Sequence[str],
+    out: Path,
+    max_clusters: int,
+    seed: int,
+    as_json: bool,
+    against: Sequence[str] = (),
 ) -> None:
-    """Analyse files, show the answer and write its folder."""
+    """Analyse files, show the answer and write its folder. `against`: files of another corpus, to compare with."""
     from rich.console import Console
 
     mapping = columns_of(columns)
@@ -38,10 +45,19 @@ def analyze_files(
             progress.print("The first start compiles kernels, once: about half a minute more.")
         found = analyze(files, columns=mapping, max_clusters=max_clusters, random_state=seed, progress=show_stage)
         report = found.write(out).html.resolve()
+        compared = None
+        if against:
+            from analysis.answer.corpus_comparison import compare_corpora
+
+            other = analyze(against, columns=mapping, max_clusters=max_clusters, n_samples=0, random_state=seed)
+            compared = compare_corpora(other, found)
     if as_json:
-        print_json({**found.to_dict(), "report": str(report)})
-    else:
-        show(found, report, time.perf_counter() - start, Console(highlight=False))
+        print_json({**found.to_dict(), "report": str(report), **({"against": compared.to_dict()} if compared else {})})
+        return
+    console = Console(highlight=False)
+    show(found, report, time.perf_counter() - start, console)
+    if compared is not None:
+        show_comparison(compared, console)
 
 
 def show(found: "Analysis", report: Path, seconds: float, console: "Console") -> None:
@@ -72,3 +88,23 @@ def show(found: "Analysis", report: Path, seconds: float, console: "Console") ->
     console.print(f"Next: hydralora init {files}", soft_wrap=True)
     if found.num_experts == 1 < found.documents["source"].n_unique():
         console.print("To give each source an expert all the same, and compare: add --experts sources.", soft_wrap=True)
+
+
+def show_comparison(found: "CorpusComparison", console: "Console") -> None:
+    """The clusters of two corpora side by side."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="Against the other corpus", box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("other", "here", "documents there", "documents here", "overlap"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("words", overflow="fold")
+    for row in found.table.iter_rows(named=True):
+        numbers = ("gone" if row["second"] is None else row["second"], "new" if row["first"] is None else row["first"])
+        sizes = (f"{row[f'n_{side}']:,} ({row[f'share_{side}']:.0%})" for side in ("first", "second"))
+        overlap = "" if row["overlap"] is None else f"{row['overlap']:.2f}"
+        table.add_row(*map(str, reversed(numbers)), *sizes, overlap, escape(" ".join(row["terms"])))
+    console.print(table)
+    console.print(
+        f"{found.mix_shift:.0%} of the documents here would have to change cluster to give the other's shares."
+    )

@@ -61,13 +61,16 @@ def analyze(
         "analysis"
     ),
     max_clusters: Annotated[int, typer.Option(min=3, max=200, help="Largest number of clusters tried.")] = 20,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Files, globs or folders of another corpus to compare with; repeat it.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """How many experts? N, why, how sure, and what it means for training. Trains nothing; takes seconds."""
     from pipelines.cli.analyzing import analyze_files
 
-    analyze_files(files, column or [], out, max_clusters, seed, as_json)
+    analyze_files(files, column or [], out, max_clusters, seed, as_json, against or [])
 
 
 @app.command()

@@ -4,6 +4,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from tests.analysis.answer.small_corpus import GARDEN, LEDGER, write_records
@@ -109,12 +110,26 @@ def test_analyze_and_assign(hydralora, files, tmp_path):
     assert Path(answer["report"]) == tmp_path / "analysis" / "report.html"
     stages = [line for line in progress.splitlines() if "compiles kernels" not in line]  # of a first start
     assert len(stages) == 6
+    named = pl.read_parquet(tmp_path / "analysis" / "map.parquet")
+    assert named.columns == ["x", "y", "cluster", "source", "document_id", "name", "text"]
+    assert named.null_count().row(0) == (0,) * 7
+    assert named.group_by("cluster").agg(pl.col("name").n_unique())["name"].to_list() == [1, 1]
     code, told, _ = hydralora("assign", "analysis", files[0], "--labels", "labels.parquet")
     assert code == 0
     assert "120 documents" in told or "garden" in told
     assert (tmp_path / "labels.parquet").is_file()
     code, told, _ = hydralora("report", "analysis")
     assert told.strip() == str(tmp_path / "analysis" / "report.html")
+
+
+def test_analyze_against_another_corpus(hydralora, files):
+    code, told, _ = hydralora("analyze", *files, "--against", files[0], "--json")
+    assert code == 0
+    compared = json.loads(told)["against"]
+    assert {row["first"] for row in compared["clusters"]} == {0, None}
+    code, told, _ = hydralora("analyze", *files, "--against", files[0])
+    assert "Against the other corpus" in told
+    assert "new" in told
 
 
 def test_what_init_writes_is_a_right_configuration(hydralora, files):

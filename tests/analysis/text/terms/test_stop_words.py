@@ -21,6 +21,24 @@ def test_repeat_rates_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert repeat_rates([], []).shape == (2, 0)
 
 
+def test_the_least_rate_of_all_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one pattern the words have the same neighbours; in the other texts "the" has not."""
+    monkeypatch.setattr(module, "MIN_OCCURRENCES", 3)
+    texts = ["see the sea"] * 3 + ["red the one", "new the two", "old the six"]
+    terms = sorted(set(" ".join(texts).split()))
+    place = terms.index("the")
+    assert repeat_rates(texts, terms)[:, place].tolist() == pytest.approx([0.2, 0.2])
+    assert repeat_rates(texts, terms, [0, 0, 0, 1, 1, 1])[:, place].tolist() == [0, 0]
+
+
+def test_a_word_of_one_group_alone_is_its_subject(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = np.array([[0.05, 0.05, 0.01], [0.05, 0.05, 0.01]])
+    monkeypatch.setattr(module, "repeat_rates", lambda *_: rates)
+    shares = np.array([[0.5, 0.5, 0.5], [0.2, 0.0, 0.0]])
+    assert stop_words([], [], [0, 1], shares).tolist() == [True, False, True]
+    assert stop_words([], []).tolist() == [False, False, True]
+
+
 def test_function_words_stand_between_ever_other_words(shared_corpora: Path) -> None:
     names = ("dolly15k", "medquad", "gsm8k", "legalbench")
     tables = [pl.read_parquet(shared_corpora / f"{name}_test.parquet").head(300) for name in names]

@@ -1,0 +1,93 @@
+"""Two corpora side by side: which clusters both have, how large they are in each, and which only one has."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from analysis.answer.analysis import Analysis
+from analysis.corpus.document_text import document_text
+
+MIN_OVERLAP = 0.25
+"""Two clusters match only if they share this part of the documents that either holds."""
+N_TERMS = 6
+
+
+@dataclass(frozen=True)
+class CorpusComparison:
+    """How a second corpus differs from a first one.
+
+    Attributes:
+        table: a row for each matched pair of clusters, then for those of one corpus alone: `first`, `second` (cluster,
+            or null), `n_first`, `share_first`, `n_second`, `share_second` (its documents in its own corpus), `overlap`
+            (Jaccard similarity of the pair over the documents of both corpora), `terms`.
+        mix_shift: share of the second corpus's documents that would have to change cluster to give the first one's
+            shares, by the first one's clusters (total variation distance).
+    """
+
+    table: pl.DataFrame
+    mix_shift: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as JSON-serialisable values."""
+        return {"clusters": self.table.to_dicts(), "mix_shift": self.mix_shift}
+
+
+def compare_corpora(first: Analysis, second: Analysis) -> CorpusComparison:
+    """Match the clusters of two corpora by the documents of both.
+
+    Each corpus's model assigns the other's documents too. So every document has a cluster of each corpus, and pairs of
+    clusters are matched one to one, so that the sum of their overlaps is greatest.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    own = [corpus.positions["cluster"].to_numpy() for corpus in (first, second)]
+    others = [_assigned(second, first), _assigned(first, second)]
+    n_first, n_second = first.model.n_clusters, second.model.n_clusters
+    both = _counts(own[0], others[0], (n_first, n_second)) + _counts(others[1], own[1], (n_first, n_second))
+    overlap = both / np.maximum(both.sum(axis=1, keepdims=True) + both.sum(axis=0) - both, 1)
+    pairs = [(i, j) for i, j in zip(*linear_sum_assignment(-overlap), strict=True) if overlap[i, j] >= MIN_OVERLAP]
+    matched: list[tuple[int | None, int | None]] = [(int(i), int(j)) for i, j in pairs]
+    matched += [(i, None) for i in range(n_first) if i not in {i for i, _ in pairs}]
+    matched += [(None, j) for j in range(n_second) if j not in {j for _, j in pairs}]
+    rows = []
+    for i, j in matched:
+        sides = [_side(corpus, cluster) for corpus, cluster in ((first, i), (second, j))]
+        rows.append(
+            {
+                "first": i,
+                "second": j,
+                "n_first": sides[0]["n"],
+                "share_first": sides[0]["share"],
+                "n_second": sides[1]["n"],
+                "share_second": sides[1]["share"],
+                "overlap": None if i is None or j is None else float(overlap[i, j]),
+                "terms": sides[0 if i is not None else 1]["terms"],
+            }
+        )
+    shares = [np.bincount(labels, minlength=n_first) / max(len(labels), 1) for labels in (own[0], others[1])]
+    return CorpusComparison(
+        pl.DataFrame(rows, schema_overrides={"first": pl.Int32, "second": pl.Int32, "overlap": pl.Float64}),
+        float(np.abs(shares[0] - shares[1]).sum() / 2),
+    )
+
+
+def _assigned(model_of: Analysis, documents_of: Analysis) -> NDArray[np.int32]:
+    texts = documents_of.documents.select(text=document_text(model_of.model.text))["text"]
+    return model_of.model.assign(texts)[0]
+
+
+def _counts(rows: NDArray[Any], columns: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float64]:
+    counts = np.zeros(shape)
+    np.add.at(counts, (rows, columns), 1)
+    return counts
+
+
+def _side(corpus: Analysis, cluster: int | None) -> dict[str, Any]:
+    if cluster is None:
+        return {"n": 0, "share": 0.0, "terms": []}
+    row = corpus.tables["clusters"].row(by_predicate=pl.col("cluster") == cluster, named=True)
+    n = row["n_documents"]
+    return {"n": n, "share": n / len(corpus.documents), "terms": row["top_terms"][:N_TERMS]}
