@@ -155,7 +155,9 @@ class Analysis:
         names = dict(self.tables["clusters"].select(pl.col("cluster"), terms).iter_rows())
         points = document_map(self.documents.lazy(), self.features)
         name = pl.col("cluster").replace_strict(names, default="", return_dtype=pl.String)
-        return points.select("x", "y", "cluster", "source", "document_id", name=name, text="excerpt")
+        return points.select(
+            "x", "y", "cluster", name.alias("name"), "source", "document_id", pl.col("excerpt").alias("text")
+        )
 
     @property
     def warnings(self) -> list[str]:

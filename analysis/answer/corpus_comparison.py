@@ -12,6 +12,8 @@ from analysis.corpus.document_text import document_text
 
 MIN_OVERLAP = 0.25
 """Two clusters match only if they share this part of the documents that either holds."""
+KNOWN_QUANTILE = 0.05
+"""A model knows a document of the other corpus if its features keep at least as much of it as of its own worst 5%."""
 N_TERMS = 6
 
 
@@ -38,16 +40,20 @@ class CorpusComparison:
 def compare_corpora(first: Analysis, second: Analysis) -> CorpusComparison:
     """Match the clusters of two corpora by the documents of both.
 
-    Each corpus's model assigns the other's documents too. So every document has a cluster of each corpus, and pairs of
-    clusters are matched one to one, so that the sum of their overlaps is greatest.
+    Each corpus's model assigns those documents of the other that it knows. Pairs of clusters are matched one to one, so
+    that the sum of their overlaps is greatest. Documents that the other model does not know count for no pair.
     """
     from scipy.optimize import linear_sum_assignment
 
     own = [corpus.positions["cluster"].to_numpy() for corpus in (first, second)]
-    others = [_assigned(second, first), _assigned(first, second)]
+    (by_second, known_by_second), (by_first, known_by_first) = _assigned(second, first), _assigned(first, second)
     n_first, n_second = first.model.n_clusters, second.model.n_clusters
-    both = _counts(own[0], others[0], (n_first, n_second)) + _counts(others[1], own[1], (n_first, n_second))
-    overlap = both / np.maximum(both.sum(axis=1, keepdims=True) + both.sum(axis=0) - both, 1)
+    both = np.zeros((n_first, n_second))
+    np.add.at(both, (own[0][known_by_second], by_second[known_by_second]), 1)
+    np.add.at(both, (by_first[known_by_first], own[1][known_by_first]), 1)
+    in_first = np.bincount(np.append(own[0], by_first[known_by_first]), minlength=n_first)
+    in_second = np.bincount(np.append(own[1], by_second[known_by_second]), minlength=n_second)
+    overlap = both / np.maximum(in_first[:, None] + in_second - both, 1)
     pairs = [(i, j) for i, j in zip(*linear_sum_assignment(-overlap), strict=True) if overlap[i, j] >= MIN_OVERLAP]
     matched: list[tuple[int | None, int | None]] = [(int(i), int(j)) for i, j in pairs]
     matched += [(i, None) for i in range(n_first) if i not in {i for i, _ in pairs}]
@@ -67,22 +73,20 @@ def compare_corpora(first: Analysis, second: Analysis) -> CorpusComparison:
                 "terms": sides[0 if i is not None else 1]["terms"],
             }
         )
-    shares = [np.bincount(labels, minlength=n_first) / max(len(labels), 1) for labels in (own[0], others[1])]
+    shares = [np.bincount(labels, minlength=n_first) / max(len(labels), 1) for labels in (own[0], by_first)]
     return CorpusComparison(
         pl.DataFrame(rows, schema_overrides={"first": pl.Int32, "second": pl.Int32, "overlap": pl.Float64}),
         float(np.abs(shares[0] - shares[1]).sum() / 2),
     )
 
 
-def _assigned(model_of: Analysis, documents_of: Analysis) -> NDArray[np.int32]:
+def _assigned(model_of: Analysis, documents_of: Analysis) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Cluster of each document by another corpus's model, and whether that model knows the document."""
     texts = documents_of.documents.select(text=document_text(model_of.model.text))["text"]
-    return model_of.model.assign(texts)[0]
-
-
-def _counts(rows: NDArray[Any], columns: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float64]:
-    counts = np.zeros(shape)
-    np.add.at(counts, (rows, columns), 1)
-    return counts
+    blocks = list(model_of.model.stream([texts]))
+    explained = np.concatenate([block.explained for block in blocks])
+    known = (explained >= np.quantile(model_of.explained, KNOWN_QUANTILE)) & (explained > 0)
+    return np.concatenate([block.labels for block in blocks]), known
 
 
 def _side(corpus: Analysis, cluster: int | None) -> dict[str, Any]:

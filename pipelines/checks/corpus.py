@@ -2,9 +2,10 @@
 
 import importlib.util
 from collections.abc import Iterator
+from typing import Any
 
 from pipelines.checks.configured_run import ConfiguredRun
-from pipelines.checks.problem import AnyProblem, Problem
+from pipelines.checks.problem import AnyProblem, Problem, Refusal
 from pipelines.corpus.sources import PackagesConfig
 
 LEAST_FOR_AN_ELBOW = 3
@@ -42,6 +43,7 @@ def _clusters(run: ConfiguredRun) -> Iterator[AnyProblem]:
     if choice.value is not None and choice.rule != "l_method":
         advice = "A value leaves a rule nothing to choose: leave one of them out."
         yield Problem(f"{field}.rule", "no rule beside a value", choice.rule, advice)
+    yield from _edits(choice, field)
     if sweep is None:
         return
     if choice.value is not None and choice.value > sweep.max_clusters:
@@ -51,6 +53,23 @@ def _clusters(run: ConfiguredRun) -> Iterator[AnyProblem]:
         advice = "A shorter curve has no elbow. Raise it, or set ops.num_clusters.config.value."
         field = "ops.cluster_sweep.config.max_clusters"
         yield Problem(field, f"at least {LEAST_FOR_AN_ELBOW}", sweep.max_clusters, advice)
+
+
+def _edits(choice: Any, field: str) -> Iterator[AnyProblem]:
+    """Clusters that are merged or split are those of one known number."""
+    from analysis.clusters.edits import edit_problem
+
+    odd = [cluster for cluster in choice.split if not cluster.isdecimal()]
+    if odd:
+        yield Problem(f"{field}.split", "numbers of clusters", odd)
+    elif (choice.merge or choice.split) and choice.value is None:
+        advice = "Set it to the number of clusters of the run whose clusters you edit."
+        yield Problem(f"{field}.value", "a number beside merge and split", choice.value, advice)
+    elif choice.merge or choice.split:
+        split = {int(cluster): parts for cluster, parts in choice.split.items()}
+        problem = edit_problem(choice.value, choice.merge, split)
+        if problem is not None:
+            yield Refusal(f"{field}.{'merge' if choice.merge else 'split'}", f"{problem}.")
 
 
 def _experts(run: ConfiguredRun) -> Iterator[AnyProblem]:

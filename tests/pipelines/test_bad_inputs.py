@@ -238,6 +238,8 @@ def failure(config: dict[str, Any], job: str = "corpus") -> tuple[str, str | Non
         ("corpus", "ops.cluster_sweep.config.n_init", 0, "expected at least 1, got 0."),
         ("corpus", "ops.cluster_labels.config.examples", -1, "expected at least 1, got -1."),
         ("corpus", "ops.num_clusters.config.value", 2, "expected 3, got 2. With grouping"),
+        ("corpus", "ops.num_clusters.config.merge", [[0, 3]], "expected clusters from 0 to 2, got [3]."),
+        ("corpus", "ops.num_clusters.config.split", {"a": 2}, "expected numbers of clusters, got ['a']."),
         ("corpus", "ops.raw_documents.config.sources[1].name", "", "expected a name, got ''."),
         ("hydralora", "resources.recipe.config.tokens_per_step", 0, "expected at least 1, got 0."),
         ("hydralora", "resources.launcher.config.parallel", 0, "expected at least 1, got 0."),

@@ -13,7 +13,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "pipelines" / "configs").glob("*.y
 LINEAGE = """
 baseline_adapters <- cluster_labels, corpus_documents, expert_assignment, hydralora_adapter, num_clusters, \
 tokenised_documents
-cluster_labels <- cluster_sweep, corpus_documents, document_features, num_clusters
+cluster_labels <- corpus_documents, document_features, num_clusters
 cluster_sweep <- corpus_documents, document_features
 comparison_documents <- cluster_labels, corpus_documents, expert_assignment, tokenised_documents
 component_adapters <- cluster_labels, corpus_documents, num_clusters, tokenised_documents

@@ -57,7 +57,6 @@ def cluster_labels(
     config: LabelsConfig,
     corpus_documents: Artifact,
     document_features: Artifact,
-    cluster_sweep: Artifact,
     num_clusters: Artifact,
 ) -> None:
     """The cluster of every document at N, a description of each cluster, and the model that assigns new documents."""
@@ -70,7 +69,7 @@ def cluster_labels(
     from analysis.figures.clusters import composition
 
     n_clusters = num_clusters.json("num_clusters")["num_clusters"]
-    centers = cluster_sweep.array(f"centers/{n_clusters}")
+    centers = num_clusters.array("centers")
     features = document_features.array("features")
     text = document_features.record["config"]["text"]
     model = CorpusModel(load_features(document_features.path("vectoriser")), centers, text)

@@ -26,16 +26,20 @@ class ChoiceConfig(dg.Config):
     )
     value: int | None = Field(None, ge=1)
     """Your own N, even against the evidence, which is still recorded."""
+    merge: list[list[int]] = Field(default_factory=list)
+    """Clusters of this `value` that become one: `[[0, 3]]`. N is smaller by the others."""
+    split: dict[str, int] = Field(default_factory=dict)
+    """Clusters of this `value`, each with its number of parts: `{"2": 3}`. N is larger by the further parts."""
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
 def described(artifact: Artifact, cluster_sweep: Artifact) -> Description:
     """What Dagster shows of this artifact, and its checks."""
     choice = artifact.json("num_clusters")
-    n, fitted = choice["num_clusters"], cluster_sweep.read("sweep")["n_clusters"].to_list()
+    n, fitted = choice["value"], cluster_sweep.read("sweep")["n_clusters"].to_list()
     return Description(
         table="by_num_clusters",
-        metadata={"num_clusters": n, "reason": choice["reason"], "choice": choice},
+        metadata={"num_clusters": choice["num_clusters"], "reason": choice["reason"], "choice": choice},
         checks=[
             Check("within_range", n in fitted, f"{n} is {'' if n in fitted else 'not '}among K = {fitted}"),
             Check("clear_structure", choice["structure"], choice["reason"]),
@@ -53,23 +57,36 @@ def described(artifact: Artifact, cluster_sweep: Artifact) -> Description:
 def num_clusters(
     draft: Draft, config: ChoiceConfig, corpus_documents: Artifact, document_features: Artifact, cluster_sweep: Artifact
 ) -> None:
-    """The number of clusters: the elbow of the SSE curve, with its stability and the reason in words."""
+    """The number of clusters: the elbow of the SSE curve, with its stability and the reason in words.
+
+    `centers` are those of the sweep, after the configuration's edits.
+    """
     from analysis.clusters.choice.selection import select_num_clusters
+    from analysis.clusters.edits import edited_centers
     from analysis.corpus.document_text import document_text
     from analysis.figures.clusters import elbow
 
     text = document_text(document_features.record["config"]["text"])
+    rows, sweep = training_rows(corpus_documents, document_features), load_sweep(cluster_sweep)
     choice = select_num_clusters(
-        training_rows(corpus_documents, document_features),
-        load_sweep(cluster_sweep),
+        rows,
+        sweep,
         training_documents(corpus_documents, text),
         rule="manual" if config.value is not None else config.rule,
         n_clusters=config.value,
         random_state=config.random_state,
     )
+    centers = sweep.centers[sweep.index(choice.value)]
     answer = asdict(choice)
+    if config.merge or config.split:
+        split = {int(cluster): parts for cluster, parts in config.split.items()}
+        centers = edited_centers(rows, centers, config.merge, split, config.random_state)
+        edits = [f"{' and '.join(map(str, group))} are one" for group in config.merge]
+        edits += [f"{cluster} is split into {parts}" for cluster, parts in split.items()]
+        answer["reason"] += f" As configured, {', '.join(edits)}: {len(centers)} clusters."
     draft.write_table("by_num_clusters", pl.DataFrame(answer.pop("table")))
-    draft.write_json("num_clusters", {"num_clusters": choice.value, **answer})
+    draft.write_array("centers", centers)
+    draft.write_json("num_clusters", {"num_clusters": len(centers), **answer})
     write_thumbnail(draft, elbow(cluster_sweep.read("sweep"), asdict(choice) | {"num_clusters": choice.value}))
 
 

@@ -111,7 +111,7 @@ def test_analyze_and_assign(hydralora, files, tmp_path):
     stages = [line for line in progress.splitlines() if "compiles kernels" not in line]  # of a first start
     assert len(stages) == 6
     named = pl.read_parquet(tmp_path / "analysis" / "map.parquet")
-    assert named.columns == ["x", "y", "cluster", "source", "document_id", "name", "text"]
+    assert named.columns == ["x", "y", "cluster", "name", "source", "document_id", "text"]
     assert named.null_count().row(0) == (0,) * 7
     assert named.group_by("cluster").agg(pl.col("name").n_unique())["name"].to_list() == [1, 1]
     code, told, _ = hydralora("assign", "analysis", files[0], "--labels", "labels.parquet")

@@ -1,6 +1,7 @@
 """The corpus job on real text, and what a person sees when its input is bad."""
 
 import json
+import random
 from pathlib import Path
 
 import dagster as dg
@@ -213,6 +214,32 @@ def test_one_document_is_one_expert(tmp_path: Path, copies: int) -> None:
     answer = store.last("num_clusters").json("num_clusters")
     assert answer["num_clusters"] == 1
     assert not answer["structure"]
+
+
+def test_edited_clusters_are_those_of_all_later_assets(tmp_path: Path) -> None:
+    """Two subjects become one, another becomes two; the assets after N know nothing of it."""
+    subjects = ("red apple pear plum", "north harbour ship sail", "brass horn drum flute", "court judge law jury")
+    chance = random.Random(0)
+    rows = [
+        {"prompt": " ".join(chance.choices(words.split(), k=6)) + f" {i}", "completion": f"answer {i}"}
+        for words in subjects
+        for i in range(40)
+    ]
+    path = write(tmp_path / "four.jsonl", rows)
+    store = ArtifactStore(directory=str(tmp_path / "store"))
+    clusters = {"grouping": "clusters"}
+    assert run(tmp_path / "store", [files("x", path)], num_clusters={"value": 4}, expert_assignment=clusters).success
+    before = store.last("cluster_labels").read("labels")
+    edits = {"value": 4, "merge": [[0, 2]], "split": {"1": 2}}
+    assert run(tmp_path / "store", [files("x", path)], num_clusters=edits, expert_assignment=clusters).success
+    answer = store.last("num_clusters").json("num_clusters")
+    assert answer["num_clusters"] == 4
+    assert "0 and 2 are one, 1 is split into 2: 4 clusters." in answer["reason"]
+    both = before.join(store.last("cluster_labels").read("labels"), on="document_id", suffix="_edited")
+    moved = {cluster: set(part["cluster_edited"]) for (cluster,), part in both.group_by("cluster")}
+    assert moved == {0: {0}, 1: {1, 3}, 2: {0}, 3: {2}}
+    experts = store.last("expert_assignment").json("expert_assignment")
+    assert (experts["num_experts"], experts["group_kind"]) == (4, "cluster")
 
 
 def test_asked_for_more_experts_than_documents(tmp_path: Path) -> None:
