@@ -102,9 +102,9 @@ def single_tasks() -> Pool:
     return pool | {name: everything[name] for name in ("gsm8k", "mbpp", "pubmedqa")}
 
 
-def split(pool: Pool) -> tuple[Pool, Pool]:
+def split(pool: Pool, seed: int = SPLIT_SEED) -> tuple[Pool, Pool]:
     """Development and held-out half of a pool."""
-    order = [str(name) for name in np.random.default_rng(SPLIT_SEED).permutation(sorted(pool))]
+    order = [str(name) for name in np.random.default_rng(seed).permutation(sorted(pool))]
     half = (len(order) + 1) // 2
     return {name: pool[name] for name in sorted(order[:half])}, {name: pool[name] for name in sorted(order[half:])}
 

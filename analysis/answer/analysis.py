@@ -83,17 +83,24 @@ class Analysis:
 
     @property
     def how_sure(self) -> str:
-        """How sure the number of clusters is, in words."""
+        """How sure the number of clusters is, in words. `why` says how surely prompts tell sources or tasks."""
         low, high = self.choice.interval
         found = [f"{self.choice.value} clusters; shorter sweeps give {low} to {high}" if low < high else ""]
         if not found[0]:
             found = [f"{self.choice.value} clusters" if self.choice.value > 1 else "1 cluster"]
+        if self.grouping.kind != "cluster":
+            found[0] = f"N comes from the {self.grouping.kind}s; words alone show {found[0]}"
         total = sum(self.samples.values())
         if total:
             times = ", ".join(f"{n} in {times}" for n, times in sorted(self.samples.items()))
             found.append(f"of {total} random samples of the documents: {times}")
-        strength = self.choice.evidence.strength
-        found.append(f"evidence for more than one part is {strength:.2f} of what is needed")
+        evidence = self.choice.evidence
+        found.append(
+            f"evidence for more than one part is {evidence.strength:.2f} of what is needed, so that one part has a "
+            f"probability of {evidence.probability_of_one:.0%}"
+        )
+        if self.choice.too_small:
+            found.append(f"too small to say: {self.choice.too_small}")
         return "; ".join(found) + "."
 
     @property
@@ -168,7 +175,8 @@ class Analysis:
     def to_dict(self) -> dict[str, Any]:
         """The answer as JSON-serialisable values."""
         choice = asdict(self.choice)
-        choice["evidence"]["strength"] = self.choice.evidence.strength
+        evidence = self.choice.evidence
+        choice["evidence"] |= {"strength": evidence.strength, "probability_of_one": evidence.probability_of_one}
         return {
             "num_experts": self.num_experts,
             "group_kind": self.grouping.kind,

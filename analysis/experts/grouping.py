@@ -1,6 +1,6 @@
 """Which groups of documents get one expert each: sources, tasks or clusters of the corpus."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -39,8 +39,11 @@ def choose_grouping(
 
     Measured on six corpora (docs/results/experts.md): one expert per source beats a LoRA of the same size if the source
     is predicted correctly for 98% of the prompts, but not at 92%. Accuracy is estimated by cross-validation on the
-    training prompts. Sources are rejected only if the whole 95% interval of the accuracy lies below `min_accuracy`. A
-    corpus of one cluster is homogeneous and gets one expert, which is plain LoRA.
+    training prompts. Sources are rejected only if the whole 95% interval of the accuracy lies below `min_accuracy`.
+
+    A corpus of one cluster gets one expert, which is plain LoRA, unless prompts surely tell its sources (the whole
+    interval at or above `min_accuracy`). Sources that are told that well are parts, even if they are too wide for
+    clusters to show them.
 
     Args:
         documents: training documents with the columns prompt, source and task.
@@ -66,7 +69,7 @@ def choose_grouping(
     if grouping == "clusters":
         return Grouping("cluster", clusters, f"One expert for each of {n_clusters} clusters, as asked for.")
     if n_clusters == 1:
-        return Grouping("cluster", clusters, "The corpus is one cluster, so there is one expert: plain LoRA.")
+        return _of_one_cluster(documents, fixed_number, min_accuracy, max_experts, random_state)
     objections = []
     for kind in ("source", "task"):
         found = _try(documents, kind, min_accuracy, max_experts, n_clusters if fixed_number else None, random_state)
@@ -74,6 +77,23 @@ def choose_grouping(
             return found
         objections.append(found)
     return Grouping("cluster", clusters, f"One expert for each of {n_clusters} clusters: {'; '.join(objections)}.")
+
+
+def _of_one_cluster(
+    documents: pl.DataFrame, fixed_number: bool, min_accuracy: float, max_experts: int, random_state: int
+) -> Grouping:
+    """One expert, unless prompts surely tell the sources."""
+    one = Grouping("cluster", ("0",), "The corpus is one cluster, so there is one expert: plain LoRA.")
+    if fixed_number:
+        return one
+    found = _try(documents, "source", min_accuracy, max_experts, None, random_state)
+    if isinstance(found, str) or found.classifier is None:
+        return one
+    told = found.classifier.validation_
+    if not told.n_prompts or told.interval[0] < min_accuracy:
+        evidence = evidence_of("source", told)
+        return replace(one, reason=f"{one.reason} Sources are not told surely enough to get one each: {evidence}.")
+    return replace(found, reason=f"{found.reason} Words alone show no clusters, but what is told this well is a part.")
 
 
 def _try(

@@ -139,7 +139,8 @@ def _number_of_experts(inputs: ReportInputs) -> Statement:
     detail = in_words(str(choice["reason"]))
     if "interval" in choice and choice["interval"][0] != choice["interval"][1]:
         detail += f" About as well supported: {choice['interval'][0]} to {choice['interval'][1]}."
-    return Statement(question, answer, detail, "good" if structured else "neutral")
+    level = "unknown" if choice.get("too_small") else "good" if structured else "neutral"
+    return Statement(question, answer, detail, level)
 
 
 def experts_of(inputs: ReportInputs) -> int | None:

@@ -30,6 +30,7 @@ class ClusterChoice:
         runner_up: the second best number; None if there is none.
         structure: False if the corpus has no clear parts, so one LoRA is enough.
         evidence: the measurements behind `structure`.
+        too_small: what is too little to say how many parts there are, in words; empty if nothing is.
         reason: a few sentences for a person.
         table: one dict for each K: n_clusters, inertia, score (the score of the rule; -inf if undefined).
     """
@@ -42,6 +43,7 @@ class ClusterChoice:
     runner_up: int | None
     structure: bool
     evidence: StructureEvidence
+    too_small: str
     reason: str
     table: tuple[dict[str, float], ...]
 
@@ -117,6 +119,7 @@ def select_num_clusters(
         runner_up=others[0] if others else None,
         structure=evidence.structure,
         evidence=evidence,
+        too_small=evidence.too_small,
         reason=_reason(sweep, rule, value, ranking, evidence, sharpness, stability),
         table=tuple(
             {"n_clusters": float(k), "inertia": float(sse), "score": float(score)}
@@ -199,4 +202,6 @@ def _reason(
         )
     if value > 1 and not np.isnan(stability):
         sentences.append(f"Two halves of the corpus agree on these clusters to {stability:.2f} (1 is fully).")
+    if evidence.too_small:
+        sentences.append(f"But this corpus is too small to say: it has {evidence.too_small}.")
     return " ".join(sentences)

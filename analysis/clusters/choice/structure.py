@@ -5,6 +5,7 @@ judge these clusters. Words that separate documents only by chance (shuffled tex
 questions of one template differ) say nothing about the other half. A subject or a task has words in both halves.
 """
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 MIN_SHARED = {4: 0.15, 8: 0.205}
 N_COMPONENTS = 32
 SAMPLE_SIZE = 2048
+# Fewer documents were not tried on development corpora; with fewer words, texts come from a few templates, whose
+# variants look like parts.
+MIN_DOCUMENTS, MIN_WORDS = 64, 100
+# Of `probability_of_one`: set on development corpora.
+SLOPE, MIDPOINT = 9.6, 0.99
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,15 @@ class StructureEvidence:
         n_clusters: the key of `MIN_SHARED` that gives the strongest evidence for structure.
         explained: share of the variation in one half of the vocabulary that is explained by the clusters found there.
         shared: share of the variation in the other half that the same clusters explain beyond chance; 0 is chance.
+        n_documents: number of documents looked at, at most `SAMPLE_SIZE`.
+        n_words: number of different words in two of them or more.
     """
 
     n_clusters: int
     explained: float
     shared: float
+    n_documents: int
+    n_words: int
 
     @property
     def structure(self) -> bool:
@@ -52,6 +62,18 @@ class StructureEvidence:
     def strength(self) -> float:
         """`shared` as a multiple of its minimum in `MIN_SHARED`."""
         return self.shared / MIN_SHARED[self.n_clusters]
+
+    @property
+    def probability_of_one(self) -> float:
+        """Of one part, if one part and several were equally likely before. Logistic in `strength`."""
+        return 1 / (1 + math.exp(min(SLOPE * (self.strength - MIDPOINT), 700.0)))
+
+    @property
+    def too_small(self) -> str:
+        """What is too little to tell one part from several, in words; empty if nothing is."""
+        if self.n_documents < MIN_DOCUMENTS:
+            return f"{self.n_documents} of at least {MIN_DOCUMENTS} documents"
+        return f"{self.n_words} of at least {MIN_WORDS} different words" if self.n_words < MIN_WORDS else ""
 
 
 def measure_structure(
@@ -65,29 +87,30 @@ def measure_structure(
     documents = pa.chunked_array(as_binary(texts))
     rows = _sample(len(documents), random_state)
     weights = np.ones(len(rows)) if sample_weight is None else sample_weight[rows]
-    halves = vocabulary_halves(documents.take(pa.array(rows)), random_state)
+    *halves, n_words = vocabulary_halves(documents.take(pa.array(rows)), random_state)
     sweeps = [sweep_kmeans(half, range(1, max(MIN_SHARED) + 1), sample_weight=weights) for half in halves]
     candidates = []
     for n_clusters in MIN_SHARED:
         labels = [sweep.labels[min(n_clusters, len(sweep.labels)) - 1] for sweep in sweeps]
         explained = [explained_by(half, own, weights) for half, own in zip(halves, labels, strict=True)]
         shared = [explained_by(half, other, weights) for half, other in zip(halves, labels[::-1], strict=True)]
-        candidates.append(StructureEvidence(n_clusters, float(np.mean(explained)), float(np.mean(shared))))
+        means = float(np.mean(explained)), float(np.mean(shared))
+        candidates.append(StructureEvidence(n_clusters, *means, len(rows), n_words))
     return max(candidates, key=lambda evidence: evidence.strength)
 
 
-def vocabulary_halves(texts: Texts, random_state: int = 0) -> tuple[Features, Features]:
-    """Two LSA feature matrices [n, N_COMPONENTS] of the same documents, from disjoint halves of the vocabulary."""
+def vocabulary_halves(texts: Texts, random_state: int = 0) -> tuple[Features, Features, int]:
+    """LSA matrices [n, N_COMPONENTS] of documents by disjoint halves of the vocabulary, and the number of its words."""
     from sklearn.preprocessing import normalize
 
     tfidf = Tfidf()
     try:
         matrix = tfidf.fit_transform(texts)
     except ValueError:  # no text has a word
-        return (np.zeros((len(texts), 1), np.float32),) * 2
+        return *((np.zeros((len(texts), 1), np.float32),) * 2), 0
     side = np.array([zlib.crc32(term.encode()) & 1 for term in tfidf.vocabulary_])
     first, second = (_lsa(normalize(matrix[:, side == half]), random_state) for half in (0, 1))
-    return first, second
+    return first, second, len(tfidf.vocabulary_)
 
 
 def explained_by(

@@ -49,9 +49,22 @@ def test_what_gets_an_expert(
     assert (grouping.classifier is None) == (kind == "cluster")
 
 
-def test_a_homogeneous_corpus_keeps_one_expert() -> None:
-    assert choose_grouping(THREE_SOURCES, 1).groups == ("0",)
-    assert len(choose_grouping(THREE_SOURCES, 1, grouping="sources").groups) == 3
+@pytest.mark.parametrize(
+    ("table", "options", "number", "reason"),
+    [
+        (ONE_SOURCE, {}, 1, "The corpus is one cluster, so there is one expert: plain LoRA."),
+        (UNREADABLE, {}, 1, "one cluster"),
+        (THREE_SOURCES, {"fixed_number": True}, 1, "one cluster"),
+        (THREE_SOURCES, {"max_experts": 2}, 1, "one cluster"),
+        (THREE_SOURCES, {"grouping": "sources"}, 3, "One expert for each of 3 sources"),
+        (THREE_SOURCES, {}, 3, "Words alone show no clusters, but what is told this well is a part."),
+        (THREE_SOURCES[::9], {}, 1, "Sources are not told surely enough to get one each: the source of 100.0% of 40"),
+    ],
+)
+def test_a_corpus_of_one_cluster(table: pl.DataFrame, options: dict[str, object], number: int, reason: str) -> None:
+    grouping = choose_grouping(table, 1, **options)  # type: ignore[arg-type]
+    assert len(grouping.groups) == number
+    assert reason in grouping.reason
 
 
 def test_groupings_that_cannot_be() -> None:

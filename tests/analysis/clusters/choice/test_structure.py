@@ -5,13 +5,20 @@ import zlib
 import numpy as np
 import pytest
 
-from analysis.clusters.choice.structure import explained_by, measure_structure, vocabulary_halves
+from analysis.clusters.choice.structure import (
+    MIN_WORDS,
+    StructureEvidence,
+    explained_by,
+    measure_structure,
+    vocabulary_halves,
+)
 
 
 def test_halves_of_the_vocabulary_have_no_word_in_common():
     texts = ["alpha beta gamma delta", "omega sigma kappa"] * 2
-    first, second = vocabulary_halves(texts)
+    first, second, n_words = vocabulary_halves(texts)
     sides = [{word for word in " ".join(texts).split() if zlib.crc32(word.encode()) & 1 == half} for half in (0, 1)]
+    assert n_words == 7
     for half, words in zip((first, second), sides, strict=True):
         for row, text in zip(half, texts, strict=True):
             assert np.linalg.norm(row) == pytest.approx(1 if words & set(text.split()) else 0, abs=1e-6)
@@ -36,3 +43,20 @@ def test_explained_by_groups():
 
 def test_texts_without_words_have_no_structure():
     assert not measure_structure(["", "?", "1"] * 20).structure
+
+
+def test_few_documents_or_few_words_are_too_little_to_say():
+    words = [f"word{i}" for i in range(150)]
+    texts = [" ".join(words[i % 150] for i in range(start, start + 40)) for start in range(80)]
+    assert measure_structure(texts).too_small == ""
+    assert measure_structure(texts[:50]).too_small == "50 of at least 64 documents"
+    few_words = measure_structure(["red blue", "blue green", "green red"] * 30)
+    assert few_words.too_small == f"3 of at least {MIN_WORDS} different words"
+
+
+def test_one_part_is_the_less_likely_the_stronger_the_evidence():
+    found = [StructureEvidence(4, 0.5, shared, 200, 500).probability_of_one for shared in (-0.1, 0.1, 0.15, 0.3, 99.0)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 0.99
+    assert found[-1] < 1e-9
+    assert 0.4 < found[2] < 0.6  # at the limit of `structure`
