@@ -8,6 +8,7 @@ from hydralora.adapter.config import EARLIER_PEFT_TYPE, HydraLoraConfig
 from hydralora.adapter.given_gates import expert_gates
 from hydralora.adapter.model import HydraLoraModel
 from hydralora.adapter.registration import register
+from hydralora.base_model.auto_peft import teach_auto_peft
 from hydralora.gates.calibration import calibrate_gates, calibrate_gates_by_group, compare_with_live
 from hydralora.gates.export import export_lora, to_lora, to_merged
 from hydralora.gates.fixed import fixed_gates, set_fixed_gates
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 register(HydraLoraConfig, HydraLoraModel, EARLIER_PEFT_TYPE)
+teach_auto_peft()
 deprecation.install()
 
 set_static_gates = deprecation.called("hydralora.set_static_gates", "hydralora.set_fixed_gates", set_fixed_gates)

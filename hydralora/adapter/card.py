@@ -24,6 +24,9 @@ from peft import PeftModel
 base, tokenizer = load_base_model({load})
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```
+
+`peft.AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")` loads both in one call. Prompts of several
+lengths are padded on the left (`tokenizer.padding_side = "left"`) for `generate`.
 {gates}
 ## Serve it
 

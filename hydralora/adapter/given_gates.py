@@ -1,6 +1,7 @@
 """Gates given from outside for each sequence or token (router_input="given"), for example by a corpus model."""
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -19,12 +20,40 @@ class ModelCalls:
         running: The calls from the whole model (first) to the innermost transformers model (last).
         copies: Number of copies that generation makes of each sequence (beams, several returned sequences).
         dealt: Cache of gates in token order while the innermost call runs. The key holds all that the gates depend on.
+        owner: The thread whose gates the layers have, and the context that gave them; empty outside of `expert_gates`.
     """
 
     def __init__(self) -> None:
         self.running: list[Call] = []
         self.copies = 1
         self.dealt: dict[Any, Tensor] = {}
+        self.owner: dict[str, tuple[int, object]] = {}
+
+    def take(self, context: object) -> None:
+        """Note that this thread gives the gates, until `release`.
+
+        Raises:
+            RuntimeError: If another thread does: its gates would be used for this thread's rows.
+        """
+        self.owner.setdefault("thread", (threading.get_ident(), context))  # in one step, so that threads cannot meet
+        self.check_thread()
+
+    def check_thread(self) -> None:
+        """Raise RuntimeError if the layers have the gates of another thread."""
+        mine = threading.get_ident()
+        if self.owner.get("thread", (mine, None))[0] != mine:
+            raise RuntimeError(
+                "Another thread is calling this model with its own expert_gates, which belong to the model while the "
+                "call lasts. Put a lock around the calls, batch the requests, or give each thread a copy of the model."
+            )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ModelCalls":
+        return ModelCalls()  # the copy is not being called
+
+    def release(self, context: object) -> None:
+        """Forget the thread, if this context was the first to take."""
+        if self.owner.get("thread", (0, None))[1] is context:
+            self.owner.clear()
 
 
 class NoteCall:
@@ -38,6 +67,8 @@ class NoteCall:
         """Called by torch for each call of the module."""
         running = self.calls.running
         if self.is_root:
+            if self.calls.owner and not torch.compiler.is_compiling():
+                self.calls.check_thread()
             running.clear()  # an exception may have left calls behind
         given = {**dict(zip(self.names, args, strict=False)), **kwargs}
         self.calls.dealt.clear()
@@ -79,6 +110,7 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
             is on, -1 for none.
 
     Raises:
+        RuntimeError: If another thread is calling the model with its own gates.
         ValueError: If an index names an expert that an adapter does not have. Indices on a GPU are not checked, because
             reading them would block until the GPU is idle; a wrong index makes the outputs NaN.
     """
@@ -86,12 +118,17 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
     layers = [module for module in modules if "given_gates" in module.__dict__]
     if not gates.is_floating_point():
         _check_index(gates, layers)
+    calls = {id(layer.calls): layer.calls for layer in layers}
+    is_compiling = torch.compiler.is_compiling()
+    context = object()
+    if not is_compiling:
+        for each in calls.values():
+            each.take(context)
     before = [layer.given_gates for layer in layers]
     for layer in layers:
         layer.__dict__["given_gates"] = gates  # nn.Module's `__setattr__` is slow, and each training step comes here
-    calls = {id(layer.calls): layer.calls for layer in layers}
     with ExitStack() as stack:
-        if not torch.compiler.is_compiling():
+        if not is_compiling:
             generating = [m for m in modules if isinstance(m, PreTrainedModel) and hasattr(m, "generate")]
             for each in calls.values():
                 stack.enter_context(_counted_copies(generating, each))
@@ -104,6 +141,8 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
             for each in calls.values():
                 each.running.clear()
                 each.dealt.clear()
+                if not is_compiling:
+                    each.release(context)
 
 
 def _modules_in(model: nn.Module) -> list[Any]:
@@ -233,11 +272,14 @@ def token_gates(gates: Tensor, shape: tuple[int, ...], call: Call, place: Place,
 
 
 def _of_tokens(gates: Tensor, shape: tuple[int, ...], call: Call, place: Place) -> Tensor:
+    if len(shape) == 3 and shape[1] == 1:  # [batch, 1, length], as in DeepSeek-V3
+        shape = (shape[0], shape[2])
     layout = locate(shape, call, place)
     length = {"batch first": shape[-1], "length first": shape[0], "flat": layout.length}.get(layout.kind)
     if length != gates.shape[1] or len(shape) > 2:
         raise ValueError(
-            f"Expected expert_gates [batch, length, N] for an input of shape {tuple(shape)}, got {tuple(gates.shape)}"
+            f"Expected gates of each sequence for an input of shape {tuple(shape)}, got gates of {gates.shape[1]} "
+            f"tokens for each of {len(gates)} rows. Exclude layers that see other tokens (`exclude_modules`)."
         )
     return (gates.transpose(0, 1) if layout.kind == "length first" else gates).flatten(0, 1)
 

@@ -21,7 +21,7 @@ from hydralora.adapter.given_gates import expert_gates as given_gates
 from hydralora.adapter.given_gates import stop_watching, watch_for_good
 from hydralora.adapter.layer import HydraLoraLayer, merge_refusal
 from hydralora.adapter.linear import HydraLoraLinear
-from hydralora.adapter.state import plain_name
+from hydralora.adapter.state import plain_name, refuse_tied_weights
 from hydralora.adapter.unfit_layers import fused_experts, switch_off_fast_path, unfit_reason
 
 
@@ -100,10 +100,21 @@ class HydraLoraModel(BaseTuner):
         """Merge adapters into the base weights, as PEFT does.
 
         Raises:
-            ValueError: the gates of an adapter depend on the input.
+            ValueError: If the gates of an adapter depend on the input, or a weight is tied to another module's.
         """
-        self._refuse_live_gates(adapter_names)
+        self._check_mergeable(adapter_names)
         super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: a weighted mean of adapters whose gates differ is no adapter of this kind.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "HydraLoRA adapters cannot be added: their experts have gates of their own. Export each as a plain LoRA "
+            "(`hydralora.export_lora`), and combine these with PEFT's `add_weighted_adapter`."
+        )
 
     def _unload_and_optionally_merge(
         self,
@@ -113,16 +124,17 @@ class HydraLoraModel(BaseTuner):
         adapter_names: list[str] | None = None,
     ) -> Any:
         if merge:
-            self._refuse_live_gates(adapter_names)
+            self._check_mergeable(adapter_names)
         stop_watching(self.model)
         return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
 
-    def _refuse_live_gates(self, adapter_names: list[str] | None) -> None:
+    def _check_mergeable(self, adapter_names: list[str] | None) -> None:
         """Check all layers before the first one changes: a half-merged model would be silently wrong."""
         for layer in self._layers():
             for name in adapter_names or layer.active_adapters:
                 if name in layer.hydralora_A and layer.fixed_gates(name) is None:
                     raise ValueError(merge_refusal(name, layer.num_experts[name]))
+        refuse_tied_weights(self.model, adapter_names)
 
     def _layers(self) -> list[HydraLoraLayer]:
         return [module for module in self.model.modules() if isinstance(module, HydraLoraLayer)]

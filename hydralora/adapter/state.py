@@ -5,6 +5,7 @@ not run, a compiled module hides names. docs/method.md has the table of states a
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from peft import PeftModel
@@ -146,6 +147,26 @@ def adapter_state(model: nn.Module, adapter_name: str = "default") -> AdapterSta
         has_peft_model=isinstance(unwrapped(model), PeftModel),
         others=tuple(sorted(set(configs) - {adapter_name})),
     )
+
+
+def refuse_tied_weights(base: nn.Module, adapter_names: Sequence[str] | None = None) -> None:
+    """Raise ValueError if merging adapters (None: the active ones) would change a weight that another module uses."""
+    owners: dict[int, list[str]] = {}
+    layers: list[HydraLoraLayer] = []
+    for name, module in base.named_modules():
+        for parameter in module._parameters.values():
+            owners.setdefault(id(parameter), []).append(name.removesuffix(".base_layer"))
+        if isinstance(module, HydraLoraLayer):
+            layers.append(module)
+    for layer in layers:
+        names = set(adapter_names or layer.active_adapters) & set(layer.hydralora_A) - set(layer.merged_adapters)
+        tied = owners.get(id(layer.get_base_layer()._parameters.get("weight")), [])
+        if names and len(tied) > 1:
+            raise ValueError(
+                f"Cannot merge {', '.join(sorted(names))}: {' and '.join(tied)} have one weight (tied), and merging "
+                f"would change it for both. Use the adapter unmerged, export a plain LoRA (`hydralora.export_lora`), "
+                f"or leave the layer out (`exclude_modules`)."
+            )
 
 
 def _has_adapter(layer: BaseTunerLayer, adapter_name: str) -> bool:

@@ -9,10 +9,12 @@ returns a tuple. Those are found by a trial on one token.
 import ast
 import inspect
 import textwrap
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -101,6 +103,21 @@ def fused_experts(model: nn.Module) -> list[str]:
         for name, parameter in model.named_parameters()
         if parameter.dim() == 3 and "expert" in name.rpartition(".")[0].lower() and "hydralora_" not in name
     ]
+
+
+def read_as_experts(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Those of these layers that PEFT's LoRA would not adapt, although it is told to.
+
+    Transformers 5 fuses the experts of a mixture. PEFT then reads a target such as `gate_proj` as the fused parameter,
+    in some models (DeepSeek-V3, Qwen3-Next) also where it names a dense layer or a shared expert beside the mixture.
+    """
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+    except ImportError:  # transformers 4
+        return []
+    asked = LoraConfig(target_modules=[*names, "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"])
+    convert_peft_config_for_transformers(asked, model, None)
+    return sorted(set(names) - set(asked.target_modules or ()))
 
 
 def switch_off_fast_path(parent: nn.Module, layer: nn.Module) -> None:

@@ -10,16 +10,28 @@ import dataclasses
 import math
 import os
 import tempfile
+import warnings
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import Tensor, nn
 
 from hydralora.adapter.layer import HydraLoraLayer
 from hydralora.adapter.saved_config import sort_adapter_configs
-from hydralora.adapter.state import AdapterState, adapter_state, base_of, hydralora_layers, plain_name, unwrapped
+from hydralora.adapter.state import (
+    AdapterState,
+    adapter_state,
+    base_of,
+    hydralora_layers,
+    plain_name,
+    refuse_tied_weights,
+    unwrapped,
+)
+from hydralora.adapter.unfit_layers import read_as_experts
 from hydralora.base_model import EMBEDDED, EMBEDDED_ON_HUB, provision_embedded_base_model
 from hydralora.gates.fixed import GateSpec, resolve_gates, set_fixed_gates
 
@@ -49,10 +61,11 @@ def to_lora(
             removed. Otherwise r, alpha and patterns stay unchanged, as further training needs them.
 
     Raises:
-        ValueError: If there are no gates, the gates do not fit, or a portable export would contain trained modules,
-            which servers do not load.
+        ValueError: If there are no gates, the gates do not fit, a portable export would contain trained modules, which
+            servers do not load, or PEFT would read a layer's name as the experts of a mixture (a warning if portable).
     """
     layers = hydralora_layers(model, adapter_name)
+    _check_names(base_of(model), layers, portable)
     vectors = resolve_gates(model, gates, adapter_name)
     config = unwrapped(model).peft_config[adapter_name]
     state = _whole_modules(model, adapter_state(model, adapter_name))
@@ -70,6 +83,7 @@ def to_lora(
         key = f"base_model.model.{name}"
         state[f"{key}.lora_A.weight"], state[f"{key}.lora_B.weight"] = a.contiguous(), b.contiguous()
     lora = _lora_config(base_of(model), config, max_rank if portable else None)
+    lora.target_modules = _target_modules(base_of(model), config, layers)
     if config.shared_rank and not portable:
         _set_ranks(lora, {name: (len(a), layers[name].scaling[adapter_name]) for name, (a, _) in factors.items()})
     return lora, state
@@ -137,8 +151,8 @@ def to_merged(model: "PeftModel", gates: GateSpec | None = None, adapter_name: s
     rounded once. Adapters that are already merged are unmerged first, except this adapter with these gates.
 
     Raises:
-        ValueError: If a layer cannot be merged into, the model is not a `PeftModel`, or the gates are wrong as in
-            `to_lora`. The model is then unchanged.
+        ValueError: If a layer cannot be merged into, or its weight is tied to another module's; the model is not a
+            `PeftModel`; or the gates are wrong as in `to_lora`. The model is then unchanged.
     """
     state = adapter_state(model, adapter_name)
     state.refuse_without_peft_model("merge an adapter for good")
@@ -149,6 +163,7 @@ def to_merged(model: "PeftModel", gates: GateSpec | None = None, adapter_name: s
         backend = layer.quantization_backend
         if backend is not None and not backend.supports_merge:
             raise ValueError(f"Cannot merge into layer {name}: {backend.backend_name} weights cannot be changed")
+    refuse_tied_weights(base_of(model), [adapter_name])
     inner = unwrapped(model)
     if state.merged == (adapter_name,) and state.active and _have_gates(layers, vectors, adapter_name):
         return _base_model(inner.unload())
@@ -210,6 +225,27 @@ def _lora_config(base: Any, config: Any, portable_rank: int | None) -> "LoraConf
         lora.rank_pattern = {key: r * blocks for key, r in lora.rank_pattern.items()}
         lora.alpha_pattern = {key: alpha * growth for key, alpha in lora.alpha_pattern.items()}
     return lora
+
+
+def _check_names(base: Any, layers: Iterable[str], portable: bool) -> None:
+    """PEFT must read the names of the layers as what they are."""
+    misread = read_as_experts(base, layers)
+    if not misread:
+        return
+    message = (
+        f"PEFT's LoRA reads the names of {len(misread)} adapted layers, such as {misread[0]}, as the fused experts of "
+        f"the mixture, and would drop their weights. Exclude such layers from the adapter (`exclude_modules`)"
+    )
+    if not portable:
+        raise ValueError(f"{message}, or pass portable=True for servers other than PEFT.")
+    warnings.warn(f"{message}. Servers other than PEFT are not concerned.", stacklevel=3)
+
+
+def _target_modules(base: nn.Module, config: Any, layers: Iterable[str]) -> Any:
+    """What tells PEFT to adapt exactly these layers: as the adapter was told, unless layers were left alone."""
+    names = [plain_name(name) for name, _ in base.named_modules() if ".hydralora_" not in name]
+    told = {name for name in names if check_target_module_exists(config, name) and not name.endswith(".base_layer")}
+    return config.target_modules if told == set(layers) else sorted(layers)
 
 
 def _set_ranks(lora: "LoraConfig", layers: dict[str, tuple[int, float]]) -> None:

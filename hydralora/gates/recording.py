@@ -57,15 +57,26 @@ def record_gates(model: nn.Module, adapter_name: str = "default") -> Iterator[di
     places = {plain_name(name): place_of(base, name) for name, _ in base.named_modules() if plain_name(name) in layers}
     before = [layer.gate_observer for layer in layers.values()]
     with watched(base) as calls:
-        new_pass = base.register_forward_pre_hook(lambda *_: runs.clear())
+        new_pass = base.register_forward_pre_hook(lambda *_: _start_pass(runs))
         for name, layer in layers.items():
-            layer.gate_observer = _observer(_Recorder(gates, runs, calls, places[name], name), adapter_name)
+            router = dict(layer.hydralora_router.items()).get(adapter_name)
+            needs_gradient = router is not None and router.weight.requires_grad
+            recorder = _Recorder(gates, runs, calls, places[name], name, needs_gradient)
+            layer.gate_observer = _observer(recorder, adapter_name)
         try:
             yield gates
         finally:
             new_pass.remove()
             for layer, observer in zip(layers.values(), before, strict=True):
                 layer.gate_observer = observer
+
+
+_GRADIENTS = "gradients are on"
+
+
+def _start_pass(runs: dict[str, int]) -> None:
+    runs.clear()
+    runs[_GRADIENTS] = int(torch.is_grad_enabled())
 
 
 class _Recorder(NamedTuple):
@@ -76,16 +87,23 @@ class _Recorder(NamedTuple):
     calls: ModelCalls
     place: Place
     name: str
+    needs_gradient: bool
 
 
 def _observer(recorder: _Recorder, adapter_name: str) -> GateObserver:
-    gates, runs, calls, place, name = recorder
+    gates, runs, calls, place, name, needs_gradient = recorder
 
     def observe(adapter: str, layer_gates: Tensor) -> None:
         if adapter != adapter_name:
             return
         if torch._C._current_graph_task_id() != -1 and name in gates:
             return  # gradient checkpointing runs the layer again during backward
+        if runs.get(_GRADIENTS) and not torch.is_grad_enabled() and needs_gradient:
+            raise ValueError(
+                f"Cannot record gates of {name}: the model runs it without gradients within a pass that has them, as "
+                f"reentrant gradient checkpointing does, so a loss on these gates would change no router. Enable it "
+                f"with gradient_checkpointing_kwargs={{'use_reentrant': False}}, or record under torch.no_grad()."
+            )
         call = calls.running[-1] if calls.running else None
         layer_gates = layer_gates if call is None else _by_rows(layer_gates, call, place)
         before = runs.get(name, 0) if call is not None else 0
@@ -98,6 +116,8 @@ def _observer(recorder: _Recorder, adapter_name: str) -> GateObserver:
 
 def _by_rows(gates: Tensor, call: Call, place: Place) -> Tensor:
     """Gates [batch, length, N] if the rows of the batch are known, else unchanged."""
+    if gates.dim() == 4 and gates.shape[1] == 1:  # [batch, 1, length, N], as in DeepSeek-V3
+        gates = gates.squeeze(1)
     if gates.dim() > 3:
         return gates
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from hydralora.adapter.unfit_layers import fused_experts, unfit_layers
+from hydralora.adapter.unfit_layers import fused_experts, read_as_experts, unfit_layers
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -136,11 +136,17 @@ def _check_closed_form(config: Any, model: nn.Module) -> None:
     targets = config.target_modules
     takes_all = isinstance(targets, str) and targets.lower() == "all-linear"
     is_lora = config.peft_type.value == "LORA"
-    if getattr(config, "target_parameters", None) or (is_lora and takes_all and fused_experts(model)):
+    takes_experts = is_lora and fused_experts(model) and (takes_all or _misread(config, model))
+    if getattr(config, "target_parameters", None) or takes_experts:
         raise ValueError(
             "Expected target_modules that are linear layers, got parameters of fused experts too (target_parameters, "
-            "or 'all-linear' on a mixture of experts). Name the layers one by one."
+            "'all-linear' on a mixture of experts, or names that PEFT reads as the experts). Name the layers one by "
+            "one."
         )
+
+
+def _misread(config: "PeftConfig", model: nn.Module) -> list[str]:
+    return read_as_experts(model, [name for name, _, _ in target_shapes(config, model)])
 
 
 def target_shapes(config: "PeftConfig", model: nn.Module) -> Iterator[tuple[str, int, int]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from hydralora.adapter.config import HydraLoraConfig
-from hydralora.adapter.unfit_layers import fused_experts, unfit_layers
+from hydralora.adapter.unfit_layers import fused_experts, read_as_experts, unfit_layers
 from hydralora.methods.config import MethodConfig, MethodError
 from hydralora.methods.parameters import ParameterCounts, expected_parameters, target_shapes
 
@@ -284,12 +284,24 @@ def _layers(model: "PreTrainedModel", settings: MethodConfig) -> dict[str, Any]:
     """Config fields that choose layers, so that every method adapts the same ones.
 
     Layers that an adapter cannot act on are excluded. If the experts of a mixture are fused into one parameter, PEFT
-    reads "all-linear" differently for LoRA than for other methods. Then the linear layers are named one by one.
+    reads "all-linear" differently for LoRA than for other methods. Then the linear layers are named one by one, without
+    those whose names PEFT's LoRA would read as the experts.
+
+    Raises:
+        MethodError: If layers are asked for whose names PEFT's LoRA would read as the experts.
     """
     unfit = sorted(unfit_layers(model))
     targets: Any = settings.target_modules if isinstance(settings.target_modules, str) else [*settings.target_modules]
+    shapes = target_shapes(HydraLoraConfig(target_modules=targets), model)
+    misread = read_as_experts(model, [name for name, _, _ in shapes]) if fused_experts(model) else []
+    if misread and targets != "all-linear":
+        raise MethodError(
+            f"Expected target_modules that every method can adapt, got {len(misread)} layers such as {misread[0]}, "
+            f"whose names PEFT's LoRA reads as the experts of the mixture. Leave them out, or write 'all-linear'."
+        )
     if targets == "all-linear" and (unfit or fused_experts(model)):
-        targets = [name for name, _, _ in target_shapes(HydraLoraConfig(target_modules="all-linear"), model)]
+        named = target_shapes(HydraLoraConfig(target_modules="all-linear"), model)
+        targets = [name for name, _, _ in named if name not in misread]
     if targets == "all-linear" or isinstance(settings.target_modules, str):
         unfit = []
     return {

@@ -1,5 +1,8 @@
 """Gates given from outside, one vector for each sequence."""
 
+import copy
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -140,3 +143,26 @@ def test_gates_of_tokens_are_recorded(hydra_llama: Any, tokens: torch.Tensor) ->
         model(tokens, expert_gates=index)
     for layer in gates.values():
         assert torch.equal(layer, torch.eye(3)[index])
+
+
+def test_another_thread_cannot_use_these_gates(hydra_llama: Any, tokens: torch.Tensor) -> None:
+    model = hydra_llama(router_input="given", shared_rank=2)
+    expected = model(tokens, expert_gates=GATES).logits
+
+    def elsewhere(call: Callable[[], Any]) -> str:
+        with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="Another thread") as error:
+            pool.submit(call).result()
+        return str(error.value)
+
+    with hydralora.expert_gates(model, GATES):
+        assert "lock" in elsewhere(lambda: model(tokens))
+        assert "lock" in elsewhere(lambda: model(tokens, expert_gates=GATES.flip(0)))
+        with hydralora.expert_gates(model, GATES.flip(0)):
+            pass
+        assert torch.equal(model(tokens).logits, expected)
+        copied = copy.deepcopy(model)
+    with ThreadPoolExecutor(1) as pool:
+        for each in (model, copied):
+            assert torch.equal(
+                pool.submit(lambda each=each: each(tokens, expert_gates=GATES).logits).result(), expected
+            )

@@ -294,3 +294,21 @@ def test_a_model_that_is_no_transformers_model(tmp_path: Path) -> None:
     hydralora.export_lora(model, tmp_path)
     close(PeftModel.from_pretrained(make(), tmp_path)(x), expected)
     close(hydralora.to_merged(model)(x), expected)
+
+
+def test_a_tied_weight_is_not_merged(tiny_llama: MakeLlama, tokens: Tensor, tmp_path: Path) -> None:
+    """The head's weight is the embeddings': a merge into it would change both."""
+
+    def base() -> LlamaForCausalLM:
+        return tiny_llama(tie_word_embeddings=True)
+
+    with pytest.warns(UserWarning, match="tie_word_embeddings"):  # PEFT's
+        model = get_peft_model(base(), config(target_modules=["lm_head", "q_proj"], router_input="uniform")).eval()
+    expected = logits(model, tokens)
+    message = r"Cannot merge default: .*embed_tokens and lm_head have one weight \(tied\)"
+    for call in (model.merge_adapter, model.merge_and_unload, lambda: hydralora.to_merged(model)):
+        refuses(model, message, call)
+    hydralora.export_lora(model, tmp_path)
+    with pytest.warns(UserWarning, match="tie_word_embeddings"):
+        plain = PeftModel.from_pretrained(base(), tmp_path).eval()
+    close(logits(plain, tokens), expected)

@@ -1,16 +1,17 @@
 """Layers that an adapter cannot act on are left alone, and said so; everything that is adapted learns."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from hydralora import HydraLoraConfig
-from hydralora.adapter.unfit_layers import fused_experts, unfit_layers, weights_read_by
-from hydralora.methods import MethodConfig, adapt, get_method, target_shapes
+from hydralora import HydraLoraConfig, export_lora
+from hydralora.adapter.unfit_layers import fused_experts, read_as_experts, unfit_layers, weights_read_by
+from hydralora.methods import MethodConfig, MethodError, adapt, get_method, target_shapes
 
 LLAMA = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 
@@ -26,6 +27,15 @@ def mixtral() -> Any:
     torch.manual_seed(0)
     sizes = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
     return transformers.MixtralForCausalLM(transformers.MixtralConfig(**LLAMA, **sizes))
+
+
+def deepseek() -> Any:
+    """Its dense first layer and its shared expert have layers named like the experts, which are fused."""
+    torch.manual_seed(0)
+    sizes = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 8}
+    heads = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+    options = {**LLAMA, **sizes, **heads, "num_key_value_heads": 4, "first_k_dense_replace": 1}
+    return transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**options))
 
 
 def config(**options: Any) -> HydraLoraConfig:
@@ -104,7 +114,7 @@ def test_experts_that_are_left_out_are_named() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The experts of this mixture:UserWarning", "ignore:Left alone:UserWarning")
-@pytest.mark.parametrize("make", [mixtral, mamba])
+@pytest.mark.parametrize("make", [mixtral, mamba, deepseek])
 def test_every_method_adapts_the_same_layers(make: Any) -> None:
     settings = MethodConfig(target_modules="all-linear", total_steps=100)
 
@@ -120,10 +130,11 @@ def test_every_method_adapts_the_same_layers(make: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:The experts of this mixture:UserWarning")
 @pytest.mark.parametrize("name", ["hydralora", "lora_r8", "lora_matched"])
-def test_sizes_on_a_mixture_of_experts(name: str) -> None:
+@pytest.mark.parametrize("make", [mixtral, deepseek])
+def test_sizes_on_a_mixture_of_experts(make: Any, name: str) -> None:
     settings = MethodConfig(target_modules="all-linear", match_parameters=9000)
-    counted = sum(p.numel() for p in adapt(mixtral(), name, settings).parameters() if p.requires_grad)
-    assert get_method(name).parameters(mixtral(), settings).total == counted
+    counted = sum(p.numel() for p in adapt(make(), name, settings).parameters() if p.requires_grad)
+    assert get_method(name).parameters(make(), settings).total == counted
     if name == "lora_matched":
         assert counted == pytest.approx(9000, rel=0.1)
 
@@ -136,3 +147,30 @@ def test_no_closed_form_for_adapted_parameters() -> None:
     for options in ({"target_modules": "all-linear"}, {"target_modules": [], "target_parameters": ["gate_up_proj"]}):
         with pytest.raises(ValueError, match=r"parameters of fused experts too.*Name the layers"):
             expected_parameters(LoraConfig(**options), mixtral())
+
+
+@pytest.mark.filterwarnings("ignore:The experts of this mixture:UserWarning")
+def test_names_that_peft_reads_as_experts(tmp_path: Path) -> None:
+    """PEFT's LoRA of DeepSeek-V3 takes `gate_proj` for the fused experts, also in a layer without experts."""
+    names = [name for name, module in deepseek().named_modules() if isinstance(module, nn.Linear)]
+    misread = read_as_experts(deepseek(), names)
+    assert "model.layers.0.mlp.gate_proj" in misread
+    assert "model.layers.1.mlp.shared_experts.down_proj" in misread
+    assert not any("self_attn" in name for name in misread)
+    assert not read_as_experts(mixtral(), [name for name in names if "self_attn" in name])
+    with pytest.raises(MethodError, match=r"layers\.0\.mlp\..*whose names PEFT's LoRA reads as the experts"):
+        get_method("hydralora").config(deepseek(), MethodConfig(target_modules=("q_b_proj", "up_proj")))
+    model = get_peft_model(deepseek(), config(router_input="uniform"))
+    with pytest.raises(ValueError, match=r"would drop their weights.*exclude_modules"):
+        export_lora(model, tmp_path, portable=False)
+    with pytest.warns(UserWarning, match=r"would drop their weights.*Servers other than PEFT are not concerned"):
+        export_lora(model, tmp_path)
+
+
+def test_layers_that_were_left_alone_are_not_exported(tokens: Tensor, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="Left alone"):
+        model = get_peft_model(mamba(), config(router_input="uniform", init_weights=False)).eval()
+    export_lora(model, tmp_path)
+    plain = PeftModel.from_pretrained(mamba(), tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(plain(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)

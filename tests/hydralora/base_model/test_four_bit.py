@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 
 import hydralora
+from hydralora import HydraLoraConfig
 from hydralora.base_model import load_base_model
 from hydralora.data import TokenisedDocuments, collate, tokenise
 from hydralora.evaluation.answer_loss import answer_logits
@@ -76,6 +77,30 @@ def test_export_is_the_adapter_with_fixed_gates(base_folder: Path, documents: To
     batch = move(collate(documents.rows(range(4)), 0), exported)
     with torch.inference_mode(), hydralora.fixed_gates(model, "uniform"):
         torch.testing.assert_close(answer_logits(exported, batch)[0], answer_logits(model, batch)[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("router_input", ["given", "low_rank"])
+def test_the_split(router_input: str, base_folder: Path) -> None:
+    """A LoRA beside experts: each row is the plain LoRA of its expert, and everything learns."""
+    fields = {
+        "r": 2,
+        "num_experts": 2,
+        "shared_rank": 3,
+        "shared_alpha": 4.0,
+        "target_modules": ["q_proj", "down_proj"],
+    }
+    config = HydraLoraConfig(**fields, router_input=router_input, init_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(load(base_folder), config).eval()
+    tokens = torch.arange(12).view(2, 6) + 3
+    call = {"expert_gates": torch.tensor([1, 0])} if router_input == "given" else {}
+    with hydralora.fixed_gates(model, None if call else 1), torch.no_grad():
+        row = model(tokens, **call).logits[0]
+    export_lora(model, base_folder.parent / "export", gates=1)
+    exported = PeftModel.from_pretrained(load(base_folder), base_folder.parent / "export").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(row, exported(tokens).logits[0], atol=1e-4, rtol=0)
+    model.train()(tokens, labels=tokens, **call).loss.backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters() if p.requires_grad)
 
 
 def test_the_whole_of_it_is_not_trained(base_folder: Path, documents: TokenisedDocuments) -> None:

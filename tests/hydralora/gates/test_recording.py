@@ -190,3 +190,42 @@ def test_losses_train_routers(hydra_llama: MakeModel, tokens: Tensor, loss: str)
         optimizer.step()
         values.append(value.item())
     assert values[-1] < 0.6 * values[0]
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+def test_reentrant_checkpointing_gives_gates_no_gradient(hydra_llama: MakeModel, tokens: Tensor) -> None:
+    model = hydra_llama(shared_rank=2).train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    model.enable_input_require_grads()
+    refused = pytest.raises(ValueError, match=r"reentrant.*would change no router.*'use_reentrant': False")
+    with refused, record_gates(model):
+        model(input_ids=tokens, use_cache=False)
+    with record_gates(model) as gates, torch.no_grad():
+        model(input_ids=tokens, use_cache=False)
+    assert gates
+
+
+@pytest.mark.parametrize("options", [{}, {"shared_rank": 2, "shared_alpha": 5.0}, {"shared_expert": True}], ids=str)
+def test_losses_train_the_router_alone(hydra_llama: MakeModel, tokens: Tensor, options: dict[str, Any]) -> None:
+    """Auxiliary losses see the experts' gates, not the part that is always on; descending them works."""
+    model = hydra_llama(target_modules=["q_proj", "down_proj"], **options)
+    mask = torch.ones_like(tokens)
+    mask[1, 4:] = 0
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=3.0)
+    for loss_of in (balance_loss, lambda gates, mask: cluster_loss(gates, torch.tensor([0, 2]), mask)):
+        values = []
+        for _ in range(4):
+            with record_gates(model) as gates:
+                model(input_ids=tokens, attention_mask=mask)
+            loss = loss_of(gates, mask)
+            optimizer.zero_grad()
+            loss.backward()
+            changed = {name.split(".")[-3] for name, p in model.named_parameters() if p.grad is not None}
+            assert changed <= {"hydralora_router", "hydralora_A", "hydralora_B"}
+            last = "model.layers.1.mlp.down_proj"
+            b = hydralora_layers(model)[last].hydralora_B["default"].weight
+            assert b.grad is None or not b.grad.any()  # the last layer's update reaches no gate
+            optimizer.step()
+            values.append(float(loss.detach()))
+        assert values[-1] < values[0]
+        assert all(layer.shape == (2, 7, 3) for layer in gates.values())
