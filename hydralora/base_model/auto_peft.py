@@ -16,7 +16,7 @@ class AutoModelWithEmbedded(AutoModelForCausalLM):
     """`AutoModelForCausalLM` that knows the embedded base model, unless a folder has its name."""
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As `AutoModelForCausalLM.from_pretrained`."""
         if name_or_path != EMBEDDED or Path(name_or_path).exists():
             return AutoModelForCausalLM.from_pretrained(name_or_path, *args, **kwargs)
