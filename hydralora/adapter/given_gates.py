@@ -67,7 +67,7 @@ class NoteCall:
         """Called by torch for each call of the module."""
         running = self.calls.running
         if self.is_root:
-            if self.calls.owner and not torch.compiler.is_compiling():
+            if not torch.compiler.is_compiling() and self.calls.owner:
                 self.calls.check_thread()
             running.clear()  # an exception may have left calls behind
         given = {**dict(zip(self.names, args, strict=False)), **kwargs}
@@ -120,7 +120,7 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
         _check_index(gates, layers)
     calls = {id(layer.calls): layer.calls for layer in layers}
     is_compiling = torch.compiler.is_compiling()
-    context = object()
+    context = None if is_compiling else object()
     if not is_compiling:
         for each in calls.values():
             each.take(context)
@@ -278,8 +278,9 @@ def _of_tokens(gates: Tensor, shape: tuple[int, ...], call: Call, place: Place) 
     length = {"batch first": shape[-1], "length first": shape[0], "flat": layout.length}.get(layout.kind)
     if length != gates.shape[1] or len(shape) > 2:
         raise ValueError(
-            f"Expected gates of each sequence for an input of shape {tuple(shape)}, got gates of {gates.shape[1]} "
-            f"tokens for each of {len(gates)} rows. Exclude layers that see other tokens (`exclude_modules`)."
+            f"Expected expert_gates [batch, length, N] for an input of shape {tuple(shape)}, got "
+            f"{tuple(gates.shape)}. Exclude layers that see other tokens (`exclude_modules`), or give gates of each "
+            f"sequence."
         )
     return (gates.transpose(0, 1) if layout.kind == "length first" else gates).flatten(0, 1)
 
