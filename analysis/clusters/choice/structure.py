@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 MIN_SHARED = {4: 0.15, 8: 0.205}
 N_COMPONENTS = 32
 SAMPLE_SIZE = 2048
-# Fewer documents were not tried on development corpora; with fewer words, texts come from a few templates, whose
+# Set on development corpora (docs/results/selection.md). With fewer words, texts come from a few templates, whose
 # variants look like parts.
-MIN_DOCUMENTS, MIN_WORDS = 64, 100
+MIN_DOCUMENTS, MIN_WORDS = 128, 200
 # Of `probability_of_one`: set on development corpora.
 SLOPE, MIDPOINT = 9.6, 0.99
 

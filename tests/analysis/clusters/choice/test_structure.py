@@ -46,11 +46,11 @@ def test_texts_without_words_have_no_structure():
 
 
 def test_few_documents_or_few_words_are_too_little_to_say():
-    words = [f"word{i}" for i in range(150)]
-    texts = [" ".join(words[i % 150] for i in range(start, start + 40)) for start in range(80)]
+    words = [f"word{i}" for i in range(250)]
+    texts = [" ".join(words[i % 250] for i in range(start, start + 90)) for start in range(200)]
     assert measure_structure(texts).too_small == ""
-    assert measure_structure(texts[:50]).too_small == "50 of at least 64 documents"
-    few_words = measure_structure(["red blue", "blue green", "green red"] * 30)
+    assert measure_structure(texts[:100]).too_small == "100 of at least 128 documents"
+    few_words = measure_structure(["red blue", "blue green", "green red"] * 50)
     assert few_words.too_small == f"3 of at least {MIN_WORDS} different words"
 
 
