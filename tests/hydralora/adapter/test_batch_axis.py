@@ -222,6 +222,7 @@ def test_copies_of_the_model(hydra_llama: MakeModel, tokens: Tensor) -> None:
 
 
 def test_compiled(hydra_llama: MakeModel, tokens: Tensor) -> None:
+    torch.compiler.reset()  # other tests compile the same code, and the number of versions is limited
     model = hydra_llama(router_input="given")
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     for batch in (tokens, tokens[:, :4], tokens[:1]):
