@@ -16,11 +16,12 @@ class AutoModelWithEmbedded(AutoModelForCausalLM):
     """`AutoModelForCausalLM` that knows the embedded base model, unless a folder has its name."""
 
     @classmethod
-    def from_pretrained(cls, name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """As `AutoModelForCausalLM.from_pretrained`."""
-        if name_or_path != EMBEDDED or Path(name_or_path).exists():
-            return AutoModelForCausalLM.from_pretrained(name_or_path, *args, **kwargs)
-        model: Any = AutoModelForCausalLM.from_pretrained(provision_embedded_base_model(), *args, **kwargs)
+        name = pretrained_model_name_or_path
+        if name != EMBEDDED or Path(name).exists():
+            return AutoModelForCausalLM.from_pretrained(name, *model_args, **kwargs)
+        model: Any = AutoModelForCausalLM.from_pretrained(provision_embedded_base_model(), *model_args, **kwargs)
         model.name_or_path = EMBEDDED
         return model
 
