@@ -146,7 +146,7 @@ def files(read: FilesConfig, field: str, must_exist: bool, *, urls: bool = False
 
         advice = "Only train is trained on. Leave it out, and some documents of each source are held out."
         yield Problem(f"{field}.split", f"one of {listed(TRAIN_NAMES + TEST_NAMES)}", read.split, advice)
-    for path, count in Counter(read.paths).items():
+    for path, count in Counter[str](read.paths).items():
         if count > 1:
             yield Problem(f"{field}.paths", "each path once", path, f"It is there {count} times.")
     for i, path in enumerate(read.paths):

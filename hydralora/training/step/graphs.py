@@ -237,4 +237,5 @@ def _grad(parameter: nn.Parameter) -> Tensor:
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack(torch._foreach_norm(list(tensors))).norm()
+    norm: Tensor = torch.stack(torch._foreach_norm(list(tensors))).norm()
+    return norm

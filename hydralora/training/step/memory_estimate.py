@@ -48,7 +48,7 @@ def step_bytes(config: Any, row: int, trainable: int, *, fused: bool, checkpoint
         checkpointing: Whether activations are computed again in the backward pass.
     """
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-    sizes = [getattr(config, name, None) for name in names]
+    sizes: list[Any] = [getattr(config, name, None) for name in names]
     is_mixture = any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
     if is_mixture or not all(isinstance(size, int) for size in sizes):
         return None
@@ -59,6 +59,5 @@ def step_bytes(config: Any, row: int, trainable: int, *, fused: bool, checkpoint
     if not fused:
         layer += 2 * width + inner  # norms in float32, and the activation of the gate
     kept = layer + layers * width if checkpointing else layers * layer
-    return (
-        row * kept * _BYTES_OF_ACTIVATION + trainable * _BYTES_OF_STATE + min(row, CHUNK) * vocabulary * _BYTES_OF_LOGIT
-    )
+    logits = min(row, CHUNK) * vocabulary * _BYTES_OF_LOGIT
+    return int(row * kept * _BYTES_OF_ACTIVATION + trainable * _BYTES_OF_STATE + logits)

@@ -55,12 +55,12 @@ def said(url: str, path: str = "/v1/chat/completions", version: str = "1.1") -> 
     """Ask in raw bytes: status, headers and body as they came, until the connection closes."""
     body = json.dumps(chat(CAT)).encode()
     with raw_socket(url) as connection:
-        head = f"POST {path} HTTP/{version}\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
-        connection.sendall(head.encode() + body)
+        request = f"POST {path} HTTP/{version}\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+        connection.sendall(request.encode() + body)
         got = b"".join(iter(lambda: connection.recv(1 << 16), b""))
     start, _, rest = got.partition(b"\r\n")
-    head, _, body = rest.partition(b"\r\n\r\n")
-    return int(start.split()[1]), dict(line.split(b": ", 1) for line in head.split(b"\r\n")), body
+    head, _, content = rest.partition(b"\r\n\r\n")
+    return int(start.split()[1]), dict(line.split(b": ", 1) for line in head.split(b"\r\n")), content
 
 
 WRONG = {
