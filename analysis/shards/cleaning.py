@@ -234,7 +234,9 @@ class ShardedCleaning:
     def _map(
         self, stage: str, function: str, arguments: Sequence[dict[str, Any]], labels: Sequence[str] | None = None
     ) -> list[Done]:
-        return self.stages.map(stage, f"analysis.shards.{function}", arguments, labels or self.labels)
+        return self.stages.map(
+            stage, f"analysis.shards.{function}", arguments, self.labels if labels is None else labels
+        )
 
     def _reduce(
         self, stage: str, function: str, done: Sequence[Done], suffix: str, more: tuple[int, ...] = ()

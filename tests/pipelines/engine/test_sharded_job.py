@@ -10,6 +10,7 @@ import pytest
 from pipelines.definitions import build_defs
 from pipelines.store.artifacts import Artifact
 from tests.analysis.shards.small_shards import write_corpus
+from tests.pipelines.small_corpus import corpus_ops
 
 
 def run(folder: Path, engine: dict[str, Any], **config: Any) -> dg.ExecuteInProcessResult:
@@ -62,3 +63,11 @@ def test_refusals(tmp_path: Path, engine: dict[str, Any], config: dict[str, Any]
     write_corpus(tmp_path / "in")
     with pytest.raises(Exception, match=message):
         run(tmp_path, engine, **config)
+
+
+def test_a_corpus_without_a_single_duplicate(tmp_path: Path) -> None:
+    corpus_ops(tmp_path)
+    sources = [{"name": n, "read": {"paths": [str(tmp_path / f"{n}.jsonl")]}} for n in ("sums", "reversals", "gardens")]
+    clean = {"detect_language": False, "near_duplicate_threshold": None}
+    card = run(tmp_path, {}, sources=sources, clean=clean).output_for_node("sharded_corpus").json("corpus")["data_card"]
+    assert card["n_kept"] == card["n_read"] == 192
