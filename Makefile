@@ -51,12 +51,14 @@ test-gpu: install ## tests that need a CUDA device
 chaos: install ## kill, damage, fill and crowd a store; figures in benchmarks/results/chaos.json
 	$(BIN)/python -m tests.chaos
 
-check: install ## formatting, lint (with docstrings of all that is public), types, layers, spelling
+check: install ## formatting, lint (with docstrings of all that is public), types, layers, spelling, Dagster's definitions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	@$(BIN)/dg check yaml
+	@$(BIN)/dg check defs
 
 docs: install ## the documentation site, under build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

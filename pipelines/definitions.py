@@ -1,9 +1,12 @@
 """The Dagster code location, for `dagster dev`, `dg launch` and `dagster job execute -m pipelines.definitions`."""
 
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 
 import dagster as dg
 
+from pipelines import corpora
 from pipelines.console import console_logger
 from pipelines.defs import clusters, corpus, new_data, results, shards, study, training
 from pipelines.engine.resource import ShardEngine
@@ -37,5 +40,12 @@ def build_defs(resources: Mapping[str, object] | None = None) -> dg.Definitions:
     )
 
 
+def _configured_jobs() -> dg.Definitions:
+    """The jobs of `pipelines/corpora`."""
+    with warnings.catch_warnings():  # Dagster loads components with functions that it calls previews
+        warnings.simplefilter("ignore")
+        return dg.ComponentTree.from_module(corpora, project_root=Path(__file__).parents[1]).build_defs()
+
+
 explain_invalid_configurations()
-defs = build_defs()
+defs = dg.Definitions.merge(build_defs(), _configured_jobs())

@@ -6,6 +6,8 @@ from typing import Any
 
 import dagster as dg
 
+from pipelines.store.run_values import JOB_TAG, configuration_of, without_how
+
 _CHECKED: set[str] = set()
 """Runs whose configuration this process has looked at."""
 
@@ -31,9 +33,27 @@ class RunChecks(dg.ConfigurableResource):
         if not _has_computed(context.instance, run.run_id):
             from pipelines.checks import problems_of, report
 
-            if problems := problems_of(context.job_def, run.run_config, run.tags.get("dagster/partition")):
+            _refuse_another(run, context.job_def)
+            values = configuration_of(run, context.job_def)
+            if problems := problems_of(context.job_def, values, run.tags.get("dagster/partition")):
                 raise dg.Failure(report(problems), allow_retries=False)
         _CHECKED.add(run.run_id)
+
+
+def _refuse_another(run: dg.DagsterRun, job: dg.JobDefinition) -> None:
+    """A job with a configuration of its own takes no other: Dagster would fill what that leaves out with its own.
+
+    Raises:
+        dagster.Failure: the run's configuration is another one.
+    """
+    given = without_how(run.run_config)
+    if job.run_config and given and given != without_how(job.run_config):
+        general = run.tags.get(JOB_TAG, "hydralora")
+        raise dg.Failure(
+            f"The job {job.name} has one complete configuration, got another. Change the file that its `defs.yaml` "
+            f"names and reload, or launch the job {general} with your own.",
+            allow_retries=False,
+        )
 
 
 def explain_invalid_configurations() -> None:

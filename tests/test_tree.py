@@ -52,6 +52,7 @@ TESTED_ELSEWHERE: dict[str, tuple[str, str]] = {
     "pipelines/check.py": (COMMAND, "pipelines/test_bad_inputs.py"),
     "pipelines/checks/*": (AS_A_USER, "pipelines/test_bad_inputs.py"),
     "pipelines/cli/*": (COMMAND, "pipelines/cli/test_commands.py"),
+    "pipelines/components/changes.py": (TOGETHER, "pipelines/components/test_configured_job.py"),
     "pipelines/corpus/*": (JOB, "pipelines/defs"),
     "pipelines/defs/*": (JOB, "pipelines/defs"),
     "pipelines/defs/shards/*": (JOB, "pipelines/engine/test_sharded_job.py"),

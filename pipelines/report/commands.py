@@ -10,6 +10,7 @@ import yaml
 
 from pipelines.store.artifacts import Artifact
 from pipelines.store.io_manager import ArtifactStore
+from pipelines.store.run_values import JOB_TAG, configuration_of, without_how
 
 if TYPE_CHECKING:
     from analysis.report import NextStep
@@ -19,8 +20,6 @@ FILE_TAG = "hydralora/configuration"
 """Run tag with the configuration file that `hydralora run` was given."""
 CONFIGURATION, COMPARISON = "configuration.yaml", "compare.yaml"
 """Files beside the report: the configuration that ran, and one that compares the methods with enough budget."""
-HOW_RUN = ("execution", "loggers")
-"""Parts of a run configuration that change no result."""
 OF_A_COMPARISON = (
     *("raw_documents", "corpus_documents", "document_features", "cluster_sweep", "num_clusters", "cluster_labels"),
     *("expert_assignment", "tokenised_documents"),
@@ -57,8 +56,8 @@ class Request:
 def identity_of(context: dg.AssetExecutionContext) -> dict[str, Any]:
     """What a report says about its run, for the fingerprint."""
     return {
-        "run_config": _without(context.run.run_config, HOW_RUN),
-        "job": context.run.job_name,
+        "run_config": without_how(configuration_of(context.run, context.job_def)),
+        "job": context.run.tags.get(JOB_TAG, context.run.job_name),
         "file": context.run.tags.get(FILE_TAG),
     }
 
@@ -120,10 +119,6 @@ def next_steps(request: Request, spent: "Spent", comparison: str | None, exports
 def _run(file: str, job: str) -> str:
     chosen = "" if job == "hydralora" else f" --job {job}"
     return f"hydralora run {shlex.quote(file)}{chosen}"
-
-
-def _without(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in names}
 
 
 def _yaml(values: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ Each asset has a module of its own, because its code version is a hash over ever
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Protocol, runtime_checkable
 
 import dagster as dg
@@ -30,7 +31,7 @@ from pipelines.store.configuration import describe_limits
 from pipelines.store.failures import clear_failures
 from pipelines.store.files.processes import end_with_parent, tag_process
 from pipelines.store.io_manager import ArtifactStore
-from pipelines.store.metadata import file_image, table_metadata
+from pipelines.store.metadata import column_lineage, file_image, table_metadata
 
 THUMBNAIL = "thumbnail.png"
 OWNER = "team:hydralora"
@@ -91,6 +92,7 @@ def artifact_asset(
     pool: str | None = None,
     retry_policy: dg.RetryPolicy | None = None,
     partitions_def: dg.PartitionsDefinition | None = None,
+    fresh_days: int | None = None,
     unused: Callable[..., Collection[str]] = lambda: (),
 ) -> Callable[[Callable[..., None]], dg.AssetsDefinition]:
     """Decorate a function as an asset whose value is an `Artifact`; see the module docstring.
@@ -106,6 +108,7 @@ def artifact_asset(
             hashes of the files that are read. It takes any of the function's parameters except `draft`.
         pool: Dagster concurrency pool, such as `gpu`.
         retry_policy: retry policy; set it only if a retry can succeed.
+        fresh_days: after so many days the UI shows the asset as stale; None for never.
         unused: names the resources that this configuration leaves alone, which then are not part of the fingerprint;
             takes any of the function's parameters but `draft`.
     """
@@ -146,6 +149,7 @@ def artifact_asset(
             pool=pool,
             retry_policy=retry_policy,
             partitions_def=partitions_def,
+            freshness_policy=dg.FreshnessPolicy.time_window(timedelta(days=fresh_days)) if fresh_days else None,
             io_manager_key="store",
             dagster_type=ARTIFACT,
         )(compute)
@@ -213,7 +217,7 @@ class _Declared:
             inputs=inputs,
             log=context.log.info,
         )
-        return self._result(artifact, self.describe(**_taken(self.describe, given | {"artifact": artifact})))
+        return self._result(artifact, inputs, self.describe(**_taken(self.describe, given | {"artifact": artifact})))
 
     def _build(self, draft: Draft, given: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         """Compute, then look whether files changed meanwhile that the fingerprint stands for."""
@@ -236,7 +240,9 @@ class _Declared:
             values |= self.identity(**_taken(self.identity, given))
         return values
 
-    def _result(self, artifact: Artifact, description: Description) -> dg.MaterializeResult[Artifact]:
+    def _result(
+        self, artifact: Artifact, inputs: Mapping[str, Artifact], description: Description
+    ) -> dg.MaterializeResult[Artifact]:
         shown: dict[str, Any] = {
             "folder": dg.MetadataValue.path(artifact.folder.resolve()),
             "fingerprint": artifact.fingerprint,
@@ -244,7 +250,8 @@ class _Declared:
             "seconds": float(artifact.record["wall_seconds"]),
         }
         if description.table is not None:
-            shown |= table_metadata(artifact.scan(description.table))
+            table = artifact.scan(description.table)
+            shown |= table_metadata(table) | column_lineage(table, inputs)
         if (artifact.folder / THUMBNAIL).exists():
             shown["preview"] = file_image(artifact.folder / THUMBNAIL)
         return dg.MaterializeResult(

@@ -1,11 +1,15 @@
 """Metadata for Dagster's web UI: tables, schemas, pictures."""
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
+
+if TYPE_CHECKING:
+    from pipelines.store.artifacts import Artifact
 
 COLUMNS = {
     "document_id": "16 hex digits: hash of source, prompt and completion",
@@ -61,6 +65,45 @@ def table_metadata(frame: pl.LazyFrame) -> dict[str, Any]:
         "dagster/row_count": dg.MetadataValue.int(rows),
         "dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns)),
     }
+
+
+PASSED_ON = (
+    "document_id",
+    "source",
+    "task",
+    "split",
+    "prompt",
+    "completion",
+    "language",
+    "licence",
+    "origin",
+    "cluster",
+)
+"""Columns that are copied from table to table under one name."""
+
+
+def column_lineage(frame: pl.LazyFrame, inputs: "Mapping[str, Artifact]") -> dict[str, Any]:
+    """Which columns came from which asset, under the metadata key that Dagster's UI recognises.
+
+    Args:
+        inputs: asset -> its artifact.
+    """
+    known = {
+        asset: {
+            name
+            for file in artifact.record["files"]
+            if file.endswith(".parquet")
+            for name in pl.read_parquet_schema(artifact.folder / file)
+        }
+        for asset, artifact in inputs.items()
+    }
+    found = {
+        column: [dg.TableColumnDep(dg.AssetKey(asset), column) for asset, names in known.items() if column in names]
+        for column in frame.collect_schema().names()
+        if column in PASSED_ON
+    }
+    lineage = dg.TableColumnLineage({column: deps for column, deps in found.items() if deps})
+    return {"dagster/column_lineage": lineage} if lineage.deps_by_column else {}
 
 
 def file_image(path: Path) -> dg.MarkdownMetadataValue:

@@ -47,6 +47,7 @@ def content(config: RawDocumentsConfig) -> dict[str, Any]:
     kinds={"polars"},
     describe=described,
     identity=content,
+    fresh_days=30,
     warnings={
         "every_source_read": "Every configured source was read.",
         "everything_read": "Nothing that belongs to the texts was left out, and all bytes fit the encoding.",

@@ -1,0 +1,21 @@
+"""The configuration that a run really has, also where its job brings one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+JOB_TAG = "hydralora/job"
+"""Tag of a configured job: the general job that it is one configuration of."""
+HOW_RUN = ("execution", "loggers")
+"""Parts of a run configuration that change no result."""
+
+
+def configuration_of(run: dg.DagsterRun, job: dg.JobDefinition) -> Mapping[str, Any]:
+    """What the run was given, else what its job brings."""
+    return run.run_config or job.run_config or {}
+
+
+def without_how(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a run configuration that results depend on."""
+    return {name: value for name, value in values.items() if name not in HOW_RUN}
