@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from pipelines.definitions import defs
+from pipelines.jobs import JOBS
 
 CONFIGS = sorted((Path(__file__).parents[2] / "pipelines" / "configs").glob("*.yaml"))
 
@@ -93,7 +94,7 @@ def test_jobs_split_at_the_clusters() -> None:
 
 
 def test_no_job_fills_in_what_a_configuration_leaves_out() -> None:
-    assert all(not defs.resolve_job_def(job.name).run_config for job in defs.jobs or ())
+    assert all(not defs.resolve_job_def(job.name).run_config for job in JOBS)
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.name != "dagster.yaml"], ids=lambda path: path.stem)

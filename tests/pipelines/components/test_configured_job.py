@@ -40,9 +40,9 @@ def test_one_click_launches_it_and_another_configuration_is_refused(tmp_path: Pa
     assert job.run_config == values
     assert job.tags[JOB_TAG] == "corpus"
     assert job.execute_in_process().success
-    less = json.loads(json.dumps(values))
-    del less["ops"]["num_clusters"]
-    refused = job.execute_in_process(run_config=less, raise_on_error=False)
+    other = json.loads(json.dumps(values))
+    other["ops"]["cluster_sweep"]["config"]["max_clusters"] = 5
+    refused = job.execute_in_process(run_config=other, raise_on_error=False)
     event = next(event for event in refused.all_events if event.is_step_failure)
     described = event.step_failure_data.user_failure_data
     assert described is not None
