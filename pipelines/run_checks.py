@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.store.run_values import JOB_TAG, configuration_of, without_how
+from pipelines.store.run_values import FIXED_TAG, JOB_TAG, configuration_of, digest
 
 _CHECKED: set[str] = set()
 """Runs whose configuration this process has looked at."""
@@ -46,8 +46,8 @@ def _refuse_another(run: dg.DagsterRun, job: dg.JobDefinition) -> None:
     Raises:
         dagster.Failure: the run's configuration is another one.
     """
-    given = without_how(run.run_config)
-    if job.run_config and given and given != without_how(job.run_config):
+    fixed = run.tags.get(FIXED_TAG)
+    if fixed and run.run_config and digest(run.run_config) != fixed:
         general = run.tags.get(JOB_TAG, "hydralora")
         raise dg.Failure(
             f"The job {job.name} has one complete configuration, got another. Change the file that its `defs.yaml` "

@@ -7,7 +7,7 @@ import dagster as dg
 from pipelines.components.changes import change_sensors
 from pipelines.jobs import JOBS
 from pipelines.run_configuration import ConfigurationError, read_configuration
-from pipelines.store.run_values import JOB_TAG
+from pipelines.store.run_values import FIXED_TAG, JOB_TAG, digest
 
 
 class ConfiguredJob(dg.Component, dg.Model, dg.Resolvable):
@@ -41,7 +41,7 @@ class ConfiguredJob(dg.Component, dg.Model, dg.Resolvable):
             self.name,
             selection=of_name[self.job].selection,
             config=values,
-            tags={JOB_TAG: self.job},
+            tags={JOB_TAG: self.job, FIXED_TAG: digest(values)},
             description=f"{of_name[self.job].description} Configured by {path.name}.",
         )
         return dg.Definitions(jobs=[job], sensors=change_sensors(self.name, values, self.automatic))

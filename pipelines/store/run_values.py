@@ -1,5 +1,7 @@
 """The configuration that a run really has, also where its job brings one."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +9,8 @@ import dagster as dg
 
 JOB_TAG = "hydralora/job"
 """Tag of a configured job: the general job that it is one configuration of."""
+FIXED_TAG = "hydralora/fixed"
+"""Tag of a configured job: `digest` of its configuration, the only one that it takes."""
 HOW_RUN = ("execution", "loggers")
 """Parts of a run configuration that change no result."""
 
@@ -19,3 +23,8 @@ def configuration_of(run: dg.DagsterRun, job: dg.JobDefinition) -> Mapping[str, 
 def without_how(values: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a run configuration that results depend on."""
     return {name: value for name, value in values.items() if name not in HOW_RUN}
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """16 hex digits of what results depend on."""
+    return hashlib.blake2b(json.dumps(without_how(values), sort_keys=True).encode(), digest_size=8).hexdigest()
