@@ -150,8 +150,9 @@ class _Reader:
             self.notes.add(f"these fields of messages are not read: {sorted(self.texts.chat.unused)}")
         if self.n_replaced:
             self.notes.add(
-                f"rows with bytes that are not in the file's encoding: {self.n_replaced} (the first: "
-                f"{self.first_replaced}); cleaning drops them. Name the encoding, for example encoding: latin-1"
+                f"rows with U+FFFD, which stands for bytes that were lost: {self.n_replaced} (the first: "
+                f"{self.first_replaced}); cleaning drops them. If the file has another encoding than UTF-8, name it, "
+                "for example encoding: latin-1"
             )
 
     def _count_replaced(self, replaced: pl.Series, block: Block) -> None:

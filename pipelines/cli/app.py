@@ -107,7 +107,7 @@ def run(
 def train(
     files: Files,
     column: Columns = None,
-    method: Annotated[str | None, typer.Option(help="A row of hydralora.methods. Default: the pipelines'.")] = None,
+    method: Annotated[str | None, typer.Option(help="A row of hydralora.methods. Default: hydralora_split.")] = None,
     experts: Experts = "auto",
     out: Store = Path("outputs/train"),
     base_model: Base = "embedded",
@@ -126,7 +126,8 @@ def compare(
     files: Files,
     column: Columns = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="A row of hydralora.methods; repeat it. Default: experts, paper, LoRA.")
+        list[str] | None,
+        typer.Option(help="A row of hydralora.methods; repeat it. Default: hydralora_split, hydralora, lora_matched."),
     ] = None,
     experts: Experts = "auto",
     out: Store = Path("outputs/compare"),
@@ -147,7 +148,7 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder for the plain LoRAs.")] = Path("exports"),
     as_json: AsJson = False,
 ) -> None:
-    """Write a plain LoRA for each expert of an adapter, for servers without this package."""
+    """Write a plain LoRA for each expert of an adapter, and what `hydralora serve` needs beside them."""
     from pipelines.cli.exporting import export_adapter
 
     export_adapter(adapter, out, as_json)

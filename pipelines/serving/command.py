@@ -14,11 +14,12 @@ PRINT_HELP = "Print a launch line or a configuration, and end: vllm, llama.cpp, 
 
 def serve(
     exports: Annotated[
-        Path, typer.Argument(help="Folder of a domain_exports artifact, or one with exactly one in it.")
+        Path,
+        typer.Argument(help="Folder that `hydralora export` or a run (domain_exports) wrote, or one with one in it."),
     ],
     backend: Annotated[str, typer.Option(help="URL of the server with the LoRAs.")] = "http://localhost:8000",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = Settings.host,
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = Settings.port,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = Settings.port,
     threshold: Annotated[
         float, typer.Option(help="Take a domain only if its probability is at least this; else the fallback.")
     ] = Settings.threshold,

@@ -179,7 +179,7 @@ def test_what_was_not_read_is_said(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     assert notes(path, "prompt,completion\np,c\n") == ""
     found = notes(path, "prompt,completion\np,c\ncaf\xe9,c\n\xe9,c\n".encode("latin-1"))
-    assert "rows with bytes that are not in the file's encoding: 2 (the first: line 3)" in found
+    assert "rows with U+FFFD, which stands for bytes that were lost: 2 (the first: line 3)" in found
     assert "encoding: latin-1" in found
     assert "column 'system' is not read" in notes(
         path, "q,a,system\np,c,s\n", columns={"prompt": "q", "completion": "a"}

@@ -31,6 +31,14 @@ def test_help_imports_no_heavy_library():
     assert all(f"\n  {name} " in told for name in COMMANDS)
 
 
+def test_help_names_the_methods_that_are_the_default(hydralora):
+    from pipelines.cli.configurations import checked_methods
+    from pipelines.training.adapters import DEFAULT_METHOD
+
+    assert f"Default: {DEFAULT_METHOD}." in " ".join(hydralora("train", "--help")[1].split())
+    assert f"Default: {', '.join(checked_methods([]))}." in " ".join(hydralora("compare", "--help")[1].split())
+
+
 def test_the_version_is_told(hydralora):
     assert hydralora("--version")[:2] == (0, f"{version('hydralora')}\n")
 
@@ -63,6 +71,7 @@ def test_each_command_explains_itself(hydralora, command):
         (["report", "."], "expected a report.html"),
         (["assign", ".", "garden.jsonl"], "found no corpus_model.json"),
         (["serve", "missing"], "missing"),
+        (["serve", "exports", "--port", "99999"], "--port"),
         (["serve", "exports", "--print-config", "vllm"], "expected JSON in exports/serving.json"),
         (["analyze", "same.jsonl"], "expected at least two different prompts"),
         (["analyze", "garden.jsonl", "--out", "garden.jsonl"], "--out: expected a folder that can be written"),
