@@ -64,7 +64,8 @@ def after_drift(
     job = repository.get_job(corpus_job.name)
     ops = {name: value for name, value in values["ops"].items() if name in job.graph.node_dict}
     raw = ops["raw_documents"]["config"]
-    new = run.run_config["ops"]["new_document_labels"]["config"]["sources"]
+    assigned: Any = run.run_config["ops"]
+    new = assigned["new_document_labels"]["config"]["sources"]
     ops["raw_documents"] = {"config": {**raw, "sources": [*raw["sources"], *new]}}
     resources = {name: value for name, value in values["resources"].items() if name in ("store", "base_model")}
     return dg.RunRequest(run_key=f"drift:{record.run_id}", run_config={"resources": resources, "ops": ops})
@@ -89,4 +90,4 @@ def _files(values: Mapping[str, Any]) -> list[tuple[str, int, int]]:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()

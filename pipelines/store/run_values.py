@@ -27,4 +27,5 @@ def without_how(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def digest(values: Mapping[str, Any]) -> str:
     """16 hex digits of what results depend on."""
-    return hashlib.blake2b(json.dumps(without_how(values), sort_keys=True).encode(), digest_size=8).hexdigest()
+    text = json.dumps(without_how(values), sort_keys=True, default=str)  # a date of YAML is text
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
