@@ -10,7 +10,7 @@ from analysis.corpus.one_letter import one_letter_similarity
 @pytest.mark.parametrize(
     ("left", "right"),
     [
-        ("the storage of grain", "the strage of grain"),
+        ("the granary of wheat", "the granry of wheat"),
         ("the storage of grain", "the storaage of grain"),
         ("the storage of grain", "the storake of grain"),
         ("the storage of grain", "thestorage of grain"),
