@@ -20,7 +20,7 @@ from typing import Any
 
 from sharded_corpus import simulated_cluster, stop
 
-from analysis.engine.tasks import SerialEngine, Task, found
+from analysis.engine.tasks import SerialEngine, Task, function_of
 from analysis.shards.corpus import sharded_corpus
 from pipelines.engine.ray_engine import RayEngine
 from tests.analysis.shards.small_shards import CONFIG, content_of, write_corpus
@@ -57,7 +57,7 @@ def noted(function: str, arguments: dict[str, Any], folder: str) -> Any:
     with (Path(folder) / f"{os.getpid()}").open("a") as file:
         file.write(arguments["target"] + "\n")
     time.sleep(0.1)  # so that a kill hits a task
-    return found(function)(**arguments)
+    return function_of(function)(**arguments)
 
 
 def starts(folder: Path) -> list[str]:

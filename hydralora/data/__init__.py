@@ -2,6 +2,7 @@
 
 from hydralora.data.batching import PlannedBatches, StepPlan, plan_steps
 from hydralora.data.documents import IGNORED, Batch, TokenisedDocuments, answer_index, collate, pad_token_id, tokenise
+from hydralora.data.mixing import mixed_order, source_shares
 from hydralora.data.packing import collate_packed
 from hydralora.data.splits import documents_of_split
 from hydralora.data.template import DataError, Frame, Template
@@ -19,7 +20,9 @@ __all__ = [
     "collate",
     "collate_packed",
     "documents_of_split",
+    "mixed_order",
     "pad_token_id",
     "plan_steps",
+    "source_shares",
     "tokenise",
 ]

@@ -50,6 +50,7 @@ def plan_steps(
     num_epochs: float | None = None,
     seed: int,
     packed: bool = False,
+    order: Iterator[int] | None = None,
 ) -> StepPlan:
     """Plan a run until its budget is spent. Give exactly one of the three budgets.
 
@@ -62,6 +63,7 @@ def plan_steps(
         seed: Seed of the order; each epoch has a different order.
         packed: Whether micro-batches are rows without padding, with about equally many tokens. Steps hold the same
             documents in both cases.
+        order: Indices of documents without end, in place of one random order after another; see `mixing`.
 
     Raises:
         ValueError: If not exactly one budget is given, or there are fewer documents than micro-batches in a step.
@@ -79,7 +81,8 @@ def plan_steps(
     micro_batches: list[Indices] = []
     tokens_of_step: list[int] = []
     padded, seen = 0, 0
-    for step in _steps(lengths, tokens_per_step, micro_batches_per_step, seed):
+    order = _order(len(lengths), seed) if order is None else order
+    for step in _steps(lengths, tokens_per_step, micro_batches_per_step, order):
         if len(tokens_of_step) == max_steps or (tokens is not None and seen >= tokens):
             break
         split = split_by_tokens if packed else split_by_length
@@ -137,11 +140,11 @@ def split_by_tokens(lengths: Indices, documents: Indices, num_groups: int) -> li
     return [documents[sorted(places)] for places in groups]
 
 
-def _steps(lengths: Indices, tokens_per_step: int, at_least: int, seed: int) -> Iterator[Indices]:
+def _steps(lengths: Indices, tokens_per_step: int, at_least: int, order: Iterator[int]) -> Iterator[Indices]:
     """Yield steps with enough tokens and documents, without end; a step may contain documents of two epochs."""
     step: list[int] = []
     tokens = 0
-    for document in _order(len(lengths), seed):
+    for document in order:
         step.append(document)
         tokens += int(lengths[document])
         if tokens >= tokens_per_step and len(step) >= at_least:

@@ -66,6 +66,9 @@ class TrainingConfig:
             best checkpoint becomes the result. None for no early stopping.
         fsdp: Whether to split the base model and the trained parameters between the processes, for base models that do
             not fit on one GPU.
+        mixing_temperature: Documents are drawn from a source in proportion to its size ** (1 / temperature).
+        mixing_weights: Source -> factor on its share; 0 leaves the source out. See `hydralora.data.mixing`.
+        mixing_cap: Largest share of a source among the documents read.
         report_to: Trackers by transformers' names ("trackio", "tensorboard", "mlflow"). TensorBoard writes into the
             folder of the run; the others follow their own settings.
         seed: Seed of initialisation, document order and dropout.
@@ -96,6 +99,9 @@ class TrainingConfig:
     eval_steps: int | None = None
     early_stopping_patience: int | None = None
     fsdp: bool = False
+    mixing_temperature: float = dataclasses.field(default=1.0, metadata={"gt": 0})
+    mixing_weights: Mapping[str, float] = dataclasses.field(default_factory=dict, metadata={"ge": 0})
+    mixing_cap: float = dataclasses.field(default=1.0, metadata={"gt": 0, "le": 1})
     report_to: Sequence[str] = ()
     seed: int = dataclasses.field(default=0, metadata={"ge": 0, "le": 2**32 - 1})
 
@@ -112,17 +118,27 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"Expected {name} of at least 1, got {value}")
-        for name in ("num_train_epochs", "learning_rate"):
+        for name in ("num_train_epochs", "learning_rate", "mixing_temperature"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"Expected {name} of more than 0, got {value}")
         wrong = {name: ratio for name, ratio in self.learning_rate_ratios.items() if not 0 < ratio < math.inf}
         if wrong:
             raise ValueError(f"Expected learning_rate_ratios of more than 0, got {wrong}")
+        if not 0 < self.mixing_cap <= 1:
+            raise ValueError(f"Expected mixing_cap of more than 0 and at most 1, got {self.mixing_cap}")
+        wrong = {name: weight for name, weight in self.mixing_weights.items() if not 0 <= weight < math.inf}
+        if wrong:
+            raise ValueError(f"Expected mixing_weights of at least 0, got {wrong}")
         if self.early_stopping_patience is not None and self.eval_steps is None:
             raise ValueError("early_stopping_patience needs eval_steps: the steps between two held-out evaluations")
         if self.lr_scheduler_type not in ("cosine", "linear", "constant"):
             raise ValueError(f"Expected lr_scheduler_type cosine, linear or constant, got {self.lr_scheduler_type!r}")
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether sources are drawn other than in proportion to their size."""
+        return self.mixing_temperature != 1 or bool(self.mixing_weights) or self.mixing_cap < 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hydralora.base_model import remembered_lower_layers, weights_fingerprint
-from hydralora.data import TokenisedDocuments, pad_token_id
+from hydralora.data import TokenisedDocuments, mixed_order, pad_token_id, source_shares
 from hydralora.data.batching import StepPlan, plan_steps
 from hydralora.deprecation import takes_options
 from hydralora.evaluation import evaluate_documents
@@ -47,7 +48,11 @@ if TYPE_CHECKING:
 def plan_run(
     documents: TokenisedDocuments, config: TrainingConfig, *, num_processes: int = 1, packed: bool = False
 ) -> StepPlan:
-    """Plan the batches of a run. Schedules such as AdaLoRA's need the plan's `num_steps`."""
+    """Plan the batches of a run. Schedules such as AdaLoRA's need the plan's `num_steps`.
+
+    Raises:
+        TrainingError: If the mixing does not fit the sources of the documents.
+    """
     return plan_steps(
         documents.lengths,
         tokens_per_step=config.tokens_per_step,
@@ -57,7 +62,22 @@ def plan_run(
         num_epochs=config.num_train_epochs,
         seed=config.seed,
         packed=packed,
+        order=_order(documents, config) if config.is_mixed else None,
     )
+
+
+def _order(documents: TokenisedDocuments, config: TrainingConfig) -> Iterator[int]:
+    sources = documents.column("source")
+    try:
+        shares = source_shares(
+            Counter(sources),
+            temperature=config.mixing_temperature,
+            weights=config.mixing_weights,
+            cap=config.mixing_cap,
+        )
+    except ValueError as error:
+        raise TrainingError(str(error)) from None
+    return mixed_order(sources, shares, config.seed)
 
 
 @takes_options(RunOptions)

@@ -78,6 +78,11 @@ def train_lorahub(
     held_out, progress = options.held_out, options.progress
     if config.fsdp:
         raise TrainingError("LoraHub does not split its base model (fsdp): the search needs the whole model")
+    if config.is_mixed:
+        raise TrainingError(
+            "LoraHub trains a LoRA for each cluster, so it does not mix sources: leave out mixing_temperature, "
+            "mixing_weights and mixing_cap, or the method"
+        )
     base_weights = weights_fingerprint(model)
     shares = _shares(documents, config)
     folders = [folder / "components" / share.name for share in shares]

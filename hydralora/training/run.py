@@ -52,12 +52,7 @@ def run_from_json(path: Path, progress: Callable[[Progress], None] | None = None
         ValueError: If fields are missing or unknown.
         TrainingError: See `train`.
     """
-    values = json.loads(path.read_text())
-    missing, unknown = _REQUIRED - values.keys(), values.keys() - _REQUIRED - _OPTIONAL
-    if missing or unknown:
-        raise ValueError(f"{path}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}")
-    if ("method" in values) == ("peft_config" in values):
-        raise ValueError(f"{path}: expected exactly one of the fields method and peft_config")
+    values = read_description(path)
     folder, config = Path(values["folder"]), TrainingConfig(**values["config"])
     # With fsdp the model may not fit on one GPU, so it is loaded into CPU memory.
     model, tokenizer = load_base_model(on_cpu=config.fsdp, **values["base_model"])
@@ -74,6 +69,21 @@ def run_from_json(path: Path, progress: Callable[[Progress], None] | None = None
         return train_method(values["method"], settings, model, tokenizer, documents, folder, config, options=options)
     peft_config = _peft_config(values["peft_config"])
     return train(model, tokenizer, documents, folder, config, peft_config=peft_config, options=options)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The fields of a JSON file that describes a training.
+
+    Raises:
+        ValueError: If fields are missing or unknown.
+    """
+    values = json.loads(path.read_text())
+    missing, unknown = _REQUIRED - values.keys(), values.keys() - _REQUIRED - _OPTIONAL
+    if missing or unknown:
+        raise ValueError(f"{path}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}")
+    if ("method" in values) == ("peft_config" in values):
+        raise ValueError(f"{path}: expected exactly one of the fields method and peft_config")
+    return dict(values)
 
 
 @takes_options(RunOptions)

@@ -1,7 +1,7 @@
 """Runs tasks on a Ray cluster.
 
 Only names, paths and small values pass between machines. Results lie in shared storage, because Ray does not recover
-the objects of a driver that dead_task.
+the objects of a driver that died.
 """
 
 import os
@@ -40,7 +40,7 @@ class RayEngine:
         After an error, tasks in progress are not cancelled: what they write is used by the next run.
 
         Raises:
-            ShardError: a task raised an error, or its process dead_task too often.
+            ShardError: a task raised an error, or its process died too often.
         """
         import ray
 

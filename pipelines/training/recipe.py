@@ -79,6 +79,9 @@ _TRAINING_FIELDS = (
     "gradient_accumulation_steps",
     "gradient_checkpointing",
     "save_steps",
+    "mixing_temperature",
+    "mixing_weights",
+    "mixing_cap",
     "report_to",
     "seed",
 )
