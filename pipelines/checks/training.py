@@ -11,6 +11,7 @@ from typing import Any
 from pipelines.checks.configured_run import ConfiguredRun, trained_methods
 from pipelines.checks.limits import unknown_names
 from pipelines.checks.problem import AnyProblem, Problem, Refusal, listed
+from pipelines.corpus.sources import PackagesConfig
 from pipelines.store.configuration import LARGEST_SEED
 from pipelines.training.recipe import BaseModel, Recipe
 
@@ -66,6 +67,7 @@ def _recipe(run: ConfiguredRun) -> Iterator[AnyProblem]:
         advice = "All methods of a run share one budget. " + ("Remove the others." if given else "Set one of them.")
         yield Problem(RECIPE, f"exactly one of {listed(BUDGETS)}", given or "none of them", advice)
     yield from _targets(recipe)
+    yield from _mixing(run, recipe)
     if 0 < recipe.tokens_per_step < recipe.gradient_accumulation_steps:
         advice = "A step is divided into so many parts, each of which needs a token."
         field = f"{RECIPE}.gradient_accumulation_steps"
@@ -98,6 +100,19 @@ def _targets(recipe: Recipe) -> Iterator[AnyProblem]:
         yield Problem(field, f"nothing with target_modules: [{ALL_LINEAR}]", layers, advice)
 
 
+def _mixing(run: ConfiguredRun, recipe: Recipe) -> Iterator[AnyProblem]:
+    """Own weights are of sources of the run, where the run reads them."""
+    raw = run.configs.get("raw_documents")
+    if raw is not None and not any(isinstance(source.read, PackagesConfig) for source in raw.sources):
+        names = [source.name for source in raw.sources]
+        yield from unknown_names(f"{RECIPE}.mixing_weights", "source", list(recipe.mixing_weights), names)
+    mixed = recipe.mixing_temperature != 1 or recipe.mixing_weights or recipe.mixing_cap < 1
+    for field, methods in trained_methods(run).items():
+        if mixed and "lorahub" in methods:
+            advice = "It trains a LoRA for each cluster and does not mix sources. Leave it out, or the mixing."
+            yield Problem(field, "methods other than lorahub with a mixing of sources", "lorahub", advice)
+
+
 def _launcher(run: ConfiguredRun) -> Iterator[AnyProblem]:
     launcher = run.resources.get("launcher")
     if launcher is None:
@@ -106,11 +121,16 @@ def _launcher(run: ConfiguredRun) -> Iterator[AnyProblem]:
     if launcher.fsdp and processes == 1:
         advice = "One process has nothing to split. Set one for each GPU, or fsdp: false."
         yield Problem(field, "at least 2 with fsdp: true", processes, advice)
+    if launcher.engine == "ray" and not launcher.address.strip():
+        yield Problem(f"{LAUNCHER}.address", "auto, or host:port of the cluster's head", launcher.address)
+    if launcher.engine == "ray" and launcher.parallel > 1:
+        advice = "The cluster decides how many run at a time: leave it out."
+        yield Problem(f"{LAUNCHER}.parallel", "1 with engine: ray", launcher.parallel, advice)
     model = run.resources.get("base_model")
     if launcher.fsdp and model is not None and model.load_in_4bit:
         advice = "A model in 4 bits is not split: leave one of them out."
         yield Problem(f"{LAUNCHER}.fsdp", "false with load_in_4bit: true", True, advice)
-    if processes > 1:
+    if processes > 1 and launcher.engine == "local":
         import torch
 
         if torch.cuda.is_available() and torch.cuda.device_count() < processes:

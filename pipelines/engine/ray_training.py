@@ -99,14 +99,25 @@ def _train(config: dict[str, str]) -> None:
     description = Path(config["description"])
     try:
         run_from_json(description)
-    except (BaseModelError, DataError, MethodError, TrainingError, FileNotFoundError, ImportError, TypeError, ValueError) as error:
+    except (
+        BaseModelError,
+        DataError,
+        MethodError,
+        TrainingError,
+        FileNotFoundError,
+        ImportError,
+        TypeError,
+        ValueError,
+    ) as error:
         description.with_name("error.txt").write_text(str(error))
         raise
 
 
 def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
     """The description with paths that hold in the working folder of a worker, which is another one."""
-    paths = {name: str(Path(values[name]).resolve()) for name in ("folder", "documents", "held_out") if values.get(name)}
+    paths = {
+        name: str(Path(values[name]).resolve()) for name in ("folder", "documents", "held_out") if values.get(name)
+    }
     base = dict(values["base_model"])
     if Path(base["name_or_path"]).exists():
         base["name_or_path"] = str(Path(base["name_or_path"]).resolve())

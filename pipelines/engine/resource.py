@@ -1,7 +1,7 @@
 """The engine as a resource. It is no part of a fingerprint, because the result does not depend on it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
@@ -42,14 +42,24 @@ class ShardEngine(dg.ConfigurableResource):
             finally:
                 processes.close()
             return
-        from pipelines.engine.ray_engine import RayEngine, connected
+        from pipelines.engine.ray_engine import RayEngine
 
-        connection = connected(self.address)
+        with cluster(self.address):
+            yield RayEngine(self.cpus_per_task)
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[None]:
+    """A connection to a Ray cluster, which ends with the block.
+
+    Raises:
+        dagster.Failure: Ray is not installed, or no cluster answers.
+    """
+    from pipelines.engine.ray_engine import connected
+
+    with ExitStack() as stack:
         try:
-            connection.__enter__()
+            stack.enter_context(connected(address))
         except ValueError as error:
             raise dg.Failure(str(error), allow_retries=False) from None
-        try:
-            yield RayEngine(self.cpus_per_task)
-        finally:
-            connection.__exit__(None, None, None)
+        yield

@@ -9,10 +9,10 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 
@@ -67,7 +67,15 @@ class Launcher(dg.ConfigurableResource):
     By default, they run one by one in the asset's process. With `parallel` > 1, several trainings run at a time. They
     share a GPU, which a small model leaves idle between its kernels, or get one GPU each. With `processes_per_training`
     > 1, torchrun runs each training on several GPUs. The data of a step is the same in all cases.
+
+    With `engine: ray`, trainings run one after the other on a Ray cluster, each in `processes_per_training` processes,
+    and the runs of `compare` and `study` are Ray tasks. The store must then lie on storage that all machines share.
     """
+
+    engine: Literal["local", "ray"] = "local"
+    """`local`, on this machine, or `ray`, on a Ray cluster (extra `ray`)."""
+    address: str = "auto"
+    """Of `ray`: `auto` for the cluster of this machine, or `host:port` of its head."""
 
     parallel: int = limited(1, ge=1)
     """Number of trainings that run at a time, each in its own process."""
@@ -89,14 +97,15 @@ class Launcher(dg.ConfigurableResource):
             shutil.rmtree(job.folder / FOLDER, ignore_errors=True)
         missing = [job for job in jobs if not job.done]
         _check_methods(missing, recipe, base_model)
-        if self.parallel == self.processes_per_training == 1:
+        if self.engine == "local" and self.parallel == self.processes_per_training == 1:
             for job in missing:
                 train_adapter(context.log.info, job.folder, job.training, job.documents, recipe, base_model)
             return
         for job in missing:
             (job.folder / FOLDER).mkdir(parents=True)
         tokens = _save_tokens(missing)
-        failed = self._run(context, {job: self._describe(job, tokens, recipe, base_model) for job in missing})
+        descriptions = {job: self._describe(job, tokens, recipe, base_model) for job in missing}
+        failed = self._run_on_ray(context, descriptions) if self.engine == "ray" else self._run(context, descriptions)
         for job in missing:
             if job not in failed:
                 shutil.rmtree(job.folder / FOLDER)
@@ -145,6 +154,31 @@ class Launcher(dg.ConfigurableResource):
             for _, process in running.values():
                 process.wait()
         return failed
+
+    def _run_on_ray(self, context: dg.AssetExecutionContext, descriptions: dict[Job, Path]) -> dict[Job, str]:
+        """Run trainings with Ray's `TorchTrainer`, one after the other. Returns job -> reason of failure."""
+        from pipelines.engine.ray_training import RayTrainingError, train_on_ray
+
+        failed: dict[Job, str] = {}
+        with self.cluster():
+            for job, description in descriptions.items():
+                context.log.info(f"{job.label}: {self.processes_per_training} processes on the Ray cluster")
+                try:
+                    train_on_ray(description, self.processes_per_training)
+                except RayTrainingError as error:
+                    failed[job] = str(error)
+                    context.log.error(f"{job.label}: {error}")
+        return failed
+
+    def cluster(self) -> AbstractContextManager[None]:
+        """A context with a connection to the Ray cluster.
+
+        Raises:
+            dagster.Failure: Ray is not installed, or no cluster answers.
+        """
+        from pipelines.engine.resource import cluster
+
+        return cluster(self.address)
 
     def _command(self, description: Path) -> list[str]:
         if self.processes_per_training == 1:
@@ -243,16 +277,16 @@ class _Process:
 
 def _check_methods(jobs: Sequence[Job], recipe: Recipe, base_model: BaseModel) -> None:
     from hydralora.methods import MethodError, get_method
-    from hydralora.training import plan_run
+    from hydralora.training import TrainingError, plan_run
 
     if not jobs:
         return
     skeleton = base_model.skeleton()
     for job in jobs:
-        steps = plan_run(job.documents, job.config(recipe)).num_steps
         try:
+            steps = plan_run(job.documents, job.config(recipe)).num_steps
             get_method(job.training.method).config(skeleton, replace(job.settings(recipe), total_steps=steps))
-        except MethodError as error:
+        except (MethodError, TrainingError) as error:
             raise dg.Failure(f"{job.label}: {error}", allow_retries=False) from None
 
 

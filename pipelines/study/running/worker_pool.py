@@ -1,4 +1,4 @@
-"""Runs tasks in parallel in a pool of long-lived processes.
+"""Runs tasks in parallel in a pool of long-lived processes, or on a Ray cluster.
 
 It is for tasks of some seconds, such as the runs of a study. `pipelines.training.launcher` starts a new process for
 each training. That takes some seconds too, which matters here but not for trainings of minutes.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from analysis.engine.tasks import ATTEMPTS
 from pipelines.store.artifacts import Artifact
 from pipelines.store.files.processes import end_with_parent
 from pipelines.training.adapters import Log
@@ -20,6 +21,8 @@ from pipelines.training.launcher import Launcher
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
+
+    from ray import ObjectRef
 
 # polars' SIGINT handler restarts blocking waits, so Ctrl-C would only be noticed when a task ends. We poll instead.
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -30,6 +33,9 @@ Work = Callable[[Log], Artifact]
 
 def build_all(work: Mapping[str, Work], launcher: Launcher, log: Log, outcome: Callable[[Artifact], str]) -> None:
     """Run all tasks, `launcher.parallel` at a time. With `parallel: 1`, they run in this process.
+
+    With `engine: ray`, each is a Ray task with one CPU, and one GPU if the cluster has any; the cluster decides how
+    many run at a time. A task whose machine dies starts again on another one.
 
     Parallel tasks can run out of memory; the OOM killer then breaks the whole pool. So tasks that fail in parallel are
     retried once, one at a time.
@@ -47,6 +53,11 @@ def build_all(work: Mapping[str, Work], launcher: Launcher, log: Log, outcome: C
             "one process. To use several GPUs, set `parallel`.",
             allow_retries=False,
         )
+    if launcher.engine == "ray":
+        with launcher.cluster():
+            log(f"{len(work)} to do on the Ray cluster")
+            _raise(_collect(_on_ray(work), len(work), log, outcome), len(work))
+        return
     if work:
         log(f"{len(work)} to do, {launcher.parallel} at a time")
     side_by_side = launcher.parallel > 1 and len(work) > 1
@@ -57,9 +68,13 @@ def build_all(work: Mapping[str, Work], launcher: Launcher, log: Log, outcome: C
         alone = launcher.model_copy(update={"parallel": 1})
         again = (result for label in failed for result in _side_by_side({label: work[label]}, alone))
         failed = _collect(again, len(failed), log, outcome)
+    _raise(failed, len(work))
+
+
+def _raise(failed: Mapping[str, str], total: int) -> None:
     if failed:
         texts = "\n".join(f"{label}: {text}" for label, text in failed.items())
-        raise dg.Failure(f"{len(failed)} of {len(work)} failed.\n{texts}", allow_retries=False)
+        raise dg.Failure(f"{len(failed)} of {total} failed.\n{texts}", allow_retries=False)
 
 
 Results = Iterator[tuple[str, Callable[[], Artifact]]]
@@ -100,6 +115,29 @@ def _side_by_side(work: Mapping[str, Work], launcher: Launcher) -> Results:
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+def _on_ray(work: Mapping[str, Work]) -> Results:
+    """Label and result of each task, in the order in which they end."""
+    import ray
+
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=ATTEMPTS - 1)(_build)
+    running = {remote.remote(label, build): label for label, build in work.items()}
+    while running:
+        done, _ = ray.wait(list(running), num_returns=1)
+        for reference in done:
+            yield running.pop(reference), partial(_result, reference)
+
+
+def _result(reference: "ObjectRef[Artifact]") -> Artifact:
+    import ray
+    from ray.exceptions import RayTaskError
+
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause from None
 
 
 def _start(environments: "Queue[dict[str, str]]") -> None:

@@ -1,4 +1,4 @@
-"""Trainings by Ray's `TorchTrainer`: the weights of torchrun's, also when a worker is killed; refusals in a sentence."""
+"""Trainings by Ray's `TorchTrainer`: the weights of torchrun's, also if a worker is killed; refusals in a sentence."""
 
 import json
 import os

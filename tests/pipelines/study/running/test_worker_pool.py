@@ -121,3 +121,19 @@ def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
 def test_several_processes_for_one_run_are_refused() -> None:
     with pytest.raises(dg.Failure, match="processes_per_training of 1"):
         build_all({"first": fail}, Launcher(processes_per_training=2), print, str)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_runs_are_tasks_of_a_ray_cluster(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from pipelines.engine.ray_engine import connected
+
+    work = {"first": partial(succeed, tmp_path, "first"), "second": fail, "third": partial(succeed, tmp_path, "third")}
+    lines: list[str] = []
+    failure = pytest.raises(dg.Failure, match=r"1 of 3 failed\.\nsecond: out of luck")
+    with connected(None, num_cpus=2, num_gpus=0, object_store_memory=80_000_000), failure:
+        build_all(work, Launcher(engine="ray"), lines.append, lambda artifact: artifact.fingerprint)
+    assert str(os.getpid()) not in {(tmp_path / name).read_text() for name in ("first", "third")}
+    assert lines[0] == "3 to do on the Ray cluster"
+    assert any(line.endswith("third: third") for line in lines)
