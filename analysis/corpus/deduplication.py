@@ -32,6 +32,11 @@ CONTENT_SHARE = 0.5
 It is lower because the content has fewer trigrams, so one edit changes a larger share of them.
 """
 COUNTER_SLOTS = 1 << 24
+COUNTED_RECORDS = 1_000_000
+"""Of a larger corpus, templates are looked for among about so many records, evenly spaced.
+
+More would fill the counters by collisions, and every shingle would seem to be of a template.
+"""
 KEPT_SHINGLES = 4_000_000
 """Number of shingles (8 bytes each) that may stay in memory between passes."""
 NEIGHBOURS = 8
@@ -70,7 +75,7 @@ def near_duplicates(batches: Batches, rank: NDArray[np.uint32], threshold: float
         threshold: Jaccard similarity of whole documents, in (0, 1].
     """
     shingled = _Shingled(batches)
-    counts = _shingle_counts(shingled)
+    counts = _shingle_counts(shingled, step_between_counted(len(rank)))
     pairs = candidate_pairs(*band_keys(shingled, counts, threshold), rank)
     compared = _compared(batches, counts, np.unique(pairs))
     duplicate_of: dict[int, int] = {}
@@ -103,11 +108,27 @@ class _Shingled:
         self._kept = kept if n_shingles <= KEPT_SHINGLES else None
 
 
-def _shingle_counts(shingled: _Shingled) -> NDArray[np.uint8]:
+def step_between_counted(n_records: int) -> int:
+    """A record is counted if its number in the order read is a multiple of this; see `COUNTED_RECORDS`."""
+    return max(1, -(-n_records // COUNTED_RECORDS))
+
+
+def count_shingles(numbers: NDArray[np.integer], every: Rows, step: int, counts: NDArray[np.uint8]) -> None:
+    """Add the shingles of counted records to document frequencies.
+
+    Args:
+        numbers: number of each record in the order read, [n].
+        step: see `step_between_counted`.
+    """
+    counted = every if step == 1 else every.where((numbers % step == 0)[every.row_of_value()])
+    count_slots(counted.values, counts)
+
+
+def _shingle_counts(shingled: _Shingled, step: int) -> NDArray[np.uint8]:
     """Document frequencies up to 255, by hash modulo the number of slots. Collisions can only raise a count."""
     counts = np.zeros(COUNTER_SLOTS, dtype=np.uint8)
-    for _, every in shingled:
-        count_slots(every.values, counts)
+    for rows, every in shingled:
+        count_shingles(rows, every, step, counts)
     return counts
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from analysis.corpus.cleaning import HELD_OUT, CleanConfig
+from analysis.corpus.deduplication import step_between_counted
 from analysis.engine.files import parquet_bytes, read_table
 from analysis.engine.stages import Done, Stages
 from analysis.shards import duplicates, leaks
@@ -137,7 +138,9 @@ class ShardedCleaning:
         if threshold is None:
             return pl.DataFrame(schema=PAIR_SCHEMA)
         given = [{"records": file, "dropped": rows} for file, rows in zip(self.records, dropped, strict=True)]
-        counted = self._map("counts", "duplicates:shingle_counts", given)
+        step = step_between_counted(sum(one.value["n_rows"] for one in self.read))
+        placed = [g | {"first": first, "step": step} for g, first in zip(given, self.firsts, strict=True)]
+        counted = self._map("counts", "duplicates:shingle_counts", placed)
         counts = self._reduce("counts", "duplicates:summed_counts", counted, duplicates.COUNTS)
         bands = self._map(
             "bands", "duplicates:shard_bands", [g | {"counts": counts, "threshold": threshold} for g in given]

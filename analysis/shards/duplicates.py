@@ -19,11 +19,12 @@ from analysis.corpus.deduplication import (
     band_keys,
     candidate_pairs,
     content_of,
+    count_shingles,
 )
 from analysis.engine.files import parquet_bytes, read_bytes, read_table, row_groups_of
 from analysis.engine.stages import Output
 from analysis.shards.reading import Ref, texts_of
-from analysis.text.shingles import Rows, count_slots, shingles
+from analysis.text.shingles import Rows, shingles
 
 TRAIN = 1 << 62
 PAIRS = "pairs.parquet"
@@ -52,11 +53,16 @@ def exact_pairs(shards: Sequence[dict[str, Any]], part: int, n_parts: int) -> Ou
     return _pairs(first[first != ranks], ranks[first != ranks])
 
 
-def shingle_counts(records: Ref, dropped: Ref) -> Output:
-    """In how many documents of a shard each shingle occurs, up to 255."""
+def shingle_counts(records: Ref, dropped: Ref, first: int, step: int) -> Output:
+    """In how many documents of a shard each shingle occurs, up to 255.
+
+    Args:
+        first: number of the shard's first record in the order read.
+        step: see `analysis.corpus.deduplication.step_between_counted`.
+    """
     counts = np.zeros(COUNTER_SLOTS, np.uint8)
-    for _, every in _shingled(records, dropped):
-        count_slots(every.values, counts)
+    for rows, every in _shingled(records, dropped):
+        count_shingles(rows.astype(np.int64) + first, every, step, counts)
     return Output(files={COUNTS: _compressed(counts)})
 
 

@@ -11,6 +11,7 @@ import pytest
 from analysis.corpus import deduplication
 from analysis.corpus.deduplication import CONTENT_SHARE, TEMPLATE_DOCUMENTS, near_duplicates
 from analysis.corpus.one_letter import one_letter_similarity
+from analysis.text.shingles import shingles
 from tests.analysis.plain_words import runs_of
 
 
@@ -133,3 +134,13 @@ def test_near_duplicates_do_not_depend_on_what_is_kept_in_memory(
     assert len(found) > 10
     monkeypatch.setattr(deduplication, "KEPT_SHINGLES", 1000)
     assert near_duplicates(in_batches(texts, 200), rank, 0.8).equals(found)
+
+
+def test_of_a_large_corpus_evenly_spaced_records_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deduplication, "COUNTED_RECORDS", 4)
+    assert [deduplication.step_between_counted(n) for n in (0, 4, 5, 9)] == [1, 1, 2, 3]
+    every = shingles(pl.Series(["one two three", "four five six seven", "eight nine ten"]), 3, punctuation=True)
+    counts = np.zeros(1 << 16, np.uint8)
+    deduplication.count_shingles(np.array([10, 11, 12]), every, 2, counts)
+    assert counts.sum() == 2
+    assert all(counts[every[i] % np.uint64(1 << 16)].all() for i in (0, 2))

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from analysis.clusters.assignment import assign_records
+from analysis.corpus import deduplication
 from analysis.corpus.cleaning import clean
 from analysis.engine.files import read_bytes, read_table
 from analysis.engine.processes import ProcessEngine
@@ -39,6 +40,18 @@ def test_documents_and_card_are_those_of_one_machine(corpus: Any) -> None:
     reasons = set(expected.dropped["reason"])
     assert {"empty_prompt", "exact_duplicate", "near_duplicate", "contaminated"} <= reasons
     assert len(result["documents"]) > 9  # files were cut
+
+
+def test_templates_are_counted_in_the_same_records_of_a_large_corpus(
+    corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources, evaluation, *_ = corpus
+    monkeypatch.setattr(deduplication, "COUNTED_RECORDS", 200)  # of 630
+    monkeypatch.setattr(deduplication, "TEMPLATE_DOCUMENTS", 1)
+    read = {name: read_source(name, source) for name, source in evaluation.items()}
+    expected = clean(read_sources(sources).records, CONFIG.clean, evaluation=read)
+    fewer = sharded_corpus(sources, str(tmp_path), SerialEngine(), CONFIG, evaluation=evaluation)
+    assert pl.read_parquet(fewer["dropped"]).equals(expected.dropped)
 
 
 def test_processes_and_another_size_of_shards(corpus: Any, tmp_path: Path) -> None:

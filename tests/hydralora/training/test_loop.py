@@ -312,6 +312,22 @@ def test_a_model_is_split_only_between_several_processes(tmp_path: Path, plain: 
         run(tmp_path, plain, fsdp=True)
 
 
+def test_sources_are_read_by_their_weights(plain: TokenisedDocuments) -> None:
+    def sums(**mixing: Any) -> float:
+        plan = plan_run(plain, TrainingConfig(max_steps=60, tokens_per_step=200, **mixing))
+        sources = np.array(plain.column("source"))[np.concatenate(plan.micro_batches)]
+        return float((sources == "sums").mean())
+
+    assert sums() == pytest.approx(0.5, abs=0.05)
+    assert sums(mixing_weights={"sums": 4.0}) == pytest.approx(0.8, abs=0.05)
+    assert sums(mixing_weights={"sums": 4.0}, mixing_cap=0.6) == pytest.approx(0.6, abs=0.05)
+    with pytest.raises(TrainingError, match="expected sources among reversals, sums, got sum"):
+        sums(mixing_weights={"sum": 4.0})
+    for wrong in ({"mixing_temperature": 0.0}, {"mixing_cap": 1.5}, {"mixing_weights": {"sums": -1.0}}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            TrainingConfig(max_steps=1, **wrong)  # type: ignore[arg-type]
+
+
 def test_an_adapter_on_an_adapter_is_refused(tmp_path: Path, plain: TokenisedDocuments) -> None:
     model = run(tmp_path / "first", plain).model
     assert isinstance(model, PeftModel)
