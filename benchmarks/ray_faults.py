@@ -149,16 +149,20 @@ def main() -> None:
         sharded_corpus(sources, str(folder / "one"), SerialEngine(), CONFIG, evaluation=evaluation)
         expected = content_of(folder / "one")
         result: dict[str, Any] = {"files": len(expected), "head": {}}
+        result["nodes"] = kill_nodes(folder, sources, evaluation, expected)
+        write(result)
         for when in ("early", "late"):
             own = folder / when
             own.mkdir()
             places = [{n: s.paths[0] for n, s in side.items()} for side in (sources, evaluation)]
             (own / "sources.json").write_text(json.dumps(places))
             result["head"][when] = kill_head(own) | {"same_bytes": content_of(own / "out") == expected}
-            print(result["head"], flush=True)
-        result["nodes"] = kill_nodes(folder, sources, evaluation, expected)
+            write(result)
+
+
+def write(result: dict[str, Any]) -> None:
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":
