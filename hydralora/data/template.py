@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,8 +36,11 @@ class Frame:
         tokenizer's `eos_token`: Llama 3 ends a turn with `<|eot_id|>`.
 
         Raises:
-            DataError: If the tokenizer has no end token, or no chat template for `template="chat"`.
+            DataError: If the template is unknown, the tokenizer has no end token, or it has no chat template for
+                `template="chat"`.
         """
+        if template not in get_args(Template):
+            raise DataError(f"template: expected one of {', '.join(get_args(Template))}, got {template!r}")
         if tokenizer.eos_token_id is None:
             raise DataError("The tokenizer has no end token, so a model could not learn where an answer ends")
         end = (int(tokenizer.eos_token_id),)

@@ -114,3 +114,8 @@ def test_bad_documents_are_named() -> None:
     tokenizer.chat_template = None
     with pytest.raises(DataError, match="use template='plain'"):
         Frame.of(tokenizer, "chat")
+
+
+def test_an_unknown_template_is_refused() -> None:
+    with pytest.raises(DataError, match="template: expected one of chat, plain, got 'alpaca'"):
+        tokenise(small_documents(), small_tokenizer(), template="alpaca")  # type: ignore[arg-type]
