@@ -113,7 +113,9 @@ def step_between_counted(n_records: int) -> int:
     return max(1, -(-n_records // COUNTED_RECORDS))
 
 
-def count_shingles(numbers: NDArray[np.integer], every: Rows, step: int, counts: NDArray[np.uint8]) -> None:
+def count_shingles(
+    numbers: NDArray[np.int64] | NDArray[np.uint32], every: Rows, step: int, counts: NDArray[np.uint8]
+) -> None:
     """Add the shingles of counted records to document frequencies.
 
     Args:

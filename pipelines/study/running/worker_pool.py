@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -21,8 +21,6 @@ from pipelines.training.launcher import Launcher
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
-
-    from ray import ObjectRef
 
 # polars' SIGINT handler restarts blocking waits, so Ctrl-C would only be noticed when a task ends. We poll instead.
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -130,14 +128,15 @@ def _on_ray(work: Mapping[str, Work]) -> Results:
             yield running.pop(reference), partial(_result, reference)
 
 
-def _result(reference: "ObjectRef[Artifact]") -> Artifact:
+def _result(reference: Any) -> Artifact:
     import ray
     from ray.exceptions import RayTaskError
 
     try:
-        return ray.get(reference)
+        artifact: Artifact = ray.get(reference)
     except RayTaskError as error:
         raise error.cause from None
+    return artifact
 
 
 def _start(environments: "Queue[dict[str, str]]") -> None:
