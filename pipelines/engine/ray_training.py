@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from analysis.engine.tasks import ATTEMPTS
-from hydralora.training.run import read_description
 from pipelines.engine.ray_engine import connected
 
 FOLDER = "ray"
@@ -55,6 +54,8 @@ def train_on_ray(config: Path, workers: int) -> dict[str, Any]:
     import ray
     from ray.train import RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
+
+    from hydralora.training.run import read_description
 
     values = _with_absolute_paths(read_description(config))
     there = ray.cluster_resources()

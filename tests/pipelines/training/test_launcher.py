@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from hydralora.data import TokenisedDocuments, tokenise
+from hydralora.training.run import run_from_json
+from pipelines.engine import ray_training
 from pipelines.training.adapters import TrainingJob
 from pipelines.training.launcher import FOLDER, Job, Launcher, gpus_of
 from pipelines.training.recipe import BaseModel, Recipe
@@ -203,3 +206,24 @@ def test_trainings_take_turns_with_gpus() -> None:
     assert gpus_of(3, ["7"], 1) == ["7"]
     with pytest.raises(dg.Failure, match=r"at least 2 GPUs .* got 1"):
         gpus_of(0, ["0"], 2)
+
+
+def test_on_ray_each_training_is_handed_over_and_failures_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tests/pipelines/engine/test_ray_training.py` has the trainings on a cluster."""
+    handed: list[tuple[str, int]] = []
+
+    def train_on_ray(description: Path, workers: int) -> None:
+        handed.append((description.parents[1].name, workers))
+        if handed[-1][0] == "lorahub":
+            raise ray_training.RayTrainingError("out of luck")
+        run_from_json(description)
+
+    monkeypatch.setattr(ray_training, "train_on_ray", train_on_ray)
+    monkeypatch.setattr(Launcher, "cluster", lambda self: nullcontext())
+    result, _ = launch(tmp_path / "out", Launcher(engine="ray", processes_per_training=2))
+    assert handed == [("lora_r8", 2), ("lorahub", 2)]
+    assert "1 of 2 trainings failed.\nlorahub (lorahub): out of luck" in failure_text(result)
+    assert (tmp_path / "out" / "lora_r8" / "run.json").exists()
+    assert not (tmp_path / "out" / "lora_r8" / FOLDER).exists()
