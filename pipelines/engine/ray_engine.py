@@ -79,7 +79,9 @@ def connected(address: str | None, **settings: Any) -> Iterator[None]:
         yield
         return
     try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=None if address else False, **settings)
+        ray.init(
+            address=address or "local", log_to_driver=False, include_dashboard=None if address else False, **settings
+        )
     except ConnectionError as error:
         raise ValueError(
             f"engine: expected a Ray cluster at {address!r}, found none ({error}). Start one with `ray start --head`"
