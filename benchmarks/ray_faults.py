@@ -90,7 +90,8 @@ def kill_nodes(folder: Path, sources: Any, evaluation: Any, expected: dict[str, 
             timers.pop().join()
             cluster.add_node(**NODE)
 
-    engine, runs = Counting(folder / "starts"), []
+    engine = Counting(folder / "starts")
+    runs: list[dict[str, Any]] = []
     try:
         while len(killed) < KILLS:
             out = folder / f"nodes-{len(runs)}"
