@@ -105,8 +105,13 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a.jsonl", PAIR.encode("utf-16-le"), {}, "looks like UTF-16 without a mark; name it: encoding: utf-16-le"),
     ("a.csv", "prompt,completion\np,c\n".encode("utf-16-be"), {}, "name it: encoding: utf-16-be"),
     # packed files
-    ("a.jsonl", gzip.compress(gzip.compress(PAIR.encode())), {}, "the file is compressed twice, with gzip"),
-    ("a.jsonl.gz", gzip.compress(PAIR.encode() * 999)[:60], {}, "Truncated compressed stream"),
+    (
+        "a.jsonl",
+        gzip.compress(gzip.compress(PAIR.encode(), mtime=0), mtime=0),
+        {},
+        "the file is compressed twice, with gzip",
+    ),
+    ("a.jsonl.gz", gzip.compress(PAIR.encode() * 999, mtime=0)[:60], {}, "Truncated compressed stream"),
     ("a.csv", lzma.compress(b"prompt,completion\n"), {}, "the file is compressed with xz; .*Unpack it first"),
     ("a.jsonl", b"PK\x03\x04" + b"0" * 99, {}, "the file is a zip archive"),
     ("a.zip", PAIR, {}, "unknown suffix '.zip'"),
