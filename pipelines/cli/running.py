@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pipelines.store.io_manager import ArtifactStore
 
 TRAINED = ("tokenised_documents", "hydralora_adapter")
+REPORT_OF = {"hydralora": "report", "train": "report", "corpus": "corpus_report"}
+"""Job -> the asset with its report. Other jobs have none."""
 
 
 def run_file(path: Path, job: str, partition: str | None, as_json: bool) -> None:
@@ -45,7 +47,7 @@ def for_job(values: dict[str, Any], job: str) -> dict[str, Any]:
 
 
 def print_results(path: Path, job: str, as_json: bool) -> None:
-    """N, losses and the report of the last run of a configuration; of a comparison its table."""
+    """N, losses and the report of the last run; of a comparison its table. As JSON, other jobs give their store."""
     from pipelines.store.artifacts import ArtifactError
     from pipelines.store.io_manager import store_of
     from pipelines.summary import corpus_summary, summary
@@ -53,11 +55,12 @@ def print_results(path: Path, job: str, as_json: bool) -> None:
     store = store_of(path)
     if job == "compare":
         tell_comparison(store, as_json)
-    elif as_json:
-        asset = "corpus_report" if job == "corpus" else "report"
+    elif as_json and job in REPORT_OF:
         with one_error(ArtifactError, OSError):
-            made = store.last(asset)
+            made = store.last(REPORT_OF[job])
             print_json({**made.json("summary"), "report": str(made.path("report.html").resolve())})
+    elif as_json:
+        print_json({"job": job, "store": str(Path(store.directory).resolve())})
     elif job in ("hydralora", "train"):
         print(summary(store))
     elif job == "corpus":

@@ -158,3 +158,12 @@ def test_export_names_a_router_that_cannot_be_exported(hydralora, tmp_path):
     code, _, error = hydralora("export", ".")
     assert code == 2
     assert "expected gates that are given" in error
+
+
+def test_a_job_without_a_report_gives_its_store(tmp_path, capsys):
+    from pipelines.cli.running import print_results
+
+    config = tmp_path / "run.yaml"
+    config.write_text(f"resources: {{store: {{config: {{directory: {tmp_path / 'store'}}}}}}}\n")
+    print_results(config, "sharded", as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"job": "sharded", "store": str(tmp_path / "store")}
