@@ -84,7 +84,8 @@ class ReportInputs:
         cross_losses: document_id, group, expert, loss, n_tokens: every expert on every group's held-out documents; see
             `analysis.adapters.cross_experts`.
         parameters: method, part, n_parameters.
-        energy: method, seed, energy_kwh (null if not measured), seconds.
+        energy: method, seed, energy_kwh (null if not measured), seconds, remembered_batches (micro-batches that skipped
+            the frozen lower layers).
         more: additional tables; each is a section before the costs.
         serving: one or two sentences on how to serve the adapter; empty for the general advice.
     """
@@ -145,5 +146,5 @@ REQUIRED_COLUMNS = {
     "paired": ("method", "baseline", "group_kind", "group", "difference", "low", "high"),
     "cross_losses": ("document_id", "group", "expert", "loss", "n_tokens"),
     "parameters": ("method", "part", "n_parameters"),
-    "energy": ("method", "seed", "energy_kwh", "seconds"),
+    "energy": ("method", "seed", "energy_kwh", "seconds", "remembered_batches"),
 }

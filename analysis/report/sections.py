@@ -322,11 +322,16 @@ def costs(inputs: ReportInputs) -> Section:
     if inputs.energy is None:
         return Section("energy", title, missing="This run has no times.")
     measured = inputs.energy["energy_kwh"].is_not_null().any()
-    lead = "" if measured else "Energy was not measured; times are wall times of training."
+    lead = "" if measured else "Energy was not measured; times are wall times of training. "
+    if inputs.energy["remembered_batches"].sum():
+        lead += (
+            "They do not compare methods: a later one skips the frozen lower layers for batches that an earlier one "
+            "has run (remembered batches). The job compare can measure the costs of each method alone."
+        )
     return Section(
         "energy",
         title,
-        lead,
+        lead.strip(),
         (training.energy(inputs.energy, numbers_of(inputs)),),
         (table(inputs.energy, "All runs"),),
     )

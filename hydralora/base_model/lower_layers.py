@@ -4,6 +4,7 @@ These layers are frozen and the same for every adapter of a base model. So a bat
 or under other gates, does not run through them again. The results have the same bits.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,27 +45,42 @@ class _Memory:
             self._bytes -= 0 if oldest is None else oldest.nbytes
 
 
+@dataclasses.dataclass
+class Remembered:
+    """What came of remembering.
+
+    Attributes:
+        batches: Number of batches that skipped the lower layers.
+    """
+
+    batches: int = 0
+
+
 _memories: "WeakKeyDictionary[nn.Module, _Memory]" = WeakKeyDictionary()
 
 
 @contextmanager
-def remembered_lower_layers(model: Any) -> Iterator[None]:
+def remembered_lower_layers(model: Any) -> Iterator[Remembered]:
     """Let batches skip a model's lower layers, while the context lasts, if these layers have seen them before.
 
     Without effect on GPUs, and for models with dropout or whose lowest layer is adapted or trained.
+
+    Yields:
+        A count that grows with each batch that skips them: the time of such a run is not that of a run alone.
     """
+    remembered = Remembered()
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     memory = _memories.setdefault(base, _Memory())
     layers = _lower_layers(base, memory.depth) if base.device.type == "cpu" else []
     if not layers or any("forward" in layer.__dict__ for layer in layers):
-        yield
+        yield remembered
         return
     memory.depth = len(layers)
-    lower = _LowerLayers(layers, memory)
+    lower = _LowerLayers(layers, memory, remembered)
     for index, layer in enumerate(layers):
         layer.__dict__["forward"] = partial(lower.forward, index)
     try:
-        yield
+        yield remembered
     finally:
         for layer in layers:
             del layer.__dict__["forward"]
@@ -95,8 +111,8 @@ def _lower_layers(base: Any, depth: int | None) -> list[Any]:
 class _LowerLayers:
     """Takes the place of the `forward` of all lower layers."""
 
-    def __init__(self, layers: Sequence[Any], memory: _Memory) -> None:
-        self._layers, self._memory = layers, memory
+    def __init__(self, layers: Sequence[Any], memory: _Memory, remembered: Remembered) -> None:
+        self._layers, self._memory, self._remembered = layers, memory, remembered
         digest = hashlib.blake2b(digest_size=16)
         for layer in layers:  # also weights that were changed behind autograd's back, as by merging
             for parameter in layer.parameters():
@@ -111,6 +127,7 @@ class _LowerLayers:
         is_last = index == len(self._layers) - 1
         if self._key is not None and self._key in self._memory.outputs:
             output = self._memory.outputs[self._key]
+            self._remembered.batches += is_last
             return output if is_last else (args[0] if isinstance(output, Tensor) else (args[0],))
         layer = self._layers[index]
         output = type(layer).forward(layer, *args, **kwargs)

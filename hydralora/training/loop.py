@@ -160,7 +160,7 @@ def train(
     with (
         packing.attention_of(model),
         kernels_in(model, fuses) as fused,
-        remembered_lower_layers(model),
+        remembered_lower_layers(model) as remembered,
         clear_errors(config, folder),
         EnergyMeter(enabled=options.measure_energy) as energy,
     ):
@@ -180,6 +180,7 @@ def train(
         "packing": dataclasses.asdict(packing),
         "fused_modules": fused,
         "cuda_graphs": trainer.graph_values() or {"graphs": 0, "reason": no_graphs},
+        "remembered_batches": remembered.batches,
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu_seconds, 2),
         **speed_values(plan, range(step_of(checkpoint), steps), seconds, trainer.seconds_waiting),

@@ -248,6 +248,7 @@ def _sums(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "steps": sum(part.get("steps", 0) for part in parts),
         "tokens": tokens,
         "padding_share": round(1 - tokens / padded, 4),
+        "remembered_batches": sum(part.get("remembered_batches", 0) for part in parts),
         "seconds": round(sum(part["seconds"] for part in parts), 2),
         "cpu_seconds": round(sum(part["cpu_seconds"] for part in parts), 2),
         "energy": {name: sum(use[name] for use in uses) for name in uses[0]} if all(uses) else None,

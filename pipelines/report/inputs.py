@@ -124,13 +124,22 @@ def parameters_table(folders: dict[str, Path]) -> pl.DataFrame:
 
 
 def energy_table(records: Mapping[str, dict[str, Any]]) -> pl.DataFrame:
-    """Energy and time of each training: `method, seed, energy_kwh, seconds`; energy is null if it was not measured."""
+    """Energy and time of each training: `method, seed, energy_kwh, seconds, remembered_batches`.
+
+    Energy is null if it was not measured.
+    """
     rows = []
     for name, record in records.items():
         use = record.get("energy")
         energy = sum(use[part] for part in ENERGY_PARTS) if use else None
-        rows.append((name, record["config"]["seed"], energy, record["seconds"]))
-    schema = {"method": pl.String, "seed": pl.Int64, "energy_kwh": pl.Float64, "seconds": pl.Float64}
+        rows.append((name, record["config"]["seed"], energy, record["seconds"], record["remembered_batches"]))
+    schema = {
+        "method": pl.String,
+        "seed": pl.Int64,
+        "energy_kwh": pl.Float64,
+        "seconds": pl.Float64,
+        "remembered_batches": pl.Int64,
+    }
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 

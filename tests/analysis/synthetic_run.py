@@ -157,7 +157,7 @@ def report_inputs(texts: Sequence[str], sources: Sequence[str], n_clusters: int 
         ),
         energy=pl.DataFrame(
             {"method": ["hydralora", "lora_matched"], "seed": [0, 0], "energy_kwh": [0.0061, 0.0054],
-             "seconds": [412.0, 371.0]}
+             "seconds": [412.0, 371.0], "remembered_batches": [0, 0]}
         ),
     )  # fmt: skip
 

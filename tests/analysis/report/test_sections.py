@@ -63,6 +63,14 @@ def test_further_tables_are_sections_and_times_need_no_energy(inputs: ReportInpu
     assert "energy, Wh" not in page
 
 
+def test_times_of_runs_that_skipped_layers_do_not_compare_methods(inputs: ReportInputs, tmp_path: Path):
+    assert inputs.energy is not None
+    energy = inputs.energy.with_columns(remembered_batches=pl.Series([0, 8]))
+    for table, said in ((inputs.energy, False), (energy, True)):
+        page = write_report(dataclasses.replace(EMPTY, energy=table), tmp_path).html.read_text("utf-8")
+        assert ("They do not compare methods" in page) == said
+
+
 def test_a_source_of_which_half_is_gone_is_on_the_first_screen(inputs: ReportInputs):
     assert not any("Is the corpus" in statement.question for statement in verdict(inputs))
     card = {

@@ -72,6 +72,14 @@ def test_a_batch_that_comes_again_skips_them_under_another_adapter_too(runs: Any
     assert not any("forward" in module.__dict__ for module in base.modules())
 
 
+def test_batches_that_skipped_them_are_counted() -> None:
+    model = adapted(small_model())
+    with remembered_lower_layers(model) as remembered, torch.inference_mode():
+        for tokens in (TOKENS, OTHERS, TOKENS):
+            model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False)
+    assert remembered.batches == 1
+
+
 def test_a_training_gets_the_same_gradients(runs: Any) -> None:
     model = adapted(base := small_model())
     counted = runs(base)

@@ -23,6 +23,7 @@ RECORD = {
     "steps": 6,
     "tokens": 6480,
     "seconds": 12.5,
+    "remembered_batches": 0,
     "energy": None,
     "environment": {
         "python": "3.11.7", "packages": {"torch": "2.13.0"}, "platform": "Linux", "cpu": "a CPU", "gpus": ["a GPU"],
@@ -86,6 +87,7 @@ def test_times_are_told_where_energy_was_not_measured(tmp_path: Path) -> None:
     table = energy_table({"hydralora": RECORD, "lora": {**RECORD, "energy": use}})
     assert table["energy_kwh"].to_list() == [None, 1.0]
     assert table["seconds"].to_list() == [12.5, 12.5]
+    assert table["remembered_batches"].to_list() == [0, 0]
     store = ArtifactStore(directory=str(tmp_path))
     stages = stages_table({"report": reported(store, 4)}).table
     assert stages["stage"].to_list() == ["report"]
@@ -133,7 +135,7 @@ def test_the_main_job_twice_gives_two_reports_and_a_page_of_both(
         "3 experts, one for each source",
         "Not enough to tell",
         "What to do next",
-        "--job hydralora",
+        "hydralora run",
         "One LoRA for each domain",
         "Time of each stage",
         "training of lora_matched",
