@@ -1,5 +1,6 @@
 """Two corpora side by side: which clusters both have, how large they are in each, and which only one has."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from analysis.answer.analysis import Analysis
+from analysis.clusters.corpus_model import CorpusModel
 from analysis.corpus.document_text import document_text
 
 MIN_OVERLAP = 0.25
@@ -15,6 +17,24 @@ MIN_OVERLAP = 0.25
 KNOWN_QUANTILE = 0.05
 """A model knows a document of the other corpus if its features keep at least as much of it as of its own worst 5%."""
 N_TERMS = 6
+
+
+@dataclass(frozen=True)
+class ClusteredCorpus:
+    """What the comparison needs of a corpus; the attributes are those of `Analysis`.
+
+    Attributes:
+        documents: `prompt` and `completion`; may be a sample of the corpus.
+        positions: `cluster` of each document.
+        explained: [n_documents], share of each document that its features keep.
+        tables: `clusters` (cluster, n_documents, top_terms) of the whole corpus.
+    """
+
+    documents: pl.DataFrame
+    positions: pl.DataFrame
+    model: CorpusModel
+    explained: NDArray[np.float32]
+    tables: Mapping[str, pl.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -37,7 +57,7 @@ class CorpusComparison:
         return {"clusters": self.table.to_dicts(), "mix_shift": self.mix_shift}
 
 
-def compare_corpora(first: Analysis, second: Analysis) -> CorpusComparison:
+def compare_corpora(first: Analysis | ClusteredCorpus, second: Analysis | ClusteredCorpus) -> CorpusComparison:
     """Match the clusters of two corpora by the documents of both.
 
     Each corpus's model assigns those documents of the other that it knows. Pairs of clusters are matched one to one, so
@@ -80,7 +100,9 @@ def compare_corpora(first: Analysis, second: Analysis) -> CorpusComparison:
     )
 
 
-def _assigned(model_of: Analysis, documents_of: Analysis) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+def _assigned(
+    model_of: Analysis | ClusteredCorpus, documents_of: Analysis | ClusteredCorpus
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Cluster of each document by another corpus's model, and whether that model knows the document."""
     texts = documents_of.documents.select(text=document_text(model_of.model.text))["text"]
     blocks = list(model_of.model.stream([texts]))
@@ -89,9 +111,10 @@ def _assigned(model_of: Analysis, documents_of: Analysis) -> tuple[NDArray[np.in
     return np.concatenate([block.labels for block in blocks]), known
 
 
-def _side(corpus: Analysis, cluster: int | None) -> dict[str, Any]:
+def _side(corpus: Analysis | ClusteredCorpus, cluster: int | None) -> dict[str, Any]:
     if cluster is None:
         return {"n": 0, "share": 0.0, "terms": []}
-    row = corpus.tables["clusters"].row(by_predicate=pl.col("cluster") == cluster, named=True)
+    clusters = corpus.tables["clusters"]
+    row = clusters.row(by_predicate=pl.col("cluster") == cluster, named=True)
     n = row["n_documents"]
-    return {"n": n, "share": n / len(corpus.documents), "terms": row["top_terms"][:N_TERMS]}
+    return {"n": n, "share": n / clusters["n_documents"].sum(), "terms": row["top_terms"][:N_TERMS]}

@@ -6,6 +6,7 @@ files = write_report(ReportInputs(title="six corpora", command="make run", sweep
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from analysis.figures import png
 from analysis.report.comparison import compare
 from analysis.report.inputs import MoreTable, NextStep, ReportInputs, TokenGates
 from analysis.report.page import render, render_comparison
-from analysis.report.sections import first_picture, sections
+from analysis.report.sections import Section, first_picture, sections
 from analysis.report.summary import compare_reports, read_summary, summarise, summary_markdown
 
 __all__ = [
@@ -66,16 +67,17 @@ def write_report(inputs: ReportInputs, folder: Path) -> ReportFiles:
     )
 
 
-def write_comparison(first: Path, second: Path, path: Path) -> Path:
+def write_comparison(first: Path, second: Path, path: Path, more: Sequence[Section] = ()) -> Path:
     """Write an HTML page that compares two reports: verdicts, N, losses, sizes, provenance and some figures.
 
     Args:
         first, second: report folders, or their `summary.json` files (then without figures).
+        more: further sections, which come after the verdict.
 
     Raises:
         FileNotFoundError: a folder has no summary.
     """
-    found = compare(read_summary(first), read_summary(second))
+    found = compare(read_summary(first), read_summary(second), more)
     images = []
     for name in SIDE_BY_SIDE:
         files = [folder / "figures" / f"{name}.png" for folder in (first, second)]

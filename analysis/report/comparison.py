@@ -1,6 +1,6 @@
 """Comparison of two runs: differences in verdicts, N, losses, sizes and provenance."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,17 +44,19 @@ class Comparison:
     sections: tuple[Section, ...]
 
 
-def compare(one: Summary, other: Summary) -> Comparison:
+def compare(one: Summary, other: Summary, more: Sequence[Section] = ()) -> Comparison:
     """Compare two summaries. Entries that an older summary lacks are left out.
 
     Args:
         one, other: summaries from `analysis.report.summary.read_summary`.
+        more: further sections.
     """
     return Comparison(
         titles=(one["title"], other["title"]),
         commands=(one["command"], other["command"]),
         verdict=_verdict(one, other),
         sections=(
+            *more,
             _experts(one, other),
             _losses(one, other),
             _parameters(one, other),

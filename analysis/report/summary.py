@@ -14,6 +14,7 @@ from analysis.report.verdict import experts_of, matched_difference, verdict
 
 Summary = dict[str, Any]
 CHOICE = ("num_clusters", "interval", "rule", "sharpness", "stability", "runner_up", "structure")
+NEEDED = ("title", "command", "verdict", "numbers", "alarms", "provenance")
 LOSS_COLUMNS = ("method", "seed", "group_kind", "group", "loss", "loss_low", "loss_high")
 
 
@@ -124,11 +125,19 @@ def read_summary(path: Path) -> Summary:
 
     Raises:
         FileNotFoundError: there is no summary.
+        ValueError: it is not one that `write_report` made.
     """
     file = path / "summary.json" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"expected a report's folder or its summary.json, got {path}; write_report makes both")
-    return dict(json.loads(file.read_text("utf-8")))
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: expected JSON, got {error}. Write the report again") from None
+    if not isinstance(found, dict) or (lacking := [name for name in NEEDED if name not in found]):
+        what = f"without {', '.join(lacking)}" if isinstance(found, dict) else "another value"
+        raise ValueError(f"{file}: expected the summary of a report, got one {what}. Write the report again")
+    return found
 
 
 def _differences(kind: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -156,13 +156,18 @@ def export(
 
 @app.command()
 def report(
-    path: Annotated[Path, typer.Argument(help="Configuration that was run, or a folder with a report.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="Configuration that was run, a run's folder STORE/runs/ID, or a folder with a report."),
+    ],
+    against: Annotated[Path | None, typer.Option(help="Another run, named alike: writes a page of both.")] = None,
+    out: Annotated[Path, typer.Option(help="The page of both.")] = Path("comparison.html"),
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
-    """Say where the report is."""
+    """Say where the report is, or compare it with another one."""
     from pipelines.cli.reporting import print_report
 
-    print_report(path, show)
+    print_report(path, against, out, show)
 
 
 @app.command()

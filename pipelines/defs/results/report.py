@@ -99,7 +99,7 @@ def compare_with_previous(store: ArtifactStore, artifact: Artifact) -> Artifact 
 
     Which run came before is history, not an input. So this page is a separate artifact beside the report.
     """
-    from analysis.report import write_comparison
+    from pipelines.report.two_runs import compare_runs
 
     try:
         previous = store.last("report")
@@ -109,7 +109,7 @@ def compare_with_previous(store: ArtifactStore, artifact: Artifact) -> Artifact 
         return None
 
     def build(draft: Draft) -> None:
-        write_comparison(previous.folder, artifact.folder, draft.folder / PAGE)
+        compare_runs(previous, artifact, draft.folder / PAGE)
 
     return build_artifact(
         store.path,

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from analysis.report import ReportInputs, compare_reports, write_comparison
-from analysis.report.__main__ import main
 from analysis.report.summary import summarise
 from tests.analysis.report.small_reports import EVIL
 
@@ -74,17 +73,3 @@ def test_a_summary_of_an_older_report_is_compared_too(folder: Path, tmp_path: Pa
     (tmp_path / "summary.json").write_text(json.dumps(summary), "utf-8")
     page = write_comparison(tmp_path, folder, tmp_path / "page.html").read_text("utf-8")
     assert "Losses with their intervals are not in both summaries." in page
-
-
-def test_the_command_compares(inputs: ReportInputs, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    other = other_run(tmp_path, inputs)
-    main(["compare", str(folder), str(other), "-o", str(tmp_path / "page.html")])
-    assert capsys.readouterr().out.strip() == str((tmp_path / "page.html").resolve())
-    main(["compare", str(folder), str(other)])
-    assert (
-        "| How many clusters, and experts? | 4 clusters at the elbow, and as many experts | N = 5 |  |"
-        in capsys.readouterr().out
-    )
-    with pytest.raises(SystemExit):
-        main(["compare", str(folder), str(tmp_path / "absent")])
-    assert "expected a report's folder" in capsys.readouterr().err

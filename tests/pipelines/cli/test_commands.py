@@ -167,3 +167,19 @@ def test_a_job_without_a_report_gives_its_store(tmp_path, capsys):
     config.write_text(f"resources: {{store: {{config: {{directory: {tmp_path / 'store'}}}}}}}\n")
     print_results(config, "sharded", as_json=True)
     assert json.loads(capsys.readouterr().out) == {"job": "sharded", "store": str(tmp_path / "store")}
+
+
+def test_two_reports_are_compared(hydralora, tmp_path):
+    from analysis.report import ReportInputs, write_report
+
+    for name, n_clusters in (("a", 4), ("b", 5)):
+        choice = {"num_clusters": n_clusters, "reason": f"It is {n_clusters}."}
+        write_report(ReportInputs(title=name, command="make run", choice=choice), tmp_path / name)
+    code, told, _ = hydralora("report", "b", "--against", "a", "--out", "both/page.html")
+    assert (code, told) == (0, f"{tmp_path / 'both' / 'page.html'}\n")
+    page = (tmp_path / "both" / "page.html").read_text("utf-8")
+    assert page.index("4 clusters at the elbow") < page.index("5 clusters at the elbow")
+    (tmp_path / "b" / "summary.json").write_text("{")
+    code, told, error = hydralora("report", "b", "--against", "a")
+    assert (code, told) == (2, "")
+    assert "summary.json" in error
