@@ -7,6 +7,7 @@ which inputs). Each run is a process of its own, as a user would start it. A thi
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -27,15 +28,18 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--job", default="corpus")
     parser.add_argument("--corpora", type=Path, required=True)
+    parser.add_argument("--keep", type=Path, help="folder that keeps the store and the configuration")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     os.environ["HYDRALORA_CORPORA"] = str(arguments.corpora.resolve())
     values = yaml.safe_load(arguments.config.read_text())
-    with tempfile.TemporaryDirectory() as folder:
+    if arguments.keep:
+        arguments.keep.mkdir(parents=True)
+    with contextlib.nullcontext(arguments.keep) if arguments.keep else tempfile.TemporaryDirectory() as folder:
         store = Path(folder, "store")
         values["resources"]["store"]["config"]["directory"] = str(store)
         sources = values["ops"]["raw_documents"]["config"]["sources"]
-        os.environ["DAGSTER_HOME"] = folder
+        os.environ["DAGSTER_HOME"] = str(Path(folder).resolve())
         runs = [run(values, chosen, arguments.job, Path(folder)) for chosen in (sources[:-1], sources, sources)]
     first, second, third = (made["artifacts"] for made in runs)
     rows = [row(name, first[name], second[name], first) for name in second]
