@@ -3,15 +3,19 @@
 Not part of CI, which tests the versions of requirements.lock. Each session installs into an environment of its own.
 """
 
+import os
+
 import nox
 
 nox.options.sessions = ["oldest", "newest"]
 TESTS = ["tests/hydralora/adapter", "tests/hydralora/ops", "tests/hydralora/gates", "tests/hydralora/methods"]
-OLDEST = ["torch==2.11.*", "transformers==5.17.*", "peft==0.20.*", "accelerate==1.10.*", "numpy==2.0.*"]
+OLDEST = ["transformers==5.17.*", "peft==0.20.*", "accelerate==1.10.*", "numpy==2.0.*", "jaxtyping==0.3.0"]
+# Always a fixed release, so that pip does not choose gigabytes of CUDA. HYDRALORA_TORCH takes another, such as 2.11.0.
+TORCH = f"torch=={os.environ.get('HYDRALORA_TORCH', '2.13.0')}"
 
 
 def _test(session: nox.Session, *versions: str) -> None:
-    session.install("-e", ".", *versions, "pytest", "pytest-timeout", "hypothesis", "beartype", "datasets")
+    session.install("-e", ".", TORCH, *versions, "pytest", "pytest-timeout", "hypothesis", "beartype", "datasets")
     session.run("python", "-m", "pytest", "-q", "-m", "not slow and not gpu and not network", *TESTS, *session.posargs)
 
 

@@ -3,7 +3,6 @@
 Importing this package registers the method with PEFT.
 """
 
-from hydralora import deprecation
 from hydralora.adapter.config import EARLIER_PEFT_TYPE, HydraLoraConfig
 from hydralora.adapter.given_gates import expert_gates
 from hydralora.adapter.model import HydraLoraModel
@@ -27,15 +26,9 @@ __all__ = [
     "print_parameters",
     "record_gates",
     "set_fixed_gates",
-    "set_static_gates",
-    "static_gates",
     "to_lora",
     "to_merged",
 ]
 
 register(HydraLoraConfig, HydraLoraModel, EARLIER_PEFT_TYPE)
 teach_auto_peft()
-deprecation.install()
-
-set_static_gates = deprecation.called("hydralora.set_static_gates", "hydralora.set_fixed_gates", set_fixed_gates)
-static_gates = deprecation.called("hydralora.static_gates", "hydralora.fixed_gates", fixed_gates)

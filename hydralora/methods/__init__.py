@@ -1,8 +1,5 @@
 """The table of the compared methods, and their numbers of parameters. Imports `adapter`."""
 
-from typing import Any
-
-from hydralora.deprecation import renamed
 from hydralora.methods.config import MethodConfig, MethodError
 from hydralora.methods.parameters import (
     ParameterCounts,
@@ -35,9 +32,3 @@ __all__ = [
     "print_parameters",
     "target_shapes",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "Settings":
-        return renamed("hydralora.methods.Settings", "hydralora.methods.MethodConfig", MethodConfig)
-    raise AttributeError(f"module 'hydralora.methods' has no attribute {name!r}")

@@ -24,7 +24,6 @@ import torch
 from hydralora.base_model import remembered_lower_layers, weights_fingerprint
 from hydralora.data import TokenisedDocuments, mixed_order, pad_token_id, source_shares
 from hydralora.data.batching import StepPlan, plan_steps
-from hydralora.deprecation import takes_options
 from hydralora.evaluation import evaluate_documents
 from hydralora.training.config import QUIET, Progress, RunOptions, TrainingConfig, TrainingError, TrainingResult
 from hydralora.training.outputs.record import (
@@ -80,7 +79,6 @@ def _order(documents: TokenisedDocuments, config: TrainingConfig) -> Iterator[in
     return mixed_order(sources, shares, config.seed)
 
 
-@takes_options(RunOptions)
 def train(
     model: "PreTrainedModel | PeftModel",
     tokenizer: "PreTrainedTokenizerBase",

@@ -11,7 +11,6 @@ import numpy as np
 
 from hydralora.base_model import weights_fingerprint
 from hydralora.data import TokenisedDocuments
-from hydralora.deprecation import takes_options
 from hydralora.evaluation import evaluate_documents
 from hydralora.training.config import QUIET, Progress, RunOptions, TrainingConfig, TrainingError, TrainingResult
 from hydralora.training.loop import (
@@ -24,7 +23,7 @@ from hydralora.training.loop import (
     run_identity,
     train,
 )
-from hydralora.training.lorahub_search import BUDGET, check_nevergrad, search_weights
+from hydralora.training.lorahub_search import BUDGET, check_nevergrad, compose_lorahub
 from hydralora.training.outputs.energy import EnergyMeter
 from hydralora.training.outputs.record import (
     RECORD,
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 EXAMPLES_PER_CLUSTER = 5
 
 
-@takes_options(RunOptions)
 def train_lorahub(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -109,7 +107,7 @@ def train_lorahub(
         records.append(json.loads((component / RECORD).read_text()))
     examples = _examples(documents, shares, examples_per_cluster, config.seed)
     with clear_errors(config, folder), _Cost(options.measure_energy) as cost:
-        composed, search = search_weights(model, folders, examples, budget=budget, seed=config.seed)
+        composed, search = compose_lorahub(model, folders, examples, budget=budget, seed=config.seed)
     after = None if held_out is None else evaluate_documents(composed, held_out, pad_token_id=0)
     check_base_unchanged(composed, base_weights)
     parameters = parameter_values(composed)

@@ -47,37 +47,24 @@ class LoraHubResult:
 
 def compose_lorahub(
     model: "PreTrainedModel",
-    adapter_folders: Sequence[Path],
+    folders: Sequence[Path],
     examples: TokenisedDocuments,
     *,
-    folder: Path,
     budget: int = BUDGET,
     seed: int = 0,
-) -> LoraHubResult:
-    """Search weights for trained LoRAs and write the composed adapter into `folder`.
+) -> "tuple[PeftModel, LoraHubResult]":
+    """Search weights for trained LoRAs; return the base model with the composed adapter, and the result.
 
     Args:
-        model: The base model of all LoRAs; it has the composed adapter afterwards.
-        adapter_folders: Folders of LoRAs as PEFT saves them, all with the same configuration.
+        model: The base model of all LoRAs, which gets the composed adapter.
+        folders: Folders of LoRAs as PEFT saves them, all with the same configuration.
         examples: A few documents of the task for which the LoRAs are composed.
-        folder: Folder for `adapter_config.json` and `adapter_model.safetensors`.
         budget: Largest number of evaluations of the examples in the search.
 
     Raises:
         ModuleNotFoundError: If nevergrad is not installed.
         TrainingError: If there are fewer than two LoRAs, or their configurations differ.
     """
-    from hydralora.training.outputs.checkpoints import save_model
-
-    composed, result = search_weights(model, adapter_folders, examples, budget=budget, seed=seed)
-    save_model(composed, folder)
-    return result
-
-
-def search_weights(
-    model: "PreTrainedModel", folders: Sequence[Path], examples: TokenisedDocuments, *, budget: int, seed: int
-) -> "tuple[PeftModel, LoraHubResult]":
-    """The base model with the composed adapter, and the result of the search; see `compose_lorahub`."""
     from peft import PeftModel
     from peft.utils import set_peft_model_state_dict
     from safetensors.torch import load_file

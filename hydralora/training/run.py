@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hydralora.base_model import load_base_model
 from hydralora.data import TokenisedDocuments, documents_of_split, tokenise
-from hydralora.deprecation import takes_options
 from hydralora.methods import MethodConfig, get_method
 from hydralora.training.config import QUIET, Progress, RunOptions, TrainingConfig, TrainingResult
 from hydralora.training.loop import num_processes, plan_run, train
@@ -86,7 +85,6 @@ def read_description(path: Path) -> dict[str, Any]:
     return dict(values)
 
 
-@takes_options(RunOptions)
 def train_method(
     name: str,
     settings: MethodConfig,
