@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from analysis.features.loading import load_features
     from analysis.features.lsa import TfidfLsa
     from analysis.methods.comparison import compare_losses
-    from analysis.report import ReportFiles, ReportInputs, compare_reports, write_report
+    from analysis.report import ReportFiles, ReportInputs, write_report
     from analysis.sources import read_source, read_sources
     from analysis.sources.catalog import CatalogSource, load_catalog
     from analysis.sources.files import FilesSource
@@ -83,7 +83,6 @@ __all__ = [
     "clean",
     "compare_corpora",
     "compare_losses",
-    "compare_reports",
     "examples",
     "load_catalog",
     "load_features",
@@ -124,7 +123,7 @@ _HOMES = {
     "features.loading": ("load_features",),
     "features.lsa": ("TfidfLsa",),
     "methods.comparison": ("compare_losses",),
-    "report": ("ReportFiles", "ReportInputs", "compare_reports", "write_report"),
+    "report": ("ReportFiles", "ReportInputs", "write_report"),
     "sources": ("read_source", "read_sources"),
     "sources.catalog": ("CatalogSource", "load_catalog"),
     "sources.files": ("FilesSource",),

@@ -1,4 +1,4 @@
-"""Write and read arrays (npy), values (JSON) and tables (Parquet). Writes are atomic: a file is complete or absent."""
+"""Write and read arrays (npy), JSON, tables (Parquet) and bytes. Writes are atomic: a file is complete or absent."""
 
 import json
 import os
@@ -25,6 +25,12 @@ def load_array(path: Path) -> NDArray[Any]:
 def save_json(path: Path, value: Any) -> None:
     """Write a JSON file; creates its folder if it is missing."""
     _replace(path, lambda file: file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()))
+
+
+def save_bytes(path: Path, data: bytes) -> Path:
+    """Write a file and return its path; creates its folder if it is missing."""
+    _replace(path, lambda file: file.write(data))
+    return path
 
 
 def save_table(path: Path, table: pl.DataFrame) -> None:

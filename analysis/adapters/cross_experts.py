@@ -59,7 +59,7 @@ def cross_experts(losses: pl.DataFrame) -> CrossExperts | None:
         difference=per_token.filter(is_own).mean() - per_token.filter(~is_own).mean()
     )
     differences = documents["difference"].drop_nulls().to_numpy()
-    mean, half = _interval(differences)
+    mean, half = mean_interval(differences)
     cells = losses.group_by("group", "expert").agg(
         loss=pl.col("loss").sum() / pl.col("n_tokens").sum(), n_documents=pl.len()
     )
@@ -81,7 +81,7 @@ def cross_experts(losses: pl.DataFrame) -> CrossExperts | None:
     )
 
 
-def _interval(values: "np.ndarray[Any, Any]") -> tuple[float, float]:
+def mean_interval(values: "np.ndarray[Any, Any]") -> tuple[float, float]:
     """The mean, and half the width of its 95% t interval."""
     from scipy.stats import t
 

@@ -1,12 +1,5 @@
-"""Assign new documents to the clusters of a saved corpus model in one streaming pass, and check whether N still holds.
+"""Assigns new documents to the clusters of a saved corpus model in one streaming pass; checks whether N still holds."""
 
-    python -m analysis.clusters.assignment CORPUS_MODEL FILE... [--labels labels.parquet]
-
-`CORPUS_MODEL` is the folder `corpus_model` in a run's artifact `cluster_labels`. Files may be JSON lines, JSON, CSV,
-TSV or Parquet.
-"""
-
-import argparse
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -130,34 +123,3 @@ def cluster_shares(assignment: Assignment) -> pl.DataFrame:
     ).with_row_index("cluster")
     shares = {"share": counts / counts.sum(), "share_of_corpus": pl.col("corpus") / pl.col("corpus").sum()}
     return table.with_columns(**shares).drop("corpus")
-
-
-def main() -> None:
-    """Assign the documents in files; print the share of each cluster and the verdict."""
-    from analysis.sources import FilesSource, SourceError, read_source
-
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.clusters.assignment",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("corpus_model", type=Path, help="folder of the corpus model")
-    parser.add_argument("files", nargs="+", help="files or globs of new documents")
-    parser.add_argument("--labels", type=Path, help="Parquet file to write: a cluster for each document")
-    parser.add_argument(
-        "--column", action="append", default=[], metavar="ROLE=NAME", help="prompt=question; as `columns` of a source"
-    )
-    arguments = parser.parse_args()
-    columns = dict(pair.split("=", 1) for pair in arguments.column)
-    try:
-        records = read_source("new", FilesSource(tuple(arguments.files), columns))
-        assignment = assign_records(records, arguments.corpus_model, arguments.labels)
-    except (SourceError, OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
-    for cluster, n_documents, share, of_corpus in cluster_shares(assignment).iter_rows():
-        print(f"cluster {cluster:>2}  {n_documents:>9,} documents  {share:>6.1%}  (corpus {of_corpus:.1%})")
-    print(assignment.drift.reason)
-
-
-if __name__ == "__main__":
-    main()

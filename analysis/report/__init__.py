@@ -5,17 +5,17 @@ files = write_report(ReportInputs(title="six corpora", command="make run", sweep
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.atomic_files import save_bytes
 from analysis.figures import png
 from analysis.report.comparison import compare
 from analysis.report.inputs import MoreTable, NextStep, ReportInputs, TokenGates
 from analysis.report.page import render, render_comparison
 from analysis.report.sections import Section, first_picture, sections
-from analysis.report.summary import compare_reports, read_summary, summarise, summary_markdown
+from analysis.report.summary import read_summary, summarise, summary_markdown
 
 __all__ = [
     "MoreTable",
@@ -23,7 +23,6 @@ __all__ = [
     "ReportFiles",
     "ReportInputs",
     "TokenGates",
-    "compare_reports",
     "write_comparison",
     "write_report",
 ]
@@ -39,7 +38,7 @@ class ReportFiles:
 
     Attributes:
         markdown: path of the Markdown summary, for CI.
-        summary: path of the JSON summary, which `compare_reports` reads.
+        summary: path of the JSON summary, which `write_comparison` reads.
         figures: figure name -> path of the PNG file.
     """
 
@@ -60,10 +59,10 @@ def write_report(inputs: ReportInputs, folder: Path) -> ReportFiles:
     overview = first_picture(inputs)
     pictures = [picture for section in found for picture in section.pictures] + ([overview] if overview else [])
     return ReportFiles(
-        html=_write(folder / "report.html", render(inputs, found, overview).encode()),
-        markdown=_write(folder / "summary.md", summary_markdown(summary).encode()),
-        summary=_write(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False).encode()),
-        figures={p.name: _write(folder / "figures" / f"{p.name}.png", png(p.figure)) for p in pictures},
+        html=save_bytes(folder / "report.html", render(inputs, found, overview).encode()),
+        markdown=save_bytes(folder / "summary.md", summary_markdown(summary).encode()),
+        summary=save_bytes(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False).encode()),
+        figures={p.name: save_bytes(folder / "figures" / f"{p.name}.png", png(p.figure)) for p in pictures},
     )
 
 
@@ -83,7 +82,7 @@ def write_comparison(first: Path, second: Path, path: Path, more: Sequence[Secti
         files = [folder / "figures" / f"{name}.png" for folder in (first, second)]
         if all(file.is_file() for file in files):
             images.append((name.replace("_", " ").capitalize(), files[0].read_bytes(), files[1].read_bytes()))
-    return _write(path, render_comparison(found, images).encode())
+    return save_bytes(path, render_comparison(found, images).encode())
 
 
 def _sampled(inputs: ReportInputs) -> ReportInputs:
@@ -93,11 +92,3 @@ def _sampled(inputs: ReportInputs) -> ReportInputs:
     total = inputs.n_documents or len(points)
     sample = points.sample(MAP_POINTS, seed=0)
     return dataclasses.replace(inputs, cluster_map=sample, n_documents=total)
-
-
-def _write(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-    return path

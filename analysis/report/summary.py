@@ -1,4 +1,4 @@
-"""Summaries of a report: `summary.json`, Markdown for CI, and the differences between two runs."""
+"""Summaries of a report: `summary.json`, and Markdown for CI."""
 
 import json
 import math
@@ -49,28 +49,6 @@ def summary_markdown(summary: Mapping[str, Any]) -> str:
     for step in summary.get("next_steps", ()):
         lines += ["", f"{_escape(step['title'])}:", "", "```", step["command"], "```"]
     return "\n".join([*lines, "", "To reproduce:", "", "```", summary["command"], "```", ""])
-
-
-def compare_reports(a: Path, b: Path) -> str:
-    """The differences between two runs, as Markdown.
-
-    Args:
-        a: folder of the first report, or its `summary.json`.
-        b: folder of the second report, or its `summary.json`.
-
-    Raises:
-        FileNotFoundError: a folder has no summary.
-    """
-    one, other = read_summary(a), read_summary(b)
-    lines = [f"# {_escape(one['title'])} and {_escape(other['title'])}", ""]
-    answers = ({s["question"]: s["answer"] for s in summary["verdict"]} for summary in (one, other))
-    lines += _differences("verdict", *answers)
-    lines += _differences("number", one["numbers"], other["numbers"])
-    lines += _differences("provenance", one["provenance"], other["provenance"])
-    alarms = [{alarm["text"] for alarm in summary["alarms"]} for summary in (one, other)]
-    lines += [f"- alarm gone: {_escape(text)}" for text in sorted(alarms[0] - alarms[1])]
-    lines += [f"- new alarm: {_escape(text)}" for text in sorted(alarms[1] - alarms[0])]
-    return "\n".join(lines) + "\n"
 
 
 def plain(value: Any) -> str:
@@ -138,19 +116,6 @@ def read_summary(path: Path) -> Summary:
         what = f"without {', '.join(lacking)}" if isinstance(found, dict) else "another value"
         raise ValueError(f"{file}: expected the summary of a report, got one {what}. Write the report again")
     return found
-
-
-def _differences(kind: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    rows = []
-    for name in dict.fromkeys([*one, *other]):
-        a, b = one.get(name), other.get(name)
-        if a == b:
-            continue
-        change = f"{b - a:+.4g}" if isinstance(a, int | float) and isinstance(b, int | float) else ""
-        rows.append(f"| {_escape(name)} | {_escape(plain(a))} | {_escape(plain(b))} | {change} |")
-    if not rows:
-        return [f"No {kind} differs.", ""]
-    return [f"| {kind} | first | second | change |", "|---|---|---|--:|", *rows, ""]
 
 
 def _escape(text: str) -> str:

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from analysis.adapters.cross_experts import cross_experts
+from analysis.adapters.cross_experts import cross_experts, mean_interval
 from analysis.corpus.data_card import halved_sources, vanished_sources
 from analysis.report.budget import spent
 from analysis.report.inputs import ReportInputs
@@ -103,19 +102,11 @@ def matched_difference(inputs: ReportInputs) -> Difference | None:
             return Difference(value, low, high, value / base, "paired over documents")
     both = ours.join(theirs, on="seed", suffix="_theirs")
     if len(both) > 1:
-        differences = (both["loss"] - both["loss_theirs"]).to_numpy()
-        return _seed_interval(differences, base)
+        mean, half = mean_interval((both["loss"] - both["loss_theirs"]).to_numpy())
+        return Difference(mean, mean - half, mean + half, mean / base, f"paired over {len(both)} seeds")
     value = float(ours["loss"].to_numpy().mean()) - base
     half = math.hypot(*(float((run["loss_high"] - run["loss_low"])[0]) / 2 for run in (ours, theirs)))
     return Difference(value, value - half, value + half, value / base, "one seed, unpaired")
-
-
-def _seed_interval(differences: np.ndarray, base: float) -> Difference:
-    from scipy.stats import t
-
-    n, mean = len(differences), float(differences.mean())
-    half = float(t.ppf(0.975, n - 1)) * float(differences.std(ddof=1)) / math.sqrt(n)
-    return Difference(mean, mean - half, mean + half, mean / base, f"paired over {n} seeds")
 
 
 def _pair(inputs: ReportInputs) -> tuple[str, str]:

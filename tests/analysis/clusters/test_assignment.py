@@ -1,7 +1,6 @@
 """New documents against a saved corpus model: the labels written, the verdict, and the command line."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -124,25 +123,3 @@ def test_nothing_to_assign_leaves_no_file(corpus_model: Path, shared_corpora: Pa
             records(shared_corpora, "gsm8k", split="test").head(0), corpus_model, tmp_path / "labels.parquet"
         )
     assert not list(tmp_path.iterdir())
-
-
-def test_command_line(
-    corpus_model: Path,
-    shared_corpora: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    new = str(shared_corpora / "mbxp_test.parquet")
-    command = ["assignment", str(corpus_model), new, "--labels", str(tmp_path / "labels.parquet")]
-    monkeypatch.setattr(sys, "argv", [*command, "--column", "prompt=instruction", "--column", "completion=output"])
-    assignment.main()
-    *mix, verdict = capsys.readouterr().out.splitlines()
-    assert len(mix) == 3
-    assert "the mix of clusters has moved by" in verdict
-    monkeypatch.setattr(sys, "argv", [*command[:3], "--column", "prompt=instruction", "--column", "completion=output"])
-    assignment.main()
-    assert capsys.readouterr().out.splitlines() == [*mix, verdict]  # the labels are optional
-    monkeypatch.setattr(sys, "argv", [*command[:2], str(tmp_path / "none.jsonl"), *command[3:]])
-    with pytest.raises(SystemExit, match="source 'new': no file matches"):
-        assignment.main()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.report import ReportInputs, compare_reports, write_comparison
+from analysis.report import ReportInputs, write_comparison
 from analysis.report.summary import summarise
 from tests.analysis.report.small_reports import EVIL
 
@@ -26,18 +26,9 @@ def other_run(folder: Path, inputs: ReportInputs) -> Path:
     return folder
 
 
-def test_two_runs_are_compared(inputs: ReportInputs, folder: Path, tmp_path: Path):
-    summary = summarise(inputs)
-    summary["numbers"]["experts trained"] = 5
-    summary["verdict"][0]["answer"] = "N = 5"
-    (tmp_path / "summary.json").write_text(json.dumps(summary), "utf-8")
-    text = compare_reports(folder, tmp_path)
-    assert "| experts trained | 4 | 5 | +1 |" in text
-    assert "| How many clusters, and experts? | 4 clusters at the elbow, and as many experts | N = 5 |  |" in text
-    assert "loss of hydralora" not in text
-    assert "No provenance differs." in text
+def test_a_folder_without_a_summary_is_refused(folder: Path, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="write_report makes both"):
-        compare_reports(folder, tmp_path / "absent")
+        write_comparison(folder, tmp_path / "absent", tmp_path / "page.html")
 
 
 def test_a_page_of_two_runs_shows_what_differs(inputs: ReportInputs, folder: Path, tmp_path: Path):
