@@ -1,13 +1,10 @@
-"""The documents of the study of experts as arrays: tokens, parts, and gates computed from prompts alone.
-
-    OMP_NUM_THREADS=1 python benchmarks/study_data.py study.npz
+"""The documents of the study of experts as arrays: tokens, parts, and gates.
 
 Reads six corpora from `HYDRALORA_CORPORA` (default `../shared/corpora`), cleans them with the rules of
-`analysis.corpus.cleaning`, and draws from each as many training, validation and test documents. The file is all that
-a machine with a GPU needs beside the base model.
+`analysis.corpus.cleaning`, and draws from each as many training, validation and test documents. A saved file is
+all that a machine with a GPU needs beside the base model.
 """
 
-import argparse
 import hashlib
 import os
 from collections.abc import Mapping
@@ -26,7 +23,6 @@ ALONE_TRAIN = 4500  # of the homogeneous corpus, those of the mix included
 HOMOGENEOUS = "gsm8k"
 MAX_LENGTH = 384
 SEED = 0
-COMPONENTS = 128  # of the features that gates are computed from
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -109,37 +105,6 @@ def draw_documents() -> Any:
     return pl.concat(chosen).select("source", "task", "prompt", "completion", "part")
 
 
-def compute_gates(prompts: list[str], sources: Ints, training: NDArray[np.bool_]) -> dict[str, Floats]:
-    """Gates of all documents, learnt from the prompts (and, of `*_source`, the sources) of training documents."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    from analysis.clusters.corpus_model import CorpusModel
-    from analysis.clusters.kmeans import sweep_kmeans
-    from analysis.features.lsa import TfidfLsa
-
-    known = [prompt for prompt, is_training in zip(prompts, training, strict=True) if is_training]
-    features = TfidfLsa(COMPONENTS, random_state=SEED).fit(known)
-    vectors = features.transform(prompts)
-    clusters, few = (sweep_kmeans(vectors[training], [k], random_state=SEED).centers[0] for k in (len(SOURCES), 3))
-    means = [vectors[training & (sources == source)].mean(axis=0) for source in range(len(SOURCES))]
-    classifier = LogisticRegression(C=100, max_iter=500)
-    predicted = classifier.fit(vectors[training], sources[training]).predict(vectors)
-    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2).fit(known)
-    by_words = classifier.fit(words.transform(known), sources[training]).predict(words.transform(prompts))
-    labels = {
-        "oracle": sources,
-        "lsa128_k6": CorpusModel(features, clusters).assign(prompts)[0],
-        "nearest_source": CorpusModel(features, means).assign(prompts)[0],
-        "predicted_source": predicted,
-        "predicted_source_words": by_words,
-    }
-    gates = {name: np.eye(len(SOURCES), dtype=np.float32)[found] for name, found in labels.items()}
-    gates["lsa128_k3"] = np.eye(3, dtype=np.float32)[CorpusModel(features, few).assign(prompts)[0]]
-    gates["predicted_source_soft"] = classifier.predict_proba(words.transform(prompts)).astype(np.float32)
-    return gates
-
-
 def tokenised(documents: Any, max_length: int = MAX_LENGTH) -> tuple[NDArray[np.uint16], Ints, Ints]:
     """Tokens, lengths and starts of answers, in the order of the documents."""
     from transformers import AutoTokenizer
@@ -155,18 +120,3 @@ def tokenised(documents: Any, max_length: int = MAX_LENGTH) -> tuple[NDArray[np.
     print("tokens", int(tokens.lengths.sum()), tokens.counts, flush=True)
     flat = np.concatenate([np.asarray(row, np.uint16) for row in tokens.column("input_ids")])
     return flat, tokens.lengths, np.asarray(tokens.column("answer_start"), np.int64)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path)
-    output: Path = parser.parse_args().output
-    documents = draw_documents()
-    sources = np.array([SOURCES.index(name) for name in documents["source"]])
-    parts = documents["part"].to_numpy().astype(np.str_)
-    gates = compute_gates(documents["prompt"].to_list(), sources, parts == "train")
-    StudyData(*tokenised(documents), sources, parts, gates).save(output)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """Source kind `packages`: instruction pairs harvested from installed Python packages.
 
-A default corpus that needs no download and redistributes nothing: documentation, code, licences and tables that every
-installation of this project already has. One module harvests one kind of text; no harvested package is imported.
+A default corpus that needs no download and redistributes nothing: documentation, code and licences that every
+installation of this project already has. No harvested package is imported.
 """
 
 from collections import Counter, defaultdict
@@ -10,17 +10,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from analysis.sources.packages import (
-    code,
-    doctests,
-    errors,
-    geography,
-    headers,
-    licences,
-    parameters,
-    readmes,
-    translations,
-)
+from analysis.sources.packages import code, doctests, licences, readmes
 from analysis.sources.packages.distributions import installed_packages
 from analysis.sources.packages.package import Package, Pair, stable_order
 from analysis.sources.records import RECORD_SCHEMA, SourceError
@@ -32,13 +22,8 @@ HARVESTERS: Mapping[str, Harvester] = {
     "code": code.harvest_code,
     "docstring": code.harvest_docstrings,
     "doctest": doctests.harvest,
-    "error": errors.harvest,
-    "geography": geography.harvest,
-    "header": headers.harvest,
     "licence": licences.harvest,
-    "parameter": parameters.harvest,
     "readme": readmes.harvest,
-    "translation": translations.harvest,
 }
 
 MAX_PROMPT = 1_200

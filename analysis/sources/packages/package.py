@@ -75,10 +75,6 @@ class Package:
         """Text of one file; bytes that are not UTF-8 are replaced."""
         return Path(str(self.distribution.locate_file(path))).read_text(encoding="utf-8", errors="replace")
 
-    def read_bytes(self, path: str) -> bytes:
-        """Bytes of one file."""
-        return Path(str(self.distribution.locate_file(path))).read_bytes()
-
     def sample(
         self, paths: list[str], max_bytes: int, max_file_bytes: int = MAX_FILE_BYTES
     ) -> Iterator[tuple[str, str]]:

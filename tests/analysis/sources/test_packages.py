@@ -1,9 +1,6 @@
 """Harvesting installed packages: each task on a small hand-made distribution, then on real ones."""
 
-import gettext
-import json
 import os
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +11,6 @@ import pytest
 
 from analysis.sources import PackagesSource, SourceError, read_source
 from analysis.sources.packages import HARVESTERS, MAX_COMPLETION, MAX_PROMPT, _choose
-from analysis.sources.packages.translations import read_catalogue
 
 MODULE = '''
 """A module."""
@@ -33,19 +29,6 @@ class Shape:
 
     def grow(self, factor, centre=None):
         """Multiply every side of the shape by the same factor.
-
-        Parameters
-        ----------
-        factor : float
-            By how much every side is multiplied;
-            must be positive.
-        centre : tuple of float, optional
-            Short.
-
-        Returns
-        -------
-        Shape
-            The larger shape, a new object each time.
         """
         if factor <= 0:
             raise ValueError(f"factor must be a positive number, got {factor}")
@@ -53,12 +36,7 @@ class Shape:
 
 
 def perimeter(shape):
-    """Add up the lengths of all sides of a shape.
-
-    Args:
-        shape (Shape): The figure whose sides
-            are added up.
-    """
+    """Add up the lengths of all sides of a shape."""
     # sides are equal
     return 4 * shape.side
 '''
@@ -90,55 +68,22 @@ Short.
 Call `Shape(2)` and then `draw`. The square appears in a window, and it stays there until the window is closed or
 the program ends. Squares of negative size are refused with an error.
 """
-HEADER = """
-// Copyright (c) somebody who wrote a header file and wants it known.
-int copyright_notice();
-
-/// \\brief Returns the area of a shape, in the square of the unit of its sides.
-///
-double area(
-    const Shape& shape);
-
-// This comment is about a statement and so it must not be harvested.
-return area(shape);
-"""
-
-
-def catalogue(messages: dict[str, str]) -> bytes:
-    """A gettext MO file (GNU gettext manual, "The Format of GNU MO Files")."""
-    originals, translations = [key.encode() for key in messages], [text.encode() for text in messages.values()]
-    start = 28 + 16 * len(messages)
-    tables, data = b"", b""
-    for text in (*originals, *translations):
-        tables += struct.pack("<2I", len(text), start + len(data))
-        data += text + b"\0"
-    return struct.pack("<7I", 0x950412DE, 0, len(messages), 28, 28 + 8 * len(messages), 0, start) + tables + data
 
 
 @pytest.fixture
 def toyshapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A distribution `toyshapes` that importlib.metadata finds."""
-    countries = {"3166-1": [{"alpha_2": "FR", "name": "French Republic", "common_name": "France"}]}
-    places = {
-        "3166-2": [{"code": "FR-75", "name": "Paris", "type": "Department"}, {"code": "XX-1", "name": "?", "type": "?"}]
-    }
-    files: dict[str, str | bytes] = {
+    files = {
         "toyshapes/shape.py": MODULE,
         "toyshapes/broken.py": "def (",
         "toyshapes/tests/test_shape.py": MODULE,
-        "toyshapes/include/shape.h": HEADER,
-        "toyshapes/locale/de/LC_MESSAGES/toy.mo": catalogue(
-            {"": "header", "square root": "Quadratwurzel", "same text": "same text"}
-        ),
-        "toyshapes/iso3166-1.json": json.dumps(countries),
-        "toyshapes/iso3166-2.json": json.dumps(places),
         "toyshapes-1.2.dist-info/LICENSE": LICENCE,
         "toyshapes-1.2.dist-info/METADATA": METADATA,
     }
     for name, content in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        path.write_text(content)
     record = "".join(f"{name},,\n" for name in files)
     (tmp_path / "toyshapes-1.2.dist-info/RECORD").write_text(record)
     monkeypatch.syspath_prepend(tmp_path)
@@ -183,20 +128,6 @@ def test_doctest_stops_at_the_first_output(harvest: Harvest) -> None:
     assert harvest("doctest") == [(f"What does the last line of this session print?\n\n{session}", "4")]
 
 
-def test_parameters_in_both_styles(harvest: Harvest) -> None:
-    question = "In `toyshapes`, what is the meaning of the argument"
-    assert harvest("parameter") == [
-        (f"{question} `factor` (float) of `Shape.grow`?", "By how much every side is multiplied; must be positive."),
-        (f"{question} `shape` (Shape) of `perimeter`?", "The figure whose sides are added up."),
-    ]
-
-
-def test_error_gives_exception_and_condition(harvest: Harvest) -> None:
-    [(prompt, completion)] = harvest("error")
-    assert '"factor must be a positive number, got {factor}"' in prompt
-    assert completion == "ValueError: `Shape.grow` raises it if `factor <= 0`."
-
-
 def test_licence_clause_is_named_or_continued(harvest: Harvest) -> None:
     [(prompt, completion)] = harvest("licence")
     clause = " ".join(LICENCE.split("\n\n")[1].split())
@@ -214,43 +145,10 @@ def test_readme_sections(harvest: Harvest) -> None:
     assert "Squares of negative size" in section
 
 
-def test_header_declares_what_its_comment_says(harvest: Harvest) -> None:
-    [(prompt, completion)] = harvest("header")
-    assert prompt.endswith("// \\brief Returns the area of a shape, in the square of the unit of its sides.")
-    assert completion == "double area(\n    const Shape& shape);"
-
-
-def test_translation_goes_one_way(harvest: Harvest) -> None:
-    [record] = harvest("translation")
-    assert record in [
-        ("Translate into German: square root", "Quadratwurzel"),
-        ("Translate from German: Quadratwurzel", "square root"),
-    ]
-
-
-def test_geography_needs_a_known_country(harvest: Harvest) -> None:
-    prompt = "Which country has a department called Paris, and what is its ISO 3166 code?"
-    assert harvest("geography") == [(prompt, "France; FR-75")]
-
-
-def test_gettext_reads_the_same_catalogue(tmp_path: Path) -> None:
-    messages = {"one": "eins", "ctx\x04two": "zwei"}
-    data = catalogue(messages)
-    assert dict(read_catalogue(data)) == {"one": "eins", "two": "zwei"}
-    path = tmp_path / "x.mo"
-    path.write_bytes(data)
-    with path.open("rb") as file:
-        translations = gettext.GNUTranslations(file)
-    assert translations.gettext("one") == "eins"
-    assert translations.pgettext("ctx", "two") == "zwei"
-    with pytest.raises(ValueError, match="expected a gettext MO file"):
-        list(read_catalogue(b"12345678"))
-
-
 def test_labels_of_a_record(toyshapes: Path) -> None:
-    record = read_source("p", PackagesSource(("ToyShapes",), ("error",))).collect().row(0, named=True)
-    assert record["source"] == "p/error"
-    assert record["task"] == "explain_error"
+    record = read_source("p", PackagesSource(("ToyShapes",), ("doctest",))).collect().row(0, named=True)
+    assert record["source"] == "p/doctest"
+    assert record["task"] == "predict_output"
     assert record["licence"] == "Apache-2.0"
     assert record["origin"] == "toyshapes 1.2: toyshapes/shape.py"
 
@@ -270,9 +168,9 @@ def test_configuration_is_checked(config: dict[str, object], error: str) -> None
 def test_nothing_to_harvest_is_an_error(toyshapes: Path) -> None:
     with pytest.raises(SourceError, match=r"source 'p': none of the distributions \['no-such-package'\] is installed"):
         read_source("p", PackagesSource(("no-such-package",)))
-    (toyshapes / "toyshapes/include/shape.h").write_text("")
+    (toyshapes / "toyshapes/shape.py").write_text("")
     with pytest.raises(SourceError, match="hold nothing of these tasks"):
-        read_source("p", PackagesSource(("toyshapes",), ("header",)))
+        read_source("p", PackagesSource(("toyshapes",), ("doctest",)))
 
 
 def test_no_distribution_fills_a_task_alone() -> None:
@@ -289,7 +187,7 @@ def test_no_distribution_fills_a_task_alone() -> None:
     assert sum(chosen(dict.fromkeys("abcdefgh", 100), 20).values()) == 20
 
 
-REAL = ("dataframely", "networkx", "numpy", "packaging", "pyarrow", "pycountry", "scikit-learn")
+REAL = ("dataframely", "networkx", "numpy", "packaging", "scikit-learn")
 
 
 def test_real_packages_give_every_task_without_being_imported_and_always_the_same() -> None:
@@ -297,7 +195,7 @@ def test_real_packages_give_every_task_without_being_imported_and_always_the_sam
         "import hashlib, sys\n"
         "from analysis.sources import PackagesSource, read_source\n"
         f"table = read_source('p', PackagesSource({REAL!r}, max_documents_per_task=50)).collect()\n"
-        "assert not {'networkx', 'pycountry', 'sklearn'} & set(sys.modules)\n"
+        "assert not {'networkx', 'sklearn'} & set(sys.modules)\n"
         "print(table.write_ndjson(), end='')\n"
     )
     outputs = [
@@ -326,4 +224,4 @@ def test_the_default_corpus_has_thousands_of_records_of_every_task() -> None:
     per_task = dict(table.group_by("source").len().iter_rows())
     assert len(per_task) == len(HARVESTERS)
     assert min(per_task.values()) >= 300
-    assert len(table) >= 5_000
+    assert len(table) >= 3_000
