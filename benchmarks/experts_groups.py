@@ -188,7 +188,7 @@ def with_joint_groups(mix: Mix, states: Floats) -> Mix:
     labels = {**mix.labels, "one": np.zeros(len(mix.lengths), np.int64)}
     found: dict[str, Any] = {"elbow": elbow, "mutual_information_with_source": {}, "text_classifier_accuracy": {}}
     test = mix.parts == "test"
-    for name, k in (("joint_elbow", elbow), ("joint_k6", 6), ("joint_k8", 8), ("joint_k10", 10), ("joint_k12", 12)):
+    for name, k in (("joint_elbow", elbow), ("joint_double", 2 * elbow), ("joint_k6", 6)):
         groups = nearest(rows, centers[k])
         classifier = LogisticRegression(C=PENALTY, max_iter=300).fit(words[training], groups[training])
         labels[name], labels[f"{name}_text"] = groups, classifier.predict(words).astype(np.int64)
@@ -199,6 +199,23 @@ def with_joint_groups(mix: Mix, states: Floats) -> Mix:
         }
         found["text_classifier_accuracy"][name] = float((told == groups)[test].mean())
     return replace(mix, labels=labels, facts={**mix.facts, "joint": found})
+
+
+def with_told_gates(mix: Mix, *names: str) -> Mix:
+    """The mix with soft gates NAME_told: probabilities of the groups of NAME as words of the prompt tell them.
+
+    Those of a training document come from a classifier that has not seen it, as in serving.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+
+    training, words, weights = mix.parts == "train", csr_matrix(mix.words()), dict(mix.weights)
+    for name in names:
+        groups, classifier = mix.labels[name][training], LogisticRegression(C=PENALTY, max_iter=300)
+        told = classifier.fit(words[training], groups).predict_proba(words)
+        told[training] = cross_val_predict(classifier, words[training], groups, cv=5, method="predict_proba")
+        weights[f"{name}_told"] = np.asarray(told, np.float32)
+    return replace(mix, weights=weights)
 
 
 def _answer_terms(mix: Mix, training: NDArray[np.bool_]) -> csr_matrix:

@@ -1,11 +1,11 @@
-"""Which runs the study of experts makes next: rates of each design by validation documents, then seeds at the best.
+"""Which runs a design of the study of experts needs: rates by validation documents, then seeds at the best.
 
 A design is tried at three rates with one seed. While the best rate is the least or the greatest tried, the next one is
 tried too. All seeds then run at the rate of least validation loss. The plan is made anew after every run, from records
 alone, so that a study that was killed goes on where it was. Test documents decide nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ EXPERT_RATES = {"six": (8e-4, 1.2e-3, 1.8e-3), "exams": (4e-4, 7e-4, 1.2e-3), "f
 LORA_PLUS_RATES = {"six": (7e-4, 1e-3, 1.5e-3), "exams": (4e-4, 7e-4, 1e-3), "flan": (4e-4, 7e-4, 1e-3)}
 LORA_RATES = {"six": (1.6e-3, 2.5e-3, 4e-3), "exams": (1e-3, 1.6e-3, 2.5e-3), "flan": (1e-3, 1.6e-3, 2.5e-3)}
 ROUTER_RATES = dict.fromkeys(MIXES, (1e-3, 2e-3, 4e-3))
-FULL_RATES = dict.fromkeys(MIXES, (1.5e-5, 4e-5, 1e-4))
+FULL_RATES = {"six": (6e-5, 1e-4, 1.6e-4), "exams": (1.5e-5, 4e-5, 1e-4), "flan": (1.5e-5, 4e-5, 1e-4)}
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -74,7 +74,7 @@ BY_HIDDEN, BY_SIX_HIDDEN = split("hidden_elbow"), split("hidden_k6")
 # A training document's answer helps to find its group; words of the prompt tell that of a held-out document.
 BY_JOINT, BY_SIX_JOINT = (split(name, f"{name}_text") for name in ("joint_elbow", "joint_k6"))
 FIRST = {
-    "six": (LORA_PLUS, BY_SIX_HIDDEN, BY_SOURCE, BY_SIX_JOINT, BY_HIDDEN, LORA),
+    "six": (LORA_PLUS, BY_SIX_HIDDEN, BY_SOURCE, BY_SIX_JOINT, split("hidden_elbow", seeds=3), LORA),
     "exams": (LORA_PLUS, BY_HIDDEN, LORA),
     "flan": (LORA_PLUS, BY_HIDDEN, BY_SOURCE, LORA, BY_JOINT),
 }
@@ -111,50 +111,10 @@ HONEST = {
         Design(Arm("full", 0.0), FULL_RATES, 3),
     ),
 }
-# At one rate, that of the six hidden groups: how many groups, how large the part that is always on, how soft the gates.
-SIZES = (
-    *((f"hidden_k{k}", shared) for k, shared in ((8, 12), (12, 8), (4, 16), (16, 8), (2, 16), (32, 8))),
-    *(("hidden_k6", shared) for shared in (8, 22)),
-    ("hidden_k6_soft", 16),
-    ("joint_k8", 12),
-    ("joint_k12", 8),
-)
 
 
-def planned(records: Records, mixes: Sequence[str] = MIXES) -> list[Run]:
-    """All runs that can be told by now, the most important first, whether or not they have a record."""
-    parts = (
-        _of(lambda design, mix: design.runs(mix, records), FIRST, mixes),
-        _best_ideas(records, mixes),
-        _of(lambda design, mix: design.runs(mix, records), HONEST, mixes),
-        _sizes(mixes),
-    )
-    return list(dict.fromkeys(run for part in parts for run in part))
-
-
-def _of(
-    runs: Callable[[Design, str], list[Run]], designs: Mapping[str, tuple[Design, ...]], mixes: Sequence[str]
-) -> Iterator[Run]:
+def of_designs(designs: Mapping[str, tuple[Design, ...]], mixes: Sequence[str], records: Records) -> Iterator[Run]:
     """Runs of all mixes in turn, so that none waits for another to end."""
-    lists = [[run for design in designs[mix] for run in runs(design, mix)] for mix in mixes]
+    lists = [[run for design in designs[mix] for run in design.runs(mix, records)] for mix in mixes]
     for place in range(max(map(len, lists), default=0)):
         yield from (of_mix[place] for of_mix in lists if place < len(of_mix))
-
-
-def _best_ideas(records: Records, mixes: Sequence[str]) -> list[Run]:
-    """Ways to come nearer to true sources on "six": more groups beside a smaller always-on part, and soft gates."""
-    if "six" not in mixes:
-        return []
-    names = (("joint_k8", 12), ("hidden_k6_soft", 16))
-    return [_at_one_rate(name, shared, seed) for seed in SEEDS[:3] for name, shared in names]
-
-
-def _sizes(mixes: Sequence[str]) -> list[Run]:
-    if "six" not in mixes:
-        return []
-    return [_at_one_rate(name, shared, seed) for seed in SEEDS[:2] for name, shared in SIZES]
-
-
-def _at_one_rate(groups: str, shared_rank: int, seed: int) -> Run:
-    told = (groups,) if groups.endswith("_soft") else (f"{groups}_text",) if groups.startswith("joint") else (groups,)
-    return split(groups, *told, shared_rank=shared_rank).run("six", EXPERT_RATES["six"][1], seed)

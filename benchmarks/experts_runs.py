@@ -2,7 +2,8 @@
 
 import copy
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ def expert_rank(num_experts: int, shared_rank: int = SHARED_RANK) -> int:
     return max(1, room // (INPUTS + num_experts * OUTPUTS))
 
 
+def filling_ranks(num_experts: int) -> tuple[int, int]:
+    """Ranks of an expert (at least 2) and of the always-on LoRA, which takes all that is left of the LoRA's size."""
+    rank = max(2, expert_rank(num_experts))
+    return rank, (LORA_RANK * (INPUTS + OUTPUTS) - rank * (INPUTS + num_experts * OUTPUTS)) // (INPUTS + OUTPUTS)
+
+
 @dataclass(frozen=True)
 class Arm:
     """What is trained.
@@ -47,6 +54,12 @@ class Arm:
         held_out: groups for held-out documents; the first one counts. Default: `groups`.
         shared_rank: of the always-on LoRA of a split.
         ratio: rate of B over that of A (LoRA+; 1 is plain LoRA).
+        filled: the always-on LoRA of a split takes the rank that rounding leaves over.
+        shared_scale: factor of the always-on LoRA's scaling. Under Adam, 1 / c is the same as a rate of its B that is
+            c times smaller.
+        smoothing: share of each gate that all experts get alike.
+        alone: share of the steps, at the beginning, in which only the always-on LoRA is trained.
+        dropout: probability that a training document of a batch has no expert.
     """
 
     kind: str
@@ -55,24 +68,37 @@ class Arm:
     held_out: tuple[str, ...] = ()
     shared_rank: int = SHARED_RANK
     ratio: float = LORA_PLUS_RATIO
+    filled: bool = False
+    shared_scale: float = 1.0
+    smoothing: float = 0.0
+    alone: float = 0.0
+    dropout: float = 0.0
 
     @property
     def name(self) -> str:
         """How records call it."""
         rank = f" shared_rank={self.shared_rank}" if self.shared_rank != SHARED_RANK else ""
         ratio = f" ratio={self.ratio:g}" if self.ratio != LORA_PLUS_RATIO else ""
-        return f"{self.kind}{f' by {self.groups}' if self.groups else ''}{rank}{ratio} lr={self.learning_rate:g}"
+        ideas = "".join(
+            f" {name}={getattr(self, name):g}"
+            for name, default in (("shared_scale", 1), ("smoothing", 0), ("alone", 0), ("dropout", 0))
+            if getattr(self, name) != default
+        )
+        ideas = f"{' filled' if self.filled else ''}{ideas}"
+        return f"{self.kind}{f' by {self.groups}' if self.groups else ''}{rank}{ratio}{ideas} lr={self.learning_rate:g}"
 
     def peft_config(self, num_groups: int) -> HydraLoraConfig:
         """The adapter for N groups. Alpha is twice the rank in all arms."""
+        rank, shared = filling_ranks(num_groups) if self.filled else (None, self.shared_rank)
         sizes: dict[str, Any] = {
             **{kind: {"r": LORA_RANK, "num_experts": 1} for kind in ("lora", "tag", "each", "balanced")},
             "router": {"r": 8, "num_experts": 6},
             "shared": {"r": 7, "num_experts": num_groups, "shared_expert": True, "router_input": "given"},
             "split": {
-                "r": expert_rank(num_groups, self.shared_rank),
+                "r": rank or expert_rank(num_groups, self.shared_rank),
                 "num_experts": num_groups,
-                "shared_rank": self.shared_rank,
+                "shared_rank": shared,
+                "shared_alpha": 2 * shared * self.shared_scale,
                 "router_input": "given",
             },
         }[self.kind]
@@ -113,6 +139,15 @@ def tagged_mix(path: Path, groups: str) -> Mix:
     mix = load_mix(path)
     tags = mix.source_tags if groups.startswith("source") else mix.group_tags
     return mix.with_tags(tags, mix.labels[groups])
+
+
+@cache
+def smoothed_mix(path: Path, share: float) -> Mix:
+    """With gates of which all experts get a share alike."""
+    mix = load_mix(path)
+    return replace(
+        mix, weights={name: (1 - share) * gates + share / gates.shape[1] for name, gates in mix.gates.items()}
+    )
 
 
 def use_tiny_base(device: str) -> None:
@@ -184,10 +219,12 @@ def _trained(run: Run, path: Path, training: Ints, tokens_per_step: int, device:
         gradient_accumulation_steps=2,
         seed=run.seed,
     )
-    documents: Any = tagged_mix(path, arm.groups) if arm.kind == "tag" else mix
+    documents: Any = _data(path, arm, arm.groups)
     gates = arm.groups if arm.kind in ("split", "shared") else None
     weights = _balancing_weights(mix, training) if arm.kind == "balanced" else None
-    record = fit(model, documents, training, training_config, device, gates=gates, weights=weights)
+    record = fit(
+        model, documents, training, training_config, device, gates=gates, weights=weights, experts_on=_experts_on(run)
+    )
     return model, {
         "experts": experts,
         "r": rank,
@@ -195,6 +232,22 @@ def _trained(run: Run, path: Path, training: Ints, tokens_per_step: int, device:
         **{name: record[name] for name in ("steps", "tokens", "padding")},
         "training_loss": record["losses"],
     }
+
+
+def _data(path: Path, arm: Arm, groups: str) -> Mix:
+    if arm.kind == "tag":
+        return tagged_mix(path, groups)
+    return smoothed_mix(path, arm.smoothing) if arm.smoothing else load_mix(path)
+
+
+def _experts_on(run: Run) -> Callable[[Ints, float], NDArray[np.float32]] | None:
+    """Factors of the gates of documents: 0 while the always-on LoRA is alone, or where an expert drops out."""
+    arm, random = run.arm, np.random.default_rng(run.seed)
+    if not (arm.alone or arm.dropout):
+        return None
+    return lambda documents, done: ((random.random(len(documents)) >= arm.dropout) * (done >= arm.alone)).astype(
+        np.float32
+    )
 
 
 def _for_each_group(
@@ -238,7 +291,7 @@ def held_out_losses(model: Any, path: Path, arm: Arm, documents: Ints, device: s
         else:
             losses[groups] = np.zeros(len(documents), np.float32)
         if changed.any():
-            data: Any = tagged_mix(path, groups) if arm.kind == "tag" else mix
+            data: Any = _data(path, arm, groups)
             gates = None if arm.kind == "tag" else groups
             losses[groups][changed] = document_sums(model, data, documents[changed], gates, device)
     return losses

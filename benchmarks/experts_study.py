@@ -5,7 +5,7 @@
     python benchmarks/experts_study.py run MIXES STATE --minutes 8 --workers 8     # again and again until all is done
     python benchmarks/experts_study.py summary MIXES STATE RESULTS.json
 
-`run` takes the most important runs first (`experts_plan.planned`), writes a line to STATE/runs.jsonl after each, skips
+`run` takes the most important runs first (`planned`), writes a line to STATE/runs.jsonl after each, skips
 what is there, and starts none that would end after its limit. One process deals its workers out to all GPUs it sees.
 """
 
@@ -13,13 +13,15 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import experts_ideas
 import numpy as np
-from experts_plan import MIXES, planned
+from experts_plan import FIRST, HONEST, MIXES, SEEDS, Records, of_designs
 from experts_queue import run_all
-from experts_runs import Budget, use_tiny_base
+from experts_runs import Arm, Budget, Run, use_tiny_base
 from run_records import read_records
 
 SMOKE = Budget(training=12, held_out=12, tokens_per_step=512)
@@ -46,10 +48,24 @@ def prepare(mixes: Path, state: Path, device: str, smoke: bool) -> None:
         mix = experts_groups.with_hidden_groups(mix, base, device, states)
         mix = experts_groups.with_more_groups(mix, np.load(states)["states"], device)
         mix = experts_groups.with_joint_groups(mix, np.load(states)["states"])
+        mix = experts_groups.with_told_gates(mix, "joint_elbow", "joint_double")
         mix.save(state / "mixes" / f"{name}.npz")
         facts[name] = mix.facts
         print(f"{time.perf_counter() - started:6.1f} s  {name}  {json.dumps(mix.facts['hidden'])}", flush=True)
         (state / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def planned(records: Records, mixes: Sequence[str]) -> list[Run]:
+    """All runs that can be told by now, the most important first, whether or not they have a record."""
+    later = [mix for mix in mixes if mix != "six"]
+    parts = (
+        of_designs(FIRST, mixes, records),
+        [Run("six", Arm("lora", 1e-3), seed) for seed in SEEDS if "six" in mixes],  # what an earlier study had chosen
+        experts_ideas.planned(records, mixes),
+        of_designs(HONEST, [mix for mix in mixes if mix == "six"], records),
+        of_designs(HONEST, later, records),
+    )
+    return list(dict.fromkeys(run for part in parts for run in part))
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import experts_ideas
 import numpy as np
 from experts_mix import Mix
 from experts_runs import HELD_OUT
@@ -33,6 +34,14 @@ def summarise(state: Path, records: Records, output: Path | None) -> None:
         "hardware": sorted({f"{r['gpu']}, torch {r['torch']}" for r in records.values()}),
         "resamples": NUM_RESAMPLES,
         "intervals": "95%; seeds, tasks within each corpus, and documents within each task drawn with replacement",
+        "ideas": {
+            "validation_minus_base": experts_ideas.scores(records),
+            "ranking": experts_ideas.ranking(records),
+            "winners": {
+                names: {mix: arm.name for mix, arm in of.items()}
+                for names, of in experts_ideas.winners(records).items()
+            },
+        },
         "mixes": {},
     }
     for path in sorted((state / "mixes").glob("*.npz")):
@@ -45,6 +54,7 @@ def summarise(state: Path, records: Records, output: Path | None) -> None:
         write_json(output, result)
     for name, mix in result["mixes"].items():
         print_mix(name, mix)
+    print("\nideas", json.dumps(result["ideas"], indent=1))
 
 
 def of_one_mix(mix: Mix, records: Records, states: Floats | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ attention is causal, so no real token sees padding.
 
 import base64
 import zlib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,12 @@ def fit(
     *,
     gates: str | None = None,
     weights: NDArray[np.float32] | None = None,
+    experts_on: Callable[[NDArray[np.int64], float], NDArray[np.float32]] | None = None,
 ) -> dict[str, Any]:
     """Train on the documents of these indices; steps, tokens, share of padding, and the loss of each step.
 
-    `weights` [all documents of data] weigh the loss of each document.
+    `weights` [all documents of data] weigh the loss of each document. `experts_on` takes documents and the share of
+    steps that are done, and gives a factor of each document's gates.
     """
     model.train()
     for module in model.modules():
@@ -92,6 +95,10 @@ def fit(
     for step in range(plan.num_steps):
         groups = plan.micro_batches[step * micro_batches : (step + 1) * micro_batches]
         batches = [_batch(data, documents[group], gates, device) for group in groups]
+        if experts_on is not None:
+            for group, batch in zip(groups, batches, strict=True):
+                factors = torch.from_numpy(experts_on(documents[group], step / plan.num_steps)).to(device)
+                batch["expert_gates"] = batch["expert_gates"] * factors[:, None]
         answers = sum(int((data.lengths - data.answer_starts)[documents[group]].sum()) for group in groups)
         for group, batch in zip(groups, batches, strict=True):
             # A context for each pass: autocast keeps the casts of weights until its context ends.
