@@ -17,9 +17,9 @@ from pathlib import Path
 
 import corpus_mixes as mixes
 import numpy as np
+from elbow_rules import RULES
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
-from analysis.clusters.choice.elbow_rules import RULES
 from analysis.clusters.choice.selection import select_num_clusters, source_weights
 from analysis.clusters.heterogeneity import measure_heterogeneity
 from analysis.clusters.kmeans import sweep_kmeans

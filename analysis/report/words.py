@@ -50,11 +50,6 @@ HEADS = {
 
 RULES = {
     "l_method": "L-method: two straight lines fitted to the curve meet there",
-    "l_method_linear": "L-method on the curve itself, not its logarithm",
-    "second_difference": "largest second difference of the curve",
-    "kneed": "Kneedle",
-    "calinski_harabasz": "largest Calinski-Harabasz index",
-    "silhouette": "largest silhouette",
     "manual": "set in the configuration",
 }
 """Rule that chose the number of clusters -> the same in words."""

@@ -64,7 +64,6 @@ def chosen_clusters(
     fits: Sequence[Mapping[str, Any]],
     text: str,
     balance: bool,
-    rule: str,
     random_state: int,
 ) -> Output:
     """N and the corpus model, from all fits of the sample.
@@ -80,7 +79,7 @@ def chosen_clusters(
     table, rows = read_table(sample["url"]), _array(features[ROWS])
     weights = source_weights(table["source"]) if balance else None
     sweep = best_of_sweeps(rows, [_sweep(fit, weights) for fit in fits])
-    choice = select_num_clusters(rows, sweep, table["text"], rule=rule, random_state=random_state)
+    choice = select_num_clusters(rows, sweep, table["text"], random_state=random_state)
     labels = sweep.labels[sweep.index(choice.value)]
     with tempfile.TemporaryDirectory() as folder:
         model = CorpusModel(_vectoriser(features, Path(folder)), sweep.centers[sweep.index(choice.value)], text)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from analysis.clusters.choice.elbow_rules import RULES
 from analysis.corpus.cleaning import CleanConfig
 from analysis.corpus.document_text import document_text
 from analysis.engine.files import join, write_json
@@ -41,7 +40,6 @@ class ShardedConfig:
         max_clusters: largest K.
         n_init: seeds for each K; there is a task for each K and seed.
         balance_sources: whether a source counts at most five times as much as the smallest one.
-        rule: how N is read off the sweep; see `analysis.clusters.choice.selection`.
         random_state: seed of the sample, of the SVD and of N; the sweep's seeds count up from it.
         shard_bytes: approximate size of the files in a shard. A worker needs about ten times as much memory.
     """
@@ -55,15 +53,12 @@ class ShardedConfig:
     max_clusters: int = 20
     n_init: int = 4
     balance_sources: bool = True
-    rule: str = "l_method"
     random_state: int = 0
     shard_bytes: int = 64_000_000
 
     def __post_init__(self) -> None:
         document_text(self.text)
         checked_tokens(self.tokens)
-        if self.rule not in RULES:
-            raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {self.rule!r}")
         for name in ("n_components", "max_features", "sample_size", "max_clusters", "n_init"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
@@ -158,7 +153,6 @@ def _chosen(stages: Stages, config: ShardedConfig, sample: Mapping[str, Any]) ->
         "features": features.files,
         "fits": [{"value": fit.value, "files": fit.files} for fit in fits],
         "text": config.text,
-        "rule": config.rule,
         "random_state": config.random_state,
     }
     return stages.one("clusters", "analysis.shards.clusters:chosen_clusters", arguments)

@@ -40,9 +40,6 @@ def _clusters(run: ConfiguredRun) -> Iterator[AnyProblem]:
     if choice is None:
         return
     field = "ops.num_clusters.config"
-    if choice.value is not None and choice.rule != "l_method":
-        advice = "A value leaves a rule nothing to choose: leave one of them out."
-        yield Problem(f"{field}.rule", "no rule beside a value", choice.rule, advice)
     yield from _edits(choice, field)
     if sweep is None:
         return

@@ -44,5 +44,5 @@ def resampled_numbers(
             found[1] += 1
             continue
         ks = range(1, min(max_clusters, count_distinct_rows(sample, max_clusters)) + 1)
-        found[elbow(sample, sweep_kmeans(sample, ks, n_init=1, sample_weight=weights, random_state=i))] += 1
+        found[elbow(sweep_kmeans(sample, ks, n_init=1, sample_weight=weights, random_state=i))] += 1
     return dict(found.most_common())

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.clusters.choice.elbow_rules import RULES, l_method_corners
+from analysis.clusters.choice.elbow_rules import l_method, l_method_corners
 from analysis.clusters.choice.stability import half_split_agreement
 from analysis.clusters.choice.structure import MIN_SHARED, StructureEvidence, measure_structure
 from analysis.clusters.kmeans import ClusterSweep
@@ -69,39 +69,30 @@ def select_num_clusters(
     sweep: ClusterSweep,
     texts: Texts,
     *,
-    rule: str = "l_method",
     n_clusters: int | None = None,
     random_state: int = 0,
 ) -> ClusterChoice:
     """Choose the number of clusters of a corpus.
 
-    `measure_structure` first decides whether the corpus has more than one part; without structure the answer is 1. A
-    rule then finds the best K above 1.
+    `measure_structure` first decides whether the corpus has more than one part; without structure the answer is 1. The
+    L-method then finds the best K above 1.
 
     Args:
         X: [n, d], rows that the sweep was fitted to.
         texts: [n], documents behind these rows.
-        rule: a name in `clusters.choice.elbow_rules.RULES`, or "manual": then `n_clusters` is taken, even against the
-            evidence.
-        n_clusters: the number to take with the rule "manual"; None with any other rule.
+        n_clusters: the number to take, even against the evidence; None reads it off the sweep.
 
     Raises:
-        ValueError: the rule is unknown; the sweep lacks K=1; the numbers of texts and rows differ; or `n_clusters` is
-            missing, superfluous or not in the sweep.
+        ValueError: the sweep lacks K=1, the numbers of texts and rows differ, or `n_clusters` is not in the sweep.
     """
-    if rule not in (*RULES, "manual"):
-        raise ValueError(f"rule: expected one of {', '.join(RULES)} or manual, got {rule!r}")
-    if (rule == "manual") != (n_clusters is not None):
-        raise ValueError(
-            f"n_clusters: expected a number with rule 'manual' and None otherwise, got {n_clusters} with {rule!r}"
-        )
     if sweep.n_clusters[0] != 1:
         raise ValueError(f"sweep: expected K from 1 up, to compare with no clusters; got {list(sweep.n_clusters)}")
     rows = np.ascontiguousarray(X, np.float32)
     if len(texts) != len(rows):
         raise ValueError(f"texts: expected one for each of {len(rows)} rows, got {len(texts)}")
     evidence = measure_structure(texts, sweep.sample_weight, random_state)
-    scores = _scores(rows, sweep, "l_method" if rule == "manual" else rule)
+    scores = _scores(sweep)
+    rule = "l_method" if n_clusters is None else "manual"
     ranking = _ranking(sweep, scores)
     if n_clusters is not None:
         value = sweep.n_clusters[sweep.index(n_clusters)]
@@ -128,24 +119,19 @@ def select_num_clusters(
     )
 
 
-def elbow(X: ArrayLike, sweep: ClusterSweep, rule: str = "l_method") -> int:
-    """The number of clusters that a rule finds in a corpus with structure, without the evidence around it.
-
-    Args:
-        X: [n, d], rows that the sweep was fitted to.
-        rule: a name in `analysis.clusters.choice.elbow_rules.RULES`.
-    """
-    return _best(sweep, _ranking(sweep, _scores(np.ascontiguousarray(X, np.float32), sweep, rule)))
+def elbow(sweep: ClusterSweep) -> int:
+    """The number of clusters of a corpus with structure, without the evidence around it."""
+    return _best(sweep, _ranking(sweep, _scores(sweep)))
 
 
 def _ranking(sweep: ClusterSweep, scores: NDArray[np.float64]) -> list[int]:
     return [sweep.n_clusters[i] for i in np.argsort(-scores, kind="stable") if scores[i] > -np.inf]
 
 
-def _scores(rows: NDArray[np.float32], sweep: ClusterSweep, rule: str) -> NDArray[np.float64]:
+def _scores(sweep: ClusterSweep) -> NDArray[np.float64]:
     if len(sweep.n_clusters) < 3:
         return np.full(len(sweep.n_clusters), -np.inf)
-    return RULES[rule](rows, sweep)
+    return l_method(sweep)
 
 
 def _best(sweep: ClusterSweep, ranking: Sequence[int]) -> int:

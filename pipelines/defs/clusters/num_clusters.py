@@ -1,7 +1,7 @@
 """The number of clusters, chosen from the sweep."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import numpy as np
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 class ChoiceConfig(dg.Config):
     """How N is read off the sweep."""
 
-    rule: Literal["l_method", "l_method_linear", "second_difference", "kneed", "calinski_harabasz", "silhouette"] = (
-        "l_method"
-    )
     value: int | None = Field(None, ge=1)
     """Your own N, even against the evidence, which is still recorded."""
     merge: list[list[int]] = Field(default_factory=list)
@@ -72,7 +69,6 @@ def num_clusters(
         rows,
         sweep,
         training_documents(corpus_documents, text),
-        rule="manual" if config.value is not None else config.rule,
         n_clusters=config.value,
         random_state=config.random_state,
     )

@@ -146,5 +146,5 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
     sources, _ = write_corpus(tmp_path / "in")
     with pytest.raises(ValueError, match="max_documents_per_source"):
         sharded_corpus(sources, str(tmp_path), SerialEngine(), limited)
-    with pytest.raises(ValueError, match="rule: expected one of"):
-        ShardedConfig(rule="guess")
+    with pytest.raises(ValueError, match="n_init: expected at least 1"):
+        ShardedConfig(n_init=0)

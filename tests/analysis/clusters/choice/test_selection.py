@@ -53,16 +53,11 @@ def test_one_vocabulary_is_one_part():
 def test_manual_wins_but_says_what_the_evidence_says():
     rows, texts = blobs(3)
     sweep = sweep_kmeans(rows)
-    choice = select_num_clusters(rows, sweep, texts, rule="manual", n_clusters=6)
+    choice = select_num_clusters(rows, sweep, texts, n_clusters=6)
     assert choice.value == 6
     assert "because you asked for that number; the L-method would say 3" in choice.reason
-    for arguments in ({"rule": "manual"}, {"n_clusters": 3}):
-        with pytest.raises(ValueError, match="expected a number with rule 'manual' and None otherwise"):
-            select_num_clusters(rows, sweep, texts, **arguments)
     with pytest.raises(ValueError, match="got 21"):
-        select_num_clusters(rows, sweep, texts, rule="manual", n_clusters=21)
-    with pytest.raises(ValueError, match=r"expected one of l_method, .* or manual, got 'elbow'"):
-        select_num_clusters(rows, sweep, texts, rule="elbow")
+        select_num_clusters(rows, sweep, texts, n_clusters=21)
     with pytest.raises(ValueError, match=r"expected K from 1 up.*got \[2, 3\]"):
         select_num_clusters(rows, sweep_kmeans(rows, (2, 3)), texts)
     with pytest.raises(ValueError, match="texts: expected one for each of 800 rows, got 799"):
