@@ -124,6 +124,8 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
     if not is_compiling:
         for each in calls.values():
             each.take(context)
+    for each in calls.values():
+        each.dealt.clear()
     before = [layer.given_gates for layer in layers]
     for layer in layers:
         layer.__dict__["given_gates"] = gates  # nn.Module's `__setattr__` is slow, and each training step comes here

@@ -259,8 +259,10 @@ class HydraLoraLayer(BaseTunerLayer):
             call, place = Call(shape[0], batch_first=True), Place()
         self.__dict__["last_call"] = call  # nn.Module's `__setattr__` is slow
         device = self._modules["hydralora_B"]._modules[adapter_name].weight.device
-        key = (id(gates), shape, place, experts, device)
-        dealt = self.calls.dealt if self.calls.running else {}  # within a call, layers with the same key share it
+        # Layers with the same key share the result within a call, in which the gates stay the same. The key has no
+        # `id(gates)`: torch.compile would compile anew for each tensor of gates.
+        key = (shape, place, experts, device)
+        dealt = self.calls.dealt if self.calls.running else {}
         if key in dealt:
             return dealt[key]
         is_index = not gates.is_floating_point()

@@ -10,6 +10,7 @@ import torch
 import transformers
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 import hydralora
 from hydralora import HydraLoraConfig, expert_gates
@@ -226,9 +227,11 @@ def test_compiled(hydra_llama: MakeModel, tokens: Tensor) -> None:
     model = hydra_llama(router_input="given")
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     for batch in (tokens, tokens[:, :4], tokens[:1]):
-        gates = GATES[: len(batch)]
-        expected = model(batch, expert_gates=gates).logits
-        torch.testing.assert_close(compiled(batch, expert_gates=gates).logits, expected)
+        graphs = counters["stats"]["unique_graphs"]
+        for gates in (GATES[: len(batch)], GATES.flip(0)[: len(batch)]):
+            expected = model(batch, expert_gates=gates).logits
+            torch.testing.assert_close(compiled(batch, expert_gates=gates).logits, expected)
+        assert counters["stats"]["unique_graphs"] == graphs + 1, "other gates must not compile anew"
 
 
 KNOWN = Call(batch=2, lengths=(7,), batch_first=True)
