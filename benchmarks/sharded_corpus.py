@@ -1,10 +1,10 @@
-"""The corpus stage in shards: CPU and memory on one process, two processes and three simulated Ray nodes.
+"""The corpus stage in shards: CPU and memory on one process, on several, and on three simulated Ray nodes.
 
     python benchmarks/sharded_corpus.py --documents 1000000
 
-Writes documents once to the temporary folder: real corpora (`HYDRALORA_CORPORA`, default `../shared/corpora`)
-resampled, a tenth of the words of each replaced. Each engine runs in a process of its own, after a small run that
-compiles. Writes results/sharded_corpus.json.
+Writes documents once to the temporary folder (see `resampled_corpus`). Each engine runs in a process of its own, after
+a small run that compiles. Writes results/sharded_corpus.json. For runs side by side, `--build` writes the documents,
+`--engine NAME` measures one engine and prints its figures, and `--add FILES` adds these to the results.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import platform
-import random
 import resource
 import shutil
 import subprocess
@@ -24,38 +23,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from perturbed_text import perturbed
+from resampled_corpus import SEED, build
 
 RESULT = Path(__file__).parent / "results" / "sharded_corpus.json"
-CORPORA = Path(os.environ.get("HYDRALORA_CORPORA", Path(__file__).resolve().parents[2] / "shared" / "corpora"))
-NAMES = ("dolly15k", "flan10", "gsm8k", "legalbench", "mbxp", "medquad")
-ENGINES = ("serial", "processes", "ray")
-ROWS_OF_FILE = 50_000
-SEED = 0
-
-
-def build_corpus(folder: Path, n_documents: int) -> None:
-    import polars as pl
-
-    prompt = pl.concat_str("instruction", "input", separator="\n", ignore_nulls=True)
-    real = [
-        (name, *row)
-        for name in NAMES
-        for row in pl.read_parquet(CORPORA / f"{name}_train.parquet").select(prompt, "output").iter_rows()
-    ]
-    words = [word for _, _, completion in real[::50] for word in completion.split()]
-    rng = random.Random(SEED)
-
-    partial = folder.with_suffix(".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    for first in range(0, n_documents, ROWS_OF_FILE):
-        rows = []
-        for _ in range(min(ROWS_OF_FILE, n_documents - first)):
-            task, *texts = real[int(rng.random() * len(real))]
-            rows.append((task, *(perturbed(text, words, rng) for text in texts)))
-        table = pl.DataFrame(rows, ["task", "prompt", "completion"], orient="row")
-        table.write_parquet(partial / f"{first // ROWS_OF_FILE:05}.parquet", row_group_size=10_000)
-    partial.rename(folder)
+ENGINES = {"serial": 1, "processes": 2, "ray": 3, "twelve processes": 12}
+"""Name -> workers; those of Ray are nodes of one CPU each."""
 
 
 def measure(name: str, folder: Path, out: Path) -> dict[str, Any]:
@@ -68,25 +40,32 @@ def measure(name: str, folder: Path, out: Path) -> dict[str, Any]:
 
     few, every = (FilesSource((str(folder / pattern),)) for pattern in ("00000.parquet", "*.parquet"))
     cluster = simulated_cluster() if name == "ray" else None
-    engine: Any = {"serial": SerialEngine, "processes": lambda: ProcessEngine(2), "ray": RayEngine}[name]()
+    engine: Any = {"serial": SerialEngine, "ray": RayEngine}.get(name, lambda: ProcessEngine(ENGINES[name]))()
     laps: list[tuple[str, float]] = []
 
     def say(text: str) -> None:
         laps.append((text.split(":")[0], time.perf_counter()))
+        print(f"{time.perf_counter() - start:.0f} s", text, file=sys.stderr, flush=True)
 
     config = ShardedConfig(CleanConfig(test_fraction=0.01), shard_bytes=16_000_000)
     small = ShardedConfig(CleanConfig(test_fraction=0.01), shard_bytes=4_000_000, max_clusters=3)
+    start = time.perf_counter()
     try:
         sharded_corpus({"web": few}, str(out / "few"), engine, small)
-        before, start = cpu_seconds(engine, name), time.perf_counter()
+        before, start = cpu_seconds(name), time.perf_counter()
         result = sharded_corpus({"web": every}, str(out / "every"), engine, config, log=say)
         wall = time.perf_counter() - start
-        spent = {kind: seconds - before[kind] for kind, seconds in cpu_seconds(engine, name).items()}
+        spent = {kind: seconds - before[kind] for kind, seconds in cpu_seconds(name).items()}
         laps.append(("end", time.perf_counter()))
         workers = [peak_megabytes(pid) for pid in worker_pids(name)]
     finally:
         if cluster is not None:
             stop(cluster)
+    written = {
+        stage.name: sum(path.stat().st_size for path in stage.iterdir()) / 1e6
+        for stage in (out / "every").iterdir()
+        if stage.is_dir()
+    }
     return {
         "engine": name,
         "documents": result["data_card"]["n_read"],
@@ -99,8 +78,12 @@ def measure(name: str, folder: Path, out: Path) -> dict[str, Any]:
         "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "worker_peak_mb": workers,
         "digest": digest_of(out / "every"),
-        "written_mb": sum(path.stat().st_size for path in (out / "every").rglob("*") if path.is_file()) / 1e6,
+        "written_mb": sum(written.values()),
+        "written_mb_by_stage": written,
+        "read_mb": sum(path.stat().st_size for path in folder.iterdir()) / 1e6,
         "load": os.getloadavg()[0],
+        "versions": {n: metadata.version(n) for n in ("numba", "numpy", "polars", "pyarrow", "ray", "rensa")},
+        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
     }
 
 
@@ -130,28 +113,25 @@ def stop(cluster: Any) -> None:
 
 
 def worker_pids(name: str) -> list[int]:
+    start = "ray::" if name == "ray" else "-c from multiprocessing.spawn"
+    return [pid for pid, command in _descendants().items() if start in command]
+
+
+def cpu_seconds(name: str) -> dict[str, float]:
+    """CPU seconds so far of this process, of the workers, and of the engine's other processes."""
     import psutil
 
-    if name == "ray":
-        return [
-            p.pid
-            for p in psutil.process_iter(["cmdline"])
-            if (p.info["cmdline"] or [""])[0].startswith(("ray::_perform", "ray::IDLE"))
-        ]
-    return [p.pid for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+    workers = worker_pids(name)
+    spent = {pid: sum(psutil.Process(pid).cpu_times()[:2]) for pid in _descendants()}
+    of_workers = sum(seconds for pid, seconds in spent.items() if pid in workers)
+    return {"driver": time.process_time(), "workers": of_workers, "others": sum(spent.values()) - of_workers}
 
 
-def cpu_seconds(engine: Any, name: str) -> dict[str, float]:
-    """CPU seconds so far of this process, of the workers, and of Ray's own processes."""
+def _descendants() -> dict[int, str]:
+    """Process id -> command, of all processes that this one started, and those that they started."""
     import psutil
 
-    def spent(pids: list[int]) -> float:
-        return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)
-
-    others = [
-        p.pid for p in psutil.process_iter(["name"]) if name == "ray" and p.info["name"] in ("raylet", "gcs_server")
-    ]
-    return {"driver": time.process_time(), "workers": spent(worker_pids(name)), "ray": spent(others)}
+    return {process.pid: " ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)}
 
 
 def peak_megabytes(pid: int) -> float:
@@ -160,42 +140,57 @@ def peak_megabytes(pid: int) -> float:
 
 
 def digest_of(out: Path) -> str:
-    """Of the names and bytes of all files but the list of places."""
+    """Of the names of all files, and of the markers: they hold the digest of each file that a task wrote.
+
+    Other files have the digest of their content as their name.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(path for path in out.rglob("*") if path.is_file() and path.name != "corpus.json"):
-        digest.update(path.relative_to(out).as_posix().encode() + path.read_bytes())
+        digest.update(path.relative_to(out).as_posix().encode())
+        if path.suffix == ".json":
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for the documents and files")
+    parser.add_argument("--build", type=int, metavar="PROCESSES", help="only write the documents")
     parser.add_argument("--engine", choices=ENGINES, help="measure one engine in this process")
+    parser.add_argument("--add", type=Path, nargs="+", help="files with printed figures to add to the results")
     given = parser.parse_args()
-    folder = Path(tempfile.gettempdir()) / f"hydralora-shards-{given.documents}-{SEED}"
-    out = folder.with_name(f"{folder.name}-{given.engine}")
+    folder = given.folder / f"hydralora-shards-{given.documents}-{SEED}"
+    if given.add:
+        for path in given.add:
+            add(json.loads(path.read_text().splitlines()[-1]))
+        return
     if given.engine:
+        out = folder.with_name(f"{folder.name}-{given.engine.replace(' ', '-')}")
         try:
             print(json.dumps(measure(given.engine, folder, out)))
         finally:
             shutil.rmtree(out, ignore_errors=True)
         return
-    if not folder.exists():
-        build_corpus(folder, given.documents)
+    build(folder, given.documents, given.build or os.cpu_count() or 1)
+    if given.build:
+        return
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-    found = json.loads(RESULT.read_text()) if RESULT.exists() else {"runs": []}
-    for engine in ENGINES:
-        command = [sys.executable, __file__, "--engine", engine, "--documents", str(given.documents)]
+    arguments = ["--documents", str(given.documents), "--folder", str(given.folder)]
+    for engine in list(ENGINES)[:3]:
+        command = [sys.executable, __file__, "--engine", engine, *arguments]
         printed = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
-        run = json.loads(printed.splitlines()[-1])
-        same = lambda other, run=run: (other["engine"], other["documents"]) == (run["engine"], run["documents"])  # noqa: E731
-        found["runs"] = [other for other in found["runs"] if not same(other)] + [run]
-        megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-        found |= {"megabytes": {**found.get("megabytes", {}), str(given.documents): megabytes}, "seed": SEED}
-        found["versions"] = {n: metadata.version(n) for n in ("numba", "numpy", "polars", "pyarrow", "ray")}
-        found["hardware"] = {"machine": platform.machine(), "cores": os.cpu_count()}
-        RESULT.write_text(json.dumps(found, indent=1) + "\n")
-        print(run)
+        add(json.loads(printed.splitlines()[-1]))
+
+
+def add(run: dict[str, Any]) -> None:
+    """Put a run into the results, in place of one with the same engine and documents."""
+    found = json.loads(RESULT.read_text()) if RESULT.exists() else {"runs": []}
+    name = (run["documents"], run["engine"])
+    others = [other for other in found["runs"] if (other["documents"], other["engine"]) != name]
+    found["runs"] = sorted([*others, run], key=lambda one: (one["documents"], list(ENGINES).index(one["engine"])))
+    RESULT.write_text(json.dumps(found | {"seed": SEED}, indent=1) + "\n")
+    print(run["engine"], run["documents"], run["cpu_seconds"])
 
 
 if __name__ == "__main__":

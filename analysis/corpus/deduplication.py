@@ -8,7 +8,7 @@ whole. Neither pair is a duplicate. If one letter is all that differs, character
 a short text's few word trigrams have that letter (see `analysis.corpus.one_letter`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -156,7 +156,7 @@ def _rows_per_band(threshold: float) -> int:
 
 
 def band_keys(
-    shingled: _Shingled, counts: NDArray[np.uint8], threshold: float
+    shingled: Iterable[tuple[NDArray[np.uint32], Rows]], counts: NDArray[np.uint8], threshold: float
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
     """Row numbers [n] and keys [n, n_bands]. Two documents with an equal key in a column are a candidate pair."""
     from rensa import RMinHash

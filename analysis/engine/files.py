@@ -55,10 +55,12 @@ def size_of(url: str) -> int | None:
         return None
 
 
-def read_bytes(url: str) -> bytes:
-    """The content of a file."""
+def read_bytes(url: str, start: int | None = None, stop: int | None = None) -> bytes:
+    """The content of a file, or its bytes from `start` to `stop`."""
+    if start is not None and start == stop:
+        return b""  # S3 refuses an empty range
     system, path = open_url(url)
-    content: bytes = system.cat_file(path)
+    content: bytes = system.cat_file(path, start, stop)
     return content
 
 

@@ -142,38 +142,42 @@ class ShardedCleaning:
         placed = [g | {"first": first, "step": step} for g, first in zip(given, self.firsts, strict=True)]
         counted = self._map("counts", "duplicates:shingle_counts", placed)
         counts = self._reduce("counts", "duplicates:summed_counts", counted, duplicates.COUNTS)
-        bands = self._map(
-            "bands", "duplicates:shard_bands", [g | {"counts": counts, "threshold": threshold} for g in given]
-        )
-        pairs = self._candidates(bands)
+        shingled = [
+            {"records": file, "shingled": one.files[duplicates.SHINGLES], "counts": counts}
+            for file, one in zip(self.records, counted, strict=True)
+        ]
+        pairs = self._candidates(shingled, threshold)
         parts = [pairs.slice(first, PAIRS_OF_TASK) for first in range(0, len(pairs), PAIRS_OF_TASK)]
         if not parts:
             return pl.DataFrame(schema=PAIR_SCHEMA)
-        shingles = self._shingles([g | {"counts": counts, "n_parts": len(parts)} for g in given], parts)
+        documents = self._compared([one | {"n_parts": len(parts)} for one in shingled], parts)
         files = [self.stages.put("pairs", "parquet", parquet_bytes([part])) for part in parts]
         alike = self.stages.map(
             "alike",
             "analysis.shards.duplicates:alike_pairs",
-            [{"pairs": f, "shingles": shingles, "part": i, "threshold": threshold} for i, f in enumerate(files)],
+            [{"pairs": f, "documents": documents, "part": i, "threshold": threshold} for i, f in enumerate(files)],
             [f"part {part} of {len(files)}" for part in range(len(files))],
         )
         return duplicates.kept_ones(_pairs(alike))
 
-    def _candidates(self, bands: Sequence[Done]) -> pl.DataFrame:
+    def _candidates(self, given: Sequence[dict[str, Any]], threshold: float) -> pl.DataFrame:
         n_parts = -(-sum(one.value["n_candidates"] for one in self.read) // KEYS_OF_TASK) or 1
+        bands = self._map(
+            "bands", "duplicates:shard_bands", [one | {"threshold": threshold, "n_parts": n_parts} for one in given]
+        )
         shards = [
             {"file": one.files[duplicates.BANDS], "first": first} for one, first in zip(bands, self.firsts, strict=True)
         ]
-        tasks = [(band, part) for band in range(bands[0].value) for part in range(n_parts)]
-        done = self.stages.map(
+        n_places = bands[0].value * n_parts
+        done = self._map(
             "candidates",
-            "analysis.shards.duplicates:band_pairs",
-            [{"shards": shards, "band": band, "part": part, "n_parts": n_parts} for band, part in tasks],
-            [f"band {band}, part {part} of {n_parts}" for band, part in tasks],
+            "duplicates:band_pairs",
+            [{"shards": shards, "place": place, "n_places": n_places} for place in range(n_places)],
+            [f"band {place // n_parts}, part {place % n_parts} of {n_parts}" for place in range(n_places)],
         )
         return _pairs(done).unique().sort("kept", "rank")
 
-    def _shingles(self, given: Sequence[dict[str, Any]], parts: Sequence[pl.DataFrame]) -> list[dict[str, Any]]:
+    def _compared(self, given: Sequence[dict[str, Any]], parts: Sequence[pl.DataFrame]) -> list[dict[str, Any]]:
         """Files with the shingles of all documents in pairs, of the shards that have one."""
         wanted = pl.concat(
             part.select(rank=pl.concat_list("kept", "rank").explode()).unique().with_columns(part=pl.lit(number))
@@ -182,8 +186,8 @@ class ShardedCleaning:
         tables = self._by_shard(wanted.with_columns(number=number_of(pl.col("rank"))), "number")
         chosen = [(i, table) for i, table in enumerate(tables) if len(table)]
         arguments = [given[i] | {"wanted": self._wanted(table, "part")} for i, table in chosen]
-        done = self._map("shingles", "duplicates:shard_shingles", arguments, [self.labels[i] for i, _ in chosen])
-        return [one.files[duplicates.SHINGLES] for one in done]
+        done = self._map("compared", "duplicates:compared_documents", arguments, [self.labels[i] for i, _ in chosen])
+        return [one.files[duplicates.COMPARED] for one in done]
 
     def _verdicts(self, exact: pl.DataFrame, near: pl.DataFrame) -> list[dict[str, Any]]:
         """For each shard a file with `VERDICT_SCHEMA`: duplicates, and what was kept instead."""

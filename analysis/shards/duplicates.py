@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from analysis.corpus.cleaning import TEXT
 from analysis.corpus.deduplication import (
     COUNTER_SLOTS,
     SHINGLE_SIZE,
@@ -29,9 +30,13 @@ from analysis.text.shingles import Rows, shingles
 TRAIN = 1 << 62
 PAIRS = "pairs.parquet"
 COUNTS = "counts.zst"
-BANDS = "bands.parquet"
-SHINGLES = "shingles.parquet"
+SHINGLES = "shingles.arrow"
+BANDS = "bands.bin"
+COMPARED = "compared.parquet"
 PAIR_SCHEMA = pl.Schema({"kept": pl.UInt64(), "rank": pl.UInt64()})
+KEY = np.dtype([("key", "<u8"), ("row", "<u4")])
+IS_TRAIN = np.uint32(1 << 31)
+"""Bit of `row` in `KEY`."""
 
 
 def number_of(rank: pl.Expr) -> pl.Expr:
@@ -45,7 +50,7 @@ def exact_pairs(shards: Sequence[dict[str, Any]], part: int, n_parts: int) -> Ou
     Args:
         shards: `file` (records) and `first` (number of its first record) of each.
     """
-    ranks, keys = _keys(shards, "content", part, n_parts)
+    ranks, keys = _contents(shards, part, n_parts)
     order = np.lexsort((ranks, keys))
     ranks, keys = ranks[order], keys[order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.empty(0, np.int64)
@@ -54,16 +59,22 @@ def exact_pairs(shards: Sequence[dict[str, Any]], part: int, n_parts: int) -> Ou
 
 
 def shingle_counts(records: Ref, dropped: Ref, first: int, step: int) -> Output:
-    """In how many documents of a shard each shingle occurs, up to 255.
+    """In how many documents of a shard each shingle occurs, up to 255; and `shingles.arrow`, those of each document.
 
     Args:
         first: number of the shard's first record in the order read.
         step: see `analysis.corpus.deduplication.step_between_counted`.
     """
     counts = np.zeros(COUNTER_SLOTS, np.uint8)
-    for rows, every in _shingled(records, dropped):
-        count_shingles(rows.astype(np.int64) + first, every, step, counts)
-    return Output(files={COUNTS: _compressed(counts)})
+    file = pa.BufferOutputStream()
+    schema = pa.schema({"row": pa.uint32(), "shingles": pa.large_list(pa.uint64())})
+    with pa.ipc.new_file(file, schema) as writer:
+        for batch in texts_of(records, dropped):
+            rows, every = batch["row"].to_numpy(), shingles(batch["text"], SHINGLE_SIZE, punctuation=True)
+            count_shingles(rows.astype(np.int64) + first, every, step, counts)
+            lists = pa.LargeListArray.from_arrays(every.offsets, every.values)
+            writer.write(pa.record_batch([pa.array(rows), lists], schema=schema))
+    return Output(files={COUNTS: _compressed(counts), SHINGLES: file.getvalue().to_pybytes()})
 
 
 def summed_counts(files: Sequence[Ref]) -> Output:
@@ -75,48 +86,73 @@ def summed_counts(files: Sequence[Ref]) -> Output:
     return Output(files={COUNTS: _compressed(total)})
 
 
-def shard_bands(records: Ref, dropped: Ref, counts: Ref, threshold: float) -> Output:
-    """The key of each document in each band: `bands.parquet` with `row`, `split` and a column for each band."""
-    rows, keys = band_keys(_shingled(records, dropped), _counts(counts), threshold)  # type: ignore[arg-type]
-    splits = read_table(records["url"], ["row", "split"])
-    table = pl.DataFrame({"row": rows, **{str(band): column for band, column in enumerate(keys.T)}})
-    table = table.join(splits, on="row", how="left", maintain_order="left")
-    return Output(keys.shape[1], {BANDS: parquet_bytes(row_groups_of(table))})
+def shard_bands(records: Ref, shingled: Ref, counts: Ref, threshold: float, n_parts: int) -> Output:
+    """The key of each document in each band: `bands.bin`. The value is the number of bands.
+
+    The file has `KEY`s by band and part, so that a task reads its own part alone; before them, where each begins: int64
+    [n_bands * n_parts + 1].
+    """
+    rows, keys = band_keys(_stored(shingled), _counts(counts), threshold)
+    is_train = (read_table(records["url"], ["split"])["split"] != "test").to_numpy()
+    entries = np.empty(keys.shape[::-1], KEY)
+    entries["row"] = rows | is_train[rows] * IS_TRAIN
+    entries["key"] = keys.T
+    parts = entries["key"] % np.uint64(n_parts)
+    sizes = [np.bincount(part.astype(np.int64), minlength=n_parts) for part in parts]
+    starts = np.concatenate([[0], *sizes]).cumsum().astype("<i8")
+    ordered = np.take_along_axis(entries, np.argsort(parts, axis=1, kind="stable"), axis=1)
+    return Output(len(entries), {BANDS: starts.tobytes() + ordered.tobytes()})
 
 
-def band_pairs(shards: Sequence[dict[str, Any]], band: int, part: int, n_parts: int) -> Output:
-    """Candidate pairs of one band: `pairs.parquet`. Arguments as in `exact_pairs`, with files of bands."""
-    ranks, keys = _keys(shards, str(band), part, n_parts)
-    order = np.argsort(ranks)
-    ranks, places = ranks[order], np.arange(len(ranks), dtype=np.uint32)
-    pairs = candidate_pairs(places, keys[order][:, None], places)
+def band_pairs(shards: Sequence[dict[str, Any]], place: int, n_places: int) -> Output:
+    """Candidate pairs of one part of one band: `pairs.parquet`.
+
+    Args:
+        shards: `file` (of bands) and `first` (number of its first record) of each.
+        place: number of the part among the `n_places` parts of all bands.
+    """
+    found = [_band(shard["file"]["url"], place, n_places) for shard in shards]
+    numbers = [(one["row"] & ~IS_TRAIN) + np.uint64(shard["first"]) for one, shard in zip(found, shards, strict=True)]
+    entries, number = np.concatenate(found), np.concatenate(numbers)
+    is_train = entries["row"] >= IS_TRAIN
+    by_rank = np.concatenate([np.flatnonzero(~is_train), np.flatnonzero(is_train)])  # numbers increase already
+    ranks = (number | is_train.astype(np.uint64) * np.uint64(TRAIN))[by_rank]
+    places = np.arange(len(ranks), dtype=np.uint32)
+    pairs = candidate_pairs(places, entries["key"][by_rank][:, None], places)
     return _pairs(ranks[pairs[:, 0]], ranks[pairs[:, 1]])
 
 
-def shard_shingles(records: Ref, dropped: Ref, counts: Ref, wanted: Ref, n_parts: int) -> Output:
-    """Shingles and texts of wanted documents, in a row group for each part of the pairs.
+def compared_documents(records: Ref, shingled: Ref, counts: Ref, wanted: Ref, n_parts: int) -> Output:
+    """Shingles and texts of wanted documents: `compared.parquet`, with a row group for each part of the pairs.
 
     Args:
         wanted: table with `row`, `rank` and `part`; a document may be wanted in several parts.
     """
     frequencies, table = _counts(counts), read_table(wanted["url"])
+    wanted_rows = table["row"].unique()
     found = []
-    for batch in texts_of(records, dropped, pl.col("row").is_in(table["row"].unique().implode())):
-        every = shingles(batch["text"], SHINGLE_SIZE, punctuation=True)
-        content = content_of(every, frequencies)
-        sets = {"whole": every, "content": content}
-        columns = {name: [rows[i].tobytes() for i in range(len(rows))] for name, rows in sets.items()}
-        schema = {"row": pl.UInt32, "whole": pl.Binary, "content": pl.Binary, "text": pl.String}
-        found.append(pl.DataFrame({"row": batch["row"], **columns, "text": batch["text"]}, schema=schema))
-    every_part = table.join(pl.concat(found), on="row", how="inner", maintain_order="left").drop("row")
+    for rows, every in _stored(shingled):
+        is_wanted = np.isin(rows, wanted_rows)
+        chosen = every.where(is_wanted[every.row_of_value()])
+        sets = {"whole": chosen, "content": content_of(chosen, frequencies)}
+        places = np.flatnonzero(is_wanted)
+        columns = {name: [of[i].tobytes() for i in places] for name, of in sets.items()}
+        schema = {"row": pl.UInt32, "whole": pl.Binary, "content": pl.Binary}
+        found.append(pl.DataFrame({"row": rows[places], **columns}, schema=schema))
+    texts = read_table(records["url"], ["row", "prompt", "completion"]).select("row", TEXT)
+    every_part = (
+        table.join(pl.concat(found), on="row", how="inner", maintain_order="left")
+        .join(texts, on="row", how="inner", maintain_order="left")
+        .drop("row")
+    )
     groups = [every_part.filter(pl.col("part") == part).drop("part") for part in range(n_parts)]
-    return Output(files={SHINGLES: parquet_bytes(groups)})
+    return Output(files={COMPARED: parquet_bytes(groups)})
 
 
-def alike_pairs(pairs: Ref, shingles: Sequence[Ref], part: int, threshold: float) -> Output:
+def alike_pairs(pairs: Ref, documents: Sequence[Ref], part: int, threshold: float) -> Output:
     """The candidate pairs of a part that are similar as a whole and in their content: `pairs.parquet`."""
     found: dict[int, Compared] = {}
-    for file in shingles:
+    for file in documents:
         for rank, whole, content, text in read_table(file["url"], group=part).iter_rows():
             found[rank] = Compared(np.frombuffer(whole, np.uint64), np.frombuffer(content, np.uint64), text)
     table = read_table(pairs["url"])
@@ -143,24 +179,31 @@ def shard_names(records: Ref, wanted: Ref) -> Output:
     return Output(files={"names.parquet": parquet_bytes([found])})
 
 
-def _shingled(records: Ref, dropped: Ref) -> Iterator[tuple[NDArray[np.uint32], Rows]]:
-    for batch in texts_of(records, dropped):
-        yield batch["row"].to_numpy(), shingles(batch["text"], SHINGLE_SIZE, punctuation=True)
+def _stored(file: Ref) -> Iterator[tuple[NDArray[np.uint32], Rows]]:
+    """Row numbers and shingles of each batch of `shingles.arrow`."""
+    with pa.ipc.open_file(read_bytes(file["url"])) as stored:
+        for number in range(stored.num_record_batches):
+            rows, lists = stored.get_batch(number).columns
+            yield rows.to_numpy(), Rows(lists.values.to_numpy(), lists.offsets.to_numpy())
 
 
-def _keys(
-    shards: Sequence[dict[str, Any]], column: str, part: int, n_parts: int
+def _band(url: str, place: int, n_places: int) -> NDArray[Any]:
+    """The `KEY`s of one part of one band."""
+    start, stop = np.frombuffer(read_bytes(url, 8 * place, 8 * place + 16), "<i8").tolist()
+    head = 8 * (n_places + 1)
+    return np.frombuffer(read_bytes(url, head + KEY.itemsize * start, head + KEY.itemsize * stop), KEY)
+
+
+def _contents(
+    shards: Sequence[dict[str, Any]], part: int, n_parts: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Ranks and keys of a part of all records, in the order of the shards."""
+    """Ranks and content hashes of a part of all records, in the order of the shards."""
     found = [(np.empty(0, np.uint64), np.empty(0, np.uint64))]
     for shard in shards:
-        names = ["row", "split", column, *(["reason"] if column == "content" else [])]
-        table = read_table(shard["file"]["url"], names)
-        if column == "content":
-            table = table.filter(pl.col("reason").is_null())
-        table = table.filter(pl.col(column) % n_parts == part)
+        table = read_table(shard["file"]["url"], ["row", "split", "content", "reason"])
+        table = table.filter(pl.col("reason").is_null(), pl.col("content") % n_parts == part)
         rank = pl.col("row").cast(pl.UInt64) + shard["first"] + (pl.col("split") != "test").cast(pl.UInt64) * TRAIN
-        found.append((table.select(rank.cast(pl.UInt64)).to_series().to_numpy(), table[column].to_numpy()))
+        found.append((table.select(rank.cast(pl.UInt64)).to_series().to_numpy(), table["content"].to_numpy()))
     ranks, keys = zip(*found, strict=True)
     return np.concatenate(ranks), np.concatenate(keys)
 

@@ -147,6 +147,9 @@ def _text_block(array: pa.Array) -> TextBlock:
     data, offsets = _padded(array)
     if (rows := np.flatnonzero(contextual_capitals(data, offsets))).size:
         data, offsets = _lowered(data, offsets, rows)
+    # A kernel compiles once more for arrays that can be written to.
+    data, offsets = data.view(), offsets.view()
+    data.flags.writeable = offsets.flags.writeable = False
     return TextBlock(data, offsets, n_null, n_invalid)
 
 
