@@ -82,7 +82,7 @@ def measure(name: str, folder: Path, out: Path) -> dict[str, Any]:
         "written_mb_by_stage": written,
         "read_mb": sum(path.stat().st_size for path in folder.iterdir()) / 1e6,
         "load": os.getloadavg()[0],
-        "versions": {n: metadata.version(n) for n in ("numba", "numpy", "polars", "pyarrow", "ray", "rensa")},
+        "versions": {n: metadata.version(n) for n in ("numba", "numpy", "polars", "pyarrow", "rensa")},
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
     }
 

@@ -15,6 +15,7 @@ from analysis.corpus.cleaning import clean
 from analysis.engine.files import read_bytes, read_table
 from analysis.engine.processes import ProcessEngine
 from analysis.engine.tasks import SerialEngine, ShardError
+from analysis.shards import cleaning
 from analysis.shards.compiling import compile_kernels
 from analysis.shards.corpus import ShardedConfig, sharded_corpus
 from analysis.sources import FilesSource, SourceError, read_source, read_sources
@@ -42,12 +43,14 @@ def test_documents_and_card_are_those_of_one_machine(corpus: Any) -> None:
     assert len(result["documents"]) > 9  # files were cut
 
 
-def test_templates_are_counted_in_the_same_records_of_a_large_corpus(
+def test_a_large_corpus_counts_templates_in_the_same_records_and_compares_keys_in_parts(
     corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources, evaluation, *_ = corpus
     monkeypatch.setattr(deduplication, "COUNTED_RECORDS", 200)  # of 630
     monkeypatch.setattr(deduplication, "TEMPLATE_DOCUMENTS", 1)
+    monkeypatch.setattr(cleaning, "KEYS_OF_TASK", 200)
+    monkeypatch.setattr(cleaning, "PAIRS_OF_TASK", 50)
     read = {name: read_source(name, source) for name, source in evaluation.items()}
     expected = clean(read_sources(sources).records, CONFIG.clean, evaluation=read)
     fewer = sharded_corpus(sources, str(tmp_path), SerialEngine(), CONFIG, evaluation=evaluation)
