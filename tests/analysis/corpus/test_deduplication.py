@@ -33,9 +33,12 @@ def reference_shingles(text: str, size: int, punctuation: bool, by_length: bool 
     tokens = [(token, weight if by_length else 6) for token, weight in reference_tokens(text, punctuation)]
     found = set()
     for end in range(1, len(tokens) + 1):
-        starts = [i for i in range(end) if sum(weight for _, weight in tokens[i:end]) >= 6 * size]
-        if starts:
-            found.add(tuple(token for token, _ in tokens[max(starts) : end]))
+        start, weight = end, 0
+        while start > 0 and weight < 6 * size:
+            start -= 1
+            weight += tokens[start][1]
+        if weight >= 6 * size:
+            found.add(tuple(token for token, _ in tokens[start:end]))
     return found or ({tuple(token for token, _ in tokens)} if tokens else set())
 
 

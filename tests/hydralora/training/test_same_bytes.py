@@ -15,8 +15,10 @@ TRAIN = """
 import sys
 from pathlib import Path
 from hydralora.training.run import run_from_json
-run_from_json(Path(sys.argv[1]))
+for path in sys.argv[1:]:
+    run_from_json(Path(path))
 """
+KINDS = ("LORA", "HYDRALORA", "IA3")
 NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -24,19 +26,25 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("kind", ["LORA", "HYDRALORA", "IA3"])
-def test_files_do_not_depend_on_hashes(tmp_path: Path, kind: str) -> None:
-    description = save_run(tmp_path, max_steps=3)
-    values = json.loads(description.read_text())
-    peft = {"peft_type": kind, "task_type": "CAUSAL_LM", "target_modules": NAMES}
-    peft |= {"feedforward_modules": NAMES[-3:]} if kind == "IA3" else {"r": 2}  # type: ignore[dict-item]
-    written = []
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, bytes]]]:
+    """The files of each kind from two processes: importing costs more than training."""
+    folder = tmp_path_factory.mktemp("same_bytes")
+    values = json.loads(save_run(folder, max_steps=3).read_text())
     for seed in ("1", "2"):
-        run = tmp_path / f"run{seed}.json"
-        run.write_text(json.dumps({**values, "folder": str(tmp_path / seed), "peft_config": peft}))
-        subprocess.run([sys.executable, "-c", TRAIN, str(run)], check=True, env={**os.environ, "PYTHONHASHSEED": seed})
-        written.append(files(tmp_path / seed))
-    first, second = written
+        paths = []
+        for kind in KINDS:
+            peft = {"peft_type": kind, "task_type": "CAUSAL_LM", "target_modules": NAMES}
+            peft |= {"feedforward_modules": NAMES[-3:]} if kind == "IA3" else {"r": 2}  # type: ignore[dict-item]
+            paths.append(folder / f"{kind}{seed}.json")
+            paths[-1].write_text(json.dumps({**values, "folder": str(folder / kind / seed), "peft_config": peft}))
+        subprocess.run([sys.executable, "-c", TRAIN, *paths], check=True, env={**os.environ, "PYTHONHASHSEED": seed})
+    return {kind: [files(folder / kind / seed) for seed in ("1", "2")] for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_do_not_depend_on_hashes(trained: dict[str, list[dict[str, bytes]]], kind: str) -> None:
+    first, second = written = trained[kind]
     assert first.keys() == second.keys()
     differing = {name for name in first if first[name] != second[name]}
     assert differing <= {"run.json", "curve.jsonl"}  # times and energies
