@@ -18,7 +18,9 @@ def run(
 ) -> dg.ExecuteInProcessResult:
     config = {"resources": {name: given[name] for name in ("store", "base_model")}, "ops": ops}
     found = build_defs().resolve_job_def(job)
-    return found.execute_in_process(run_config=config, raise_on_error=raises, asset_selection=only and [dg.AssetKey(name) for name in only])
+    return found.execute_in_process(
+        run_config=config, raise_on_error=raises, asset_selection=only and [dg.AssetKey(name) for name in only]
+    )
 
 
 def ops_of(folder: Path) -> dict[str, Any]:
