@@ -42,8 +42,8 @@ class Row:
         liger, packing: fused kernels, and packed rows (ours).
         micro_batches: of a step.
         batch: documents of a micro-batch (stock).
-        checkpointing: of activations.
-        graphs: CUDA graphs of micro-batches, kept even if they are not faster.
+        checkpointing, offloading: of activations.
+        graphs: CUDA graphs of micro-batches; true keeps them even if they are not faster.
     """
 
     name: str
@@ -57,7 +57,8 @@ class Row:
     micro_batches: int = MICRO_BATCHES
     batch: int = 24
     checkpointing: bool = False
-    graphs: bool = False
+    offloading: bool = False
+    graphs: bool | str = False
 
 
 class Columns:

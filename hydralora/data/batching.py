@@ -7,14 +7,10 @@ documents are sorted by length into micro-batches. This keeps padding low and do
 
 import dataclasses
 import heapq
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
-
-from hydralora.data.documents import TokenisedDocuments
 
 Indices = NDArray[np.int64]
 
@@ -157,17 +153,3 @@ def _order(num_documents: int, seed: int) -> Iterator[int]:
     while True:
         yield from np.random.default_rng([seed, epoch]).permutation(num_documents).tolist()
         epoch += 1
-
-
-class PlannedBatches(Dataset[list[dict[str, Any]]]):
-    """A map-style data set whose items are the micro-batches of a plan, in order."""
-
-    def __init__(self, documents: TokenisedDocuments, plan: StepPlan) -> None:
-        self._documents = documents
-        self._micro_batches: Sequence[Indices] = plan.micro_batches
-
-    def __len__(self) -> int:
-        return len(self._micro_batches)
-
-    def __getitem__(self, index: int) -> list[dict[str, Any]]:
-        return self._documents.rows(self._micro_batches[index])

@@ -56,6 +56,8 @@ class TrainingConfig:
             takes Python out of the step, which is what limits small models. "auto" tries it on one GPU if the GPU waits
             for Python, and keeps it if it is faster and gives the same gradients.
         gradient_checkpointing: Whether to compute activations again in the backward pass, to save memory.
+        activation_offloading: Whether to keep activations in the machine's memory between forward and backward pass;
+            needs a GPU. Use it with `gradient_checkpointing`: then a layer's input is all that is copied.
         autocast: Whether to use bfloat16 autocast. The default is True with a GPU, because float32 adapters would
             otherwise multiply in float32.
         balance_weight: Weight of `hydralora.gates.losses.balance_loss`.
@@ -92,6 +94,7 @@ class TrainingConfig:
     fused_kernels: bool | Literal["auto"] = "auto"
     cuda_graphs: bool | Literal["auto"] = "auto"
     gradient_checkpointing: bool = False
+    activation_offloading: bool = False
     autocast: bool = dataclasses.field(default_factory=_has_gpu)
     balance_weight: float = 0.0
     cluster_weight: float = 0.0

@@ -37,6 +37,7 @@ from hydralora.training.outputs.record import (
 )
 from hydralora.training.step.graphs import graphs_refusal
 from hydralora.training.step.kernels import kernels_in, wants_kernels
+from hydralora.training.step.offloading import check_can_offload
 from hydralora.training.step.packing import decide_packing
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def train(
     _check_trackers(config)
     if config.fsdp:
         _check_can_split(model, peft_config)
+    check_can_offload(model, config)
     set_seed(config.seed)
     fuses = wants_kernels(model, config)
     packing = decide_packing(model, peft_config, config)
@@ -147,7 +149,12 @@ def train(
         show_bar=options.show_bar,
     )
     memory = FirstStepMemory(
-        plan, documents.lengths, packed=packing.packed, fused=fuses, checkpointing=config.gradient_checkpointing
+        plan,
+        documents.lengths,
+        packed=packing.packed,
+        fused=fuses,
+        checkpointing=config.gradient_checkpointing,
+        offloading=config.activation_offloading,
     )
     for callback in [memory, *_callbacks(folder, config, plan, model, options.progress)]:
         trainer.add_callback(callback)

@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import nested_gather
 
-from hydralora.data import Batch, TokenisedDocuments, collate, collate_packed
-from hydralora.data.batching import PlannedBatches, StepPlan
+from hydralora.data import Batch, PlannedBatches, StepPlan, TokenisedDocuments, collate, collate_packed
 from hydralora.data.row_sizes import RowSizes, fill_row
 from hydralora.evaluation import DocumentLosses
 from hydralora.evaluation.answer_loss import answer_loss, logits_can_be_chunked, model_inputs
@@ -26,6 +25,7 @@ from hydralora.training.outputs.checkpoints import COMPLETE, is_disk_full, save_
 from hydralora.training.step.graphs import StepGraphs
 from hydralora.training.step.late_log import Entry
 from hydralora.training.step.module_walks import fewer_walks
+from hydralora.training.step.offloading import Offloaded
 from hydralora.training.step.optimiser import adamw, schedule
 
 
@@ -61,10 +61,15 @@ class AnswerTrainer(Trainer):
         super().__init__(
             model=model,
             args=_arguments(config, plan, checkpoints, show_bar, next(model.parameters()).device),
-            train_dataset=PlannedBatches(documents, plan),
+            train_dataset=PlannedBatches(
+                documents,
+                plan,
+                partial(_collated, pad_token_id=None if packed else pad_token_id, sizes=self.sizes),
+                processes=plan.per_step // config.gradient_accumulation_steps,
+            ),
             # Trainer evaluates only if it has a data set; `evaluate` holds the real one.
             eval_dataset=None if evaluate is None else [],
-            data_collator=partial(_collate_planned, pad_token_id=None if packed else pad_token_id, sizes=self.sizes),
+            data_collator=_only_item,
         )
         if config.fsdp and not self.is_fsdp_enabled:
             raise TrainingError(
@@ -81,6 +86,7 @@ class AnswerTrainer(Trainer):
         self._while_training = ExitStack()
         self._loss_is_chunked: bool | None = None
         self._gates: Mapping[str, Tensor] = {}
+        self._offloaded = Offloaded(model) if config.activation_offloading else nullcontext()
         self.graphs: StepGraphs | None = None
         self._late: Entry | None = None
         # We divide the loss by the answer tokens of the whole step. So Trainer must count them and not divide again.
@@ -204,16 +210,21 @@ class AnswerTrainer(Trainer):
     ) -> Any:
         """Answer loss of a micro-batch, scaled so that a step's gradients sum to those of its mean token loss."""
         assert num_items_in_batch is not None  # every batch has labels
-        clusters = inputs.get("cluster")
-        if self._is_adalora:  # AdaLoRA adds its regulariser to the model's own loss, so the model must compute it
-            arguments = model_inputs(model, inputs) | {"labels": inputs["labels"]}
-            loss = model(**arguments, num_items_in_batch=num_items_in_batch, use_cache=False).loss
-        else:
-            loss = answer_loss(model, inputs, chunked=self._chunks_loss(model, inputs)) / num_items_in_batch
+        with self._offloaded:
+            loss = self._answer_loss(model, inputs, num_items_in_batch)
         if self._gates:
-            loss = loss + self._routing_loss(self._gates, inputs, clusters) / self.current_gradient_accumulation_steps
+            routing = self._routing_loss(self._gates, inputs, inputs.get("cluster"))
+            loss = loss + routing / self.current_gradient_accumulation_steps
         # DistributedDataParallel averages gradients over processes, but we divided by the tokens of all processes.
         return loss * self.accelerator.num_processes
+
+    def _answer_loss(self, model: nn.Module, inputs: Batch, num_items: Tensor | int) -> Tensor:
+        if not self._is_adalora:
+            return answer_loss(model, inputs, chunked=self._chunks_loss(model, inputs)) / num_items
+        # AdaLoRA adds its regulariser to the model's own loss, so the model must compute it.
+        arguments = model_inputs(model, inputs) | {"labels": inputs["labels"]}
+        loss: Tensor = model(**arguments, num_items_in_batch=num_items, use_cache=False).loss
+        return loss
 
     def _chunks_loss(self, model: nn.Module, inputs: Batch) -> bool:
         """Whether to chunk the loss: only on GPUs, where logits need much memory; decided at the first batch."""
@@ -303,11 +314,13 @@ def step_of(checkpoint: str | None) -> int:
     return 0 if checkpoint is None else int(Path(checkpoint).name.split("-")[1])
 
 
-def _collate_planned(
-    micro_batches: list[list[dict[str, Any]]], pad_token_id: int | None, sizes: RowSizes | None
-) -> Batch:
-    """Collate a micro-batch: padded, or packed if `pad_token_id` is None, then also filled up to one of the sizes."""
-    [rows] = micro_batches
+def _only_item(batches: list[Batch]) -> Batch:
+    [batch] = batches
+    return batch
+
+
+def _collated(rows: Sequence[dict[str, Any]], pad_token_id: int | None, sizes: RowSizes | None) -> Batch:
+    """A micro-batch: padded, or packed if `pad_token_id` is None, then also filled up to one of the sizes."""
     if pad_token_id is not None:
         return collate(rows, pad_token_id)
     return collate_packed(rows) if sizes is None else fill_row(collate_packed(rows), sizes)

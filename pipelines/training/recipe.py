@@ -78,6 +78,7 @@ _TRAINING_FIELDS = (
     "tokens_per_step",
     "gradient_accumulation_steps",
     "gradient_checkpointing",
+    "activation_offloading",
     "save_steps",
     "mixing_temperature",
     "mixing_weights",

@@ -48,6 +48,8 @@ def graphs_refusal(model: Any, peft_config: Any, config: TrainingConfig, *, pack
         refusal = "AdaLoRA changes its ranks from step to step"
     elif config.balance_weight or config.cluster_weight:
         refusal = "losses on gates would count the tokens that fill up a row"
+    elif config.activation_offloading:
+        refusal = "activation_offloading copies activations while a step runs"
     elif config.gradient_checkpointing:
         refusal = "gradient_checkpointing reads the state of the random generator in each layer"
     if refusal is not None and config.cuda_graphs is True:

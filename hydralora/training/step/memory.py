@@ -9,7 +9,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hydralora.data.batching import StepPlan
-from hydralora.training.step.memory_estimate import estimate
+from hydralora.training.step.memory_estimate import Estimate, estimate
 
 _USABLE = 0.95  # share of the memory; the rest goes to the driver and to fragmentation
 _log = logging.getLogger(__name__)
@@ -24,19 +24,22 @@ class StepMemory:
         peak_gib: Peak memory within the step, in GiB.
         kib_per_token: Memory that the step added per token of its longest row (a micro-batch with padding), in KiB.
         longest_row: Estimated tokens of the longest row that would fit.
+        estimate: What was said before the step; None for models whose shapes are not read.
     """
 
     before_gib: float
     peak_gib: float
     kib_per_token: float
     longest_row: int
+    estimate: Estimate | None = None
 
     @classmethod
-    def of(cls, before: int, peak: int, total: int, row: int) -> "StepMemory":
+    def of(cls, before: int, peak: int, total: int, row: int, estimated: Estimate | None = None) -> "StepMemory":
         """Compute from bytes before the step, peak bytes, total bytes of the GPU, and tokens of the longest row."""
         per_token = max(1, peak - before) / row
         fits = int((total * _USABLE - before) / per_token)
-        return cls(round(before / 2**30, 2), round(peak / 2**30, 2), round(per_token / 2**10, 1), fits)
+        gib = round(before / 2**30, 2), round(peak / 2**30, 2)
+        return cls(*gib, round(per_token / 2**10, 1), fits, estimated)
 
 
 class FirstStepMemory(TrainerCallback):
@@ -51,6 +54,7 @@ class FirstStepMemory(TrainerCallback):
     def __init__(self, plan: StepPlan, lengths: Any, *, packed: bool, **options: bool) -> None:
         self._plan, self._lengths, self._packed, self._options = plan, lengths, packed, options
         self._before: int | None = None
+        self._estimate: Estimate | None = None
         self.result: StepMemory | None = None
 
     def on_step_begin(
@@ -68,8 +72,9 @@ class FirstStepMemory(TrainerCallback):
         row = max(longest_row(self._plan, step, self._lengths, packed=self._packed) for step in steps)
         usable = int(torch.cuda.get_device_properties(device).total_memory * _USABLE)
         config = model.config.get_text_config()
-        if told := estimate(config, row, trainable, before, usable, **self._options):
-            _log.log(logging.INFO if told[0] else logging.WARNING, told[1])
+        self._estimate = estimate(config, row, trainable, before, usable, **self._options)
+        if self._estimate is not None:
+            _log.log(logging.INFO if self._estimate.fits else logging.WARNING, self._estimate)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Called by the trainer after each optimizer step."""
@@ -77,7 +82,7 @@ class FirstStepMemory(TrainerCallback):
             return
         total = torch.cuda.get_device_properties(args.device).total_memory
         row = longest_row(self._plan, state.global_step - 1, self._lengths, packed=self._packed)
-        self.result = StepMemory.of(self._before, torch.cuda.max_memory_allocated(), total, row)
+        self.result = StepMemory.of(self._before, torch.cuda.max_memory_allocated(), total, row, self._estimate)
         _log.info(
             "A step of rows of up to %d tokens takes %.1f GiB; rows of up to about %d tokens would fit this GPU.",
             row,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig
 
-from hydralora.training.step.memory_estimate import estimate, step_bytes
+from hydralora.training.step.memory_estimate import Estimate, estimate
 
 GIB = 2**30
 RESULTS = Path(__file__).parents[4] / "benchmarks" / "results" / "end_to_end_speed.json"
@@ -31,29 +31,34 @@ def test_our_layers_take_what_was_measured(row: dict[str, Any]) -> None:
     memory = row["memory"]
     tokens = round((memory["peak_gib"] - memory["before_gib"]) * 2**20 / memory["kib_per_token"])
     fused = bool(row["fused_modules"])
-    added = step_bytes(CONFIGS[row["size"]], tokens, row["trainable"], fused=fused, checkpointing=False)
-    assert added is not None
-    expected = memory["before_gib"] + added / GIB
-    assert expected == pytest.approx(memory["peak_gib"], rel=0.03 if fused else 0.1)
+    before = int(memory["before_gib"] * GIB)
+    told = estimate(CONFIGS[row["size"]], tokens, row["trainable"], before, 0, fused=fused, checkpointing=False)
+    assert told is not None
+    assert told.needed / GIB == pytest.approx(memory["peak_gib"], rel=0.03 if fused else 0.1)
 
 
 def test_a_row_that_does_not_fit_is_told_with_what_to_do() -> None:
-    def told(row: int, **options: bool) -> tuple[bool, str]:
-        result = estimate(CONFIGS["7B"], row, 10**8, 14 * GIB, 75 * GIB, **{"fused": True, **options})
+    def told(row: int, **options: bool) -> Estimate:
+        result = estimate(
+            CONFIGS["7B"], row, 10**8, 14 * GIB, 75 * GIB, **{"fused": True, "checkpointing": False, **options}
+        )
         assert result is not None
         return result
 
-    fits, text = told(8192, checkpointing=False)
-    assert fits
-    assert "8192 tokens" in text
-    longest = int(text.split("about ")[-1].split()[0])
-    assert told(longest - 8, checkpointing=False)[0]
-    fits, text = told(longest + 8, checkpointing=False)
-    assert not fits
-    assert "gradient_checkpointing: true" in text
-    assert told(longest + 8, checkpointing=True)[0]
+    assert told(8192).fits
+    assert "8192 tokens" in str(told(8192))
+    longest = told(8192).longest_row
+    assert told(longest).fits
+    assert not told(longest + 1).fits
+    assert "gradient_checkpointing: true" in str(told(longest + 1))
+    again = told(longest + 1, checkpointing=True)
+    assert again.fits
+    away = told(longest + 1, checkpointing=True, offloading=True)
+    assert away.longest_row > 2 * again.longest_row
+    assert away.offloaded == (longest + 1) * 32 * 4096 * 2  # the input of each layer
+    assert "GiB of the machine's memory; rows" in str(away)
 
 
 def test_other_kinds_of_models_get_no_estimate() -> None:
     mixture = LlamaConfig(num_local_experts=8)
-    assert step_bytes(mixture, 100, 1, fused=True, checkpointing=False) is None
+    assert estimate(mixture, 100, 1, 0, 0, fused=True, checkpointing=False) is None
