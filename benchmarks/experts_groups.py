@@ -56,13 +56,13 @@ def standardised(states: Floats, training: NDArray[np.bool_]) -> Floats:
 def kmeans_sweep(rows: Floats, ks: list[int], device: str) -> tuple[dict[int, Floats], int, str]:
     """Centres for each K, the elbow of the project's rule, and whose K-means it was."""
     try:
-        from analysis.clusters.choice.elbow_rules import l_method
+        from analysis.clusters.choice.selection import elbow as elbow_of
         from analysis.clusters.kmeans import sweep_kmeans
     except ImportError as error:
         print("the project's K-means does not load:", error, flush=True)
         return {6: _kmeans(torch.from_numpy(rows).to(device), 6)}, 6, "torch, K=6 for the elbow"
     sweep = sweep_kmeans(rows, ks, n_init=RESTARTS)
-    elbow = sweep.n_clusters[int(np.argmax(l_method(rows, sweep)))] if len(ks) > 2 else ks[-1]
+    elbow = elbow_of(sweep) if len(ks) > 2 else ks[-1]
     return {k: sweep.centers[sweep.index(k)] for k in sweep.n_clusters}, elbow, "analysis.clusters.kmeans"
 
 
@@ -167,38 +167,54 @@ def with_more_groups(mix: Mix, states: Floats, device: str) -> Mix:
 
 
 def with_joint_groups(mix: Mix, states: Floats) -> Mix:
-    """The mix with groups of three views of a training document: hidden state, words of the prompt, answer.
+    """The mix with groups of joint features (`analysis.features.joint`), with the hidden state and of words alone.
 
-    Each view is a row of length one; K-means sees them side by side. A served model has no answer yet, so held-out
-    documents get their group from `NAME_text`, a classifier of the prompt's words that was taught the groups. "one"
-    puts all documents into one group.
+    A served model has no answer yet, so held-out documents get their group from `NAME_text`, a classifier of the
+    prompt's words that was taught the groups.
     """
-    from sklearn.linear_model import LogisticRegression
+    from analysis.clusters.choice.selection import elbow as elbow_of
+    from analysis.clusters.kmeans import sweep_kmeans
+    from analysis.experts.prompt_classifier import PromptClassifier
+    from analysis.features.hidden_states import HiddenStates
+    from analysis.features.joint import JointFeatures
+    from analysis.text.pairs import SEPARATOR
 
-    training = mix.parts == "train"
-    words = csr_matrix(mix.words())
-    views = (
-        standardised(states.astype(np.float32), training),
-        _directions(words, training, 2 * COMPONENTS),
-        _directions(_answer_terms(mix, training), training, COMPONENTS),
-    )
-    rows = np.asarray(np.hstack(views), np.float32)
-    largest = min(LARGEST_K, int(training.sum()) // 2)
-    centers, elbow, _ = kmeans_sweep(rows[training], list(range(1, largest + 1)), "cpu")
-    labels = {**mix.labels, "one": np.zeros(len(mix.lengths), np.int64)}
-    found: dict[str, Any] = {"elbow": elbow, "mutual_information_with_source": {}, "text_classifier_accuracy": {}}
-    test = mix.parts == "test"
-    for name, k in (("joint_elbow", elbow), ("joint_double", 2 * elbow), ("joint_k6", 6)):
-        groups = nearest(rows, centers[k])
-        classifier = LogisticRegression(C=PENALTY, max_iter=300).fit(words[training], groups[training])
-        labels[name], labels[f"{name}_text"] = groups, classifier.predict(words).astype(np.int64)
-        told = labels[f"{name}_text"]
-        found["mutual_information_with_source"][name] = {
-            "train": _nmi(groups[training], mix.labels["source"][training]),
-            "test": _nmi(told[test], mix.labels["source"][test]),
-        }
-        found["text_classifier_accuracy"][name] = float((told == groups)[test].mean())
+    training, test = mix.parts == "train", mix.parts == "test"
+    prompts, answers = texts_of(mix)
+    pairs = [SEPARATOR.join(pair) for pair in zip(prompts, answers, strict=True)]
+    state_of = dict(zip(map(str.lower, prompts), states.astype(np.float32), strict=True))
+    hidden = HiddenStates(encoder=lambda texts: np.stack([state_of[text.lower()] for text in texts]))
+    known = [prompt for prompt, there in zip(prompts, training, strict=True) if there]
+    labels, found = dict(mix.labels), {}
+    for view, features in (("joint", JointFeatures(hidden)), ("words", JointFeatures())):
+        rows = features.fit([pair for pair, there in zip(pairs, training, strict=True) if there]).transform(pairs)
+        sweep = sweep_kmeans(rows[training], range(1, LARGEST_K + 1), n_init=RESTARTS)
+        elbow = elbow_of(sweep)
+        for name, k in ((f"{view}_elbow", elbow), (f"{view}_double", 2 * elbow), (f"{view}_k6", 6)):
+            labels[name] = nearest(rows, sweep.centers[sweep.index(k)])
+            classifier = PromptClassifier().fit(known, labels[name][training])
+            told = labels[f"{name}_text"] = np.asarray(classifier.predict(prompts), np.int64)
+            found[name] = {
+                "n": k,
+                "accuracy_of_text": float((told == labels[name])[test].mean()),
+                "cross_validated": classifier.validation_.accuracy,
+                "mutual_information_with_source": _nmi(told[test], mix.labels["source"][test]),
+            }
     return replace(mix, labels=labels, facts={**mix.facts, "joint": found})
+
+
+def texts_of(mix: Mix) -> tuple[list[str], list[str]]:
+    """Prompts and answers as text."""
+    from transformers import AutoTokenizer
+
+    from hydralora.base_model import provision_embedded_base_model
+
+    tokenizer = AutoTokenizer.from_pretrained(provision_embedded_base_model())
+    documents, starts = [mix.document(i) for i in range(len(mix.lengths))], mix.answer_starts
+    prompts = [d[mix.tag_place : start] for d, start in zip(documents, starts, strict=True)]
+    answers = [d[start:] for d, start in zip(documents, starts, strict=True)]
+    options = {"skip_special_tokens": True}
+    return tokenizer.batch_decode(prompts, **options), tokenizer.batch_decode(answers, **options)
 
 
 def with_told_gates(mix: Mix, *names: str) -> Mix:
@@ -216,26 +232,6 @@ def with_told_gates(mix: Mix, *names: str) -> Mix:
         told[training] = cross_val_predict(classifier, words[training], groups, cv=5, method="predict_proba")
         weights[f"{name}_told"] = np.asarray(told, np.float32)
     return replace(mix, weights=weights)
-
-
-def _answer_terms(mix: Mix, training: NDArray[np.bool_]) -> csr_matrix:
-    """TF-IDF of the tokens of each answer, weighed as training answers say."""
-    from sklearn.feature_extraction.text import TfidfTransformer
-
-    answers = [mix.document(i)[mix.answer_starts[i] :].astype(np.int64) for i in range(len(mix.lengths))]
-    rows = np.repeat(np.arange(len(answers)), [len(answer) for answer in answers])
-    shape = len(answers), int(mix.tokens.max()) + 1
-    counts = csr_matrix((np.ones(len(rows)), (rows, np.concatenate(answers))), shape)
-    return TfidfTransformer(sublinear_tf=True).fit(counts[training]).transform(counts)
-
-
-def _directions(terms: csr_matrix, training: NDArray[np.bool_], components: int) -> NDArray[np.float64]:
-    """Leading directions of training rows; each row scaled to length one."""
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.preprocessing import normalize
-
-    svd = TruncatedSVD(min(components, int(training.sum()) - 1), random_state=0).fit(terms[training])
-    return np.asarray(normalize(svd.transform(terms)))
 
 
 def _nmi(a: Ints, b: Ints) -> float:

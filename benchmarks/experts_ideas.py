@@ -25,6 +25,8 @@ def _at_double(arm: Arm) -> Arm:
     return replace(arm, groups="joint_double_told", held_out=("joint_double_told",), filled=True)
 
 
+# Groups at their own elbow that need no base model: words of the prompt and of the answer, and words of the prompt.
+BY_WORDS = (("words_elbow", "words_elbow_text"), ("lsa_elbow", "lsa_elbow"))
 # Name -> what it changes.
 IDEAS: dict[str, Callable[[Arm], Arm]] = {
     "rank filled": lambda arm: replace(arm, filled=True),
@@ -64,7 +66,13 @@ def planned(records: Records, mixes: Sequence[str]) -> list[Run]:
     runs += [run for mix in bases for design in rate_designs(mix).values() for run in design.runs(mix, records)]
     for seed in TRIAL_SEEDS:
         runs += [Run(mix, arm, seed) for mix in bases for arm in ideas(mix, records).values()]
-    return runs + [Run(mix, arm, seed) for seed in SEEDS for of in winners(records).values() for mix, arm in of.items()]
+    runs += [Run(mix, arm, seed) for seed in SEEDS for of in winners(records).values() for mix, arm in of.items()]
+    return runs + [
+        Run(mix, replace(arm, groups=groups, held_out=(told,)), seed)
+        for seed in TRIAL_SEEDS
+        for mix, arm in bases.items()
+        for groups, told in BY_WORDS
+    ]
 
 
 def ideas(mix: str, records: Records) -> dict[str, Arm]:

@@ -83,7 +83,7 @@ def of_one_mix(mix: Mix, records: Records, states: Floats | None) -> dict[str, A
 
 def elbows_over_seeds(mix: Mix, states: Any, number: int = 20) -> dict[str, int]:
     """How often each N is the elbow of the hidden states, for seeds of K-means and orders of the documents."""
-    from analysis.clusters.choice.elbow_rules import l_method
+    from analysis.clusters.choice.selection import elbow
     from analysis.clusters.kmeans import sweep_kmeans
     from analysis.features.hidden_states import HiddenStates
 
@@ -95,7 +95,7 @@ def elbows_over_seeds(mix: Mix, states: Any, number: int = 20) -> dict[str, int]
     for seed in range(number):
         shuffled = rows[np.random.default_rng(seed).permutation(len(rows))]
         sweep = sweep_kmeans(shuffled, range(1, 21), random_state=seed)
-        found.append(sweep.n_clusters[int(np.argmax(l_method(shuffled, sweep)))])
+        found.append(elbow(sweep))
     return {str(n): found.count(n) for n in sorted(set(found))}
 
 

@@ -2,21 +2,25 @@
 
 import polars as pl
 
-DOCUMENT_TEXTS = ("prompt", "completion", "both")
+from analysis.text.pairs import joined
+
+DOCUMENT_TEXTS = ("prompt", "completion", "both", "pair")
 
 
 def document_text(text: str = "prompt") -> pl.Expr:
     """The column of texts to cluster, as an expression over a documents table.
 
     Args:
-        text: `prompt`, `completion` or `both`. A served model knows only the prompt when it chooses an expert, and
-            prompts give a more reliable N (docs/results/selection.md).
+        text: `prompt`, `completion`, `both`, or `pair` (both, for features that tell them apart). A served model knows
+            only the prompt when it chooses an expert, and prompts give a more reliable N (docs/results/selection.md).
 
     Raises:
         ValueError: `text` has another value.
     """
     if text == "both":
         return pl.concat_str("prompt", "completion", separator="\n")
+    if text == "pair":
+        return joined(pl.col("prompt"), pl.col("completion"))
     if text in DOCUMENT_TEXTS:
         return pl.col(text)
     raise ValueError(f"document_text: expected one of {', '.join(DOCUMENT_TEXTS)}, got {text!r}")

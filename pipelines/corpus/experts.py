@@ -27,13 +27,13 @@ def group_model(
 ) -> "GroupModel":
     """The model that predicts the group of a new prompt from its text alone.
 
-    If clustering used more than the prompt, or hidden states, a classifier is trained that predicts the cluster from
-    the prompt. So a server needs no forward pass of the base model to choose an expert.
+    If clustering used more than words of the prompt, a classifier is trained that predicts the cluster from the
+    prompt. So a server needs neither the answer nor a forward pass of the base model to choose an expert.
     """
     if grouping.classifier is not None:
         return grouping.classifier
     config = document_features.record["config"]
-    if config["text"] == "prompt" and config.get("kind") != "hidden_state":
+    if config["text"] == "prompt" and config["kind"] in ("tfidf", "embeddings"):
         from analysis.clusters.corpus_model import CorpusModel
 
         return CorpusModel.load(cluster_labels.path("corpus_model"))

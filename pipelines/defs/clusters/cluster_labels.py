@@ -71,8 +71,9 @@ def cluster_labels(
     n_clusters = num_clusters.json("num_clusters")["num_clusters"]
     centers = num_clusters.array("centers")
     features = document_features.array("features")
-    text = document_features.record["config"]["text"]
-    model = CorpusModel(load_features(document_features.path("vectoriser")), centers, text)
+    text, kind = (document_features.record["config"][name] for name in ("text", "kind"))
+    fitted = load_features(document_features.path("vectoriser"))
+    model = CorpusModel(fitted, centers, "pair" if kind in ("joint", "joint_words") else text)
     positions = document_positions(features, centers)
     documents = corpus_documents.read("documents")
     save_corpus_model(

@@ -19,21 +19,25 @@ from pipelines.training.recipe import BaseModel
 if TYPE_CHECKING:
     from analysis.features.vectoriser import Features
 
-HIDDEN_STATE = "hidden_state"
+OF_BASE_MODEL = ("hidden_state", "joint")
+"""Kinds that read prompts with the base model."""
+JOINT = ("joint", "joint_words")
+"""Kinds that see the answer beside the prompt."""
 
 
 class FeaturesConfig(dg.Config):
     """How documents become vectors."""
 
-    kind: Literal["tfidf", "embeddings", "hidden_state"] = "tfidf"
-    """`tfidf` (TF-IDF, truncated SVD, L2 norm), `embeddings` (a sentence-transformers model) or `hidden_state`.
+    kind: Literal["tfidf", "embeddings", "hidden_state", "joint", "joint_words"] = "tfidf"
+    """`tfidf` (TF-IDF, truncated SVD, L2 norm) or `embeddings` (a sentence-transformers model).
 
     `hidden_state`: the base model's last hidden state at the end of the prompt, standardised, PCA, L2 norm.
+    `joint_words`: TF-IDF of the prompt beside TF-IDF of the answer. `joint`: both, and the hidden state beside them.
     """
     text: Literal["prompt", "completion", "both"] = "prompt"
     """`prompt`, `completion` or `both`; a served model has only the prompt to choose an expert by."""
     n_components: int | None = Field(None, ge=1)
-    """Left out: 32 of TF-IDF, 64 of the hidden state."""
+    """Left out: 32 of TF-IDF, 64 of the hidden state. Joint features have 128 and 64 of the words, 64 of the state."""
     max_features: int = Field(20_000, ge=1)
     tokens: Literal["unicode", "scikit-learn"] = "unicode"
     """What counts as a word: `unicode`, for every script, or `scikit-learn`, its default pattern; equal on ASCII."""
@@ -41,9 +45,9 @@ class FeaturesConfig(dg.Config):
     embedding_model: str | None = None
     """Hub id or folder; the packaged MiniLM when left out."""
     template: Literal["chat", "plain"] = "chat"
-    """Of `hidden_state`: what surrounds a prompt, as in `tokenised_documents`."""
+    """Of `hidden_state` and `joint`: what surrounds a prompt, as in `tokenised_documents`."""
     max_length: int = Field(512, ge=1)
-    """Of `hidden_state`: most tokens of a prompt; a longer one loses its middle."""
+    """Of `hidden_state` and `joint`: most tokens of a prompt; a longer one loses its middle."""
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
@@ -71,7 +75,7 @@ def described(artifact: Artifact, corpus_documents: Artifact) -> Description:
         "finite": "Every feature is a finite number.",
     },
     warnings={"no_zero_rows": "Every document has a term of the vocabulary, or text."},
-    unused=lambda config: () if config.kind == HIDDEN_STATE else ("base_model",),
+    unused=lambda config: () if config.kind in OF_BASE_MODEL else ("base_model",),
 )
 def document_features(draft: Draft, config: FeaturesConfig, base_model: BaseModel, corpus_documents: Artifact) -> None:
     """Features of every document, by default TF-IDF projected onto its leading singular vectors (LSA).
@@ -82,7 +86,8 @@ def document_features(draft: Draft, config: FeaturesConfig, base_model: BaseMode
     from analysis.corpus.document_text import document_text
     from analysis.features.vectoriser import TextStatistics
 
-    documents = corpus_documents.scan("documents").select("split", text=document_text(config.text)).collect()
+    text = "pair" if config.kind in JOINT else config.text
+    documents = corpus_documents.scan("documents").select("split", text=document_text(text)).collect()
     with _vectoriser(config, base_model) as vectoriser:
         vectoriser.fit(documents.filter(pl.col("split") == "train")["text"])
         vectoriser.save(draft.folder / "vectoriser")
@@ -95,26 +100,39 @@ def document_features(draft: Draft, config: FeaturesConfig, base_model: BaseMode
 @contextmanager
 def _vectoriser(config: FeaturesConfig, base_model: BaseModel) -> Iterator["Features"]:
     """An unfitted vectoriser of the configured kind. For hidden states, it holds the base model in this context."""
-    given = {"n_components": config.n_components, "sample_size": config.sample_size}
-    sizes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    sizes: dict[str, Any] = {"sample_size": config.sample_size, "random_state": config.random_state}
+    words: dict[str, Any] = {"max_features": config.max_features, "tokens": config.tokens}
+    components = {} if config.n_components is None else {"n_components": config.n_components}
+    _refuse(config)
     if config.kind == "tfidf":
         from analysis.features.lsa import TfidfLsa
-        from analysis.text.characters import checked_tokens
 
-        tokens = checked_tokens(config.tokens)
-        yield TfidfLsa(**sizes, max_features=config.max_features, tokens=tokens, random_state=config.random_state)
+        yield TfidfLsa(**components, **sizes, **words)
     elif config.kind == "embeddings":
         from analysis.features.embeddings import SentenceEmbeddings
 
         yield SentenceEmbeddings(config.embedding_model)
+    elif config.kind == "joint_words":
+        from analysis.features.joint import JointFeatures
+
+        yield JointFeatures(**sizes, **words)
     else:
         from analysis.features.hidden_states import HiddenStates
+        from analysis.features.joint import JointFeatures
 
-        if config.text != "prompt":
-            raise ValueError(
-                f"expected text `prompt` with kind `{HIDDEN_STATE}`, which is the state at the end of a prompt, got "
-                f"{config.text!r}"
-            )
         encoded_by = {**base_model.identity(), "template": config.template, "max_length": config.max_length}
         with prompt_encoder(base_model, encoded_by) as encoder:
-            yield HiddenStates(**sizes, random_state=config.random_state, encoder=encoder, encoded_by=encoded_by)
+            hidden = HiddenStates(**components, **sizes, encoder=encoder, encoded_by=encoded_by)
+            yield hidden if config.kind == "hidden_state" else JointFeatures(hidden, **sizes, **words)
+
+
+def _refuse(config: FeaturesConfig) -> None:
+    """Refuse settings that this kind of features does not have."""
+    if config.kind in (*OF_BASE_MODEL, *JOINT) and config.text != "prompt":
+        which = "the prompt and the answer, each for itself" if config.kind in JOINT else "the end of a prompt"
+        raise ValueError(f"expected text `prompt` with kind `{config.kind}`, which reads {which}; got {config.text!r}")
+    if config.kind in JOINT and config.n_components is not None:
+        raise ValueError(
+            f"expected no n_components with kind `{config.kind}`, whose views have numbers of their own; got "
+            f"{config.n_components}"
+        )

@@ -9,7 +9,7 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from analysis.clusters.choice.elbow_rules import l_method
+from analysis.clusters.choice.selection import elbow
 from analysis.clusters.corpus_model import CorpusModel
 from analysis.clusters.kmeans import sweep_kmeans
 from analysis.features.hidden_states import HiddenStates
@@ -58,7 +58,7 @@ def test_groups_are_found_and_new_texts_assigned(features: HiddenStates, tmp_pat
     """The same sweep, elbow and corpus model as with any features."""
     rows = features.transform(TEXTS)
     sweep = sweep_kmeans(rows, range(1, 9))
-    k = sweep.n_clusters[int(np.argmax(l_method(rows, sweep)))]
+    k = elbow(sweep)
     assert k == 3
     CorpusModel(features, sweep.centers[2]).save(tmp_path)
     model = CorpusModel.load(tmp_path, encoder=states_of)

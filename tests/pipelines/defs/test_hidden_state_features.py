@@ -74,7 +74,7 @@ def test_the_text_must_be_the_prompt(tmp_path: Path) -> None:
     result = run("corpus", resources(tmp_path), ops, raises=False)
     [failed] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     description = failed.user_failure_data.description
-    assert "expected text `prompt` with kind `hidden_state`, which is the state at the end of a prompt" in description
+    assert "expected text `prompt` with kind `hidden_state`, which reads the end of a prompt" in description
 
 
 def _sources(folder: Path) -> list[dict[str, Any]]:
