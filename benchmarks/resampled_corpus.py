@@ -1,9 +1,9 @@
 """A corpus of any size: real documents resampled and perturbed, with a fixed share of exact and near duplicates.
 
-Half of the words of a document are replaced, because at ten million documents each real one is drawn 155 times, and its
-copies would be near duplicates of each other: the share of duplicates would grow with the corpus. Instead, 2% of the
-documents are copies of any earlier one, and 3% are such copies with one word in fifty replaced. Each document follows
-from its number and the seed alone, so files can be written in parallel.
+Half of the words of a document are replaced by words of its task, because at ten million documents each real one is
+drawn 155 times, and its copies would be near duplicates of each other: the share of duplicates would grow with the
+corpus. Instead, 2% of the documents are copies of any earlier one, and 3% are such copies with one word in fifty
+replaced. Each document follows from its number and the seed alone, so files can be written in parallel.
 """
 
 import multiprocessing
@@ -54,25 +54,27 @@ def _document(number: int) -> Document:
     task, prompt, completion = _fresh(rng.randrange(number))
     if chance < EXACT:
         return task, prompt, completion
-    return task, prompt, perturbed(completion, _real()[1], rng, one_in=50)
+    return task, prompt, perturbed(completion, _real()[1][task], rng, one_in=50)
 
 
 def _fresh(number: int) -> Document:
     real, words = _real()
     rng = random.Random((SEED << 40 | number) ^ 1 << 60)
     task, *texts = real[int(rng.random() * len(real))]
-    prompt, completion = (perturbed(text[:MAX_LENGTH], words, rng, one_in=2) for text in texts)
+    prompt, completion = (perturbed(text[:MAX_LENGTH], words[task], rng, one_in=2) for text in texts)
     return task, prompt, completion
 
 
 @cache
-def _real() -> tuple[list[Document], list[str]]:
+def _real() -> tuple[list[Document], dict[str, list[str]]]:
+    """All real documents, and words of each task."""
     import polars as pl
 
     prompt = pl.concat_str("instruction", "input", separator="\n", ignore_nulls=True)
-    real = [
-        (name, *row)
-        for name in NAMES
-        for row in pl.read_parquet(CORPORA / f"{name}_train.parquet").select(prompt, "output").iter_rows()
-    ]
-    return real, [word for _, _, completion in real[::50] for word in completion.split()]  # type: ignore[misc]
+    real: list[Document] = []
+    words = {}
+    for name in NAMES:
+        table = pl.read_parquet(CORPORA / f"{name}_train.parquet").select(prompt, "output")
+        words[name] = [word for row in table.gather_every(10).iter_rows() for text in row for word in text.split()]
+        real += [(name, *row) for row in table.iter_rows()]
+    return real, words
