@@ -4,7 +4,11 @@ None has a default configuration: Dagster would fill what a user's configuration
 down to single fields, without a message.
 """
 
+from typing import Any
+
 import dagster as dg
+
+from pipelines.store.assets import ASSETS
 
 CORPUS_GROUPS = ("corpus", "clusters")
 CORPUS_REPORT = dg.AssetSelection.groups("corpus_report")
@@ -60,3 +64,18 @@ study_run_job = dg.define_asset_job(
     description="One run of the study: a partition for each method, seed and learning rate.",
 )
 JOBS = (hydralora_job, corpus_job, train_job, assign_job, sharded_job, compare_job, study_job, study_run_job)
+
+
+def for_job(values: dict[str, Any], job: str) -> dict[str, Any]:
+    """The part of a configuration of the main job that another job has. Names that no job knows stay, to be refused."""
+    ops = values.get("ops")
+    if job == hydralora_job.name or not isinstance(ops, dict):
+        return values
+    known, here = (assets_of(name) for name in (hydralora_job.name, job))
+    return {**values, "ops": {name: value for name, value in ops.items() if name in here or name not in known}}
+
+
+def assets_of(job: str) -> set[str]:
+    """Names of a job's assets. `pipelines.definitions` imports them all."""
+    selection: Any = next(one.selection for one in JOBS if one.name == job)
+    return {key.path[-1] for key in selection.resolve(list(ASSETS.values()))}

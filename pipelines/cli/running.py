@@ -20,8 +20,9 @@ REPORT_OF = {"hydralora": "report", "train": "report", "corpus": "corpus_report"
 
 def run_file(path: Path, job: str, partition: str | None, as_json: bool) -> None:
     """Check a configuration, run a job, and print N, the verdict and the path of the report."""
+    from pipelines import definitions  # noqa: F401 - it imports all assets, which `for_job` knows then
     from pipelines.check import wrong_values
-    from pipelines.jobs import JOBS
+    from pipelines.jobs import JOBS, for_job
     from pipelines.run_configuration import ConfigurationError, read_configuration
 
     if job not in (names := [one.name for one in JOBS]):
@@ -33,17 +34,6 @@ def run_file(path: Path, job: str, partition: str | None, as_json: bool) -> None
     prepare_home()
     _execute(values, job, file=str(path), partition=partition)
     print_results(path, job, as_json)
-
-
-def for_job(values: dict[str, Any], job: str) -> dict[str, Any]:
-    """The part of a configuration of the main job that another job has. Names that no job knows stay, to be refused."""
-    from pipelines.definitions import defs
-
-    ops = values.get("ops")
-    if job == "hydralora" or not isinstance(ops, dict):
-        return values
-    known, here = ({node.name for node in defs.resolve_job_def(name).nodes} for name in ("hydralora", job))
-    return {**values, "ops": {name: value for name, value in ops.items() if name in here or name not in known}}
 
 
 def print_results(path: Path, job: str, as_json: bool) -> None:

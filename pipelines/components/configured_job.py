@@ -5,18 +5,20 @@ from pathlib import Path
 import dagster as dg
 
 from pipelines.components.changes import change_sensors
-from pipelines.jobs import JOBS
+from pipelines.components.scaffolding import JobScaffolder
+from pipelines.jobs import JOBS, for_job
 from pipelines.run_configuration import ConfigurationError, read_configuration
 from pipelines.store.run_values import FIXED_TAG, JOB_TAG, digest
 
 
+@dg.scaffold_with(JobScaffolder)
 class ConfiguredJob(dg.Component, dg.Model, dg.Resolvable):
     """One of the jobs, bound to a run configuration."""
 
     name: str
     """Of the job in the web UI."""
     configuration: str
-    """File with the run configuration, relative to this file."""
+    """File with the run configuration, relative to this file. Of one for the main job, another job takes its part."""
     job: str = "hydralora"
     """Which job it is for."""
     automatic: bool = False
@@ -36,7 +38,7 @@ class ConfiguredJob(dg.Component, dg.Model, dg.Resolvable):
                 f"{context.path}: expected `job` to be one of {', '.join(of_name)} and `name` another, got "
                 f"{self.job!r} and {self.name!r}."
             )
-        values = read_configuration(path)
+        values = for_job(read_configuration(path), self.job)
         job = dg.define_asset_job(
             self.name,
             selection=of_name[self.job].selection,

@@ -37,8 +37,8 @@ THUMBNAIL = "thumbnail.png"
 OWNER = "team:hydralora"
 CONFIG_CLASSES: dict[str, type[dg.Config]] = {}
 """Asset -> its configuration class, for code that checks a whole run configuration."""
-ASSETS: set[str] = set()
-"""Names of all assets."""
+ASSETS: dict[str, dg.AssetsDefinition] = {}
+"""Every asset, by name."""
 
 ARTIFACT = dg.PythonObjectDagsterType(Artifact, name="Artifact", description="A finished folder, by its fingerprint.")
 dg.make_python_type_usable_as_dagster_type(Artifact, ARTIFACT)
@@ -126,12 +126,11 @@ def artifact_asset(
             if failed := [check for check in result.check_results or [] if _stops(check)]:
                 raise dg.Failure("\n".join(_sentence(name, check, blocking) for check in failed), allow_retries=False)
 
-        ASSETS.add(name)
         if declared.config is not None:
             CONFIG_CLASSES[name] = declared.config
             describe_limits(declared.config)
 
-        return dg.asset(
+        ASSETS[name] = dg.asset(
             name=name,
             description=inspect.getdoc(function),
             ins={given: dg.AssetIn(dagster_type=ARTIFACT) for given in declared.inputs},
@@ -153,6 +152,7 @@ def artifact_asset(
             io_manager_key="store",
             dagster_type=ARTIFACT,
         )(compute)
+        return ASSETS[name]
 
     return decorate
 
