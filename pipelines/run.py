@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +27,6 @@ def run(
     from pipelines.definitions import defs
     from pipelines.report.commands import FILE_TAG
 
-    warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     definition = defs.resolve_job_def(job)
     values = {"loggers": CONSOLE, **configuration}

@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+MOST_VALUES = 100_000
+
 
 class ConfigurationError(ValueError):
     """A file that is not a run configuration."""
@@ -66,4 +68,18 @@ def read_configuration(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         kind = "nothing" if values is None else type(values).__name__
         raise ConfigurationError(f"{path}: expected a mapping with `resources` and `ops`, got {kind}.")
+    if _is_larger_than(values, MOST_VALUES):
+        raise ConfigurationError(
+            f"{path}: expected at most {MOST_VALUES:,} values, got more: aliases (`*name`) multiply them. Write less."
+        )
     return values
+
+
+def _is_larger_than(value: Any, most: int) -> bool:
+    """Whether a value holds more than `most` others. What an alias names counts wherever it stands."""
+    waiting = [value]
+    while waiting and most >= 0:
+        most -= 1
+        found = waiting.pop()
+        waiting.extend(found.values() if isinstance(found, dict) else found if isinstance(found, list) else ())
+    return most < 0

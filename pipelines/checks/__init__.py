@@ -29,6 +29,8 @@ def problems_of(job: dg.JobDefinition, run_config: Mapping[str, Any], partition:
         return schema_problems(error)
     except Exception as error:  # a variable of the environment that is not set; Dagster has no class of its own for it
         return [Problem("configuration", "values that Dagster can resolve", advice=str(error))]
+    if partition is not None and job.partitions_def is None:
+        return [Problem("partition", "none, because this job has no partitions", partition, "Leave it out.")]
     run, problems = configured_run(job, resolved, partition)
     of_rooms = (problem for room in ROOMS for problem in room.problems(run))
     return [*problems, *execution_problems(run_config), *of_rooms]

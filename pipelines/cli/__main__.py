@@ -2,22 +2,25 @@
 
 import os
 import sys
+import warnings
 
 QUIET = {
     "DAGSTER_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
     # Two busy-waiting thread pools on two cores triple the time of training.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-"""Set before a library reads them: no telemetry, no bars of third parties."""
+"""Set before a library reads them: no telemetry, no bars and no retries of third parties."""
 
 
 def main() -> None:
     """Run a command. Ends with 2 for wrong input, 1 for a failed run, 130 when it is stopped."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries; a user can do nothing about them
     try:
         from pipelines.cli.app import app
 

@@ -40,7 +40,10 @@ def analyze_files(
 
     with one_error(ValueError, OSError):
         from analysis.answer.analyze import analyze, is_compiled
+        from analysis.answer.named_files import named_sources
 
+        if against:
+            named_sources(against, mapping)
         if not is_compiled():
             progress.print("The first start compiles kernels, once: about half a minute more.")
         found = analyze(files, columns=mapping, max_clusters=max_clusters, random_state=seed, progress=show_stage)

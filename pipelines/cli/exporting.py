@@ -7,19 +7,19 @@ from typing import Any
 
 from pipelines.cli.output import checked_folder, fail, one_error, print_json
 
-RECORD = "run.json"
+RECORD, WEIGHTS = "run.json", "adapter_model.safetensors"
 
 
 def export_adapter(adapter: Path, out: Path, as_json: bool) -> None:
     """Write the plain LoRA of each expert of an adapter with given gates, ready for `hydralora serve`."""
     config = _config(adapter)
     n = config["num_experts"]
+    _check_weights(adapter / WEIGHTS)
     groups, template = _groups(adapter, n), _template(adapter)
     checked_folder(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         fail(f"--out: expected a new or empty folder, got {out}. Name another")
     from peft import PeftModel
-    from safetensors import SafetensorError
 
     from hydralora import export_lora
     from hydralora.base_model import load_base_model
@@ -28,7 +28,7 @@ def export_adapter(adapter: Path, out: Path, as_json: bool) -> None:
     from pipelines.training.exports.serving_files import write_serving_files
 
     name = config.get("base_model_name_or_path") or "embedded"
-    with one_error(ValueError, OSError, RuntimeError, KeyError, SafetensorError, DataError):
+    with one_error(ValueError, OSError, RuntimeError, KeyError, DataError):
         base, tokenizer = load_base_model(name, revision=config.get("revision"))
         model = PeftModel.from_pretrained(base, adapter)
         gates = domain_gates(model, groups or [f"expert-{i}" for i in range(n)], _no_documents)
@@ -76,6 +76,16 @@ def _config(adapter: Path) -> dict[str, Any]:
             "gates change with the input. The job `hydralora` measures them for each domain (domain_exports)"
         )
     return config
+
+
+def _check_weights(path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy"):
+            pass
+    except (OSError, SafetensorError) as error:
+        fail(f"{path}: expected the weights of the adapter, got: {error}. Copy the adapter again, or train it again")
 
 
 def _groups(adapter: Path, n: int) -> list[str] | None:

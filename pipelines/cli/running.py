@@ -93,7 +93,7 @@ def train_files(request: Request, method: str | None, as_json: bool) -> None:
     """Train one adapter: the main job up to `hydralora_adapter`."""
     from pipelines.training.adapters import DEFAULT_METHOD, adapter_config
 
-    method = method or DEFAULT_METHOD
+    method = DEFAULT_METHOD if method is None else method
     _known_methods([method])
     values = request.values("hydralora", {"hydralora_adapter": {"config": {"method": method}}})
     prepare_home()

@@ -7,11 +7,13 @@ sensor. It is off until it is switched on: `automatic: true` in the job's `defs.
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from pipelines.jobs import corpus_job
+from pipelines.store.io_manager import ArtifactStore
 
 DRIFT = dg.AssetCheckKey(dg.AssetKey("new_document_labels"), "num_clusters_stands")
 
@@ -71,8 +73,8 @@ def after_drift(
     return dg.RunRequest(run_key=f"drift:{record.run_id}", run_config={"resources": resources, "ops": ops})
 
 
-def _store(values: Mapping[str, Any]) -> Any:
-    return values.get("resources", {}).get("store", {}).get("config", {}).get("directory")
+def _store(values: Mapping[str, Any]) -> Path:
+    return ArtifactStore(**values.get("resources", {}).get("store", {}).get("config", {})).path.resolve()
 
 
 def _files(values: Mapping[str, Any]) -> list[tuple[str, int, int]]:

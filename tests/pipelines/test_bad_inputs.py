@@ -9,6 +9,7 @@ import errno
 import json
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,11 @@ def finished_run(store: Path) -> str:
         ("ops: {}\n---\nops: {}\n", "expected YAML. expected a single document"),
         ("ops: &a {x: *a}\n", "expected YAML. found unconstructable recursive node"),
         ("ops:\n\ta: 1\n", "expected YAML. while scanning"),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(f"{b}: &{b} [{f'*{a}, ' * 8}]\n" for a, b in pairwise("abcdefg")),
+            "expected at most 100,000 values, got more: aliases",
+        ),
         ("ops: {1: 2}\n", "ops: expected text as the name of a field, got 1."),
     ],
 )
@@ -221,6 +227,24 @@ def test_a_file_that_cannot_be_read_and_a_job_that_does_not_exist(tmp_path: Path
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00ops")
     assert "expected a run configuration in YAML" in wrong_with(tmp_path / "bytes.yaml", "corpus")
     assert "--job: expected one of hydralora, corpus" in wrong_with(tmp_path / "no.yaml", "corpse")
+
+
+def test_a_partition_for_a_job_that_has_none(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "ops": {
+                    "raw_documents": {
+                        "config": {
+                            "sources": [{"name": "x", "read": {"files": {"paths": [str(tmp_path / "x.jsonl")]}}}]
+                        }
+                    }
+                }
+            }
+        )
+    )
+    assert "partition: expected none" in wrong_with(tmp_path / "config.yaml", "corpus", "lora_r8:seed-0:tuned")
 
 
 def failure(config: dict[str, Any], job: str = "corpus") -> tuple[str, str | None, int]:

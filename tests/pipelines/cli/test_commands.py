@@ -85,12 +85,18 @@ def test_each_command_explains_itself(hydralora, command):
             ["init", "garden.jsonl", "--base-model", "/nowhere"],
             "--base-model: expected `embedded`, a folder that exists",
         ),
+        (["init", "garden.jsonl", "--base-model", "garden.jsonl"], "--base-model: expected `embedded`"),
+        (["init", "garden.jsonl", "--base-model", ""], "--base-model: expected `embedded`"),
+        (["analyze", "garden.jsonl", "--against", "missing.jsonl"], "no data file matches 'missing.jsonl'"),
         (["init", "garden.jsonl", "--revision", "abc"], "--revision: expected none with the local model"),
         (["init", "garden.jsonl", "--tokens", "0"], "--tokens"),
         (["train", "garden.jsonl", "--out", "garden.jsonl"], "--out: expected a folder that can be written"),
         (["train", "garden.jsonl", "--base-model", "./nowhere"], "--base-model: expected"),
         (["compare", "garden.jsonl", "--experts", "sources"], "expected two files or more"),
         (["export", "damaged"], "damaged/adapter_config.json: expected JSON"),
+        (["export", "unweighted"], "unweighted/adapter_model.safetensors: expected the weights of the adapter"),
+        (["export", "torn"], "torn/adapter_model.safetensors: expected the weights of the adapter"),
+        (["train", "garden.jsonl", "--method", ""], "--method: expected rows of hydralora.methods"),
         (["export", "odd"], "expected num_experts from 1 up"),
         (["export", "plain"], "which servers load as it is"),
         (["assign", "garden.jsonl", "garden.jsonl"], "found no corpus_model.json"),
@@ -101,6 +107,10 @@ def test_each_command_explains_itself(hydralora, command):
 )
 def test_wrong_input_is_one_sentence_and_code_2(hydralora, files, arguments, sentence):
     files = {"same.jsonl": '{"prompt": "dig a hole", "completion": "so"}\n' * 5, "damaged/adapter_config.json": "{"}
+    one = '{"peft_type": "HYDRALORA", "num_experts": 1}'
+    files |= {f"{name}/adapter_config.json": one for name in ("unweighted", "torn")} | {
+        "torn/adapter_model.safetensors": "{"
+    }
     files |= {"odd/adapter_config.json": '{"num_experts": "two"}', "plain/adapter_config.json": '{"peft_type": "LORA"}'}
     for name, text in (files | {"exports/serving.json": "{"}).items():
         Path(name).parent.mkdir(exist_ok=True)
