@@ -4,6 +4,7 @@ The logits of 4,096 tokens and a vocabulary of 49,152 take 0.8 GB in float32, an
 module computes loss and gradient together for each chunk and keeps only the gradient of the hidden states.
 """
 
+import sys
 from typing import Any
 
 import torch
@@ -15,12 +16,19 @@ CHUNK = 2048  # tokens; 0.4 GB of float32 logits for a vocabulary of 49,152
 
 
 def can_chunk(layer: nn.Module) -> bool:
-    """Whether an output layer is a plain frozen `nn.Linear` without hooks."""
+    """Whether an output layer is a plain frozen `nn.Linear` without hooks, or one that FSDP2 splits between processes.
+
+    FSDP2 puts a split layer's weight together before the layer runs, and leaves it so until the backward pass.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # imported by whoever split the model
+    is_split = fsdp is not None and isinstance(layer, fsdp.FSDPModule)
+    hooks = len(layer._forward_hooks) + len(layer._forward_pre_hooks)
     return (
-        type(layer) is nn.Linear
-        and type(layer.weight) in (nn.Parameter, Tensor)
+        isinstance(layer, nn.Linear)
+        and type(layer).forward is nn.Linear.forward
+        and (is_split or type(layer.weight) in (nn.Parameter, Tensor))
         and not layer.weight.requires_grad
-        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        and hooks == (2 if is_split else 0)  # FSDP2's own
         and "forward" not in layer.__dict__
     )
 

@@ -26,7 +26,8 @@ from hydralora.training.step.graphs import StepGraphs
 from hydralora.training.step.late_log import Entry
 from hydralora.training.step.module_walks import fewer_walks
 from hydralora.training.step.offloading import Offloaded
-from hydralora.training.step.optimiser import adamw, schedule
+from hydralora.training.step.optimiser import adamw, clip_split, schedule
+from hydralora.training.step.split_model import split_precision, whole_weights
 
 
 class AnswerTrainer(Trainer):
@@ -76,6 +77,9 @@ class AnswerTrainer(Trainer):
                 "fsdp splits a model between GPUs, and there are none: accelerate would give each process the whole "
                 "model. Set fsdp: false."
             )
+        if config.fsdp:
+            policy = split_precision(config, trains_adapter=hasattr(model, "peft_config"))
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
         self.remove_callback(PrinterCallback)
         self._config = config
         self._checkpoints = checkpoints
@@ -130,7 +134,7 @@ class AnswerTrainer(Trainer):
 
         Gradient checkpointing runs layers again during the backward pass, and they must use the same path as before.
         """
-        if not self._config.fsdp and not self._trained:
+        if not self._trained:
             model.train()
             self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             if self.sizes is not None:
@@ -164,7 +168,7 @@ class AnswerTrainer(Trainer):
         **options: Any,
     ) -> None:
         """On GPUs, log a step while the next one runs, except before an evaluation, a checkpoint and the end."""
-        on_time = _logs_on_time(tr_loss, self._config)
+        on_time = _logs_on_time(tr_loss)
         if not on_time and self.control.should_log and self.state.global_step > self._globalstep_last_logged:
             self._log_late()
             tensors = {"loss": nested_gather(tr_loss, self.args.parallel_mode).mean()}
@@ -196,9 +200,9 @@ class AnswerTrainer(Trainer):
             state.global_step, state.epoch = now
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """Clip the gradients of the trained parameters, which are collected once. With fsdp, Trainer does it."""
-        if not self._trained:
-            return super()._clip_grad_norm(model)
+        """Clip the gradients of the trained parameters, which are collected once."""
+        if self._config.fsdp:
+            return clip_split(self._trained, self.args.max_grad_norm)
         return self.accelerator.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
     def compute_loss(
@@ -229,8 +233,7 @@ class AnswerTrainer(Trainer):
     def _chunks_loss(self, model: nn.Module, inputs: Batch) -> bool:
         """Whether to chunk the loss: only on GPUs, where logits need much memory; decided at the first batch."""
         if self._loss_is_chunked is None:
-            on_gpu, is_split = inputs["input_ids"].is_cuda, self._config.fsdp
-            self._loss_is_chunked = on_gpu and not is_split and logits_can_be_chunked(model, inputs)
+            self._loss_is_chunked = inputs["input_ids"].is_cuda and logits_can_be_chunked(model, inputs)
         return self._loss_is_chunked
 
     def _recorded_gates(self) -> AbstractContextManager[Mapping[str, Tensor]]:
@@ -300,13 +303,16 @@ class AnswerTrainer(Trainer):
             save_model(self.model, Path(str(output_dir)), state_dict)
 
     def whole_state_dict(self) -> dict[str, Tensor] | None:
-        """With fsdp, the whole model's weights in the first process; else None."""
-        return self.accelerator.get_state_dict(self.model) if self._config.fsdp else None
+        """With fsdp, the adapter's whole weights, or all weights if there is none; else None."""
+        if not self._config.fsdp:
+            return None
+        is_adapter = hasattr(self.model, "peft_config")
+        return whole_weights(self.model) if is_adapter else self.accelerator.get_state_dict(self.model)
 
 
-def _logs_on_time(loss: Tensor, config: TrainingConfig) -> bool:
-    """Whether to read a step's loss at once: on CPUs, and where the gradient norm is split between processes."""
-    return loss.device.type == "cpu" or config.fsdp
+def _logs_on_time(loss: Tensor) -> bool:
+    """Whether to read a step's loss at once: on CPUs, which compute nothing meanwhile."""
+    return loss.device.type == "cpu"
 
 
 def step_of(checkpoint: str | None) -> int:
@@ -370,6 +376,7 @@ def _arguments(
         # A blocking copy would wait for all earlier work.
         accelerator_config={"non_blocking": torch.cuda.is_available()},
         ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,  # no buffer changes while a language model trains
         disable_tqdm=not show_bar,
         report_to=[name for name in config.report_to if name != "tensorboard"],  # it would write into a checkpoint
         project="hydralora",

@@ -1,9 +1,11 @@
 """AdamW with a learning rate for each kind of parameter, and the schedule of the rate."""
 
 import math
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from hydralora.training.config import TrainingConfig, TrainingError
 
@@ -21,7 +23,9 @@ def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
             groups.setdefault(ratios[0] if ratios else 1.0, []).append(parameter)
     if not groups:
         raise TrainingError("Expected parameters to train, got a model with none that requires a gradient")
-    on_gpu = all(parameter.is_cuda for group in groups.values() for parameter in group)
+    # With fsdp the parameters are still on the CPU here.
+    splits_on_gpu = config.fsdp and torch.cuda.is_available()
+    on_gpu = splits_on_gpu or all(parameter.is_cuda for group in groups.values() for parameter in group)
     return torch.optim.AdamW(
         [{"params": group, "lr": config.learning_rate * ratio} for ratio, group in groups.items()],
         weight_decay=config.weight_decay,
@@ -48,3 +52,19 @@ def schedule(
         ]
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+@torch.no_grad()
+def clip_split(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+    """Clip the gradients of parameters that are split between processes (DTensors) to a norm, and return the norm [].
+
+    torch's own clipping of DTensors takes some 20 us for each of them, and its norm is a DTensor too. Here each process
+    works on its own parts, and they add up one number.
+    """
+    split = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    parts = [gradient.to_local() for gradient in split]  # type: ignore[operator]
+    total = torch.stack(torch._foreach_norm(parts)).square().sum()
+    dist.all_reduce(total, group=split[0].device_mesh.get_group())  # type: ignore[attr-defined]
+    norm = total.sqrt()
+    torch._foreach_mul_(parts, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
