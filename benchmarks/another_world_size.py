@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python benchmarks/another_world_size.py documents.npz --output another_world_size.json
 
-Trains the split with six experts on one GPU (twice, which shows what rounding alone does), on two, and killed after a
-checkpoint and continued with the other number: one then two, two then one. Each step has two micro-batches everywhere.
+Trains the split with six experts on one GPU (twice, which shows what rounding alone does), on two (DDP, and FSDP), and
+killed after a checkpoint and continued with the other number. Each step has two micro-batches everywhere.
 Kernels add in a fixed order (`torch.use_deterministic_algorithms`), so that only the number of processes differs.
 """
 
@@ -26,15 +26,27 @@ from hydralora.training.outputs.record import environment, write_json
 
 WORKER = "worker"
 STEPS, SAVE_STEPS = 24, 8
-RUNS = {"one": (1,), "one again": (1,), "two": (2,), "one, then two": (1, 2), "two, then one": (2, 1)}
+RUNS = {
+    "one": (1,),
+    "one, then two": (1, 2),
+    "two, then one": (2, 1),
+    "two, fsdp": (2,),
+    "two": (2,),
+    "one again": (1,),
+}
 
 
-def work(path: Path, gpus: int, folder: Path) -> None:
+def deterministic() -> None:
+    """Let kernels add in a fixed order; with `warn_only`, flash attention would stay as it is."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def work(path: Path, gpus: int, folder: Path, size: str) -> None:
     """One process of a training."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    torch.use_deterministic_algorithms(True)  # with `warn_only`, flash attention stays as it is
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    deterministic()
     torch.manual_seed(0)
     config = TrainingConfig(
         max_steps=STEPS,
@@ -42,31 +54,34 @@ def work(path: Path, gpus: int, folder: Path) -> None:
         tokens_per_step=TOKENS_PER_STEP,
         gradient_accumulation_steps=2 // gpus,
         learning_rate=1e-3,
+        fsdp=folder.name.endswith("fsdp"),
     )
-    row = Row("135M mixed", "ours", "split", size="135M")
+    row = Row("135M mixed", "ours", "split", size=size)
     data = documents(path, False, with_gates=True)
-    train(base_model(row.size), Tokenizer(), data, folder, config, peft_config=adapter(row))  # type: ignore[arg-type]
+    base = base_model(row.size)
+    base = base.cpu() if config.fsdp else base
+    train(base, Tokenizer(), data, folder, config, peft_config=adapter(row))  # type: ignore[arg-type]
 
 
-def start(path: Path, gpus: int, folder: Path) -> "subprocess.Popen[bytes]":
+def start(path: Path, gpus: int, folder: Path, size: str) -> "subprocess.Popen[bytes]":
     """A training as a process, or torchrun's."""
-    text = json.dumps({"path": str(path), "gpus": gpus, "folder": str(folder)})
+    text = json.dumps({"path": str(path), "gpus": gpus, "folder": str(folder), "size": size})
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)] if gpus > 1 else []
     environ = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     return subprocess.Popen([sys.executable, *torchrun, __file__, WORKER, text], env=environ)
 
 
-def trained(path: Path, gpus: tuple[int, ...], folder: Path) -> dict[str, torch.Tensor]:
+def trained(path: Path, gpus: tuple[int, ...], folder: Path, size: str) -> dict[str, torch.Tensor]:
     """Weights at the end; every number but the last is killed after its first whole checkpoint."""
     for number in gpus[:-1]:
-        process = start(path, number, folder)
+        process = start(path, number, folder, size)
         while not (folder / "checkpoints" / f"checkpoint-{SAVE_STEPS}" / "complete").exists():
             if process.poll() is not None:
                 raise RuntimeError(f"ended with {process.returncode} before its first checkpoint")
             time.sleep(0.01)
         process.terminate()
         process.wait()
-    if start(path, gpus[-1], folder).wait():
+    if start(path, gpus[-1], folder, size).wait():
         raise RuntimeError("did not end well")
     return load_file(folder / "adapter_model.safetensors")
 
@@ -80,19 +95,22 @@ def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> dict[s
 def main() -> None:
     if sys.argv[1:2] == [WORKER]:
         values = json.loads(sys.argv[2])
-        work(Path(values["path"]), values["gpus"], Path(values["folder"]))
+        work(Path(values["path"]), values["gpus"], Path(values["folder"]), values["size"])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("documents", type=Path)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--size", default="135M", help="of the base model, see `Row`")
+    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS), help="the first is compared with")
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         expected: dict[str, torch.Tensor] = {}
-        for name, gpus in RUNS.items():
-            weights = trained(arguments.documents, gpus, Path(folder) / name.replace(" ", "_"))
+        for name in arguments.runs:
+            own = Path(folder) / name.replace(" ", "_")
+            weights = trained(arguments.documents, RUNS[name], own, arguments.size)
             expected = expected or weights
-            record = json.loads((Path(folder) / name.replace(" ", "_") / "run.json").read_text())
+            record = json.loads((own / "run.json").read_text())
             found[name] = {**difference(weights, expected), "steps": record["steps"], "tokens": record["tokens"]}
             print(name, json.dumps(found[name]), flush=True)
             write_json(arguments.output, {"environment": environment(), "steps": STEPS, "minus_one": found})
