@@ -94,10 +94,9 @@ class Analysis:
         if total:
             times = ", ".join(f"{n} in {times}" for n, times in sorted(self.samples.items()))
             found.append(f"of {total} random samples of the documents: {times}")
-        evidence = self.choice.evidence
         found.append(
-            f"evidence for more than one part is {evidence.strength:.2f} of what is needed, so that one part has a "
-            f"probability of {evidence.probability_of_one:.0%}"
+            f"evidence for more than one part is {self.choice.evidence.strength:.2f} of what is needed, so that one "
+            f"part has a probability of {self.choice.probability_of_one:.0%}"
         )
         if self.choice.too_small:
             found.append(f"too small to say: {self.choice.too_small}")
@@ -175,8 +174,7 @@ class Analysis:
     def to_dict(self) -> dict[str, Any]:
         """The answer as JSON-serialisable values."""
         choice = asdict(self.choice)
-        evidence = self.choice.evidence
-        choice["evidence"] |= {"strength": evidence.strength, "probability_of_one": evidence.probability_of_one}
+        choice["evidence"]["strength"] = self.choice.evidence.strength
         return {
             "num_experts": self.num_experts,
             "group_kind": self.grouping.kind,

@@ -1,18 +1,18 @@
-"""Documents as several views side by side: words of the prompt, words of the answer, and perhaps a hidden state."""
+"""Documents as several views side by side: words of the prompt, the answer, and perhaps a hidden state."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from analysis.atomic_files import load_json, save_json
+from analysis.atomic_files import load_array, load_json, save_array, save_json
 from analysis.features import vectoriser
 from analysis.features.hidden_states import Encoder, HiddenStates
-from analysis.features.lsa import TfidfLsa
-from analysis.features.vectoriser import FeatureBlock, Features
+from analysis.features.lsa import TfidfLsa, leading_directions
+from analysis.features.vectoriser import FeatureBlock, Features, TextStatistics
 from analysis.text.blocks import TextBlock, Texts, text_blocks
 from analysis.text.characters import Tokens
 from analysis.text.pairs import parts
@@ -20,6 +20,90 @@ from analysis.text.sampling import sample_texts
 
 PROMPT, ANSWER, HIDDEN = "prompt", "answer", "hidden"
 PROMPT_COMPONENTS, ANSWER_COMPONENTS = 128, 64
+ANSWER_TERMS = r"\w+|[^\w\s]"
+"""Words of any length, and signs. An answer may be "B" or "7", and code is told from prose by case and by signs."""
+
+
+class AnswerTerms:
+    """scikit-learn's TF-IDF of `ANSWER_TERMS`, in their case, and truncated SVD; each row scaled to L2 norm one.
+
+    Args:
+        n_components: number of dimensions of an answer's vector.
+        max_features: number of terms kept.
+        random_state: seed of the SVD.
+
+    Attributes:
+        components_: float32 [n_components, n_terms]; rows beyond the rank of the answers are zero.
+    """
+
+    components_: NDArray[np.float32]
+
+    def __init__(
+        self, n_components: int = ANSWER_COMPONENTS, *, max_features: int = 20_000, random_state: int = 0
+    ) -> None:
+        self.n_components = n_components
+        self.max_features = max_features
+        self.random_state = random_state
+
+    def fit(self, texts: Texts) -> Self:
+        """Fit terms, their weights and the directions.
+
+        Raises:
+            ValueError: no answer has a term.
+        """
+        self._tfidf = _tfidf(max_features=self.max_features)
+        matrix = self._tfidf.fit_transform(_listed(texts))
+        directions = leading_directions(matrix, self.n_components, self.random_state)
+        self.components_ = np.zeros((self.n_components, matrix.shape[1]), np.float32)
+        self.components_[: len(directions)] = directions
+        return self
+
+    def transform(self, texts: Texts) -> NDArray[np.float32]:
+        """Vectors [n, n_components] of L2 norm one; zero for answers without a known term, which are logged."""
+        return vectoriser.transform(self, texts)
+
+    def stream(self, batches: Iterable[Texts]) -> Iterator[FeatureBlock]:
+        """Yield the vectors of all batches' answers in order."""
+        for batch in batches:
+            yield self._block(_listed(batch))
+
+    def save(self, folder: Path) -> None:
+        """Write `features.json`, `vocabulary.json`, `idf.npy` and `components.npy`."""
+        folder = Path(folder)
+        save_array(folder / "idf.npy", self._tfidf.idf_)
+        save_array(folder / "components.npy", self.components_)
+        save_json(folder / "vocabulary.json", self._tfidf.get_feature_names_out().tolist())
+        parameters = {name: getattr(self, name) for name in ("n_components", "max_features", "random_state")}
+        save_json(folder / "features.json", {"kind": "answer_terms", "parameters": parameters})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        folder = Path(folder)
+        features = cls(**load_json(folder / "features.json")["parameters"])
+        features._tfidf = _tfidf(vocabulary=load_json(folder / "vocabulary.json"))
+        features._tfidf.idf_ = load_array(folder / "idf.npy")
+        features.components_ = load_array(folder / "components.npy")
+        return features
+
+    def _block(self, texts: list[str]) -> FeatureBlock:
+        rows = np.asarray(self._tfidf.transform(texts) @ self.components_.T, np.float32)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        statistics = TextStatistics(len(texts), n_without_known_terms=int((lengths == 0).sum()))
+        # Rows of TF-IDF have L2 norm one, so that the squared length is the share that the directions keep.
+        return FeatureBlock(rows / np.where(lengths > 0, lengths, 1), np.square(lengths[:, 0]), statistics)
+
+
+def _tfidf(**options: Any) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(
+        token_pattern=ANSWER_TERMS, lowercase=False, sublinear_tf=True, min_df=2, dtype=np.float32, **options
+    )
+
+
+def _listed(texts: Texts) -> list[str]:
+    return pl.Series(texts, dtype=pl.String).fill_null("").to_list()
 
 
 class JointFeatures:
@@ -30,9 +114,9 @@ class JointFeatures:
 
     Args:
         hidden: hidden states of the prompt as a third view, with their encoder; None for words alone.
-        n_components: number of dimensions of the prompt's words, and of the answer's.
+        n_components: number of dimensions of the prompt's words, and of the answer's terms.
         max_features: number of terms kept of each.
-        tokens: what counts as a term; see `analysis.text.characters`.
+        tokens: what counts as a word of the prompt; see `analysis.text.characters`.
         sample_size: number of distinct documents that `fit` uses.
         random_state: seed of this sample and of the views.
 
@@ -52,11 +136,10 @@ class JointFeatures:
     ) -> None:
         self.sample_size = sample_size
         self.random_state = random_state
+        options: dict[str, Any] = {"max_features": max_features, "random_state": random_state}
         self.views: dict[str, Features] = {
-            name: TfidfLsa(
-                size, max_features=max_features, tokens=tokens, sample_size=sample_size, random_state=random_state
-            )
-            for name, size in zip((PROMPT, ANSWER), n_components, strict=True)
+            PROMPT: TfidfLsa(n_components[0], tokens=tokens, sample_size=sample_size, **options),
+            ANSWER: AnswerTerms(n_components[1], **options),
         }
         if hidden is not None:
             self.views[HIDDEN] = hidden
@@ -70,7 +153,7 @@ class JointFeatures:
         """Fit each view on a sample of the documents. The order of the texts has no effect.
 
         Raises:
-            ValueError: prompts or answers have no word that two documents share.
+            ValueError: prompts have no words, or answers have no term that two of them share.
         """
         sample = sample_texts([texts], self.sample_size, self.random_state)
         for name, part in self._parts(pl.Series(sample, dtype=pl.String)).items():
@@ -103,12 +186,8 @@ class JointFeatures:
         """Read what `save` wrote; `encoder` as of `HiddenStates.load`."""
         saved = load_json(Path(folder) / "features.json")
         features = cls(**saved["parameters"])
-        features.views = {
-            name: HiddenStates.load(Path(folder) / name, encoder)
-            if name == HIDDEN
-            else TfidfLsa.load(Path(folder) / name)
-            for name in saved["views"]
-        }
+        kinds = {PROMPT: TfidfLsa.load, ANSWER: AnswerTerms.load, HIDDEN: lambda of: HiddenStates.load(of, encoder)}
+        features.views = {name: kinds[name](Path(folder) / name) for name in saved["views"]}
         return features
 
     def _parts(self, texts: pl.Series) -> dict[str, pl.Series]:
@@ -124,6 +203,6 @@ class JointFeatures:
             rows.append(np.concatenate([b.features for b in blocks]))
             explained.append(np.concatenate([b.explained for b in blocks]))
             if name == PROMPT:
-                statistics = sum((b.statistics for b in blocks), vectoriser.TextStatistics())
+                statistics = sum((b.statistics for b in blocks), TextStatistics())
         scale = np.float32(len(rows) ** -0.5)
         return FeatureBlock(np.hstack(rows) * scale, np.mean(explained, axis=0, dtype=np.float32), statistics)

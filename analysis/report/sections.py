@@ -120,7 +120,7 @@ def number_of_experts(inputs: ReportInputs) -> Section:
     if inputs.sweep is None or inputs.choice is None:
         return Section("experts", title, missing="This run has no cluster sweep.")
     choice = inputs.choice
-    names = ("rule", "sharpness", "stability", "runner_up", "interval")
+    names = ("rule", "sharpness", "stability", "runner_up", "interval", "probability_of_one")
     values = {**choice, "rule": RULES.get(str(choice.get("rule")), choice.get("rule"))}
     rows = tuple((name.replace("_", " "), _plain(values[name])) for name in names if values.get(name) is not None)
     words = ""

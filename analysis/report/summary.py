@@ -13,7 +13,7 @@ from analysis.report.inputs import ReportInputs
 from analysis.report.verdict import experts_of, matched_difference, verdict
 
 Summary = dict[str, Any]
-CHOICE = ("num_clusters", "interval", "rule", "sharpness", "stability", "runner_up", "structure")
+CHOICE = ("num_clusters", "interval", "rule", "sharpness", "stability", "runner_up", "probability_of_one", "structure")
 NEEDED = ("title", "command", "verdict", "numbers", "alarms", "provenance")
 LOSS_COLUMNS = ("method", "seed", "group_kind", "group", "loss", "loss_low", "loss_high")
 

@@ -128,8 +128,7 @@ def _number_of_experts(inputs: ReportInputs) -> Statement:
         answer = "One cluster at the elbow: one LoRA is enough"
     structured = choice.get("structure", True)
     detail = in_words(str(choice["reason"]))
-    if "interval" in choice and choice["interval"][0] != choice["interval"][1]:
-        detail += f" About as well supported: {choice['interval'][0]} to {choice['interval'][1]}."
+    detail += _how_sure(choice)
     level = "unknown" if choice.get("too_small") else "good" if structured else "neutral"
     return Statement(question, answer, detail, level)
 
@@ -141,12 +140,21 @@ def experts_of(inputs: ReportInputs) -> int | None:
     return None if inputs.choice is None else int(inputs.choice["num_clusters"])
 
 
+def _how_sure(choice: Mapping[str, Any]) -> str:
+    """Sentences with the interval of the number of clusters and the probability of one part, where they are known."""
+    low, high = choice.get("interval", (0, 0))
+    sentences = f" About as well supported: {low} to {high}." if low != high else ""
+    if choice.get("probability_of_one") is not None:
+        sentences += f" Probability of one part: {choice['probability_of_one']:.0%}."
+    return sentences
+
+
 def _groups(grouping: Mapping[str, Any], choice: Mapping[str, Any]) -> tuple[str, str, str]:
     n_experts, kind, found = grouping["num_experts"], grouping["group_kind"], grouping.get("held_out_accuracy")
     detail = str(grouping["reason"])
     if found is not None:
         detail += f" On the test documents: {100 * found:.1f}%."
-    detail += f" Clusters at the elbow of K-means: {choice['num_clusters']}."
+    detail += f" Clusters at the elbow of K-means: {choice['num_clusters']}.{_how_sure(choice)}"
     answer = f"{n_experts} experts, one for each {kind}" if n_experts > 1 else "One expert, which is a plain LoRA"
     return answer, detail, "neutral"
 

@@ -30,6 +30,7 @@ class ClusterChoice:
         runner_up: the second best number; None if there is none.
         structure: False if the corpus has no clear parts, so one LoRA is enough.
         evidence: the measurements behind `structure`.
+        probability_of_one: probability that the corpus is one part; see `StructureEvidence`.
         too_small: what is too little to say how many parts there are, in words; empty if nothing is.
         reason: a few sentences for a person.
         table: one dict for each K: n_clusters, inertia, score (the score of the rule; -inf if undefined).
@@ -43,6 +44,7 @@ class ClusterChoice:
     runner_up: int | None
     structure: bool
     evidence: StructureEvidence
+    probability_of_one: float
     too_small: str
     reason: str
     table: tuple[dict[str, float], ...]
@@ -110,6 +112,7 @@ def select_num_clusters(
         runner_up=others[0] if others else None,
         structure=evidence.structure,
         evidence=evidence,
+        probability_of_one=evidence.probability_of_one,
         too_small=evidence.too_small,
         reason=_reason(sweep, rule, value, ranking, evidence, sharpness, stability),
         table=tuple(
