@@ -31,8 +31,8 @@ SAMPLE_SIZE = 2048
 # Set on development corpora (docs/results/selection.md). With fewer words, texts come from a few templates, whose
 # variants look like parts.
 MIN_DOCUMENTS, MIN_WORDS = 128, 200
-# Of `probability_of_one`: set on development corpora.
-SLOPE, MIDPOINT = 9.6, 0.99
+# Of `probability_of_one`: fitted and checked by benchmarks/select_n_probability.py.
+SLOPE, MIDPOINT = 5.0, 1.24
 
 
 @dataclass(frozen=True)

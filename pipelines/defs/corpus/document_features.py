@@ -103,7 +103,7 @@ def _vectoriser(config: FeaturesConfig, base_model: BaseModel) -> Iterator["Feat
     sizes: dict[str, Any] = {"sample_size": config.sample_size, "random_state": config.random_state}
     words: dict[str, Any] = {"max_features": config.max_features, "tokens": config.tokens}
     components = {} if config.n_components is None else {"n_components": config.n_components}
-    _refuse(config)
+    refuse_settings(config)
     if config.kind == "tfidf":
         from analysis.features.lsa import TfidfLsa
 
@@ -126,8 +126,12 @@ def _vectoriser(config: FeaturesConfig, base_model: BaseModel) -> Iterator["Feat
             yield hidden if config.kind == "hidden_state" else JointFeatures(hidden, **sizes, **words)
 
 
-def _refuse(config: FeaturesConfig) -> None:
-    """Refuse settings that this kind of features does not have."""
+def refuse_settings(config: FeaturesConfig) -> None:
+    """Refuse settings that this kind of features does not have.
+
+    Raises:
+        ValueError: `text` or `n_components` is set, and the kind has no use for it.
+    """
     if config.kind in (*OF_BASE_MODEL, *JOINT) and config.text != "prompt":
         which = "the prompt and the answer, each for itself" if config.kind in JOINT else "the end of a prompt"
         raise ValueError(f"expected text `prompt` with kind `{config.kind}`, which reads {which}; got {config.text!r}")

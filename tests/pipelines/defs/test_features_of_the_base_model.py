@@ -1,16 +1,18 @@
-"""Groups by the base model's hidden state, from the corpus to new documents, and what a fingerprint holds."""
+"""Groups by what the base model and answers show, from the corpus to new documents, and what a fingerprint holds."""
 
 import shutil
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pytest
 
 from pipelines.definitions import build_defs
+from pipelines.defs.corpus.document_features import FeaturesConfig, refuse_settings
 from pipelines.store.io_manager import ArtifactStore
 from tests.pipelines.small_corpus import corpus_ops, resources
 
-HIDDEN = {"config": {"kind": "hidden_state", "n_components": 8, "template": "plain", "max_length": 64}}
+JOINT = {"config": {"kind": "joint", "template": "plain", "max_length": 64}}
 
 
 def run(
@@ -26,7 +28,7 @@ def run(
 def ops_of(folder: Path) -> dict[str, Any]:
     ops = corpus_ops(folder)
     del ops["tokenised_documents"]
-    return ops | {"document_features": HIDDEN, "expert_assignment": {"config": {"grouping": "clusters"}}}
+    return ops | {"document_features": JOINT, "expert_assignment": {"config": {"grouping": "clusters"}}}
 
 
 def test_from_the_corpus_to_new_documents(tmp_path: Path) -> None:
@@ -35,7 +37,7 @@ def test_from_the_corpus_to_new_documents(tmp_path: Path) -> None:
     assert first.success
     store = ArtifactStore(directory=str(tmp_path / "store"))
     features = store.last("document_features")
-    assert features.array("features").shape[1] == 8
+    assert features.array("features").shape[1] == 128 + 64 + 64
     assert features.array("features").any(axis=1).all()
     # What chooses an expert reads text alone, and says how often it is right.
     assignment = store.last("expert_assignment")
@@ -69,12 +71,23 @@ def test_the_base_model_counts_where_it_is_read(tmp_path: Path) -> None:
     assert names["hidden_state", "one"] != names["hidden_state", "other"]
 
 
-def test_the_text_must_be_the_prompt(tmp_path: Path) -> None:
-    ops = ops_of(tmp_path) | {"document_features": {"config": {"kind": "hidden_state", "text": "both"}}}
-    result = run("corpus", resources(tmp_path), ops, raises=False)
-    [failed] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
-    description = failed.user_failure_data.description
-    assert "expected text `prompt` with kind `hidden_state`, which reads the end of a prompt" in description
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"kind": "hidden_state", "text": "both"},
+            "expected text `prompt` with kind `hidden_state`, which reads the end",
+        ),
+        (
+            {"kind": "joint_words", "text": "completion"},
+            "expected text `prompt` with kind `joint_words`, which reads the",
+        ),
+        ({"kind": "joint", "n_components": 8}, "expected no n_components with kind `joint`"),
+    ],
+)
+def test_what_a_kind_does_not_have_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        refuse_settings(FeaturesConfig(**given))
 
 
 def _sources(folder: Path) -> list[dict[str, Any]]:
