@@ -28,7 +28,8 @@ Losses = dict[tuple[str, str], dict[int, Floats]]
 
 
 def summarise(state: Path, records: Records, output: Path | None) -> None:
-    """Write the summary of all mixes and print it as Markdown."""
+    """Write the summary of all mixes and print it as Markdown. N over seeds is kept if the file has it."""
+    known = json.loads(output.read_text()) if output is not None and output.exists() else {"mixes": {}}
     result: dict[str, Any] = {
         "command": "python benchmarks/experts_study.py prepare|run|summary (see its first lines)",
         "hardware": sorted({f"{r['gpu']}, torch {r['torch']}" for r in records.values()}),
@@ -47,9 +48,13 @@ def summarise(state: Path, records: Records, output: Path | None) -> None:
     for path in sorted((state / "mixes").glob("*.npz")):
         of_mix = {key: r for key, r in records.items() if r["mix"] == path.stem}
         if of_mix:
-            file = state / f"{path.stem}_states.npz"
-            states = np.load(file)["states"].astype(np.float32) if file.exists() else None
-            result["mixes"][path.stem] = of_one_mix(Mix.load(path), of_mix, states)
+            mix = Mix.load(path)
+            counted = known["mixes"].get(path.stem, {}).get("n_over_seeds_and_orders")
+            if not counted:
+                file = state / f"{path.stem}_states.npz"
+                states = np.load(file)["states"].astype(np.float32) if file.exists() else None
+                counted = elbows_over_seeds(mix, states)
+            result["mixes"][path.stem] = {"n_over_seeds_and_orders": counted, **of_one_mix(mix, of_mix)}
     if output is not None:
         write_json(output, result)
     for name, mix in result["mixes"].items():
@@ -57,7 +62,7 @@ def summarise(state: Path, records: Records, output: Path | None) -> None:
     print("\nideas", json.dumps(result["ideas"], indent=1))
 
 
-def of_one_mix(mix: Mix, records: Records, states: Floats | None) -> dict[str, Any]:
+def of_one_mix(mix: Mix, records: Records) -> dict[str, Any]:
     """Rows of a mix: each arm under each of its kinds of held-out groups."""
     held_out = mix.indices(*HELD_OUT)
     losses = collect(records.values())
@@ -70,7 +75,6 @@ def of_one_mix(mix: Mix, records: Records, states: Floats | None) -> dict[str, A
         cut = {key: {seed: sums[part_rows] for seed, sums in seeds.items()} for key, seeds in losses.items()}
         rows[part] = {_label(key): _row(key, cut, baseline, chosen, measure, records) for key in cut}
     return {
-        "n_over_seeds_and_orders": elbows_over_seeds(mix, states),
         "documents": {part: int((mix.parts == part).sum()) for part in np.unique(mix.parts)},
         "training_tokens": int(mix.lengths[mix.parts == "train"].sum()),
         "facts": mix.facts,
