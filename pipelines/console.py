@@ -1,4 +1,4 @@
-"""What a run says in the terminal: a line for each stage, a sentence for what went wrong, once."""
+"""Prints the progress of a run: one line for each stage, and one sentence for each problem."""
 
 import logging
 import sys
@@ -35,7 +35,7 @@ _WORDS = {"dagster/row_count": "rows", "num_experts": "experts"}
 
 
 class StageHandler(logging.Handler):
-    """Prints what Dagster logs in few lines. A run may have several: each process of it has its own."""
+    """Prints Dagster's log events in a few lines. Each process of a run has its own handler."""
 
     def __init__(self, least: int = logging.INFO, stages: Collection[str] = ()) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class StageHandler(logging.Handler):
         return "   ".join(filter(None, parts))
 
     def _times(self) -> str:
-        """The time so far, and the time left once a tenth of the work is done. What was found finished says nothing."""
+        """The time so far, and the time left once a tenth of the work is done. Reused stages do not count."""
         worked = {step: seconds for step, seconds in self._finished.items() if step not in self._reused}
         done, ahead = (sum(map(_share, steps)) for steps in (worked, self._stages - set(self._finished)))
         left = ""
@@ -108,7 +108,7 @@ def _is_of_no_step(data: Any) -> bool:
 
 
 def failure_text(error: Any) -> str:
-    """The sentence of a `dagster.Failure`; the stack trace of any other exception, for the person who mends it."""
+    """The sentence of a `dagster.Failure`; the stack trace of any other exception."""
     while error is not None and error.cause is not None:
         error = error.cause
     if error is None:

@@ -20,7 +20,7 @@ _TIMEOUT_SECONDS = 300.0
 
 
 class HomeError(RuntimeError):
-    """A DAGSTER_HOME that cannot be used, with the way out."""
+    """DAGSTER_HOME cannot be used; the message says what to do."""
 
 
 def prepare(home: Path, *, any_host: bool = False) -> list[str]:

@@ -5,6 +5,8 @@ The embedded default is SmolLM2-135M-Instruct, see `hydralora.base_model.embedde
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -44,7 +46,7 @@ def load_base_model(
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    path = str(provision_embedded_base_model()) if name_or_path == EMBEDDED else name_or_path
+    path = _path_of(name_or_path)
     target = default_device() if device is None else torch.device(device)
     dtype = fast_dtype(target) if dtype == "auto" else dtype
     blocks = None
@@ -53,7 +55,7 @@ def load_base_model(
             raise BaseModelError("A 4-bit base model needs bitsandbytes. Install it: pip install bitsandbytes")
         blocks = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     tokenizer = load_tokenizer(name_or_path, revision=revision, trust_remote_code=trust_remote_code)
-    try:
+    with _advised(name_or_path, revision):
         model: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=revision,
@@ -64,8 +66,6 @@ def load_base_model(
             quantization_config=blocks,
             trust_remote_code=trust_remote_code,
         )
-    except (OSError, ValueError) as error:
-        raise BaseModelError(_advice(name_or_path, revision, error)) from error
     if blocks is None and not on_cpu:
         model.to(target)
     for module in model.modules():
@@ -89,11 +89,9 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    path = str(provision_embedded_base_model()) if name_or_path == EMBEDDED else name_or_path
-    try:
+    path = _path_of(name_or_path)
+    with _advised(name_or_path, revision):
         tokenizer: Any = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise BaseModelError(_advice(name_or_path, revision, error)) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return cast("PreTrainedTokenizerBase", tokenizer)
@@ -112,11 +110,9 @@ def load_skeleton(
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    path = str(provision_embedded_base_model()) if name_or_path == EMBEDDED else name_or_path
-    try:
+    path = _path_of(name_or_path)
+    with _advised(name_or_path, revision):
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise BaseModelError(_advice(name_or_path, revision, error)) from error
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     model.name_or_path = name_or_path
@@ -137,6 +133,19 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
+
+
+def _path_of(name_or_path: str) -> str:
+    return str(provision_embedded_base_model()) if name_or_path == EMBEDDED else name_or_path
+
+
+@contextmanager
+def _advised(name_or_path: str, revision: str | None) -> Iterator[None]:
+    """Turn what transformers raises into a `BaseModelError` that says what to do."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise BaseModelError(_advice(name_or_path, revision, error)) from error
 
 
 def _advice(name_or_path: str, revision: str | None, error: Exception) -> str:

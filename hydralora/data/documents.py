@@ -3,8 +3,8 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -262,31 +262,29 @@ def _select_columns(rows: "Dataset") -> "Dataset":
     return rows.select_columns([*required, *(name for name in _OPTIONAL_COLUMNS if name in rows.column_names)])
 
 
-@contextmanager
-def _quiet_datasets() -> Iterator[None]:
-    """Disable progress bars for steps of a few seconds, then restore the caller's setting."""
+def _quiet_datasets() -> AbstractContextManager[None]:
+    """Without progress bars for steps of a few seconds."""
     import datasets
 
-    if datasets.are_progress_bars_disabled():
-        yield
-        return
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.enable_progress_bars()
+    is_on = not datasets.are_progress_bars_disabled()
+    return _switched_off(is_on, datasets.disable_progress_bars, datasets.enable_progress_bars)
 
 
-@contextmanager
-def _no_cache_files() -> Iterator[None]:
+def _no_cache_files() -> AbstractContextManager[None]:
     """Keep what `datasets` computes on the way in temporary files, not beside the finished files that it reads."""
     import datasets
 
-    if not datasets.is_caching_enabled():
+    return _switched_off(datasets.is_caching_enabled(), datasets.disable_caching, datasets.enable_caching)
+
+
+@contextmanager
+def _switched_off(is_on: bool, switch_off: Callable[[], None], switch_on: Callable[[], None]) -> Iterator[None]:
+    """Switch a setting of a library off within the context, unless the caller has done so."""
+    if not is_on:
         yield
         return
-    datasets.disable_caching()
+    switch_off()
     try:
         yield
     finally:
-        datasets.enable_caching()
+        switch_on()

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hydralora.data.batching import StepPlan
 from hydralora.training.config import Progress, TrainingError
+
+Logs = dict[str, float] | None
 
 
 class CurveWriter(TrainerCallback):
@@ -25,7 +27,7 @@ class CurveWriter(TrainerCallback):
         self._tokens = np.cumsum(plan.tokens_of_step)
         self._started = time.monotonic()
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Called by the trainer before the first step."""
         if not state.is_world_process_zero:
             return
@@ -33,14 +35,7 @@ class CurveWriter(TrainerCallback):
         self._path.write_text("".join(kept))
         self._started = time.monotonic() - (json.loads(kept[-1])["seconds"] if kept else 0.0)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Logs = None, **_: Any) -> None:
         """Called by the trainer with the numbers that it logs."""
         values = _chosen(logs, "loss", "learning_rate", "eval_loss")
         if not values or not state.is_world_process_zero:
@@ -71,18 +66,11 @@ class ProgressReporter(TrainerCallback):
         self._reported = -math.inf
         self._started = (0, time.monotonic())
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Called by the trainer before the first step."""
         self._started = (self._tokens_at(state.global_step), time.monotonic())
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Logs = None, **_: Any) -> None:
         """Called by the trainer with the numbers that it logs."""
         now = time.monotonic()
         last = state.global_step == state.max_steps
@@ -102,21 +90,12 @@ class ProgressReporter(TrainerCallback):
 class StopAtNonFinite(TrainerCallback):
     """Stops at the first loss or gradient norm that is not finite, before it can reach a checkpoint."""
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> TrainerControl:
         """Called by the trainer after each optimizer step."""
         control.should_log = control.should_log or control.should_save  # never save what was not looked at
         return control
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Logs = None, **_: Any) -> None:
         """Called by the trainer with the numbers that it logs."""
         values = _chosen(logs, "loss", "grad_norm", "eval_loss")
         if all(math.isfinite(value) for value in values.values()):
@@ -131,12 +110,10 @@ class StopAtNonFinite(TrainerCallback):
 class AdaLoraSchedule(TrainerCallback):
     """Lets AdaLoRA prune ranks after each optimizer step, as PEFT requires of a training loop."""
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
-    ) -> None:
+    def on_optimizer_step(self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any) -> None:
         """Called by the trainer between the optimizer's step and `zero_grad`."""
         getattr(model, "module", model).base_model.update_and_allocate(state.global_step)
 
 
-def _chosen(logs: dict[str, float] | None, *names: str) -> dict[str, float]:
+def _chosen(logs: Logs, *names: str) -> dict[str, float]:
     return {name: value for name, value in (logs or {}).items() if name in names}

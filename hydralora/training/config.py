@@ -52,8 +52,8 @@ class TrainingConfig:
             in both cases.
         fused_kernels: Whether liger-kernel (`pip install hydralora[fast]`) runs norms, gated activations and rotary
             positions of the base model as one kernel each. "auto" uses it on GPUs if it is installed.
-        cuda_graphs: Whether to record the forward and backward pass of a packed row as a CUDA graph and replay it. It
-            takes Python out of the step, which is what limits small models. "auto" tries it on one GPU if the GPU waits
+        cuda_graphs: Whether to record the forward and backward pass of a packed row as a CUDA graph and replay it. This
+            removes the time that Python needs, which limits small models. "auto" tries it on one GPU if the GPU waits
             for Python, and keeps it if it is faster and gives the same gradients.
         gradient_checkpointing: Whether to compute activations again in the backward pass, to save memory.
         activation_offloading: Whether to keep activations in the machine's memory between forward and backward pass;

@@ -1,4 +1,4 @@
-"""What is checked of a run configuration before anything is computed, a module for each room. No asset imports this."""
+"""Checks of a run configuration before anything is computed. No asset imports this."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +14,10 @@ ROOMS = (store, sources, shards, corpus, training, results, study)
 
 
 def problems_of(job: dg.JobDefinition, run_config: Mapping[str, Any], partition: str | None = None) -> list[AnyProblem]:
-    """Everything that is wrong with the configuration of a run; nothing is computed.
+    """Find everything that is wrong with the configuration of a run, without computing anything.
 
     Args:
-        job: with the assets that the run makes.
+        job: the job, whose assets the run makes.
     """
     if not isinstance(run_config, Mapping):
         return [Problem("configuration", "a mapping of resources and ops", run_config)]
@@ -27,7 +27,7 @@ def problems_of(job: dg.JobDefinition, run_config: Mapping[str, Any], partition:
         resolved = dg.validate_run_config(job, dict(run_config))
     except dg.DagsterInvalidConfigError as error:
         return schema_problems(error)
-    except Exception as error:  # a variable of the environment that is not set; Dagster has no class of its own for it
+    except Exception as error:  # an environment variable is not set; Dagster has no class for this
         return [Problem("configuration", "values that Dagster can resolve", advice=str(error))]
     if partition is not None and job.partitions_def is None:
         return [Problem("partition", "none, because this job has no partitions", partition, "Leave it out.")]

@@ -1,4 +1,4 @@
-"""A run as its configuration describes it: which assets, with which configuration and which resources."""
+"""The assets, configurations and resources of a run, read from its configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,15 +15,15 @@ from pipelines.training.losses import BASE
 
 @dataclass(frozen=True)
 class ConfiguredRun:
-    """What the checks of the rooms look at.
+    """The input of all checks.
 
     Attributes:
-        assets: that the run makes.
-        inputs: assets that it reads and does not make.
-        configs: asset -> its configuration; without those that are wrong by themselves.
-        resources: name -> resource, of those that the assets use; without those that are wrong by themselves.
+        assets: names of the assets that the run makes.
+        inputs: names of the assets that it reads but does not make.
+        configs: asset -> its configuration. Invalid ones are left out.
+        resources: name -> resource, for those that the assets use. Invalid ones are left out.
         partition: key of the run's partition.
-        unreliable: fields that are wrong already; what depends on them is not looked at.
+        unreliable: fields with a known problem; checks that depend on them are skipped.
     """
 
     assets: frozenset[str]
@@ -42,7 +42,7 @@ class ConfiguredRun:
 def configured_run(
     job: dg.JobDefinition, resolved: Mapping[str, Any], partition: str | None = None
 ) -> tuple[ConfiguredRun, list[AnyProblem]]:
-    """A run, and which of its values are out of range.
+    """Read the run, and list the values that are out of range.
 
     Args:
         resolved: the configuration with all defaults, as `dagster.validate_run_config` returns it.
@@ -69,7 +69,7 @@ def configured_run(
 
 
 def trained_methods(run: ConfiguredRun) -> dict[str, list[str]]:
-    """The methods that a run trains: field of the configuration -> its methods."""
+    """The methods that a run trains, by the configuration field that names them."""
     found: dict[str, list[str]] = {}
     if config := run.configs.get("hydralora_adapter"):
         found["ops.hydralora_adapter.config.method"] = [config.method]

@@ -1,4 +1,4 @@
-"""From documents to experts: values that contradict each other."""
+"""Checks of features, clusters and experts: values that contradict each other."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ LEAST_FOR_AN_ELBOW = 3
 
 
 def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
-    """Of features, clusters and experts."""
+    """Problems of features, clusters and experts."""
     yield from _features(run)
     yield from _clusters(run)
     yield from _experts(run)
@@ -53,7 +53,7 @@ def _clusters(run: ConfiguredRun) -> Iterator[AnyProblem]:
 
 
 def _edits(choice: Any, field: str) -> Iterator[AnyProblem]:
-    """Clusters that are merged or split are those of one known number."""
+    """Check that merged and split clusters exist; this needs a fixed number of clusters."""
     from analysis.clusters.edits import edit_problem
 
     odd = [cluster for cluster in choice.split if not cluster.isdecimal()]
@@ -70,7 +70,7 @@ def _edits(choice: Any, field: str) -> Iterator[AnyProblem]:
 
 
 def _experts(run: ConfiguredRun) -> Iterator[AnyProblem]:
-    """Experts that stand for sources are as many as these."""
+    """Check that there are as many experts as sources if each source gets one."""
     config, raw = run.configs.get("expert_assignment"), run.configs.get("raw_documents")
     if config is None or raw is None or config.grouping != "sources":
         return

@@ -1,4 +1,4 @@
-"""What pydantic refuses, as problems; and the limits of resources, which Dagster would report one by one."""
+"""Turns pydantic's errors into problems; checks limits of resources, which Dagster would report one at a time."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ def read_config(
     """
     try:
         return cls(**values), []
-    except dg.Failure as refused:  # of a validator: two sources of one name
+    except dg.Failure as refused:  # raised by a validator: two sources have the same name
         name = next((name for name in ("evaluation_sets", "sources") if name in cls.model_fields), "")
         return None, [Refusal(f"{field}.{name}", str(refused.description).removeprefix("sources: "))]
     except ValidationError as error:
@@ -44,7 +44,7 @@ def read_config(
 
 
 def check_limits(cls: type[dg.ConfigurableResource], values: Mapping[str, Any], field: str) -> Iterator[AnyProblem]:
-    """Values of a resource outside of the limits that its fields state."""
+    """Values of a resource outside the limits of its fields."""
     for name, value in values.items():
         info = cls.model_fields.get(name)
         limits = {} if info is None else limits_of(info)
@@ -63,7 +63,7 @@ def _within(value: float, limits: Mapping[str, float]) -> bool:
 
 
 def dotted(field: str, parts: tuple[Any, ...]) -> str:
-    """A path with more parts: names after a dot, places in lists in brackets."""
+    """Append parts to a path: names after a dot, list indices in brackets."""
     for part in parts:
         field += f"[{part}]" if isinstance(part, int) else f".{part}"
     return field
@@ -86,7 +86,7 @@ def _problem(details: Any, field: str) -> AnyProblem:
 
 
 def unknown_names(field: str, what: str, names: list[str], known: Any) -> Iterator[AnyProblem]:
-    """Names that are not known, each with the nearest that is; and names that come twice."""
+    """Problems of unknown names (with the nearest known one) and of repeated names."""
     import difflib
 
     for name in dict.fromkeys(names):

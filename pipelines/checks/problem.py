@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 MISSING = object()
-"""Got nothing: the field is not there."""
+"""Stands for the value of a missing field."""
 _SHOWN = 80
 
 
@@ -14,9 +14,9 @@ class Problem:
 
     Attributes:
         field: its path, as in the YAML: `ops.cluster_sweep.config.n_init`.
-        expected: what would be right.
+        expected: description of a correct value.
         got: the value, or `MISSING`.
-        advice: what to do, where `expected` does not say it already.
+        advice: what to do, if `expected` does not say it.
     """
 
     field: str
@@ -32,7 +32,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A field that is wrong for a reason that another module has put into words."""
+    """A wrong field, with the reason as another module words it."""
 
     field: str
     reason: str
@@ -45,18 +45,18 @@ AnyProblem = Problem | Refusal
 
 
 def shown(value: object) -> str:
-    """A value as an error names it: on one line, and not too long."""
+    """Format a value for an error message: one line, shortened if it is long."""
     text = "null" if value is None else repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
 
 
 def listed(values: Iterable[object]) -> str:
-    """Names, in a sentence."""
+    """Join names with commas."""
     return ", ".join(str(value) for value in values)
 
 
 def report(problems: Iterable[AnyProblem]) -> str:
-    """All problems, one a line."""
+    """All problems, one per line."""
     lines = list(dict.fromkeys(str(problem) for problem in problems))
     if len(lines) == 1:
         return lines[0]

@@ -1,4 +1,4 @@
-"""What is measured and reported after the training."""
+"""Checks of the report's fields."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _ADDRESS = re.compile(r"""https?://[^\s"'<>/]+(/[^\s"'<>]*)?""")
 
 
 def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
-    """Of the report: its fields go into a page that others open."""
+    """Problems of the report, whose fields go into a page that others open."""
     report = run.configs.get("report")
     if report is None:
         return

@@ -1,4 +1,4 @@
-"""What Dagster says of a configuration that does not fit a job, as problems; and wrong values that Dagster takes."""
+"""Turns Dagster's errors about a configuration into problems; finds wrong values that Dagster accepts."""
 
 import logging
 import re
@@ -13,7 +13,7 @@ _WORDS = {"Int": "a whole number", "Float": "a number", "Bool": "true or false",
 
 
 def schema_problems(error: dg.DagsterInvalidConfigError) -> list[AnyProblem]:
-    """Unknown and missing fields and values of a wrong type, a problem each."""
+    """One problem for each unknown field, missing field and value of a wrong type."""
     return [problem for item in error.errors for problem in _problems(item)]
 
 
@@ -51,7 +51,7 @@ def _as_number(shown: str) -> str:
 
 
 class _Shown(str):
-    """A value that Dagster has written out already."""
+    """A value that Dagster has already formatted."""
 
     def __repr__(self) -> str:
         return str(self)
@@ -68,7 +68,7 @@ def _unknown(path: str, name: str, item: Any) -> Problem:
 
 
 def _field_names(item: Any) -> list[str]:
-    """The fields there are, read off Dagster's sentence: names at the first level of its braces."""
+    """Names of the known fields, parsed from Dagster's message: those at the first level of its braces."""
     text = item.message.partition('Expected: "')[2]
     depth, names = 0, []
     for token in re.findall(r"[{}\[\]()]|[A-Za-z_0-9]+\??:", text):
@@ -105,39 +105,29 @@ def _expected(snap: Any) -> str:
     return _WORDS.get(snap.given_name or "", "a mapping of fields" if snap.fields else "another type")
 
 
-def unreadable_values(run_config: Mapping[str, Any]) -> list[AnyProblem]:
-    """Names and numbers that Dagster does not expect."""
-    return [*_fields_without_name(run_config, ""), *_numbers_too_large(run_config, "")]
+def unreadable_values(values: Any, field: str = "") -> list[AnyProblem]:
+    """Names and numbers that Dagster does not expect, wherever they are.
 
-
-def _fields_without_name(values: Any, field: str) -> Iterator[AnyProblem]:
-    """Keys that are no text, which Dagster does not expect: YAML reads `1`, `yes` and `null` as other things."""
+    YAML reads the names `1`, `yes` and `null` as other things than text. No library takes larger whole numbers.
+    """
     if isinstance(values, Mapping):
+        found: list[AnyProblem] = []
         for name, value in values.items():
-            if not isinstance(name, str):
-                advice = "Put it in quotes if it is a name."
-                yield Problem(field or "configuration", "text as the name of a field", name, advice)
+            if isinstance(name, str):
+                found += unreadable_values(value, f"{field}.{name}" if field else name)
             else:
-                yield from _fields_without_name(value, f"{field}.{name}" if field else name)
-    elif isinstance(values, list):
-        for i, value in enumerate(values):
-            yield from _fields_without_name(value, f"{field}[{i}]")
-
-
-def _numbers_too_large(values: Any, field: str) -> Iterator[AnyProblem]:
-    """Whole numbers that no library takes, wherever they stand."""
-    if isinstance(values, Mapping):
-        for name, value in values.items():
-            yield from _numbers_too_large(value, f"{field}.{name}" if field else name)
-    elif isinstance(values, list):
-        for i, value in enumerate(values):
-            yield from _numbers_too_large(value, f"{field}[{i}]")
-    elif isinstance(values, int) and not -(2**63) <= values < 2**63:
-        yield Problem(field, "a number of at most 64 bits", values)
+                advice = "Put it in quotes if it is a name."
+                found.append(Problem(field or "configuration", "text as the name of a field", name, advice))
+        return found
+    if isinstance(values, list):
+        return [problem for i, value in enumerate(values) for problem in unreadable_values(value, f"{field}[{i}]")]
+    if isinstance(values, int) and not -(2**63) <= values < 2**63:
+        return [Problem(field, "a number of at most 64 bits", values)]
+    return []
 
 
 def execution_problems(run_config: Mapping[str, Any]) -> Iterator[AnyProblem]:
-    """Of the sections `execution` and `loggers`: values that Dagster takes and then waits for ever, or ignores."""
+    """Problems in `execution` and `loggers`: values with which Dagster waits forever, or which it ignores."""
     steps = _section(run_config, "execution", "config", "multiprocess").get("max_concurrent")
     if isinstance(steps, int) and steps < 0:
         field = "execution.config.multiprocess.max_concurrent"

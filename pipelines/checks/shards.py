@@ -1,4 +1,4 @@
-"""A corpus in shards: sources that may be URLs, where the shards go, and the engine."""
+"""Checks of the job sharded: sources, which may be URLs, the output folder, and the engine."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ MOST_WORKERS = 1_024
 
 
 def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
-    """Of the job sharded."""
+    """Problems of the job sharded."""
     config = run.configs.get("sharded_corpus")
     if config is None:
         return
@@ -41,7 +41,7 @@ def _engine(engine: ShardEngine, field: str) -> Iterator[AnyProblem]:
 
 
 def _settings(config: Any) -> Iterator[AnyProblem]:
-    """The limits that `analysis.shards` states."""
+    """Check the limits of `analysis.shards`."""
     from analysis.shards.corpus import ShardedConfig
     from pipelines.store.configuration import values_for
 
@@ -90,7 +90,7 @@ def _source(read: Any, field: str) -> Iterator[AnyProblem]:
 
 
 def _url(url: str, field: str) -> Iterator[AnyProblem]:
-    """Whether the file system of a URL is known; nothing is asked of it."""
+    """Check that the URL's file system is known, without connecting to it."""
     from analysis.engine.files import open_url
 
     try:

@@ -1,4 +1,4 @@
-"""Sources: their names, their files, and whether something is left to train on."""
+"""Checks of sources: names, files, and whether there are documents to train on."""
 
 import os
 import re
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
-    """Of all sources that the run reads."""
+    """Problems of all sources that the run reads."""
     if raw := run.configs.get("raw_documents"):
         field = "ops.raw_documents.config.sources"
         yield from _of_sources(raw.sources, field, "train", must_exist=raw.on_error == "raise")
@@ -62,7 +62,7 @@ def _of_sources(
 
 
 def names(sources: Sequence[Any], field: str) -> Iterator[AnyProblem]:
-    """Names that a reader of tables and figures cannot tell apart, or that are no text."""
+    """Check that readers of tables and figures can distinguish the names."""
     for i, source in enumerate(sources):
         if not _seen(source.name) or not is_text(source.name):
             yield Problem(f"{field}[{i}].name", "a name", source.name, "Tables and figures tell sources apart by it.")
@@ -78,18 +78,18 @@ def names(sources: Sequence[Any], field: str) -> Iterator[AnyProblem]:
 
 
 def is_text(value: str) -> bool:
-    """Whether UTF-8 can hold it; YAML and JSON can write half a character (`"\\ud800"`)."""
+    """Whether UTF-8 can encode it; YAML and JSON can contain half a character (`"\\ud800"`)."""
     return not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _seen(name: str) -> str:
-    """A name as a reader sees it: composed characters, no invisible ones, no blanks around."""
+    """The visible form of a name: composed characters, without invisible ones and outer blanks."""
     visible = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
     return " ".join(visible.split())
 
 
 def source_names(source: SourceConfig) -> list[str]:
-    """What the documents' `source` may say: packages are a source for each task."""
+    """Possible values of the documents' `source`: packages give one source per task."""
     if not isinstance(source.read, PackagesConfig):
         return [source.name]
     return [f"{source.name}/{task}" for task in dict.fromkeys(source.read.tasks or _harvesters())]
@@ -137,7 +137,7 @@ def files(read: FilesConfig, field: str, must_exist: bool, *, urls: bool = False
     """Paths and split of a source of files.
 
     Args:
-        urls: whether a path may be a URL; it is not looked at.
+        urls: whether paths may be URLs, which are not checked here.
     """
     if not read.paths:
         yield Problem(f"{field}.paths", "at least one file or glob", [])
@@ -173,7 +173,7 @@ def _path(path: str, field: str, must_exist: bool) -> Iterator[AnyProblem]:
     try:
         found = matching_files(full)
         is_folder = not found and Path(full).expanduser().is_dir()
-    except (OSError, RuntimeError) as error:  # a name that is too long; `~` of a user who is not there
+    except (OSError, RuntimeError) as error:  # the name is too long, or `~user` does not exist
         yield Problem(field, "a file", path, f"{getattr(error, 'strerror', None) or error}.".replace("..", "."))
         return
     if not found:
@@ -224,7 +224,7 @@ def _split(read: Any) -> str | None:
 
 
 def is_held_out(read: Any) -> bool:
-    """Whether all documents of a source are kept from training."""
+    """Whether all documents of a source are held out."""
     return isinstance(read, FilesConfig | HubConfig) and read.split is not None and _side(read) == "test"
 
 

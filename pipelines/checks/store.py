@@ -1,4 +1,4 @@
-"""Where artifacts go, and whether what a run reads from earlier runs is there."""
+"""Checks of the store: its folder, and the artifacts that a run reads from earlier runs."""
 
 import os
 import re
@@ -20,7 +20,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 
 def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
-    """Of the store and of the inputs that the run takes from it."""
+    """Problems of the store and of the inputs that the run takes from it."""
     store = run.resources.get("store")
     if store is None:
         return
@@ -29,7 +29,7 @@ def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
 
 
 def folder(field: str, given: str, what: str = "the folder of the store") -> Iterator[AnyProblem]:
-    """Whether a folder can be made, or written to, at a path."""
+    """Check that a folder can be written to, or created."""
     if not given.strip() or "\0" in given:
         yield Problem(field, what, given, "Name one, such as outputs/my-corpus.")
         return
@@ -57,7 +57,7 @@ def folder(field: str, given: str, what: str = "the folder of the store") -> Ite
 
 
 def _named(run: ConfiguredRun, store: ArtifactStore) -> Iterator[AnyProblem]:
-    """Names of runs and inputs, whether they are used or not."""
+    """Check the names of runs and inputs, also of unused ones."""
     if store.from_run is not None and not _ID.fullmatch(store.from_run):
         yield Problem(f"{FIELD}.from_run", "the id of a run, or its first digits", store.from_run)
     yield from unknown_names(f"{FIELD}.inputs", "asset", list(store.inputs), ASSETS)
@@ -71,7 +71,7 @@ def _named(run: ConfiguredRun, store: ArtifactStore) -> Iterator[AnyProblem]:
 
 
 def _inputs(run: ConfiguredRun, store: ArtifactStore) -> Iterator[AnyProblem]:
-    """Every input that the run does not make itself is named, and there."""
+    """Check that every input that the run does not make itself is named and exists."""
     if not run.inputs:
         return
     made: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Methods side by side, the paper's study, and benchmarks."""
+"""Checks of comparisons, the paper's study, and benchmarks."""
 
 import importlib.util
 from collections.abc import Collection, Iterator
@@ -19,7 +19,7 @@ from pipelines.training.losses import BASE
 
 
 def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
-    """Of the jobs compare, study and one_run."""
+    """Problems of the jobs compare, study and one_run."""
     yield from _rates(run)
     yield from _comparison(run)
     yield from _study(run)
@@ -82,7 +82,7 @@ def _study(run: ConfiguredRun) -> Iterator[AnyProblem]:
 
 
 def _domains(run: ConfiguredRun, config: Any, field: str) -> Iterator[AnyProblem]:
-    """Domains are known ones, and their sources are in the corpus."""
+    """Check that domains are known and their sources are in the corpus."""
     field = f"{field}.domains"
     if not config.domains:
         yield Problem(field, f"sources for some of {listed(NUM_CLUSTERS)}", {})
@@ -137,7 +137,7 @@ def _study_benchmarks(run: ConfiguredRun) -> Iterator[AnyProblem]:
 
 
 def _harness(config: HarnessConfig, field: str, tasks: Collection[str]) -> Iterator[AnyProblem]:
-    """Benchmarks exist, their files do, and what runs programs of a model may do so here."""
+    """Check that benchmarks and their files exist, and that generated programs may run here."""
     from hydralora.harness import BENCHMARKS
 
     yield from unknown_names(f"{field}.tasks", "benchmark", list(tasks), BENCHMARKS)

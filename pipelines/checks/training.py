@@ -1,4 +1,4 @@
-"""Base model, recipe, launcher, and the methods that a run trains."""
+"""Checks of the base model, the recipe, the launcher, and the methods that a run trains."""
 
 import importlib.util
 import os
@@ -21,9 +21,9 @@ LAUNCHER = "resources.launcher.config"
 BUDGETS = ("max_tokens", "max_steps", "num_train_epochs")
 ALL_LINEAR = "all-linear"
 ANY_SIZE = 1_000_000
-"""Stands for the size of a HydraLoRA that is not trained yet."""
+"""Placeholder for the size of a HydraLoRA that is not trained yet."""
 MANY_STEPS = 1_000
-"""Stands for a number of steps that the corpus decides."""
+"""Placeholder for a number of steps that depends on the corpus."""
 
 HYDRALORA_METHODS = (
     *("hydralora_sequence", "hydralora_split", "hydralora"),
@@ -33,7 +33,7 @@ HYDRALORA_METHODS = (
 
 
 def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
-    """Of all that trains or loads the base model; imports torch only then."""
+    """Problems of all that trains or loads the base model; imports torch only if something does."""
     wrong = [*_base_model(run), *_recipe(run), *_launcher(run), *_adapters(run)]
     if run.trains:
         wrong += _names(run)
@@ -101,7 +101,7 @@ def _targets(recipe: Recipe) -> Iterator[AnyProblem]:
 
 
 def _mixing(run: ConfiguredRun, recipe: Recipe) -> Iterator[AnyProblem]:
-    """Own weights are of sources of the run, where the run reads them."""
+    """Check that mixing weights name sources of the run."""
     raw = run.configs.get("raw_documents")
     if raw is not None and not any(isinstance(source.read, PackagesConfig) for source in raw.sources):
         names = [source.name for source in raw.sources]
@@ -140,7 +140,7 @@ def _launcher(run: ConfiguredRun) -> Iterator[AnyProblem]:
 
 
 def _adapters(run: ConfiguredRun) -> Iterator[AnyProblem]:
-    """What the assets of the main job train beside each other."""
+    """Check the methods and seeds of the main job."""
     hydra, baselines = run.configs.get("hydralora_adapter"), run.configs.get("baseline_adapters")
     if baselines is not None:
         field = "ops.baseline_adapters.config.methods"
@@ -160,7 +160,7 @@ def _adapters(run: ConfiguredRun) -> Iterator[AnyProblem]:
 
 
 def _names(run: ConfiguredRun) -> Iterator[AnyProblem]:
-    """Names of methods."""
+    """Check the names of methods and trackers."""
     from hydralora.methods import METHODS
 
     for field, methods in trained_methods(run).items():
@@ -179,12 +179,12 @@ def _names(run: ConfiguredRun) -> Iterator[AnyProblem]:
 
 
 def _untrained(run: ConfiguredRun, recipe: Recipe) -> Iterator[AnyProblem]:
-    """Rates of methods that the run does not train: one of the two names is not meant."""
+    """Check that learning rates belong to methods that the run trains."""
     from hydralora.methods import METHODS
 
     trained = {method for methods in trained_methods(run).values() for method in methods}
     if "component_adapters" in run.configs:
-        trained |= {"lora_r8", "without_moe"}  # of components, and of one expert
+        trained |= {"lora_r8", "without_moe"}  # component adapters, and HydraLoRA with one expert
     for method in recipe.learning_rates:
         if trained and method in METHODS and method not in trained:
             what = f"methods that this run trains ({listed(sorted(trained))})"
@@ -192,7 +192,7 @@ def _untrained(run: ConfiguredRun, recipe: Recipe) -> Iterator[AnyProblem]:
 
 
 def _fit(run: ConfiguredRun) -> Iterator[AnyProblem]:
-    """Whether tokens and methods fit the base model, whose layers are looked at without their weights."""
+    """Check that tokens and methods fit the layers of the base model, without loading its weights."""
     model: BaseModel | None = run.resources.get("base_model")
     methods = trained_methods(run) if run.trains else {}
     tokens = run.configs.get("tokenised_documents")
@@ -228,7 +228,7 @@ def _tokens(config: Any, model: BaseModel, skeleton: Any) -> Iterator[AnyProblem
 
 
 def _layers(recipe: Recipe, skeleton: Any) -> Iterator[AnyProblem]:
-    """`layers_to_transform` and `target_modules` name what the base model has."""
+    """Check that `layers_to_transform` and `target_modules` exist in the base model."""
     n = getattr(skeleton.config, "num_hidden_layers", None)
     beyond = [] if n is None else [layer for layer in recipe.layers_to_transform or [] if layer >= n]
     if n is not None and beyond:
@@ -244,7 +244,7 @@ def _layers(recipe: Recipe, skeleton: Any) -> Iterator[AnyProblem]:
 
 
 def _sizes(run: ConfiguredRun, methods: Mapping[str, list[str]], skeleton: Any) -> Iterator[AnyProblem]:
-    """Experts need linear layers, and no rank is larger than a layer."""
+    """Check that experts get linear layers, and that no rank is larger than a layer."""
     import torch
 
     recipe: Recipe = run.resources["recipe"]
@@ -271,7 +271,7 @@ def _has_weight(module: Any) -> bool:
 
 
 def _methods(run: ConfiguredRun, methods: Mapping[str, list[str]], skeleton: Any) -> Iterator[AnyProblem]:
-    """Every method can be put on the base model, with the number of experts as far as it is known."""
+    """Check that every method can be put on the base model, with the number of experts if it is known."""
     from hydralora.methods import METHODS, MethodError
 
     recipe: Recipe = run.resources["recipe"]
@@ -296,7 +296,7 @@ def _falls_back(field: str) -> bool:
 
 
 def _ratios(run: ConfiguredRun, methods: set[str]) -> Iterator[AnyProblem]:
-    """Each fragment of `learning_rate_ratios` is in the name of a parameter that some method trains."""
+    """Check that each fragment of `learning_rate_ratios` is in the name of a trained parameter."""
     recipe: Recipe = run.resources["recipe"]
     if not recipe.learning_rate_ratios:
         return

@@ -12,7 +12,7 @@ CPU_TOKENS, GPU_TOKENS = 15_000, 1_000_000
 CPU_TOKENS_PER_SECOND = 370
 """Measured with the embedded model and these settings on two cores."""
 COMPARED = ("hydralora", "lora_matched")
-"""Compared with the default method, where no method is named."""
+"""Methods that are compared with the default one, if none is named."""
 
 TEMPLATE = """\
 # hydralora run {path}
@@ -114,7 +114,7 @@ def recipe_of(base_model: str, tokens: int, *, gpu: bool) -> dict[str, Any]:
 
 
 def source_values(name: str, source: Any) -> dict[str, Any]:
-    """The entry of a source in a run configuration. A `$` in a path is doubled, as the configuration wants it."""
+    """The entry of a source in a run configuration, in which a `$` of a path is doubled."""
     files: dict[str, Any] = {"paths": [path.replace("$", "$$") for path in source.paths]}
     if source.columns:
         files["columns"] = dict(source.columns)
@@ -158,7 +158,7 @@ def has_gpu() -> bool:
 
 
 def estimate(tokens: int | None, n_adapters: int, base_model: str, *, gpu: bool) -> str:
-    """How long the trainings take, where that was measured."""
+    """How long the trainings take, if that was measured for this machine and model."""
     if gpu or base_model != "embedded":
         return "No estimate of the time: it was measured for the embedded model on a CPU alone."
     budget = tokens or CPU_TOKENS

@@ -17,7 +17,7 @@ def fail(text: str, code: int = 2) -> NoReturn:
 
 @contextmanager
 def one_error(*kinds: type[Exception]) -> Iterator[None]:
-    """Tell an expected exception as one sentence, without a traceback."""
+    """Print an expected exception as one sentence, without a traceback."""
     try:
         yield
     except kinds as error:

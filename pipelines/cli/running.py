@@ -59,7 +59,7 @@ def print_results(path: Path, job: str, as_json: bool) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What `train` and `compare` are asked: files, how their columns are called, and how to train on them."""
+    """The arguments of `train` and `compare`: files, the roles of their columns, and how to train on them."""
 
     files: Sequence[str]
     columns: Sequence[str]

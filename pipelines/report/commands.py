@@ -1,4 +1,4 @@
-"""The commands that a report names: the one that gives it again, and what to do next."""
+"""The commands that a report shows: how to reproduce it, and what to do next."""
 
 import shlex
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class Request:
     Attributes:
         values: its run configuration, without what changes no result.
         file: the file that the configuration came from; None if it is not known, as in the web UI.
-        folder: where the report will lie, as the configuration names its store.
+        folder: folder of the report, below the store's path in the configuration.
     """
 
     job: str
@@ -72,7 +72,7 @@ def comparison_of(request: Request, methods: list[str], seeds: int, max_tokens: 
     """A configuration of the job `compare` on the same corpus, as YAML; None if this run did not read the corpus.
 
     Args:
-        methods: that are compared; the last one is the reference.
+        methods: methods to compare; the last one is the reference.
     """
     ops = request.values.get("ops", {})
     if "raw_documents" not in ops:
@@ -86,7 +86,7 @@ def comparison_of(request: Request, methods: list[str], seeds: int, max_tokens: 
 
 
 def tokens_for(spent: "Spent") -> int:
-    """Training tokens that give the least number of steps of a verdict, at this run's tokens per step."""
+    """Training tokens for the smallest number of steps with a verdict, at this run's tokens per step."""
     from analysis.report.budget import LEAST_STEPS
 
     if not spent.steps or not spent.tokens:

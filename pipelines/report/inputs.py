@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from analysis.report import MoreTable, ReportInputs
 
 EMBEDDED_NAMES = {"embedded": "SmolLM2-135M-Instruct (embedded)"}
-"""Of `hydralora.base_model`, whose import takes seconds."""
+"""Copies names of `hydralora.base_model`, whose import takes seconds."""
 ENERGY_PARTS = ("cpu_kwh", "gpu_kwh", "ram_kwh")
 
 Inputs = Mapping[str, Artifact]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 REPORTS = ("report", "corpus_report")
 MOST_DOCUMENTS = 40_000
-"""Documents of both runs by which clusters are matched; of more, an equal share of each run is drawn."""
+"""Most documents of both runs by which clusters are matched; from more, an equal share of each run is drawn."""
 _LONGEST = 160
 Artifacts = Mapping[str, Artifact]
 

@@ -1,4 +1,4 @@
-"""What a store does not need: remains of killed and damaged builds, and artifacts that no recorded run refers to.
+"""Removes what a store does not need: remains of killed or damaged builds, and artifacts of no recorded run.
 
 Nothing is removed that a living process holds: the lock of an artifact is taken first, artifacts stay as long as any
 build is going on in the store, and so does what was made or used within the last hour, which a run may not have
@@ -24,7 +24,7 @@ class Item:
 
     Attributes:
         size: bytes.
-        kept: why it stays all the same, None if it can be removed.
+        kept: why it must stay; None if it can be removed.
     """
 
     path: Path
@@ -39,9 +39,9 @@ def clean(
     """List what the store does not need, and remove it.
 
     Args:
-        delete: remove, rather than list.
-        keep_runs: forget all runs but so many, the newest ones; None keeps all.
-        rest_seconds: what was made or used more recently stays.
+        delete: whether to remove items instead of only listing them.
+        keep_runs: number of newest runs whose records are kept; None keeps all.
+        rest_seconds: items made or used within this time stay.
 
     Raises:
         ArtifactError: the directory is no store, or a record of a run cannot be read.
@@ -65,7 +65,7 @@ def clean(
 
 
 def referenced(directory: Path, runs: list[Path]) -> set[tuple[str, str]]:
-    """Asset and fingerprint of everything that runs made, and of all it was made from.
+    """Asset and fingerprint of everything that runs made, and of all its inputs.
 
     Raises:
         ArtifactError: a record cannot be read, so what is still needed is unknown.
@@ -141,7 +141,7 @@ def _lock_of(path: Path) -> Path | None:
 
 @contextmanager
 def _held(lock: Path | None) -> Iterator[bool]:
-    """Whether the lock is free, and ours within the block; makes no lock file where there is none."""
+    """Whether the lock is free; if so, it is held within the block. A missing lock file is not created."""
     import filelock
 
     if lock is None or not lock.exists():

@@ -75,7 +75,7 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 def _plain(kind: Any) -> Any:
     """The type for run configuration: lists replace tuples and sequences, dictionaries replace mappings.
 
-    Of "several or one", which run configuration does not know, the list stays.
+    Run configuration does not support a union of a list and one value, so the list remains.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is None or origin is typing.Literal:
@@ -103,8 +103,8 @@ def limited(
 ) -> Any:
     """A field of a resource with limits.
 
-    `pipelines.run_checks` looks at them, together with all else. pydantic would refuse the first resource that Dagster
-    makes, in a stack trace.
+    `pipelines.run_checks` checks them with everything else. pydantic would raise at the first resource that Dagster
+    creates, with a stack trace.
     """
     limits = {name: limit for name, limit in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if limit is not None}
     return Field(

@@ -1,4 +1,4 @@
-"""Failures of an asset as one sentence, where the error is ours or the machine's; a bug keeps its stack trace."""
+"""Turns expected errors of an asset into one sentence; bugs keep their stack trace."""
 
 import errno
 import traceback
@@ -27,7 +27,7 @@ def clear_failures(asset: str) -> Iterator[None]:
     stack trace for the UI. All other exceptions are bugs and pass as they are.
 
     Args:
-        asset: whose name the sentence begins with.
+        asset: name of the asset, with which the sentence begins.
     """
     try:
         yield
@@ -55,7 +55,7 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def sentence_of(error: BaseException) -> str | None:
-    """The error in a sentence, None for what should not happen."""
+    """The error as a sentence; None for a bug."""
     if is_refusal(error):
         return str(error)
     if isinstance(error, OSError):

@@ -44,7 +44,7 @@ class ArtifactStore(dg.ConfigurableIOManager):
             record_run(self.path, context.run_id, obj, partition)
         except OSError as error:
             if is_disk_full(error, self.path):
-                # Unrecorded, the artifact would be the clean-up's.
+                # The clean-up would remove an artifact that no run records.
                 raise dg.Failure(
                     f"No space left on the device while writing {self.path / 'runs' / context.run_id}. Free some space "
                     f"and run again; what is built is kept.",

@@ -1,4 +1,4 @@
-"""The configuration that a run really has, also where its job brings one."""
+"""The configuration of a run, which its job may define."""
 
 import hashlib
 import json
@@ -8,15 +8,15 @@ from typing import Any
 import dagster as dg
 
 JOB_TAG = "hydralora/job"
-"""Tag of a configured job: the general job that it is one configuration of."""
+"""Tag of a configured job: the general job that it configures."""
 FIXED_TAG = "hydralora/fixed"
-"""Tag of a configured job: `digest` of its configuration, the only one that it takes."""
+"""Tag of a configured job: `digest` of its configuration, the only one that it accepts."""
 HOW_RUN = ("execution", "loggers")
 """Parts of a run configuration that change no result."""
 
 
 def configuration_of(run: dg.DagsterRun, job: dg.JobDefinition) -> Mapping[str, Any]:
-    """What the run was given, else what its job brings."""
+    """The run's own configuration, else its job's."""
     return run.run_config or job.run_config or {}
 
 
@@ -27,5 +27,5 @@ def without_how(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def digest(values: Mapping[str, Any]) -> str:
     """16 hex digits of what results depend on."""
-    text = json.dumps(without_how(values), sort_keys=True, default=str)  # a date of YAML is text
+    text = json.dumps(without_how(values), sort_keys=True, default=str)  # dates in YAML become text
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -58,7 +58,7 @@ class HarnessConfig(dg.Config):
     batch_size: int = Field(8, ge=1)
     max_gen_toks: int | None = Field(None, ge=1)
     allow_code_execution: bool = False
-    """Of humaneval: run the programs that the models write, isolated by bubblewrap."""
+    """For humaneval: run the programs that the models write, isolated by bubblewrap."""
     unsafe_no_isolation: bool = False
     """Run them without bubblewrap, with all rights of this process."""
 

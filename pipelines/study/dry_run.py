@@ -31,7 +31,7 @@ DRY_STEPS = 100
 def main() -> None:
     """Print the sizes, or the reason why a method does not fit."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.study.dry_run", description=__doc__)
-    parser.add_argument("config", type=Path, help="run configuration of the job compare or study")
+    parser.add_argument("config", type=Path, help="run configuration of the job study")
     parser.add_argument("--model-config", type=Path, help="folder with the base model's config.json; default: its own")
     arguments = parser.parse_args()
     try:
@@ -47,7 +47,7 @@ def dry_run(config: dict[str, Any], model_config: Path | None = None) -> tuple[p
     """Sizes of all methods in a run configuration (`method_sizes` plus `num_experts`), and GiB of activations.
 
     Args:
-        config: run configuration of the job `study`, or of `compare` with a fixed number of experts.
+        config: run configuration of the job `study`.
         model_config: folder with the `config.json` of the base model, for machines without access to the hub.
 
     Raises:
@@ -68,24 +68,19 @@ def dry_run(config: dict[str, Any], model_config: Path | None = None) -> tuple[p
 
 
 def methods_by_n(ops: dict[str, Any]) -> dict[int, list[str]]:
-    """N -> the methods that a configuration trains with N experts.
+    """N -> the methods that a configuration of the study trains with N experts.
 
     Raises:
-        ValueError: the configuration trains no method, or N depends on the corpus.
+        ValueError: the configuration is for another job.
     """
-    if "study_runs" in ops:
-        study = ops["study_runs"]["config"]
-        cells = planned_cells(study.get("experiments", list(EXPERIMENTS)), study["domains"])
-        found: dict[int, list[str]] = {}
-        for n, method in sorted({(cell.num_experts, cell.method) for cell in cells if cell.method != BASE}):
-            found.setdefault(n, []).append(method)
-        return found
-    if "method_comparison" in ops:
-        n = ops.get("num_experts", {}).get("config", {}).get("value")
-        if n is None:
-            raise ValueError("Expected ops.num_experts.config.value: without the corpus, a dry run does not know N")
-        return {int(n): ops["method_comparison"]["config"]["methods"]}
-    raise ValueError(f"Expected a configuration of the job compare or study, got one of {', '.join(sorted(ops))}")
+    if "study_runs" not in ops:
+        raise ValueError(f"Expected a configuration of the job study, got one of {', '.join(sorted(ops))}")
+    study = ops["study_runs"]["config"]
+    cells = planned_cells(study.get("experiments", list(EXPERIMENTS)), study["domains"])
+    found: dict[int, list[str]] = {}
+    for n, method in sorted({(cell.num_experts, cell.method) for cell in cells if cell.method != BASE}):
+        found.setdefault(n, []).append(method)
+    return found
 
 
 def activation_gib(model_config: "PretrainedConfig", recipe: Recipe) -> float:

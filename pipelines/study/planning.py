@@ -1,6 +1,6 @@
 """Turns the cells of an experiment into runs with documents, learning rate and size."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import dagster as dg
 import polars as pl
@@ -11,15 +11,15 @@ from pipelines.store.io_manager import ArtifactStore
 from pipelines.study.experiments import NUM_CLUSTERS, Cell
 from pipelines.study.learning_rates import rate_of
 from pipelines.study.running.run import Run, Setup
-from pipelines.study.running.run_documents import TRAINING, Split, read_run_documents
-from pipelines.study.sizes import matched_parameters, method_sizes
+from pipelines.study.running.run_documents import Split
+from pipelines.study.sizes import checked_sizes, matched_parameters
 from pipelines.study.study_documents import Corpus, study_documents
 from pipelines.training.losses import BASE
 from pipelines.training.recipe import BaseModel, Recipe
 
 
 class DomainsConfig(dg.Config):
-    """Which sources make up each domain of `pipelines.study.experiments`, and what of them is not trained on."""
+    """The sources of each domain of `pipelines.study.experiments`, and how many of their documents are held out."""
 
     domains: dict[str, list[str]]
     validation_documents_per_source: int = Field(50, ge=0)
@@ -73,19 +73,11 @@ class Planner:
 
 def study_sizes(cells: list[Cell], setups: dict[str, Setup], planner: Planner) -> pl.DataFrame:
     """Sizes of all methods for each N. A method that does not fit ends the job before any training."""
-    from hydralora.methods import MethodError
-    from hydralora.training import plan_run
-
     tables = []
     for n in sorted({cell.num_experts for cell in cells}):
         own = [cell for cell in cells if cell.num_experts == n and cell.method != BASE]
-        documents = read_run_documents(setups[own[0].domain].documents, TRAINING)
-        steps = plan_run(documents, planner.recipe.training_config(own[0].method)).num_steps
-        settings = replace(planner.recipe.method_config(n), total_steps=steps)
         methods = list(dict.fromkeys(cell.method for cell in own))
-        try:
-            sizes = method_sizes(planner.base_model, methods, settings)
-        except (MethodError, ValueError) as error:
-            raise dg.Failure(f"Nothing was trained. {error}", allow_retries=False) from None
+        documents = setups[own[0].domain].documents
+        sizes = checked_sizes(documents, methods, n, planner.recipe, planner.base_model)
         tables.append(sizes.with_columns(num_experts=n))
     return pl.concat(tables)

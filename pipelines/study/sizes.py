@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import polars as pl
 
-from pipelines.training.recipe import BaseModel
+from pipelines.store.artifacts import Artifact
+from pipelines.study.running.run_documents import TRAINING, read_run_documents
+from pipelines.training.recipe import BaseModel, Recipe
 
 if TYPE_CHECKING:
     from hydralora.methods import MethodConfig
@@ -52,6 +55,24 @@ def method_sizes(base_model: BaseModel, methods: Sequence[str], settings: "Metho
         percent = {"percent": counts.percent, "percent_without_router": counts.percent_without_router}
         rows.append({"method": name, **shown, "n_parameters": counts.total, **percent, "state_gib": state / GIB})
     return pl.DataFrame(rows)
+
+
+def checked_sizes(
+    documents: Artifact, methods: Sequence[str], n: int, recipe: Recipe, base_model: BaseModel
+) -> pl.DataFrame:
+    """Sizes of methods with N experts; the plan of the first one gives the steps that schedules need.
+
+    Raises:
+        dagster.Failure: a method does not fit; nothing has been trained yet.
+    """
+    from hydralora.methods import MethodError
+    from hydralora.training import plan_run
+
+    try:
+        steps = plan_run(read_run_documents(documents, TRAINING), recipe.training_config(methods[0])).num_steps
+        return method_sizes(base_model, methods, replace(recipe.method_config(n), total_steps=steps))
+    except (MethodError, ValueError) as error:
+        raise dg.Failure(f"Nothing was trained. {error}", allow_retries=False) from None
 
 
 def matched_parameters(method: str, base_model: BaseModel, settings: "MethodConfig") -> int | None:

@@ -19,6 +19,8 @@ from pipelines.training.recipe import BaseModel, Recipe
 if TYPE_CHECKING:
     from hydralora.data import TokenisedDocuments
     from hydralora.evaluation import DocumentLosses
+    from hydralora.methods import MethodConfig
+    from hydralora.training import TrainingConfig
 
 UNTRAINED = "untrained"
 DEFAULT_METHOD = "hydralora_split"
@@ -38,6 +40,14 @@ class TrainingJob:
     max_tokens: int | None = None
     match_parameters: int | None = None
     measure_energy: bool = True
+
+    def settings(self, recipe: Recipe) -> "MethodConfig":
+        """The settings of the method."""
+        return replace(recipe.method_config(self.num_experts), match_parameters=self.match_parameters)
+
+    def config(self, recipe: Recipe) -> "TrainingConfig":
+        """The training configuration."""
+        return recipe.training_config(self.method, max_tokens=self.max_tokens, seed=self.seed)
 
 
 def experts_of(method: str, num_clusters: Artifact, expert_assignment: Artifact) -> int:
@@ -61,16 +71,15 @@ def train_adapter(
     if (folder / "run.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    settings = replace(recipe.method_config(training.num_experts), match_parameters=training.match_parameters)
     try:
         with base_model.lent() as lent:
             train_method(
                 training.method,
-                settings,
+                training.settings(recipe),
                 *lent,
                 documents,
                 folder,
-                recipe.training_config(training.method, max_tokens=training.max_tokens, seed=training.seed),
+                training.config(recipe),
                 options=RunOptions(
                     progress=progress_events(log, _label(training.method, folder)),
                     measure_energy=training.measure_energy,
@@ -81,7 +90,7 @@ def train_adapter(
 
 
 def _label(method: str, folder: Path) -> str:
-    """The method, and the name of the folder if it tells more: not its own name, nor that of an unfinished artifact."""
+    """The method, and the folder's name unless it is the method's or that of an unfinished artifact."""
     return method if folder.name == method or folder.suffix == ".partial" else f"{method} ({folder.name})"
 
 

@@ -24,8 +24,6 @@ from pipelines.training.training_process import ERROR, MODULE, VERSION
 
 if TYPE_CHECKING:
     from hydralora.data import TokenisedDocuments
-    from hydralora.methods import MethodConfig
-    from hydralora.training import TrainingConfig
 
 FOLDER = "process"
 """Temporary folder beside the results of a running training, with its description, output and tokens."""
@@ -49,16 +47,6 @@ class Job:
     def done(self) -> bool:
         """Whether the training has finished: its `run.json` exists."""
         return (self.folder / "run.json").exists()
-
-    def settings(self, recipe: Recipe) -> "MethodConfig":
-        """The settings of the method."""
-        training = self.training
-        return replace(recipe.method_config(training.num_experts), match_parameters=training.match_parameters)
-
-    def config(self, recipe: Recipe) -> "TrainingConfig":
-        """The training configuration."""
-        training = self.training
-        return recipe.training_config(training.method, max_tokens=training.max_tokens, seed=training.seed)
 
 
 class Launcher(dg.ConfigurableResource):
@@ -121,8 +109,8 @@ class Launcher(dg.ConfigurableResource):
             "documents": str(tokens[id(job.documents)]),
             "folder": str(job.folder),
             "method": job.training.method,
-            "method_config": asdict(job.settings(recipe)),
-            "config": asdict(replace(job.config(recipe), fsdp=self.fsdp)),
+            "method_config": asdict(job.training.settings(recipe)),
+            "config": asdict(replace(job.training.config(recipe), fsdp=self.fsdp)),
             # The meter would also count the energy of parallel trainings.
             "measure_energy": job.training.measure_energy and self.parallel == 1,
         }
@@ -284,8 +272,8 @@ def _check_methods(jobs: Sequence[Job], recipe: Recipe, base_model: BaseModel) -
     skeleton = base_model.skeleton()
     for job in jobs:
         try:
-            steps = plan_run(job.documents, job.config(recipe)).num_steps
-            get_method(job.training.method).config(skeleton, replace(job.settings(recipe), total_steps=steps))
+            steps = plan_run(job.documents, job.training.config(recipe)).num_steps
+            get_method(job.training.method).config(skeleton, replace(job.training.settings(recipe), total_steps=steps))
         except (MethodError, TrainingError) as error:
             raise dg.Failure(f"{job.label}: {error}", allow_retries=False) from None
 

@@ -24,7 +24,7 @@ def harvest_docstrings(package: Package) -> Iterator[Pair]:
 
 
 def harvest_code(package: Package) -> Iterator[Pair]:
-    """Prompt: a signature and what the function shall do. Completion: its body."""
+    """Prompt: a signature, and what the function does. Completion: its body."""
     for module, name, function, summary in _documented(package):
         if not _serves_code(module, name):
             continue

@@ -16,7 +16,7 @@ from pipelines.store.thumbnails import write_thumbnail
 
 
 class LabelsConfig(dg.Config):
-    """What is said about each cluster."""
+    """How each cluster is described."""
 
     top_terms: int = Field(12, ge=1)
     examples: int = Field(5, ge=1)

@@ -13,12 +13,12 @@ from pipelines.store.metadata import markdown_table
 
 
 class SweepConfig(dg.Config):
-    """The range of K and how hard to look for each K's best clustering."""
+    """The range of K, and the number of starts for each K."""
 
     max_clusters: int = Field(20, ge=1, le=10_000)
     n_init: int = Field(4, ge=1, le=10_000)
     balance_sources: bool = True
-    """Where the largest source has more than five times the documents of the smallest, each counts at most as much."""
+    """If the largest source has more than five times the documents of the smallest, no source counts more than that."""
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 

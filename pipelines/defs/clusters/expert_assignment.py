@@ -26,9 +26,9 @@ class ExpertsConfig(dg.Config):
     grouping: Literal["auto", "sources", "tasks", "clusters"] = "auto"
     """`auto`: sources if they can be predicted from prompts, else tasks by the same rule, else clusters."""
     min_accuracy: float = Field(0.98, ge=0, le=1)
-    """Of `auto`: the share of held-out prompts whose group must be found."""
+    """For `auto`: the share of held-out prompts whose group must be found."""
     max_experts: int = Field(16, ge=1)
-    """Of `auto`: with more sources or tasks than this, clusters are taken."""
+    """For `auto`: with more sources or tasks than this, clusters are taken."""
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 

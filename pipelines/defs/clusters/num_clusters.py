@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class ChoiceConfig(dg.Config):
-    """How N is read off the sweep."""
+    """How N is chosen from the sweep."""
 
     value: int | None = Field(None, ge=1)
     """Your own N, even against the evidence, which is still recorded."""
     merge: list[list[int]] = Field(default_factory=list)
-    """Clusters of this `value` that become one: `[[0, 3]]`. N is smaller by the others."""
+    """Lists of clusters that become one: `[[0, 3]]`; needs `value`. N falls accordingly."""
     split: dict[str, int] = Field(default_factory=dict)
-    """Clusters of this `value`, each with its number of parts: `{"2": 3}`. N is larger by the further parts."""
+    """Clusters to split, each with its number of parts: `{"2": 3}`; needs `value`. N rises accordingly."""
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 

@@ -35,19 +35,19 @@ class FeaturesConfig(dg.Config):
     `joint_words`: TF-IDF of the prompt beside TF-IDF of the answer. `joint`: both, and the hidden state beside them.
     """
     text: Literal["prompt", "completion", "both"] = "prompt"
-    """`prompt`, `completion` or `both`; a served model has only the prompt to choose an expert by."""
+    """`prompt`, `completion` or `both`; a served model can choose an expert only by the prompt."""
     n_components: int | None = Field(None, ge=1)
-    """Left out: 32 of TF-IDF, 64 of the hidden state. Joint features have 128 and 64 of the words, 64 of the state."""
+    """Default: 32 for TF-IDF, 64 for hidden states; joint features have 128 and 64 of the words, 64 of the state."""
     max_features: int = Field(20_000, ge=1)
     tokens: Literal["unicode", "scikit-learn"] = "unicode"
     """What counts as a word: `unicode`, for every script, or `scikit-learn`, its default pattern; equal on ASCII."""
     sample_size: int = Field(10_000, ge=1)
     embedding_model: str | None = None
-    """Hub id or folder; the packaged MiniLM when left out."""
+    """Hub id or folder; default: the packaged MiniLM."""
     template: Literal["chat", "plain"] = "chat"
-    """Of `hidden_state` and `joint`: what surrounds a prompt, as in `tokenised_documents`."""
+    """For `hidden_state` and `joint`: what surrounds a prompt, as in `tokenised_documents`."""
     max_length: int = Field(512, ge=1)
-    """Of `hidden_state` and `joint`: most tokens of a prompt; a longer one loses its middle."""
+    """For `hidden_state` and `joint`: largest number of tokens of a prompt; a longer one loses its middle."""
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 

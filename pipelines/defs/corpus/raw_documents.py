@@ -16,7 +16,7 @@ class RawDocumentsConfig(dg.Config):
 
     sources: list[SourceConfig]
     on_error: Literal["raise", "skip"] = "raise"
-    """`skip` goes on with the other sources; the failure is shown and kept."""
+    """`skip` continues with the other sources; the failure is recorded and shown."""
 
     _named_once = field_validator("sources")(named_once)
 

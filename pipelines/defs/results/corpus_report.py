@@ -8,11 +8,11 @@ from pipelines.store.assets import Check, Description, artifact_asset
 
 
 class CorpusReportConfig(dg.Config):
-    """What stands at the head and at the foot of the report."""
+    """Title and command in the report."""
 
     title: str = "Corpus"
     command: str = "hydralora run CONFIG --job corpus"
-    """The command that gives this report again."""
+    """The command that reproduces this report."""
 
 
 def described(artifact: Artifact) -> Description:

@@ -17,12 +17,12 @@ from pipelines.training.recipe import BaseModel, Recipe
 
 
 class EvaluationConfig(dg.Config):
-    """How many held-out documents, and how sure."""
+    """Number of held-out documents and of bootstrap resamples."""
 
     max_documents_per_source: int | None = Field(200, ge=1)
     """Chosen by a hash; the same for every method."""
     resamples: int = Field(1_000, ge=1, le=1_000_000)
-    """Of the bootstrap."""
+    """Number of bootstrap resamples."""
 
 
 def described(artifact: Artifact) -> Description:

@@ -19,7 +19,7 @@ TABLES = ("submodules", "pairs", "separability", "identification", "embedding", 
 
 
 class BreakdownConfig(dg.Config):
-    """How the points are drawn."""
+    """How the points are projected to the plane."""
 
     umap: bool = True
     """UMAP beside t-SNE; it compiles for about 20 seconds at each start."""

@@ -15,11 +15,11 @@ PAGE = "comparison.html"
 
 
 class ReportConfig(dg.Config):
-    """What stands at the head and at the foot of the report."""
+    """Title, command and address in the report."""
 
     title: str = "HydraLoRA"
     command: str | None = None
-    """The command that gives this report again; by default the one for this run's configuration."""
+    """The command that reproduces this report; by default the one for this run's configuration."""
     url: str | None = None
     """Where a web server serves the store, for a link in the UI: browsers do not follow links to files from there."""
 

@@ -8,7 +8,7 @@ from pydantic import field_validator
 
 from analysis.corpus.cleaning import CleanConfig
 from analysis.shards.corpus import ShardedConfig
-from pipelines.corpus.sources import FilesConfig, expanded, named_once
+from pipelines.corpus.sources import FilesConfig, named_once, to_source
 from pipelines.engine.resource import ShardEngine
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
@@ -22,7 +22,7 @@ class ShardedSourceConfig(dg.Config):
 
     name: str
     read: FilesConfig
-    """As of `raw_documents`; a path may be a URL (`s3://`, `gs://`) that every worker can read."""
+    """As in `raw_documents`; a path may be a URL (`s3://`, `gs://`) that every worker can read."""
 
 
 class CleaningConfig(fields_from(CleanConfig)):  # type: ignore[misc]
@@ -116,11 +116,4 @@ def sharded_corpus(
 
 
 def _sources(given: list[ShardedSourceConfig]) -> dict[str, Any]:
-    from analysis.sources import FilesSource
-
-    return {
-        source.name: FilesSource(
-            **source.read.model_dump(exclude={"kind"}) | {"paths": tuple(expanded(path) for path in source.read.paths)}
-        )
-        for source in given
-    }
+    return {source.name: to_source(source.read) for source in given}

@@ -23,7 +23,7 @@ class LearningRatesConfig(dg.Config):
 
     rates: dict[str, list[float]] = {}
     max_tokens: int | None = Field(None, ge=1)
-    """Budget of each run, by default the recipe's: a shorter one wants higher rates, and chooses them too high."""
+    """Budget of each run, by default the recipe's. With a smaller budget, rates come out too high for the full one."""
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
 
 

@@ -1,7 +1,5 @@
 """Comparison of methods that were trained on the same documents with the same budget and batches."""
 
-from dataclasses import replace
-
 import dagster as dg
 import polars as pl
 from pydantic import Field
@@ -14,16 +12,15 @@ from pipelines.store.thumbnails import write_thumbnail
 from pipelines.study.learning_rates import rate_of
 from pipelines.study.running.costs import check_meter, measure_costs
 from pipelines.study.running.run import Run, Setup
-from pipelines.study.running.run_documents import TRAINING, read_run_documents
 from pipelines.study.running.runs import build_runs, run_losses, run_table
-from pipelines.study.sizes import matched_parameters, method_sizes
+from pipelines.study.sizes import checked_sizes, matched_parameters
 from pipelines.training.launcher import Launcher
 from pipelines.training.losses import BASE
 from pipelines.training.recipe import BaseModel, Recipe
 
 
 class ComparisonConfig(dg.Config):
-    """Which methods, and how sure."""
+    """Methods, seeds, intervals and costs."""
 
     methods: list[str]
     """Rows of `hydralora.methods`."""
@@ -31,7 +28,7 @@ class ComparisonConfig(dg.Config):
     """The method that the others are compared with; one of `methods`."""
     seeds: list[int] = [0]
     resamples: int = Field(1_000, ge=1, le=1_000_000)
-    """Of the bootstrap."""
+    """Number of bootstrap resamples."""
     cost_steps: int = Field(8, ge=0)
     """Steps of each method that are trained alone for speed, memory and energy; 0: costs are not measured."""
     measure_energy: bool = True
@@ -83,7 +80,10 @@ def method_comparison(
         check_meter(measure_energy=config.measure_energy)
     n = comparison_documents.json("num_experts")
     log, setup = context.log.info, Setup.of(store.directory, comparison_documents, recipe, base_model)
-    sizes = checked_sizes(config.methods, config.reference, n, setup)
+    if config.reference not in config.methods:
+        expected = f"Expected the reference among the methods {config.methods}, got {config.reference!r}"
+        raise dg.Failure(expected, allow_retries=False)
+    sizes = checked_sizes(comparison_documents, config.methods, n, recipe, base_model)
     runs = planned_runs(config.methods, config.seeds, n, learning_rates, recipe, base_model)
     base = [Run(BASE, seed, 0.0, 1) for seed in config.seeds]
     artifacts = build_runs([(setup, run) for run in [*base, *runs]], launcher, log)
@@ -104,21 +104,6 @@ def method_comparison(
     picture = compared_methods(table, config.reference)
     draft.write_bytes("comparison.png", png(picture.figure))
     write_thumbnail(draft, picture)
-
-
-def checked_sizes(methods: list[str], reference: str, n: int, setup: Setup) -> pl.DataFrame:
-    """Sizes of all methods (see `method_sizes`). A method that does not fit ends the job before any training."""
-    from hydralora.methods import MethodError
-    from hydralora.training import plan_run
-
-    recipe, base_model = Recipe(**setup.recipe), BaseModel(**setup.base_model)
-    if reference not in methods:
-        raise dg.Failure(f"Expected the reference among the methods {methods}, got {reference!r}", allow_retries=False)
-    try:
-        steps = plan_run(read_run_documents(setup.documents, TRAINING), recipe.training_config(reference)).num_steps
-        return method_sizes(base_model, methods, replace(recipe.method_config(n), total_steps=steps))
-    except (MethodError, ValueError) as error:
-        raise dg.Failure(f"Nothing was trained. {error}", allow_retries=False) from None
 
 
 def planned_runs(

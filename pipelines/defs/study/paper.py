@@ -11,10 +11,10 @@ from pipelines.study.study_documents import Corpus
 
 
 class PaperConfig(dg.Config):
-    """How sure."""
+    """How intervals are computed."""
 
     resamples: int = Field(1_000, ge=1, le=1_000_000)
-    """Of the bootstrap."""
+    """Number of bootstrap resamples."""
 
 
 def described(artifact: Artifact, study_runs: Artifact) -> Description:
