@@ -143,32 +143,3 @@ def agreement(labels: ArrayLike, groups: pl.Series | Sequence[str]) -> Agreement
     return Agreement(
         nmi=float(normalized_mutual_info_score(group, cluster)), ari=float(adjusted_rand_score(group, cluster))
     )
-
-
-def merge_order(centers: ArrayLike, sizes: ArrayLike) -> pl.DataFrame:
-    """Merge clusters by Ward's criterion until one is left: columns `n_clusters, left, right, increase`.
-
-    The first row is the first merge: it leaves K - 1 clusters. A merged cluster keeps the smaller of the two numbers.
-    `increase` is the rise of the SSE.
-
-    Args:
-        centers: [K, d].
-        sizes: [K], number of documents in each cluster.
-    """
-    pairs_of = zip(np.asarray(centers, dtype=np.float64), np.asarray(sizes, dtype=np.float64), strict=True)
-    points = {i: (center, float(size)) for i, (center, size) in enumerate(pairs_of)}
-    rows = []
-    while len(points) > 1:
-        pairs = [(a, b) for a in points for b in points if a < b]
-        increase, left, right = min((_ward(points[a], points[b]), a, b) for a, b in pairs)
-        (first, first_size), (second, second_size) = points[left], points.pop(right)
-        size = first_size + second_size
-        points[left] = ((first_size * first + second_size * second) / size, size)
-        rows.append((len(points), left, right, increase))
-    schema = {"n_clusters": pl.Int32, "left": pl.Int32, "right": pl.Int32, "increase": pl.Float64}
-    return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def _ward(first: tuple[NDArray[np.float64], float], second: tuple[NDArray[np.float64], float]) -> float:
-    (a, size_a), (b, size_b) = first, second
-    return size_a * size_b / (size_a + size_b) * float(np.square(a - b).sum())

@@ -3,7 +3,6 @@
 from dataclasses import asdict
 
 import dagster as dg
-import numpy as np
 import polars as pl
 from pydantic import Field
 
@@ -63,12 +62,11 @@ def cluster_labels(
     from analysis.clusters.corpus_model import CorpusModel
     from analysis.clusters.description import describe_clusters, save_corpus_model
     from analysis.clusters.heterogeneity import measure_heterogeneity
-    from analysis.clusters.interpretation import document_positions, merge_order
+    from analysis.clusters.interpretation import document_positions
     from analysis.features.loading import load_features
     from analysis.features.vectoriser import TextStatistics
     from analysis.figures.clusters import composition
 
-    n_clusters = num_clusters.json("num_clusters")["num_clusters"]
     centers = num_clusters.array("centers")
     features = document_features.array("features")
     text, kind = (document_features.record["config"][name] for name in ("text", "kind"))
@@ -89,7 +87,6 @@ def cluster_labels(
     for name, table in describe_clusters(documents, text, positions, config.top_terms, config.examples).items():
         draft.write_table(name, table)
     write_thumbnail(draft, composition(pl.read_parquet(draft.folder / "composition.parquet")))
-    draft.write_table("mergers", merge_order(centers, np.bincount(positions["cluster"], minlength=n_clusters)))
     heterogeneity = measure_heterogeneity(
         training_rows(corpus_documents, document_features), random_state=config.random_state
     )

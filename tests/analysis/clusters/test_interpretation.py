@@ -1,4 +1,4 @@
-"""Clusters in words, documents to read, tables against labels, mergers and the heterogeneity index."""
+"""Clusters in words, documents to read, tables against labels, and the heterogeneity index."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,8 @@ from analysis.clusters.interpretation import (
     cross_table,
     document_positions,
     examples,
-    merge_order,
     top_terms,
 )
-from analysis.clusters.kmeans import sweep_kmeans
 
 ON_A_LINE = np.array([[0.0], [1.0], [2.0], [4.9], [9.0], [10.0], [11.0], [9.5], [10.5], [40.0]])
 CENTERS = np.array([[1.0], [10.0]])
@@ -70,10 +68,3 @@ def test_cross_table_and_agreement():
     assert agreement([1, 1, 0, 0], groups).ari == agreement([1, 1, 0, 0], groups).nmi == 1
     assert agreement([0, 1, 0, 1], groups).ari < 0.1
     assert agreement([0, 0, 1, 1, 1], ["a", "a", "b", "b", None]).ari == 1  # type: ignore[list-item]  # no label, no say
-
-
-def test_the_closest_clusters_merge_first():
-    table = merge_order([[0.0], [1.0], [10.0]], [2, 2, 1])
-    assert table.rows() == [(2, 0, 1, 1.0), (1, 0, 2, 4 * 1 / 5 * 9.5**2)]
-    rows = np.repeat([[0.0], [1.0], [10.0]], [2, 2, 1], axis=0)
-    assert table["increase"].sum() == pytest.approx(sweep_kmeans(rows, (1,)).inertia[0])  # all the way to one

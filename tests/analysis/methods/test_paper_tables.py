@@ -66,12 +66,6 @@ def test_printed_numbers_agree_with_each_other() -> None:
     methods = dict(paper.TABLE_2.select("method", "law").iter_rows())
     assert ablations["without_moe"] == methods["lora_r8"]
     assert ablations["without_hydra"] == methods["lora_split_8x4"]
-    means = paper.TABLE_3.select(pl.exclude("task").mean()).row(0, named=True)
-    printed = dict(paper.TABLE_3_MEANS.select("method", "mixed").iter_rows())
-    assert len(paper.TABLE_3) == 27
-    for method in ("base", "lorahub", "hydralora"):
-        assert means[method] == pytest.approx(printed[method], abs=0.05)
-    assert means["lora_r8"] == pytest.approx(38.1, abs=0.05)  # printed as 36.8
 
 
 def test_costs_beside_the_papers() -> None:

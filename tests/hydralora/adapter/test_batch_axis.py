@@ -15,6 +15,7 @@ from torch._dynamo.utils import counters
 import hydralora
 from hydralora import HydraLoraConfig, expert_gates
 from hydralora.adapter.batch_axis import Call, Images, Patches, Place, _rows_of_patches, locate
+from tests.hydralora.small import add_through_transformers
 
 MakeModel = Callable[..., PeftModel]
 GATES = torch.tensor([[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]])
@@ -164,7 +165,7 @@ def test_mixed_batches_with_beams(hydra_llama: MakeModel, tokens: Tensor) -> Non
 def test_injected_through_transformers(tiny_llama: Callable[..., Any], tokens: Tensor) -> None:
     model = tiny_llama()
     config = HydraLoraConfig(r=4, init_weights=False, target_modules=["q_proj"], router_input="given")
-    model.add_adapter(config)
+    add_through_transformers(model, config)
     model.eval()
     each_row_as_alone(model, {"input_ids": tokens})
     with expert_gates(model, GATES):

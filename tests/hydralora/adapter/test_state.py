@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import hydralora
 from hydralora import HydraLoraConfig
 from hydralora.adapter.state import adapter_state, hydralora_layers
 from hydralora.gates.surgery import add_expert, drop_expert, merge_experts, upcycle
+from tests.hydralora.small import add_through_transformers
 
 MakeLlama = Callable[..., LlamaForCausalLM]
 NEVER, TARGETS = nullcontext(), ["q_proj", "down_proj"]
@@ -46,7 +48,7 @@ def config(kind: str = "hydralora", seed: int = 5, **options: Any) -> Any:
 def in_state(state: str, base: LlamaForCausalLM, kind: str = "hydralora", **options: Any) -> Any:
     """A model whose adapter "default" is in this state."""
     if state == "injected":
-        base.add_adapter(config(kind, **options), "default")
+        add_through_transformers(base, config(kind, **options), "default")
         return base.eval()
     model: Any = get_peft_model(base, config(kind, **options)).eval()
     if state in ("another merged", "not active"):
@@ -230,6 +232,8 @@ def test_calibration_and_comparison(tiny_llama: MakeLlama, tokens: Tensor, state
 
 @pytest.mark.parametrize("state", STATES)
 def test_saving_and_loading(tiny_llama: MakeLlama, tokens: Tensor, tmp_path: Path, state: str) -> None:
+    if state == "blocks compiled" and version("peft").startswith("0.20."):
+        pytest.skip("PEFT 0.20 does not ask for the plain names of compiled blocks")
     expected = logits(in_state("usual", tiny_llama()), tokens)
     model = in_state(state, tiny_llama())
     model.save_pretrained(tmp_path)  # an additional adapter goes into a folder of its own

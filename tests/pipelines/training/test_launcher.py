@@ -108,7 +108,8 @@ def test_several_processes_for_one_training(tmp_path: Path) -> None:
 def test_a_failure_is_told_and_spoils_no_other(tmp_path: Path) -> None:
     checkpoints = tmp_path / "out" / "lora_r16" / "checkpoints"
     checkpoints.mkdir(parents=True)
-    (checkpoints / "identity.json").write_text(json.dumps({"config": "of another run"}))
+    another = {"config": {"max_steps": 9, "gradient_accumulation_steps": 1}, "num_processes": 1}
+    (checkpoints / "identity.json").write_text(json.dumps(another))
     result, log = launch(tmp_path / "out", Launcher(parallel=2), ("lora_r16", "lora_r8"))
     reason = f"lora_r16 (lora_r16): {checkpoints} holds checkpoints of a run with another config"
     assert f"1 of 2 trainings failed.\n{reason}" in failure_text(result)
