@@ -3,6 +3,7 @@
 Importing this package registers the method with PEFT.
 """
 
+from hydralora import earlier_names
 from hydralora.adapter.config import EARLIER_PEFT_TYPE, HydraLoraConfig
 from hydralora.adapter.given_gates import expert_gates
 from hydralora.adapter.model import HydraLoraModel
@@ -26,9 +27,14 @@ __all__ = [
     "print_parameters",
     "record_gates",
     "set_fixed_gates",
+    "set_static_gates",
+    "static_gates",
     "to_lora",
     "to_merged",
 ]
 
 register(HydraLoraConfig, HydraLoraModel, EARLIER_PEFT_TYPE)
 teach_auto_peft()
+earlier_names.install()
+
+set_static_gates, static_gates = set_fixed_gates, fixed_gates  # earlier names

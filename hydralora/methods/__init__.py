@@ -23,6 +23,7 @@ __all__ = [
     "MethodConfig",
     "MethodError",
     "ParameterCounts",
+    "Settings",
     "adapt",
     "check_targets",
     "count_parameters",
@@ -32,3 +33,5 @@ __all__ = [
     "print_parameters",
     "target_shapes",
 ]
+
+Settings = MethodConfig  # its earlier name
