@@ -20,7 +20,6 @@ from analysis.features.hidden_states import HiddenStates
 from analysis.features.joint import ANSWER_TERMS, AnswerTerms, JointFeatures
 from analysis.features.loading import encoded_by, load_features
 from analysis.features.lsa import TfidfLsa
-from analysis.text.pairs import parts
 
 TOPICS = ("river water stream", "engine wheel motor")
 ANSWERS = {"yes": "indeed certainly true", "no": "never wrong false"}
@@ -51,13 +50,6 @@ def answer_terms(answers: list[str]) -> Any:
     return TfidfVectorizer(token_pattern=ANSWER_TERMS, lowercase=False, sublinear_tf=True, min_df=2).fit_transform(
         answers
     )
-
-
-def test_a_pair_comes_apart_again() -> None:
-    prompts, answers = parts(PAIRS)
-    assert prompts.to_list() == DOCUMENTS["prompt"].to_list()
-    assert answers.to_list() == DOCUMENTS["completion"].to_list()
-    assert [part.to_list() for part in parts(pl.Series(["no answer yet", ""]))] == [["no answer yet", ""], ["", ""]]
 
 
 @pytest.mark.parametrize("hidden", [False, True])
