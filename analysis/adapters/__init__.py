@@ -1,1 +1,1 @@
-"""What trained parameters and gates look like. Imports nothing of the project."""
+"""Statistics of trained parameters and gates. Imports nothing of the project."""

@@ -1,4 +1,4 @@
-"""What training did to A and B: component adapters compared with each other and with controls.
+"""Effects of training on A and B: component adapters compared with each other and with controls.
 
 The paper (section 2.3, Figure 3) trains one LoRA for each part of a corpus, all from the same seed. In its t-SNE plot
 the A matrices coincide and the B matrices separate. Equal seeds start with equal A, so that plot alone proves little.

@@ -15,7 +15,7 @@ COLUMNS = ("document_id", "group", "expert", "loss", "n_tokens")
 
 @dataclass(frozen=True)
 class CrossExperts:
-    """What the losses of every expert on every group say.
+    """Conclusions from the losses of every expert on every group.
 
     Attributes:
         by_group: group, own (loss of its expert), others (mean loss of the other experts), best (the expert with the

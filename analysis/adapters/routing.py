@@ -1,4 +1,4 @@
-"""What the router does: how it uses the experts, whether gates follow the corpus, and alarms in words.
+"""Use of the experts by the router, agreement of gates with the corpus, and alarms in words.
 
 An expert's number has a meaning only within one adapted module: expert 0 of layer 3 is unrelated to expert 0 of layer
 17, unless gates are given for a whole sequence. So every statistic is computed module by module and then averaged.

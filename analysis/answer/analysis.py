@@ -104,7 +104,7 @@ class Analysis:
 
     @property
     def meaning(self) -> str:
-        """What the answer means for training."""
+        """Consequences of the answer for training."""
         tokens = int(self.groups["n_tokens"].sum())
         size = f"The training documents have about {_rounded(tokens)} tokens."
         if self.num_experts == 1:
@@ -167,7 +167,7 @@ class Analysis:
 
     @property
     def warnings(self) -> list[str]:
-        """What a user should look at before trusting the answer."""
+        """Points to look at before trusting the answer."""
         lost = [*vanished_sources(self.data_card), *halved_sources(self.data_card)]
         return [*lost, *self.notes]
 

@@ -21,7 +21,7 @@ N_TERMS = 6
 
 @dataclass(frozen=True)
 class ClusteredCorpus:
-    """What the comparison needs of a corpus; the attributes are those of `Analysis`.
+    """The facts of a corpus that the comparison needs; the attributes are those of `Analysis`.
 
     Attributes:
         documents: `prompt` and `completion`; may be a sample of the corpus.

@@ -12,7 +12,7 @@ from analysis.sources.records import SourceError
 from analysis.sources.splits import side_of
 
 SHARD = re.compile(r"[-_.]\d{5}-of-\d{5}$")
-"""What publishers add to the names of the parts of one table: `train-00000-of-00002.parquet`."""
+"""Endings by which publishers number the parts of one table: `train-00000-of-00002.parquet`."""
 
 
 def named_sources(paths: Sequence[str | Path], columns: Mapping[str, str] | None = None) -> dict[str, FilesSource]:

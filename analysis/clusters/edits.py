@@ -9,7 +9,7 @@ from analysis.clusters.kmeans import assign, sweep_kmeans
 
 
 def edit_problem(n_clusters: int, merge: Sequence[Sequence[int]], split: Mapping[int, int]) -> str | None:
-    """What is wrong with these edits of clusters 0 to `n_clusters - 1`, in words; None if they can be made."""
+    """The fault of these edits of clusters 0 to `n_clusters - 1`, in words; None if they can be made."""
     named = [*(cluster for group in merge for cluster in group), *split]
     unknown = sorted({cluster for cluster in named if not 0 <= cluster < n_clusters})
     if unknown:

@@ -1,4 +1,4 @@
-"""What each cluster is about: top terms, typical and doubtful documents, and agreement with known labels."""
+"""Descriptions of clusters: top terms, typical and doubtful documents, and agreement with known labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

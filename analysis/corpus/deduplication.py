@@ -46,7 +46,7 @@ PAIR_SCHEMA = pl.Schema({"row": pl.UInt32(), "kept_row": pl.UInt32()})
 
 
 class Compared(NamedTuple):
-    """What is compared of a document: all its shingles, those of its content, and its text."""
+    """The compared parts of a document: all its shingles, those of its content, and its text."""
 
     whole: NDArray[np.uint64]
     content: NDArray[np.uint64]

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Output:
-    """What a function of a stage returns.
+    """The result of a function of a stage.
 
     Attributes:
         value: a small value for JSON, which goes into the marker.

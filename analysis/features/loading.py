@@ -39,7 +39,7 @@ def load_features(folder: Path, encoder: Encoder | None = None) -> Features:
 
 
 def encoded_by(folder: Path) -> dict[str, Any] | None:
-    """What made the hidden states of saved features; None for features without them, which read texts themselves."""
+    """The encoder of saved features' hidden states; None for features without them, which read texts themselves."""
     saved = load_json(Path(folder) / "features.json")
     if "hidden" in saved.get("views", ()):
         return encoded_by(Path(folder) / "hidden")

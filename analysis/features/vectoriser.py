@@ -1,4 +1,4 @@
-"""What all kinds of features share: the protocol, blocks of rows, and statistics of the texts."""
+"""Shared by all kinds of features: the protocol, blocks of rows, and statistics of the texts."""
 
 import logging
 from collections.abc import Iterable, Iterator

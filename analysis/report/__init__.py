@@ -34,7 +34,7 @@ SIDE_BY_SIDE = ("elbow", "training_curves", "similarity_by_relation", "gates_by_
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What `write_report` wrote.
+    """The results of `write_report`.
 
     Attributes:
         markdown: path of the Markdown summary, for CI.

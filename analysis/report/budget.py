@@ -1,4 +1,4 @@
-"""What a run has spent, and whether that is enough for a verdict."""
+"""The steps and documents of a run, and whether they suffice for a verdict."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ LEAST_SEEDS = 3
 
 @dataclass(frozen=True)
 class Spent:
-    """What the training and the evaluation of a run had; None for what its tables do not say.
+    """The budget of a run's training and evaluation; None for a number that its tables do not hold.
 
     Attributes:
         steps: of the shortest training among the reported method and its baseline.
@@ -36,7 +36,7 @@ class Spent:
 
     @property
     def shortfalls(self) -> tuple[str, ...]:
-        """What is too little for a verdict, each as "14 of at least 200 steps"."""
+        """The numbers that are too small for a verdict, each as "14 of at least 200 steps"."""
         needed = (
             (self.steps, LEAST_STEPS, "steps"),
             (self.held_out_documents, LEAST_HELD_OUT_DOCUMENTS, "held-out documents"),
@@ -50,7 +50,7 @@ class Spent:
 
 
 def spent(inputs: ReportInputs) -> Spent:
-    """What a run has spent, from its tables."""
+    """The budget of a run, from its tables."""
     pair = pl.col("method").is_in([inputs.method, inputs.matched_baseline])
     steps = tokens = seeds = seconds = documents = None
     if inputs.curves is not None and len(rows := inputs.curves.filter(pair)):

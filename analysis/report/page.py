@@ -50,7 +50,7 @@ def render(inputs: ReportInputs, sections: tuple[Section, ...], overview: Pictur
 
 
 def facts(inputs: ReportInputs) -> list[tuple[str, str]]:
-    """What was run, for the head of the page: name and value; what is not known is left out."""
+    """The facts of a run for the head of the page: name and value; unknown ones are left out."""
     of = spent(inputs)
     kept = None if inputs.data_card is None else inputs.data_card["n_kept"]
     values: Mapping[str, str | None] = {

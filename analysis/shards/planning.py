@@ -44,7 +44,7 @@ def plan(sources: Mapping[str, FilesSource], shard_bytes: int) -> list[dict[str,
 
 
 def label(shard: Mapping[str, Any]) -> str:
-    """What errors call a shard: its file, or the first of its files."""
+    """The name of a shard in errors: its file, or the first of its files."""
     first, *others = shard["parts"]
     more = f" and {len(others)} more files" if others else ""
     piece = "" if first["kind"] == "whole" else f" ({first['kind'].replace('_', ' ')} {first['start']}-{first['stop']})"

@@ -1,4 +1,4 @@
-"""What every source returns: a lazy table of records, one row for each instruction pair read."""
+"""The return value of every source: a lazy table of records, one row for each instruction pair read."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

@@ -40,7 +40,7 @@ class Patches(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What is known about one call of a model, or of a transformers model inside it.
+    """Facts about one call of a model, or of a transformers model inside it.
 
     Attributes:
         lengths: Tokens per row, for each text input; empty if they are not known.

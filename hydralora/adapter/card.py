@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 FORM = "[More Information Needed]"
-"""What PEFT's empty form is full of."""
+"""The words by which PEFT's empty form is recognised."""
 
 CARD = """\
 # A HydraLoRA adapter

@@ -47,7 +47,7 @@ class _Memory:
 
 @dataclasses.dataclass
 class Remembered:
-    """What came of remembering.
+    """Results of remembering.
 
     Attributes:
         batches: Number of batches that skipped the lower layers.

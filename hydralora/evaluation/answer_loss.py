@@ -101,7 +101,7 @@ def logits_can_be_chunked(model: nn.Module, batch: Mapping[str, Any]) -> bool:
 def _answer_states(
     model: nn.Module, batch: Mapping[str, Any]
 ) -> tuple[Float[Tensor, "n hidden"], Integer[Tensor, " n"]]:
-    """What the output layer would read to predict answer tokens [n, hidden], and these tokens [n]."""
+    """Inputs of the output layer that predict answer tokens [n, hidden], and these tokens [n]."""
     index, targets, _ = _answers(batch)
     length = batch["labels"].shape[1]
     states: list[Tensor] = []

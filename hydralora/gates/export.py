@@ -242,7 +242,7 @@ def _check_names(base: Any, layers: Iterable[str], portable: bool) -> None:
 
 
 def _target_modules(base: nn.Module, config: Any, layers: Iterable[str]) -> Any:
-    """What tells PEFT to adapt exactly these layers: as the adapter was told, unless layers were left alone."""
+    """Targets for PEFT that name exactly these layers: the adapter's own, unless layers were left alone."""
     names = [plain_name(name) for name, _ in base.named_modules() if ".hydralora_" not in name]
     told = {name for name in names if check_target_module_exists(config, name) and not name.endswith(".base_layer")}
     return config.target_modules if told == set(layers) else sorted(layers)

@@ -80,7 +80,7 @@ def _start_pass(runs: dict[str, int]) -> None:
 
 
 class _Recorder(NamedTuple):
-    """What an observer needs to record the gates of one layer."""
+    """Values that an observer needs to record the gates of one layer."""
 
     gates: dict[str, Tensor]
     runs: dict[str, int]  # number of runs of each layer in this forward pass

@@ -79,7 +79,7 @@ def add_experts(
 
 
 def expert_part(low: Float[Tensor, "*tokens width"], shared_rank: int) -> Float[Tensor, "*tokens width-{shared_rank}"]:
-    """What belongs to the experts of [experts | shared LoRA] along the last dimension."""
+    """The experts' part of [experts | shared LoRA] along the last dimension."""
     return low[..., : low.shape[-1] - shared_rank] if shared_rank else low
 
 
@@ -91,7 +91,7 @@ def gate_and_scale(
     shared_rank: int = 0,
     shared_scaling: float = 1.0,
 ) -> Float[Tensor, "*tokens inner"]:
-    """What B multiplies: [scaling * g_1 h | ... | scaling * g_E h | shared_scaling * h_s], [..., E * r + shared_rank].
+    """The inputs of B: [scaling * g_1 h | ... | scaling * g_E h | shared_scaling * h_s], [..., E * r + shared_rank].
 
     For the arguments, see `add_experts` and `gate_low_rank`.
     """

@@ -1,4 +1,4 @@
-"""What the Triton kernels share: projections by A and the router, and gates."""
+"""Shared by the Triton kernels: projections by A and the router, and gates."""
 # mypy: disable-error-code="no-untyped-def"
 # Triton reads the annotations of a kernel's arguments and allows only tl.constexpr.
 

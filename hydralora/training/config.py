@@ -163,7 +163,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunOptions:
-    """What a run measures and reports beside its training. Every method takes the same options.
+    """Measurements and reports of a run beside its training. Every method takes the same options.
 
     Attributes:
         held_out: Documents for the held-out loss before, during (`eval_steps`) and after training, or None.

@@ -154,7 +154,7 @@ class AnswerTrainer(Trainer):
         return loss
 
     def graph_values(self) -> dict[str, Any] | None:
-        """What was done with graphs, for the record; None if they were not tried."""
+        """The use of graphs, for the record; None if they were not tried."""
         if self.graphs is None or self.sizes is None:
             return None
         return {**dataclasses.asdict(self.graphs.use), "filled_share": self.sizes.padding_share}

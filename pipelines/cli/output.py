@@ -1,4 +1,4 @@
-"""What commands print: progress and errors on stderr, results on stdout."""
+"""Output of commands: progress and errors on stderr, results on stdout."""
 
 import json
 import os

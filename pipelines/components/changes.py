@@ -46,7 +46,7 @@ def change_sensors(job: str, values: Mapping[str, Any], automatic: bool) -> list
 
 
 def state(repository: dg.RepositoryDefinition, job: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a result of the job depends on: configuration, code of its assets, and its files by size and time."""
+    """A result of the job depends on these: configuration, code of its assets, and its files by size and time."""
     layer = repository.get_job(job).asset_layer
     code = {key.to_user_string(): layer.get(key).code_version for key in layer.executable_asset_keys}
     return {"configuration": values, "code": dict(sorted(code.items())), "files": _files(values)}

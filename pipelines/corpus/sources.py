@@ -115,7 +115,7 @@ def expanded(path: str) -> str:
 
 
 def content_of(config: AnyConfig) -> object:
-    """What the fingerprint needs besides the configuration: paths and hashes of files, and versions of packages."""
+    """Inputs of the fingerprint besides the configuration: paths and hashes of files, and versions of packages."""
     from analysis.sources import SourceError, hub_source, matching_files
 
     match config:

@@ -90,7 +90,7 @@ def train_on_ray(config: Path, workers: int) -> dict[str, Any]:
 
 
 def _train(config: dict[str, str]) -> None:
-    """What each worker does. An error of the training itself is left in a file, because another try would not help."""
+    """The work of one worker. An error of the training itself is left in a file, because another try would not help."""
     from hydralora.base_model import BaseModelError
     from hydralora.data import DataError
     from hydralora.methods import MethodError

@@ -1,4 +1,4 @@
-"""What the report of a run needs from its artifacts, and the commands that the report prints.
+"""Inputs of a run's report from its artifacts, and the commands that the report prints.
 
 Imports `store` and `training`.
 """

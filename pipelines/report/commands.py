@@ -29,7 +29,7 @@ OF_A_COMPARISON = (
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked of the run that makes a report.
+    """The request behind the run that makes a report.
 
     Attributes:
         values: its run configuration, without what changes no result.
@@ -54,7 +54,7 @@ class Request:
 
 
 def identity_of(context: dg.AssetExecutionContext) -> dict[str, Any]:
-    """What a report says about its run, for the fingerprint."""
+    """The request of a run as values of the report's fingerprint."""
     return {
         "run_config": without_how(configuration_of(context.run, context.job_def)),
         "job": context.run.tags.get(JOB_TAG, context.run.job_name),
@@ -63,7 +63,7 @@ def identity_of(context: dg.AssetExecutionContext) -> dict[str, Any]:
 
 
 def request_of(context: dg.AssetExecutionContext, store: ArtifactStore, fingerprint: str) -> Request:
-    """What was asked of the run."""
+    """The request of the run."""
     said = identity_of(context)
     return Request(said["job"], said["run_config"], said["file"], f"{store.directory}/report/{fingerprint}")
 
@@ -96,7 +96,7 @@ def tokens_for(spent: "Spent") -> int:
 
 
 def next_steps(request: Request, spent: "Spent", comparison: str | None, exports: Artifact) -> "list[NextStep]":
-    """What to do after reading the report.
+    """The next steps after reading the report.
 
     Args:
         comparison: text of `compare.yaml`; None if there is none.

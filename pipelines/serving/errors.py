@@ -1,4 +1,4 @@
-"""What goes wrong, said as OpenAI's API says it."""
+"""Errors in the form of OpenAI's API."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the requests of one server share."""
+"""State shared by the requests of one server."""
 
 import asyncio
 import logging

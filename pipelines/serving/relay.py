@@ -32,7 +32,7 @@ class ClientLeft(Exception):
 
 @dataclass
 class Passing:
-    """What is known of a request while it passes."""
+    """Facts about a request in progress."""
 
     decision: Decision | None = None
     status: int = 0

@@ -69,7 +69,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Description:
-    """What Dagster shows for an artifact.
+    """Metadata of an artifact for Dagster.
 
     Attributes:
         table: name of the table whose schema and row count are shown.
@@ -159,7 +159,7 @@ def artifact_asset(
 
 @dataclass(frozen=True)
 class _Declared:
-    """What the signature of an asset's function declares."""
+    """Declarations read from the signature of an asset's function."""
 
     function: Callable[..., None]
     identity: Callable[..., Mapping[str, Any]] | None
@@ -293,6 +293,6 @@ def _stops(check: dg.AssetCheckResult) -> bool:
 
 
 def _sentence(asset: str, check: dg.AssetCheckResult, blocking: Mapping[str, str]) -> str:
-    """What a blocking check expected, and what it found."""
+    """The expectation of a blocking check, and its finding."""
     name = str(check.check_name)
     return f"{asset}: the check {name} failed. Expected: {blocking.get(name, name)} Found: {check.description}."

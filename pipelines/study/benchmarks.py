@@ -65,7 +65,7 @@ class HarnessConfig(dg.Config):
 
 @dataclass(frozen=True)
 class Trained:
-    """What is measured: an artifact of `pipelines.study.running.runs`. The base model also has one."""
+    """A measured adapter: an artifact of `pipelines.study.running.runs`. The base model also has one."""
 
     domain: str
     method: str
@@ -109,7 +109,7 @@ def write_scores(
 
 
 def described(artifact: Artifact) -> Description:
-    """What Dagster shows for the scores."""
+    """Metadata of the scores for Dagster."""
     scores, asked = artifact.read("scores"), artifact.json("asked")
     found = scores.select("domain", "method", "num_experts", "benchmark").n_unique() if len(scores) else 0
     return Description(

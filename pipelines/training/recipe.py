@@ -27,7 +27,7 @@ class BaseModel(dg.ConfigurableResource):
     trust_remote_code: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """What a fingerprint needs to know of it: of a folder, also the content."""
+        """Its values for a fingerprint: of a folder, also the content."""
         known = {"base_model": self.name, "base_revision": self.revision, "load_in_4bit": self.load_in_4bit}
         folder = Path(self.name)
         return known | ({"base_files": folder_hashes(folder)} if folder.is_dir() else {})

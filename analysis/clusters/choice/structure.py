@@ -70,7 +70,7 @@ class StructureEvidence:
 
     @property
     def too_small(self) -> str:
-        """What is too little to tell one part from several, in words; empty if nothing is."""
+        """The numbers that are too small to tell one part from several, in words; empty if none is."""
         if self.n_documents < MIN_DOCUMENTS:
             return f"{self.n_documents} of at least {MIN_DOCUMENTS} documents"
         return f"{self.n_words} of at least {MIN_WORDS} different words" if self.n_words < MIN_WORDS else ""

@@ -1,4 +1,4 @@
-"""What a training leaves: saved adapters, `run.json`, the model card, the energy it took.
+"""Outputs of a training: saved adapters, `run.json`, the model card, the energy it took.
 
 Imports `data`, `evaluation`, `base_model` and `methods`.
 """

@@ -1,4 +1,4 @@
-"""What makes a training step fast and small: packed rows, fused kernels, CUDA graphs, memory, the optimiser.
+"""Means for a fast training step with little memory: packed rows, fused kernels, CUDA graphs, memory, the optimiser.
 
 Imports `hydralora.training.config` and rooms below training; does not import the loop.
 """

@@ -59,7 +59,7 @@ def graphs_refusal(model: Any, peft_config: Any, config: TrainingConfig, *, pack
 
 @dataclasses.dataclass
 class GraphUse:
-    """What was done, for the record.
+    """The use of graphs, for the record.
 
     Attributes:
         graphs: Number of graphs, one for each size of a row.

@@ -12,7 +12,7 @@ _BYTES_OF_LOGIT = 8  # in float32, and twice in half precision
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What the longest row of a run takes.
+    """Memory for the longest row of a run.
 
     Attributes:
         needed: Bytes of the GPU at the peak, with what is in use before.
@@ -56,7 +56,7 @@ def estimate(
     checkpointing: bool,
     offloading: bool = False,
 ) -> Estimate | None:
-    """What the longest row of a run takes; None if the base model is not built like Llama.
+    """Memory for the longest row of a run; None if the base model is not built like Llama.
 
     Args:
         config: Configuration of the base model's text part (transformers).

@@ -24,7 +24,7 @@ class LabelsConfig(dg.Config):
 
 
 def described(artifact: Artifact, num_clusters: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     n_clusters = num_clusters.json("num_clusters")["num_clusters"]
     sizes = artifact.scan("labels").group_by("cluster").len("documents").sort("cluster").collect()
     return Description(

@@ -23,7 +23,7 @@ class SweepConfig(dg.Config):
 
 
 def described(artifact: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     sweep = artifact.read("sweep")
     falls = bool((sweep["inertia"].diff().drop_nulls() <= 1e-6 * sweep["inertia"][0]).all())
     return Description(

@@ -21,7 +21,7 @@ from pipelines.store.metadata import markdown_table
 
 
 class ExpertsConfig(dg.Config):
-    """What experts stand for."""
+    """The groups that experts stand for."""
 
     grouping: Literal["auto", "sources", "tasks", "clusters"] = "auto"
     """`auto`: sources if they can be predicted from prompts, else tasks by the same rule, else clusters."""
@@ -33,7 +33,7 @@ class ExpertsConfig(dg.Config):
 
 
 def described(artifact: Artifact, config: ExpertsConfig, cluster_labels: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     answer = artifact.json("expert_assignment")
     n, found = answer["num_experts"], answer["held_out_accuracy"]
     experts = artifact.read("experts")

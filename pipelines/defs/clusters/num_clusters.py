@@ -31,7 +31,7 @@ class ChoiceConfig(dg.Config):
 
 
 def described(artifact: Artifact, cluster_sweep: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     choice = artifact.json("num_clusters")
     n, fitted = choice["value"], cluster_sweep.read("sweep")["n_clusters"].to_list()
     return Description(

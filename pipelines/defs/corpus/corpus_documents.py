@@ -15,7 +15,7 @@ from pipelines.store.metadata import markdown_table
 
 
 class CorpusConfig(fields_from(CleanConfig)):  # type: ignore[misc]
-    """What is kept of the records: the fields of `analysis.corpus.cleaning.CleanConfig`."""
+    """The rules of cleaning: the fields of `analysis.corpus.cleaning.CleanConfig`."""
 
     evaluation_sets: list[SourceConfig] = []
     """Benchmarks whose texts must not be trained on."""
@@ -24,7 +24,7 @@ class CorpusConfig(fields_from(CleanConfig)):  # type: ignore[misc]
 
 
 def described(artifact: Artifact, raw_documents: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     documents, dropped = artifact.scan("documents"), artifact.scan("dropped")
     sizes = documents.group_by("source", "split").len("documents").sort("source", "split").collect()
     reasons = dropped.group_by("reason").len("records").sort("records", descending=True).collect()

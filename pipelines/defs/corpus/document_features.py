@@ -40,7 +40,7 @@ class FeaturesConfig(dg.Config):
     """Default: 32 for TF-IDF, 64 for hidden states; joint features have 128 and 64 of the words, 64 of the state."""
     max_features: int = Field(20_000, ge=1)
     tokens: Literal["unicode", "scikit-learn"] = "unicode"
-    """What counts as a word: `unicode`, for every script, or `scikit-learn`, its default pattern; equal on ASCII."""
+    """The pattern of a word: `unicode`, for every script, or `scikit-learn`, its default pattern; equal on ASCII."""
     sample_size: int = Field(10_000, ge=1)
     embedding_model: str | None = None
     """Hub id or folder; default: the packaged MiniLM."""
@@ -52,7 +52,7 @@ class FeaturesConfig(dg.Config):
 
 
 def described(artifact: Artifact, corpus_documents: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     features = artifact.array("features")
     documents = corpus_documents.scan("documents").select(pl.len()).collect().item()
     zero_rows = int((~features.any(axis=1)).sum())

@@ -22,7 +22,7 @@ class RawDocumentsConfig(dg.Config):
 
 
 def described(artifact: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     counts = artifact.scan("records").group_by("source").len("records").sort("source").collect()
     failures, notes = artifact.json("failures"), artifact.json("notes")
     found = "; ".join(failures.values()) or "every source was read"

@@ -24,7 +24,7 @@ class NewDocumentsConfig(dg.Config):
 
 
 def described(artifact: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     drift = artifact.json("drift")
     return Description(
         table="labels",

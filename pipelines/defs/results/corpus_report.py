@@ -16,7 +16,7 @@ class CorpusReportConfig(dg.Config):
 
 
 def described(artifact: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     figures = artifact.json("figures")
     missing = [name for name in figures if not (artifact.folder / "figures" / f"{name}.png").exists()]
     return Description(

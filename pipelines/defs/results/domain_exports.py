@@ -33,7 +33,7 @@ class ExportsConfig(dg.Config):
 
 
 def described(artifact: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     table = artifact.read("exports")
     agrees, found = agreement(table)
     return Description(

@@ -26,7 +26,7 @@ class EvaluationConfig(dg.Config):
 
 
 def described(artifact: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     table = artifact.read("evaluation")
     overall = table.filter(pl.col("group_kind") == "all").sort("loss")
     by_source = table.filter(pl.col("group_kind") == "source").pivot("method", index="group", values="loss")

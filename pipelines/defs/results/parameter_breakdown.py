@@ -1,4 +1,4 @@
-"""What training did to A and to B."""
+"""Effects of training on A and on B."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +27,7 @@ class BreakdownConfig(dg.Config):
 
 
 def described(artifact: Artifact, hydralora_adapter: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     observation = artifact.json("observation")
     counts = artifact.scan("parameters").filter(pl.col("head") == "hydralora").select("n_parameters").sum().collect()
     recorded = hydralora_adapter.json("run")["parameters"]["trainable"]

@@ -30,7 +30,7 @@ def what_ran(context: dg.AssetExecutionContext) -> dict[str, Any]:
 
 
 def described(artifact: Artifact, config: ReportConfig, store: ArtifactStore) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     html = artifact.path("report.html")
     figures = artifact.json("figures")
     megabytes = html.stat().st_size / 1e6

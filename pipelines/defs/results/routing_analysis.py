@@ -33,7 +33,7 @@ class RoutingConfig(dg.Config):
 
 
 def described(artifact: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     verdict = artifact.json("routing")
     alarms = [alarm["text"] for alarm in verdict["alarms"]]
     has_gates = (artifact.folder / "usage.parquet").exists()

@@ -26,7 +26,7 @@ class ShardedSourceConfig(dg.Config):
 
 
 class CleaningConfig(fields_from(CleanConfig)):  # type: ignore[misc]
-    """What is kept of the records: the fields of `analysis.corpus.cleaning.CleanConfig`."""
+    """The rules of cleaning: the fields of `analysis.corpus.cleaning.CleanConfig`."""
 
 
 class ShardedCorpusConfig(fields_from(ShardedConfig, without=("clean",))):  # type: ignore[misc]
@@ -43,7 +43,7 @@ class ShardedCorpusConfig(fields_from(ShardedConfig, without=("clean",))):  # ty
 
 
 def described(artifact: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     from analysis.corpus.data_card import halved_sources, vanished_sources
 
     found = artifact.json("corpus")

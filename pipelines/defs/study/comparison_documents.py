@@ -20,7 +20,7 @@ class ComparisonDocumentsConfig(dg.Config):
 
 
 def described(artifact: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     overlap = parts_overlap(artifact)
     return Description(
         metadata={"parts": markdown_table(artifact.read("parts"))},

@@ -28,7 +28,7 @@ class LearningRatesConfig(dg.Config):
 
 
 def described(artifact: Artifact, config: LearningRatesConfig) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     table, chosen = artifact.read("sweep"), artifact.json("learning_rates")["methods"]
     tried = sum(len(rates) for rates in config.rates.values())
     at_edge = [method for method, choice in chosen.items() if not choice["bracketed"]]

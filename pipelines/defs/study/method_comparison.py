@@ -35,7 +35,7 @@ class ComparisonConfig(dg.Config):
 
 
 def described(artifact: Artifact, config: ComparisonConfig) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     loss = dict(artifact.read("comparison").select("method", "loss").iter_rows())
     missing = [method for method in config.methods if method not in loss]
     beats = f"{config.reference} {loss[config.reference]:.3f}, base {loss[BASE]:.3f}"

@@ -18,7 +18,7 @@ class PaperConfig(dg.Config):
 
 
 def described(artifact: Artifact, study_runs: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     rows = len(artifact.read("table"))
     asked = artifact.asset.removeprefix("paper_") in study_runs.record["config"]["experiments"]
     return Description(

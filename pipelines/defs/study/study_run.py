@@ -34,7 +34,7 @@ class OneRunConfig(DomainsConfig):
 
 
 def described(artifact: Artifact, config: OneRunConfig) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     loss = artifact.json("run_made")["held_out_loss"]
     return Description(
         table="losses",

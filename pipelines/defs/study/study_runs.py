@@ -29,7 +29,7 @@ class StudyConfig(DomainsConfig):
 
 
 def described(artifact: Artifact, config: StudyConfig) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     runs = artifact.read("runs")
     base = runs.filter(pl.col("method") == BASE).select("domain", base_loss="loss").unique()
     worse = runs.join(base, on="domain").filter(pl.col("loss") >= pl.col("base_loss"))

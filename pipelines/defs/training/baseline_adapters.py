@@ -19,7 +19,7 @@ class BaselinesConfig(dg.Config):
 
 
 def described(artifact: Artifact, config: BaselinesConfig) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     folders = {method: artifact.folder / method for method in config.methods}
     return Description(metadata=adapter_table(folders), checks=curve_checks(folders))
 

@@ -25,7 +25,7 @@ class ComponentsConfig(dg.Config):
 
 
 def described(artifact: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     folders = {folder.parent.name: folder.parent for folder in sorted(artifact.folder.glob("*/run.json"))}
     return Description(metadata=adapter_table(folders), checks=curve_checks(folders))
 

@@ -29,7 +29,7 @@ def trained_method(config: HydraloraConfig, num_clusters: Artifact, expert_assig
 
 
 def described(artifact: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     record, method = artifact.json("run"), artifact.record["config"]["method"]
     return Description(metadata={"method": method, **shown(record)}, checks=curve_checks({method: artifact.folder}))
 

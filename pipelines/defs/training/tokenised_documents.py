@@ -23,7 +23,7 @@ class TokensConfig(dg.Config):
 
 
 def described(artifact: Artifact) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+    """Metadata and checks for Dagster."""
     counts = artifact.json("counts")
     lost = counts["without_answer"]
     return Description(

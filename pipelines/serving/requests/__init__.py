@@ -1,4 +1,4 @@
-"""What is read from a request and kept for the next: its texts, headers and conversations.
+"""Reading of requests: texts, headers, and conversations that go on over several requests.
 
 Imports `serving.errors`, and of `analysis` how chats are read.
 """

@@ -1,4 +1,4 @@
-"""What a server starts from: its settings, the folder of exports, and the command lines of engines.
+"""Inputs of a server: its settings, the folder of exports, and the command lines of engines.
 
 Imports `serving.errors`.
 """

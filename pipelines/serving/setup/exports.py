@@ -18,7 +18,7 @@ Scorer = Callable[[str], tuple[int, float | None]]
 
 @dataclass(frozen=True)
 class Exports:
-    """What one folder of exports serves.
+    """The LoRAs of one folder of exports and the choice among them.
 
     Attributes:
         experts: name of each domain's LoRA -> the domain.

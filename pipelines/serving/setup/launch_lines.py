@@ -1,4 +1,4 @@
-"""What to start and configure around the exports: launch lines of backends, configurations of other routers."""
+"""Programs around the exports: launch lines of backends, configurations of other routers."""
 
 import shlex
 from collections.abc import Callable

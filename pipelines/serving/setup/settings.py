@@ -1,4 +1,4 @@
-"""What a user may set."""
+"""Settings of a server."""
 
 from dataclasses import dataclass
 from pathlib import Path

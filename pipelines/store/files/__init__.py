@@ -1,4 +1,4 @@
-"""What artifacts need from the operating system: locks, free space, lists of files, pictures, processes that end.
+"""Services of the operating system for artifacts: locks, free space, lists of files, pictures, processes that end.
 
 Imports nothing of the project.
 """

@@ -22,7 +22,7 @@ ASSET = "method_runs"
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained, and on which documents it is measured.
+    """The training of a run, and the documents it is measured on.
 
     Attributes:
         method: row of `hydralora.methods`, or "base" for the untrained base model.

@@ -1,4 +1,4 @@
-"""What a folder of exports has beside its LoRAs, so that a server can name the right one."""
+"""Files of a folder of exports beside its LoRAs, so that a server can name the right one."""
 
 import json
 import shutil
