@@ -24,6 +24,8 @@ BATCH_ROWS = 8_192
 CACHE_BYTES = 256_000_000
 HELD_OUT = "held_out"
 """Name of the corpus's own test documents among the evaluation sets."""
+VISIBLE = r"[^\s\p{Z}\p{Cc}\p{Cf}\x{115f}\x{1160}\x{3164}\x{2800}]"
+"""A character that is neither blank nor invisible: no joiner or mark of direction, no Hangul or Braille blank."""
 TEXT = pl.concat_str("prompt", "completion", separator="\n").alias("text")
 
 
@@ -142,7 +144,7 @@ class _Run:
         wanted = self.index.filter(pl.col("reason").is_null(), *([] if keep is None else [keep]))["row"]
         alive = np.zeros(len(self.index), dtype=bool)
         alive[wanted.to_numpy()] = True
-        for batch in self.records.select("row", TEXT).collect_batches(chunk_size=BATCH_ROWS):
+        for batch in self.records.select("row", "prompt", TEXT).collect_batches(chunk_size=BATCH_ROWS):
             chosen = batch.filter(pl.Series(alive[batch["row"].to_numpy()]))
             if len(chosen):
                 yield chosen
@@ -171,9 +173,9 @@ class _Run:
         self._drop(reason, pairs, "kept_id")
 
     def drop_contaminated(self, evaluation: Mapping[str, pl.LazyFrame]) -> None:
-        sets: dict[str, Iterator[pl.Series]] = {name: _texts(table) for name, table in evaluation.items()}
+        sets: dict[str, Iterator[pl.DataFrame]] = {name: _texts(table) for name, table in evaluation.items()}
         is_test = pl.col("split") == "test"
-        sets[HELD_OUT] = (batch["text"] for batch in self._batches(is_test))
+        sets[HELD_OUT] = self._batches(is_test)
         found = contaminated(lambda: self._batches(~is_test), sets)
         self._drop("contaminated", found, "evaluation_set")
 
@@ -233,8 +235,8 @@ def _reason(config: CleanConfig) -> pl.Expr:
     """The first reason to drop a record because of its own text, or null."""
     prompt, completion = pl.col("prompt"), pl.col("completion")
     holds = {
-        "empty_prompt": prompt == "",
-        "empty_completion": completion.str.strip_chars() == "",
+        "empty_prompt": ~prompt.str.contains(VISIBLE),
+        "empty_completion": ~completion.str.contains(VISIBLE),
         "invalid_utf8": pl.any_horizontal(pl.col("prompt", "completion").str.contains("\ufffd", literal=True)),
         "prompt_too_long": prompt.str.len_chars() > config.max_prompt_characters,
         "completion_too_long": completion.str.len_chars() > config.max_completion_characters,
@@ -242,10 +244,9 @@ def _reason(config: CleanConfig) -> pl.Expr:
     return pl.coalesce(pl.when(condition).then(pl.lit(reason)) for reason, condition in holds.items())
 
 
-def _texts(records: pl.LazyFrame) -> Iterator[pl.Series]:
-    texts = records.select(normalised(pl.col("prompt", "completion"))).select(TEXT)
-    for batch in texts.collect_batches(chunk_size=BATCH_ROWS):
-        yield batch["text"]
+def _texts(records: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    texts = records.select(normalised(pl.col("prompt", "completion"))).select("prompt", TEXT)
+    return texts.collect_batches(chunk_size=BATCH_ROWS)
 
 
 def _split(ids: pl.Series, test_fraction: float) -> pl.Expr:

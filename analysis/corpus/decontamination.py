@@ -2,8 +2,9 @@
 
 A document is contaminated if it shares a run of 13 words with an evaluation text, as in the GPT-3 paper (Brown et al.
 2020, appendix C). Runs found in more than ten training documents do not count: they are templates or licences, not
-answers. A text shorter than 13 words is compared as a whole. In scripts without spaces, 20 ideographs or 39 other
-characters count as 13 words, because a run of 13 characters is often a common phrase (docs/results/scripts.md).
+answers. A text shorter than 13 words is compared as a whole, and so is a prompt: a short question is a leak whatever
+its answer. In scripts without spaces, 20 ideographs or 39 other characters count as 13 words, because a run of 13
+characters is often a common phrase (docs/results/scripts.md).
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,30 +19,28 @@ from analysis.text.shingles import shingles
 NGRAM_WORDS = 13
 MAX_DOCUMENTS = 10
 """An n-gram found in more training documents than this does not count."""
+SHORT_BYTES = 200
+"""Prompts of at most so many bytes are also compared as wholes. Hardly any with fewer than 13 words is longer."""
 FILTER_SLOTS = 1 << 24
 """Size of a bitmap that is checked before the sorted n-grams: most n-grams of a corpus are in no evaluation text."""
 
 
-def contaminated(batches: Batches, evaluation: Mapping[str, Iterable[pl.Series]]) -> pl.DataFrame:
+def contaminated(batches: Batches, evaluation: Mapping[str, Iterable[pl.DataFrame]]) -> pl.DataFrame:
     """Find rows that share an n-gram with an evaluation set: columns `row` and `evaluation_set` (the first match).
 
     Args:
-        batches: training documents; one pass is made over them.
-        evaluation: name of an evaluation set -> its texts, in blocks.
+        batches: training documents with the columns `row`, `prompt` and `text`; one pass is made over them.
+        evaluation: name of an evaluation set -> its documents in blocks, with the columns `prompt` and `text`.
     """
     ngrams, owners = ngrams_of(evaluation)
-    is_slot_used = np.zeros(FILTER_SLOTS, dtype=bool)
-    is_slot_used[ngrams % FILTER_SLOTS] = True
+    filled = slots_of(ngrams)
     documents_with = np.zeros(len(ngrams), dtype=np.int64)
     rows, places = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]
     for batch in batches():
-        found = shingles(batch["text"], NGRAM_WORDS, punctuation=False, by_length=True)
-        likely = np.flatnonzero(is_slot_used[found.values % FILTER_SLOTS])
-        place = np.searchsorted(ngrams, found.values[likely]).clip(max=len(ngrams) - 1)
-        # an n-gram that is known to be a template needs no further counting
-        hit = (ngrams[place] == found.values[likely]) & (documents_with[place] <= MAX_DOCUMENTS)
+        row, place = known_ngrams(batch, ngrams, filled)
+        hit = documents_with[place] <= MAX_DOCUMENTS  # a known template needs no further counting
         np.add.at(documents_with, place[hit], 1)
-        rows.append(batch["row"].to_numpy()[found.row_of_value()[likely[hit]]])
+        rows.append(row[hit])
         places.append(place[hit])
     row, place = np.concatenate(rows), np.concatenate(places)
     counts = documents_with[place] <= MAX_DOCUMENTS
@@ -51,12 +50,46 @@ def contaminated(batches: Batches, evaluation: Mapping[str, Iterable[pl.Series]]
     return first.select("row", evaluation_set=names.gather(first["owner"]))
 
 
-def ngrams_of(evaluation: Mapping[str, Iterable[pl.Series]]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+def slots_of(ngrams: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """The bitmap of `FILTER_SLOTS` in which each n-gram has a slot."""
+    filled = np.zeros(FILTER_SLOTS, dtype=bool)
+    filled[ngrams % FILTER_SLOTS] = True
+    return filled
+
+
+def known_ngrams(
+    batch: pl.DataFrame, ngrams: NDArray[np.uint64], filled: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Which known n-grams each document has: its `row`, and the place in `ngrams`, each pair once.
+
+    Args:
+        batch: documents with the columns `row`, `prompt` and `text`.
+        ngrams: known n-grams, sorted.
+        filled: their `slots_of`.
+    """
+    values, owner = _ngrams_in(batch)
+    likely = np.flatnonzero(filled[values % FILTER_SLOTS])
+    place = np.searchsorted(ngrams, values[likely]).clip(max=len(ngrams) - 1)
+    hit = ngrams[place] == values[likely]
+    pairs = np.unique(np.column_stack([owner[likely[hit]], place[hit]]), axis=0)
+    return batch["row"].to_numpy()[pairs[:, 0]], pairs[:, 1]
+
+
+def _ngrams_in(batch: pl.DataFrame) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The n-grams of texts and of short prompts, and the position of the document that has each."""
+    texts = shingles(batch["text"], NGRAM_WORDS, punctuation=False, by_length=True)
+    is_short = batch["prompt"].str.len_bytes() <= SHORT_BYTES
+    prompts = shingles(batch["prompt"].filter(is_short), NGRAM_WORDS, punctuation=False, by_length=True)
+    owners = texts.row_of_value(), is_short.arg_true().to_numpy().astype(np.int64)[prompts.row_of_value()]
+    return np.concatenate([texts.values, prompts.values]), np.concatenate(owners)
+
+
+def ngrams_of(evaluation: Mapping[str, Iterable[pl.DataFrame]]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
     """The sorted distinct n-grams, and for each the index of the first set that contains it."""
     ngrams, owners = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)]
     for owner, blocks in enumerate(evaluation.values()):
-        for texts in blocks:
-            found = np.unique(shingles(texts, NGRAM_WORDS, punctuation=False, by_length=True).values)
+        for block in blocks:
+            found = np.unique(_ngrams_in(block)[0])
             ngrams.append(found)
             owners.append(np.full(len(found), owner, dtype=np.uint32))
     values, first = np.unique(np.concatenate(ngrams), return_index=True)

@@ -12,11 +12,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from analysis.corpus.cleaning import BATCH_ROWS, TEXT
-from analysis.corpus.decontamination import FILTER_SLOTS, MAX_DOCUMENTS, NGRAM_WORDS, ngrams_of
+from analysis.corpus.decontamination import MAX_DOCUMENTS, known_ngrams, ngrams_of, slots_of
 from analysis.engine.files import parquet_bytes, read_table, row_groups_of
 from analysis.engine.stages import Output
 from analysis.shards.reading import Ref, shard_records, texts_of
-from analysis.text.shingles import shingles
 
 NGRAMS = "ngrams.parquet"
 HITS = "hits.parquet"
@@ -26,14 +25,13 @@ MOST_NGRAMS = 500_000_000
 
 def held_out_ngrams(records: Ref, dropped: Ref, owner: int) -> Output:
     """The n-grams of a shard's own test documents: `ngrams.parquet` with `ngram`, `owner`."""
-    texts = (batch["text"] for batch in texts_of(records, dropped, pl.col("split") == "test"))
-    return _ngrams(ngrams_of({"": texts})[0], owner)
+    return _ngrams(ngrams_of({"": texts_of(records, dropped, pl.col("split") == "test")})[0], owner)
 
 
 def evaluation_ngrams(shard: Mapping[str, Any], source: Mapping[str, Any], owner: int) -> Output:
     """The n-grams of a shard of an evaluation set: `ngrams.parquet`."""
     records, _ = shard_records(shard, source)
-    texts = (batch.select(TEXT)["text"] for batch in records.iter_slices(BATCH_ROWS))
+    texts = (batch.select("prompt", TEXT) for batch in records.iter_slices(BATCH_ROWS))
     return _ngrams(ngrams_of({"": texts})[0], owner)
 
 
@@ -61,16 +59,12 @@ def shard_hits(records: Ref, dropped: Ref, ngrams: Ref) -> Output:
         `places.parquet` with `place`, `n` (documents, up to `MAX_DOCUMENTS` + 1).
     """
     known = read_table(ngrams["url"], ["ngram"])["ngram"].to_numpy()
-    is_slot_used = np.zeros(FILTER_SLOTS, dtype=bool)
-    is_slot_used[known % FILTER_SLOTS] = True
+    filled = slots_of(known)
     rows, places = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]
     for batch in texts_of(records, dropped, pl.col("split") != "test"):
-        found = shingles(batch["text"], NGRAM_WORDS, punctuation=False, by_length=True)
-        likely = np.flatnonzero(is_slot_used[found.values % FILTER_SLOTS])
-        place = np.searchsorted(known, found.values[likely]).clip(max=len(known) - 1)
-        hit = known[place] == found.values[likely]
-        rows.append(batch["row"].to_numpy()[found.row_of_value()[likely[hit]]])
-        places.append(place[hit])
+        row, place = known_ngrams(batch, known, filled)
+        rows.append(row)
+        places.append(place)
     hits = pl.DataFrame({"row": np.concatenate(rows), "place": np.concatenate(places)})
     counts = _summed(hits.group_by("place").agg(n=pl.len().cast(pl.Int64)))
     rare = counts.filter(pl.col("n") <= MAX_DOCUMENTS)

@@ -73,7 +73,7 @@ def shard_records(shard: Mapping[str, Any], source: Mapping[str, Any]) -> tuple[
 
 
 def texts_of(records: Ref, dropped: Ref | None, keep: pl.Expr | None = None) -> Iterator[pl.DataFrame]:
-    """Batches with `row`, `split` and `text` of the records that are not dropped yet.
+    """Batches with `row`, `split`, `prompt` and `text` of the records that are not dropped yet.
 
     Args:
         dropped: table with a column `row`; None if no record was dropped after reading.
@@ -84,7 +84,7 @@ def texts_of(records: Ref, dropped: Ref | None, keep: pl.Expr | None = None) -> 
     if dropped is not None:
         table = table.join(read_table(dropped["url"], ["row"]), on="row", how="anti", maintain_order="left")
     for batch in table.iter_slices(BATCH_ROWS):
-        yield batch.select("row", "split", TEXT)
+        yield batch.select("row", "split", "prompt", TEXT)
 
 
 def _local_copy(part: Mapping[str, Any], folder: Path) -> Path:

@@ -4,7 +4,16 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from analysis.sources.messages import Message, as_json, as_list, content_of, own_calls
+from analysis.sources.messages import (
+    CONTENT_FIELDS,
+    PLAIN_FIELDS,
+    Message,
+    as_list,
+    content_of,
+    is_result,
+    own_calls,
+    result_of,
+)
 from analysis.sources.records import SourceError
 from analysis.sources.values import OddValueError, decoded, describe, text_of
 
@@ -66,16 +75,31 @@ class Chat:
         Raises:
             OddValueError: the value is none of these, or the content of a message is not text.
         """
-        turns = [self._turn(message, place) for message in as_list(value)]
+        turns = [turn for message in as_list(value) for turn in self._turns(message, place)]
         if turns and turns[-1][0] != "assistant" and any(speaker == "assistant" for speaker, _ in turns):
             self.unanswered.append(place())
         return turns
+
+    def _turns(self, message: Message, place: Callable[[], str]) -> Iterator[Turn]:
+        """The turns of a message: one, or two if the user's message begins with results of tools."""
+        content = message.get("content")
+        if isinstance(content, list) and any(map(is_result, content)):
+            yield "tool", content_of([part for part in content if is_result(part)], self.unused)
+            content = [part for part in content if not is_result(part)]
+            if content:
+                yield self._turn({**message, "content": content}, place)
+            return
+        yield self._turn(message, place)
 
     def _turn(self, message: Message, place: Callable[[], str]) -> Turn:
         role = message.get("role")
         role = message.get("from") if role is None else role
         if not isinstance(role, str | int) or isinstance(role, bool):
             raise OddValueError(f"found {describe(message)} as a message; expected role and content, or from and value")
+        if message.keys().isdisjoint(CONTENT_FIELDS) and message.keys() - {"role", "from", *PLAIN_FIELDS}:
+            raise OddValueError(
+                f"found {describe(message)} as a message, without content or value. Rename the field with its text"
+            )
         name = str(role)
         speaker = self._speakers.get(name) or self._speakers.get(name.strip().casefold())
         if speaker is None:
@@ -84,9 +108,9 @@ class Chat:
         content = message.get("content")
         if content is None:
             content = message.get("value")
-        if speaker == "tool" and isinstance(content, Mapping) and not content.keys() & {"type", "text"}:
-            content = as_json(content)
-        text = content if type(content) is str else content_of(content)
+        if speaker == "tool":
+            content = result_of(content)
+        text = content if type(content) is str else content_of(content, self.unused)
         if len(message) > 2:
             text = "\n".join(part for part in (text, *own_calls(message, self.unused)) if part)
         return speaker, text

@@ -1,6 +1,7 @@
 """Source kind `files`: local JSON lines, JSON, CSV, TSV and Parquet."""
 
 import glob
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from analysis.sources.formats.json_table import JsonTable
 from analysis.sources.formats.parquet_table import ParquetTable
 from analysis.sources.reading import Reading, table_records
 from analysis.sources.records import Notes, SourceError
+from analysis.sources.splits import side_of
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSED = (".gz", ".zst", ".bz2")
@@ -70,25 +72,47 @@ def file_blocks(name: str, config: FilesSource, notes: Notes) -> Iterator[pl.Dat
     """
     n_records = 0
     for path in expand(config.paths):
-        own = Notes()
+        own, has_split = Notes(), False
         try:
-            for block in table_records(table_of(path, config), name, config.reading(), path.name, own):
+            for block in table_records(table_of(path, config), name, config.reading(), _shown(path.name), own):
                 n_records += len(block)
+                has_split = has_split or block["split"].null_count() < len(block)
                 yield block
-        except (SourceError, OSError) as error:
-            raise SourceError(f"{path}: {error}") from error
+        except (SourceError, OSError, UnicodeError) as error:
+            raise SourceError(f"{_shown(path)}: {error}") from error
+        if not has_split and side_of(stem_of(path), {}) == "test":
+            own.add(
+                "the name says test, but the records have no split, so cleaning divides them. If they are test "
+                "documents, make them a source of their own, with split: test"
+            )
         for text in own.texts:
-            notes.add(f"{path}: {text}")
+            notes.add(f"{_shown(path)}: {text}")
     if not n_records:
         raise SourceError(f"no records in {list(config.paths)}")
 
 
 def matching_files(pattern: str) -> list[Path]:
-    """The files that a path or glob matches, sorted. A path that exists is never treated as a glob."""
+    """The files that a path or glob matches, sorted. A path that exists is never treated as a glob.
+
+    A link to a missing file counts as a match, so that reading it fails. A file with several names counts once.
+    """
     plain = Path(pattern).expanduser()
-    if plain.is_file():
-        return [plain]
-    return sorted(path for match in glob.glob(str(plain), recursive=True) if (path := Path(match)).is_file())
+    found = [plain] if _is_entry(plain) else sorted(filter(_is_entry, map(Path, glob.glob(str(plain), recursive=True))))
+    return list({_identity(path): path for path in reversed(found)}.values())[::-1]
+
+
+def _is_entry(path: Path) -> bool:
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
+def _identity(path: Path) -> object:
+    """Equal for all names of one file: links, and paths with `..`."""
+    return (path.stat().st_dev, path.stat().st_ino) if path.exists() else path
+
+
+def _shown(path: Path | str) -> str:
+    """A path as text that can be written; a name may have bytes that are not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def expand(patterns: tuple[str, ...]) -> list[Path]:
@@ -97,7 +121,7 @@ def expand(patterns: tuple[str, ...]) -> list[Path]:
     Raises:
         SourceError: a pattern matches no file.
     """
-    paths: set[Path] = set()
+    paths: dict[object, Path] = {}
     for pattern in patterns:
         files = matching_files(pattern)
         if not files:
@@ -107,8 +131,9 @@ def expand(patterns: tuple[str, ...]) -> list[Path]:
                 else ""
             )
             raise SourceError(f"no file matches {pattern!r} (looked from {Path.cwd()}){hint}")
-        paths.update(files)
-    return sorted(paths)
+        for path in files:
+            paths.setdefault(_identity(path), path)
+    return sorted(paths.values())
 
 
 def format_of(path: Path) -> str:
@@ -135,4 +160,4 @@ def table_of(path: Path, config: FilesSource) -> Table:
         case ".jsonl" | ".ndjson" | ".json":
             return JsonTable(path, config.encoding)
         case suffix:
-            raise SourceError(f"unknown suffix {suffix!r}; expected one of {', '.join(SUFFIXES)}")
+            raise SourceError(f"unknown suffix {suffix!r}; expected one of {', '.join(SUFFIXES)}. Convert the file")

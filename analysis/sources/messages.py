@@ -7,10 +7,13 @@ from typing import Any
 from analysis.sources.values import Number, OddValueError, decoded, describe, text_of
 
 Message = Mapping[str, Any]
-READ_FIELDS = ("role", "content", "from", "value", "tool_calls", "function_call")
+CONTENT_FIELDS = ("content", "value", "tool_calls", "function_call")
+READ_FIELDS = ("role", "from", *CONTENT_FIELDS)
 PLAIN_FIELDS = ("name", "id", "type", "weight", "tool_call_id", "tool_calls_id", "index")
 """Message fields that carry no content of the conversation."""
 TEXT_PARTS = ("text", "input_text", "output_text")
+THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
+"""Parts that are not read, as fields with a model's reasoning are not."""
 EXPECTED = "expected a list of messages with role and content, or from and value"
 
 
@@ -48,8 +51,11 @@ def _transposed(columns: Mapping[str, Any]) -> list[Message]:
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
 
-def content_of(content: Any) -> str:
+def content_of(content: Any, unused: MutableMapping[str, None] | None = None) -> str:
     """The text of a message: text, a number, parts of text, or nothing.
+
+    Args:
+        unused: receives the parts that are not read, such as a model's thoughts.
 
     Raises:
         OddValueError: a part is not text, such as a picture or a sound.
@@ -58,10 +64,24 @@ def content_of(content: Any) -> str:
         content = [content]
     if not isinstance(content, list):
         return text_of(content) or ""
-    return "\n".join(text for part in content if (text := _part(part)))
+    return "\n".join(text for part in content if (text := _part(part, {} if unused is None else unused)))
 
 
-def _part(part: Any) -> str:
+def is_result(part: Any) -> bool:
+    """Whether a part of a message is the result of a tool, which some publishers write into the user's message."""
+    return isinstance(part, Mapping) and part.get("type") == "tool_result"
+
+
+def result_of(content: Any) -> Any:
+    """What a tool returned: its content in parts as it is, any other object or list as JSON text."""
+    items = content if isinstance(content, list) else [content]
+    is_data = isinstance(content, Mapping | list) and not all(
+        isinstance(item, Mapping) and item.keys() & {"type", "text"} for item in items
+    )
+    return as_json(content) if is_data else content
+
+
+def _part(part: Any, unused: MutableMapping[str, None]) -> str:
     if not isinstance(part, Mapping):
         return text_of(part) or ""
     kind = part.get("type") or ("text" if "text" in part else None)
@@ -70,7 +90,10 @@ def _part(part: Any) -> str:
     if kind == "tool_use":
         return call_text(part.get("name"), part.get("input"))
     if kind == "tool_result":
-        return content_of(part.get("content"))
+        return content_of(result_of(part.get("content")), unused)
+    if kind in THOUGHTS:
+        unused.setdefault(f"parts of type {kind}")
+        return ""
     raise OddValueError(
         f"found a content part of type {kind!r} with the fields {list(part)}; only text can be read. Remove such rows"
     )

@@ -9,6 +9,7 @@ import polars as pl
 
 from analysis.sources.chat import Chat, Turn, history_turns, pair, prompt_of
 from analysis.sources.formats.blocks import Block, Values
+from analysis.sources.messages import content_of
 from analysis.sources.records import SourceError
 from analysis.sources.shapes import CONTEXT_COLUMNS, Shape, mapped_shape, shapes_in
 from analysis.sources.values import OddValueError, text_series, texts
@@ -92,7 +93,7 @@ class TextReader:
         prompts = self._values(block, shape.prompt)
         if isinstance(prompts, pl.Series) or list not in set(map(type, prompts)):
             return None
-        if not any(map(_is_conversation, prompts)):
+        if not any(map(_is_objects, prompts)):
             return None
         completions = _python(self._values(block, shape.completion))
         return [
@@ -117,6 +118,8 @@ class TextReader:
 
     def _each_text(self, column: tuple[str, Values], block: Block) -> pl.Series:
         name, values = column
+        if not isinstance(values, pl.Series):  # a list of objects is a text in parts
+            values = [content_of(value) if _is_objects(value) else value for value in values]
         return texts(values, name, block.place)
 
     def _conversations(
@@ -175,12 +178,12 @@ def _place(block: Block, row: int, path: str) -> str:
     return f"{block.place(row)}, column {path!r}"
 
 
-def _is_conversation(value: Any) -> bool:
+def _is_objects(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(message, Mapping) for message in value)
 
 
 def _as_messages(value: Any, role: str) -> list[Any]:
-    if _is_conversation(value):
+    if _is_objects(value):
         return list(value)
     return [] if value is None or value == "" else [{"role": role, "content": value}]
 
@@ -203,7 +206,7 @@ def _nothing(n_rows: int) -> pl.Series:
 
 
 def _is_empty(series: pl.Series) -> pl.Series:
-    return series.is_null() | (series == "").fill_null(False)
+    return series.is_null() | (series.str.strip_chars() == "").fill_null(False)
 
 
 def _joined(first: pl.Series, second: pl.Series) -> pl.Series:

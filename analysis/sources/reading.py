@@ -1,5 +1,6 @@
 """Turns the blocks of a table into records."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from analysis.sources.shapes import (
     CONTEXT_COLUMNS,
     CONTEXT_ROLES,
     LABEL_COLUMNS,
+    LIKED,
     UNREAD_COLUMNS,
     Columns,
     no_shape,
@@ -22,6 +24,15 @@ from analysis.sources.shapes import (
 from analysis.sources.splits import HOW, check_sides, named_side, sides
 
 REPLACED = "\ufffd"
+SURROGATE = re.compile(r"\\ud[89a-f]")
+LOST_BYTES = (
+    "U+FFFD, which stands for bytes that were lost",
+    "If the file has another encoding than UTF-8, name it, for example encoding: latin-1",
+)
+HALF_PAIR = (
+    "half of a surrogate pair, such as \\ud83d without its second half",
+    "Write the whole character, for example cut the texts between characters, not between UTF-16 units",
+)
 
 
 @dataclass(frozen=True)
@@ -76,10 +87,11 @@ class _Reader:
         self.texts = TextReader(reading.columns, Chat(reading.roles))
         self.names: dict[str, None] = {}
         self.odd_splits: dict[str, str] = {}
-        self.first_replaced, self.n_replaced = "", 0
+        self.replaced: dict[bool, list[str]] = {False: [], True: []}  # is it half a pair -> places
 
     def records(self, block: Block) -> pl.DataFrame:
         self.names |= dict.fromkeys(block.names)
+        self._check_liked(block)
         prompt, completion = self.texts.pairs(block)
         defaults = {"task": self.reading.task, "licence": self.reading.licence, "origin": self.origin}
         found = {role: self._labels(block, role) for role in defaults}
@@ -148,18 +160,27 @@ class _Reader:
             )
         if self.texts.chat.unused:
             self.notes.add(f"these fields of messages are not read: {sorted(self.texts.chat.unused)}")
-        if self.n_replaced:
-            self.notes.add(
-                f"rows with U+FFFD, which stands for bytes that were lost: {self.n_replaced} (the first: "
-                f"{self.first_replaced}); cleaning drops them. If the file has another encoding than UTF-8, name it, "
-                "for example encoding: latin-1"
-            )
+        for is_half, places in self.replaced.items():
+            if places:
+                what, way_out = HALF_PAIR if is_half else LOST_BYTES
+                self.notes.add(
+                    f"rows with {what}: {len(places)} (the first: {places[0]}); cleaning drops them. {way_out}"
+                )
 
     def _count_replaced(self, replaced: pl.Series, block: Block) -> None:
-        n_replaced = int(replaced.sum())
-        if n_replaced and not self.n_replaced:
-            self.first_replaced = block.place(replaced.arg_max() or 0)
-        self.n_replaced += n_replaced
+        for row in replaced.arg_true():
+            values = (column[row] for column in block.columns.values())
+            is_half = any(SURROGATE.search(ascii(value)) for value in values)
+            self.replaced[is_half].append(block.place(row) if not self.replaced[is_half] else "")
+
+    def _check_liked(self, block: Block) -> None:
+        """Refuse preference data with bad completions, which would be trained on like the good ones."""
+        for row, value in enumerate(block.columns.get(LIKED, ()) if not self.reading.columns else ()):
+            if value is False or (isinstance(value, str) and value.strip().casefold() == "false"):
+                raise SourceError(
+                    f"{block.place(row)}, column {LIKED!r}: found false, as preference data marks bad answers. Leave "
+                    "such rows out; or name the columns to read under `columns`, if it means something else"
+                )
 
     # ---- labels
 

@@ -24,8 +24,15 @@ INPUT_COLUMNS = ("input", "context")
 """Columns that are appended to the prompt after a blank line, if a table has one of them."""
 CONTEXT_COLUMNS = {"system": ("system", "system_prompt"), "history": ("history",)}
 """Columns that are placed before the prompt."""
-UNREAD_COLUMNS = ("tools", "functions", "choices", "options")
-"""Columns of conversations and of exams that are not read. A note reports them."""
+UNREAD_COLUMNS = (
+    *("tools", "functions", "choices", "options", "rejected"),
+    *("image", "images", "audio", "audios", "video", "videos"),
+    *("partition", "fold", "set", "data_split", "dataset_split"),
+)
+"""Columns that change what a record means and are not read: of conversations and exams, media, and splits by other
+names. A note reports them."""
+LIKED = "label"
+"""Column of preference data: whether the completion is a good one."""
 LABEL_COLUMNS = {
     "task": ("task", "category"),
     "split": ("split",),
@@ -88,9 +95,12 @@ def mapped_shape(columns: Mapping[str, str]) -> Shape:
 def no_shape(names: Sequence[str]) -> SourceError:
     """The error for a table without a known shape. It lists the columns and explains how to map them."""
     pairs = ", ".join(f"{prompt}/{completion}" for prompt, completion in PAIR_SHAPES)
+    ways = "columns: {prompt: <column>, completion: <column>}, or columns: {messages: <column>} for conversations"
+    if "chosen" in names:
+        ways = "columns: {messages: chosen} for conversations, or columns: {prompt: <column>, completion: chosen}"
     return SourceError(
         f"no known shape in the columns {list(names)}. Known: {pairs}, {', '.join(CHAT_COLUMNS)}. Map them yourself, "
-        f"for example columns: {{prompt: <column>, completion: <column>}}"
+        f"for example {ways}"
     )
 
 
@@ -106,4 +116,4 @@ def wanted(columns: Mapping[str, str]) -> Wanted:
         )
     texts = {*CHAT_COLUMNS, *(name for shape in PAIR_SHAPES for name in shape)}
     context = {name for names in CONTEXT_COLUMNS.values() for name in names}
-    return Wanted(frozenset(texts), frozenset({*INPUT_COLUMNS, *context, *labels}) - texts)
+    return Wanted(frozenset(texts), frozenset({*INPUT_COLUMNS, *context, *labels}) - texts, frozenset({LIKED}))

@@ -23,9 +23,15 @@ def _constant(name: str) -> Number | None:
     return None if name == "NaN" else Number(name)
 
 
-# Not strict, so that raw tabs inside texts are accepted.
-DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_constant, strict=False)
-decoded = DECODER.decode
+def json_decoder(objects: Callable[[list[tuple[str, Any]]], Any] | None = None) -> json.JSONDecoder:
+    """A decoder with which numbers keep their digits; `objects` makes an object from its fields."""
+    # Not strict, so that raw tabs inside texts are accepted.
+    return json.JSONDecoder(
+        parse_int=Number, parse_float=Number, parse_constant=_constant, strict=False, object_pairs_hook=objects
+    )
+
+
+decoded = json_decoder().decode
 """The value of JSON text. Numbers keep their digits."""
 
 

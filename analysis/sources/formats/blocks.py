@@ -42,14 +42,16 @@ class Wanted:
     Attributes:
         texts: columns with the texts of instruction pairs.
         others: columns with labels and context.
+        marks: columns that are only looked at, to refuse records that must not be read like others.
     """
 
     texts: frozenset[str]
     others: frozenset[str]
+    marks: frozenset[str] = frozenset()
 
     def of(self, names: Sequence[str]) -> list[str]:
         """The wanted names among those found, in their order."""
-        return [name for name in names if name in self.texts or name in self.others]
+        return [name for name in names if name in self.texts or name in self.others or name in self.marks]
 
 
 class Table(Protocol):

@@ -105,6 +105,7 @@ class CsvTable:
                 rows = batch if all(batch) else [row for row in batch if row]
                 if set(map(len, rows)) - {len(header)}:
                     raise self._fault(dialect) or SourceError("rows of different lengths")
+                self._refuse_repeated(header, rows, dialect, n_before + n_rows)
                 for name, place in chosen.items():
                     columns[name].extend([row[place] for row in rows])
                 n_rows += len(rows)
@@ -112,6 +113,12 @@ class CsvTable:
                     yield Block(n_rows, header, columns, self._places(dialect, n_before))
                     n_before, n_rows, columns = n_before + n_rows, 0, {name: [] for name in chosen}
             yield Block(n_rows, header, columns, self._places(dialect, n_before))
+
+    def _refuse_repeated(self, header: list[str], rows: list[list[str]], dialect: Dialect, n_before: int) -> None:
+        for row, fields in enumerate(rows):
+            if fields[-1].strip() == header[-1] and [name.strip("\ufeff ") for name in fields] == header:
+                place = self._places(dialect, n_before)(row)
+                raise SourceError(f"{place}: the header again, as in files that were put together. Remove the line")
 
     def _header(self, reader: Any, dialect: Dialect) -> list[str]:
         """Column names, from the first row that is not blank."""

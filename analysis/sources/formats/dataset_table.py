@@ -78,7 +78,7 @@ class DatasetTable:
         """All rows; see `Table`."""
         names = self.dataset.column_names
         chosen = wanted.of(names)
-        self._note_numbers(chosen)
+        self._note_numbers([name for name in chosen if name not in wanted.marks])
         plain = [name for name in chosen if _is_plain(self.dataset.features[name])]
         labels = names_in_features(self.dataset.features)
         yield Block(0, names, {name: [] for name in chosen}, row_places(0))

@@ -15,7 +15,20 @@ MARKS = (  # longer marks first, because UTF-32's mark begins like UTF-16's
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
 COMPRESSIONS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bz2"))
-OTHERS = ((b"PK\x03\x04", "a zip archive"), (b"\xfd7zXZ", "compressed with xz"), (b"7z\xbc\xaf", "a 7z archive"))
+OTHERS = (
+    (b"PK\x03\x04", "a zip archive or an Excel file"),
+    (b"PK\x05\x06", "an empty zip archive"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"\xfd7zXZ", "compressed with xz"),
+    (b"\x04\x22\x4d\x18", "compressed with lz4"),
+    (b"\xd0\xcf\x11\xe0", "an old Office file"),
+    (b"PAR1", "a Parquet file without the suffix .parquet"),
+    (b"ARROW1", "an Arrow file"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"%PDF-", "a PDF file"),
+    (b"<!DOCTYPE html", "a web page"),
+    (b"version https://git-lfs", "a pointer of Git LFS (`git lfs pull` fetches the file itself)"),
+)
 SAMPLE_BYTES = 4_096
 
 
@@ -31,9 +44,11 @@ def open_text(path: Path, encoding: str | None = None, newline: str | None = Non
     """
     with _bytes(path) as file:
         start = file.read(SAMPLE_BYTES)
-    for magic, name in (*OTHERS, *((magic, f"compressed twice, with {name}") for magic, name in COMPRESSIONS)):
-        if start.startswith(magic):
-            raise SourceError(f"the file is {name}; expected text, or text in gzip, zstd or bzip2. Unpack it first")
+    twice = ((magic, f"compressed twice, with {name}") for magic, name in COMPRESSIONS)
+    if kind := _kind(start, (*OTHERS, *twice)):
+        raise SourceError(
+            f"the file is {kind}; expected text, or text in gzip, zstd or bzip2. Unpack it first, or convert it"
+        )
     chosen = _encoding(start, encoding)
     return io.TextIOWrapper(_bytes(path), encoding=chosen, errors="replace", newline=newline)
 
@@ -51,6 +66,16 @@ def check_encoding(name: str) -> str:
         raise SourceError(f"encoding: got {name!r}, expected a name that Python knows, such as latin-1") from error
 
 
+def other_kind(path: Path) -> str:
+    """What a file is, if it is of a kind that cannot be read; else ""."""
+    with path.open("rb") as file:
+        return _kind(file.read(SAMPLE_BYTES), (*OTHERS, *COMPRESSIONS))
+
+
+def _kind(start: bytes, kinds: tuple[tuple[bytes, str], ...]) -> str:
+    return next((name for magic, name in kinds if start.startswith(magic)), "")
+
+
 def _bytes(path: Path) -> io.BufferedReader:
     with path.open("rb") as file:
         start = file.read(4)
@@ -65,11 +90,40 @@ def _bytes(path: Path) -> io.BufferedReader:
 def _encoding(start: bytes, named: str | None) -> str:
     marked = next((name for mark, name in MARKS if start.startswith(mark)), None)
     if named is not None:
-        plain = check_encoding(named)
-        return "utf-8-sig" if plain == "utf-8" else plain
+        return _checked(check_encoding(named), marked, start)
     if marked is not None:
         return marked
-    for offset, name in ((1, "utf-16-le"), (0, "utf-16-be")):
-        if len(start) > 3 and start[offset::2].count(0) > len(start) // 4:
-            raise SourceError(f"the file looks like UTF-16 without a mark; name it: encoding: {name}, or write UTF-8")
+    is_wide = [start[offset::2].count(0) > len(start) // 4 > 0 for offset in (0, 1)]
+    if all(is_wide):
+        raise SourceError(
+            "the file begins with NUL bytes, as binary files do, and files that a crash cut off; expected text"
+        )
+    if any(is_wide):
+        name = "utf-16-be" if is_wide[0] else "utf-16-le"
+        raise SourceError(f"the file looks like UTF-16 without a mark; name it: encoding: {name}, or write UTF-8")
     return "utf-8-sig"
+
+
+def _checked(named: str, marked: str | None, start: bytes) -> str:
+    """The encoding to use where the user named one, which must not contradict the bytes."""
+    if marked is not None and not named.startswith(marked.removesuffix("-sig")):
+        raise SourceError(f"the file's byte order mark says {marked}, but encoding names {named}; leave it out")
+    if marked is not None:
+        return marked
+    if named in ("utf-16", "utf-32"):
+        raise SourceError(
+            f"the file has no byte order mark; expected one with encoding {named}. Name {named}-le or {named}-be; or "
+            "leave encoding out, if the file is UTF-8"
+        )
+    if not named.startswith("utf") and _is_utf8(start):
+        raise SourceError(f"encoding names {named}, but the file is UTF-8: leave encoding out")
+    return named
+
+
+def _is_utf8(start: bytes) -> bool:
+    """Whether bytes are certainly UTF-8. A few characters of another encoding may look so by chance."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start, final=len(start) < SAMPLE_BYTES)
+    except UnicodeDecodeError:
+        return False
+    return sum(not character.isascii() for character in text) > 3

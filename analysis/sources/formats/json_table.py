@@ -11,12 +11,28 @@ from typing import Any
 from analysis.sources.formats.blocks import BLOCK_ROWS, Block, Wanted
 from analysis.sources.formats.encodings import open_text
 from analysis.sources.records import SourceError
-from analysis.sources.values import DECODER, describe
+from analysis.sources.values import describe, json_decoder
 
 CHUNK_CHARACTERS = 100_000
 """Number of objects decoded at a time. A small number stays in the CPU cache and avoids garbage collection."""
 NOT_BLANK = re.compile(r"\S")
 Row = dict[str, Any]
+
+
+class _TwiceError(ValueError):
+    """An object has a field twice."""
+
+
+def _object(fields: list[tuple[str, Any]]) -> Row:
+    row = dict(fields)
+    if len(row) < len(fields):
+        raise _TwiceError
+    return row
+
+
+STRICT = json_decoder(_object)
+LAST, FIRST = json_decoder(), json_decoder(lambda fields: dict(reversed(fields)))
+"""Of a field that an object has twice, these keep the last or the first value."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,7 @@ class JsonTable:
         number, part = 1, _Part(wanted)
         with open_text(self.path, self.encoding) as file:
             while lines := file.readlines(CHUNK_CHARACTERS):
-                part.add(*decoded_lines(lines, number))
+                part.add(*decoded_lines(lines, number, wanted))
                 number += len(lines)
                 if len(part.numbers) >= BLOCK_ROWS:
                     yield part.block("line")
@@ -50,7 +66,12 @@ class JsonTable:
     def _document(self, wanted: Wanted) -> Iterator[Block]:
         with open_text(self.path, self.encoding) as file:
             text = file.read()
-        rows = _rows(list(_values(text)), wanted)
+        try:
+            rows = _rows(list(_values(text, STRICT)), wanted)
+        except _TwiceError:
+            rows, first = (_rows(list(_values(text, decoder)), wanted) for decoder in (LAST, FIRST))
+            for number, pair in enumerate(zip(rows, first, strict=True), start=1):
+                _check_fields(f"record {number}", *pair, wanted)
         part = _Part(wanted)
         for start in range(0, len(rows), BLOCK_ROWS):
             part = _Part(wanted, part.names)
@@ -87,71 +108,91 @@ class _Part:
         return Block(len(numbers), list(self.names), self.columns, lambda row: f"{unit} {numbers[row]}")
 
 
-def decoded_lines(lines: Sequence[str], first: int) -> tuple[list[Row], Sequence[int]]:
+def decoded_lines(lines: Sequence[str], first: int, wanted: Wanted) -> tuple[list[Row], Sequence[int]]:
     """The objects of all lines that are not blank, and their line numbers.
 
     Args:
         lines: lines, including their line ends.
         first: number of the first line.
+        wanted: the columns in which no object may have a field twice.
 
     Raises:
-        SourceError: a line is not a JSON object. The message names the line.
+        SourceError: a line is not a JSON object, or has a field twice. The message names the line.
     """
     try:
-        decode = DECODER.raw_decode
+        decode = STRICT.raw_decode
         found = [decode(line) for line in lines]
     except (ValueError, RecursionError):
-        return _line_by_line(lines, first)
+        return _line_by_line(lines, first, wanted)
     rows = [row for row, _ in found]
     plain = [end for _, end in found] == [len(line) - 1 for line in lines]
     if not plain or set(map(type, rows)) - {dict}:
-        return _line_by_line(lines, first)
+        return _line_by_line(lines, first, wanted)
     return rows, range(first, first + len(lines))
 
 
-def _line_by_line(lines: Sequence[str], first: int) -> tuple[list[Row], Sequence[int]]:
+def _line_by_line(lines: Sequence[str], first: int, wanted: Wanted) -> tuple[list[Row], Sequence[int]]:
     rows, numbers = [], []
     for number, line in enumerate(lines, start=first):
+        line = line.lstrip("\ufeff")  # of files that were put together
         if not line.strip():
             continue
         try:
-            row = DECODER.decode(line)
+            row = LAST.decode(line)
         except json.JSONDecodeError as error:
             raise SourceError(_not_json(number, error, line)) from error
         except RecursionError as error:
             raise SourceError(f"line {number}: the JSON is nested too deep to be read") from error
         if not isinstance(row, dict):
             raise SourceError(f"line {number}: expected a JSON object, got {describe(row)}")
+        _check_fields(f"line {number}", row, FIRST.decode(line), wanted)
         rows.append(row)
         numbers.append(number)
     return rows, numbers
 
 
+def _check_fields(place: str, last: Row, first: Row, wanted: Wanted) -> None:
+    for name in wanted.of(list(last)):
+        if last[name] != first[name]:
+            raise SourceError(f"{place}, column {name!r}: an object has a field twice, with two values. Keep one")
+
+
 def _not_json(number: int, error: json.JSONDecodeError, line: str) -> str:
-    hint = ". The line has bytes that are not in the file's encoding: name it under `encoding`"
-    return f"line {number} is not JSON: {error.msg} at character {error.colno}" + (hint if "\ufffd" in line else "")
+    return f"line {number} is not JSON: {error.msg} at character {error.colno}{_way_out(line, error.colno - 1)}"
+
+
+def _way_out(line: str, column: int) -> str:
+    """What to do about a line that is not JSON at this column."""
+    before, rest = line[:column].rstrip(), line[column:].lstrip()
+    if "\ufffd" in line:
+        return ". The line has bytes that are not in the file's encoding: name it under `encoding`"
+    if rest.startswith(("#", "//", "/*")):
+        return ". JSON has no comments: remove it"
+    if rest.startswith("'"):
+        return ". JSON has double quotes, as json.dumps writes them"
+    if before.endswith(",") or rest.startswith(","):
+        return ". Remove the comma before it" if before.endswith(",") else ". Remove the comma"
+    return ""
 
 
 def _is_object(line: str) -> bool:
     try:
-        return isinstance(DECODER.decode(line), dict)
-    except (ValueError, RecursionError):
+        return isinstance(LAST.decode(line), dict)
+    except RecursionError:
+        return True
+    except ValueError:
         return False
 
 
-def _values(text: str) -> Iterator[Any]:
+def _values(text: str, decoder: json.JSONDecoder) -> Iterator[Any]:
     """Concatenated JSON values; line breaks may be anywhere."""
     place = _next(text, 0)
-    is_array = text.startswith("[", place)
     while place < len(text):
         try:
-            value, end = DECODER.raw_decode(text, place)
+            value, end = decoder.raw_decode(text, place)
         except json.JSONDecodeError as error:
-            line = text.splitlines()[error.lineno - 1] if text else ""
-            where = f"line {error.lineno}, character {error.colno}"
-            raise SourceError(
-                f"not JSON: {error.msg} at {where}" if is_array else _not_json(error.lineno, error, line)
-            ) from error
+            line = text.split("\n")[error.lineno - 1]
+            raise SourceError(_not_json(error.lineno, error, line)) from error
         except RecursionError as error:
             raise SourceError("the JSON is nested too deep to be read") from error
         yield value

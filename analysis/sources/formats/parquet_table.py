@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from analysis.sources.formats.blocks import BLOCK_ROWS, Block, Values, Wanted
+from analysis.sources.formats.encodings import other_kind
 from analysis.sources.formats.labels import names_in_parquet, with_names
 from analysis.sources.records import SourceError
 
@@ -38,6 +39,8 @@ class ParquetTable:
                     yield with_names(Block(batch.num_rows, names, columns, row_places(n_before)), labels)
                     n_before += batch.num_rows
         except (pa.ArrowException, KeyError) as error:
+            if kind := other_kind(self.path):
+                raise SourceError(f"the file is {kind}; expected Parquet") from error
             raise SourceError(f"not readable as .parquet: {error}") from error
 
 

@@ -37,6 +37,7 @@ def test_every_record_is_kept_or_dropped_with_its_reason() -> None:
         {"prompt": None, "completion": "c"},
         {"prompt": "\x00\ufeff", "completion": "c"},
         {"prompt": "p", "completion": "  \n"},
+        {"prompt": "p", "completion": "\u200d\u2060\u200f\u3164"},
         {"prompt": "Zo\ufffd", "completion": "c"},
         {"prompt": "x" * 51, "completion": "c"},
         {"prompt": "p", "completion": "x" * 61},
@@ -48,7 +49,7 @@ def test_every_record_is_kept_or_dropped_with_its_reason() -> None:
     assert prompts(result) == ["kept"]
     assert reasons(result) == {
         "empty_prompt": 3,
-        "empty_completion": 1,
+        "empty_completion": 2,
         "invalid_utf8": 1,
         "prompt_too_long": 1,
         "completion_too_long": 1,
@@ -59,7 +60,7 @@ def test_every_record_is_kept_or_dropped_with_its_reason() -> None:
     [kept_id] = result.documents.collect()["document_id"]
     assert result.dropped.filter(pl.col("reason") == "exact_duplicate")["detail"].to_list() == [kept_id, kept_id]
     card = result.data_card
-    assert (card["n_read"], card["n_kept"], card["n_dropped"]) == (10, 1, 9)
+    assert (card["n_read"], card["n_kept"], card["n_dropped"]) == (11, 1, 10)
     assert card["duplicates"] == [
         {"kind": "exact_duplicate", "source": "a", "kept_source": "a", "n": 1},
         {"kind": "exact_duplicate", "source": "b", "kept_source": "a", "n": 1},

@@ -5,7 +5,8 @@ from pathlib import Path
 import polars as pl
 
 from analysis.corpus.decontamination import MAX_DOCUMENTS, NGRAM_WORDS, contaminated
-from tests.analysis.corpus.test_deduplication import in_batches, reference_shingles
+from analysis.corpus.deduplication import Batches
+from tests.analysis.corpus.test_deduplication import reference_shingles
 
 
 def reference_contaminated(training: list[str], evaluation: dict[str, list[str]]) -> dict[int, str]:
@@ -23,6 +24,12 @@ def reference_contaminated(training: list[str], evaluation: dict[str, list[str]]
     return result
 
 
+def documents(texts: list[str], prompts: list[str] | None = None) -> Batches:
+    """Documents with these texts; without prompts, nothing is asked in them."""
+    table = pl.DataFrame({"text": texts, "prompt": prompts or [""] * len(texts)}, schema_overrides={"text": pl.String})
+    return lambda: table.with_row_index("row").iter_slices(100)
+
+
 def test_decontamination_equals_sets_of_thirteen_words(shared_corpora: Path) -> None:
     def texts(name: str) -> list[str]:
         table = pl.read_parquet(shared_corpora / f"{name}.parquet")
@@ -31,22 +38,37 @@ def test_decontamination_equals_sets_of_thirteen_words(shared_corpora: Path) -> 
     training = texts("mbxp_train")[:1_500] + texts("gsm8k_train")[:500]
     evaluation = {"mbpp": texts("mbpp_test"), "mbxp": texts("mbxp_test"), "gsm8k": texts("gsm8k_test")}
     expected = reference_contaminated(training, evaluation)
-    blocks = {name: iter([pl.Series(block)]) for name, block in evaluation.items()}
-    found = contaminated(in_batches(training, 100), blocks)
+    found = contaminated(documents(training), {name: documents(block)() for name, block in evaluation.items()})
     assert dict(found.iter_rows()) == expected
     assert set(expected.values()) >= {"mbpp", "mbxp"}
 
 
 def test_a_template_in_many_documents_does_not_count() -> None:
     template = " ".join(f"w{i}" for i in range(20))
-    exam = {"exam": [pl.Series([template])]}
+    exam = {"exam": list(documents([template])())}
     few, many = ([f"{template} and {i}" for i in range(n)] for n in (MAX_DOCUMENTS, MAX_DOCUMENTS + 1))
-    assert len(contaminated(in_batches(few, 3), exam)) == MAX_DOCUMENTS
-    assert contaminated(in_batches(many, 3), exam).is_empty()
+    assert len(contaminated(documents(few), exam)) == MAX_DOCUMENTS
+    assert contaminated(documents(many), exam).is_empty()
 
 
 def test_a_short_evaluation_text_is_compared_as_a_whole() -> None:
-    exam = {"exam": [pl.Series(["What is two plus two?", ""])]}
+    exam = {"exam": list(documents(["What is two plus two?", ""])())}
     training = ["what is TWO plus two", "what is two plus two and three", ""]
-    assert contaminated(in_batches(training), exam).rows() == [(0, "exam")]
-    assert contaminated(in_batches(training), {}).is_empty()
+    assert contaminated(documents(training), exam).rows() == [(0, "exam")]
+    assert contaminated(documents(training), {}).is_empty()
+
+
+def test_a_short_question_is_a_leak_whatever_its_answer() -> None:
+    questions = ["What is the capital of Peru?", "Which planet is red?", "法国的首都是哪里？"]
+    exam = {"exam": list(documents([f"{question}\nIt is hard to say." for question in questions], questions)())}
+    asked = [
+        "what is the CAPITAL of Peru",
+        "What is the capital of Chad?",
+        "法国的首都是哪里",
+        "Which planet is red? Why?",
+    ]
+    found = contaminated(documents([f"{question}\nA long answer." for question in asked], asked), exam)
+    assert found["row"].to_list() == [0, 2]
+    many = ["Which planet is red?"] * (MAX_DOCUMENTS + 1)
+    answered = [f"{question}\nAnswer {number}." for number, question in enumerate(many)]
+    assert contaminated(documents(answered, many), exam).is_empty()

@@ -163,7 +163,7 @@ def test_bytes_that_are_not_utf8_are_marked_and_not_lost(tmp_path: Path) -> None
             '{"prompt": "p", "completion": "c"}\n\n[1]\n',
             "a.jsonl: line 3: expected a JSON object, got a list of numbers",
         ),
-        ("a.json", '[{"prompt": "p"', "a.json: not JSON"),
+        ("a.json", '[{"prompt": "p"', "a.json: line 1 is not JSON"),
         ("a.json", "[]", "the JSON array is empty"),
         ("a.json", "[1]", "expected a JSON array of objects"),
         ("a.jsonl", "", "the file is empty"),

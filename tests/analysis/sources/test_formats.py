@@ -224,6 +224,32 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
         [(f"User: ?\n\nAssistant: {CALLED}\n\nTool: blue", "Blue.")] * 2,
     ),
     (
+        "what a tool returns",
+        TEXT,
+        [
+            {"messages": [said("user", "?"), said("tool", value), said("assistant", "a")]}
+            for value in ([{"city": "Rome", "sun": 1.50}], {"type": "text", "text": "blue"}, ["x", 2], "blue")
+        ],
+        [(f"User: ?\n\nTool: {text}", "a") for text in ('[{"city": "Rome", "sun": 1.5}]', "blue", '["x", 2]', "blue")],
+    ),
+    (
+        "results of tools in the user's message, and thoughts",
+        JSON | PARQUET,
+        [
+            {
+                "system": [part("s")],
+                "messages": [
+                    said("user", [part("?")]),
+                    said("assistant", [{"type": "thinking", "thinking": "hm"}, part("wait")]),
+                    said("user", [{"type": "tool_result", "content": [part("blue")]}, part("So?")]),
+                    said("assistant", [part("Blue.")]),
+                ],
+            }
+        ]
+        * 2,
+        [("s\n\nUser: ?\n\nAssistant: wait\n\nTool: blue\n\nUser: So?", "Blue.")] * 2,
+    ),
+    (
         "a call as the answer",
         ALL,
         [{"messages": [said("user", "?"), said("assistant", None, tool_calls=[CALL])]}] * 2,

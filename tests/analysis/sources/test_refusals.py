@@ -48,6 +48,38 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a.json", '{"dialog": [{"role": "user", "content": "u"}]}', {}, r"no known shape in the columns \['dialog'\]"),
     ("a.json", '"a text"', {}, "value 1 of the file: expected a JSON object, got the text 'a text'"),
     ("a.jsonl", PAIR + "[" * 100_000 + "\n", {}, "line 2: the JSON is nested too deep"),
+    ("a.jsonl", '{"prompt": ' + "[" * 100_000 + "\n" + PAIR, {}, "line 1: the JSON is nested too deep"),
+    (
+        "a.jsonl",
+        PAIR + '{"prompt": "p", "prompt": "q", "completion": "c"}\n',
+        {},
+        "line 2, column 'prompt': .*field twice",
+    ),
+    ("a.json", '[{"prompt": "p", "completion": "c", "completion": "d"}]', {}, "record 1, column 'completion': .*twice"),
+    (
+        "a.jsonl",
+        '{"messages": [{"role": "user", "content": "u", "content": "v"}]}\n' * 2,
+        {},
+        "line 1, column 'messages': an object has a field twice",
+    ),
+    ("a.jsonl", "# notes\n" + PAIR, {}, "line 1 is not JSON: .* JSON has no comments"),
+    ("a.json", '[{"prompt": "p", // first\n"completion": "c"}]', {}, "line 1 is not JSON: .* JSON has no comments"),
+    ("a.json", "[" + PAIR + ",]", {}, "line 2 is not JSON: .* Remove the comma before it"),
+    ("a.jsonl", PAIR.replace("}", "},") * 2, {}, "line 1 is not JSON: .* Remove the comma"),
+    ("a.jsonl", PAIR.replace('"', "'") * 2, {}, "line 1 is not JSON: .* JSON has double quotes"),
+    # preference data
+    (
+        "a.jsonl",
+        PAIR.replace("}", ', "label": true}') + PAIR.replace("}", ', "label": false}'),
+        {},
+        "line 2, column 'label'",
+    ),
+    ("a.csv", "prompt,completion,label\np,c,False\n", {}, "line 2, column 'label': found false"),
+    ("a.jsonl", '{"prompt": "p", "chosen": "c", "rejected": "d"}\n', {}, "completion: chosen"),
+    ("a.jsonl", '{"dialog": []}\n' * 2, {}, "columns: {messages: <column>}"),
+    # messages without a text
+    ("a.jsonl", '{"messages": [{"role": "user", "text": "hi"}]}\n' * 2, {}, "line 1, .* without content or value"),
+    ("a.jsonl", '{"messages": [{"role": "user", "parts": [{"text": "hi"}]}]}\n' * 2, {}, "line 1, .* Rename the field"),
     # conversations
     (
         "a.jsonl",
@@ -100,10 +132,27 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a.csv", 'prompt,completion\na,b\n"c,d\ne,f\n', {}, "line 3: a quote is opened here and never closed"),
     ("a.csv", 'prompt,completion\n"say \\"hi\\"",C:\\new\n', {}, "line 2: a quote ends before the field does"),
     ("a.csv", "prompt,prompt,completion\na,b,c\n", {}, r"the header names \['prompt'\] more than once"),
+    ("a.csv", "prompt,completion\na,b\nprompt,completion\nc,d\n", {}, "line 3: the header again"),
+    ("a.csv", "prompt,completion\na,b\n\ufeffprompt,completion\n", {}, "line 3: the header again"),
     ("a.csv", "a,b\nc,d\n", {"separator": ";;"}, "separator: expected one character, got ';;'"),
     # encodings
     ("a.jsonl", PAIR.encode("utf-16-le"), {}, "looks like UTF-16 without a mark; name it: encoding: utf-16-le"),
     ("a.csv", "prompt,completion\np,c\n".encode("utf-16-be"), {}, "name it: encoding: utf-16-be"),
+    (
+        "a.csv",
+        "prompt,completion\np,c\n".encode("utf-16"),
+        {"encoding": "utf-8"},
+        "mark says utf-16, but encoding names",
+    ),
+    ("a.jsonl", PAIR, {"encoding": "utf-16"}, "no byte order mark; .* with encoding utf-16"),
+    ("a.csv", "prompt,completion\n\u00e9\u00e8\u00e0\u00fc,c\n", {"encoding": "latin-1"}, "but the file is UTF-8"),
+    ("a.jsonl", PAIR + "\0" * 500, {}, "begins with NUL bytes"),
+    # other kinds of files
+    ("a.jsonl", b"PAR1" + b"0" * 99, {}, "the file is a Parquet file"),
+    ("a.csv", b"\xd0\xcf\x11\xe0" + b"\0" * 99, {}, "the file is an old Office file"),
+    ("a.json", "<!DOCTYPE html><html>", {}, "the file is a web page"),
+    ("a.jsonl", "version https://git-lfs.github.com/spec/v1\noid", {}, "a pointer of Git LFS"),
+    ("a.parquet", "version https://git-lfs.github.com/spec/v1\noid", {}, "a pointer of Git LFS"),
     # packed files
     (
         "a.jsonl",
@@ -127,7 +176,11 @@ def test_one_clear_error_and_the_others_go_on(
     path, good = tmp_path / name, tmp_path / "good.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     good.write_text(PAIR)
-    if config.keys() & {"split", "splits", "roles", "separator", "encoding"} and "expected" in error:
+    if (
+        config.keys() & {"split", "splits", "roles", "separator", "encoding"}
+        and "expected" in error
+        and "with" not in error
+    ):
         with pytest.raises(SourceError, match=error):
             FilesSource((str(path),), **config)
         return
@@ -186,6 +239,9 @@ def test_what_was_not_read_is_said(tmp_path: Path) -> None:
     found = notes(path, "prompt,completion\np,c\ncaf\xe9,c\n\xe9,c\n".encode("latin-1"))
     assert "rows with U+FFFD, which stands for bytes that were lost: 2 (the first: line 3)" in found
     assert "encoding: latin-1" in found
+    found = notes(tmp_path / "b.jsonl", '{"prompt": "cut \\ud83d", "completion": "c"}\n' + PAIR)
+    assert "half of a surrogate pair, such as \\ud83d without its second half: 1 (the first: line 1)" in found
+    assert "encoding" not in found
     assert "column 'system' is not read" in notes(
         path, "q,a,system\np,c,s\n", columns={"prompt": "q", "completion": "a"}
     )
@@ -210,6 +266,10 @@ def test_what_was_not_read_is_said(tmp_path: Path) -> None:
         ),
         ({"prompt": "p", "completion": "c", "response": "r"}, "columns ['response'] are read only where"),
         ({"instruction": "i", "input": "x", "output": "o"}, ""),
+        ({"prompt": "<image> p", "completion": "c", "image": "x.png"}, "column 'image' is not read"),
+        ({"prompt": "p", "completion": "c", "partition": "test"}, "column 'partition' is not read"),
+        ({"prompt": "p", "completion": "c", "label": True}, ""),
+        ({"prompt": "p", "completion": "c", "label": 0}, ""),
         (
             {"messages": [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]},
             "conversations that end with a question: 1 (the first: record 1, column 'messages')",
@@ -285,6 +345,33 @@ def test_a_source_that_is_not_kept_in_memory_is_read_again(tmp_path: Path, monke
     assert records.collect()["prompt"].to_list() == [f"p{i}" for i in range(40_000)]
     assert records.select("prompt").head(3).collect()["prompt"].to_list() == ["p0", "p1", "p2"]
     assert records.filter(pl.col("prompt") == "p39999").collect().height == 1
+
+
+def test_a_file_is_read_once_and_a_lost_one_is_an_error(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "test.jsonl"):
+        (tmp_path / name).write_text(PAIR)
+    (tmp_path / "linked.jsonl").symlink_to(tmp_path / "a.jsonl")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    paths = (str(tmp_path / "**/*.jsonl"), str(tmp_path / "loop/../a.jsonl"), str(tmp_path / "a.jsonl"))
+    result = read_sources({"x": FilesSource(paths)})
+    assert result.records.collect().height == 2
+    assert "test.jsonl: the name says test" in " ".join(result.notes["x"])
+    (tmp_path / "lost.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    with pytest.raises(SourceError, match=r"lost\.jsonl: .*No such file"):
+        read_source("x", FilesSource(paths))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        PAIR.replace("}", ', "meta": 1, "meta": 2}'),  # twice in a column that is not read
+        PAIR.replace("}", ', "prompt": "p"}'),  # twice the same
+        "\ufeff" + PAIR,  # of files that were put together
+        PAIR.replace("}", ', "messages": [], "instruction": " ", "output": "o"}'),  # blank is empty
+    ],
+)
+def test_oddities_that_change_nothing(tmp_path: Path, line: str) -> None:
+    assert read(tmp_path / "a.jsonl", PAIR + line) == [("p", "c")] * 2
 
 
 def test_a_name_with_marks_of_a_glob_is_a_name_first(tmp_path: Path) -> None:
