@@ -19,6 +19,7 @@ SECONDS = {
     "cluster_sweep": 4,
     "num_clusters": 1,
     "cluster_labels": 3,
+    "cluster_names": 2,
     "expert_assignment": 2,
     "component_adapters": 70,
     "hydralora_adapter": 75,

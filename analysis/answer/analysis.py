@@ -17,6 +17,7 @@ from analysis.clusters.choice.selection import ClusterChoice
 from analysis.clusters.corpus_model import CorpusModel
 from analysis.clusters.description import save_corpus_model
 from analysis.clusters.interpretation import top_terms
+from analysis.clusters.naming import cluster_names, named_map
 from analysis.corpus.data_card import BYTES_PER_TOKEN, halved_sources, vanished_sources
 from analysis.experts.grouping import Grouping
 from analysis.features.vectoriser import TextStatistics
@@ -25,7 +26,6 @@ from analysis.report.document_map import document_map
 
 CORPUS_MODEL = "corpus_model"
 MAP = "map.parquet"
-NAME_TERMS = 3
 RANK, SHARED_RANK = 3, 16
 """Of the split that the project trains by default: rank of the experts, and of the LoRA beside them."""
 
@@ -157,13 +157,8 @@ class Analysis:
         Columns: `x`, `y` (two leading principal components), `cluster`, `name` (the cluster's three strongest terms),
         `source`, `document_id`, `text` (the first 280 characters).
         """
-        terms = pl.col("top_terms").list.head(NAME_TERMS).list.join(", ")
-        names = dict(self.tables["clusters"].select(pl.col("cluster"), terms).iter_rows())
-        points = document_map(self.documents.lazy(), self.features)
-        name = pl.col("cluster").replace_strict(names, default="", return_dtype=pl.String)
-        return points.select(
-            "x", "y", "cluster", name.alias("name"), "source", "document_id", pl.col("excerpt").alias("text")
-        )
+        names = cluster_names(self.tables["clusters"])
+        return named_map(document_map(self.documents.lazy(), self.features), names)
 
     @property
     def warnings(self) -> list[str]:

@@ -73,7 +73,7 @@ class ReportInputs:
         cluster_map: document_id, x, y, cluster, source, excerpt, for all documents or a sample of them.
         projection: method that computed x and y: "PCA", "UMAP" or "t-SNE".
         n_documents: number of documents that `cluster_map` was sampled from; None if it has all documents.
-        clusters: cluster, n_documents, top_terms (list of str).
+        clusters: cluster, n_documents, top_terms (list of str), and if clusters have names, name.
         representatives: cluster, document_id, source, excerpt, with the most typical document first.
         composition: cluster, source, n_documents.
         curves: method, seed, step, tokens, loss, learning_rate, seconds, eval_loss.

@@ -41,7 +41,7 @@ def render(inputs: ReportInputs, sections: tuple[Section, ...], overview: Pictur
         glossary={
             section.name: (*section.words, *GLOSSARY.get(_glossary_of(inputs, section), ())) for section in sections
         },
-        map_data=Markup(_map_data(inputs.cluster_map)) if inputs.cluster_map is not None else "",
+        map_data=Markup(_map_data(inputs.cluster_map, inputs.clusters)) if inputs.cluster_map is not None else "",
         cards=_cards(inputs),
         # Given gates are the same for every token.
         tokens=[_coloured(document) for document in inputs.token_gates] if inputs.grouping is None else [],
@@ -131,8 +131,10 @@ def _resource(name: str) -> str:
     return files("analysis.report").joinpath(name).read_text("utf-8")
 
 
-def _map_data(points: pl.DataFrame) -> str:
+def _map_data(points: pl.DataFrame, clusters: pl.DataFrame | None) -> str:
     """The points as JSON that is safe inside a script element: without `<` and `&`."""
+    is_named = clusters is not None and "name" in clusters.columns
+    said = dict(clusters.drop_nulls("name").select("cluster", "name").iter_rows()) if is_named else {}
     data: dict[str, Any] = {"document_id": points["document_id"].to_list()}
     coordinates = points.select("x", "y").to_numpy().astype(float)
     low, span = coordinates.min(axis=0), max(float(np.ptp(coordinates, axis=0).max()), 1e-12)
@@ -144,7 +146,9 @@ def _map_data(points: pl.DataFrame) -> str:
         if column == "cluster":  # a cluster that the sample misses keeps its number, and so the colours of the others
             names = list(range(max(names, default=-1) + 1))
         numbers = {name: i for i, name in enumerate(names)}
-        data[f"{column}s"] = [str(name) for name in names]
+        data[f"{column}s"] = [
+            f"{name}: {said[name]}" if column == "cluster" and name in said else str(name) for name in names
+        ]
         data[column] = [numbers[name] for name in points[column]]
     data["excerpt"] = [_excerpt(text) for text in points["excerpt"]]
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))

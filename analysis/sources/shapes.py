@@ -25,7 +25,7 @@ INPUT_COLUMNS = ("input", "context")
 CONTEXT_COLUMNS = {"system": ("system", "system_prompt"), "history": ("history",)}
 """Columns that are placed before the prompt."""
 UNREAD_COLUMNS = (
-    *("tools", "functions", "choices", "options", "rejected"),
+    *("tools", "functions", "choices", "options"),
     *("image", "images", "audio", "audios", "video", "videos"),
     *("partition", "fold", "set", "data_split", "dataset_split"),
 )

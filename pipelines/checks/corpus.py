@@ -15,6 +15,7 @@ def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
     """Problems of features, clusters and experts."""
     yield from _features(run)
     yield from _clusters(run)
+    yield from _names(run)
     yield from _experts(run)
 
 
@@ -67,6 +68,30 @@ def _edits(choice: Any, field: str) -> Iterator[AnyProblem]:
         problem = edit_problem(choice.value, choice.merge, split)
         if problem is not None:
             yield Refusal(f"{field}.{'merge' if choice.merge else 'split'}", f"{problem}.")
+
+
+def _names(run: ConfiguredRun) -> Iterator[AnyProblem]:
+    """Names that clusters are given, and the server that is asked for others."""
+    from analysis.clusters.naming import names_problem
+
+    config, choice, field = (
+        run.configs.get("cluster_names"),
+        run.configs.get("num_clusters"),
+        "ops.cluster_names.config",
+    )
+    if config is None:
+        return
+    n_clusters = choice.value if choice is not None and not choice.merge and not choice.split else None
+    if problem := names_problem(config.names, n_clusters):
+        yield Refusal(f"{field}.names", f"{problem}.")
+    is_url = config.url.startswith(("http://", "https://"))
+    if config.by == "endpoint" and not (is_url and config.model):
+        advice = "Give both, for example url: http://localhost:8000/v1, or take terms."
+        yield Problem(
+            f"{field}.by", "a url and a model for endpoint", f"url {config.url!r}, model {config.model!r}", advice
+        )
+    elif config.by != "endpoint" and (config.url or config.model):
+        yield Problem(f"{field}.by", "endpoint beside url and model", config.by, "Set by: endpoint, or leave them out.")
 
 
 def _experts(run: ConfiguredRun) -> Iterator[AnyProblem]:

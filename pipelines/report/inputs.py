@@ -50,7 +50,6 @@ def report_inputs(
 
 def _tables(title: str, command: str, artifacts: Iterable[Artifact]) -> "ReportInputs":
     from analysis.report import ReportInputs, TokenGates
-    from analysis.report.document_map import document_map
 
     inputs: Inputs = {artifact.asset: artifact for artifact in artifacts}
     routing = load_routing(inputs["routing_analysis"])
@@ -61,11 +60,6 @@ def _tables(title: str, command: str, artifacts: Iterable[Artifact]) -> "ReportI
     folders |= {name: baselines.folder / name for name in baselines.record["config"]["methods"]}
     records = {name: json.loads((folder / "run.json").read_text()) for name, folder in folders.items()}
     labels = inputs["cluster_labels"]
-    documents = (
-        inputs["corpus_documents"]
-        .scan("documents")
-        .join(labels.scan("labels"), on="document_id", maintain_order="left")
-    )
     return ReportInputs(
         title=title,
         command=command,
@@ -78,10 +72,10 @@ def _tables(title: str, command: str, artifacts: Iterable[Artifact]) -> "ReportI
         grouping=inputs["expert_assignment"].json("expert_assignment") if method in GIVEN_GATES else None,
         data_card=inputs["corpus_documents"].json("data_card"),
         sweep=inputs["cluster_sweep"].read("sweep"),
-        cluster_map=document_map(documents, inputs["document_features"].array("features")),
+        cluster_map=inputs["cluster_names"].read("map").rename({"text": "excerpt"}),
         projection="PCA",
-        n_documents=documents.select(pl.len()).collect().item(),
-        clusters=labels.read("clusters"),
+        n_documents=labels.scan("labels").select(pl.len()).collect().item(),
+        clusters=named_clusters(labels, inputs["cluster_names"]),
         representatives=labels.read("examples").filter(pl.col("kind") == "representative"),
         composition=labels.read("composition"),
         curves=pl.concat([curve(folder, name, records[name]) for name, folder in folders.items()], how="diagonal"),
@@ -93,9 +87,18 @@ def _tables(title: str, command: str, artifacts: Iterable[Artifact]) -> "ReportI
         cross_losses=cross_losses(inputs["domain_exports"]),
         parameters=parameters_table(folders),
         energy=energy_table(records),
-        more=(served_table(inputs["domain_exports"]), stages_table(inputs)),
+        more=(
+            served_table(inputs["domain_exports"], inputs["expert_assignment"], inputs["cluster_names"]),
+            stages_table(inputs),
+        ),
         serving=serving_words(inputs["domain_exports"]),
     )
+
+
+def named_clusters(cluster_labels: Artifact, cluster_names: Artifact) -> pl.DataFrame:
+    """The table of clusters with the names that a person or a model gave them. Terms stand in the table anyway."""
+    names = cluster_names.read("names").filter(pl.col("named_by") != "terms").drop("named_by")
+    return cluster_labels.read("clusters").join(names, on="cluster", how="left", maintain_order="left")
 
 
 def base_model_name(record: Mapping[str, Any]) -> str:
@@ -143,15 +146,19 @@ def energy_table(records: Mapping[str, dict[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def served_table(exports: Artifact) -> "MoreTable":
-    """The plain LoRA of each domain, and its loss compared with live gates."""
+def served_table(exports: Artifact, expert_assignment: Artifact, cluster_names: Artifact) -> "MoreTable":
+    """The plain LoRA of each domain, and its loss compared with live gates. Clusters have their names."""
     from analysis.report import MoreTable
 
     lead = (
         "One plain PEFT LoRA for each domain, with gates that no longer depend on the prompt. Losses are nats a token "
         "on held-out documents; the difference is what a server without this package loses."
     )
-    return MoreTable("serving", "One LoRA for each domain", lead, exports.read("exports"))
+    table = exports.read("exports")
+    if expert_assignment.json("expert_assignment")["group_kind"] == "cluster":
+        names = cluster_names.read("names").select(domain=pl.col("cluster").cast(pl.String), name="name")
+        table = table.join(names, on="domain", how="left", maintain_order="left")
+    return MoreTable("serving", "One LoRA for each domain", lead, table)
 
 
 def serving_words(exports: Artifact) -> str:

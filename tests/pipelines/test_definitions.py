@@ -15,11 +15,12 @@ LINEAGE = """
 baseline_adapters <- cluster_labels, corpus_documents, expert_assignment, hydralora_adapter, num_clusters, \
 tokenised_documents
 cluster_labels <- corpus_documents, document_features, num_clusters
+cluster_names <- cluster_labels, corpus_documents, document_features
 cluster_sweep <- corpus_documents, document_features
 comparison_documents <- cluster_labels, corpus_documents, expert_assignment, tokenised_documents
 component_adapters <- cluster_labels, corpus_documents, num_clusters, tokenised_documents
 corpus_documents <- raw_documents
-corpus_report <- cluster_labels, cluster_sweep, corpus_documents, document_features, expert_assignment, num_clusters
+corpus_report <- cluster_labels, cluster_names, cluster_sweep, corpus_documents, expert_assignment, num_clusters
 document_features <- corpus_documents
 domain_exports <- cluster_labels, corpus_documents, expert_assignment, hydralora_adapter, tokenised_documents
 evaluation <- baseline_adapters, cluster_labels, corpus_documents, expert_assignment, hydralora_adapter, \
@@ -40,7 +41,7 @@ paper_table_4 <- corpus_documents, document_features, study_benchmarks, study_ru
 paper_table_5 <- corpus_documents, document_features, study_benchmarks, study_runs, tokenised_documents
 parameter_breakdown <- component_adapters, hydralora_adapter
 raw_documents <-
-report <- baseline_adapters, cluster_labels, cluster_sweep, corpus_documents, document_features, \
+report <- baseline_adapters, cluster_labels, cluster_names, cluster_sweep, corpus_documents, document_features, \
 domain_exports, evaluation, expert_assignment, hydralora_adapter, num_clusters, parameter_breakdown, routing_analysis
 routing_analysis <- cluster_labels, corpus_documents, expert_assignment, hydralora_adapter, tokenised_documents
 sharded_corpus <-

@@ -117,7 +117,7 @@ def _checked(named: str, marked: str | None, start: bytes) -> str:
         )
     if not named.startswith("utf") and _is_utf8(start):
         raise SourceError(f"encoding names {named}, but the file is UTF-8: leave encoding out")
-    return named
+    return "cp1252" if named == "iso8859-1" else named  # as browsers do: files named Latin-1 have quotes of Windows
 
 
 def _is_utf8(start: bytes) -> bool:

@@ -158,21 +158,22 @@ def _check_fields(place: str, last: Row, first: Row, wanted: Wanted) -> None:
 
 
 def _not_json(number: int, error: json.JSONDecodeError, line: str) -> str:
-    return f"line {number} is not JSON: {error.msg} at character {error.colno}{_way_out(line, error.colno - 1)}"
+    message = error.msg.removesuffix(" starting at")
+    return f"line {number} is not JSON: {message} at character {error.colno}{_way_out(line, error)}"
 
 
-def _way_out(line: str, column: int) -> str:
-    """What to do about a line that is not JSON at this column."""
-    before, rest = line[:column].rstrip(), line[column:].lstrip()
+def _way_out(line: str, error: json.JSONDecodeError) -> str:
+    """What to do about a line that is not JSON."""
+    before, rest = line[: error.colno - 1].rstrip(), line[error.colno - 1 :].lstrip()
     if "\ufffd" in line:
         return ". The line has bytes that are not in the file's encoding: name it under `encoding`"
     if rest.startswith(("#", "//", "/*")):
         return ". JSON has no comments: remove it"
     if rest.startswith("'"):
         return ". JSON has double quotes, as json.dumps writes them"
-    if before.endswith(",") or rest.startswith(","):
-        return ". Remove the comma before it" if before.endswith(",") else ". Remove the comma"
-    return ""
+    if not error.msg.startswith("Expecting"):
+        return ""
+    return ". Remove the comma before it" if before.endswith(",") else ". Remove the comma" if rest[:1] == "," else ""
 
 
 def _is_object(line: str) -> bool:

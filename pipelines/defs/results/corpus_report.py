@@ -3,6 +3,7 @@
 import dagster as dg
 import polars as pl
 
+from pipelines.report.inputs import named_clusters
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 
@@ -38,19 +39,15 @@ def corpus_report(
     draft: Draft,
     config: CorpusReportConfig,
     corpus_documents: Artifact,
-    document_features: Artifact,
     cluster_sweep: Artifact,
     num_clusters: Artifact,
     cluster_labels: Artifact,
+    cluster_names: Artifact,
     expert_assignment: Artifact,
 ) -> None:
     """One HTML page about the corpus: how many experts and why, the map of documents, and what each cluster is."""
     from analysis.report import ReportInputs, write_report
-    from analysis.report.document_map import document_map
 
-    documents = corpus_documents.scan("documents").join(
-        cluster_labels.scan("labels"), on="document_id", maintain_order="left"
-    )
     inputs = ReportInputs(
         title=config.title,
         command=config.command,
@@ -58,9 +55,9 @@ def corpus_report(
         grouping=expert_assignment.json("expert_assignment"),
         data_card=corpus_documents.json("data_card"),
         sweep=cluster_sweep.read("sweep"),
-        cluster_map=document_map(documents, document_features.array("features")),
-        n_documents=documents.select(pl.len()).collect().item(),
-        clusters=cluster_labels.read("clusters"),
+        cluster_map=cluster_names.read("map").rename({"text": "excerpt"}),
+        n_documents=cluster_labels.scan("labels").select(pl.len()).collect().item(),
+        clusters=named_clusters(cluster_labels, cluster_names),
         representatives=cluster_labels.read("examples").filter(pl.col("kind") == "representative"),
         composition=cluster_labels.read("composition"),
     )

@@ -70,6 +70,7 @@ def report(
     cluster_sweep: Artifact,
     num_clusters: Artifact,
     cluster_labels: Artifact,
+    cluster_names: Artifact,
     expert_assignment: Artifact,
     hydralora_adapter: Artifact,
     baseline_adapters: Artifact,
@@ -82,8 +83,16 @@ def report(
     from analysis.report import write_report
 
     inputs = (
-        *(corpus_documents, document_features, cluster_sweep, num_clusters, cluster_labels, expert_assignment),
-        *(hydralora_adapter, baseline_adapters, evaluation, parameter_breakdown, routing_analysis, domain_exports),
+        *(corpus_documents, document_features, cluster_sweep, num_clusters, cluster_labels, cluster_names),
+        *(
+            expert_assignment,
+            hydralora_adapter,
+            baseline_adapters,
+            evaluation,
+            parameter_breakdown,
+            routing_analysis,
+            domain_exports,
+        ),
     )
     request = request_of(context, store, draft.fingerprint)
     tables, comparison = report_inputs(config.title, request, inputs, config.command)

@@ -26,7 +26,7 @@ PICTURE = [{"type": "image_url", "image_url": {"url": "http://x"}}]
 REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     # JSON
     ("a.jsonl", PAIR * 3 + "null\n", {}, "line 4: expected a JSON object, got null"),
-    ("a.jsonl", PAIR + '{"prompt": "p", "comp', {}, "line 2 is not JSON: Unterminated string"),
+    ("a.jsonl", PAIR + '{"prompt": "p", "comp', {}, "line 2 is not JSON: Unterminated string at character 16$"),
     ("a.jsonl", PAIR + PAIR.strip() + PAIR, {}, "line 2 is not JSON: Extra data at character 35"),
     ("a.jsonl", '{"prompt": "p",\n"completion": "c"}\n{oops}', {}, "line 3 is not JSON"),
     (
@@ -205,6 +205,7 @@ def notes(path: Path, content: str | bytes, **config: Any) -> str:
 @pytest.mark.parametrize(
     ("content", "config", "expected"),
     [
+        (b"prompt,completion\n\x93p\x94,c\n", {"encoding": "latin-1"}, ("\u201cp\u201d", "c")),
         ('id,prompt,completion,note\n1,p,c,6" nails\n', {}, ("p", "c")),
         ('prompt,completion\n"say \\"hi\\", now","C:\\\\"\n', {}, ('say "hi", now', "C:\\")),
         ('prompt,completion\n"C:\\",c\n', {}, ("C:\\", "c")),
@@ -219,7 +220,9 @@ def notes(path: Path, content: str | bytes, **config: Any) -> str:
         ('prompt,completion\n"a ^"b^"",c\n', {"escape": "^"}, ('a "b"', "c")),
     ],
 )
-def test_dialects_of_csv(tmp_path: Path, content: str, config: dict[str, Any], expected: tuple[str, str]) -> None:
+def test_dialects_of_csv(
+    tmp_path: Path, content: str | bytes, config: dict[str, Any], expected: tuple[str, str]
+) -> None:
     assert read(tmp_path / "a.csv", content, **config) == [expected]
 
 

@@ -231,7 +231,13 @@ def test_edited_clusters_are_those_of_all_later_assets(tmp_path: Path) -> None:
     assert run(tmp_path / "store", [files("x", path)], num_clusters={"value": 4}, expert_assignment=clusters).success
     before = store.last("cluster_labels").read("labels")
     edits = {"value": 4, "merge": [[0, 2]], "split": {"1": 2}}
-    assert run(tmp_path / "store", [files("x", path)], num_clusters=edits, expert_assignment=clusters).success
+    names = {"names": {"0": "Fruit and <music>"}}
+    ops = {"num_clusters": edits, "expert_assignment": clusters, "cluster_names": names}
+    assert run(tmp_path / "store", [files("x", path)], **ops).success
+    points = store.last("cluster_names").read("map")
+    assert points.columns == ["x", "y", "cluster", "name", "source", "document_id", "text"]
+    assert set(points.filter(pl.col("cluster") == 0)["name"]) == {"Fruit and <music>"}
+    assert "Cluster 0: Fruit and &lt;music&gt;" in store.last("corpus_report").path("report.html").read_text()
     answer = store.last("num_clusters").json("num_clusters")
     assert answer["num_clusters"] == 4
     assert "0 and 2 are one, 1 is split into 2: 4 clusters." in answer["reason"]
