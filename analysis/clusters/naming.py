@@ -75,8 +75,8 @@ def cluster_names(
 
 def name_in(answer: str) -> str:
     """The name in an answer of a model: its first line without quotes; "" if it is empty or too long."""
-    lines = [line.strip(" \t\"'*#.:“”") for line in answer.splitlines() if line.strip()]
-    name = lines[0].removeprefix("Name:").strip() if lines else ""
+    first = answer.strip().partition("\n")[0]
+    name = first.replace("*", "").removeprefix("Name:").strip(" \t\"'#.:“”")
     return name if name and len(name.split()) <= MAX_WORDS else ""
 
 
