@@ -169,7 +169,8 @@ def _cards(inputs: ReportInputs) -> list[dict[str, Any]]:
         sources = sorted(_of_cluster(inputs.composition, row["cluster"]), key=lambda source: -source["n_documents"])
         total = sum(source["n_documents"] for source in sources) or 1
         shares = [f"{source['source']} {100 * source['n_documents'] / total:.0f}%" for source in sources[:3]]
-        cards.append({**row, **_swatch(int(row["cluster"])), "documents": documents, "composition": ", ".join(shares)})
+        card = {"name": None, **row, **_swatch(int(row["cluster"]))}
+        cards.append({**card, "documents": documents, "composition": ", ".join(shares)})
     return cards
 
 

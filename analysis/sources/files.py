@@ -102,7 +102,13 @@ def matching_files(pattern: str) -> list[Path]:
 
 
 def _is_entry(path: Path) -> bool:
-    return path.is_file() or (path.is_symlink() and not path.exists())
+    """Whether a path is a file, or a link to one that is missing. A link in a circle is neither."""
+    try:
+        return path.is_file() or (path.is_symlink() and path.stat() is None)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def _identity(path: Path) -> object:
