@@ -1,6 +1,6 @@
 """Documents as several views side by side: words of the prompt, the answer, and perhaps a hidden state."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -88,10 +88,10 @@ class AnswerTerms:
 
     def _block(self, texts: list[str]) -> FeatureBlock:
         rows = np.asarray(self._tfidf.transform(texts) @ self.components_.T, np.float32)
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        lengths: NDArray[np.float32] = np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float32)
         statistics = TextStatistics(len(texts), n_without_known_terms=int((lengths == 0).sum()))
         # Rows of TF-IDF have L2 norm one, so that the squared length is the share that the directions keep.
-        return FeatureBlock(rows / np.where(lengths > 0, lengths, 1), np.square(lengths[:, 0]), statistics)
+        return FeatureBlock(rows / np.where(lengths > 0, lengths, np.float32(1)), np.square(lengths[:, 0]), statistics)
 
 
 def _tfidf(**options: Any) -> Any:
@@ -186,6 +186,7 @@ class JointFeatures:
         """Read what `save` wrote; `encoder` as of `HiddenStates.load`."""
         saved = load_json(Path(folder) / "features.json")
         features = cls(**saved["parameters"])
+        kinds: dict[str, Callable[[Path], Features]]
         kinds = {PROMPT: TfidfLsa.load, ANSWER: AnswerTerms.load, HIDDEN: lambda of: HiddenStates.load(of, encoder)}
         features.views = {name: kinds[name](Path(folder) / name) for name in saved["views"]}
         return features

@@ -73,7 +73,9 @@ class FeatureBlock:
 class Features(Protocol):
     """Turns documents into rows of L2 norm one."""
 
-    n_components: int
+    @property
+    def n_components(self) -> int:
+        """Number of dimensions of a row."""
 
     def fit(self, texts: Texts) -> Self:
         """Learn from texts."""

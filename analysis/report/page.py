@@ -133,8 +133,9 @@ def _resource(name: str) -> str:
 
 def _map_data(points: pl.DataFrame, clusters: pl.DataFrame | None) -> str:
     """The points as JSON that is safe inside a script element: without `<` and `&`."""
-    is_named = clusters is not None and "name" in clusters.columns
-    said = dict(clusters.drop_nulls("name").select("cluster", "name").iter_rows()) if is_named else {}
+    said: dict[int, str] = {}
+    if clusters is not None and "name" in clusters.columns:
+        said = dict(clusters.drop_nulls("name").select("cluster", "name").iter_rows())
     data: dict[str, Any] = {"document_id": points["document_id"].to_list()}
     coordinates = points.select("x", "y").to_numpy().astype(float)
     low, span = coordinates.min(axis=0), max(float(np.ptp(coordinates, axis=0).max()), 1e-12)

@@ -136,7 +136,7 @@ def compared_documents(records: Ref, shingled: Ref, counts: Ref, wanted: Ref, n_
         chosen = every.where(is_wanted[every.row_of_value()])
         sets = {"whole": chosen, "content": content_of(chosen, frequencies)}
         places = np.flatnonzero(is_wanted)
-        columns = {name: [of[i].tobytes() for i in places] for name, of in sets.items()}
+        columns = {name: [of[i].tobytes() for i in places.tolist()] for name, of in sets.items()}
         schema = {"row": pl.UInt32, "whole": pl.Binary, "content": pl.Binary}
         found.append(pl.DataFrame({"row": rows[places], **columns}, schema=schema))
     texts = read_table(records["url"], ["row", "prompt", "completion"]).select("row", TEXT)

@@ -85,7 +85,7 @@ def logits_can_be_chunked(model: nn.Module, batch: Mapping[str, Any]) -> bool:
 
     Some models scale or cap the logits of their output layer, so their loss needs the model's own logits.
     """
-    layer = _output_layer(model)
+    layer: Any = _output_layer(model)
     if not can_chunk(layer):
         return False
     with torch.no_grad():

@@ -306,8 +306,8 @@ class AnswerTrainer(Trainer):
         """With fsdp, the adapter's whole weights, or all weights if there is none; else None."""
         if not self._config.fsdp:
             return None
-        is_adapter = hasattr(self.model, "peft_config")
-        return whole_weights(self.model) if is_adapter else self.accelerator.get_state_dict(self.model)
+        model: Any = self.model
+        return whole_weights(model) if hasattr(model, "peft_config") else self.accelerator.get_state_dict(model)
 
 
 def _logs_on_time(loss: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -61,10 +62,10 @@ def clip_split(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
     torch's own clipping of DTensors takes some 20 us for each of them, and its norm is a DTensor too. Here each process
     works on its own parts, and they add up one number.
     """
-    split = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    parts = [gradient.to_local() for gradient in split]  # type: ignore[operator]
+    split: list[Any] = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    parts = [gradient.to_local() for gradient in split]
     total = torch.stack(torch._foreach_norm(parts)).square().sum()
-    dist.all_reduce(total, group=split[0].device_mesh.get_group())  # type: ignore[attr-defined]
+    dist.all_reduce(total, group=split[0].device_mesh.get_group())
     norm = total.sqrt()
     torch._foreach_mul_(parts, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm

@@ -102,7 +102,7 @@ def _vectoriser(config: FeaturesConfig, base_model: BaseModel) -> Iterator["Feat
     """An unfitted vectoriser of the configured kind. For hidden states, it holds the base model in this context."""
     sizes: dict[str, Any] = {"sample_size": config.sample_size, "random_state": config.random_state}
     words: dict[str, Any] = {"max_features": config.max_features, "tokens": config.tokens}
-    components = {} if config.n_components is None else {"n_components": config.n_components}
+    components: dict[str, Any] = {} if config.n_components is None else {"n_components": config.n_components}
     refuse_settings(config)
     if config.kind == "tfidf":
         from analysis.features.lsa import TfidfLsa
