@@ -1,5 +1,6 @@
-"""The README of an adapter that a user's own training saved: PEFT writes an empty form there."""
+"""What is written beside an adapter's weights: its README, where PEFT writes an empty form, and a stable config."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,18 @@ def card_text(config: Mapping[str, Any]) -> str:
         load=f'"{name or "the base model"}"{revision}',
         gates=GATES.format(num_experts=config["num_experts"]) if config["router_input"] == "given" else "",
     )
+
+
+_SETS = ("target_modules", "exclude_modules", "feedforward_modules")
+"""PEFT keeps these fields as sets and writes them in hash order, which differs between processes."""
+
+
+def sort_adapter_configs(folder: Path) -> None:
+    """Sort the fields that PEFT wrote from sets, in every `adapter_config.json` under a folder.
+
+    So each process writes the same bytes.
+    """
+    for path in sorted(folder.rglob("adapter_config.json")):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        names = {key: sorted(config[key]) for key in _SETS if isinstance(config.get(key), list)}
+        path.write_text(json.dumps({**config, **names}, indent=2, sort_keys=True), encoding="utf-8")

@@ -1,8 +1,6 @@
 """Gates given from outside for each sequence or token (router_input="given"), for example by a corpus model."""
 
-import inspect
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -10,82 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hydralora.adapter.batch_axis import Call, Place, locate, place_of, read_call
-
-
-class ModelCalls:
-    """The running calls of one model. Its layers and the hooks that record the calls share this object.
-
-    Attributes:
-        running: The calls from the whole model (first) to the innermost transformers model (last).
-        copies: Number of copies that generation makes of each sequence (beams, several returned sequences).
-        dealt: Cache of gates in token order while the innermost call runs. The key holds all that the gates depend on.
-        owner: The thread whose gates the layers have, and the context that gave them; empty outside of `expert_gates`.
-    """
-
-    def __init__(self) -> None:
-        self.running: list[Call] = []
-        self.copies = 1
-        self.dealt: dict[Any, Tensor] = {}
-        self.owner: dict[str, tuple[int, object]] = {}
-
-    def take(self, context: object) -> None:
-        """Note that this thread gives the gates, until `release`.
-
-        Raises:
-            RuntimeError: If another thread does: its gates would be used for this thread's rows.
-        """
-        self.owner.setdefault("thread", (threading.get_ident(), context))  # in one step, so that threads cannot meet
-        self.check_thread()
-
-    def check_thread(self) -> None:
-        """Raise RuntimeError if the layers have the gates of another thread."""
-        mine = threading.get_ident()
-        if self.owner.get("thread", (mine, None))[0] != mine:
-            raise RuntimeError(
-                "Another thread is calling this model with its own expert_gates, which belong to the model while the "
-                "call lasts. Put a lock around the calls, batch the requests, or give each thread a copy of the model."
-            )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "ModelCalls":
-        return ModelCalls()  # the copy is not being called
-
-    def release(self, context: object) -> None:
-        """Forget the thread, if this context was the first to take."""
-        if self.owner.get("thread", (0, None))[1] is context:
-            self.owner.clear()
-
-
-class NoteCall:
-    """Forward pre-hook that reads the batch from a model's inputs."""
-
-    def __init__(self, calls: ModelCalls, model: nn.Module, is_root: bool) -> None:
-        self.calls, self.is_root = calls, is_root
-        self.names = tuple(inspect.signature(type(model).forward).parameters)[1:]
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Called by torch for each call of the module."""
-        running = self.calls.running
-        if self.is_root:
-            if not torch.compiler.is_compiling() and self.calls.owner:
-                self.calls.check_thread()
-            running.clear()  # an exception may have left calls behind
-        given = {**dict(zip(self.names, args, strict=False)), **kwargs}
-        self.calls.dealt.clear()
-        running.append(read_call(module, given, running[-1] if running else None))
-
-
-class ForgetCall:
-    """Forward hook that ends the call."""
-
-    def __init__(self, calls: ModelCalls) -> None:
-        self.calls = calls
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Called by torch for each call of the module."""
-        self.calls.dealt.clear()
-        if self.calls.running:
-            self.calls.running.pop()
+from hydralora.adapter.batch_axis import Call, Place, locate
+from hydralora.adapter.calls import ModelCalls
 
 
 @contextmanager
@@ -100,8 +24,9 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
     Each row of the batch needs its own gates. Losses that concatenate pairs (DPO) call the model with twice as many
     rows. Inside `generate`, all copies of a sequence (beams) share its gates.
 
-    With gradient checkpointing, backward runs layers again after the context has ended. They then use the gates of the
-    context that ended last. So call backward before the next forward pass, as PEFT requires for aLoRA too.
+    Gradient checkpointing runs layers again during backward, after the context has ended. Transformers' checkpointing
+    gives them the gates of their own forward pass. With checkpointing of your own they use those of the context that
+    ended last, so call backward before the next forward pass.
 
     Args:
         model: A model with HydraLoRA adapters. Adapters with their own router ignore these gates.
@@ -134,6 +59,7 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
             generating = [m for m in modules if isinstance(m, PreTrainedModel) and hasattr(m, "generate")]
             for each in calls.values():
                 stack.enter_context(_counted_copies(generating, each))
+            stack.enter_context(_kept_for_backward(modules, layers, gates))
         try:
             yield
         finally:
@@ -160,11 +86,60 @@ def _modules_in(model: nn.Module) -> list[Any]:
 
 
 @contextmanager
+def _kept_for_backward(modules: list[Any], layers: list[Any], gates: Tensor) -> Iterator[None]:
+    """While the context lasts, transformers' gradient checkpointing keeps gates and calls for running layers again."""
+    checkpointed = [m for m in modules if "_gradient_checkpointing_func" in m.__dict__]
+    before = [m._gradient_checkpointing_func for m in checkpointed]
+    for module, checkpoint in zip(checkpointed, before, strict=True):
+        module._gradient_checkpointing_func = _Checkpoint(checkpoint, layers, gates)
+    try:
+        yield
+    finally:
+        for module, checkpoint in zip(checkpointed, before, strict=True):
+            module._gradient_checkpointing_func = checkpoint
+
+
+class _Checkpoint:
+    """A checkpointing function whose second run has the gates and the call of the first."""
+
+    def __init__(self, checkpoint: Callable[..., Any], layers: Sequence[Any], gates: Tensor) -> None:
+        self.checkpoint, self.layers, self.gates = checkpoint, layers, gates
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
+        return self.checkpoint  # a copied model has no gates
+
+    def __call__(self, run: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        if torch.compiler.is_compiling():  # the compiler keeps what backward needs
+            return self.checkpoint(run, *args, **options)
+        calls = {id(layer.calls): layer.calls for layer in self.layers}.values()
+        running = [list(each.running) for each in calls]
+
+        def with_gates(*inputs: Any) -> Any:
+            if torch._C._current_graph_task_id() == -1:  # not in backward: the first run
+                return run(*inputs)
+            before = [layer.given_gates for layer in self.layers], [list(each.running) for each in calls]
+            self._set([self.gates] * len(self.layers), running, calls)
+            try:
+                return run(*inputs)
+            finally:
+                self._set(*before, calls)
+
+        return self.checkpoint(with_gates, *args, **options)
+
+    def _set(self, gates: list[Tensor], running: list[list[Call]], calls: Iterable[ModelCalls]) -> None:
+        for layer, given in zip(self.layers, gates, strict=True):
+            layer.__dict__["given_gates"] = given
+        for each, of_model in zip(calls, running, strict=True):
+            each.running[:] = of_model
+            each.dealt.clear()
+
+
+@contextmanager
 def _counted_copies(generating: list[Any], calls: ModelCalls) -> Iterator[None]:
     """While the context lasts, `generate` of each of these models records how many copies it makes of a sequence."""
     patched = [m for m in generating if "generate" not in m.__dict__]
     for each in patched:
-        each.__dict__["generate"] = _noting_copies(each, calls)
+        each.__dict__["generate"] = _NotingCopies(each, calls)
     try:
         yield
     finally:
@@ -172,75 +147,30 @@ def _counted_copies(generating: list[Any], calls: ModelCalls) -> Iterator[None]:
             del each.__dict__["generate"]
 
 
-def _noting_copies(model: Any, calls: ModelCalls) -> Callable[..., Any]:
-    generate = model.generate
+class _NotingCopies:
+    """A model's `generate` that records how many copies it makes of each sequence. (A closure would run the original
+    model where a copied one is asked to.)"""
 
-    def noting(*args: Any, **kwargs: Any) -> Any:
-        before = calls.copies
-        calls.copies = _copies(model, kwargs)
+    def __init__(self, model: Any, calls: ModelCalls) -> None:
+        self.model, self.calls = model, calls
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        before = self.calls.copies
+        self.calls.copies = _copies(self.model, *args, **kwargs)
         try:
-            return generate(*args, **kwargs)
+            return type(self.model).generate(self.model, *args, **kwargs)
         finally:
-            calls.copies = before
-
-    return noting
+            self.calls.copies = before
 
 
-def _copies(model: Any, kwargs: dict[str, Any]) -> int:
+def _copies(model: Any, inputs: Any = None, generation_config: Any = None, *_: Any, **kwargs: Any) -> int:
     """Number of copies that generation makes of each input: the larger of beams and returned sequences."""
-    sources = (kwargs.get("generation_config"), model.generation_config)
+    sources = (generation_config, model.generation_config)
     counts = []
     for name in ("num_beams", "num_return_sequences"):
         values = [kwargs.get(name), *(getattr(source, name, None) for source in sources if source is not None)]
         counts.append(next((value for value in values if value is not None), 1))
     return max(counts)
-
-
-def watch_calls(model: nn.Module, calls: ModelCalls) -> list[Any]:
-    """Record the calls of a model and of the transformers models inside it; returns the handles of the hooks."""
-    handles = []
-    for module in model.modules():
-        if module is model or isinstance(module, PreTrainedModel):
-            note = NoteCall(calls, module, is_root=module is model)
-            handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
-            handles.append(module.register_forward_hook(ForgetCall(calls)))
-    return handles
-
-
-def watch_for_good(model: nn.Module) -> None:
-    """Connect all layers of a model with its calls. Adapters that are added later use the same connection."""
-    layers = {name: module for name, module in model.named_modules() if hasattr(module, "given_gates")}
-    hooks = [hook for hook in model._forward_pre_hooks.values() if isinstance(hook, NoteCall)]
-    calls = hooks[0].calls if hooks else ModelCalls()
-    if not hooks:
-        watch_calls(model, calls)
-    for name, layer in layers.items():
-        layer.calls, layer.place = calls, place_of(model, name)
-
-
-@contextmanager
-def watched(model: nn.Module) -> Iterator[ModelCalls]:
-    """Record a model's calls while the context lasts, also for a model that is not watched permanently."""
-    for hook in model._forward_pre_hooks.values():
-        if isinstance(hook, NoteCall):
-            yield hook.calls
-            return
-    calls = ModelCalls()
-    handles = watch_calls(model, calls)
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def stop_watching(model: nn.Module) -> None:
-    """Remove the hooks of `watch_for_good`."""
-    for module in model.modules():
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            for key in [key for key, hook in hooks.items() if isinstance(hook, NoteCall | ForgetCall)]:
-                del hooks[key]
-                module._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
 def token_gates(gates: Tensor, shape: tuple[int, ...], call: Call, place: Place, copies: int) -> Tensor:

@@ -14,8 +14,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
 
 from hydralora.adapter.batch_axis import Call, Place
+from hydralora.adapter.calls import ModelCalls
 from hydralora.adapter.config import HydraLoraConfig
-from hydralora.adapter.given_gates import ModelCalls, token_gates
+from hydralora.adapter.given_gates import token_gates
 from hydralora.ops.eager import expert_part, one_hot_gates, softmax_gates, with_shared_expert
 
 GateObserver = Callable[[str, Tensor], None]
@@ -165,7 +166,8 @@ class HydraLoraLayer(BaseTunerLayer):
         if experts == 1 or self.router_input[adapter_name] == "uniform":
             weight = self.hydralora_B[adapter_name].weight
             dtype = torch.promote_types(weight.dtype, torch.float32)
-            return torch.full((experts,), 1 / experts, device=weight.device, dtype=dtype)
+            device = None if weight.is_meta else weight.device  # accelerate offloads weights between calls
+            return torch.full((experts,), 1 / experts, device=device, dtype=dtype)
         return None
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
@@ -220,11 +222,11 @@ class HydraLoraLayer(BaseTunerLayer):
         Args:
             rows: The rows of the layer's input that x holds; None for all.
         """
-        gates = self.fixed_gates(adapter_name)
+        gates = None if self._are_given(adapter_name) else self.fixed_gates(adapter_name)
         if gates is not None:
-            pass
+            gates = gates.to(h.device)
         elif self.router_input[adapter_name] == "given":
-            gates = self._given_gates(h.shape if rows is None else rows.shape, adapter_name, rows)
+            gates = self._given_gates(h.shape if rows is None else rows.shape, h.device, adapter_name, rows)
         else:
             z = h if self.router_input[adapter_name] == "low_rank" else x
             gates = softmax_gates(self.hydralora_router[adapter_name](z))
@@ -232,21 +234,35 @@ class HydraLoraLayer(BaseTunerLayer):
             self.gate_observer(adapter_name, gates.expand(*h.shape[:-1], -1))
         return gates
 
-    def _given_gates(self, shape: torch.Size, adapter_name: str, rows: Rows | None = None) -> Tensor:
+    def _are_given(self, adapter_name: str) -> bool:
+        """Whether the caller's gates count. A single expert has gate 1 unless gates are given."""
+        return (
+            self.router_input[adapter_name] == "given"
+            and adapter_name not in self._modules["fixed_gate_vectors"]._buffers
+            and (self.num_experts[adapter_name] > 1 or self._present_gates() is not None)
+        )
+
+    def _present_gates(self) -> Tensor | None:
+        """The given gates; during backward, where gradient checkpointing runs the layer again, the last ones."""
+        in_backward = self.given_gates is None and torch._C._current_graph_task_id() != -1
+        return self.recompute_gates if in_backward else self.given_gates
+
+    def _given_gates(
+        self, shape: torch.Size, device: torch.device, adapter_name: str, rows: Rows | None = None
+    ) -> Tensor:
         """Gates [..., N] for an input of this shape, [..., d], or for some of its rows."""
-        gates = self._gates_in_order(shape, adapter_name)
+        gates = self._gates_in_order(shape, device, adapter_name)
         if not gates.is_floating_point():
             gates = one_hot_gates(gates, self.num_experts[adapter_name])
         tokens = math.prod(shape[:-1])
         gates = gates.repeat_interleave(tokens // len(gates), dim=0).view(*shape[:-1], -1)
         return gates if rows is None else gates[list(rows.indices)]
 
-    def _gates_in_order(self, shape: torch.Size, adapter_name: str) -> Tensor:
+    def _gates_in_order(self, shape: torch.Size, device: torch.device, adapter_name: str) -> Tensor:
         """Gates [G, N], or expert indices [G], in token order: each row is for the next T / G of the T tokens."""
-        gates, call = self.given_gates, self.calls.running[-1] if self.calls.running else None
-        if gates is None and torch._C._current_graph_task_id() != -1:
-            # Gradient checkpointing runs the forward pass again during backward.
-            gates, call = self.recompute_gates, call or self.last_call
+        gates, call = self._present_gates(), self.calls.running[-1] if self.calls.running else None
+        if self.given_gates is None:
+            call = call or self.last_call
         experts = self.num_experts[adapter_name]
         if gates is None:
             raise ValueError(
@@ -258,7 +274,6 @@ class HydraLoraLayer(BaseTunerLayer):
         if call is None:  # the layer is called directly, so its input is the batch
             call, place = Call(shape[0], batch_first=True), Place()
         self.__dict__["last_call"] = call  # nn.Module's `__setattr__` is slow
-        device = self._modules["hydralora_B"]._modules[adapter_name].weight.device
         # Layers with the same key share the result within a call, in which the gates stay the same. The key has no
         # `id(gates)`: torch.compile would compile anew for each tensor of gates.
         key = (shape, place, experts, device)

@@ -48,6 +48,10 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, r, lora_alpha, config)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the layer, or a file, has no gates: they belong to a call of this model."""
+        return {**super().__getstate__(), "given_gates": None, "recompute_gates": None, "last_call": None}
+
     def forward(self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Tensor:
         """x [..., in] -> [..., out] in the base layer's dtype.
 
@@ -88,7 +92,8 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         shared_rank = self.shared_rank[adapter_name]
         h = expert_part(low, shared_rank)
         gates: Tensor | None = None
-        if self.num_experts[adapter_name] > 1:
+        has_fixed = adapter_name in self.fixed_gate_vectors
+        if self.num_experts[adapter_name] > 1 or has_fixed or self._are_given(adapter_name):
             gates = self._gates(x, h, adapter_name, rows)
             if self.shared_expert[adapter_name]:
                 gates = with_shared_expert(gates)
@@ -117,7 +122,8 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         if not (can_fuse(x, base, a, b) if router is None else can_fuse(x, base, a, b, router)):
             return None
         router_input, gating = self.router_input[name], None if router is None else router.weight
-        if (router is None and self.num_experts[name] > 1) or name in children["fixed_gate_vectors"]._buffers:
+        needs_gates = router is None and (self.num_experts[name] > 1 or self._are_given(name))
+        if needs_gates or name in children["fixed_gate_vectors"]._buffers:
             router_input, gating = "given", self._constant_gates(x, name)
             if gating.requires_grad:
                 return None
@@ -137,8 +143,8 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
     def _constant_gates(self, x: Tensor, name: str) -> Tensor:
         """Fixed or given gates [G, N] in float32 or wider, or expert indices [G]; each row is for the next T / G of x's
         T tokens."""
-        fixed = self.fixed_gates(name)
-        gates = self._gates_in_order(x.shape, name) if fixed is None else fixed[None]
+        fixed = None if self._are_given(name) else self.fixed_gates(name)
+        gates = self._gates_in_order(x.shape, x.device, name) if fixed is None else fixed[None]
         if not gates.is_floating_point():
             return one_hot_gates(gates, self.num_experts[name]) if self.shared_expert[name] else gates
         if gates.dtype == torch.float32 and x.dtype != torch.float64:

@@ -16,12 +16,12 @@ from peft.utils.quantization_utils import get_quantization_kwargs
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from hydralora.adapter.calls import stop_watching, watch_for_good
 from hydralora.adapter.config import HydraLoraConfig
 from hydralora.adapter.given_gates import expert_gates as given_gates
-from hydralora.adapter.given_gates import stop_watching, watch_for_good
 from hydralora.adapter.layer import HydraLoraLayer, merge_refusal
 from hydralora.adapter.linear import HydraLoraLinear
-from hydralora.adapter.state import plain_name, refuse_tied_weights
+from hydralora.adapter.state import names_outside_adapters, plain_name, refuse_unmergeable_weights
 from hydralora.adapter.unfit_layers import fused_experts, switch_off_fast_path, unfit_reason
 
 
@@ -134,7 +134,7 @@ class HydraLoraModel(BaseTuner):
             for name in adapter_names or layer.active_adapters:
                 if name in layer.hydralora_A and layer.fixed_gates(name) is None:
                     raise ValueError(merge_refusal(name, layer.num_experts[name]))
-        refuse_tied_weights(self.model, adapter_names)
+        refuse_unmergeable_weights(self.model, adapter_names)
 
     def _layers(self) -> list[HydraLoraLayer]:
         return [module for module in self.model.modules() if isinstance(module, HydraLoraLayer)]
@@ -234,6 +234,12 @@ def _left_out(model: nn.Module, targets: Any, left_alone: dict[str, str]) -> lis
     )
     if unmatched:
         sentences.append(f"No layer of the model has these names of target_modules: {', '.join(unmatched)}")
+    with_other_names = names_outside_adapters(model)
+    if with_other_names:
+        sentences.append(
+            f"Modules with several names are adapted under one of them; the base module stays as it is under "
+            f"{', '.join(with_other_names)}"
+        )
     experts = fused_experts(model)
     if experts and (unmatched or (isinstance(targets, str) and targets.lower() == "all-linear")):
         sentences.append(

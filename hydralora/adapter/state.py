@@ -8,9 +8,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from hydralora.adapter.layer import HydraLoraLayer
 
@@ -149,24 +152,54 @@ def adapter_state(model: nn.Module, adapter_name: str = "default") -> AdapterSta
     )
 
 
-def refuse_tied_weights(base: nn.Module, adapter_names: Sequence[str] | None = None) -> None:
-    """Raise ValueError if merging adapters (None: the active ones) would change a weight that another module uses."""
-    owners: dict[int, list[str]] = {}
-    layers: list[HydraLoraLayer] = []
-    for name, module in base.named_modules():
+def names_outside_adapters(base: nn.Module) -> list[str]:
+    """Names under which a model calls the base layer of an adapter layer without the adapter."""
+    named = dict(base.named_modules(remove_duplicate=False))
+    bases = {id(module.get_base_layer()) for module in named.values() if isinstance(module, HydraLoraLayer)}
+    return [plain_name(name) for name, module in named.items() if id(module) in bases and not _is_base_layer(name)]
+
+
+def refuse_unmergeable_weights(base: nn.Module, adapter_names: Sequence[str] | None = None) -> None:
+    """Raise ValueError if merging adapters (None: the active ones) would change a weight that another module uses, or
+    one that is computed anew in each forward pass."""
+    named = dict(base.named_modules(remove_duplicate=False))
+    users: dict[int, dict[int, str]] = {}  # of each weight; the base layer counts as its adapter layer
+    for name, module in named.items():
+        plain = name.removesuffix(".base_layer")
         for parameter in module._parameters.values():
-            owners.setdefault(id(parameter), []).append(name.removesuffix(".base_layer"))
-        if isinstance(module, HydraLoraLayer):
-            layers.append(module)
-    for layer in layers:
+            users.setdefault(id(parameter), {})[id(named[plain])] = plain
+    for name, layer in named.items():
+        if not isinstance(layer, HydraLoraLayer):
+            continue
         names = set(adapter_names or layer.active_adapters) & set(layer.hydralora_A) - set(layer.merged_adapters)
-        tied = owners.get(id(layer.get_base_layer()._parameters.get("weight")), [])
-        if names and len(tied) > 1:
+        base_layer = layer.get_base_layer()
+        weight = base_layer._parameters.get("weight")
+        reason = ""
+        if weight is None and isinstance(base_layer, nn.Linear | Conv1D):
+            reason = f"the weight of {name} is computed anew in each forward pass, and the update would be lost"
+        elif weight is not None and len(users[id(weight)]) > 1:
+            tied = " and ".join(users[id(weight)].values())
+            reason = f"{tied} have one weight (tied), and merging would change it for both"
+        elif layer.quantization_backend is None and not _uses_weight_as_it_is(base_layer):
+            reason = f"{name} is a {type(base_layer).__name__}, which does not multiply by its weight as it is"
+        if names and reason:
             raise ValueError(
-                f"Cannot merge {', '.join(sorted(names))}: {' and '.join(tied)} have one weight (tied), and merging "
-                f"would change it for both. Use the adapter unmerged, export a plain LoRA (`hydralora.export_lora`), "
-                f"or leave the layer out (`exclude_modules`)."
+                f"Cannot merge {', '.join(sorted(names))}: {reason}. Use the adapter unmerged, export a plain LoRA "
+                f"(`hydralora.export_lora`), or leave the layer out (`exclude_modules`)."
             )
+
+
+@torch.no_grad()
+def _uses_weight_as_it_is(layer: nn.Module) -> bool:
+    """False for a subclass of `nn.Linear` that does something else, such as scaling or rounding its weight."""
+    if not isinstance(layer, nn.Linear) or type(layer).forward is nn.Linear.forward or layer.weight.is_meta:
+        return True
+    x = torch.linspace(-1, 1, layer.in_features, device=layer.weight.device, dtype=layer.weight.dtype)[None]
+    return torch.allclose(layer(x), F.linear(x, layer.weight, layer.bias), rtol=1e-2, atol=1e-3)
+
+
+def _is_base_layer(name: str) -> bool:
+    return name.split(".")[-1] == "base_layer"
 
 
 def _has_adapter(layer: BaseTunerLayer, adapter_name: str) -> bool:

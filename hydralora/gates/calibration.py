@@ -1,6 +1,7 @@
 """Measures fixed gates as means of routed gates, and what fixing them costs."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -93,10 +94,24 @@ def _calibrate(
         raise ValueError(
             f"Expected batches with tokens to measure gates on, got none{' for ' * bool(empty)}{empty or ''}"
         )
+    idle = _gates_of_idle_layers(model, adapter_name, modules)
     return {
-        label: dict(zip(modules, (total / num_tokens[label][:, None]).float().unbind(), strict=True))
+        label: dict(zip(modules, (total / num_tokens[label][:, None]).float().unbind(), strict=True)) | idle
         for label, total in sums.items()
     }
+
+
+def _gates_of_idle_layers(model: "PeftModel", adapter_name: str, modules: Sequence[str]) -> dict[str, Tensor]:
+    """Gates 1 / N of the layers that no batch ran. Some models have layers that they never call (Zamba 2)."""
+    uniform = resolve_gates(model, "uniform", adapter_name)
+    idle = sorted(set(uniform) - set(modules))
+    if idle:
+        warnings.warn(
+            f"{len(idle)} adapted layers ran in no batch, such as {idle[0]}: their gates are 1 / N, not measured. "
+            f"If the model never runs them, leave them out (`exclude_modules`).",
+            stacklevel=4,
+        )
+    return {name: uniform[name] for name in idle}
 
 
 def _labels(values: Tensor | Sequence[Any]) -> list[str]:

@@ -20,15 +20,15 @@ import torch
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
+from hydralora.adapter.card import sort_adapter_configs
 from hydralora.adapter.layer import HydraLoraLayer
-from hydralora.adapter.saved_config import sort_adapter_configs
 from hydralora.adapter.state import (
     AdapterState,
     adapter_state,
     base_of,
     hydralora_layers,
     plain_name,
-    refuse_tied_weights,
+    refuse_unmergeable_weights,
     unwrapped,
 )
 from hydralora.adapter.unfit_layers import read_as_experts
@@ -163,7 +163,7 @@ def to_merged(model: "PeftModel", gates: GateSpec | None = None, adapter_name: s
         backend = layer.quantization_backend
         if backend is not None and not backend.supports_merge:
             raise ValueError(f"Cannot merge into layer {name}: {backend.backend_name} weights cannot be changed")
-    refuse_tied_weights(base_of(model), [adapter_name])
+    refuse_unmergeable_weights(base_of(model), [adapter_name])
     inner = unwrapped(model)
     if state.merged == (adapter_name,) and state.active and _have_gates(layers, vectors, adapter_name):
         return _base_model(inner.unload())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hydralora.adapter.batch_axis import Call, Place, locate, place_of
-from hydralora.adapter.given_gates import ModelCalls, watched
+from hydralora.adapter.calls import ModelCalls, watched
 from hydralora.adapter.layer import GateObserver, HydraLoraLayer
 from hydralora.adapter.state import adapter_state, base_of, hydralora_layers, plain_name
 

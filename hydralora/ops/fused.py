@@ -166,7 +166,10 @@ class _HydraLinear(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         # The check of `once_differentiable`, without the time that it takes in each layer of each step.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise RuntimeError("hydra_linear is differentiable once: call backward without create_graph=True")
+            raise RuntimeError(
+                "hydra_linear is differentiable once: call backward without create_graph=True, or make the forward "
+                "pass within `hydralora.record_gates(model)`, which takes the path that is differentiable twice"
+            )
         saved_x, low, base_weight, weight_a, weight_b, gating = ctx.saved_tensors
         needs_x, _, _, needs_a, needs_b, needs_router, _ = ctx.needs_input_grad
         dtype = low.dtype

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hydralora.adapter.saved_config import sort_adapter_configs
+from hydralora.adapter.card import sort_adapter_configs
 
 # A checkpoint folder without this file is incomplete, and no run resumes from it.
 COMPLETE = "complete"

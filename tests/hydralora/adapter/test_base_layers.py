@@ -7,7 +7,7 @@ import torch
 from peft import get_peft_model
 from torch import Tensor, nn
 
-from hydralora import HydraLoraConfig
+from hydralora import HydraLoraConfig, expert_gates
 from hydralora.adapter.linear import HydraLoraLinear
 
 
@@ -48,7 +48,11 @@ def test_gptq_style_layer() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Linear8bitLt", "Linear4bit"])
-@pytest.mark.parametrize("options", [{}, {"num_experts": 1}], ids=["N=3", "N=1"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_experts": 1}, {"shared_rank": 4}, {"shared_rank": 4, "router_input": "given"}],
+    ids=["N=3", "N=1", "split", "split, given"],
+)
 def test_bitsandbytes(kind: str, options: dict[str, Any]) -> None:
     bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     linear = getattr(bnb.nn, kind)(
@@ -59,15 +63,17 @@ def test_bitsandbytes(kind: str, options: dict[str, Any]) -> None:
     model = adapt(linear, init_weights=False, **options)
     layer = model.base_model.linear
     assert layer.quantization_backend.backend_name == f"bnb {kind[6]}bit"
-    y = model(x)
+    gates = torch.tensor([2, -1])
+    with expert_gates(model, gates):
+        y = model(x)
+        update = layer._update(x, "default")
     assert y.shape == (2, 3, 32)
     y.float().sum().backward()
-    assert layer.hydralora_A["default"].weight.grad is not None
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     with model.disable_adapter():
         base = model(x)
-    update = layer._update(x, "default")
     torch.testing.assert_close(y.float(), base.float() + update.float(), rtol=0.02, atol=0.02)
-    if options and kind == "Linear8bitLt":  # merging 4-bit weights on CPU is wrong in PEFT's LoRA too
+    if "num_experts" in options and kind == "Linear8bitLt":  # merging 4-bit weights on CPU is wrong in PEFT's LoRA too
         model.merge_adapter()
         torch.testing.assert_close(model(x).float(), y.float(), rtol=0.1, atol=0.1)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 import hydralora
 from hydralora.adapter.layer import HydraLoraLayer
@@ -61,6 +62,9 @@ def test_generation(hydra_llama: Any, tokens: torch.Tensor, num_beams: int) -> N
     for row in range(2):
         with hydralora.expert_gates(model, GATES[row : row + 1]):
             assert torch.equal(both[row : row + 1], model.generate(input_ids=tokens[row : row + 1], **options))
+    with hydralora.expert_gates(model, GATES):
+        by_position = model.get_base_model().generate(tokens, GenerationConfig(**options))
+    assert torch.equal(by_position, both)
 
 
 # Its new name is not in transformers 5.17 yet.
@@ -68,17 +72,45 @@ def test_generation(hydra_llama: Any, tokens: torch.Tensor, num_beams: int) -> N
 @pytest.mark.parametrize("use_reentrant", [True, False])
 @pytest.mark.parametrize("router_input", ["given", "low_rank"])
 def test_gradient_checkpointing(hydra_llama: Any, tokens: torch.Tensor, router_input: str, use_reentrant: bool) -> None:
-    """Backward runs the layers again when the forward pass and its gates are over."""
+    """Backward runs the layers again when both forward passes and their gates are over."""
 
     def gradients(checkpointing: bool) -> list[torch.Tensor]:
         model = hydra_llama(router_input=router_input).train()
         if checkpointing:
             model.enable_input_require_grads()
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
-        model(tokens, labels=tokens, expert_gates=GATES).loss.backward()
+        first = model(tokens, labels=tokens, expert_gates=GATES).loss
+        second = model(tokens[:1], labels=tokens[:1], expert_gates=GATES[1:]).loss
+        (first + 2 * second).backward()
         return [p.grad for p in model.parameters() if p.requires_grad]
 
     torch.testing.assert_close(gradients(True), gradients(False))
+
+
+@pytest.mark.parametrize("with_hooks", [False, True], ids=["fused", "eager"])
+def test_a_single_expert(hydra_llama: Any, tokens: torch.Tensor, with_hooks: bool) -> None:
+    """It is always on, unless gates are given or fixed."""
+    model = hydra_llama(router_input="given", num_experts=1, shared_rank=2)
+    if with_hooks:
+        for layer in model.modules():
+            if isinstance(layer, HydraLoraLayer):
+                layer.hydralora_A["default"].register_forward_hook(lambda *_: None)
+    on, off = model(tokens).logits, model(tokens, expert_gates=torch.tensor([-1, -1])).logits
+    both = model(tokens, expert_gates=torch.tensor([0, -1])).logits
+    torch.testing.assert_close(both, torch.stack((on[0], off[1])))
+    assert not torch.allclose(on, off)
+    hydralora.set_fixed_gates(model, torch.zeros(1))
+    torch.testing.assert_close(model(tokens).logits, off)
+
+
+def test_copies_have_no_gates(hydra_llama: Any, tokens: torch.Tensor) -> None:
+    model = hydra_llama(router_input="given")
+    with hydralora.expert_gates(model, GATES):
+        copied = copy.deepcopy(model)
+        with pytest.raises(ValueError, match="needs gates"):
+            copied(tokens)
+        with pytest.raises(ValueError, match="needs gates"):
+            copied.get_base_model().generate(tokens, max_new_tokens=1)
 
 
 def test_mixed_batch(hydra_llama: Any, tokens: torch.Tensor) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from peft import get_peft_model
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
 
-from hydralora import HydraLoraConfig
+from hydralora import HydraLoraConfig, expert_gates, record_gates
 
 
 @contextmanager
@@ -125,3 +126,23 @@ def test_the_output_may_be_changed_in_place() -> None:
     y.add_(1)
     torch.testing.assert_close(y, expected)
     y.sum().backward()
+
+
+@pytest.mark.parametrize("router_input", ["low_rank", "hidden", "uniform", "given"])
+def test_weights_that_are_offloaded(router_input: str) -> None:
+    """Accelerate moves each weight to the device for its own module's call only."""
+    torch.manual_seed(0)
+    config = HydraLoraConfig(r=2, target_modules=["0"], init_weights=False, router_input=router_input, shared_rank=2)
+    model, x = get_peft_model(nn.Sequential(nn.Linear(5, 4)), config), torch.randn(2, 5)
+    with expert_gates(model, torch.eye(3)[:2]):
+        expected = model(x)
+        accelerate.cpu_offload(model.base_model.model, execution_device=torch.device("cpu"), offload_buffers=True)
+        assert model.base_model.model[0].hydralora_A["default"].weight.is_meta
+        torch.testing.assert_close(model(x), expected)
+
+
+def test_second_derivatives_while_gates_are_recorded() -> None:
+    model, x = small(), torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    model.double()
+    with record_gates(model):
+        assert torch.autograd.gradgradcheck(model, x)

@@ -316,3 +316,31 @@ def test_a_tied_weight_is_not_merged(tiny_llama: MakeLlama, tokens: Tensor, tmp_
     with pytest.warns(UserWarning, match="tie_word_embeddings"):
         plain = PeftModel.from_pretrained(base(), tmp_path).eval()
     close(logits(plain, tokens), expected)
+
+
+class HalfLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 2
+
+
+@pytest.mark.parametrize(
+    ("linear", "message"),
+    [
+        (nn.utils.parametrizations.weight_norm(nn.Linear(4, 6)), "the weight of a is computed anew in each forward"),
+        (HalfLinear(4, 6), "a is a HalfLinear, which does not multiply by its weight as it is"),
+    ],
+    ids=["weight norm", "another product"],
+)
+def test_a_weight_that_is_not_used_as_it_is(linear: nn.Module, message: str) -> None:
+    base = nn.ModuleDict({"a": linear, "b": nn.Linear(6, 3)})
+    model = get_peft_model(base, HydraLoraConfig(target_modules=["a", "b"], router_input="uniform"))
+    refuses(model, message, model.merge_adapter)
+
+
+def test_a_module_with_two_names() -> None:
+    """PEFT adapts it under one of them."""
+    base = nn.ModuleDict({"head": nn.Linear(4, 4), "body": nn.Linear(4, 4)})
+    base["again"] = base["head"]
+    with pytest.warns(UserWarning, match="the base module stays as it is under again"):
+        model = get_peft_model(base, HydraLoraConfig(target_modules=["head", "body"], router_input="uniform"))
+    refuses(model, "head and again have one weight", model.merge_adapter)

@@ -279,6 +279,15 @@ def test_calibration_limits(hydra_llama: MakeModel, tokens: Tensor) -> None:
         calibrate_gates(model, nothing)
 
 
+def test_calibration_with_layers_that_never_run(hydra_llama: MakeModel, tokens: Tensor, tmp_path: Path) -> None:
+    model = hydra_llama()
+    model.get_base_model().config.num_hidden_layers = 1  # of two that the model has
+    with pytest.warns(UserWarning, match=r"7 adapted layers ran in no batch, such as model\.layers\.1\."):
+        gates = calibrate_gates(model, padded_batches(tokens))
+    assert gates["model.layers.1.mlp.up_proj"].tolist() == pytest.approx([1 / 3] * 3)
+    export_lora(model, tmp_path, gates)
+
+
 def test_gap_to_live_routing(hydra_llama: MakeModel, tokens: Tensor) -> None:
     """Losses as transformers computes them, divergence as defined, and no gap where live gates are the fixed ones."""
     model = hydra_llama(lora_alpha=64)

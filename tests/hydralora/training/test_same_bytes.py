@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hydralora.adapter.saved_config import sort_adapter_configs
+from hydralora.adapter.card import sort_adapter_configs
 from tests.hydralora.small import save_run
 
 TRAIN = """
