@@ -26,10 +26,9 @@ def rows() -> list[tuple[str, Method, bool]]:
     """Targets, method, and whether to compile; what matters most comes first."""
     found: list[tuple[str, Method, bool]] = []
     for targets in ("all-linear", "q,v"):
-        found += [(targets, lora(r), False) for r in RANKS]
+        found += [(targets, lora(r), r == RANKS[0]) for r in RANKS]
         found += [(targets, split(n, gates, RANK, SHARED_RANK), True) for n, gates in ((6, "sequence"), (32, "index"))]
-    found += [(targets, split(6, "low_rank", RANK, SHARED_RANK), True) for targets in TARGETS]
-    return [*found, *((targets, lora(RANKS[0]), True) for targets in TARGETS)]
+    return [*found, *((targets, split(6, "low_rank", RANK, SHARED_RANK), True) for targets in TARGETS)]
 
 
 def measure(model: nn.Module, table: dict[str, Any], targets: str, method: Method, compiles: bool) -> None:
