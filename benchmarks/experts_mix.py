@@ -58,7 +58,7 @@ class Mix:
         return hard | dict(self.weights)
 
     def n_groups(self, name: str) -> int:
-        """N of a grouping. Predicted and distilled groups have the N of what they predict."""
+        """N of a grouping. Predicted groups have the N of what they predict."""
         if name in self.weights:
             return self.weights[name].shape[1]
         return int(max(self.labels[other].max() for other in (name, name.removesuffix("_text")))) + 1

@@ -29,7 +29,7 @@ SMOKE_DOCUMENTS = 120
 
 
 def prepare(mixes: Path, state: Path, device: str, smoke: bool) -> None:
-    """Mixes with groups of the hidden state into STATE/mixes, and the states into STATE/NAME_states.npz."""
+    """Mixes with groups that need no labels into STATE/mixes, and the states into STATE/NAME_states.npz."""
     import experts_groups
     import study_runs
     from experts_mix import Mix
@@ -45,9 +45,8 @@ def prepare(mixes: Path, state: Path, device: str, smoke: bool) -> None:
         if smoke:
             mix = mix.take(np.linspace(0, len(mix.lengths) - 1, SMOKE_DOCUMENTS).astype(int))
         states = state / f"{name}_states.npz"
-        mix = experts_groups.with_hidden_groups(mix, base, device, states)
-        mix = experts_groups.with_more_groups(mix, np.load(states)["states"], device)
-        mix = experts_groups.with_joint_groups(mix, np.load(states)["states"])
+        mix = experts_groups.with_states(mix, base, device, states)
+        mix = experts_groups.with_groups(mix, np.load(states)["states"])
         mix = experts_groups.with_told_gates(mix, "joint_elbow", "joint_double")
         mix.save(state / "mixes" / f"{name}.npz")
         facts[name] = mix.facts
