@@ -92,7 +92,7 @@ def rate_designs(mix: str) -> dict[str, Design]:
     """Ideas that are tuned like a design of their own."""
     groups, found = GROUPS[mix], {}
     for name, (arm, rates) in RATE_IDEAS.items():
-        arm = replace(arm, groups=groups, held_out=(groups, f"{groups}_text"))
+        arm = replace(arm, groups=groups, held_out=(f"{groups}_text",))
         found[name] = Design(arm, rates, len(TRIAL_SEEDS))
     return found
 
