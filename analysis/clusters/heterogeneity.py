@@ -27,9 +27,7 @@ class Heterogeneity:
     within: float
 
 
-def measure_heterogeneity(
-    X: ArrayLike, *, sample_weight: ArrayLike | None = None, random_state: int = 0
-) -> Heterogeneity:
+def measure_heterogeneity(X: ArrayLike, *, random_state: int = 0) -> Heterogeneity:
     """Measure the heterogeneity of a corpus from its features.
 
     Randomly mixed words do not count as variety: such documents differ, but clusters do not explain the differences.
@@ -39,8 +37,8 @@ def measure_heterogeneity(
 
     Source: Rao (1982), Diversity and dissimilarity coefficients.
     """
-    sweep = sweep_kmeans(X, (1, HETEROGENEITY_CLUSTERS), sample_weight=sample_weight, random_state=random_state)
-    weight = float(len(np.asarray(X)) if sweep.sample_weight is None else sweep.sample_weight.sum())
-    within = float(sweep.inertia[-1]) / weight if len(sweep.inertia) > 1 else 0.0
-    index = max(float(sweep.inertia[0]) / weight - within, 0.0)
+    sweep = sweep_kmeans(X, (1, HETEROGENEITY_CLUSTERS), random_state=random_state)
+    number = len(np.asarray(X))
+    within = float(sweep.inertia[-1]) / number if len(sweep.inertia) > 1 else 0.0
+    index = max(float(sweep.inertia[0]) / number - within, 0.0)
     return Heterogeneity(index=index, effective_parts=1 / max(1 - index, 1e-12), within=within)

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,11 +14,9 @@ from hydralora.base_model import remembered_lower_layers
 from hydralora.data import TokenisedDocuments, collate
 from hydralora.evaluation.answer_loss import document_losses
 
-if TYPE_CHECKING:
-    pass
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+_INTERVAL = (0.025, 0.975)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,15 +104,13 @@ def evaluate_documents(
     )
 
 
-def bootstrap_interval(
-    losses: DocumentLosses, *, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Confidence interval of the mean token loss in nats (percentile bootstrap over documents).
+def bootstrap_interval(losses: DocumentLosses, *, num_resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95% confidence interval of the mean token loss in nats (percentile bootstrap over documents).
 
     It resamples documents, not tokens, because the tokens of an answer are not independent.
     """
     sums, tokens = _resampled((losses.loss_sums, losses.token_counts), num_resamples, seed)
-    low, high = np.quantile(sums / tokens, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(sums / tokens, _INTERVAL)
     return float(low), float(high)
 
 
@@ -136,7 +131,7 @@ class PairedDifference:
 
 
 def paired_bootstrap(
-    a: DocumentLosses, b: DocumentLosses, *, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
+    a: DocumentLosses, b: DocumentLosses, *, num_resamples: int = 1000, seed: int = 0
 ) -> PairedDifference:
     """Compare two models on the same documents: each resample draws the same documents for both.
 
@@ -147,7 +142,7 @@ def paired_bootstrap(
         raise ValueError("Expected losses of the same documents in the same order, got different ones")
     sums, tokens = _resampled((a.loss_sums - b.loss_sums, a.token_counts), num_resamples, seed)
     differences = sums / tokens
-    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(differences, _INTERVAL)
     return PairedDifference(a.mean - b.mean, float(low), float(high), float((differences < 0).mean()))
 
 

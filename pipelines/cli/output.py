@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 
-def fail(text: str, code: int = 2) -> NoReturn:
+def fail(text: str) -> NoReturn:
     """End with one sentence on stderr."""
     print(f"hydralora: {text}", file=sys.stderr)
-    raise SystemExit(code)
+    raise SystemExit(2)
 
 
 @contextmanager

@@ -61,20 +61,18 @@ def write_result(
 
 
 @torch.inference_mode()
-def reload_difference(
-    model: Any, folder: Path, documents: "TokenisedDocuments", num_documents: int = 4
-) -> float | None:
+def reload_difference(model: Any, folder: Path, documents: "TokenisedDocuments") -> float | None:
     """Largest absolute difference between the logits of a trained adapter in memory and of its saved copy.
 
     It is 0 on CPU. It is None for a fully trained model, because a second copy would be needed in memory. It uses the
-    shortest documents, because they are fast.
+    four shortest documents, because they are fast.
     """
     from hydralora.data import collate
     from hydralora.evaluation.answer_loss import answer_logits
 
     if not hasattr(model, "peft_config"):
         return None
-    rows = documents.rows(np.argsort(documents.lengths, kind="stable")[:num_documents])
+    rows = documents.rows(np.argsort(documents.lengths, kind="stable")[:4])
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in collate(rows, 0).items()}
     was_training, trained = model.training, model.active_adapter
