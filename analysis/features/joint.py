@@ -91,7 +91,9 @@ class AnswerTerms:
         lengths: NDArray[np.float32] = np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float32)
         statistics = TextStatistics(len(texts), n_without_known_terms=int((lengths == 0).sum()))
         # Rows of TF-IDF have L2 norm one, so that the squared length is the share that the directions keep.
-        return FeatureBlock(rows / np.where(lengths > 0, lengths, np.float32(1)), np.square(lengths[:, 0]), statistics)
+        explained = np.square(lengths[:, 0])
+        lengths[lengths == 0] = 1
+        return FeatureBlock(rows / lengths, explained, statistics)
 
 
 def _tfidf(**options: Any) -> Any:
