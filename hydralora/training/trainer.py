@@ -306,13 +306,8 @@ class AnswerTrainer(Trainer):
         """With fsdp, the adapter's whole weights, or all weights if there is none; else None."""
         if not self._config.fsdp:
             return None
-<<<<<<< HEAD
         model: Any = self.model
         return whole_weights(model) if hasattr(model, "peft_config") else self.accelerator.get_state_dict(model)
-=======
-        is_adapter = hasattr(self.model, "peft_config")
-        return whole_weights(cast(nn.Module, self.model)) if is_adapter else self.accelerator.get_state_dict(self.model)
->>>>>>> 1253d1b (Types of the split model; what two CPU processes show of FSDP2 under autocast)
 
 
 def _logs_on_time(loss: Tensor) -> bool:
