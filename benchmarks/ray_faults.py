@@ -2,8 +2,8 @@
 
     python benchmarks/ray_faults.py
 
-A node of three dies in each stage, until 20 have died, and is replaced. Then the driver and all of Ray are killed in
-the middle, and a second run goes on. Writes results/ray_faults.json.
+A node of three dies in each stage, and is replaced. Then a file is broken, and the error must name it. Last, the driver
+and all of Ray are killed in the middle, and a second run goes on. Writes results/ray_faults.json.
 """
 
 import argparse
@@ -20,13 +20,12 @@ from typing import Any
 
 from sharded_corpus import simulated_cluster, stop
 
-from analysis.engine.tasks import SerialEngine, Task, function_of
+from analysis.engine.tasks import SerialEngine, ShardError, Task, function_of
 from analysis.shards.corpus import sharded_corpus
 from pipelines.engine.ray_engine import RayEngine
 from tests.analysis.shards.small_shards import CONFIG, content_of, write_corpus
 
 RESULT = Path(__file__).parent / "results" / "ray_faults.json"
-KILLS = 20
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
@@ -80,7 +79,7 @@ def kill_nodes(folder: Path, sources: Any, evaluation: Any, expected: dict[str, 
         replace()
         print(text, len(killed), flush=True)
         stage, _, rest = text.partition(": ")
-        if len(killed) < KILLS and not rest.startswith("0 "):
+        if not rest.startswith("0 "):
             timers.append(threading.Timer(0.15, kill, (stage,)))
             timers[-1].start()
 
@@ -90,20 +89,28 @@ def kill_nodes(folder: Path, sources: Any, evaluation: Any, expected: dict[str, 
             timers.pop().join()
             cluster.add_node(**NODE)
 
-    engine = Counting(folder / "starts")
-    runs: list[dict[str, Any]] = []
+    engine, out = Counting(folder / "starts"), folder / "nodes"
     try:
-        while len(killed) < KILLS:
-            out = folder / f"nodes-{len(runs)}"
-            before = len(starts(folder / "starts"))
-            result = sharded_corpus(sources, str(out), engine, CONFIG, evaluation=evaluation, log=say)
-            replace()
-            tasks = sum(ran for _, ran in result["stages"].values())
-            started = len(starts(folder / "starts")) - before
-            runs.append({"same_bytes": content_of(out) == expected, "tasks": tasks, "started": started})
+        result = sharded_corpus(sources, str(out), engine, CONFIG, evaluation=evaluation, log=say)
+        replace()
+        started = len(starts(folder / "starts"))
+        error = error_of_broken_file(folder / "broken", engine)
     finally:
         stop(cluster)
-    return {"killed": killed, "runs": runs}
+    tasks = sum(ran for _, ran in result["stages"].values())
+    same = content_of(out) == expected
+    return {"killed": killed, "same_bytes": same, "tasks": tasks, "started": started, "broken_file": error}
+
+
+def error_of_broken_file(folder: Path, engine: Counting) -> str:
+    sources, _ = write_corpus(folder)
+    broken = folder / "harbour" / "0.jsonl"
+    broken.write_text(broken.read_text() + '{"prompt": "cut of')
+    try:
+        sharded_corpus(sources, str(folder / "out"), engine, CONFIG)
+    except ShardError as error:
+        return str(error).replace(f"{folder}/", "")
+    raise AssertionError("a broken file was read")
 
 
 def kill_head(folder: Path) -> dict[str, Any]:
@@ -112,7 +119,7 @@ def kill_head(folder: Path) -> dict[str, Any]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("labels" if folder.name == "late" else "bands"):
+        if line.startswith("labels" if folder.name == "late" else "bands:"):
             break
     time.sleep(0.3)
     import psutil

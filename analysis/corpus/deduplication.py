@@ -171,7 +171,7 @@ def band_keys(
         matrix = np.array(digests.to_rows(), dtype=np.uint64).reshape(len(content), -1, length)
         has_content = np.diff(content.offsets) > 0
         rows.append(batch_rows[has_content])
-        keys.append((matrix * multipliers).sum(axis=2)[has_content])
+        keys.append((matrix @ multipliers)[has_content])
     return np.concatenate(rows), np.concatenate(keys)
 
 
