@@ -23,8 +23,8 @@ from analysis.shards.reading import RECORDS
 from analysis.sources import FilesSource
 
 Shard = Mapping[str, Any]
-KEYS_OF_TASK = 16_000_000
-"""Keys (16 bytes) that a task sorts at a time."""
+KEYS_OF_TASK = 4_000_000
+"""Keys that a task sorts at a time, with some hundred bytes each."""
 PAIRS_OF_TASK = 20_000
 """Pairs whose shingles (some kilobytes a document) a task holds at a time."""
 ROWS_SCHEMA = pl.Schema({"row": pl.UInt32()})
@@ -83,6 +83,7 @@ class ShardedCleaning:
         self.records = [one.files[RECORDS] for one in self.read]
         firsts = pl.Series([0, *(one.value["n_rows"] for one in self.read)], dtype=pl.UInt64).cum_sum()
         self.firsts: list[int] = firsts.to_list()[:-1]
+        self.n_parts = -(-sum(one.value["n_candidates"] for one in self.read) // KEYS_OF_TASK) or 1
 
     def run(
         self,
@@ -126,11 +127,9 @@ class ShardedCleaning:
         return CleanedShards(done, sample, card_of(counts, list(self.sources), kinds), list(dict.fromkeys(notes)))
 
     def _exact(self) -> pl.DataFrame:
-        n_parts = -(-sum(one.value["n_candidates"] for one in self.read) // KEYS_OF_TASK) or 1
-        shards = [{"file": file, "first": first} for file, first in zip(self.records, self.firsts, strict=True)]
-        arguments = [{"shards": shards, "part": part, "n_parts": n_parts} for part in range(n_parts)]
-        labels = [f"part {part} of {n_parts}" for part in range(n_parts)]
-        return _pairs(self.stages.map("exact", "analysis.shards.duplicates:exact_pairs", arguments, labels))
+        given = [{"records": file, "n_parts": self.n_parts} for file in self.records]
+        contents = self._map("contents", "duplicates:shard_contents", given)
+        return self._pairs_of("exact", "exact_pairs", contents, n_bands=1)
 
     def _near(self, dropped: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
         """Near duplicates as `kept`, `rank`."""
@@ -161,21 +160,19 @@ class ShardedCleaning:
         return duplicates.kept_ones(_pairs(alike))
 
     def _candidates(self, given: Sequence[dict[str, Any]], threshold: float) -> pl.DataFrame:
-        n_parts = -(-sum(one.value["n_candidates"] for one in self.read) // KEYS_OF_TASK) or 1
-        bands = self._map(
-            "bands", "duplicates:shard_bands", [one | {"threshold": threshold, "n_parts": n_parts} for one in given]
-        )
+        more = {"threshold": threshold, "n_parts": self.n_parts}
+        bands = self._map("bands", "duplicates:shard_bands", [one | more for one in given])
+        return self._pairs_of("candidates", "band_pairs", bands, bands[0].value).unique().sort("kept", "rank")
+
+    def _pairs_of(self, stage: str, function: str, keys: Sequence[Done], n_bands: int) -> pl.DataFrame:
+        """Pairs of equal keys, with a task for each part of each band."""
         shards = [
-            {"file": one.files[duplicates.BANDS], "first": first} for one, first in zip(bands, self.firsts, strict=True)
+            {"file": one.files[duplicates.KEYS], "first": first} for one, first in zip(keys, self.firsts, strict=True)
         ]
-        n_places = bands[0].value * n_parts
-        done = self._map(
-            "candidates",
-            "duplicates:band_pairs",
-            [{"shards": shards, "place": place, "n_places": n_places} for place in range(n_places)],
-            [f"band {place // n_parts}, part {place % n_parts} of {n_parts}" for place in range(n_places)],
-        )
-        return _pairs(done).unique().sort("kept", "rank")
+        n = self.n_parts
+        arguments = [{"shards": shards, "place": place, "n_places": n_bands * n} for place in range(n_bands * n)]
+        labels = [f"band {place // n}, part {place % n} of {n}" for place in range(n_bands * n)]
+        return _pairs(self._map(stage, f"duplicates:{function}", arguments, labels))
 
     def _compared(self, given: Sequence[dict[str, Any]], parts: Sequence[pl.DataFrame]) -> list[dict[str, Any]]:
         """Files with the shingles of all documents in pairs, of the shards that have one."""

@@ -31,12 +31,11 @@ TRAIN = 1 << 62
 PAIRS = "pairs.parquet"
 COUNTS = "counts.zst"
 SHINGLES = "shingles.arrow"
-BANDS = "bands.bin"
+KEYS = "keys.bin"
 COMPARED = "compared.parquet"
 PAIR_SCHEMA = pl.Schema({"kept": pl.UInt64(), "rank": pl.UInt64()})
 KEY = np.dtype([("key", "<u8"), ("row", "<u4")])
-IS_TRAIN = np.uint32(1 << 31)
-"""Bit of `row` in `KEY`."""
+IS_TRAIN = np.uint32(1 << 31)  # bit of `row` in `KEY`
 
 
 def number_of(rank: pl.Expr) -> pl.Expr:
@@ -44,14 +43,19 @@ def number_of(rank: pl.Expr) -> pl.Expr:
     return rank & pl.lit(TRAIN - 1, pl.UInt64)
 
 
-def exact_pairs(shards: Sequence[dict[str, Any]], part: int, n_parts: int) -> Output:
-    """Records whose content occurs at a lower rank: `pairs.parquet` with `kept`, `rank`.
+def shard_contents(records: Ref, n_parts: int) -> Output:
+    """The content hash of each record that is not dropped: `keys.bin`, see `_by_place`."""
+    table = read_table(records["url"], ["row", "split", "content", "reason"]).filter(pl.col("reason").is_null())
+    is_train = (table["split"] != "test").to_numpy()
+    return Output(
+        files={KEYS: _by_place(table["row"].to_numpy(), is_train, table["content"].to_numpy()[None], n_parts)}
+    )
 
-    Args:
-        shards: `file` (records) and `first` (number of its first record) of each.
-    """
-    ranks, keys = _contents(shards, part, n_parts)
-    order = np.lexsort((ranks, keys))
+
+def exact_pairs(shards: Sequence[dict[str, Any]], place: int, n_places: int) -> Output:
+    """Records whose content occurs at a lower rank: `pairs.parquet` with `kept`, `rank`; see `band_pairs`."""
+    ranks, keys = _ranked(shards, place, n_places)
+    order = np.argsort(keys, kind="stable")
     ranks, keys = ranks[order], keys[order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.empty(0, np.int64)
     first = ranks[np.repeat(starts, np.diff(np.append(starts, len(keys))))]
@@ -87,38 +91,22 @@ def summed_counts(files: Sequence[Ref]) -> Output:
 
 
 def shard_bands(records: Ref, shingled: Ref, counts: Ref, threshold: float, n_parts: int) -> Output:
-    """The key of each document in each band: `bands.bin`. The value is the number of bands.
-
-    The file has `KEY`s by band and part, so that a task reads its own part alone; before them, where each begins: int64
-    [n_bands * n_parts + 1].
-    """
+    """The key of each document in each band: `keys.bin`, see `_by_place`. The value is the number of bands."""
     rows, keys = band_keys(_stored(shingled), _counts(counts), threshold)
     is_train = (read_table(records["url"], ["split"])["split"] != "test").to_numpy()
-    entries = np.empty(keys.shape[::-1], KEY)
-    entries["row"] = rows | is_train[rows] * IS_TRAIN
-    entries["key"] = keys.T
-    parts = entries["key"] % np.uint64(n_parts)
-    sizes = [np.bincount(part.astype(np.int64), minlength=n_parts) for part in parts]
-    starts = np.concatenate([[0], *sizes]).cumsum().astype("<i8")
-    ordered = np.take_along_axis(entries, np.argsort(parts, axis=1, kind="stable"), axis=1)
-    return Output(len(entries), {BANDS: starts.tobytes() + ordered.tobytes()})
+    return Output(keys.shape[1], {KEYS: _by_place(rows, is_train[rows], keys.T, n_parts)})
 
 
 def band_pairs(shards: Sequence[dict[str, Any]], place: int, n_places: int) -> Output:
     """Candidate pairs of one part of one band: `pairs.parquet`.
 
     Args:
-        shards: `file` (of bands) and `first` (number of its first record) of each.
+        shards: `file` (of keys) and `first` (number of its first record) of each.
         place: number of the part among the `n_places` parts of all bands.
     """
-    found = [_band(shard["file"]["url"], place, n_places) for shard in shards]
-    numbers = [(one["row"] & ~IS_TRAIN) + np.uint64(shard["first"]) for one, shard in zip(found, shards, strict=True)]
-    entries, number = np.concatenate(found), np.concatenate(numbers)
-    is_train = entries["row"] >= IS_TRAIN
-    by_rank = np.concatenate([np.flatnonzero(~is_train), np.flatnonzero(is_train)])  # numbers increase already
-    ranks = (number | is_train.astype(np.uint64) * np.uint64(TRAIN))[by_rank]
+    ranks, keys = _ranked(shards, place, n_places)
     places = np.arange(len(ranks), dtype=np.uint32)
-    pairs = candidate_pairs(places, entries["key"][by_rank][:, None], places)
+    pairs = candidate_pairs(places, keys[:, None], places)
     return _pairs(ranks[pairs[:, 0]], ranks[pairs[:, 1]])
 
 
@@ -187,25 +175,41 @@ def _stored(file: Ref) -> Iterator[tuple[NDArray[np.uint32], Rows]]:
             yield rows.to_numpy(), Rows(lists.values.to_numpy(), lists.offsets.to_numpy())
 
 
-def _band(url: str, place: int, n_places: int) -> NDArray[Any]:
+def _by_place(rows: NDArray[np.uint32], is_train: NDArray[np.bool_], keys: NDArray[np.uint64], n_parts: int) -> bytes:
+    """`KEY`s by band and part, so that a task can read its own part alone.
+
+    Before them is where each begins: int64 [n_bands * n_parts + 1].
+
+    Args:
+        keys: [n_bands, n_rows].
+    """
+    entries = np.empty(keys.shape, KEY)
+    entries["row"] = rows | is_train * IS_TRAIN
+    entries["key"] = keys
+    parts = keys % np.uint64(n_parts)
+    sizes = [np.bincount(part.astype(np.int64), minlength=n_parts) for part in parts]
+    starts = np.concatenate([[0], *sizes]).cumsum().astype("<i8")
+    ordered = np.take_along_axis(entries, np.argsort(parts, axis=1, kind="stable"), axis=1)
+    return starts.tobytes() + ordered.tobytes()
+
+
+def _ranked(
+    shards: Sequence[dict[str, Any]], place: int, n_places: int
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Ranks and keys of one part of all shards, by rank."""
+    found = [_at_place(shard["file"]["url"], place, n_places) for shard in shards]
+    numbers = [(one["row"] & ~IS_TRAIN) + np.uint64(shard["first"]) for one, shard in zip(found, shards, strict=True)]
+    entries, number = np.concatenate(found), np.concatenate(numbers)
+    is_train = entries["row"] >= IS_TRAIN
+    by_rank = np.concatenate([np.flatnonzero(~is_train), np.flatnonzero(is_train)])  # numbers increase already
+    return (number + is_train * np.uint64(TRAIN))[by_rank], entries["key"][by_rank]
+
+
+def _at_place(url: str, place: int, n_places: int) -> NDArray[Any]:
     """The `KEY`s of one part of one band."""
     start, stop = np.frombuffer(read_bytes(url, 8 * place, 8 * place + 16), "<i8").tolist()
     head = 8 * (n_places + 1)
     return np.frombuffer(read_bytes(url, head + KEY.itemsize * start, head + KEY.itemsize * stop), KEY)
-
-
-def _contents(
-    shards: Sequence[dict[str, Any]], part: int, n_parts: int
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Ranks and content hashes of a part of all records, in the order of the shards."""
-    found = [(np.empty(0, np.uint64), np.empty(0, np.uint64))]
-    for shard in shards:
-        table = read_table(shard["file"]["url"], ["row", "split", "content", "reason"])
-        table = table.filter(pl.col("reason").is_null(), pl.col("content") % n_parts == part)
-        rank = pl.col("row").cast(pl.UInt64) + shard["first"] + (pl.col("split") != "test").cast(pl.UInt64) * TRAIN
-        found.append((table.select(rank.cast(pl.UInt64)).to_series().to_numpy(), table["content"].to_numpy()))
-    ranks, keys = zip(*found, strict=True)
-    return np.concatenate(ranks), np.concatenate(keys)
 
 
 def _pairs(kept: NDArray[np.uint64], rank: NDArray[np.uint64]) -> Output:
