@@ -51,9 +51,9 @@ def contaminated(batches: Batches, evaluation: Mapping[str, Iterable[pl.DataFram
 
 
 def slots_of(ngrams: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """The bitmap of `FILTER_SLOTS` in which each n-gram has a slot."""
-    filled = np.zeros(FILTER_SLOTS, dtype=bool)
-    filled[ngrams % FILTER_SLOTS] = True
+    """The bitmap of at least `FILTER_SLOTS` in which each n-gram has a slot; most slots stay free."""
+    filled = np.zeros(max(FILTER_SLOTS, 8 * len(ngrams)), dtype=bool)
+    filled[ngrams % len(filled)] = True
     return filled
 
 
@@ -68,7 +68,8 @@ def known_ngrams(
         filled: their `slots_of`.
     """
     values, owner = _ngrams_in(batch)
-    likely = np.flatnonzero(filled[values % FILTER_SLOTS])
+    likely = np.flatnonzero(filled[values % len(filled)])
+    likely = likely[np.argsort(values[likely])]  # a search in order finds its neighbours in the cache
     place = np.searchsorted(ngrams, values[likely]).clip(max=len(ngrams) - 1)
     hit = ngrams[place] == values[likely]
     pairs = np.unique(np.column_stack([owner[likely[hit]], place[hit]]), axis=0)
