@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from hydralora.base_model import remembered_lower_layers
 from hydralora.methods.parameters import count_parameters
 
 if TYPE_CHECKING:
@@ -77,13 +78,14 @@ def reload_difference(model: Any, folder: Path, documents: "TokenisedDocuments")
     batch = {name: tensor.to(device) for name, tensor in collate(rows, 0).items()}
     was_training, trained = model.training, model.active_adapter
     model.eval()
-    in_memory, _, _ = answer_logits(model, batch)
-    with warnings.catch_warnings():
-        # PEFT finds no module for the ranks that AdaLoRA saves, and warns.
-        warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
-        model.load_adapter(str(folder), "reloaded")
-    model.set_adapter("reloaded")
-    from_disk, _, _ = answer_logits(model, batch)
+    with remembered_lower_layers(model):
+        in_memory, _, _ = answer_logits(model, batch)
+        with warnings.catch_warnings():
+            # PEFT finds no module for the ranks that AdaLoRA saves, and warns.
+            warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
+            model.load_adapter(str(folder), "reloaded")
+        model.set_adapter("reloaded")
+        from_disk, _, _ = answer_logits(model, batch)
     model.set_adapter(trained)
     model.delete_adapter("reloaded")
     model.train(was_training)
