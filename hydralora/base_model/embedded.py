@@ -5,10 +5,13 @@ a folder that `from_pretrained` reads, so no model hub is needed.
 """
 
 import errno
+import functools
 import hashlib
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,7 +41,7 @@ def default_cache_dir() -> Path:
 def provision_embedded_base_model(cache_dir: Path | None = None) -> Path:
     """Folder with SmolLM2-135M-Instruct as safetensors (bfloat16), its tokenizer and its chat template.
 
-    The first call converts the model (about 20 s); later calls find the folder. The folder appears only when it is
+    The first call converts the model (about 8 s); later calls find the folder. The folder appears only when it is
     complete. If several processes call at the same time, the others wait for the first one.
 
     Args:
@@ -94,15 +97,16 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
-            dtype=torch.bfloat16,
-            # Otherwise transformers marks the model as quantised and refuses to save it. With the package `kernels`
-            # it would even keep the 4-bit blocks.
-            quantization_config=GgufConfig(dequantize=True),
-        )
+        with _read_once():
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                dtype=torch.bfloat16,
+                # Otherwise transformers marks the model as quantised and refuses to save it. With the package `kernels`
+                # it would even keep the 4-bit blocks.
+                quantization_config=GgufConfig(dequantize=True),
+            )
     except ImportError as error:
         raise BaseModelError("Unpacking the embedded base model needs gguf: pip install gguf accelerate") from error
     # transformers reads GGUF's "smollm" pre-tokenizer as plain byte-level. This model was trained with single digits.
@@ -111,6 +115,21 @@ def _convert(gguf: Path, folder: Path) -> None:
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Parse a file once: transformers does it three times, and builds the names of tensors for each module."""
+    import gguf
+
+    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, original in originals.items():
+        setattr(gguf, name, functools.cache(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(gguf, name, original)
 
 
 def _check_disk_space(folder: Path) -> None:

@@ -4,8 +4,10 @@ A default corpus that needs no download and redistributes nothing: documentation
 installation of this project already has. No harvested package is imported.
 """
 
+import gc
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -61,13 +63,26 @@ def read_packages(name: str, config: PackagesSource) -> pl.LazyFrame:
         SourceError: none of the distributions is installed, or they hold nothing of the tasks.
     """
     found: dict[str, list[tuple[str, Record]]] = defaultdict(list)
-    for package in installed_packages(config.distributions):
-        for task in config.tasks or HARVESTERS:
-            found[task].extend((package.name, record) for record in _records(name, task, package))
+    with _uncollected():
+        for package in installed_packages(config.distributions):
+            for task in config.tasks or HARVESTERS:
+                found[task].extend((package.name, record) for record in _records(name, task, package))
     rows = [row for task in sorted(found) for row in _choose(found[task], config.max_documents_per_task)]
     if not rows:
         raise SourceError("the installed packages hold nothing of these tasks; name other distributions")
     return pl.from_dicts(rows, schema=RECORD_SCHEMA).lazy()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection: it walks all syntax trees again and again, for twice the time of parsing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _records(name: str, task: str, package: Package) -> Iterator[Record]:

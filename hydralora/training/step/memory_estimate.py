@@ -8,6 +8,7 @@ from hydralora.evaluation.chunked_loss import CHUNK
 _BYTES_OF_ACTIVATION = 2
 _BYTES_OF_STATE = 12  # of a trained parameter: its gradient and AdamW's two moments, in float32
 _BYTES_OF_LOGIT = 8  # in float32, and twice in half precision
+_AT_WORK = 4.2  # of what backward keeps of a layer: a checkpointed layer that is computed again, measured at 7B
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,22 +72,21 @@ def estimate(
     sizes = _kept_per_token(config, fused=fused)
     if sizes is None:
         return None
-    layer, layers_input, at_work = sizes
+    layer, layers_input = sizes
     waiting = layers_input if checkpointing else layer * config.num_hidden_layers
-    on_gpu = (0 if offloading else waiting) + (layer + at_work if checkpointing or offloading else 0)
+    on_gpu = (0 if offloading else waiting) + (_AT_WORK * layer if checkpointing or offloading else 0)
     logits = min(row, CHUNK) * config.vocab_size * _BYTES_OF_LOGIT
     fixed = before + trainable * _BYTES_OF_STATE + logits
-    per_token = on_gpu * _BYTES_OF_ACTIVATION
+    per_token = int(on_gpu * _BYTES_OF_ACTIVATION)
     offloaded = row * waiting * _BYTES_OF_ACTIVATION if offloading else 0
     return Estimate(fixed + row * per_token, usable, row, max(0, usable - fixed) // per_token, offloaded)
 
 
-def _kept_per_token(config: Any, *, fused: bool) -> tuple[int, int, int] | None:
-    """Numbers per token that backward keeps of a layer, those of all layers' inputs, and those of a layer at work.
+def _kept_per_token(config: Any, *, fused: bool) -> tuple[int, int] | None:
+    """Numbers per token that backward keeps of a layer, and those of all layers' inputs.
 
     Of a layer it keeps inputs and outputs of both norms, queries, keys, values, the attention's output, and gate, up
-    and their product. PEFT's own LoRA layers keep more. A layer at work also holds gradients of its MLP and its input,
-    beside the hidden states of the loss and theirs.
+    and their product. PEFT's own LoRA layers keep more.
     """
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     sizes: list[Any] = [getattr(config, name, None) for name in names]
@@ -99,4 +99,4 @@ def _kept_per_token(config: Any, *, fused: bool) -> tuple[int, int, int] | None:
     layer = 4 * width + 2 * head * heads + keys + 3 * inner
     if not fused:
         layer += 2 * width + inner  # norms in float32, and the activation of the gate
-    return layer, layers * width, 2 * inner + 4 * width
+    return layer, layers * width

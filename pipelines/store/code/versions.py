@@ -103,8 +103,10 @@ def _imported(module: str) -> tuple[str, ...]:
 
 
 def _running_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes except those below `if TYPE_CHECKING:`."""
+    """All statements, and what holds some, except those below `if TYPE_CHECKING:`. An expression holds no import."""
     for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.expr):
+            continue
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             for other in node.orelse:
                 yield other

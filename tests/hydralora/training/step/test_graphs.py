@@ -213,6 +213,9 @@ class Columns:
             return self.columns[key]
         return {name: [values[row] for row in key] for name, values in self.columns.items()}
 
+    def remove_columns(self, removed: str) -> "Columns":
+        return Columns({name: values for name, values in self.columns.items() if name != removed})
+
     def iter(self, batch_size: int) -> Iterator[dict[str, list[Any]]]:
         yield self[list(range(len(self)))]
 
@@ -233,8 +236,9 @@ def ready_made(n: int = 12) -> TokenisedDocuments:
 def test_documents_that_are_ready_made_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     monkeypatch.setattr(test_packing, "documents", ready_made)
-    _, result = trained(tmp_path, "hydralora_sequence", True, **OPTIONS)
-    assert result.record["steps"] == 4
+    for method in ("hydralora_sequence", "lora_r8"):
+        _, result = trained(tmp_path / method, method, True, **OPTIONS)
+        assert result.record["steps"] == 4
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs need a GPU")

@@ -37,6 +37,12 @@ def test_our_layers_take_what_was_measured(row: dict[str, Any]) -> None:
     assert told.needed / GIB == pytest.approx(memory["peak_gib"], rel=0.03 if fused else 0.1)
 
 
+def test_a_checkpointed_step_takes_what_was_measured() -> None:
+    told = estimate(CONFIGS["7B"], 4096, 94_400_000, int(13.2 * GIB), 0, fused=True, checkpointing=True)
+    assert told is not None
+    assert told.needed / GIB == pytest.approx(18.1, rel=0.03)  # end_to_end_auto.json
+
+
 def test_a_row_that_does_not_fit_is_told_with_what_to_do() -> None:
     def told(row: int, **options: bool) -> Estimate:
         result = estimate(
@@ -54,7 +60,7 @@ def test_a_row_that_does_not_fit_is_told_with_what_to_do() -> None:
     again = told(longest + 1, checkpointing=True)
     assert again.fits
     away = told(longest + 1, checkpointing=True, offloading=True)
-    assert away.longest_row > 2 * again.longest_row
+    assert away.longest_row > 1.3 * again.longest_row
     assert away.offloaded == (longest + 1) * 32 * 4096 * 2  # the input of each layer
     assert "GiB of the machine's memory; rows" in str(away)
 
