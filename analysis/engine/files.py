@@ -60,7 +60,7 @@ def read_bytes(url: str, start: int | None = None, stop: int | None = None) -> b
     if start is not None and start == stop:
         return b""  # S3 refuses an empty range
     system, path = open_url(url)
-    content: bytes = system.cat_file(path, start, stop)
+    content: bytes = system.cat_file(path, start=start, end=stop)
     return content
 
 
