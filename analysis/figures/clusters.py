@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from analysis.figures.palette import color, marker
 from analysis.figures.style import HEAT_MAP, Picture, integer_ticks, plain_text, styled, subplots
@@ -125,6 +126,29 @@ def cluster_map(points: pl.DataFrame, projection: str) -> Picture:
     )
 
 
+def apart(places: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
+    """Places [n, 2], pushed away from each other until hardly two are nearer than `gap`."""
+    places = places + np.arange(len(places))[:, None] * 1e-3 * gap  # two equal places have no direction
+    for _ in range(100):
+        between = places[:, None] - places
+        far = np.linalg.norm(between, axis=2)
+        np.fill_diagonal(far, np.inf)
+        missing = np.maximum(gap - far, 0)
+        if not missing.any():
+            break
+        places = places + (between * (missing / far / 2)[..., None]).sum(axis=1)
+    return places
+
+
+def _label_width(axes: Any, points: pl.DataFrame) -> float:
+    """Width of the circle around a number, in the units of x and y, whose scale is the same."""
+    box = axes.get_window_extent()
+    spans = [max(float(points[name].max() - points[name].min()), 1e-9) for name in ("x", "y")]  # type: ignore[operator]
+    return (
+        1.8 * axes.xaxis.label.get_fontsize() * axes.figure.dpi / 72 / min(box.width / spans[0], box.height / spans[1])
+    )
+
+
 def draw_map(axes: Any, points: pl.DataFrame, *, rasterized: bool = False) -> list[int]:
     """Draw documents in the plane, with the number of each cluster at its median.
 
@@ -142,7 +166,8 @@ def draw_map(axes: Any, points: pl.DataFrame, *, rasterized: bool = False) -> li
             rows["x"], rows["y"], s=6, color=color(cluster), marker=marker(cluster), linewidths=0, alpha=0.6,
             label=str(cluster), rasterized=rasterized,
         )  # fmt: skip
-        x, y = np.median(rows.select("x", "y").to_numpy(), axis=0)
+    middles = points.group_by("cluster").agg(pl.col("x", "y").median()).sort("cluster").select("x", "y").to_numpy()
+    for cluster, (x, y) in zip(clusters, apart(middles, _label_width(axes, points)), strict=True):
         axes.text(
             x, y, str(cluster), weight="bold", color="#101418",
             ha="center", va="center", bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": "#101418"},

@@ -11,8 +11,8 @@ from analysis.report.sections import Section, Table, table
 from analysis.report.summary import CHOICE, Summary, plain
 
 RUNS = ("first", "second")
-DOCUMENTS = "artifact corpus_documents"
-"""Provenance entry of the documents. If it differs, the losses are not of the same documents."""
+DOCUMENTS, CLUSTERS = "artifact corpus_documents", "artifact cluster_labels"
+"""Provenance entries. If they differ, losses are not of the same documents, and equal numbers not of one cluster."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,9 @@ def _losses(one: Summary, other: Summary) -> Section:
     notices: tuple[tuple[str, str], ...] = ()
     if one["provenance"].get(DOCUMENTS) != other["provenance"].get(DOCUMENTS):
         notices = (("warning", "The runs have different documents: their losses are not of the same texts."),)
+    if one["provenance"].get(CLUSTERS) != other["provenance"].get(CLUSTERS):
+        notices += (("note", "The runs have other clusters: their losses by cluster are not compared."),)
+        frames = [frame.filter(pl.col("group_kind") != "cluster") for frame in frames]
     keys = ["group_kind", "group", "method", "seed"]
     both = frames[0].join(frames[1], on=keys, how="inner", suffix="_second", maintain_order="left")
     apart = (pl.col("loss_low") > pl.col("loss_high_second")) | (pl.col("loss_high") < pl.col("loss_low_second"))
@@ -113,7 +116,10 @@ def _losses(one: Summary, other: Summary) -> Section:
         (pl.col("loss_second") - pl.col("loss")).round(4).alias("difference"),
         pl.when(apart).then(pl.lit("apart")).otherwise(pl.lit("overlap")).alias("intervals"),
     )  # fmt: skip
-    pictures = [_picture(frames, kind) for kind in ("all", "source") if any(kind in f["group_kind"] for f in frames)]
+    reported = one.get("method") or frames[0].filter(pl.col("method") != "base")["method"][0]
+    pictures = [
+        _picture(frames, kind, reported) for kind in ("all", "source") if any(kind in f["group_kind"] for f in frames)
+    ]
     only = _only_in_one([set(frame["method"]) for frame in frames])
     return Section(
         "losses", title, f"{lead}{only}", tuple(pictures), (table(rows, "All groups", folded=False),), notices
@@ -134,17 +140,17 @@ def _only_in_one(methods: list[set[str]]) -> str:
     return "".join(words)
 
 
-def _picture(frames: list[pl.DataFrame], kind: str) -> Any:
+def _picture(frames: list[pl.DataFrame], kind: str, reported: str) -> Any:
     """A dot plot with one marker per run. Rows are all methods, or the groups of the reported method."""
     tables = []
     for run, frame in zip(RUNS, frames, strict=True):
         if kind == "all":
             rows = frame.filter(pl.col("group_kind") == "all").with_columns(group="method", group_kind=pl.lit("method"))
         else:
-            rows = frame.filter((pl.col("group_kind") == kind) & (pl.col("method") == frame["method"][0]))
+            rows = frame.filter((pl.col("group_kind") == kind) & (pl.col("method") == reported))
         tables.append(rows.with_columns(method=pl.lit(run)))
     picture = training.losses(pl.concat(tables), "method" if kind == "all" else kind)
-    of = "every method over all documents" if kind == "all" else f"{frames[0]['method'][0]}, by source"
+    of = "every method over all documents" if kind == "all" else f"{reported}, by source"
     return replace(picture, caption=f"Held-out loss of {of}, in the first and in the second run. {picture.caption}")
 
 

@@ -23,6 +23,7 @@ def summarise(inputs: ReportInputs) -> Summary:
     return {
         "title": inputs.title,
         "command": inputs.command,
+        "method": inputs.method,
         "spent": {**vars(spent(inputs)), "base_model": inputs.base_model, "documents": inputs.n_training_documents},
         "next_steps": [vars(step) for step in inputs.next_steps],
         "verdict": [vars(statement) for statement in verdict(inputs)],

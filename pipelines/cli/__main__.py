@@ -15,6 +15,8 @@ QUIET = {
 }
 """Set before a library reads them: no telemetry, no bars and no retries of third parties."""
 
+STOPPED = 130
+
 
 def main() -> None:
     """Run a command. Ends with 2 for wrong input, 1 for a failed run, 130 when it is stopped."""
@@ -29,13 +31,18 @@ def main() -> None:
         if (missing.name or "").split(".")[0] in ("analysis", "hydralora", "pipelines"):
             raise
         raise SystemExit(f"hydralora: {missing}. Install it: pip install 'hydralora[pipelines]'") from None
-    except KeyboardInterrupt:
-        raise SystemExit(_stopped()) from None
+    except (KeyboardInterrupt, RuntimeError, SystemExit) as end:
+        if not _is_interrupt(end):
+            raise
+        print("hydralora: stopped. The same command goes on from what a run has finished.", file=sys.stderr)
+        raise SystemExit(STOPPED) from None
 
 
-def _stopped() -> int:
-    print("hydralora: stopped. The same command goes on from what is finished.", file=sys.stderr)
-    return 130
+def _is_interrupt(end: BaseException) -> bool:
+    """Whether Ctrl-C ended the command: typer makes it a code, and a class that is being defined a RuntimeError."""
+    if isinstance(end, SystemExit):
+        return end.code == STOPPED
+    return isinstance(end, KeyboardInterrupt) or isinstance(end.__cause__, KeyboardInterrupt)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import dagster as dg
 
 from pipelines.jobs import corpus_job
 from pipelines.store.io_manager import ArtifactStore
+from pipelines.store.run_values import HOW_RUN
 
 DRIFT = dg.AssetCheckKey(dg.AssetKey("new_document_labels"), "num_clusters_stands")
 
@@ -70,7 +71,8 @@ def after_drift(
     new = assigned["new_document_labels"]["config"]["sources"]
     ops["raw_documents"] = {"config": {**raw, "sources": [*raw["sources"], *new]}}
     resources = {name: value for name, value in values["resources"].items() if name in ("store", "base_model")}
-    return dg.RunRequest(run_key=f"drift:{record.run_id}", run_config={"resources": resources, "ops": ops})
+    how = {name: values[name] for name in HOW_RUN if name in values}
+    return dg.RunRequest(run_key=f"drift:{record.run_id}", run_config={**how, "resources": resources, "ops": ops})
 
 
 def _store(values: Mapping[str, Any]) -> Path:

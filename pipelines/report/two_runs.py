@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 REPORTS = ("report", "corpus_report")
 MOST_DOCUMENTS = 40_000
 """Most documents of both runs by which clusters are matched; from more, an equal share of each run is drawn."""
+CODE = "code"
 _LONGEST = 160
 Artifacts = Mapping[str, Artifact]
 
@@ -72,52 +73,45 @@ def differing_stages(first: Artifacts, second: Artifacts) -> "Section":
     from analysis.report.sections import Section, Table
 
     both = [name for name in first if name in second]
-    same = [name for name in both if first[name].fingerprint == second[name].fingerprint]
-    rows = [row for name in both if name not in same for row in _differences(first[name], second[name])]
+    other = [name for name in both if first[name].fingerprint != second[name].fingerprint]
+    rows = [(name, *row) for name in other for row in _differences(first[name].record, second[name].record)]
     rows += [(name, "in one run only", name in first, name in second) for name in sorted({*first} ^ {*second})]
-    lead = (
-        f"{len(same)} of {len(both)} stages are the same artifact in both runs. Of the others, each row is a value "
-        f"that differs. A stage that differs in its inputs alone differs because of an earlier one."
-    )
-    code = sorted({name for name, what, *_ in rows if what == "code"})
+    named = {name for name, *_ in rows}
+    follow = [name for name in other if name not in named]
+    lead = f"{len(both) - len(other)} of {len(both)} stages are the same artifact in both runs."
+    if follow:
+        lead += f" These differ only because an earlier stage does: {', '.join(follow)}."
+    code = [name for name, what, *_ in rows if what == CODE]
     notices = [("warning", f"The code differs of {', '.join(code)}: so may the numbers.")] if code else []
     shown = tuple((name, what, _short(a), _short(b)) for name, what, a, b in rows)
     tables = (Table("What differs in the configuration", ("stage", "what", "first", "second"), shown, False),)
     return Section("stages", "What was run", lead, tables=tables if rows else (), notices=tuple(notices))
 
 
-def _differences(one: Artifact, other: Artifact) -> list[tuple[str, str, Any, Any]]:
-    """Rows (stage, what, first, second) of two artifacts of one asset."""
-    records = [one.record, other.record]
-    values = [dict(_flat(record["config"])) for record in records]
-    names = dict.fromkeys([*values[0], *values[1]])
-    rows = [
-        (one.asset, name, values[0].get(name), values[1].get(name))
-        for name in names
-        if values[0].get(name) != values[1].get(name)
-    ]
-    if records[0]["code_version"] != records[1]["code_version"]:
-        rows.append((one.asset, "code", *(record["code_version"] for record in records)))
-    if not rows:
-        given = [{of["asset"]: of["fingerprint"] for of in record["inputs"].values()} for record in records]
-        changed = [name for name in given[0] if given[0][name] != given[1].get(name)]
-        rows.append((one.asset, f"inputs alone: {', '.join(changed)}", one.fingerprint, other.fingerprint))
-    return rows
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Rows (what, first, second) of the records of two artifacts of one asset; none if only their inputs differ."""
+    yield from _unequal(one["config"], other["config"], "")
+    if one["code_version"] != other["code_version"]:
+        yield CODE, one["code_version"], other["code_version"]
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted name -> value. A list of named things is read as a mapping, so that one more shifts no other."""
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        value = {item.get("name", ""): item for item in value} if "name" in value[0] else _merged(value)
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _flat(item, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
+def _unequal(one: Any, other: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    """The outermost values that differ, by their dotted names."""
+    one, other = _by_name(one), _by_name(other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in dict.fromkeys([*one, *other]):
+            yield from _unequal(one.get(key), other.get(key), f"{name}.{key}" if name else str(key))
+    elif one != other:
+        yield name, one, other
 
 
-def _merged(values: list[dict[str, Any]]) -> dict[str, Any]:
-    return {key: item for value in values for key, item in value.items()}
+def _by_name(value: Any) -> Any:
+    """A list of named things, or of mappings, as one mapping: one thing more then shifts no other."""
+    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
+        return value
+    if all("name" in item for item in value):
+        return {item["name"]: item for item in value}
+    return {key: item for mapping in value for key, item in mapping.items()}
 
 
 def _short(value: Any) -> str:

@@ -123,3 +123,11 @@ def test_many_methods_and_groups_still_fit():
     picture = training.losses(pl.DataFrame(rows, schema=columns, orient="row"), "source")
     assert len(picture.figure.legends[0].get_texts()) == 10
     assert picture.figure.get_figheight() <= 9
+
+
+def test_numbers_on_a_map_do_not_hide_each_other():
+    places = np.array([[0.0, 0.0], [0.0, 0.0], [0.1, 0.0], [5.0, 5.0]])
+    moved = clusters.apart(places, 1.0)
+    between = np.linalg.norm(moved[:, None] - moved, axis=2) + np.eye(4) * 9
+    assert between.min() > 0.99
+    assert np.allclose(moved[3], places[3], atol=0.01)

@@ -193,3 +193,16 @@ def test_two_reports_are_compared(hydralora, tmp_path):
     code, told, error = hydralora("report", "b", "--against", "a")
     assert (code, told) == (2, "")
     assert "summary.json" in error
+
+
+@pytest.mark.parametrize("caused", [False, True])
+def test_an_interrupt_is_told(hydralora, files, monkeypatch, caused):
+    def interrupted(*_arguments):
+        if caused:  # in a class that is being defined, as Python 3.11 tells it
+            raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.cli.analyzing.columns_of", interrupted)
+    code, told, error = hydralora("analyze", "garden.jsonl")
+    assert (code, told) == (130, "")
+    assert error.startswith("hydralora: stopped.")

@@ -22,7 +22,7 @@ from pipelines.home import prepare
 from pipelines.store.io_manager import ArtifactStore
 from tests.pipelines.small_corpus import corpus_ops, resources
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[3]
 LOCATION = """
@@ -100,6 +100,7 @@ def test_changes_new_files_and_drift_start_their_jobs(tmp_path: Path, shared_cor
     sources = [{"name": name, "read": {"files": {"paths": [str(path)]}}} for name, path in files.items()]
     store = tmp_path / "store"
     values = {
+        "execution": {"config": {"in_process": {}}},
         "resources": {"store": {"config": {"directory": str(store)}}},
         "ops": {"raw_documents": {"config": {"sources": sources}}},
     }
@@ -132,6 +133,7 @@ def test_a_backfill_trains_each_partition(tmp_path: Path, monkeypatch: pytest.Mo
     given = resources(tmp_path, recipe={"max_steps": 4, "tokens_per_step": 64})
     made = prepared(tmp_path, given, domains)
     values = {
+        "execution": {"config": {"in_process": {}}},
         "resources": {**given, "store": {"config": {"directory": str(tmp_path / "store"), "inputs": made}}},
         "ops": {"study_run": {"config": {**domains, "domain": "general"}}},
     }
