@@ -175,6 +175,29 @@ def serve(walk: Walk, exports: Path, prompts: list[tuple[str, str]]) -> Row:
     return {"backend_seconds": round(backend_seconds, 1), "requests": rows}
 
 
+def measured(walk: Walk, asked: str) -> Path:
+    """The whole job, with baselines and a report; its exports."""
+    walk.type(f"hydralora init {asked}")
+    told = walk.type("hydralora run hydralora.yaml")
+    walk.type(following(told, r"Next: (hydralora serve .*?) +#"))
+    return walk.folder / following(told, "Exports: (.*)")
+
+
+def trained(walk: Walk, asked: str) -> Path:
+    """One adapter and its exports, without a measurement."""
+    told = walk.type(f"hydralora train {asked}")
+    told = walk.type(following(told, "Next: (hydralora export .*)"))
+    walk.type(following(told, r"Start a server with them: (hydralora serve .*?) +#"))
+    return walk.folder / "exports"
+
+
+def following(told: str, line: str) -> str:
+    """The command that another one names."""
+    found = re.search(f"^{line}$", told, re.MULTILINE) or re.search(f"^{line}", told, re.MULTILINE)
+    assert found is not None, told
+    return found[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -183,6 +206,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=400, help="of each file")
     parser.add_argument("--tokens", type=int, default=1500, help="budget of each adapter")
     parser.add_argument("--prompts", type=int, default=4, help="held-out prompts of each source")
+    parser.add_argument("--short", action="store_true", help="train and export, without baselines and a report")
     parser.add_argument("--folder", type=Path, help="empty folder to walk in, which is kept; else a temporary one")
     arguments = parser.parse_args()
     load = os.getloadavg()
@@ -192,15 +216,11 @@ def main() -> None:
         write_files(walk.folder, arguments.corpora, arguments.records)
         files = " ".join(f"{name}.jsonl" for name in SHAPES)
         walk.type(f"hydralora analyze {files}")
-        walk.type(f"hydralora init {files} --experts sources --tokens {arguments.tokens}")
-        told = walk.type("hydralora run hydralora.yaml")
-        exports = re.search(r"^Exports: (.*)$", told, re.MULTILINE)
-        following = re.search(r"^Next: (hydralora serve .*?) +#", told, re.MULTILINE)
-        assert exports is not None, told
-        assert following is not None, told
-        walk.type(following[1])
-        served = serve(walk, walk.folder / exports[1], held_out(arguments.corpora, arguments.prompts))
-        lines = (walk.folder / "hydralora.yaml").read_text().count("\n")
+        asked = f"{files} --experts sources --tokens {arguments.tokens}"
+        exports = trained(walk, asked) if arguments.short else measured(walk, asked)
+        served = serve(walk, exports, held_out(arguments.corpora, arguments.prompts))
+        written = walk.folder / "hydralora.yaml"
+        lines = written.read_text().count("\n") if written.exists() else 0
     rows = served["requests"]
     result = {
         "commands_of_hydralora": sum(step["command"].startswith("hydralora") for step in walk.steps),
@@ -219,7 +239,8 @@ def main() -> None:
         "environment": environment(),
     }
     text = json.dumps(result, indent=1).replace(str(walk.folder), "FOLDER").replace(str(ROOT), "ROOT")
-    RESULTS.write_text(text.replace(sys.executable, "python") + "\n")
+    results = RESULTS.with_stem(f"{RESULTS.stem}_short") if arguments.short else RESULTS
+    results.write_text(text.replace(sys.executable, "python") + "\n")
     print({name: value for name, value in result.items() if isinstance(value, int | float)})
 
 
