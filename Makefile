@@ -30,7 +30,7 @@ $(VENV)/.installed: requirements.lock requirements-models.txt pyproject.toml
 	@touch $@
 
 run: install ## the main job (CONFIG=... for another configuration); prints where the report is
-	@PYTHONWARNINGS=ignore::FutureWarning $(BIN)/hydralora run $(CONFIG) --job $(JOB)
+	@$(BIN)/hydralora run $(CONFIG) --job $(JOB)
 
 corpora: ## the same job on real corpora (HYDRALORA_CORPORA)
 	@$(MAKE) run CONFIG=pipelines/configs/corpora.yaml
