@@ -27,7 +27,7 @@ from analysis.report.document_map import document_map
 CORPUS_MODEL = "corpus_model"
 MAP = "map.parquet"
 RANK, SHARED_RANK = 3, 16
-"""Of the split that the project trains by default: rank of the experts, and of the LoRA beside them."""
+"""Ranks of the project's default method: of the experts, and of the LoRA beside them."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Analysis:
         columns: the mapping of columns that was given.
         documents: the cleaned documents, with their cluster.
         data_card: sizes, duplicates, languages; see `analysis.corpus.data_card`.
-        notes: what was not read or may be read wrongly.
-        samples: number of clusters -> in how many random samples of the documents it came out.
+        notes: notes on data that was not read or may have been misread.
+        samples: number of clusters -> how many random samples of the documents have it.
         sweep: n_clusters, inertia.
         model: assigns new documents to the clusters.
         features: float32 [n_documents, n_components].
@@ -83,7 +83,8 @@ class Analysis:
 
     @property
     def how_sure(self) -> str:
-        """How sure the number of clusters is, in words. `why` says how surely prompts tell sources or tasks."""
+        """How certain the number of clusters is, in words. `why` says how reliably prompts identify sources or
+        tasks."""
         low, high = self.choice.interval
         found = [f"{self.choice.value} clusters; shorter sweeps give {low} to {high}" if low < high else ""]
         if not found[0]:

@@ -34,7 +34,7 @@ class Stage:
 
     Attributes:
         name: one of `SHARES`.
-        found: what came out, in words.
+        found: the result of the stage, in words.
         seconds_left: estimate of the time until the end.
     """
 
@@ -63,7 +63,7 @@ class _Clock:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No log lines below an error: the analysis tells its stages itself."""
+    """Only errors are logged, because the analysis reports its stages itself."""
     logger = logging.getLogger("analysis")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -91,7 +91,7 @@ def analyze(
         files: files, globs or folders; each file is a source, see `analysis.answer.named_files.named_sources`.
         columns: role -> column, where the shape of the files is not a known one: `{"prompt": "ask"}`.
         max_clusters: largest number of clusters tried.
-        n_samples: number of samples that say how sure the number is; 0 leaves that out.
+        n_samples: number of random samples that show how certain the number is; 0 draws none.
         random_state: seed of everything random.
         progress: called after each stage.
 
@@ -160,7 +160,8 @@ def analyze(
 
 
 def is_compiled() -> bool:
-    """Whether numba's cache beside this package has the kernels. A first start compiles them, which takes longer."""
+    """Whether numba's cache beside this package has the kernels. If not, the first start takes longer to compile
+    them."""
     return any((Path(__file__).parents[1] / "clusters" / "__pycache__").glob("_kmeans_kernels*.nbi"))
 
 

@@ -1,4 +1,4 @@
-"""Two corpora side by side: which clusters both have, how large they are in each, and which only one has."""
+"""Two corpora side by side: the clusters that both have, their sizes in each, and the clusters that only one has."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +13,10 @@ from analysis.clusters.corpus_model import CorpusModel
 from analysis.corpus.document_text import document_text
 
 MIN_OVERLAP = 0.25
-"""Two clusters match only if they share this part of the documents that either holds."""
+"""Two clusters match only if at least this share of their documents belongs to both (Jaccard similarity)."""
 KNOWN_QUANTILE = 0.05
-"""A model knows a document of the other corpus if its features keep at least as much of it as of its own worst 5%."""
+"""A model knows a document of the other corpus if the features keep as much of it as of the worst 5% of its own
+documents."""
 N_TERMS = 6
 
 

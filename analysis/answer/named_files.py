@@ -1,4 +1,4 @@
-"""Which source each file belongs to, when a user names files and nothing else."""
+"""The source of each file, for users who name files and nothing else."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def read_named(sources: Mapping[str, FilesSource]) -> SourcesRead:
 
 
 def check_splits(config: FilesSource, splits: Sequence[str | None]) -> None:
-    """Refuse files that are named by splits and do not say in a column which records are held out.
+    """Refuse files that are named after splits but have no column that says which records are held out.
 
     Raises:
         SourceError: a record of such files has no split.
@@ -104,7 +104,7 @@ def _without_split(table: Path, tables: Sequence[Path]) -> Path:
 
 
 def _names(groups: Sequence[Path]) -> dict[Path, str]:
-    """The shortest end of each path that no other has."""
+    """The shortest ending of each path that is unique."""
     names = {}
     for group in groups:
         parts = [part for part in group.absolute().parts if part != "/"] or [group.name]

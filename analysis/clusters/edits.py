@@ -1,4 +1,4 @@
-"""Clusters edited by a person: merged where they are one subject to them, split where one holds several."""
+"""Clusters edited by a person, who merges clusters of one subject and splits clusters of several subjects."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from analysis.clusters.kmeans import assign, sweep_kmeans
 
 
 def edit_problem(n_clusters: int, merge: Sequence[Sequence[int]], split: Mapping[int, int]) -> str | None:
-    """The fault of these edits of clusters 0 to `n_clusters - 1`, in words; None if they can be made."""
+    """What is wrong with these edits of clusters 0 to `n_clusters - 1`, in words; None if they can be made."""
     named = [*(cluster for group in merge for cluster in group), *split]
     unknown = sorted({cluster for cluster in named if not 0 <= cluster < n_clusters})
     if unknown:
@@ -31,7 +31,7 @@ def edited_centers(
     split: Mapping[int, int] | None = None,
     random_state: int = 0,
 ) -> NDArray[np.float32]:
-    """Centres after edits: first the clusters as they are (a merged one at its first place), then further parts.
+    """Centres after edits: first the clusters in their order (a merged one at its first place), then the further parts.
 
     A merged cluster has the mean of its documents as its centre. A split one has the centres that K-means finds among
     its own documents. Every document then belongs to the nearest centre, so a few documents at the border of an edited

@@ -97,7 +97,7 @@ def sweep_kmeans(
     rows = rows - mean  # distances computed by inner products lose precision far from the origin
     tolerance = tol * float(np.average(np.square(rows).mean(axis=1), weights=weights))
 
-    with_neighbour = [*ks, ks[-1] + 1]  # so that the largest K also has a neighbour above it
+    with_neighbour = [*ks, ks[-1] + 1]  # one more, so that the largest K also has a neighbour above it
     starts = _best_starts(rows, weights, with_neighbour, n_init, tolerance, np.random.default_rng(random_state))
     fits = _lloyd(rows, weights, starts[: len(ks)], max_iter, tolerance)
     for i in range(1, len(ks)):

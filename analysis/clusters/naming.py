@@ -1,4 +1,4 @@
-"""Names of clusters: what a person or a language model calls them, else their strongest terms."""
+"""Names of clusters: given by a person or a language model, else the strongest terms."""
 
 from collections.abc import Mapping, Sequence
 
@@ -48,8 +48,8 @@ def cluster_names(
     Args:
         clusters: cluster, top_terms (strongest first).
         given: number of a cluster, as text -> the name that a person gives it.
-        answers: cluster -> what a model answered to its request. Answers that are no name, or name two clusters, are
-            left out.
+        answers: cluster -> the answer of a model to its request. An answer is left out if it is not a name, or if two
+            clusters have it.
 
     Raises:
         ValueError: see `names_problem`.

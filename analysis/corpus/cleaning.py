@@ -25,7 +25,7 @@ CACHE_BYTES = 256_000_000
 HELD_OUT = "held_out"
 """Name of the corpus's own test documents among the evaluation sets."""
 VISIBLE = r"[^\s\p{Z}\p{Cc}\p{Cf}\x{115f}\x{1160}\x{3164}\x{2800}]"
-"""A character that is neither blank nor invisible: no joiner or mark of direction, no Hangul or Braille blank."""
+"""A visible character: not a space, joiner, direction mark, or blank of Hangul or Braille."""
 TEXT = pl.concat_str("prompt", "completion", separator="\n").alias("text")
 
 

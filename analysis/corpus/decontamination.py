@@ -2,9 +2,9 @@
 
 A document is contaminated if it shares a run of 13 words with an evaluation text, as in the GPT-3 paper (Brown et al.
 2020, appendix C). Runs found in more than ten training documents do not count: they are templates or licences, not
-answers. A text shorter than 13 words is compared as a whole, and so is a prompt: a short question is a leak whatever
-its answer. In scripts without spaces, 20 ideographs or 39 other characters count as 13 words, because a run of 13
-characters is often a common phrase (docs/results/scripts.md).
+answers. A text shorter than 13 words is compared as a whole, and so is a prompt: a repeated short question is a leak,
+even if its answer differs. In scripts without spaces, 20 ideographs or 39 other characters count as 13 words, because a
+run of 13 characters is often a common phrase (docs/results/scripts.md).
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,8 @@ NGRAM_WORDS = 13
 MAX_DOCUMENTS = 10
 """An n-gram found in more training documents than this does not count."""
 SHORT_BYTES = 200
-"""Prompts of at most so many bytes are also compared as wholes. Hardly any with fewer than 13 words is longer."""
+"""Prompts up to this length in bytes are also compared as a whole. Almost all prompts of fewer than 13 words are this
+short."""
 FILTER_SLOTS = 1 << 24
 """Size of a bitmap that is checked before the sorted n-grams: most n-grams of a corpus are in no evaluation text."""
 
@@ -60,7 +61,7 @@ def slots_of(ngrams: NDArray[np.uint64]) -> NDArray[np.bool_]:
 def known_ngrams(
     batch: pl.DataFrame, ngrams: NDArray[np.uint64], filled: NDArray[np.bool_]
 ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """Which known n-grams each document has: its `row`, and the place in `ngrams`, each pair once.
+    """The known n-grams of each document: pairs of its `row` and the n-gram's place in `ngrams`, each pair once.
 
     Args:
         batch: documents with the columns `row`, `prompt` and `text`.
@@ -69,7 +70,7 @@ def known_ngrams(
     """
     values, owner = _ngrams_in(batch)
     likely = np.flatnonzero(filled[values % len(filled)])
-    likely = likely[np.argsort(values[likely])]  # a search in order finds its neighbours in the cache
+    likely = likely[np.argsort(values[likely])]  # sorted, because neighbouring searches then hit the cache
     place = np.searchsorted(ngrams, values[likely]).clip(max=len(ngrams) - 1)
     hit = ngrams[place] == values[likely]
     pairs = np.unique(np.column_stack([owner[likely[hit]], place[hit]]), axis=0)

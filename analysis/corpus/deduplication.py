@@ -4,8 +4,9 @@ Near duplicates: MinHash over word trigrams (character trigrams in scripts witho
 candidate pairs, and the exact Jaccard similarity of a pair decides. Two documents are duplicates only if they are
 similar both as a whole and in their content, that is, without the shingles of templates. Two questions under one long
 instruction are similar as a whole but differ in content. Two tasks on one passage have similar content but differ as a
-whole. Neither pair is a duplicate. If one letter is all that differs, character trigrams decide for the whole: three of
-a short text's few word trigrams have that letter (see `analysis.corpus.one_letter`).
+whole. Neither pair is a duplicate. If two texts differ in one letter only, character trigrams decide whether they are
+similar as a whole, because this letter changes three of a short text's few word trigrams (see
+`analysis.corpus.one_letter`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -33,9 +34,9 @@ It is lower because the content has fewer trigrams, so one edit changes a larger
 """
 COUNTER_SLOTS = 1 << 24
 COUNTED_RECORDS = 1_000_000
-"""Of a larger corpus, templates are looked for among about so many records, evenly spaced.
+"""In a larger corpus, templates are searched in about this many records, evenly spaced.
 
-More would fill the counters by collisions, and every shingle would seem to be of a template.
+With more records, collisions would fill the counters, and every shingle would look like part of a template.
 """
 KEPT_SHINGLES = 4_000_000
 """Number of shingles (8 bytes each) that may stay in memory between passes."""

@@ -1,15 +1,15 @@
 """Texts that differ in one letter, as by a typing error.
 
-In a text of fewer than 29 words one changed word already changes a fifth of the word trigrams. Whether that word is
-another one or the same with a typing error, word trigrams cannot tell; its letters can.
+In a text of fewer than 29 words, one changed word already changes more than a fifth of the word trigrams. Word trigrams
+cannot tell a typing error from another word. Character trigrams can.
 """
 
 import unicodedata
 
 MIN_LETTERS = 4
-"""A shorter word with one other letter is another word: "he" and "we", or the answers "A" and "B"."""
+"""A shorter word that differs in one letter counts as another word: "he" and "we", or the answers "A" and "B"."""
 SIGNS = frozenset(",.;:!?'’")
-"""May also be missing, beside letters. Other signs may be operators: `a - b`."""
+"""Signs that may differ, like letters. Other signs may be operators: `a - b`."""
 
 
 def one_letter_similarity(left: str, right: str) -> float:

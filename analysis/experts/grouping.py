@@ -41,13 +41,13 @@ def choose_grouping(
     is predicted correctly for 98% of the prompts, but not at 92%. Accuracy is estimated by cross-validation on the
     training prompts. Sources are rejected only if the whole 95% interval of the accuracy lies below `min_accuracy`.
 
-    A corpus of one cluster gets one expert, which is plain LoRA, unless prompts surely tell its sources (the whole
-    interval at or above `min_accuracy`). Sources that are told that well are parts, even if they are too wide for
-    clusters to show them.
+    A corpus of one cluster gets one expert, which is plain LoRA. The exception: prompts identify its sources for
+    certain (the whole interval is at or above `min_accuracy`). Such sources are parts, even if each is too varied to
+    show as a cluster.
 
     Args:
         documents: training documents with the columns prompt, source and task.
-        grouping: one of `GROUPINGS`. Any value but "auto" is followed if possible.
+        grouping: one of `GROUPINGS`. Any value except "auto" is obeyed if possible.
         fixed_number: whether the user asked for this N. Sources or tasks are then used only if there are exactly as
             many.
         min_accuracy: smallest share of prompts whose group must be predicted correctly.
@@ -82,7 +82,7 @@ def choose_grouping(
 def _of_one_cluster(
     documents: pl.DataFrame, fixed_number: bool, min_accuracy: float, max_experts: int, random_state: int
 ) -> Grouping:
-    """One expert, unless prompts surely tell the sources."""
+    """One expert, unless prompts identify the sources for certain."""
     one = Grouping("cluster", ("0",), "The corpus is one cluster, so there is one expert: plain LoRA.")
     if fixed_number:
         return one
@@ -131,7 +131,7 @@ def evidence_of(kind: str, found: Agreement) -> str:
 
 
 def _objection(groups: pl.Series, max_experts: int, required_number: int | None) -> str:
-    """The objection against one expert per group that needs no classifier to find; empty if there is none."""
+    """An objection to one expert per group that can be found without a classifier; empty if there is none."""
     kind, n_groups = groups.name, groups.n_unique()
     if groups.null_count():
         return f"{groups.null_count()} documents have no {kind}"

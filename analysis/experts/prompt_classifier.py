@@ -159,9 +159,9 @@ class PromptClassifier:
         return probabilities.argmax(axis=1).astype(np.int32), 1 - probabilities.max(axis=1, initial=0).astype(float)
 
     def assign_one(self, prompt: str) -> tuple[int, float]:
-        """Group number and distance of one prompt, as `assign` gives them up to rounding, in a fifth of the time.
-
-        A server asks for one prompt at a time, and most of that time would go into scikit-learn's checks of its input.
+        """Group number and distance of one prompt: those of `assign` up to rounding, in a fifteenth of the time. A
+        server asks for one prompt at a time, and `assign` spends most of its time on scikit-learn's checks of the
+        input.
         """
         counts = Counter(map(self._columns.get, _words_and_pairs(words_of(prompt, self.tokens))))
         counts.pop(None, None)
@@ -281,7 +281,7 @@ class PromptClassifier:
         self._terms, self._weights, self._bias = terms, weights, bias
         self._idf = np.asarray(idf, np.float64)
         self._columns = {term: column for column, term in enumerate(terms)}
-        self._rows = np.ascontiguousarray(weights.T)  # the weights of a term side by side
+        self._rows = np.ascontiguousarray(weights.T)  # the weights of a term are side by side in memory
         self._vectoriser = _vectoriser(vocabulary=terms)
         self._vectoriser.idf_ = self._idf
 

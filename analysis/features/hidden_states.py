@@ -104,7 +104,7 @@ class HiddenStates:
         leading = vectors[:, ::-1].T  # the largest eigenvalue first
         signs = np.sign(
             leading[np.arange(rank), np.abs(leading).argmax(axis=1)]
-        )  # fixes the sign, which is arbitrary for an eigenvector
+        )  # an eigenvector has an arbitrary sign, so it is fixed here
         self.components_ = np.zeros((self.n_components, rows.shape[1]), np.float32)
         self.components_[:rank] = leading * signs[:, None]
         return self

@@ -21,7 +21,7 @@ from analysis.text.sampling import sample_texts
 PROMPT, ANSWER, HIDDEN = "prompt", "answer", "hidden"
 PROMPT_COMPONENTS, ANSWER_COMPONENTS = 128, 64
 ANSWER_TERMS = r"\w+|[^\w\s]"
-"""Words of any length, and signs. An answer may be "B" or "7", and code is told from prose by case and by signs."""
+"""Words of any length, and signs. An answer may be "B" or "7", and case and signs distinguish code from prose."""
 
 
 class AnswerTerms:
@@ -90,7 +90,7 @@ class AnswerTerms:
         rows = np.asarray(self._tfidf.transform(texts) @ self.components_.T, np.float32)
         lengths: NDArray[np.float32] = np.linalg.norm(rows, axis=1, keepdims=True).astype(np.float32)
         statistics = TextStatistics(len(texts), n_without_known_terms=int((lengths == 0).sum()))
-        # Rows of TF-IDF have L2 norm one, so that the squared length is the share that the directions keep.
+        # TF-IDF rows have L2 norm one, so the squared length of a projected row is the share that the directions keep.
         explained = np.square(lengths[:, 0])
         lengths[lengths == 0] = 1
         return FeatureBlock(rows / lengths, explained, statistics)
@@ -109,10 +109,11 @@ def _listed(texts: Texts) -> list[str]:
 
 
 class JointFeatures:
-    """Views of a prompt and its answer, each a row of L2 norm one, side by side and scaled to L2 norm one in all.
+    """Views of a prompt and its answer. Each view is a row of L2 norm one. They stand side by side, and the whole row
+    is scaled to L2 norm one.
 
-    Texts are those of `analysis.corpus.document_text("pair")`. A document lacks a view if it has no known word there;
-    its row is then shorter.
+    Texts are those of `analysis.corpus.document_text("pair")`. If a document has no known word in a view, this view is
+    zero, and the norm of the row is below one.
 
     Args:
         hidden: hidden states of the prompt as a third view, with their encoder; None for words alone.
@@ -168,7 +169,7 @@ class JointFeatures:
         return self
 
     def transform(self, texts: Texts) -> NDArray[np.float32]:
-        """Vectors [n, n_components] of L2 norm at most one; what is odd about the texts is logged."""
+        """Vectors [n, n_components] of L2 norm at most one; logs what is unusual about the texts."""
         return vectoriser.transform(self, texts)
 
     def stream(self, batches: Iterable[Texts]) -> Iterator[FeatureBlock]:

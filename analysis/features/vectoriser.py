@@ -84,7 +84,7 @@ class Features(Protocol):
         """Yield the rows of all batches' documents in order, block by block. Memory does not grow with their number."""
 
     def transform(self, texts: Texts) -> NDArray[np.float32]:
-        """Rows [n, n_components] of all documents; logs what is odd about the texts."""
+        """Rows [n, n_components] of all documents; logs what is unusual about the texts."""
 
     def save(self, folder: Path) -> None:
         """Write everything that `load` needs."""
@@ -95,7 +95,7 @@ class Features(Protocol):
 
 
 def transform(features: Features, texts: Texts) -> NDArray[np.float32]:
-    """The rows of `features.stream` as one array [n, n_components]; logs what is odd about the texts."""
+    """The rows of `features.stream` as one array [n, n_components]; logs what is unusual about the texts."""
     blocks = list(features.stream([texts]))
     sum((block.statistics for block in blocks), TextStatistics()).log_oddities()
     return np.concatenate([np.empty((0, features.n_components), np.float32), *(block.features for block in blocks)])

@@ -14,12 +14,13 @@ LEAST_HELD_OUT_DOCUMENTS = 200
 """Held-out documents below which the report gives no verdict: the interval is estimated from them."""
 
 LEAST_SEEDS = 3
-"""Seeds below which the report gives no verdict: the interval over documents does not hold what a seed changes."""
+"""Seeds below which the report gives no verdict, because the interval over documents does not include the effect of a
+seed."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """The budget of a run's training and evaluation; None for a number that its tables do not hold.
+    """The budget of a run's training and evaluation; None for a number that is not in its tables.
 
     Attributes:
         steps: of the shortest training among the reported method and its baseline.

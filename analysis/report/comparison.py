@@ -12,7 +12,8 @@ from analysis.report.summary import CHOICE, Summary, plain
 
 RUNS = ("first", "second")
 DOCUMENTS, CLUSTERS = "artifact corpus_documents", "artifact cluster_labels"
-"""Provenance entries. If they differ, losses are not of the same documents, and equal numbers not of one cluster."""
+"""Provenance entries. If they differ, the losses are of different documents, and a number means another cluster in each
+run."""
 
 
 @dataclass(frozen=True)

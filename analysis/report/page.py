@@ -144,7 +144,7 @@ def _map_data(points: pl.DataFrame, clusters: pl.DataFrame | None) -> str:
         data[column] = values.round().astype(int).tolist()
     for column in ("cluster", "source"):
         names = points[column].unique().sort().to_list()
-        if column == "cluster":  # a cluster that the sample misses keeps its number, and so the colours of the others
+        if column == "cluster":  # a cluster that the sample misses keeps its number, so the others keep their colours
             names = list(range(max(names, default=-1) + 1))
         numbers = {name: i for i, name in enumerate(names)}
         data[f"{column}s"] = [

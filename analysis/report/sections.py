@@ -210,7 +210,7 @@ def comparison(inputs: ReportInputs) -> Section:
 
 
 def _clusters_tell_nothing_more(inputs: ReportInputs) -> bool:
-    """Whether there is one cluster, or clusters and sources are the same: two charts would say the same."""
+    """Whether two charts would show the same: there is one cluster, or clusters and sources are equal."""
     if inputs.composition is None:
         return False
     pairs = inputs.composition.filter(pl.col("n_documents") > 0).select("cluster", "source").unique()

@@ -62,7 +62,7 @@ def verdict(inputs: ReportInputs) -> tuple[Statement, ...]:
 
 
 def _within_budget(inputs: ReportInputs, statement: Statement) -> Statement:
-    """The statement, or a grey one if the run spent too little for a yes or a no. What was measured stays."""
+    """The statement, or a grey one if the run is too small for a yes or a no. The measured values stay in it."""
     shortfalls = spent(inputs).shortfalls
     if statement.level not in ("good", "bad", "neutral") or not shortfalls:
         return statement
@@ -172,7 +172,7 @@ def _specialisation(inputs: ReportInputs) -> Statement:
 
 
 def _own_experts(inputs: ReportInputs) -> Statement:
-    """If gates are given, that they follow the groups is true by construction. So compare the experts' losses."""
+    """If gates are given, they follow the groups by construction. So the losses of the experts are compared instead."""
     question = "Is each expert better on its own group than the other experts are?"
     found = None if inputs.cross_losses is None else cross_experts(inputs.cross_losses)
     if found is None:

@@ -78,7 +78,7 @@ def _nearest(values: np.ndarray, n: np.ndarray, share: float) -> float | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    """To a whole number, halves to the even one as polars does."""
+    """Round to a whole number; halves go to the even number, as in polars."""
     return None if value is None else float(np.round(value))
 
 

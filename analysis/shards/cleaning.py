@@ -24,9 +24,9 @@ from analysis.sources import FilesSource
 
 Shard = Mapping[str, Any]
 KEYS_OF_TASK = 4_000_000
-"""Keys that a task sorts at a time, with some hundred bytes each."""
+"""Number of keys that a task sorts at a time; each takes some hundred bytes."""
 PAIRS_OF_TASK = 20_000
-"""Pairs whose shingles (some kilobytes a document) a task holds at a time."""
+"""Number of pairs whose shingles a task holds at a time; a document's take some kilobytes."""
 ROWS_SCHEMA = pl.Schema({"row": pl.UInt32()})
 VERDICT_SCHEMA = pl.Schema({"row": pl.UInt32(), "why": pl.String(), "kept_id": pl.String(), "kept_source": pl.String()})
 
@@ -39,7 +39,7 @@ class CleanedShards:
         shards: result of `analysis.shards.documents.shard_documents` for each shard.
         sample: file of the sample of training documents.
         data_card: see `analysis.corpus.data_card`.
-        notes: what was not read.
+        notes: notes on data that was not read.
     """
 
     shards: list[Done]

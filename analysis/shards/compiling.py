@@ -1,4 +1,5 @@
-"""Compiles the kernels of all stages on a few documents, so that the workers of a machine find them in its cache."""
+"""Runs all stages on a few documents. This compiles the kernels into the machine's cache, where its workers find
+them."""
 
 import polars as pl
 

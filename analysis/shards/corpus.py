@@ -78,7 +78,7 @@ def sharded_corpus(
     code_version: str = "",
     log: Callable[[str], object] = logger.info,
 ) -> dict[str, Any]:
-    """Run the corpus stage. A run that was interrupted goes on where it was.
+    """Run the corpus stage. An interrupted run continues where it stopped.
 
     Args:
         sources: name -> files, by paths or URLs that every worker can read.

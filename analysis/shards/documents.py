@@ -26,7 +26,7 @@ def shard_documents(
 
     Args:
         duplicates: table with `row`, `why` (exact_duplicate, near_duplicate), `kept_id`, `kept_source`.
-        leaks: arguments of `contaminated_rows`; None if it was not looked for.
+        leaks: arguments of `contaminated_rows`; None if leaks were not searched.
         text: which text is clustered; see `document_text`.
 
     Returns:

@@ -150,7 +150,7 @@ def alike_pairs(pairs: Ref, documents: Sequence[Ref], part: int, threshold: floa
 
 
 def kept_ones(alike: pl.DataFrame) -> pl.DataFrame:
-    """Which pairs drop a record. A record that was dropped itself drops no other."""
+    """The pairs that drop a record. A dropped record does not drop another one."""
     dropped: set[int] = set()
     chosen = []
     for pair in alike.sort("rank", "kept").iter_rows():
@@ -178,7 +178,7 @@ def _stored(file: Ref) -> Iterator[tuple[NDArray[np.uint32], Rows]]:
 def _by_place(rows: NDArray[np.uint32], is_train: NDArray[np.bool_], keys: NDArray[np.uint64], n_parts: int) -> bytes:
     """`KEY`s by band and part, so that a task can read its own part alone.
 
-    Before them is where each begins: int64 [n_bands * n_parts + 1].
+    The file begins with the start of each part: int64 [n_bands * n_parts + 1].
 
     Args:
         keys: [n_bands, n_rows].
@@ -201,7 +201,7 @@ def _ranked(
     numbers = [(one["row"] & ~IS_TRAIN) + np.uint64(shard["first"]) for one, shard in zip(found, shards, strict=True)]
     entries, number = np.concatenate(found), np.concatenate(numbers)
     is_train = entries["row"] >= IS_TRAIN
-    by_rank = np.concatenate([np.flatnonzero(~is_train), np.flatnonzero(is_train)])  # numbers increase already
+    by_rank = np.concatenate([np.flatnonzero(~is_train), np.flatnonzero(is_train)])  # the numbers are already in order
     return (number + is_train * np.uint64(TRAIN))[by_rank], entries["key"][by_rank]
 
 

@@ -1,6 +1,6 @@
 """Training documents that share text with an evaluation set, across shards; rules of `analysis.corpus.decontamination`.
 
-Every worker holds the n-grams of all evaluation texts: 12 bytes for each of their words. So a large corpus needs a
+Every worker holds the n-grams of all evaluation texts: 16 bytes for each of their words. So a large corpus needs a
 small share of held-out documents.
 """
 

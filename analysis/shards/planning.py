@@ -10,7 +10,7 @@ from analysis.engine.files import matching, open_url
 from analysis.sources import FilesSource, SourceError
 
 LARGEST_FILE = 2 << 30
-"""A file of a format that cannot be cut may have at most this many bytes."""
+"""Largest size in bytes of a file whose format cannot be cut."""
 
 Part = dict[str, Any]
 """A file or a piece of it: `url`; `kind` (whole, row_groups or bytes); `start`, `stop`; `size`; `version`."""
@@ -108,5 +108,5 @@ def _row_groups(system: Any, path: str, url: str) -> list[int]:
 
 
 def _is_bytewise(system: Any, path: str) -> bool:
-    """Whether a byte 10 is the end of a line, which it need not be in UTF-16 and UTF-32."""
+    """Whether byte 10 always ends a line. This does not hold in UTF-16 and UTF-32."""
     return system.cat_file(path, start=0, end=2) not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"\0\0")

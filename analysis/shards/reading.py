@@ -60,7 +60,7 @@ def shard_records(shard: Mapping[str, Any], source: Mapping[str, Any]) -> tuple[
         with tempfile.TemporaryDirectory() as folder:
             path = _local_copy(part, Path(folder))
             if part["kind"] == "bytes" and not path.stat().st_size:
-                continue  # within one long line
+                continue  # the whole part lies within one long line
             place = part["url"] if part["kind"] == "whole" else f"{part['url']} (from {part['kind']} {part['start']})"
             try:
                 read = read_sources({shard["source"]: FilesSource(**{**source, "paths": (str(path),)})})
@@ -108,7 +108,7 @@ def _local_copy(part: Mapping[str, Any], folder: Path) -> Path:
 def _lines(system: Any, path: str, part: Mapping[str, Any]) -> bytes:
     """The lines that begin between `start` and `stop`."""
     start, stop = part["start"], part["stop"]
-    # One byte before: a line that begins exactly at `start` belongs here.
+    # Start one byte earlier, because a line that begins exactly at `start` belongs here.
     content: bytes = system.cat_file(path, start=max(start - 1, 0), end=stop)
     if start:
         content = content[content.find(b"\n") + 1 :] if b"\n" in content else b""

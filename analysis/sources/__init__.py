@@ -33,7 +33,7 @@ def read_source(name: str, config: Source) -> pl.LazyFrame:
     of records stay in memory. A larger source is read again for each pass over the table.
 
     Args:
-        name: value of the documents' `source` column.
+        name: the documents' `source`.
         config: what to read. Its class is the kind of source.
 
     Raises:

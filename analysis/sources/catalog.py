@@ -18,7 +18,7 @@ class CatalogSource:
 
     Args:
         file: path of the catalog. None takes the catalog of this project.
-        purpose: what the data is read for. An entry for evaluation is refused as training data.
+        purpose: what the data is read for. An entry for evaluation cannot be read for training.
     """
 
     entry: str
@@ -70,7 +70,7 @@ def load_catalog(file: str | Path | None = None) -> dict[str, CatalogEntry]:
 
 
 def hub_source(config: CatalogSource) -> HubSource:
-    """The hub source that an entry describes.
+    """The entry as a hub source.
 
     Raises:
         SourceError: the entry does not exist, is not pinned, or is for evaluation but wanted for training.

@@ -102,7 +102,7 @@ def matching_files(pattern: str) -> list[Path]:
 
 
 def _is_entry(path: Path) -> bool:
-    """Whether a path is a file, or a link to one that is missing. A link in a circle is neither."""
+    """Whether a path is a file or a broken link. A link that leads back to itself is neither."""
     try:
         return path.is_file() or (path.is_symlink() and path.stat() is None)
     except FileNotFoundError:
@@ -112,12 +112,12 @@ def _is_entry(path: Path) -> bool:
 
 
 def _identity(path: Path) -> object:
-    """Equal for all names of one file: links, and paths with `..`."""
+    """A key for a file. All its names (links, paths with `..`) give the same key."""
     return (path.stat().st_dev, path.stat().st_ino) if path.exists() else path
 
 
 def _shown(path: Path | str) -> str:
-    """A path as text that can be written; a name may have bytes that are not UTF-8."""
+    """A path as valid text. File names may contain bytes that are not UTF-8."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
@@ -143,7 +143,7 @@ def expand(patterns: tuple[str, ...]) -> list[Path]:
 
 
 def format_of(path: Path) -> str:
-    """The suffix that tells a file's format: `.jsonl` of `a.JSONL.gz`."""
+    """The suffix that says which format a file has: `.jsonl` of `a.JSONL.gz`."""
     packed = len(path.suffixes) > 1 and path.suffix.lower() in COMPRESSED
     return (path.with_suffix("") if packed else path).suffix.lower()
 

@@ -13,7 +13,7 @@ PLAIN_FIELDS = ("name", "id", "type", "weight", "tool_call_id", "tool_calls_id",
 """Message fields that carry no content of the conversation."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
-"""Parts that are not read, as fields with a model's reasoning are not."""
+"""Parts with a model's reasoning. They are not read."""
 EXPECTED = "expected a list of messages with role and content, or from and value"
 
 

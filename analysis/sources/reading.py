@@ -87,7 +87,7 @@ class _Reader:
         self.texts = TextReader(reading.columns, Chat(reading.roles))
         self.names: dict[str, None] = {}
         self.odd_splits: dict[str, str] = {}
-        self.replaced: dict[bool, list[str]] = {False: [], True: []}  # is it half a pair -> places
+        self.replaced: dict[bool, list[str]] = {False: [], True: []}  # whether it is half of a surrogate pair -> places
 
     def records(self, block: Block) -> pl.DataFrame:
         self.names |= dict.fromkeys(block.names)

@@ -29,8 +29,8 @@ UNREAD_COLUMNS = (
     *("image", "images", "audio", "audios", "video", "videos"),
     *("partition", "fold", "set", "data_split", "dataset_split"),
 )
-"""Columns that change what a record means and are not read: of conversations and exams, media, and splits by other
-names. A note reports them."""
+"""Columns that change what a record means but are not read (parts of conversations and exams, media, other names for
+splits). A note reports them."""
 LIKED = "label"
 """Column of preference data: whether the completion is a good one."""
 LABEL_COLUMNS = {

@@ -7,7 +7,7 @@ SEPARATOR = "\x1e"
 
 
 def joined(prompt: pl.Expr, completion: pl.Expr) -> pl.Expr:
-    """Both as one text."""
+    """Prompts and answers, joined into one text each."""
     return pl.concat_str(prompt, completion, separator=SEPARATOR)
 
 

@@ -1,9 +1,9 @@
 """Word shingles as 64-bit hashes, for near-duplicate search and decontamination.
 
-Words are those of `analysis.text.characters`, in lower case, including words of one letter; all forms of i are one.
-In scripts without spaces, each character is a token. Every other visible character is also a token, so `a + b` and
-`a - b` differ. The hash function is defined here and does not depend on a library's version, so the same text has the
-same shingles everywhere.
+Words are those of `analysis.text.characters`, in lower case, including words of one letter; all forms of i count as one
+letter. In scripts without spaces, each character is a token. Every other visible character is also a token, so `a + b`
+and `a - b` differ. The hash function is defined here and does not depend on a library's version, so the same text has
+the same shingles everywhere.
 """
 
 from dataclasses import dataclass
@@ -73,7 +73,8 @@ def shingles(texts: pl.Series, size: int, *, punctuation: bool, by_length: bool 
 
 @cache
 def _characters() -> NDArray[np.int32]:
-    """The table of characters, with one i: in Turkish, KISA is the capital form of kısa, and İYİ that of iyi."""
+    """The table of characters, with one letter for all forms of i: in Turkish, KISA is the capital form of kısa, and
+    İYİ that of iyi."""
     table = character_table().copy()
     table[[ord("ı"), ord("İ")]] = ord("i")
     return table

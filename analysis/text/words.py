@@ -31,7 +31,7 @@ def words(texts: Texts, tokens: Tokens = "unicode") -> Iterator[list[str]]:
 
 
 def words_of(text: str, tokens: Tokens = "unicode") -> list[str]:
-    """The terms of one text: what `words([text])` yields, sooner for ASCII."""
+    """The terms of one text, as `words([text])` yields them; faster for ASCII."""
     if not text.isascii():
         return next(words([text], tokens))
     from analysis.text._tokens import token_spans

@@ -12,7 +12,8 @@ Scores = NDArray[np.float64]
 
 
 def l_method(sweep: ClusterSweep) -> Scores:
-    """A score for every K, the highest wins: minus the mean distance of K to the corners, so the median corner wins."""
+    """A score for every K: minus the mean distance of K to the corners. The K with the highest score is the median
+    corner."""
     ks = np.array(sweep.n_clusters)
     scores = -np.abs(ks[:, None] - l_method_corners(sweep)).mean(axis=1)
     scores[[0, -1]] = -np.inf

@@ -22,7 +22,7 @@ def resampled_numbers(
     n_samples: int = 6,
     random_state: int = 0,
 ) -> dict[int, int]:
-    """The number of clusters of random samples: number -> in how many samples it came out, most frequent first.
+    """The number of clusters in random samples: number -> how many samples have it, most frequent first.
 
     A sample has half of the documents, at most `SAMPLE_SIZE`, without repetition. The features stay those of the whole
     corpus.

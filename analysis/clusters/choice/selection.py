@@ -31,7 +31,7 @@ class ClusterChoice:
         structure: False if the corpus has no clear parts, so one LoRA is enough.
         evidence: the measurements behind `structure`.
         probability_of_one: probability that the corpus is one part; see `StructureEvidence`.
-        too_small: what is too little to say how many parts there are, in words; empty if nothing is.
+        too_small: what the corpus has too little of for a reliable number, in words; empty if it has enough.
         reason: a few sentences for a person.
         table: one dict for each K: n_clusters, inertia, score (the score of the rule; -inf if undefined).
     """
@@ -53,7 +53,7 @@ class ClusterChoice:
 def source_weights(sources: pl.Series | Sequence[str]) -> NDArray[np.float64] | None:
     """Weights [n] for `sweep_kmeans` that cap each source at the size of the smallest one (but at least 50 documents).
 
-    None where the largest source has at most five times the documents of the smallest: no need.
+    None if the largest source has at most five times as many documents as the smallest, because no cap is needed.
 
     >>> weights = source_weights(["large"] * 1000 + ["small"] * 100)
     >>> float(weights[0]), float(weights[-1])
@@ -82,7 +82,7 @@ def select_num_clusters(
     Args:
         X: [n, d], rows that the sweep was fitted to.
         texts: [n], documents behind these rows.
-        n_clusters: the number to take, even against the evidence; None reads it off the sweep.
+        n_clusters: the number to take, even if the evidence contradicts it; None chooses it from the sweep.
 
     Raises:
         ValueError: the sweep lacks K=1, the numbers of texts and rows differ, or `n_clusters` is not in the sweep.

@@ -7,7 +7,7 @@ from analysis.clusters.kmeans import Features, assign, sweep_kmeans
 
 
 def half_split_agreement(X: Features, n_clusters: int, *, random_state: int = 0) -> float:
-    """Do two halves of the rows find the same clusters? Mean adjusted Rand index over three random splits, on all rows.
+    """Do two halves of the rows give the same clusters? Mean adjusted Rand index over three random splits, on all rows.
 
     1 means the same clusters, 0 is chance. It is nan if a half has fewer distinct rows than clusters.
     """

@@ -31,7 +31,7 @@ SAMPLE_SIZE = 2048
 # Set on development corpora (docs/results/selection.md). With fewer words, texts come from a few templates, whose
 # variants look like parts.
 MIN_DOCUMENTS, MIN_WORDS = 128, 200
-# Of `probability_of_one`: fitted and checked by benchmarks/select_n_probability.py.
+# Coefficients of `probability_of_one`, fitted and checked by benchmarks/select_n_probability.py.
 SLOPE, MIDPOINT = 5.0, 1.24
 
 
@@ -44,7 +44,7 @@ class StructureEvidence:
         explained: share of the variation in one half of the vocabulary that is explained by the clusters found there.
         shared: share of the variation in the other half that the same clusters explain beyond chance; 0 is chance.
         n_documents: number of documents looked at, at most `SAMPLE_SIZE`.
-        n_words: number of different words in two of them or more.
+        n_words: number of different words that occur in at least two of these documents.
     """
 
     n_clusters: int
@@ -65,12 +65,13 @@ class StructureEvidence:
 
     @property
     def probability_of_one(self) -> float:
-        """Of one part, if one part and several were equally likely before. Logistic in `strength`."""
+        """Probability that the corpus is one part, if one part and several parts are equally likely beforehand.
+        Logistic in `strength`."""
         return 1 / (1 + math.exp(min(SLOPE * (self.strength - MIDPOINT), 700.0)))
 
     @property
     def too_small(self) -> str:
-        """The numbers that are too small to tell one part from several, in words; empty if none is."""
+        """The numbers that are too small to distinguish one part from several, in words; empty if none is too small."""
         if self.n_documents < MIN_DOCUMENTS:
             return f"{self.n_documents} of at least {MIN_DOCUMENTS} documents"
         return f"{self.n_words} of at least {MIN_WORDS} different words" if self.n_words < MIN_WORDS else ""
@@ -116,7 +117,8 @@ def vocabulary_halves(texts: Texts, random_state: int = 0) -> tuple[Features, Fe
 def explained_by(
     X: Float32[np.ndarray, "n d"], labels: Int32[np.ndarray, " n"], weights: Float64[np.ndarray, " n"]
 ) -> float:
-    """Share of the variance of X between the groups of `labels`, with what as many random groups explain at 0."""
+    """Share of the variance of X that the groups of `labels` explain, scaled so that as many random groups explain
+    0."""
     groups, members = np.unique(labels, return_inverse=True)
     centered = X - np.average(X, axis=0, weights=weights)
     total = float(weights @ np.square(centered).sum(axis=1))

@@ -42,7 +42,7 @@ class Wanted:
     Attributes:
         texts: columns with the texts of instruction pairs.
         others: columns with labels and context.
-        marks: columns that are only looked at, to refuse records that must not be read like others.
+        marks: columns that are read only to find records that must be refused.
     """
 
     texts: frozenset[str]

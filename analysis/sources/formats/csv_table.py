@@ -16,7 +16,7 @@ from analysis.sources.records import SourceError
 SEPARATORS = (",", ";", "\t", "|")
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*')
 CHUNK_ROWS = 500
-"""So many are split at a time; see `analysis.sources.formats.json_table`."""
+"""Number of rows split at a time; see `analysis.sources.formats.json_table`."""
 ESCAPED = re.compile(r'\\["\\]')
 REASONS = {"unexpected end of data": "a quote is opened here and never closed"}
 WAY_OUT = 'Write a quote inside a quoted field twice (""), or name the dialect: separator, quote, escape'
@@ -41,7 +41,7 @@ class Dialect:
     skip_lines: int = 0
 
     def reader(self, file: TextIO) -> Any:
-        """Python's strict CSV reader for a file that is at its start. Blank lines give empty rows."""
+        """Python's strict CSV reader. The file must be at its start. Blank lines give empty rows."""
         csv.field_size_limit(sys.maxsize)
         for _ in range(self.skip_lines):
             next(file)

@@ -32,7 +32,7 @@ def _object(fields: list[tuple[str, Any]]) -> Row:
 
 STRICT = json_decoder(_object)
 LAST, FIRST = json_decoder(), json_decoder(lambda fields: dict(reversed(fields)))
-"""Of a field that an object has twice, these keep the last or the first value."""
+"""If an object has a field twice, these decoders keep its last or its first value."""
 
 
 @dataclass(frozen=True)

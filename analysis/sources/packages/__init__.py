@@ -31,7 +31,7 @@ HARVESTERS: Mapping[str, Harvester] = {
 MAX_PROMPT = 1_200
 MAX_COMPLETION = 500
 PACKAGE_SHARE = 0.25
-"""A distribution fills at most this share of a task, unless the task is found in few distributions."""
+"""Largest share of a task that one distribution may fill, unless few distributions have the task."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class PackagesSource:
     Args:
         distributions: names on the package index; empty: everything that this project's `pipelines` extra pulls in.
         tasks: which of `HARVESTERS`; empty: all.
-        max_documents_per_task: what a task gives at most, chosen by a hash of the text.
+        max_documents_per_task: largest number of documents of a task, chosen by a hash of the text.
     """
 
     distributions: tuple[str, ...] = ()
@@ -75,7 +75,8 @@ def read_packages(name: str, config: PackagesSource) -> pl.LazyFrame:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection: it walks all syntax trees again and again, for twice the time of parsing."""
+    """Without garbage collection, which would walk all syntax trees again and again and take twice as long as
+    parsing."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -1,6 +1,6 @@
 """Docstring from code, and code from docstring.
 
-A function serves one of the two, never both: otherwise a held-out answer would stand in a training prompt.
+Each function is used for only one of the two tasks. Otherwise a training prompt could contain a held-out answer.
 """
 
 import ast

@@ -25,7 +25,8 @@ def harvest(package: Package) -> Iterator[Pair]:
 
 
 def _session(examples: list[doctest.Example]) -> tuple[str, str] | None:
-    """The session up to its first predictable output; one for each docstring, so that none contains another."""
+    """The session up to its first predictable output. Each docstring gives one session, so no prompt contains
+    another."""
     lines: list[str] = []
     for example in examples:
         source = example.source.rstrip("\n").replace("\n", "\n... ")

@@ -8,7 +8,7 @@ from analysis.sources.packages.package import Package, Pair, stable_order
 LICENCE_FILE = re.compile(r"(licen[cs]e|copying|notice|eula)", re.IGNORECASE)
 MAX_FILE_BYTES = 1_000_000
 MIN_CLAUSE = 160
-# the phrase that only this licence has; the first that occurs in the text before a clause names it
+# phrases that occur in one licence only; the first one found in the text before a clause names its licence
 TITLES = {
     "Apache License": "Apache-2.0",
     "GNU LESSER GENERAL PUBLIC LICENSE": "LGPL",
@@ -26,7 +26,7 @@ TITLES = {
 
 
 def harvest(package: Package) -> Iterator[Pair]:
-    """Two tasks: name the licence of a clause, or continue the clause; a clause serves one of them."""
+    """Two tasks: name the licence of a clause, or continue the clause. Each clause is used for one of them."""
     paths = [
         path for path in package.paths if LICENCE_FILE.search(path.rsplit("/", 1)[-1]) and not path.endswith(".py")
     ]

@@ -10,7 +10,8 @@ from importlib import metadata
 from pathlib import Path
 
 MAX_SOURCE_BYTES = 220_000
-"""Python source parsed per distribution: what keeps a harvest within seconds, and big packages from filling it."""
+"""Limit of Python source parsed per distribution. It keeps a harvest within seconds, and big packages from filling
+it."""
 MAX_FILE_BYTES = 60_000
 SKIPPED_FOLDERS = frozenset({"tests", "test", "testing", "_vendor", "vendor", "vendored", "_vendored", "extern"})
 
@@ -35,7 +36,7 @@ class Module:
 
 
 def stable_order(text: str) -> str:
-    """A sort key that looks random and is the same everywhere: which files or pairs are taken when not all fit."""
+    """A sort key that is random but the same everywhere. It decides which files or pairs are taken if not all fit."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -104,7 +105,7 @@ class Package:
 
 
 def functions(module: Module) -> Iterator[tuple[str, ast.FunctionDef]]:
-    """(qualified name, node) of every function and method, not of those inside functions."""
+    """(qualified name, node) of every function and method, except those defined inside functions."""
     for node in module.tree.body:
         if isinstance(node, ast.FunctionDef):
             yield node.name, node

@@ -1,4 +1,4 @@
-"""Terms of documents: how often each occurs, TF-IDF, and the words that are no topic.
+"""Terms of documents: how often each occurs, TF-IDF, and stop words.
 
 Imports the modules of `text` that split text into words.
 """

@@ -5,7 +5,7 @@ of different neighbours on both sides. The repeat rate of a side is the probabil
 have the same neighbour on that side. This needs no word list and no knowledge of the language.
 
 Where all texts follow one pattern ("what are the treatments for ..."), its function words have the same neighbours too.
-So the rate of a word is the least of those in each group of texts, and in all of them together.
+So a word gets its lowest rate: in one of the groups of texts, or in all texts together.
 """
 
 import numpy as np
@@ -21,9 +21,9 @@ from analysis.text.words import words
 # to .057; "function", "contract" and "review" have .3 or more (docs/results/scripts.md).
 MAX_REPEAT_RATE = 0.035
 MAX_SHARED_RATE = 0.062
-"""For words that several groups share, such as "about"."""
+"""Limit for words that several groups share, such as "about"."""
 MAX_OWN_RATE = 0.018
-"""For words that one of several groups has alone, such as "syndrome"."""
+"""Limit for words that only one of several groups has, such as "syndrome"."""
 SHARED = 0.03
 """A group has a word if this share of its documents has it."""
 MIN_OCCURRENCES = 30
@@ -36,8 +36,8 @@ def repeat_rates(
 ) -> Float64[np.ndarray, "2 n_terms"]:
     """Repeat rates on the left and right: probability that two occurrences have the same neighbour.
 
-    The rate is 1 if a term has fewer than `MIN_OCCURRENCES` neighbours on that side in a sample of the texts. With
-    groups it is that of the group, or of all texts, where the geometric mean of both sides is least.
+    The rate is 1 if a term has fewer than `MIN_OCCURRENCES` neighbours on that side in a sample of the texts. If there
+    are groups, both rates come from the group, or from all texts, where their geometric mean is lowest.
 
     Args:
         texts: the documents.
