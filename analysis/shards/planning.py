@@ -108,5 +108,5 @@ def _row_groups(system: Any, path: str, url: str) -> list[int]:
 
 
 def _is_bytewise(system: Any, path: str) -> bool:
-    """Whether byte 10 always ends a line. This does not hold in UTF-16 and UTF-32."""
+    """Whether a byte of value 10 always ends a line. In UTF-16 and UTF-32 it need not."""
     return system.cat_file(path, start=0, end=2) not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"\0\0")
