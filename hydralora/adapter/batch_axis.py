@@ -33,7 +33,7 @@ class Images(NamedTuple):
 
 
 class Patches(NamedTuple):
-    """The row of the batch of each patch, [patches], and the number of consecutive patches merged into one token."""
+    """The batch row of each patch, [patches], and the number of consecutive patches that are merged into one token."""
 
     rows: Tensor
     per_token: int
@@ -150,7 +150,7 @@ def _images(config: Any, given: dict[str, Any]) -> Images | None:
 
 
 def _rows_of_patches(images: Images | None, grid: Any) -> Patches | None:
-    """The row of the batch of each patch; None unless every image lies in one row and all counts agree."""
+    """The batch row of each patch; None if an image spans several rows, or if the counts disagree."""
     if images is None or not isinstance(grid, Tensor):
         return None
     token = next((token for token, known in images.grids if known is grid), None)
@@ -183,7 +183,7 @@ def locate(shape: tuple[int, ...], call: Call, place: Place) -> Layout:
     first = shape[0] == call.batch
     second = not call.batch_first and shape[1] == call.batch and shape[0] in call.lengths
     if first and not call.batch_first and shape[1] == call.batch:
-        raise ValueError(_refusal(shape, call, "both axes are as long as the batch, so either may be it"))
+        raise ValueError(_refusal(shape, call, "both axes are as long as the batch, so either may be the batch axis"))
     if first and (shape[1] in call.lengths or not call.mixed):
         return Layout("batch first")
     if second:

@@ -1,4 +1,4 @@
-"""The running calls of a model: how its layers learn what the batch is."""
+"""The running calls of a model. They tell its layers how the batch is laid out."""
 
 import inspect
 import threading
@@ -30,12 +30,12 @@ class ModelCalls:
         self.owner: dict[str, tuple[int, object]] = {}
 
     def take(self, context: object) -> None:
-        """Note that this thread gives the gates, until `release`.
+        """Record that this thread gives the gates, until `release`.
 
         Raises:
-            RuntimeError: If another thread does: its gates would be used for this thread's rows.
+            RuntimeError: If another thread already gives gates: they would be used for this thread's rows.
         """
-        self.owner.setdefault("thread", (threading.get_ident(), context))  # in one step, so that threads cannot meet
+        self.owner.setdefault("thread", (threading.get_ident(), context))  # atomic, so only one thread can take it
         self.check_thread()
 
     def check_thread(self) -> None:
@@ -51,7 +51,7 @@ class ModelCalls:
         return ModelCalls()  # the copy is not being called
 
     def release(self, context: object) -> None:
-        """Forget the thread, if this context was the first to take."""
+        """Forget the thread, if this context was the first to call `take`."""
         if self.owner.get("thread", (0, None))[1] is context:
             self.owner.clear()
 

@@ -1,4 +1,4 @@
-"""What is written beside an adapter's weights: its README, where PEFT writes an empty form, and a stable config."""
+"""Writes the files beside an adapter's weights: a README in place of PEFT's empty form, and a stable config."""
 
 import json
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ The gates of this adapter are given. For one expert, `hydralora.set_fixed_gates(
 
 
 def replace_empty_card(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write a useful text in place of PEFT's empty form, under PEFT's metadata. A card that somebody wrote stays.
+    """Replace PEFT's empty form by a useful text, and keep its metadata. A card that somebody wrote stays.
 
     Args:
         config: Values of the adapter's configuration, as `to_dict` gives them.

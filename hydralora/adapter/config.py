@@ -96,7 +96,7 @@ class HydraLoraConfig(PeftConfig):
         self._check()
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        """Save as PEFT does. PEFT's empty model card in the same folder becomes one that says how to load this."""
+        """Save as PEFT does, and replace PEFT's empty model card by one that says how to load the adapter."""
         super().save_pretrained(save_directory, **kwargs)
         replace_empty_card(Path(save_directory), self.to_dict())
 

@@ -25,8 +25,8 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
     rows. Inside `generate`, all copies of a sequence (beams) share its gates.
 
     Gradient checkpointing runs layers again during backward, after the context has ended. Transformers' checkpointing
-    gives them the gates of their own forward pass. With checkpointing of your own they use those of the context that
-    ended last, so call backward before the next forward pass.
+    gives them the gates of their own forward pass. Your own checkpointing gives them those of the context that ended
+    last, so call backward before the next forward pass.
 
     Args:
         model: A model with HydraLoRA adapters. Adapters with their own router ignore these gates.
@@ -53,7 +53,7 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
         each.dealt.clear()
     before = [layer.given_gates for layer in layers]
     for layer in layers:
-        layer.__dict__["given_gates"] = gates  # nn.Module's `__setattr__` is slow, and each training step comes here
+        layer.__dict__["given_gates"] = gates  # nn.Module's `__setattr__` is slow, and each training step runs this
     with ExitStack() as stack:
         if not is_compiling:
             generating = [m for m in modules if isinstance(m, PreTrainedModel) and hasattr(m, "generate")]
@@ -87,7 +87,7 @@ def _modules_in(model: nn.Module) -> list[Any]:
 
 @contextmanager
 def _kept_for_backward(modules: list[Any], layers: list[Any], gates: Tensor) -> Iterator[None]:
-    """While the context lasts, transformers' gradient checkpointing keeps gates and calls for running layers again."""
+    """While the context lasts, transformers' gradient checkpointing runs layers again with the same gates and calls."""
     checkpointed = [m for m in modules if "_gradient_checkpointing_func" in m.__dict__]
     before = [m._gradient_checkpointing_func for m in checkpointed]
     for module, checkpoint in zip(checkpointed, before, strict=True):
@@ -100,7 +100,7 @@ def _kept_for_backward(modules: list[Any], layers: list[Any], gates: Tensor) -> 
 
 
 class _Checkpoint:
-    """A checkpointing function whose second run has the gates and the call of the first."""
+    """A checkpointing function that uses the gates and the call of the first run for the second run, too."""
 
     def __init__(self, checkpoint: Callable[..., Any], layers: Sequence[Any], gates: Tensor) -> None:
         self.checkpoint, self.layers, self.gates = checkpoint, layers, gates
@@ -115,7 +115,7 @@ class _Checkpoint:
         running = [list(each.running) for each in calls]
 
         def with_gates(*inputs: Any) -> Any:
-            if torch._C._current_graph_task_id() == -1:  # not in backward: the first run
+            if torch._C._current_graph_task_id() == -1:  # outside backward, so this is the first run
                 return run(*inputs)
             before = [layer.given_gates for layer in self.layers], [list(each.running) for each in calls]
             self._set([self.gates] * len(self.layers), running, calls)
@@ -148,8 +148,8 @@ def _counted_copies(generating: list[Any], calls: ModelCalls) -> Iterator[None]:
 
 
 class _NotingCopies:
-    """A model's `generate` that records how many copies it makes of each sequence. (A closure would run the original
-    model where a copied one is asked to.)"""
+    """A model's `generate` that records how many copies it makes of each sequence. (A closure would run the
+    original model when a copy of it is called.)"""
 
     def __init__(self, model: Any, calls: ModelCalls) -> None:
         self.model, self.calls = model, calls

@@ -158,7 +158,7 @@ class HydraLoraLayer(BaseTunerLayer):
         return self._gates(x, h, adapter_name).expand(*x.shape[:-1], -1)
 
     def fixed_gates(self, adapter_name: str) -> Tensor | None:
-        """Gates [N] that are the same for every input (one expert, fixed or uniform gates); None if they are not."""
+        """Gates [N] that are the same for every input (one expert, fixed or uniform gates), else None."""
         gates: Tensor | None = self._modules["fixed_gate_vectors"]._buffers.get(adapter_name)
         if gates is not None:
             return gates
@@ -235,7 +235,7 @@ class HydraLoraLayer(BaseTunerLayer):
         return gates
 
     def _are_given(self, adapter_name: str) -> bool:
-        """Whether the caller's gates count. A single expert has gate 1 unless gates are given."""
+        """Whether the adapter uses the caller's gates. A single expert has gate 1 if none are given."""
         return (
             self.router_input[adapter_name] == "given"
             and adapter_name not in self._modules["fixed_gate_vectors"]._buffers

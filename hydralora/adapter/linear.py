@@ -25,7 +25,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
     """
 
     if TYPE_CHECKING:
-        # nn.Module's own returns Tensor | Module, also for attributes of PEFT's untyped BaseTunerLayer.
+        # nn.Module's own `__getattr__` returns Tensor | Module, also for attributes of PEFT's untyped BaseTunerLayer.
         def __getattr__(self, name: str) -> Any: ...
 
     def __init__(
@@ -49,7 +49,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         self.update_layer(adapter_name, r, lora_alpha, config)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy of the layer, or a file, has no gates: they belong to a call of this model."""
+        """Leave gates out of copies and files of the layer: they belong to a call of this model."""
         return {**super().__getstate__(), "given_gates": None, "recompute_gates": None, "last_call": None}
 
     def forward(self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Tensor:

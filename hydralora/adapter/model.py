@@ -106,7 +106,7 @@ class HydraLoraModel(BaseTuner):
         super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: a weighted mean of adapters whose gates differ is no adapter of this kind.
+        """Refuse: a weighted mean of adapters with different gates is not a HydraLoRA adapter.
 
         Raises:
             ValueError: Always.
@@ -208,7 +208,7 @@ class HydraLoraModel(BaseTuner):
         error_msgs.extend(self._differences(state_dict, prefix))
 
     def _differences(self, state_dict: dict[str, Any], prefix: str) -> list[str]:
-        """Keys that no layer has, and the missing keys of each adapter of which `state_dict` has some keys."""
+        """Errors: keys that no layer has, and the missing keys of each adapter that `state_dict` holds only in part."""
         own = {prefix + key for key in self.state_dict() if f".{self.prefix}" in key}
         given = {key for key in state_dict if key.startswith(prefix) and f".{self.prefix}" in key}
         messages = [f"Unexpected adapter weights that no layer has: {_listed(given - own)}"] if given - own else []

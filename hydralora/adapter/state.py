@@ -107,7 +107,7 @@ class AdapterState:
         if self.compiled:
             raise ValueError(
                 f"Cannot {doing}: the adapter layers {', '.join(self.compiled[:3])} are compiled one by one and would "
-                f"keep running the code of now. Compile the model, or its blocks, instead."
+                f"keep running their old code. Compile the model, or its blocks, instead."
             )
 
     def refuse_disabled(self, doing: str) -> None:
@@ -163,7 +163,7 @@ def refuse_unmergeable_weights(base: nn.Module, adapter_names: Sequence[str] | N
     """Raise ValueError if merging adapters (None: the active ones) would change a weight that another module uses, or
     one that is computed anew in each forward pass."""
     named = dict(base.named_modules(remove_duplicate=False))
-    users: dict[int, dict[int, str]] = {}  # of each weight; the base layer counts as its adapter layer
+    users: dict[int, dict[int, str]] = {}  # by weight; a base layer is listed as its adapter layer
     for name, module in named.items():
         plain = name.removesuffix(".base_layer")
         for parameter in module._parameters.values():

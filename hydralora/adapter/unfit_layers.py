@@ -74,7 +74,7 @@ def _weights_read_in(function: ast.FunctionDef) -> set[str]:
 
 @torch.no_grad()
 def _other_output(layer: nn.Module) -> str | None:
-    """Why a subclass of `nn.Linear` does not return a linear layer's output, tried on one token; None if it does."""
+    """Why a subclass of `nn.Linear` does not return a linear layer's output for one token; None if it does."""
     if not isinstance(layer, nn.Linear) or type(layer).forward is nn.Linear.forward:
         return None
     if type(layer).__module__.split(".")[0] != "transformers" or layer.weight.dim() != 2:
@@ -106,10 +106,10 @@ def fused_experts(model: nn.Module) -> list[str]:
 
 
 def read_as_experts(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """Those of these layers that PEFT's LoRA would not adapt, although it is told to.
+    """Names of layers that PEFT's LoRA would not adapt although they are its targets.
 
-    Transformers 5 fuses the experts of a mixture. PEFT then reads a target such as `gate_proj` as the fused parameter,
-    in some models (DeepSeek-V3, Qwen3-Next) also where it names a dense layer or a shared expert beside the mixture.
+    Transformers 5 fuses the experts of a mixture. PEFT then reads a target such as `gate_proj` as the fused parameter.
+    In some models (DeepSeek-V3, Qwen3-Next) it does so even for a dense layer or a shared expert beside the mixture.
     """
     try:
         from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers

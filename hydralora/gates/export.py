@@ -228,7 +228,7 @@ def _lora_config(base: Any, config: Any, portable_rank: int | None) -> "LoraConf
 
 
 def _check_names(base: Any, layers: Iterable[str], portable: bool) -> None:
-    """PEFT must read the names of the layers as what they are."""
+    """Refuse layers whose names PEFT would read as the fused experts of a mixture; warn if portable."""
     misread = read_as_experts(base, layers)
     if not misread:
         return

@@ -2,7 +2,7 @@
 
 Both are computed for each layer and then averaged. Pooling the gates of all layers first would hide collapse: layers
 that each use a single expert look balanced together if they use different ones. Padding does not count. A large balance
-weight forces the gates to 1/N, which is the ablation without a gate; the literature starts at 0.01.
+weight forces the gates to 1/N, as in the ablation without a gate. The literature starts at 0.01.
 """
 
 from collections.abc import Iterator, Mapping

@@ -38,8 +38,8 @@ def with_shared_expert(gates: Float[Tensor, "*tokens N"]) -> Float[Tensor, "*tok
 def one_hot_gates(index: Integer[Tensor, "*tokens"], num_experts: int) -> Float[Tensor, "*tokens {num_experts}"]:
     """Gates in float32 of one expert each: integers [...] -> [..., N].
 
-    -1 stands for no expert. Other numbers than -1 to N - 1 give NaN, which cannot be overlooked:
-    looking at them here would make a GPU wait.
+    -1 stands for no expert. Numbers outside -1 to N - 1 give NaN, which cannot be overlooked. They raise no error,
+    because checking them here would make a GPU wait.
 
     >>> one_hot_gates(torch.tensor([1, -1]), 3)
     tensor([[0., 1., 0.],

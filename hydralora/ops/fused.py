@@ -64,7 +64,7 @@ def can_fuse(x: Tensor, base: nn.Module, *adapter: nn.Module) -> bool:
         return False  # quantised, transposed, distributed, or observed
     parameters: Any = base._parameters  # nn.Module's `__getattr__` is slow
     dtype = x.dtype
-    weight, bias = parameters.get("weight"), parameters.get("bias")  # FSDP with flat parameters takes them away
+    weight, bias = parameters.get("weight"), parameters.get("bias")  # FSDP with flat parameters removes them
     if type(weight) not in _PLAIN_TENSORS or weight.requires_grad or (bias is not None and bias.requires_grad):
         return False
     autocast = torch.is_autocast_enabled(x.device.type)
@@ -164,7 +164,7 @@ class _HydraLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        # The check of `once_differentiable`, without the time that it takes in each layer of each step.
+        # The same check as `once_differentiable`, which would cost time in each layer of each step.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise RuntimeError(
                 "hydra_linear is differentiable once: call backward without create_graph=True, or make the forward "

@@ -3,7 +3,7 @@
 Shapes: T tokens, r rank of an expert, s rank of the shared LoRA (usually 0), N routed experts, E column blocks of B (N,
 or N + 1 with a shared expert whose gate is 1; without `gating` every gate is 1). A is [r + s, in] and B is
 [out, E * r + s]; the shared LoRA comes last.
-``router_input`` tells what ``gating`` is. "low_rank": a router's weight [N, r] on the experts' A x. "hidden": a
+``router_input`` defines what ``gating`` holds. "low_rank": a router's weight [N, r] on the experts' A x. "hidden": a
 router's weight [N, in] on the layer's input. "given": the gates [G, N] in float32, or integers [G], the index of the
 one expert that is on (then E = N); each row is for T / G consecutive tokens.
 ``low`` is all that the adapter saves for backward besides its input: [A x | A_s x], [T, r + s], or with "hidden"
@@ -99,7 +99,7 @@ def gate_backward(
 
 
 def _columns(dtype: torch.dtype, *parts: Tensor) -> Tensor:
-    """Concatenate the parts along the columns, without parts that have no column."""
+    """Concatenate the parts along the columns; parts without columns are skipped."""
     kept = [part.to(dtype) for part in parts if part.shape[1]]
     return kept[0] if len(kept) == 1 else torch.cat(kept, dim=1)
 

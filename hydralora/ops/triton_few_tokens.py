@@ -55,7 +55,7 @@ def add_experts_few_kernel(
             w_mask = (experts[:, None] < ROUTED) & (columns[None, :] < IN)
             w = tl.load(gating_ptr + experts[:, None] * IN + columns[None, :], mask=w_mask, other=0.0)
             logit_parts += w * x[None, :]
-    h = tl.sum(h_parts, axis=1).to(dtype).to(tl.float32)  # rounded where the other kernel rounds
+    h = tl.sum(h_parts, axis=1).to(dtype).to(tl.float32)  # rounded at the same place as in the other kernel
 
     gates = tl.full([EXPERTS_PAD], 1.0, dtype=tl.float32)
     if GIVEN == 2:
@@ -144,7 +144,7 @@ def add_experts_some_kernel(
         ROWS,
         CHUNK,
     )
-    h = h.to(dtype).to(tl.float32)  # rounded where the other kernels round
+    h = h.to(dtype).to(tl.float32)  # rounded at the same place as in the other kernels
     if HIDDEN:
         logits = logits.to(dtype).to(tl.float32)
     gates = gates_of(gating_ptr, rows, row_mask, tokens_per_gate, h, logits, RANK, ROUTED, HIDDEN, GIVEN)

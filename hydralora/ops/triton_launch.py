@@ -28,7 +28,7 @@ def supports(x: Tensor) -> bool:
     return (x.is_cuda or _INTERPRETED) and x.dtype in (torch.float16, torch.bfloat16) and x.shape[0] > 0
 
 
-# Of a compiled kernel: the launch function, the arguments before the metadata (its handle first), and the metadata.
+# For a compiled kernel: the launch function, the arguments before the metadata (its handle first), and the metadata.
 _Launcher = tuple[Callable[..., None], tuple[Any, ...], Any]
 _launchers: dict[tuple[Any, ...], _Launcher] = {}
 
@@ -44,8 +44,8 @@ def _launch(
     """Run kernel[grid](*tensors, *scalars, *constants); a kernel that was run before is launched directly.
 
     Launches dominate the time of small layers and of decoding, and argument binding and hashing dominate launch cost.
-    Triton specialises on dtype, on alignment to 16 bytes, and on integer scalars unless told not to, as for the number
-    of tokens here. A launcher also accepts a tensor's address and then does not query the driver for it.
+    Triton specialises on dtype, on alignment to 16 bytes, and on integer scalars that are not excluded (the number of
+    tokens is). A launcher that gets a tensor's address instead of the tensor does not query the driver for it.
     """
     if torch.compiler.is_compiling():
         kernel[grid](*tensors, *scalars, *constants, **options)
@@ -153,7 +153,7 @@ def gate_backward(
 
 
 def accumulate(y: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """See `torch_kernels.accumulate`. Reading and writing y once sets the time; cuBLAS takes a third longer."""
+    """See `torch_kernels.accumulate`. Its time is that of reading and writing y once; cuBLAS takes a third longer."""
     tokens, width = y.shape
     inner = u.shape[1]
     _launch(
