@@ -92,7 +92,7 @@ class StopAtNonFinite(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> TrainerControl:
         """Called by the trainer after each optimizer step."""
-        control.should_log = control.should_log or control.should_save  # never save what was not looked at
+        control.should_log = control.should_log or control.should_save  # check each step before it is saved
         return control
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Logs = None, **_: Any) -> None:

@@ -57,7 +57,7 @@ class TrainingConfig:
             for Python, and keeps it if it is faster and gives the same gradients.
         gradient_checkpointing: Whether to compute activations again in the backward pass, to save memory.
         activation_offloading: Whether to keep activations in the machine's memory between forward and backward pass;
-            needs a GPU. Use it with `gradient_checkpointing`: then a layer's input is all that is copied.
+            needs a GPU. Use it with `gradient_checkpointing`: then only the layers' inputs are copied.
         autocast: Whether to use bfloat16 autocast. The default is True with a GPU, because float32 adapters would
             otherwise multiply in float32.
         balance_weight: Weight of `hydralora.gates.losses.balance_loss`.
@@ -177,7 +177,7 @@ class RunOptions:
 
 
 QUIET = RunOptions()
-"""Measures and reports nothing beside the training itself."""
+"""Options of a run that only trains: no measurements and no reports."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -259,8 +259,8 @@ def _prepare(model: Any, peft_config: "PeftConfig | None") -> Any:
 def claim(folder: Path, run: Mapping[str, Any]) -> None:
     """Mark a folder of unfinished work as this run's.
 
-    Another number of processes may go on with it, if a step keeps its number of micro-batches: then each step trains
-    on the same documents.
+    Another number of processes may continue it, if a step keeps its number of micro-batches: then each step trains on
+    the same documents.
 
     Raises:
         TrainingError: If it belongs to another run.
@@ -292,7 +292,7 @@ def _without_processes(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _micro_batches(identity: Mapping[str, Any]) -> int:
-    """Of a step, in all processes together."""
+    """Micro-batches of a step, in all processes together."""
     return int(identity["config"]["gradient_accumulation_steps"] * identity["num_processes"])
 
 

@@ -57,14 +57,14 @@ def train_lorahub(
 
     The optimizer steps of `config` are divided among the clusters in proportion to their tokens (at least one step
     each). So LoraHub sees as many tokens as the methods it is compared with. All LoRAs start from the same A. The
-    search uses training documents of each cluster, drawn with the seed. There is no evaluation or early stopping within
-    the LoRAs.
+    search uses training documents of each cluster, drawn with the seed. The LoRAs are trained without evaluation or
+    early stopping.
 
     `run.json` has the sums over all LoRAs, and the search under `lorahub`. Each LoRA and its own record stay in
     `folder/components`. A killed run continues when it is called again.
 
     Args:
-        documents: Training documents with a `cluster`. What is not listed here is as in `train`.
+        documents: Training documents with a `cluster`. Arguments that are not listed are as in `train`.
         budget: Number of evaluations in the search.
         examples_per_cluster: Number of documents of each cluster for the search.
 
@@ -79,7 +79,7 @@ def train_lorahub(
     if config.is_mixed:
         raise TrainingError(
             "LoraHub trains a LoRA for each cluster, so it does not mix sources: leave out mixing_temperature, "
-            "mixing_weights and mixing_cap, or the method"
+            "mixing_weights and mixing_cap, or choose another method"
         )
     base_weights = weights_fingerprint(model)
     shares = _shares(documents, config)
@@ -167,7 +167,7 @@ def _shares(documents: TokenisedDocuments, config: TrainingConfig) -> list[_Shar
 
 
 def _config_of(config: TrainingConfig, num_documents: int, steps: int) -> TrainingConfig:
-    """The run's configuration for one cluster, whose documents may be fewer than the micro-batches of a step."""
+    """The run's configuration for one cluster, which may have fewer documents than a step has micro-batches."""
     return dataclasses.replace(
         config,
         max_steps=steps,

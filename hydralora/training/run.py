@@ -8,8 +8,8 @@
     torchrun --nproc-per-node 2 -m hydralora.training --config training.json
 
 Fields: `base_model` has arguments of `load_base_model`. `documents` and `held_out` are Parquet files, or folders of
-tokenised documents (`TokenisedDocuments.save`); `template` and `max_length` apply only to Parquet files. Of a Parquet
-file with a column `split`, training takes the rows of `train` and `held_out` those of `test`. `config` has
+tokenised documents (`TokenisedDocuments.save`); `template` and `max_length` apply only to Parquet files. If a
+Parquet file has a column `split`, `documents` takes its rows `train`, and `held_out` its rows `test`. `config` has
 fields of `TrainingConfig`. Give exactly one of `method` and `peft_config`: `method` names a row of `hydralora.methods`
 with the settings `method_config`; `peft_config` has a `peft_type`, or is null to train all weights.
 """
@@ -96,12 +96,13 @@ def train_method(
     *,
     options: RunOptions = QUIET,
 ) -> TrainingResult:
-    """Train any method of `hydralora.methods` end to end, also LoraHub. For the other arguments, see `train`.
+    """Train any method of `hydralora.methods` end to end, including LoraHub. For the other arguments, see `train`.
 
     Args:
         settings: Settings of the method; `total_steps` is set from the plan of the run.
         documents: Training documents. Only methods with given gates use their `expert_gates`.
-        options: What to measure and report. The same holds for the `expert_gates` of its held-out documents.
+        options: What to measure and report. Only methods with given gates use the `expert_gates` of its held-out
+            documents.
 
     Raises:
         MethodError: If the method does not fit the base model or the settings.

@@ -41,7 +41,7 @@ class AnswerTrainer(Trainer):
     Attributes:
         seconds_waiting: Time in which the run waited for batches, in seconds.
         sizes: Sizes to which rows are filled up for graphs, or None.
-        graphs: Graphs of micro-batches; None before the first one, and if there are none.
+        graphs: Graphs of micro-batches; None before the first micro-batch, and if the run records none.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class AnswerTrainer(Trainer):
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, **options)
 
     def _log_late(self) -> None:
-        """Log the step whose values are on their way, if any, under its own number."""
+        """Log the step whose values are still being copied, if any, under its own number."""
         if self._late is None:
             return
         entry, self._late = self._late, None
@@ -326,7 +326,7 @@ def _only_item(batches: list[Batch]) -> Batch:
 
 
 def _collated(rows: Sequence[dict[str, Any]], pad_token_id: int | None, sizes: RowSizes | None) -> Batch:
-    """A micro-batch: padded, or packed if `pad_token_id` is None, then also filled up to one of the sizes."""
+    """A micro-batch: padded; or, if `pad_token_id` is None, packed and filled up to one of the sizes."""
     if pad_token_id is not None:
         return collate(rows, pad_token_id)
     return collate_packed(rows) if sizes is None else fill_row(collate_packed(rows), sizes)
@@ -359,7 +359,7 @@ def _arguments(
         bf16=config.autocast,
         # This also lets processes without GPUs form a group. With fsdp, the model is on the CPU until it is split.
         use_cpu=device.type == "cpu" and not (config.fsdp and torch.cuda.is_available()),
-        fsdp=cast(Any, config.fsdp or None),  # its type is still the string that it was before
+        fsdp=cast(Any, config.fsdp or None),  # transformers still declares it as a string
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",

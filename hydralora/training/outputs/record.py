@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hydralora.evaluation import DocumentLosses
 
 RECORD = "run.json"
-_ANSWER_TOKENS = 64  # compared of a document: logits of a long one would take gigabytes
+_ANSWER_TOKENS = 64  # compared per document: all logits of a long one would take gigabytes
 _PACKAGES = ("hydralora", "torch", "transformers", "peft", "accelerate", "tokenizers", "datasets", "numpy")
 
 

@@ -1,4 +1,4 @@
-"""Means for a fast training step with little memory: packed rows, fused kernels, CUDA graphs, memory, the optimiser.
+"""Makes training steps fast and small in memory: packed rows, fused kernels, CUDA graphs, memory, the optimiser.
 
-Imports `hydralora.training.config` and rooms below training; does not import the loop.
+Imports `hydralora.training.config` and the packages below training; does not import the loop.
 """

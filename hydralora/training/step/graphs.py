@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from hydralora.training.config import TrainingConfig, TrainingError
 
 _WARM_UP = 3  # micro-batches in which kernels are compiled and loaded, before the first recording
-_HOST_LIMITS_BELOW = 0.05  # of the time to launch: the GPU's delay behind the host, if the host is the limit
-_PAYS_BELOW = 0.95  # of the time without a graph
-_SAME_WITHIN = 0.05  # of the gradients' norm: rounding in bfloat16 gives less, the gradients of another batch far more
+_HOST_LIMITS_BELOW = 0.05  # share of the launch time: the GPU's lag behind the host if the host is the limit
+_PAYS_BELOW = 0.95  # share of the time without a graph
+_SAME_WITHIN = 0.05  # share of the gradients' norm: bfloat16 rounding gives less, gradients of another batch far more
 
 Batch = Mapping[str, Any]
 MicroBatch = Callable[[Batch, Tensor], Tensor]  # batch, answer tokens of the step -> detached loss; adds gradients
@@ -65,8 +65,8 @@ class GraphUse:
         graphs: Number of graphs, one for each size of a row.
         reason: Why micro-batches are launched from Python; None if graphs are replayed.
         seconds_launching: Time in which Python launched a micro-batch.
-        seconds_launched: Time until the GPU had run it too.
-        seconds_replayed: Time of a replayed one.
+        seconds_launched: Time until the GPU, too, had finished the launched micro-batch.
+        seconds_replayed: Time of a replayed micro-batch.
         difference: Norm of the difference between gradients of a replayed and a launched micro-batch, over that of the
             gradients; None if there is dropout, which differs each time.
     """
@@ -135,7 +135,7 @@ class StepGraphs:
         return replay()
 
     def _timed_launch(self, micro_batch: MicroBatch, batch: Batch, num_items: Tensor) -> Tensor:
-        """A launched micro-batch. Graphs pay only if the GPU ends with the host, because it waited for launches."""
+        """Launch a micro-batch. Graphs pay only if the GPU waits for launches, and so ends together with the host."""
         loss, launching, whole = self._timed(lambda: micro_batch(batch, num_items))
         self.use.seconds_launching, self.use.seconds_launched = launching, whole
         if not self._required and whole - launching > _HOST_LIMITS_BELOW * launching:
@@ -161,7 +161,7 @@ class StepGraphs:
         return True
 
     def _first_replay(self, replay: Callable[[], Tensor], launch: Callable[[], Tensor]) -> Tensor:
-        """The first replayed micro-batch, compared with the same one launched: gradients, and time."""
+        """Replay the first micro-batch, and compare gradients and time with launching the same one."""
         before = [_grad(parameter).clone() for parameter in self._trained]
         loss, _, self.use.seconds_replayed = self._timed(replay)
         loss = loss.clone()
@@ -210,7 +210,7 @@ class Capture:
         """A function that runs the kernels of `run` and returns the same tensor each time."""
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-            gc.collect()  # what is left of earlier backward passes belongs to another stream
+            gc.collect()  # remains of earlier backward passes belong to another stream
         graph = torch.cuda.CUDAGraph()
         # Other threads may use CUDA meanwhile, for example to copy batches.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
@@ -224,7 +224,7 @@ class Capture:
 
 
 def run_time(run: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
-    """The result of a function, the seconds until it returned, and those until an idle GPU was idle again."""
+    """The result of a function, the seconds until it returned, and the seconds until the GPU had finished its work."""
     torch.cuda.synchronize()
     started = time.perf_counter()
     result = run()

@@ -24,7 +24,7 @@ class StepMemory:
         peak_gib: Peak memory within the step, in GiB.
         kib_per_token: Memory that the step added per token of its longest row (a micro-batch with padding), in KiB.
         longest_row: Estimated tokens of the longest row that would fit.
-        estimate: What was said before the step; None for models whose shapes are not read.
+        estimate: The estimate before the step; None for models whose shapes are not read.
     """
 
     before_gib: float
@@ -63,7 +63,7 @@ class FirstStepMemory(TrainerCallback):
         """Called by the trainer before each optimizer step."""
         if self._before is None and args.device.type == "cuda":
             self._before = torch.cuda.memory_allocated()
-            if not args.fsdp:  # its processes hold parts
+            if not args.fsdp:  # its processes hold only parts of the model
                 self._tell_estimate(model, args.device, self._before)
 
     def _tell_estimate(self, model: Any, device: torch.device, before: int) -> None:

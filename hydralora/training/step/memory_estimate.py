@@ -6,9 +6,9 @@ from typing import Any
 from hydralora.evaluation.chunked_loss import CHUNK
 
 _BYTES_OF_ACTIVATION = 2
-_BYTES_OF_STATE = 12  # of a trained parameter: its gradient and AdamW's two moments, in float32
-_BYTES_OF_LOGIT = 8  # in float32, and twice in half precision
-_AT_WORK = 4.2  # of what backward keeps of a layer: a checkpointed layer that is computed again, measured at 7B
+_BYTES_OF_STATE = 12  # per trained parameter: its gradient and AdamW's two moments, in float32
+_BYTES_OF_LOGIT = 8  # once in float32 and twice in half precision
+_AT_WORK = 4.2  # times what backward keeps of a layer: a checkpointed layer that runs again, measured at 7B
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Estimate:
     """Memory for the longest row of a run.
 
     Attributes:
-        needed: Bytes of the GPU at the peak, with what is in use before.
+        needed: Peak bytes of the GPU, including those in use before the step.
         usable: Bytes of the GPU that a run can use.
         row: Tokens of the row, with padding.
         longest_row: Tokens of the longest row that fits.
@@ -83,9 +83,9 @@ def estimate(
 
 
 def _kept_per_token(config: Any, *, fused: bool) -> tuple[int, int] | None:
-    """Numbers per token that backward keeps of a layer, and those of all layers' inputs.
+    """How many values per token backward keeps of one layer, and of the inputs of all layers.
 
-    Of a layer it keeps inputs and outputs of both norms, queries, keys, values, the attention's output, and gate, up
+    For a layer these are inputs and outputs of both norms, queries, keys, values, the attention's output, and gate, up
     and their product. PEFT's own LoRA layers keep more.
     """
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")

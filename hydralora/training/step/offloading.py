@@ -1,7 +1,7 @@
-"""Keeps what the backward pass needs in the machine's memory instead of the GPU's, between forward and backward pass.
+"""Keeps activations in the machine's memory instead of the GPU's, between forward and backward pass.
 
-With `gradient_checkpointing`, this is the input of each layer, which is little to copy. Without it, it is everything
-that layers keep, and copying takes longer than computing it again.
+With `gradient_checkpointing`, only the input of each layer is copied, which is little. Without it, everything that
+layers keep is copied, which takes longer than computing it again.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ def check_can_offload(model: Any, config: TrainingConfig) -> None:
     if not config.activation_offloading:
         return
     if config.fsdp:
-        refusal = "fsdp holds weights that the copies would take for activations"
+        refusal = "fsdp holds weights that would be copied as if they were activations"
     elif model.device.type != "cuda":
         refusal = f"the model is on {model.device.type}, where activations are in the machine's memory anyway"
     elif config.cuda_graphs is True:
@@ -37,7 +37,7 @@ def check_can_offload(model: Any, config: TrainingConfig) -> None:
 class Offloaded(saved_tensors_hooks):
     """While active, tensors that autograd saves are copied to the machine's memory, and back when they are needed.
 
-    The values are the same bits. Copies run in the GPU's order of work, so that memory is free again at once.
+    The values are the same bits. The GPU runs copies in order with its other work, so memory is free at once.
 
     Args:
         model: Its parameters are not copied: they stay on the GPU anyway.

@@ -60,7 +60,7 @@ def clip_split(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
     """Clip the gradients of parameters that are split between processes (DTensors) to a norm, and return the norm [].
 
     torch's own clipping of DTensors takes some 20 us for each of them, and its norm is a DTensor too. Here each process
-    works on its own parts, and they add up one number.
+    works on its own parts, and only one number is summed over processes.
     """
     split: list[Any] = [parameter.grad for parameter in parameters if parameter.grad is not None]
     parts = [gradient.to_local() for gradient in split]

@@ -1,8 +1,8 @@
 """Decides whether a run packs its documents, and with which attention.
 
 Packing is correct only if a document does not see another one and does not depend on its place in the row. Attention
-over bounds and restarted positions ensure that. Another kind of base model (for example one with a state that runs
-along the row) would silently be wrong. So each base model is first tried on two short documents.
+within each document and positions that restart ensure that. Other kinds of base models (for example with a state that
+runs along the row) would silently be wrong. So each base model is first tried on two short documents.
 """
 
 import copy
@@ -130,7 +130,7 @@ def _small_twin(base: Any, device: torch.device) -> Any:
     With fsdp the base model itself is still on the CPU, where a probe of a large model would take minutes.
 
     Raises:
-        ValueError: If the twin lacks a kind of module that the base model has.
+        ValueError: If the small model lacks a kind of module that the base model has.
     """
     config = copy.deepcopy(base.config)
     text = config.get_text_config()

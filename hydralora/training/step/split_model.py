@@ -13,7 +13,7 @@ def split_precision(config: TrainingConfig, *, trains_adapter: bool) -> Any:
     """FSDP2's `MixedPrecisionPolicy`; None leaves every parameter in its own dtype.
 
     An adapter stays in float32 and its gradients are added in float32, as without fsdp; autocast does the rest. Its
-    base model is sent as it is. Whole training sends bfloat16 copies of its float32 weights, half of the bytes.
+    base model is sent in its own dtype. Training of all weights sends bfloat16 copies: half the bytes of float32.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
