@@ -1,1 +1,1 @@
-"""Which engine runs the tasks of a corpus in shards: this machine, or a Ray cluster. Imports nothing of `pipelines`."""
+"""Engines that run the tasks of a sharded corpus: this machine, or a Ray cluster. Imports nothing of `pipelines`."""

@@ -37,7 +37,7 @@ class RayEngine:
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
         """Yield the position of each task and its result, in the order in which the tasks end.
 
-        After an error, tasks in progress are not cancelled: what they write is used by the next run.
+        After an error, tasks in progress are not cancelled: the next run uses their results.
 
         Raises:
             ShardError: a task raised an error, or its process died too often.
@@ -48,7 +48,7 @@ class RayEngine:
         waiting = list(range(len(tasks)))
         running: dict[Any, int] = {}
         while waiting or running:
-            # Few tasks are handed over at a time: a cluster that grows gets the rest.
+            # Submit few tasks at a time, so that machines that join later get some of the rest.
             while waiting and len(running) < WAITING_FOR_EACH_WORKER * self.n_workers:
                 task = tasks[waiting[0]]
                 running[remote.remote(task.function, task.arguments, task.label)] = waiting.pop(0)
@@ -60,7 +60,7 @@ class RayEngine:
 
 @contextmanager
 def connected(address: str | None, **settings: Any) -> Iterator[None]:
-    """A connection to a cluster, which ends with the block. A connection that is there already is used and kept.
+    """A connection to a cluster, which ends with the block. An existing connection is used and kept open.
 
     Args:
         address: `auto` for the cluster of this machine (`ray start`), or `host:port` of its head; None starts Ray on
@@ -102,7 +102,7 @@ def _result(reference: Any, task: Task) -> Any:
         if isinstance(error.cause, ShardError):
             raise error.cause from None
         raise ShardError(f"{task.label}: {error.cause}") from error
-    except RayError as error:  # the process, its machine, or its memory
+    except RayError as error:  # the process or its machine died, or memory ran out
         raise dead_task(task) from error
 
 
@@ -121,7 +121,7 @@ def _prepare_machine() -> None:
         return
     from filelock import FileLock
 
-    # Of this machine: processes that share a cache over a network file system damage it.
+    # A cache on this machine: processes that share a cache over a network file system damage it.
     cache = Path(tempfile.gettempdir()) / f"hydralora-numba-{os.getuid()}"
     cache.mkdir(exist_ok=True)
     os.environ["NUMBA_CACHE_DIR"] = str(cache)

@@ -2,7 +2,7 @@
 
     python -m pipelines.engine.ray_training --config training.json --workers 2 --address auto
 
-`training.json` is that of `hydralora.training.run`, and so are the results. Its paths must be readable, and its folder
+`training.json` and the results are those of `hydralora.training.run`. The file's paths must be readable, and its folder
 writable, on every machine of the cluster. Each worker takes a GPU if the cluster has GPUs.
 """
 
@@ -90,7 +90,7 @@ def train_on_ray(config: Path, workers: int) -> dict[str, Any]:
 
 
 def _train(config: dict[str, str]) -> None:
-    """The work of one worker. An error of the training itself is left in a file, because another try would not help."""
+    """The work of one worker. An error of the training itself is also written to a file: another try would not help."""
     from hydralora.base_model import BaseModelError
     from hydralora.data import DataError
     from hydralora.methods import MethodError
@@ -115,7 +115,7 @@ def _train(config: dict[str, str]) -> None:
 
 
 def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """The description with paths that hold in the working folder of a worker, which is another one."""
+    """The description with absolute paths, because a worker has another working folder."""
     paths = {
         name: str(Path(values[name]).resolve()) for name in ("folder", "documents", "held_out") if values.get(name)
     }

@@ -1,4 +1,4 @@
-"""The engine as a resource. It is no part of a fingerprint, because the result does not depend on it."""
+"""The engine as a resource. It is not part of a fingerprint, because the result does not depend on it."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,11 +16,11 @@ class ShardEngine(dg.ConfigurableResource):
     engine: Literal["local", "ray"] = "local"
     """`local`, in processes of this machine, or `ray`, on a Ray cluster (extra `ray`)."""
     workers: int = 1
-    """Of `local`: processes; 1 runs one task after another in the run's own process."""
+    """For `local`: number of processes; 1 runs one task after another in the run's own process."""
     address: str = "auto"
-    """Of `ray`: `auto` for the cluster of this machine, or `host:port` of its head."""
+    """For `ray`: `auto` for the cluster of this machine, or `host:port` of its head."""
     cpus_per_task: float = 1
-    """Of `ray`: CPUs for each task; more leave more memory to each task."""
+    """For `ray`: CPUs for each task; a larger number leaves more memory to each task."""
 
     @contextmanager
     def started(self) -> "Iterator[Engine]":

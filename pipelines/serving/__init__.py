@@ -1,1 +1,1 @@
-"""An OpenAI-compatible proxy that reads the domain off a prompt and names its LoRA. Needs neither torch nor Dagster."""
+"""An OpenAI-compatible proxy that predicts a prompt's domain and names its LoRA. Needs neither torch nor Dagster."""

@@ -58,7 +58,7 @@ def create_app(settings: Settings, *, reload_on_hangup: bool = False) -> Starlet
     ]
     handlers = {HTTPException: _http_error, Exception: _error}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)  # type: ignore[arg-type]
-    app.router.redirect_slashes = False  # it would name the host and scheme that the client sent
+    app.router.redirect_slashes = False  # a redirect would repeat the host and scheme that the client sent
     app.state.proxy, app.state.began = proxy, int(time.time())
     return app
 

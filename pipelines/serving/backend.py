@@ -90,7 +90,7 @@ class Backend:
         """The body of a request, with its model named.
 
         Raises:
-            RequestError: it is unknown how, or the body has a number that JSON has not.
+            RequestError: it is unknown how to name it, or the body has a number that JSON does not allow.
         """
         if self.addressing is None:
             raise RequestError(503, f"not ready: {self.problem}")
@@ -101,7 +101,7 @@ class Backend:
             raise RequestError(400, "expected a body of JSON, got a number too large or objects too deep") from None
 
     def lost(self) -> None:
-        """A connection failed. Another backend may answer next, whose numbers must be asked for."""
+        """Handle a lost connection. The next backend may number its LoRAs differently, so ask for the numbers."""
         if isinstance(self.addressing, ByNumber):
             self.addressing, self.problem = None, "the connection to the backend was lost"
         self._asked.set()
@@ -128,7 +128,7 @@ class Backend:
             self.set(self.addressing if isinstance(self.addressing, ByName) else None, what)
 
     def set(self, addressing: ByName | ByNumber | None, problem: str = "") -> None:
-        """Take what was found, and log what is new."""
+        """Set both attributes, and log a change."""
         if problem != self.problem:
             # Clients see the problem, so the address is in the log only.
             level, text = (logging.WARNING, problem) if problem else (logging.INFO, "the backend has every LoRA")

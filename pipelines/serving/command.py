@@ -9,19 +9,19 @@ import typer
 from pipelines.serving.errors import ExportsError
 from pipelines.serving.setup.settings import Settings
 
-PRINT_HELP = "Print a launch line or a configuration, and end: vllm, llama.cpp, litellm or vllm-semantic-router."
+PRINT_HELP = "Print a launch line or a configuration, and exit: vllm, llama.cpp, litellm or vllm-semantic-router."
 
 
 def serve(
     exports: Annotated[
         Path,
-        typer.Argument(help="Folder that `hydralora export` or a run (domain_exports) wrote, or one with one in it."),
+        typer.Argument(help="Folder written by `hydralora export` or a run (domain_exports), or its parent folder."),
     ],
     backend: Annotated[str, typer.Option(help="URL of the server with the LoRAs.")] = "http://localhost:8000",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = Settings.host,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = Settings.port,
     threshold: Annotated[
-        float, typer.Option(help="Take a domain only if its probability is at least this; else the fallback.")
+        float, typer.Option(help="Smallest probability to choose a domain; below it, the fallback answers.")
     ] = Settings.threshold,
     fallback: Annotated[
         str | None, typer.Option(help="Model for prompts of no known domain. Without it, the export `others`.")
@@ -42,7 +42,7 @@ def serve(
     access_log: Annotated[bool, typer.Option(help="Log a line for each request, never with its text.")] = True,
     print_config: Annotated[str | None, typer.Option(help=PRINT_HELP)] = None,
 ) -> None:
-    """Serve the experts of a run: read the domain off each prompt, and name its LoRA to the backend."""
+    """Serve the experts of a run: predict the domain of each prompt, and name its LoRA to the backend."""
     try:
         settings = Settings(
             exports,

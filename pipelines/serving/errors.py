@@ -27,7 +27,7 @@ class RequestError(Exception):
         return json.dumps({"error": error}).encode()
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Headers of the answer. The connection closes where the body may be half read."""
+        """Headers of the answer. The connection is closed if the body may be only half read."""
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(self.body())).encode())]
         if self.status in (408, 413, 503):
             headers.append((b"connection", b"close"))

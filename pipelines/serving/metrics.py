@@ -1,4 +1,4 @@
-"""Prometheus metrics. Labels are names of models and words of ours, never text of a client."""
+"""Prometheus metrics. Labels are names of models and fixed words, never text of a client."""
 
 from typing import Any
 

@@ -44,7 +44,7 @@ class Proxy:
         return self.router.exports.models
 
     async def reload(self) -> None:
-        """Read the exports again. Requests in progress keep what they have.
+        """Read the exports again. Requests in progress keep the old ones.
 
         The old exports stay if the new ones are wrong, or if the backend does not have all of their LoRAs.
         """
@@ -55,7 +55,7 @@ class Proxy:
                 addressing = await self.backend.found(exports.models)
             except (ExportsError, OSError, *ASK_ERRORS) as error:
                 self.metrics.reloads.labels("failed").inc()
-                log.error("not reloaded, the exports from before stay: %s", error)
+                log.error("not reloaded, the old exports stay: %s", error)
                 return
             self.router = router
             self.backend.set(addressing)

@@ -1,6 +1,6 @@
 """Passes one request on and its answer back, byte for byte.
 
-This is plain ASGI: the request and response classes of Starlette would take a third of the time that may be added.
+This is plain ASGI: Starlette's request and response classes would use up a third of the time that the proxy may add.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ class Relay:
         proxy.metrics.decision.observe(perf_counter() - began)
         onward = crossing.for_backend(scope["headers"], proxy.settings.conversation_header)
         query = scope["query_string"].decode("latin-1")
-        # Clients of HTTP/1.0 know no chunks, so a body without a length must be whole before its head is sent.
+        # HTTP/1.0 has no chunks, so a body without a length must be complete before its head is sent.
         whole = scope["http_version"] == "1.0"
         await self._forward(receive, send, payload, onward, query, passing, whole)
 
@@ -153,10 +153,10 @@ class Relay:
             proxy.backend.lost()
             late, spoke = isinstance(error, TimeoutError), isinstance(error, aiohttp.ClientResponseError)
             if passing.started:
-                # Without its end, the server closes the connection, so the client does not take a part for the whole.
+                # Send no end: the server then closes the connection, and the client sees that the answer is incomplete.
                 log.warning("the backend broke off an answer: %s", type(error).__name__)
                 return
-            what = "did not answer in time" if late else "sent no right HTTP" if spoke else "cannot be reached"
+            what = "did not answer in time" if late else "sent invalid HTTP" if spoke else "cannot be reached"
             raise RequestError(504 if late else 502, f"the backend {what} ({type(error).__name__})") from None
         await send({"type": "http.response.body", "body": b""})
 

@@ -32,7 +32,7 @@ class Router:
     """Decides for one set of exports.
 
     Raises:
-        ExportsError: the fallback is no model of the exports.
+        ExportsError: the fallback is not a model of the exports.
     """
 
     def __init__(self, exports: Exports, settings: Settings, conversations: Conversations) -> None:

@@ -1,4 +1,4 @@
-"""Reading of requests: texts, headers, and conversations that go on over several requests.
+"""Reading of requests: texts, headers, and conversations that span several requests.
 
-Imports `serving.errors`, and of `analysis` how chats are read.
+Imports `serving.errors`, and the reading of chats from `analysis`.
 """

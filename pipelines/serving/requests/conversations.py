@@ -52,8 +52,8 @@ def named_key(name: bytes, client: bytes) -> bytes:
 def prefix_keys(turns: Sequence[Turn]) -> list[bytes]:
     """A key for the conversation up to each turn.
 
-    A conversation that goes on begins with the turns of its earlier requests. So the request finds the choice of the
-    first of them that had one, and two conversations share a choice only if they were equal when it was made.
+    A request begins with the turns of the conversation's earlier requests, so it finds the first choice that was made
+    for them. Two conversations share a choice only if their turns were equal when it was made.
     """
     state = blake2b(digest_size=16)
     keys = []

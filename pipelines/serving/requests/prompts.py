@@ -1,4 +1,4 @@
-"""Reads the prompt out of a request, as training read it out of documents. Requests are not trusted."""
+"""Reads the prompt of a request in the same way as training read it from documents. Requests are not trusted."""
 
 import json
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def conversation_turns(body: dict[str, Any]) -> list[Turn]:

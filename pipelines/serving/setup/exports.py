@@ -11,7 +11,7 @@ from pipelines.serving.errors import ExportsError
 
 AUTO = "auto"
 READ = 2_000
-"""Characters of a prompt that a classifier reads. More take time and tell no more (docs/results/serving.md)."""
+"""Characters of a prompt that a classifier reads. More take time and do not help (docs/results/serving.md)."""
 Scorer = Callable[[str], tuple[int, float | None]]
 """Group number of a prompt, and its probability if the group model has one."""
 
@@ -120,7 +120,7 @@ def _serving(folder: Path) -> dict[str, Any]:
 
 
 def _group_model(folder: Path) -> tuple[tuple[str, ...], Scorer]:
-    """The domain of each group number, and what finds the number."""
+    """The domain of each group number, and the function that finds the number of a prompt."""
     from analysis.experts.prompt_classifier import PromptClassifier
     from analysis.experts.prompt_gates import load_group_model
 

@@ -10,7 +10,7 @@ from pipelines.serving.errors import ExportsError
 from pipelines.serving.setup.exports import AUTO, Exports
 from pipelines.serving.setup.settings import Settings
 
-# What `vllm serve --max-lora-rank` takes (vLLM 0.32).
+# Values that `vllm serve --max-lora-rank` accepts (vLLM 0.32).
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 CHAT_TEMPLATE = "chat_template.jinja"
 
@@ -22,7 +22,7 @@ def printed(what: str, exports: Exports, settings: Settings) -> str:
         what: one of `WRITERS`.
 
     Raises:
-        ExportsError: there is no such writer, or the exports cannot be served so.
+        ExportsError: there is no such writer, or the exports cannot be served in this way.
     """
     if what not in WRITERS:
         raise ExportsError(f"print-config: expected one of {', '.join(WRITERS)}, got {what!r}")
@@ -56,7 +56,7 @@ def llama_cpp(exports: Exports, settings: Settings) -> str:
 
 
 def litellm(exports: Exports, settings: Settings) -> str:
-    """LiteLLM's `config.yaml`: every model through this proxy, with a key of LiteLLM's environment."""
+    """LiteLLM's `config.yaml`: every model through this proxy, with a key from LiteLLM's environment."""
     models = [
         {
             "model_name": name,
