@@ -1,4 +1,4 @@
-"""`python -m pipelines.store clean DIRECTORY`: what a store does not need, and how much of the disk it takes."""
+"""`python -m pipelines.store clean DIRECTORY`: lists or removes what a store does not need, with its size on disk."""
 
 import argparse
 from pathlib import Path

@@ -31,7 +31,7 @@ from pipelines.store.files.pictures import mark_png
 
 RECORD = "artifact.json"
 MADE_FROM = "hydralora"
-"""Key in the metadata of each Parquet table and PNG: the artifact it belongs to, and what that was made from."""
+"""Key in the metadata of each Parquet table and PNG. Its value names the file's artifact and that artifact's inputs."""
 
 logger = logging.getLogger(__name__)
 Log = Callable[[str], object]
@@ -291,7 +291,7 @@ def find_artifact(
 
 
 def _digest(record: Mapping[str, Any]) -> str:
-    """Of all that a record says, as JSON keeps it: shows a changed byte in the record itself."""
+    """Digest of a record's content as JSON; it reveals a changed byte in the record itself."""
     kept = json.loads(json.dumps(without_nan(record), default=str))
     return fingerprint_of({name: value for name, value in kept.items() if name != "digest"})
 

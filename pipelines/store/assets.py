@@ -108,9 +108,9 @@ def artifact_asset(
             hashes of the files that are read. It takes any of the function's parameters except `draft`.
         pool: Dagster concurrency pool, such as `gpu`.
         retry_policy: retry policy; set it only if a retry can succeed.
-        fresh_days: after so many days the UI shows the asset as stale; None for never.
-        unused: names the resources that this configuration leaves alone, which then are not part of the fingerprint;
-            takes any of the function's parameters but `draft`.
+        fresh_days: after this many days the UI shows the asset as stale; None for never.
+        unused: function that returns the names of the resources that this configuration does not use; they are then not
+            part of the fingerprint. It takes any of the function's parameters except `draft`.
     """
     blocking, warnings = blocking or {}, warnings or {}
 
@@ -220,7 +220,7 @@ class _Declared:
         return self._result(artifact, inputs, self.describe(**_taken(self.describe, given | {"artifact": artifact})))
 
     def _build(self, draft: Draft, given: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        """Compute, then look whether files changed meanwhile that the fingerprint stands for."""
+        """Compute, then check that the files behind the fingerprint did not change meanwhile."""
         self.function(**_taken(self.function, {**given, "draft": draft}))
         check_data_files(self.function.__module__)
         if changed := _differing(config, self._identity(given)):

@@ -1,8 +1,7 @@
 """Removes what a store does not need: remains of killed or damaged builds, and artifacts of no recorded run.
 
-Nothing is removed that a living process holds: the lock of an artifact is taken first, artifacts stay as long as any
-build is going on in the store, and so does what was made or used within the last hour, which a run may not have
-recorded yet.
+Nothing that a living process holds is removed: the lock of an artifact is taken first, and artifacts stay while any
+build runs in the store. Items made or used within the last hour stay too, because a run may not have recorded them yet.
 """
 
 import shutil
@@ -167,7 +166,7 @@ def _remove(path: Path) -> None:
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
         return
-    if not path.suffix and path.parent.name != RUNS:  # an artifact: under its name it is whole, or not there
+    if not path.suffix and path.parent.name != RUNS:  # an artifact: under its name it is complete or missing
         doomed = path.with_suffix(f".damaged-{time.time_ns()}")
         path.rename(doomed)
         path = doomed

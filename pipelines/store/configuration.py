@@ -15,14 +15,14 @@ from pydantic.fields import FieldInfo
 from pipelines.store.code.source_files import check_unchanged, module_files
 
 LARGEST_SEED = 2**32 - 1
-"""Of NumPy and scikit-learn."""
+"""The largest seed that NumPy and scikit-learn accept."""
 
 
 def declaration(module: str, name: str) -> Any:
     """Load a class from the file of a module that imports only the standard library.
 
     `import hydralora` registers a PEFT method, so it imports torch, which takes seconds. A configuration class needs
-    only the declared fields. Use the class for that alone: it is another object than the one that an import gives.
+    only the declared fields. Use the class only for that: an import gives a different object.
     """
     path = next(path for path in module_files(module) if path.is_file())
     check_unchanged(path)

@@ -10,7 +10,7 @@ import dagster as dg
 from pipelines.store.code.source_files import PROJECT
 
 _ADVICE = {
-    "PermissionError": "Give this user the right to it, or name another place.",
+    "PermissionError": "Give this user access to it, or choose another place.",
     "FileNotFoundError": "It was there when the run began, or should have been: was it moved or deleted?",
     "NotADirectoryError": "Remove what stands in its place, and run again.",
     "IsADirectoryError": "Remove what stands in its place, and run again.",
@@ -21,7 +21,7 @@ _READ_ONLY = "Set resources.store.config.directory to a folder that can be writt
 
 @contextmanager
 def clear_failures(asset: str) -> Iterator[None]:
-    """Turn refusals into `dagster.Failure` with their sentence, without a stack trace.
+    """Turn expected errors into `dagster.Failure` with their sentence, without a stack trace.
 
     Errors of the operating system, of too little memory and of too deep nesting get a sentence as well, and keep their
     stack trace for the UI. All other exceptions are bugs and pass as they are.

@@ -24,7 +24,7 @@ class ArtifactStore(dg.ConfigurableIOManager):
     directory: str = "outputs/default"
     """Folder of the store, made if it is missing."""
     from_run: str | None = None
-    """Id of an earlier run (its first digits are enough): where inputs come from that this run does not make."""
+    """Id of an earlier run (its first digits are enough). Inputs that this run does not make come from it."""
     inputs: dict[str, str] = {}
     """Asset -> fingerprint, for inputs that `from_run` does not name."""
 

@@ -12,7 +12,7 @@ JOB_TAG = "hydralora/job"
 FIXED_TAG = "hydralora/fixed"
 """Tag of a configured job: `digest` of its configuration, the only one that it accepts."""
 HOW_RUN = ("execution", "loggers")
-"""Parts of a run configuration that change no result."""
+"""Parts of a run configuration that do not change results."""
 
 
 def configuration_of(run: dg.DagsterRun, job: dg.JobDefinition) -> Mapping[str, Any]:
@@ -26,6 +26,6 @@ def without_how(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest(values: Mapping[str, Any]) -> str:
-    """16 hex digits of what results depend on."""
+    """Hash (16 hex digits) of the parts that results depend on."""
     text = json.dumps(without_how(values), sort_keys=True, default=str)  # dates in YAML become text
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

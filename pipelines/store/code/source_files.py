@@ -26,7 +26,7 @@ class SourceChangedError(RuntimeError):
 
 
 def remember() -> None:
-    """Read all source files, and refuse from now on to import a module whose file is not the one that was read."""
+    """Read all source files. From now on, refuse to import a module whose file has changed since."""
     if _AT_START:
         return
     for package in PROJECT:
@@ -82,7 +82,7 @@ def package_root(package: str) -> Path | None:
 
 
 class _Guard(importlib.abc.MetaPathFinder):
-    """Finds no module itself: it only looks at the files of those that are about to be imported."""
+    """Finds no module itself: it only checks the files of modules that are about to be imported."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         if "." in fullname:

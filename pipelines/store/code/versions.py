@@ -1,7 +1,7 @@
 """Code versions: a hash over every project module that a module imports, directly or indirectly.
 
 An artifact belongs to the code that made it. People forget to update version numbers or module lists by hand, and then
-an old result is used for new code. A needless rebuild is the cheaper mistake.
+an old result is used for new code. A needless rebuild costs less than that.
 
 The sources are those with which this process started; `pipelines.store.code.source_files` refuses to import others.
 """
@@ -103,7 +103,7 @@ def _imported(module: str) -> tuple[str, ...]:
 
 
 def _running_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All statements, and what holds some, except those below `if TYPE_CHECKING:`. An expression holds no import."""
+    """All nodes that may hold an import, except those below `if TYPE_CHECKING:`. Expressions hold none."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.expr):
             continue

@@ -1,4 +1,4 @@
-"""PNG files say what they were made from: a text chunk that any image viewer with properties shows."""
+"""Marks PNG files with what they were made from, in a text chunk that image viewers show among the properties."""
 
 import json
 import struct
@@ -12,10 +12,10 @@ _END = b"\x00\x00\x00\x00IEND"
 
 
 def mark_png(path: Path, key: str, value: Mapping[str, Any]) -> None:
-    """Add a text chunk with `value` as JSON to a PNG file, in place; a file that has one, or is no PNG, stays as it is.
+    """Add a text chunk with `value` as JSON to a PNG file, in place. Other files, and marked PNGs, stay as they are.
 
     Args:
-        key: of the chunk, ASCII.
+        key: key of the chunk, ASCII.
     """
     content = path.read_bytes()
     text = b"tEXt" + key.encode("ascii") + b"\x00"
