@@ -163,8 +163,9 @@ def band_keys(
     from rensa import RMinHash
 
     length = _rows_per_band(threshold)
-    multipliers = np.cumprod(np.full(length, 0x9E3779B97F4A7C15, dtype=np.uint64))
-    rows, keys = [np.empty(0, np.uint32)], [np.empty((0, NUM_PERMUTATIONS // length), np.uint64)]
+    multipliers = np.cumprod(np.full(length, 0x9E3779B97F4A7C15, np.uint64), dtype=np.uint64)
+    rows: list[NDArray[np.uint32]] = [np.empty(0, np.uint32)]
+    keys: list[NDArray[np.uint64]] = [np.empty((0, NUM_PERMUTATIONS // length), np.uint64)]
     for batch_rows, every in shingled:
         content = content_of(every, counts)
         offsets = content.offsets.astype(np.uint64)

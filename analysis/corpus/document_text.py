@@ -4,7 +4,8 @@ import polars as pl
 
 from analysis.text.pairs import joined
 
-DOCUMENT_TEXTS = ("prompt", "completion", "both", "pair")
+DOCUMENT_TEXTS = ("prompt", "completion", "both")
+"""What a configuration may choose. The fourth text, `pair`, comes with joint features."""
 
 
 def document_text(text: str = "prompt") -> pl.Expr:

@@ -143,10 +143,10 @@ def apart(places: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
 def _label_width(axes: Any, points: pl.DataFrame) -> float:
     """Width of the circle around a number, in the units of x and y, whose scale is the same."""
     box = axes.get_window_extent()
-    spans = [max(float(points[name].max() - points[name].min()), 1e-9) for name in ("x", "y")]  # type: ignore[operator]
-    return (
-        1.8 * axes.xaxis.label.get_fontsize() * axes.figure.dpi / 72 / min(box.width / spans[0], box.height / spans[1])
-    )
+    places = points.select("x", "y").drop_nulls().to_numpy().astype(float)
+    spans = np.maximum(np.ptp(places, axis=0), 1e-9) if len(places) else np.ones(2)
+    pixels = 1.8 * float(axes.xaxis.label.get_fontsize()) * float(axes.figure.dpi) / 72
+    return pixels / float(min(box.width / spans[0], box.height / spans[1]))
 
 
 def draw_map(axes: Any, points: pl.DataFrame, *, rasterized: bool = False) -> list[int]:
