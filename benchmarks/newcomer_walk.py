@@ -111,7 +111,7 @@ def install(walk: Walk) -> None:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip = shlex.join([sys.executable, "-m", "pip"])
-    walk.type(f"{pip} wheel -q --no-deps --no-build-isolation -w wheel source")
+    walk.type(f"{pip} wheel -q --no-deps --no-build-isolation -w wheel ./source")
     walk.type(f"{shlex.quote(sys.executable)} -m venv venv")
     packages = next((walk.folder / "venv").glob("lib/*/site-packages"))
     (packages / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
