@@ -7,15 +7,13 @@ any training loop. Few layers, because each row compiles anew. Every row also ha
 eager gradients, and the number of graphs that four calls with different gates compiled (1 is right).
 """
 
-import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from layer_baselines import TARGETS, Method, adapted, lora, split
-from layer_speed import BATCH, LENGTH, LLAMA2_7B, TrainingStep, build, cuda_seconds
-from split_speed import RANK, SHARED_RANK, Report
+from layer_speed import BATCH, LENGTH, TrainingStep, cuda_seconds
+from split_speed import RANK, SHARED_RANK, begin
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -89,19 +87,11 @@ def add_ratios(table: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "split_compiled.json")
-    parser.add_argument("--layers", type=int, default=4, help="of the base model")
-    parser.add_argument("--budget", type=float, default=200, help="seconds, after which no new row starts")
-    arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        parser.error("expected a CUDA device, got none")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    started, report = time.monotonic(), Report(arguments.output)
-    model = build("cuda", torch.bfloat16, **{**LLAMA2_7B, "num_hidden_layers": arguments.layers})
+    started = time.monotonic()
+    model, report, budget = begin(__doc__, "split_compiled", 4, 200)
     tables: dict[str, dict[str, Any]] = {targets: {} for targets in TARGETS}
     for targets, method, compiles in rows():
-        if time.monotonic() - started > arguments.budget:
+        if time.monotonic() - started > budget:
             break
         report.attempt(targets, tables[targets], measure, model, tables[targets], targets, method, compiles)
         add_ratios(tables[targets])

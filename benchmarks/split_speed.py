@@ -116,23 +116,29 @@ class Report:
         self.write()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "split_speed.json")
-    parser.add_argument("--layers", type=int, default=32, help="of the base model")
-    parser.add_argument("--budget", type=float, default=220, help="seconds, after which no new round starts")
+def begin(description: str | None, name: str, layers: int, budget: float) -> tuple[nn.Module, Report, float]:
+    """Read the command line; the model of 7B shapes, the report, and the seconds after which nothing new starts."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / f"{name}.json")
+    parser.add_argument("--layers", type=int, default=layers, help="of the base model")
+    parser.add_argument("--budget", type=float, default=budget, help="seconds, after which nothing new starts")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("expected a CUDA device, got none")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    started, report = time.monotonic(), Report(arguments.output)
     model = build("cuda", torch.bfloat16, **{**LLAMA2_7B, "num_hidden_layers": arguments.layers})
+    return model, Report(arguments.output), arguments.budget
+
+
+def main() -> None:
+    started = time.monotonic()
+    model, report, budget = begin(__doc__, "split_speed", 32, 220)
     tables: dict[str, Rows] = {}
     for turn in range(6):
         for kind, measure in (("launched", measure_launched), ("graph", measure_graph)):
             for targets in ("all-linear", "q,v"):
                 for method in methods()[:: 1 if turn % 2 == 0 else -1]:
-                    if turn and time.monotonic() - started > arguments.budget:
+                    if turn and time.monotonic() - started > budget:
                         break
                     name = f"{kind}, {targets}"
                     rows = tables.setdefault(name, {})
@@ -141,7 +147,7 @@ def main() -> None:
         if turn == 0:
             rows = {}
             report.attempt("launches of a small model", rows, measure_host, rows, 4)
-        if time.monotonic() - started > arguments.budget:
+        if time.monotonic() - started > budget:
             break
     for name, rows in report.tables.items():
         for method, row in rows.items() if isinstance(rows, dict) else ():

@@ -22,6 +22,15 @@ def document_text(text: str = "prompt") -> pl.Expr:
         return pl.concat_str("prompt", "completion", separator="\n")
     if text == "pair":
         return joined(pl.col("prompt"), pl.col("completion"))
-    if text in DOCUMENT_TEXTS:
-        return pl.col(text)
-    raise ValueError(f"document_text: expected one of {', '.join(DOCUMENT_TEXTS)}, got {text!r}")
+    return pl.col(checked_text(text))
+
+
+def checked_text(text: str) -> str:
+    """The text, if a configuration may choose it.
+
+    Raises:
+        ValueError: it may not.
+    """
+    if text not in DOCUMENT_TEXTS:
+        raise ValueError(f"document_text: expected one of {', '.join(DOCUMENT_TEXTS)}, got {text!r}")
+    return text

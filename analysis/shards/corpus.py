@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from analysis.corpus.cleaning import CleanConfig
-from analysis.corpus.document_text import DOCUMENT_TEXTS
+from analysis.corpus.document_text import checked_text
 from analysis.engine.files import join, write_json
 from analysis.engine.stages import Done, Stages
 from analysis.engine.tasks import Engine
@@ -57,8 +57,7 @@ class ShardedConfig:
     shard_bytes: int = 64_000_000
 
     def __post_init__(self) -> None:
-        if self.text not in DOCUMENT_TEXTS:
-            raise ValueError(f"document_text: expected one of {', '.join(DOCUMENT_TEXTS)}, got {self.text!r}")
+        checked_text(self.text)
         checked_tokens(self.tokens)
         for name in ("n_components", "max_features", "sample_size", "max_clusters", "n_init"):
             if getattr(self, name) < 1:
