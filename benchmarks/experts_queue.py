@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from experts_runs import Budget, Run, execute, warm_up
+from experts_runs import Run, execute, warm_up
 from run_records import read_records, rewrite, run_beside
 
 # Seconds of a run among eight on one H100, before the first has ended.
@@ -20,12 +20,22 @@ Plan = Callable[[Mapping[str, Mapping[str, Any]]], Sequence[Run]]
 
 
 def run_all(
-    plan: Plan, state: Path, *, minutes: float, workers: int, device: str, budget: Budget, tiny: bool = False
+    plan: Plan,
+    state: Path,
+    *,
+    minutes: float,
+    workers: int,
+    device: str,
+    budget: Any,
+    tiny: bool = False,
+    execute: Callable[..., dict[str, Any]] = execute,
+    warm_up: Callable[[Path, str, bool], None] = warm_up,
 ) -> None:
     """Execute what the plan asks for and STATE/runs.jsonl does not have, until `minutes` are nearly over.
 
     The groups of the mixes come from STATE/mixes. A line is written after each run, so that a rerun goes on. The plan
-    is asked again whenever a worker is free, with all records so far. A run that failed is not tried again.
+    is asked again whenever a worker is free, with all records so far. A run that failed is not tried again. Another
+    study passes its own `execute`, with a budget of its own, and `warm_up`.
     """
     end = time.monotonic() + 60 * minutes
     results = state / "runs.jsonl"
@@ -41,7 +51,7 @@ def run_all(
     gpus = context.Queue()
     for slot in range(workers):
         gpus.put(str(slot % max(1, torch.cuda.device_count())))
-    with ProcessPoolExecutor(workers, context, _start, (gpus, state / "mixes", device, tiny)) as pool:
+    with ProcessPoolExecutor(workers, context, _start, (warm_up, gpus, state / "mixes", device, tiny)) as pool:
 
         def chosen(number: int) -> list[Run]:
             waiting = [run for run in plan(records) if run.key not in records and run.key not in begun]
@@ -60,7 +70,7 @@ def run_all(
     print(f"{sum(run.key not in records for run in plan(records))} runs are left", flush=True)
 
 
-def _start(gpus: Any, *warm: Any) -> None:
+def _start(warm_up: Callable[..., None], gpus: Any, *warm: Any) -> None:
     """Take a GPU, before CUDA starts in this process, and load what every run needs."""
     number = gpus.get()
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")

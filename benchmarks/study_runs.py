@@ -7,7 +7,7 @@ attention is causal, so no real token sees padding.
 
 import base64
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,12 @@ def fit(
     gates: str | None = None,
     weights: NDArray[np.float32] | None = None,
     experts_on: Callable[[NDArray[np.int64], float], NDArray[np.float32]] | None = None,
+    order: Iterator[int] | None = None,
 ) -> dict[str, Any]:
     """Train on the documents of these indices; steps, tokens, share of padding, and the loss of each step.
 
     `weights` [all documents of data] weigh the loss of each document. `experts_on` takes documents and the share of
-    steps that are done, and gives a factor of each document's gates.
+    steps that are done, and gives a factor of each document's gates. `order` gives places in `documents` without end.
     """
     model.train()
     for module in model.modules():
@@ -87,6 +88,7 @@ def fit(
         max_tokens=config.max_tokens,
         num_epochs=config.num_train_epochs,
         seed=config.seed,
+        order=order,
     )
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = adamw(model, config)
