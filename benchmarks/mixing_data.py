@@ -10,14 +10,13 @@ every third training document of each corpus, so that a share repeats as many do
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
-from experts_data import _mmlu
 from study_data import CORPORA, SEED, SOURCES, Ints, StudyData, tokenised
 
-from analysis.corpus.cleaning import CleanConfig, clean
-from analysis.sources import FilesSource, read_sources
+if TYPE_CHECKING:
+    import polars as pl
 
 NINE = tuple(sorted((*SOURCES, "mbpp", "mmlu", "pubmedqa")))
 NAMES = {"nine": NINE, "six": SOURCES}  # mix -> its corpora, in the order of `StudyData.sources`
@@ -27,15 +26,21 @@ LEAST = 8  # training documents of a corpus
 PROXY, PROXY_SHARE = "_proxy", 3
 
 
-def cleaned() -> pl.DataFrame:
+def cleaned() -> "pl.DataFrame":
     """All documents of the nine corpora, in a random order."""
+    import polars as pl
+    from experts_data import _mmlu
+
+    from analysis.corpus.cleaning import CleanConfig, clean
+    from analysis.sources import FilesSource, read_sources
+
     files = {name: FilesSource((str(CORPORA / f"{name}_*.parquet"),)) for name in NINE if name != "mmlu"}
     records = pl.concat([_mmlu().lazy(), read_sources(files).records])
     documents = clean(records, CleanConfig(detect_language=False)).documents.collect()
     return documents.sample(fraction=1, shuffle=True, seed=SEED)
 
 
-def natural_sizes(documents: pl.DataFrame) -> dict[str, int]:
+def natural_sizes(documents: "pl.DataFrame") -> dict[str, int]:
     """Training documents of each corpus that validation leaves."""
     counts = dict(documents.filter(split="train").group_by("source").len().iter_rows())
     return {name: counts[name] - VALIDATION for name in NINE}
@@ -50,8 +55,10 @@ def pool_sizes(mix: str, natural: dict[str, int]) -> dict[str, int]:
     return {name: max(LEAST, round(size)) for name, size in zip(names, POOL * raw / raw.sum(), strict=True)}
 
 
-def build(mix: str, documents: pl.DataFrame, natural: dict[str, int]) -> StudyData:
+def build(mix: str, documents: "pl.DataFrame", natural: dict[str, int]) -> StudyData:
     """Tokens of the training, validation and test documents of a mix."""
+    import polars as pl
+
     chosen = []
     for source, size in pool_sizes(mix, natural).items():
         train, test = (documents.filter(source=source, split=split) for split in ("train", "test"))
