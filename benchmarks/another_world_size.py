@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def deterministic() -> None:
 def work(path: Path, gpus: int, folder: Path, size: str) -> None:
     """One process of a training."""
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     deterministic()
     torch.manual_seed(0)
     config = TrainingConfig(
@@ -102,16 +103,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--size", default="135M", help="of the base model, see `Row`")
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS), help="the first is compared with")
+    parser.add_argument("--at-once", type=int, default=1, help="runs at a time")
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        expected: dict[str, torch.Tensor] = {}
-        for name in arguments.runs:
-            own = Path(folder) / name.replace(" ", "_")
-            weights = trained(arguments.documents, RUNS[name], own, arguments.size)
-            expected = expected or weights
-            record = json.loads((own / "run.json").read_text())
-            found[name] = {**difference(weights, expected), "steps": record["steps"], "tokens": record["tokens"]}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.at_once) as pool:
+        own = {name: Path(folder) / name.replace(" ", "_") for name in arguments.runs}
+        runs = {name: pool.submit(trained, arguments.documents, RUNS[name], own[name], arguments.size) for name in own}
+        expected = runs[arguments.runs[0]].result()
+        for name, run in runs.items():
+            try:
+                found[name] = difference(run.result(), expected)
+                record = json.loads((own[name] / "run.json").read_text())
+                found[name] |= {key: record[key] for key in ("steps", "tokens", "num_processes")}
+            except RuntimeError as error:
+                found[name] = {"error": str(error)}
             print(name, json.dumps(found[name]), flush=True)
             write_json(arguments.output, {"environment": environment(), "steps": STEPS, "minus_one": found})
 

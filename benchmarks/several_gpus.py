@@ -4,19 +4,19 @@
 
 The documents are those of `end_to_end_documents.py`. Each GPU has the same tokens a step as the one alone. A launch is
 adapter:GPUs:mode:rows, for example split:2:fsdp:8192 or one:2:ddp:4096x2:checkpointing (rows of a GPU and step: tokens,
-times their number). Launches of one mode share their processes; those on one GPU run side by side, one on each.
+times their number). Each has its own processes and its own time limit, and none stops the others. They run in the order
+given; neighbours on one GPU run side by side, one on each.
 """
 
 import argparse
 import dataclasses
-import gc
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,17 @@ from end_to_end_shapes import FULL_ROW, Row, Tokenizer, adapter, base_model, doc
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from hydralora.training import TrainingConfig, plan_run, train
+from hydralora.training import RunOptions, TrainingConfig, plan_run, train
 from hydralora.training.outputs.record import environment, write_json
 
 WORKER = "worker"
 BLOCK = 1 << 20
 DEFAULT = [
     f"{adapter}:{mode}:{rows}"
-    for mode in ("1:one", "2:ddp", "2:fsdp")
     for adapter in ("split", "one")
+    for mode in ("1:one", "2:ddp", "2:fsdp")
     for rows in ("8192", "4096:checkpointing")
 ]
-LIMIT = 60  # seconds for a training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,29 +58,24 @@ class Launch:
 
     @property
     def name(self) -> str:
-        return f"{self.adapter}:{self.tokens}x{self.rows}{':checkpointing' * self.checkpointing}"
-
-    @property
-    def group(self) -> tuple[int, str, str]:
-        """Launches that share processes."""
-        return self.gpus, self.mode, self.adapter if self.gpus == 1 else ""
+        return f"{self.adapter}-{self.mode}-{self.tokens}x{self.rows}{'-checkpointing' * self.checkpointing}"
 
     @property
     def row(self) -> Row:
         return Row("7B mixed", "ours", self.adapter, r=8 if self.adapter == "split" else 16)
 
 
-def base_on_cpu(size: str) -> Any:
-    """The model in the machine's memory, as FSDP wants it; weights are one random block, repeated."""
+def base_on(device: str, size: str) -> Any:
+    """The base model on a device; at 7B its weights are one random block, repeated, which takes no time to draw."""
     if size != "7B":
-        return base_model(size).cpu()
+        return base_model(size).to(device)
     config = LlamaConfig(vocab_size=49152, bos_token_id=1, eos_token_id=2, pad_token_id=2)
     config.max_position_embeddings = 2 * FULL_ROW
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
-    model.to_empty(device="cpu")
+    model.to_empty(device=device)
     torch.manual_seed(0)
-    block = torch.randn(BLOCK).mul_(0.02).to(torch.bfloat16)
+    block = torch.randn(BLOCK).mul_(0.02).to(device, torch.bfloat16)
     with torch.no_grad():
         for parameter in model.parameters():
             flat = parameter.view(-1)
@@ -91,27 +85,17 @@ def base_on_cpu(size: str) -> Any:
             for start in range(0, len(flat), BLOCK):
                 flat[start : start + BLOCK] = block[: min(BLOCK, len(flat) - start)]
     rotary = LlamaConfig(**config.to_dict())
-    model.model.rotary_emb = type(model.model.rotary_emb)(rotary)  # its buffers were not drawn
+    model.model.rotary_emb = type(model.model.rotary_emb)(rotary).to(device)  # its buffers were not drawn
     model.name_or_path = "random 7B"
     return model.requires_grad_(False).eval()
 
 
-def work(path: Path, launches: Sequence[Launch], steps: int, size: str, folder: Path) -> None:
-    """One process of some trainings."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    for number, launch in enumerate(launches):
-        values = measure(path, launch, steps, size, folder / f"{launch.mode}-{launch.name}")
-        gc.collect()
-        torch.cuda.empty_cache()
-        if os.environ.get("RANK", "0") == "0":
-            write_json(folder / f"{launch.mode}-{launch.adapter}-{number}.json", values)
-            print(json.dumps({name: value for name, value in values.items() if name != "losses"}), flush=True)
-
-
 def measure(path: Path, launch: Launch, steps: int, size: str, folder: Path) -> dict[str, Any]:
+    """One process of a training, and what it took."""
     started = time.monotonic()
-    splits = launch.mode == "fsdp"
+    on_gpu, splits = torch.cuda.is_available(), launch.mode == "fsdp"
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     data = documents(path, False, with_gates=launch.adapter == "split")
     config = TrainingConfig(
         max_steps=steps,
@@ -122,85 +106,108 @@ def measure(path: Path, launch: Launch, steps: int, size: str, folder: Path) -> 
         save_steps=1000,
         fsdp=splits,
     )
-    model = base_on_cpu(size)  # the same weights in every launch
-    if not splits and torch.cuda.is_available():
-        model = model.cuda()
+    # As in a run from the command line: FSDP splits a model in the machine's memory.
+    model = base_on("cuda" if on_gpu and not splits else "cpu", size)
     weights = layer_weights(model)
-    if torch.cuda.is_available():
+    peaks: list[int] = []  # without the check of the saved adapter, which follows the last step
+    options = RunOptions(progress=lambda _: peaks.append(torch.cuda.max_memory_allocated()))
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    result = train(model, Tokenizer(), data, folder, config, peft_config=adapter(launch.row))  # type: ignore[arg-type]
+    adapted: Any = adapter(launch.row)
+    result = train(model, Tokenizer(), data, folder, config, peft_config=adapted, options=options)  # type: ignore[arg-type]
     curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
     tokens = plan_run(data, config, num_processes=launch.gpus, packed=True).tokens_of_step
+    copied = ("packing", "fused_modules", "cuda_graphs", "data_wait_share", "seconds", "memory")
     return {
         **dataclasses.asdict(launch),
         **speed([line["seconds"] for line in curve], tokens.tolist(), weights),
-        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_available() else None,
-        "packing": result.record["packing"],
-        "fused_modules": result.record["fused_modules"],
-        "cuda_graphs": result.record["cuda_graphs"],
-        "data_wait_share": result.record["data_wait_share"],
+        "peak_gib": round(max(peaks, default=0) / 2**30, 2),
+        **{name: result.record[name] for name in copied},
         "first_step_s": curve[0]["seconds"],
-        "seconds": result.record["seconds"],
         "worker_s": round(time.monotonic() - started, 1),
         "losses": [line["loss"] for line in curve],
     }
 
 
-def start(path: Path, launches: Sequence[Launch], gpu: int, steps: int, size: str, folder: Path) -> Any:
-    """The processes of launches of one mode."""
-    gpus = launches[0].gpus
-    values = {"path": str(path), "launches": [dataclasses.asdict(launch) for launch in launches], "steps": steps}
-    text = json.dumps({**values, "size": size, "folder": str(folder)})
-    processes = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)] if gpus > 1 else []
+def start(path: Path, launch: Launch, gpu: int, steps: int, size: str, folder: Path) -> "subprocess.Popen[bytes]":
+    """The processes of a launch; one on a single GPU sees no other."""
+    values = {"path": str(path), "launch": dataclasses.asdict(launch), "steps": steps, "size": size}
+    text = json.dumps({**values, "folder": str(folder / launch.name)})
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch.gpus)]
     environ = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
-    if gpus == 1:
-        environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    return subprocess.Popen([sys.executable, *processes, __file__, WORKER, text], env=environ)
+    if launch.gpus == 1:
+        torchrun, environ["CUDA_VISIBLE_DEVICES"] = [], str(gpu)
+    return subprocess.Popen([sys.executable, *torchrun, __file__, WORKER, text], env=environ)
 
 
-def finish(process: Any, launches: Sequence[Launch]) -> None:
+def finish(process: "subprocess.Popen[bytes]", limit: float) -> None:
     try:
-        process.wait(30 + LIMIT * len(launches))
+        process.wait(limit)
     except subprocess.TimeoutExpired:
         process.terminate()  # torchrun ends its workers
-        process.wait(40)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def side_by_side(launches: Sequence[Launch], gpus: int) -> Iterator[Sequence[Launch]]:
+    """Neighbours that need one GPU, as many as there are GPUs; every other launch by itself."""
+    waiting: list[Launch] = []
+    for launch in launches:
+        if waiting and (launch.gpus > 1 or len(waiting) == gpus):
+            yield waiting
+            waiting = []
+        waiting.append(launch)
+        if launch.gpus > 1:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
 
 
 def compared(folder: Path, launches: Sequence[Launch]) -> dict[str, dict[str, float]]:
     """Trained weights with FSDP against those with DDP, which read the same batches."""
     found = {}
-    for launch in launches:
-        ddp, fsdp = (folder / f"{mode}-{launch.name}" / "adapter_model.safetensors" for mode in ("ddp", "fsdp"))
-        if launch.mode == "fsdp" and ddp.exists() and fsdp.exists():
-            found[launch.name] = difference(load_file(fsdp), load_file(ddp))
+    for launch in (launch for launch in launches if launch.mode == "fsdp"):
+        whole = dataclasses.replace(launch, mode="ddp")
+        split, ddp = (folder / name / "adapter_model.safetensors" for name in (launch.name, whole.name))
+        if split.exists() and ddp.exists():
+            found[launch.name] = difference(load_file(split), load_file(ddp))
     return found
 
 
 def main() -> None:
     if sys.argv[1:2] == [WORKER]:
         values = json.loads(sys.argv[2])
-        own = [Launch(**launch) for launch in values["launches"]]
-        work(Path(values["path"]), own, values["steps"], values["size"], Path(values["folder"]))
+        folder, own = Path(values["folder"]), Launch(**values["launch"])
+        row = measure(Path(values["path"]), own, values["steps"], values["size"], folder)
+        if os.environ.get("RANK", "0") == "0":
+            write_json(folder / "row.json", row)
+            print(json.dumps({name: value for name, value in row.items() if name not in ("losses", "steps_s")}))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("documents", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--size", default="7B", help="of the base model, see `Row`")
+    parser.add_argument("--limit", type=float, default=90, help="seconds for a launch")
+    parser.add_argument("--budget", type=float, default=3600, help="seconds after which no launch starts")
     parser.add_argument("--launches", nargs="+", default=DEFAULT)
     arguments = parser.parse_args()
-    launches = [Launch.of(text) for text in arguments.launches]
-    groups = {key: [launch for launch in launches if launch.group == key] for key in {x.group: None for x in launches}}
-    alone = [group for (gpus, *_), group in groups.items() if gpus == 1]
-    together = [group for (gpus, *_), group in groups.items() if gpus > 1]
+    launches, began = [Launch.of(text) for text in arguments.launches], time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         common = arguments.steps, arguments.size, folder
-        for batch in [alone, *([group] for group in together)]:
-            started = [start(arguments.documents, group, gpu, *common) for gpu, group in enumerate(batch)]
-            for process, group in zip(started, batch, strict=True):
-                finish(process, group)
-            rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+        for batch in side_by_side(launches, max(1, torch.cuda.device_count())):
+            if time.monotonic() - began > arguments.budget:
+                print("out of time before", batch[0].name, flush=True)
+                break
+            started = [start(arguments.documents, launch, gpu, *common) for gpu, launch in enumerate(batch)]
+            for process in started:
+                finish(process, arguments.limit)
+            paths = [folder / launch.name / "row.json" for launch in launches]
+            rows = [json.loads(path.read_text()) for path in paths if path.exists()]
             result = {"environment": environment(), "steps": arguments.steps, "trainings": rows}
             write_json(arguments.output, {**result, "fsdp_minus_ddp": compared(folder, launches)})
     print(json.dumps(json.loads(arguments.output.read_text())["fsdp_minus_ddp"]))
