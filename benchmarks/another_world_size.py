@@ -43,7 +43,7 @@ def deterministic() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def work(path: Path, gpus: int, folder: Path, size: str) -> None:
+def work(path: Path, gpus: int, folder: Path, size: str, tokens: int) -> None:
     """One process of a training."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -52,10 +52,11 @@ def work(path: Path, gpus: int, folder: Path, size: str) -> None:
     config = TrainingConfig(
         max_steps=STEPS,
         save_steps=SAVE_STEPS,
-        tokens_per_step=TOKENS_PER_STEP,
+        tokens_per_step=tokens,
         gradient_accumulation_steps=2 // gpus,
         learning_rate=1e-3,
         fsdp=folder.name.endswith("fsdp"),
+        cuda_graphs=False,  # several processes have none
     )
     row = Row("135M mixed", "ours", "split", size=size)
     data = documents(path, False, with_gates=True)
@@ -64,25 +65,25 @@ def work(path: Path, gpus: int, folder: Path, size: str) -> None:
     train(base, Tokenizer(), data, folder, config, peft_config=adapter(row))  # type: ignore[arg-type]
 
 
-def start(path: Path, gpus: int, folder: Path, size: str) -> "subprocess.Popen[bytes]":
+def start(path: Path, gpus: int, folder: Path, size: str, tokens: int) -> "subprocess.Popen[bytes]":
     """A training as a process, or torchrun's."""
-    text = json.dumps({"path": str(path), "gpus": gpus, "folder": str(folder), "size": size})
+    text = json.dumps({"path": str(path), "gpus": gpus, "folder": str(folder), "size": size, "tokens": tokens})
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)] if gpus > 1 else []
     environ = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     return subprocess.Popen([sys.executable, *torchrun, __file__, WORKER, text], env=environ)
 
 
-def trained(path: Path, gpus: tuple[int, ...], folder: Path, size: str) -> dict[str, torch.Tensor]:
+def trained(path: Path, gpus: tuple[int, ...], folder: Path, *model: Any) -> dict[str, torch.Tensor]:
     """Weights at the end; every number but the last is killed after its first whole checkpoint."""
     for number in gpus[:-1]:
-        process = start(path, number, folder, size)
+        process = start(path, number, folder, *model)
         while not (folder / "checkpoints" / f"checkpoint-{SAVE_STEPS}" / "complete").exists():
             if process.poll() is not None:
                 raise RuntimeError(f"ended with {process.returncode} before its first checkpoint")
             time.sleep(0.01)
         process.terminate()
         process.wait()
-    if start(path, gpus[-1], folder, size).wait():
+    if start(path, gpus[-1], folder, *model).wait():
         raise RuntimeError("did not end well")
     return load_file(folder / "adapter_model.safetensors")
 
@@ -96,19 +97,21 @@ def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> dict[s
 def main() -> None:
     if sys.argv[1:2] == [WORKER]:
         values = json.loads(sys.argv[2])
-        work(Path(values["path"]), values["gpus"], Path(values["folder"]), values["size"])
+        work(Path(values["path"]), values["gpus"], Path(values["folder"]), values["size"], values["tokens"])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("documents", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--size", default="135M", help="of the base model, see `Row`")
+    parser.add_argument("--tokens", type=int, default=TOKENS_PER_STEP, help="of a step")
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS), help="the first is compared with")
     parser.add_argument("--at-once", type=int, default=1, help="runs at a time")
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.at_once) as pool:
         own = {name: Path(folder) / name.replace(" ", "_") for name in arguments.runs}
-        runs = {name: pool.submit(trained, arguments.documents, RUNS[name], own[name], arguments.size) for name in own}
+        model = arguments.size, arguments.tokens
+        runs = {name: pool.submit(trained, arguments.documents, RUNS[name], own[name], *model) for name in own}
         expected = runs[arguments.runs[0]].result()
         for name, run in runs.items():
             try:
