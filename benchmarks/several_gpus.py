@@ -3,7 +3,7 @@
     PYTHONPATH=. python benchmarks/several_gpus.py documents.npz --output several_gpus.json
 
 The documents are those of `end_to_end_documents.py`. Each GPU has the same tokens a step as the one alone. A launch is
-adapter:GPUs:mode:rows, for example split:2:fsdp:8192 or one:2:ddp:3072x2:checkpointing (rows of a GPU and step: tokens,
+adapter:GPUs:mode:rows, for example split:2:fsdp:8192 or one:2:ddp:6144x2:checkpointing (rows of a GPU and step: tokens,
 times their number). Each has its own processes and its own time limit, and none stops the others. They run in the order
 given; neighbours on one GPU run side by side, one on each.
 """
@@ -35,7 +35,7 @@ DEFAULT = [
     f"{adapter}:{mode}:{rows}"
     for adapter in ("split", "one")
     for mode in ("1:one", "2:ddp", "2:fsdp")
-    for rows in ("8192", "3072:checkpointing")
+    for rows in ("8192", "6144:checkpointing")
 ]
 
 

@@ -16,6 +16,7 @@ from hydralora.base_model.packed_attention import for_attention
 from hydralora.data import answer_index
 from hydralora.evaluation.chunked_loss import can_chunk, chunked_cross_entropy
 
+_TRIED = 64  # answer tokens: comparing the logits of all would take more memory than a checkpointed step
 # Entries of a batch that are not inputs of the model.
 _NOT_FOR_THE_MODEL = ("labels", "cluster", "document_of_token", "answer_index")
 
@@ -88,9 +89,10 @@ def logits_can_be_chunked(model: nn.Module, batch: Mapping[str, Any]) -> bool:
     layer: Any = _output_layer(model)
     if not can_chunk(layer):
         return False
+    few = {**batch, "answer_index": _answers(batch)[0][:_TRIED]}
     with torch.no_grad():
-        logits, _, _ = answer_logits(model, batch)
-        hidden, _ = _answer_states(model, batch)
+        logits, _, _ = answer_logits(model, few)
+        hidden, _ = _answer_states(model, few)
         weight, bias = layer.weight, layer.bias  # not `layer(hidden)`: FSDP2 wants the whole model to run
         if type(weight) not in (nn.Parameter, Tensor):
             return False  # still split

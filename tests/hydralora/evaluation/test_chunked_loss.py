@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+import hydralora.evaluation.answer_loss as module
 from hydralora.data import collate, tokenise
 from hydralora.evaluation.answer_loss import answer_loss, logits_can_be_chunked
 from hydralora.evaluation.chunked_loss import chunked_cross_entropy
@@ -41,6 +42,15 @@ def test_a_model_whose_logits_are_those_of_its_output_layer_can_be_chunked() -> 
     batch = collate(tokenise(small_documents(6), small_tokenizer()).rows(range(6)), 256)
     assert logits_can_be_chunked(model, batch)
     torch.testing.assert_close(answer_loss(model, batch, chunked=True), answer_loss(model, batch))
+
+
+def test_only_few_answer_tokens_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the first step of a long row would need the most memory of all."""
+    batch = collate(tokenise(small_documents(40), small_tokenizer()).rows(range(40)), 256)
+    whole, sizes = module.answer_logits, []
+    monkeypatch.setattr(module, "answer_logits", lambda *arguments: sizes.append(whole(*arguments)) or sizes[-1])
+    assert logits_can_be_chunked(small_model(), batch)
+    assert [len(logits) for logits, _, _ in sizes] == [64]
 
 
 def test_logits_that_a_trainer_turns_into_float32_can_be_chunked() -> None:
