@@ -54,8 +54,8 @@ def dataset(path: Path, number: int) -> Any:
 
     rows = documents(path, False, with_gates=False).rows(range(number))
     columns = {
-        "input_ids": [row["input_ids"].tolist() for row in rows],
-        "labels": [[-100] * r["answer_start"] + r["input_ids"][r["answer_start"] :].tolist() for r in rows],
+        "input_ids": [row["input_ids"] for row in rows],
+        "labels": [[-100] * r["answer_start"] + r["input_ids"][r["answer_start"] :] for r in rows],
     }
     return Dataset.from_dict(columns)
 

@@ -91,10 +91,10 @@ def documents(path: Path, full: bool, with_gates: bool) -> TokenisedDocuments:
         count = len(tokens) // FULL_ROW
         order = np.random.default_rng(0).permutation(len(lengths))
         mixed = np.concatenate([tokens[ends[i] - lengths[i] : ends[i]] for i in order])
-        rows = list(mixed[: count * FULL_ROW].reshape(count, FULL_ROW))
+        rows = mixed[: count * FULL_ROW].reshape(count, FULL_ROW).tolist()
         starts, sources = np.ones(count, dtype=np.int64), np.arange(count) % EXPERTS
     else:
-        rows = [tokens[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+        rows = [tokens[end - length : end].tolist() for end, length in zip(ends, lengths, strict=True)]
     columns: dict[str, list[Any]] = {
         "input_ids": rows,
         "answer_start": starts.tolist(),

@@ -16,13 +16,16 @@ import argparse
 import dataclasses
 import json
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -40,11 +43,12 @@ from end_to_end_shapes import (
     speed,
 )
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import DEFAULT_CALLBACKS
 
 from hydralora.base_model import load_base_model
 from hydralora.data import TokenisedDocuments, collate
 from hydralora.evaluation import paired_bootstrap
-from hydralora.training import RunOptions, TrainingConfig, plan_run, train
+from hydralora.training import RunOptions, TrainingConfig, loop, plan_run, train, trainer
 from hydralora.training.outputs.record import environment, write_json
 
 ROWS = (
@@ -142,9 +146,8 @@ def ours(row: Row, path: Path, steps: int) -> dict[str, Any]:
     )
     model = base_model(row.size)
     weights = layer_weights(model)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, stages() as stamps:
         started = time.monotonic()
-        stamps: list[float] = []
         result = train(
             model,
             Tokenizer(),  # type: ignore[arg-type]
@@ -152,7 +155,6 @@ def ours(row: Row, path: Path, steps: int) -> dict[str, Any]:
             Path(folder),
             config,
             peft_config=adapter(row),
-            options=RunOptions(progress=lambda _: stamps.append(time.monotonic())),
         )
         total = time.monotonic() - started
         curve = [json.loads(line) for line in (Path(folder) / "curve.jsonl").read_text().splitlines()]
@@ -168,11 +170,57 @@ def ours(row: Row, path: Path, steps: int) -> dict[str, Any]:
         "memory": record.get("memory"),
         "data_wait_share": record.get("data_wait_share"),
         "first_step_s": seconds[0],
-        "to_first_step_s": round(stamps[0] - started, 2),  # of a loaded base model; logged a step late
+        "to_first_step_s": round(stamps["first step"] - started, 2),  # of a loaded base model
+        "stages_s": {name: round(stamp - started, 2) for name, stamp in stamps.items()},
         "around_the_steps_s": round(total - record["seconds"], 2),
         "losses": [line["loss"] for line in curve],
         "trainable": record["parameters"]["trainable"],
     }
+
+
+class FirstStep(TrainerCallback):
+    """Notes when the GPU has ended the first step; transformers' Trainer makes one of this class for each training."""
+
+    stamps: ClassVar[dict[str, float]] = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if "first step" not in self.stamps:
+            synchronize()
+            self.stamps["first step"] = time.monotonic()
+
+
+@contextmanager
+def stages() -> Iterator[dict[str, float]]:
+    """Times at which the stages before the first step of a training end, and the first step itself."""
+    stamps = FirstStep.stamps
+    stamps.clear()
+
+    def noted(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            result = run(*arguments, **options)
+            synchronize()
+            stamps.setdefault(name, time.monotonic())
+            return result
+
+        return wrapper
+
+    places: list[tuple[Any, str, str]] = [
+        (loop, "decide_packing", "packing tried"),
+        (loop, "weights_fingerprint", "base weights read"),
+        (loop, "_prepare", "adapter added"),
+        (loop, "run_identity", "documents hashed"),
+        (trainer.AnswerTrainer, "__init__", "trainer made"),
+        (trainer, "logits_can_be_chunked", "chunked loss tried"),
+    ]
+    with ExitStack() as patched:
+        for owner, name, stage in places:
+            patched.enter_context(patch.object(owner, name, noted(stage, getattr(owner, name))))
+        yield stamps
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def stock(row: Row, path: Path, steps: int) -> dict[str, Any]:
@@ -182,6 +230,7 @@ def stock(row: Row, path: Path, steps: int) -> dict[str, Any]:
     data = documents(path, row.full, with_gates=False)
     model = base_model(row.size)
     weights = layer_weights(model)
+    FirstStep.stamps.clear()
     started = time.monotonic()
     model = get_peft_model(model, adapter(row))
     rows = data.rows(range(len(data)))
@@ -230,7 +279,7 @@ def stock(row: Row, path: Path, steps: int) -> dict[str, Any]:
     per_step = np.array(seen["tokens"][: steps * row.micro_batches]).reshape(steps, row.micro_batches).sum(1)
     return {
         **speed([stamp - stamps[0] for stamp in stamps[1:]], per_step.tolist(), weights),
-        "to_first_step_s": round(stamps[1] - started, 2),
+        "to_first_step_s": round(FirstStep.stamps["first step"] - started, 2),
         "padding": round(1 - sum(seen["tokens"]) / sum(seen["padded"]), 4),
         "attention": model.config._attn_implementation,
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -319,8 +368,12 @@ def profiled(row: Row, path: Path, steps: int) -> dict[str, Any]:
     return values
 
 
-def work(row: Row, path: Path, steps: int, profile: bool, result: Any) -> None:
+def work(path: Path, profile: bool, orders: Any, result: Any) -> None:
     """A row, in its own process."""
+    DEFAULT_CALLBACKS.append(FirstStep)
+    row, steps, compiled = orders.recv()
+    if compiled is not None:
+        os.environ["TRITON_CACHE_DIR"] = compiled
     try:
         run = {"stock": stock, "ours": ours, "losses": losses}[row.kind]
         values = profiled(row, path, steps) if profile and row.kind != "losses" else run(row, path, steps)
@@ -334,23 +387,36 @@ def work(row: Row, path: Path, steps: int, profile: bool, result: Any) -> None:
     result.send(values)
 
 
-def measured(row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")  # importing Liger starts CUDA
-    receiver, sender = context.Pipe(duplex=False)
-    steps = arguments.steps * (4 if row.kind == "losses" else 1)
-    process = context.Process(target=work, args=(row, arguments.documents, steps, arguments.profile, sender))
-    started = time.monotonic()
-    process.start()
-    sender.close()
-    try:
-        values = receiver.recv() if receiver.poll(arguments.limit) else {"error": f"over {arguments.limit} s"}
-    except EOFError:
-        values = {"error": "the process died"}
-    process.join(10)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    return {**dataclasses.asdict(row), **values, "wall_s": round(time.monotonic() - started, 1)}
+class Worker:
+    """A process for one row. It imports everything while the row before it is still measured."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        context = multiprocessing.get_context("spawn")  # importing Liger starts CUDA
+        orders, self._orders = context.Pipe(duplex=False)
+        self._result, result = context.Pipe(duplex=False)
+        self._process = context.Process(target=work, args=(arguments.documents, arguments.profile, orders, result))
+        self._process.start()
+        orders.close()
+        result.close()
+
+    def measure(self, row: Row, steps: int, compiled: str | None, limit: float) -> dict[str, Any]:
+        """Run a row, with its compiled kernels in the folder `compiled`."""
+        started = time.monotonic()
+        self._orders.send((row, steps, compiled))
+        try:
+            values = self._result.recv() if self._result.poll(limit) else {"error": f"over {limit} s"}
+        except EOFError:
+            values = {"error": "the process died"}
+        self.end()
+        return {**dataclasses.asdict(row), **values, "wall_s": round(time.monotonic() - started, 1)}
+
+    def end(self) -> None:
+        """End the process; one without a row at once."""
+        self._orders.close()
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
 
 
 def main() -> None:
@@ -360,23 +426,38 @@ def main() -> None:
     parser.add_argument(
         "--rows",
         default="",
-        help="only rows with this in their name, or with this name if it ends in $; several, separated by |",
+        help="only rows with this in their name, or with this name if it ends in $; several, in order, separated by |",
     )
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--limit", type=float, default=150, help="seconds for a row")
     parser.add_argument("--budget", type=float, default=560, help="seconds after which no row begins")
     parser.add_argument("--profile", action="store_true", help="print the kernels that take most of the time")
     parser.add_argument("--size", help="another size for all rows, to try the script")
+    parser.add_argument(
+        "--cold",
+        action="store_true",
+        help="each row twice: with no kernel compiled before, and with those of the first time",
+    )
     arguments = parser.parse_args()
     started, results, machine = time.monotonic(), [], None
     parts = arguments.rows.split("|")
-    wanted = [row for row in ROWS if any(part in row.name or part == f"{row.name}$" for part in parts)]
-    for row in wanted:
+    wanted = list(dict.fromkeys(r for part in parts for r in ROWS if part in r.name or part == f"{r.name}$"))
+    planned = [(row, kernels) for row in wanted for kernels in ("cold", "warm")[: 1 + arguments.cold]]
+    compiled = tempfile.TemporaryDirectory()
+    worker = Worker(arguments)
+    for number, (row, kernels) in enumerate(planned, start=1):
+        current = worker
         if time.monotonic() - started > arguments.budget:
             print(f"no time left for {row.name}", file=sys.stderr)
             continue
+        if number < len(planned):
+            worker = Worker(arguments)
+        steps = arguments.steps * (4 if row.kind == "losses" else 1)
+        folder = f"{compiled.name}/{(number - 1) // 2}" if arguments.cold else None
         row = dataclasses.replace(row, size=arguments.size or row.size)
-        values = measured(row, arguments)
+        values = current.measure(row, steps, folder, arguments.limit)
+        if arguments.cold:
+            values["kernels"] = kernels
         machine = values.pop("environment", machine)
         results.append(values)
         shown = (
@@ -385,7 +466,9 @@ def main() -> None:
             "tflops",
             "padding",
             "peak_gib",
+            "kernels",
             "to_first_step_s",
+            "stages_s",
             "data_wait_share",
             "cuda_graphs",
             "held_out",
@@ -394,6 +477,7 @@ def main() -> None:
         )
         print(json.dumps({name: results[-1][name] for name in shown if name in results[-1]}), flush=True)
         write_json(arguments.output, {"environment": machine, "steps": arguments.steps, "rows": results})
+    worker.end()
 
 
 if __name__ == "__main__":
