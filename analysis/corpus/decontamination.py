@@ -52,9 +52,9 @@ def contaminated(batches: Batches, evaluation: Mapping[str, Iterable[pl.DataFram
 
 
 def slots_of(ngrams: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """The bitmap of at least `FILTER_SLOTS` in which each n-gram has a slot; most slots stay free."""
-    filled = np.zeros(max(FILTER_SLOTS, 8 * len(ngrams)), dtype=bool)
-    filled[ngrams % len(filled)] = True
+    """The bitmap of at least `FILTER_SLOTS`, a power of two, in which each n-gram has a slot; most slots stay free."""
+    filled = np.zeros(max(FILTER_SLOTS, 1 << (8 * len(ngrams)).bit_length()), dtype=bool)
+    filled[ngrams & np.uint64(len(filled) - 1)] = True
     return filled
 
 
@@ -69,7 +69,7 @@ def known_ngrams(
         filled: their `slots_of`.
     """
     values, owner = _ngrams_in(batch)
-    likely = np.flatnonzero(filled[values % len(filled)])
+    likely = np.flatnonzero(filled[values & np.uint64(len(filled) - 1)])
     likely = likely[np.argsort(values[likely])]  # sorted, because neighbouring searches then hit the cache
     place = np.searchsorted(ngrams, values[likely]).clip(max=len(ngrams) - 1)
     hit = ngrams[place] == values[likely]
@@ -78,10 +78,11 @@ def known_ngrams(
 
 
 def _ngrams_in(batch: pl.DataFrame) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The n-grams of texts and of short prompts, and the position of the document that has each."""
-    texts = shingles(batch["text"], NGRAM_WORDS, punctuation=False, by_length=True)
+    """The n-grams of texts and of short prompts, some of them repeated; and the position of the document of each."""
+    texts = shingles(batch["text"], NGRAM_WORDS, punctuation=False, by_length=True, distinct=False)
     is_short = batch["prompt"].str.len_bytes() <= SHORT_BYTES
-    prompts = shingles(batch["prompt"].filter(is_short), NGRAM_WORDS, punctuation=False, by_length=True)
+    short = batch["prompt"].filter(is_short)
+    prompts = shingles(short, NGRAM_WORDS, punctuation=False, by_length=True, distinct=False)
     owners = texts.row_of_value(), is_short.arg_true().to_numpy().astype(np.int64)[prompts.row_of_value()]
     return np.concatenate([texts.values, prompts.values]), np.concatenate(owners)
 

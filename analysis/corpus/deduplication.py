@@ -17,7 +17,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from analysis.corpus.one_letter import one_letter_similarity
-from analysis.text.shingles import Rows, count_slots, jaccard, shingles
+from analysis.text.minhash import band_hashes
+from analysis.text.shingles import Rows, count_slots, jaccard, rare, shingles
 
 Batches = Callable[[], Iterator[pl.DataFrame]]
 """Each call starts a new pass over the documents, in batches with the columns `row` and `text`."""
@@ -137,10 +138,7 @@ def _shingle_counts(shingled: _Shingled, step: int) -> NDArray[np.uint8]:
 
 def content_of(every: Rows, counts: NDArray[np.uint8]) -> Rows:
     """Shingles without those of templates. A document with only template shingles keeps them all."""
-    own = counts[every.values % COUNTER_SLOTS] <= TEMPLATE_DOCUMENTS
-    rows = every.row_of_value()
-    only_template = np.bincount(rows, weights=own, minlength=len(every)) == 0
-    return every.where(own | only_template[rows])
+    return rare(every, counts, TEMPLATE_DOCUMENTS)
 
 
 def _rows_per_band(threshold: float) -> int:
@@ -160,20 +158,14 @@ def band_keys(
     shingled: Iterable[tuple[NDArray[np.uint32], Rows]], counts: NDArray[np.uint8], threshold: float
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
     """Row numbers [n] and keys [n, n_bands]. Two documents with an equal key in a column are a candidate pair."""
-    from rensa import RMinHash
-
     length = _rows_per_band(threshold)
-    multipliers = np.cumprod(np.full(length, 0x9E3779B97F4A7C15, np.uint64), dtype=np.uint64)
     rows: list[NDArray[np.uint32]] = [np.empty(0, np.uint32)]
     keys: list[NDArray[np.uint64]] = [np.empty((0, NUM_PERMUTATIONS // length), np.uint64)]
     for batch_rows, every in shingled:
         content = content_of(every, counts)
-        offsets = content.offsets.astype(np.uint64)
-        digests = RMinHash.digest_matrix_from_flat_token_hashes(content.values, offsets, NUM_PERMUTATIONS, SEED)
-        matrix = np.array(digests.to_rows(), dtype=np.uint64).reshape(len(content), -1, length)
         has_content = np.diff(content.offsets) > 0
         rows.append(batch_rows[has_content])
-        keys.append((matrix @ multipliers)[has_content])
+        keys.append(band_hashes(content, NUM_PERMUTATIONS, length, SEED)[has_content])
     return np.concatenate(rows), np.concatenate(keys)
 
 

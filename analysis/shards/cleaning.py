@@ -228,7 +228,7 @@ class ShardedCleaning:
         )
         own = self._map("ngrams", "leaks:held_out_ngrams", [g | {"owner": len(names) - 1} for g in given])
         ngrams = self._reduce("ngrams", "leaks:merged_ngrams", [*other, *own], leaks.NGRAMS)
-        if not len(read_table(ngrams["url"], ["owner"])):
+        if read_table(ngrams["url"], ["owner"], group=0).is_empty():
             return [None] * len(given)
         hits = self._map("hits", "leaks:shard_hits", [g | {"ngrams": ngrams} for g in given])
         places = self._reduce("places", "leaks:merged_places", hits, leaks.PLACES)

@@ -22,7 +22,7 @@ from analysis.corpus.deduplication import (
     content_of,
     count_shingles,
 )
-from analysis.engine.files import parquet_bytes, read_bytes, read_table, row_groups_of
+from analysis.engine.files import parquet_bytes, read_bytes, read_ranges, read_table, row_groups_of
 from analysis.engine.stages import Output
 from analysis.shards.reading import Ref, texts_of
 from analysis.text.shingles import Rows, shingles
@@ -197,7 +197,7 @@ def _ranked(
     shards: Sequence[dict[str, Any]], place: int, n_places: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Ranks and keys of one part of all shards, by rank."""
-    found = [_at_place(shard["file"]["url"], place, n_places) for shard in shards]
+    found = _at_place([shard["file"]["url"] for shard in shards], place, n_places)
     numbers = [(one["row"] & ~IS_TRAIN) + np.uint64(shard["first"]) for one, shard in zip(found, shards, strict=True)]
     entries, number = np.concatenate(found), np.concatenate(numbers)
     is_train = entries["row"] >= IS_TRAIN
@@ -205,11 +205,11 @@ def _ranked(
     return (number + is_train * np.uint64(TRAIN))[by_rank], entries["key"][by_rank]
 
 
-def _at_place(url: str, place: int, n_places: int) -> NDArray[Any]:
-    """The `KEY`s of one part of one band."""
-    start, stop = np.frombuffer(read_bytes(url, 8 * place, 8 * place + 16), "<i8").tolist()
-    head = 8 * (n_places + 1)
-    return np.frombuffer(read_bytes(url, head + KEY.itemsize * start, head + KEY.itemsize * stop), KEY)
+def _at_place(urls: Sequence[str], place: int, n_places: int) -> list[NDArray[Any]]:
+    """The `KEY`s of one part of one band, of each file."""
+    bounds = read_ranges(urls, [8 * place] * len(urls), [8 * place + 16] * len(urls))
+    places = 8 * (n_places + 1) + KEY.itemsize * np.array([np.frombuffer(two, "<i8") for two in bounds])
+    return [np.frombuffer(part, KEY) for part in read_ranges(urls, *places.T.tolist())]
 
 
 def _pairs(kept: NDArray[np.uint64], rank: NDArray[np.uint64]) -> Output:

@@ -69,7 +69,8 @@ def shard_records(shard: Mapping[str, Any], source: Mapping[str, Any]) -> tuple[
                 raise SourceError(str(error).replace(str(path), place)) from error
             notes += [text.replace(str(path), place) for texts in read.notes.values() for text in texts]
     records = pl.concat(frames or [pl.DataFrame(schema=RECORD_SCHEMA)])
-    return records.with_columns(normalised(pl.col("prompt", "completion"))), notes
+    # A lazy table computes the common part of the expression once.
+    return records.lazy().with_columns(normalised(pl.col("prompt", "completion"))).collect(), notes
 
 
 def texts_of(records: Ref, dropped: Ref | None, keep: pl.Expr | None = None) -> Iterator[pl.DataFrame]:

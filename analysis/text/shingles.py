@@ -52,8 +52,8 @@ class Rows:
         return Rows(self.values[keep], counts[self.offsets])
 
 
-def shingles(texts: pl.Series, size: int, *, punctuation: bool, by_length: bool = False) -> Rows:
-    """The distinct shingles of `size` tokens of each text, sorted.
+def shingles(texts: pl.Series, size: int, *, punctuation: bool, by_length: bool = False, distinct: bool = True) -> Rows:
+    """The shingles of `size` tokens of each text.
 
     A text with fewer tokens has one shingle of all its tokens. A text without tokens has none.
 
@@ -62,13 +62,16 @@ def shingles(texts: pl.Series, size: int, *, punctuation: bool, by_length: bool 
         by_length: whether to count a character of a script without spaces as a fraction of a word, so that shingles
             have the same length in every language: `size` words or the equivalent number of characters.
         punctuation: whether punctuation marks are tokens; otherwise they are ignored.
+        distinct: whether each shingle is given once and in ascending order; otherwise in the order of the text, which
+            takes half of the time.
     """
     data = np.frombuffer(texts.str.join("").item().encode(), dtype=np.uint8)
     ends = np.concatenate([[0], texts.str.len_bytes().cast(pl.Int64).cum_sum().to_numpy()]).astype(np.int64)
     tokens, weights, offsets = _token_hashes(data, ends, punctuation, _characters())
     if not by_length:
         weights.fill(WORD_WEIGHT)
-    return Rows(*_sorted_windows(tokens, weights, offsets, size * WORD_WEIGHT))
+    values, offsets = _windows(tokens, weights, offsets, size * WORD_WEIGHT, distinct)
+    return Rows(values, offsets)
 
 
 @cache
@@ -96,6 +99,34 @@ def count_slots(values: NDArray[np.uint64], counts: NDArray[np.uint8]) -> None:
         slot = value % slots
         if counts[slot] < 255:
             counts[slot] += np.uint8(1)
+
+
+def rare(every: Rows, counts: NDArray[np.uint8], most: int) -> Rows:
+    """The values with a count of at most `most`; a row without such a value keeps all of its own.
+
+    Args:
+        counts: see `count_slots`; their number is a power of two.
+    """
+    return Rows(*_rare(every.values, every.offsets, counts, most))
+
+
+@numba.njit(cache=True)
+def _rare(
+    values: NDArray[np.uint64], offsets: NDArray[np.int64], counts: NDArray[np.uint8], most: int
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    slots = np.uint64(len(counts) - 1)
+    kept, kept_offsets = np.empty_like(values), np.zeros_like(offsets)
+    found = 0
+    for row in range(len(offsets) - 1):
+        first = found
+        for value in values[offsets[row] : offsets[row + 1]]:
+            kept[found] = value
+            found += counts[value & slots] <= most
+        if found == first:
+            found += offsets[row + 1] - offsets[row]
+            kept[first:found] = values[offsets[row] : offsets[row + 1]]
+        kept_offsets[row + 1] = found
+    return kept[:found].copy(), kept_offsets
 
 
 @numba.njit(cache=True)
@@ -212,10 +243,10 @@ def _token_hashes(
 
 
 @numba.njit(cache=True)
-def _sorted_windows(
-    tokens: NDArray[np.uint64], weights: NDArray[np.uint8], offsets: NDArray[np.int64], size: int
+def _windows(
+    tokens: NDArray[np.uint64], weights: NDArray[np.uint8], offsets: NDArray[np.int64], size: int, distinct: bool
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Sorted distinct windows of each row, and offsets. A window is a shortest run of tokens with weight `size`."""
+    """Windows of each row, and offsets. A window is a shortest run of tokens with weight `size`."""
     windows = np.empty(len(tokens), dtype=np.uint64)
     window_offsets = np.zeros(len(offsets), dtype=np.int64)
     powers = np.ones(size + 1, dtype=np.uint64)
@@ -237,7 +268,7 @@ def _sorted_windows(
             if weight >= size or (i == end - 1 and found == first):
                 windows[found] = _mix(state)
                 found += 1
-        if found > first:
+        if distinct and found > first:
             windows[first:found].sort()
             kept = first + 1
             for i in range(first + 1, found):

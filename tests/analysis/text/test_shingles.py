@@ -24,6 +24,8 @@ def test_shingles_are_the_sets_of_token_windows(
     found = shingles(pl.Series(texts), size, punctuation=punctuation, by_length=by_length)
     expected = [reference_shingles(text, size, punctuation, by_length) for text in texts]
     assert [len(found[i]) for i in range(len(texts))] == [len(windows) for windows in expected]
+    repeated = shingles(pl.Series(texts), size, punctuation=punctuation, by_length=by_length, distinct=False)
+    assert [set(repeated[i]) for i in range(len(texts))] == [set(found[i]) for i in range(len(texts))]
     for (i, left), (j, right) in itertools.combinations(enumerate(expected), 2):
         assert jaccard(found[i], found[j]) == pytest.approx(reference_jaccard(left, right))
 
