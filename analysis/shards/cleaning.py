@@ -1,6 +1,6 @@
 """Cleaning in shards: the stages from files to documents. The rules are those of `analysis.corpus.cleaning`.
 
-This process holds pairs of duplicates (16 bytes each); texts stay with the workers.
+This process holds distinct pairs of duplicates (16 bytes each); texts stay with the workers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -129,7 +129,7 @@ class ShardedCleaning:
     def _exact(self) -> pl.DataFrame:
         given = [{"records": file, "n_parts": self.n_parts} for file in self.records]
         contents = self._map("contents", "duplicates:shard_contents", given)
-        return self._pairs_of("exact", "exact_pairs", contents, n_bands=1)
+        return _pairs(self._pairs_of("exact", "exact_pairs", contents, n_bands=1))
 
     def _near(self, dropped: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
         """Near duplicates as `kept`, `rank`."""
@@ -162,17 +162,18 @@ class ShardedCleaning:
     def _candidates(self, given: Sequence[dict[str, Any]], threshold: float) -> pl.DataFrame:
         more = {"threshold": threshold, "n_parts": self.n_parts}
         bands = self._map("bands", "duplicates:shard_bands", [one | more for one in given])
-        return self._pairs_of("candidates", "band_pairs", bands, bands[0].value).unique().sort("kept", "rank")
+        found = self._pairs_of("candidates", "band_pairs", bands, bands[0].value)
+        return read_table(self._reduce("candidates", "duplicates:distinct_pairs", found, duplicates.PAIRS)["url"])
 
-    def _pairs_of(self, stage: str, function: str, keys: Sequence[Done], n_bands: int) -> pl.DataFrame:
-        """Pairs of equal keys, with a task for each part of each band."""
+    def _pairs_of(self, stage: str, function: str, keys: Sequence[Done], n_bands: int) -> list[Done]:
+        """Files of pairs of equal keys, with a task for each part of each band."""
         shards = [
             {"file": one.files[duplicates.KEYS], "first": first} for one, first in zip(keys, self.firsts, strict=True)
         ]
         n = self.n_parts
         arguments = [{"shards": shards, "place": place, "n_places": n_bands * n} for place in range(n_bands * n)]
         labels = [f"band {place // n}, part {place % n} of {n}" for place in range(n_bands * n)]
-        return _pairs(self._map(stage, f"duplicates:{function}", arguments, labels))
+        return self._map(stage, f"duplicates:{function}", arguments, labels)
 
     def _compared(self, given: Sequence[dict[str, Any]], parts: Sequence[pl.DataFrame]) -> list[dict[str, Any]]:
         """Files with the shingles of all documents in pairs, of the shards that have one."""

@@ -110,6 +110,12 @@ def band_pairs(shards: Sequence[dict[str, Any]], place: int, n_places: int) -> O
     return _pairs(ranks[pairs[:, 0]], ranks[pairs[:, 1]])
 
 
+def distinct_pairs(files: Sequence[Ref]) -> Output:
+    """Each candidate pair once: `pairs.parquet`. Most pairs have equal keys in several bands."""
+    pairs = pl.concat([read_table(file["url"]) for file in files]).unique().sort("kept", "rank")
+    return _pairs(pairs["kept"].to_numpy(), pairs["rank"].to_numpy())
+
+
 def compared_documents(records: Ref, shingled: Ref, counts: Ref, wanted: Ref, n_parts: int) -> Output:
     """Shingles and texts of wanted documents: `compared.parquet`, with a row group for each part of the pairs.
 
