@@ -8,7 +8,7 @@ expert costs more than a right one gains.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -246,18 +246,21 @@ class PromptClassifier:
     def _learn(self, texts: pl.Series, numbers: NDArray[np.int32], folds: NDArray[np.int64]) -> None:
         from threadpoolctl import threadpool_limits
 
-        vectoriser = _vectoriser(max_features=self.max_features)
-        try:
-            rows = vectoriser.fit_transform(words(texts, self.tokens))
-        except ValueError as error:
-            raise ValueError(f"expected prompts with words of two characters, got none in {len(texts)}") from error
+        documents = list(words(texts, self.tokens))
+        # Of equally frequent terms the first ones are kept. scikit-learn's `max_features` sorts all pairs first, which
+        # takes twice as long.
+        counts = Counter(chain.from_iterable(map(_words_and_pairs, documents)))
+        if not counts:
+            raise ValueError(f"expected prompts with words of two characters, got none in {len(texts)}")
+        terms = sorted(term for term, _ in counts.most_common(self.max_features))
+        vectoriser = _vectoriser(terms)
+        rows = vectoriser.fit_transform(documents)
         with threadpool_limits(1):  # the last bits depend on the number of threads
             self.validation_ = self._cross_validate(rows, numbers, folds)
             regression = self._regression().fit(rows, numbers)
         weights, bias = regression.coef_, regression.intercept_
         if len(self.classes_) == 2:  # scikit-learn then keeps only the logit of the second class
             weights, bias = np.vstack([np.zeros_like(weights), weights]), np.array([0.0, *bias])
-        terms = vectoriser.get_feature_names_out().tolist()
         self._set(terms, vectoriser.idf_, weights.astype(np.float32), bias.astype(np.float32))
 
     def _cross_validate(self, rows: Any, numbers: NDArray[np.int32], folds: NDArray[np.int64]) -> Agreement:
@@ -275,14 +278,15 @@ class PromptClassifier:
     def _regression(self) -> Any:
         from sklearn.linear_model import LogisticRegression
 
-        return LogisticRegression(C=self.C, max_iter=1000)
+        # As accurate as lbfgs here, in half to a twelfth of its time.
+        return LogisticRegression(C=self.C, max_iter=1000, solver="newton-cg")
 
     def _set(self, terms: list[str], idf: ArrayLike, weights: NDArray[Any], bias: NDArray[Any]) -> None:
         self._terms, self._weights, self._bias = terms, weights, bias
         self._idf = np.asarray(idf, np.float64)
         self._columns = {term: column for column, term in enumerate(terms)}
         self._rows = np.ascontiguousarray(weights.T)  # the weights of a term are side by side in memory
-        self._vectoriser = _vectoriser(vocabulary=terms)
+        self._vectoriser = _vectoriser(terms)
         self._vectoriser.idf_ = self._idf
 
     def _logits(self, texts: pl.Series) -> NDArray[np.float32]:
@@ -294,11 +298,11 @@ class PromptClassifier:
         return np.asarray(logits + self._bias, np.float32)
 
 
-def _vectoriser(**options: Any) -> Any:
-    """A TF-IDF vectoriser for documents given as lists of words."""
+def _vectoriser(terms: list[str]) -> Any:
+    """A TF-IDF vectoriser for these terms and documents given as lists of words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(analyzer=_words_and_pairs, sublinear_tf=True, dtype=np.float32, **options)
+    return TfidfVectorizer(analyzer=_words_and_pairs, sublinear_tf=True, dtype=np.float32, vocabulary=terms)
 
 
 def _words_and_pairs(document: list[str]) -> list[str]:

@@ -64,7 +64,7 @@ def checked_tokens(tokens: str) -> Tokens:
 
 
 @cache
-def character_table(tokens: Tokens = "unicode") -> NDArray[np.int32]:
+def character_table(tokens: Tokens) -> NDArray[np.int32]:
     """The role of each code point: 0 if it ends a word, else its lower-case form with its class above `CLASS_SHIFT`.
 
     The classes are `WORD` (part of a word), `MARK` (part of the character before it), `IGNORED` (does not end a word,
@@ -86,7 +86,7 @@ def character_table(tokens: Tokens = "unicode") -> NDArray[np.int32]:
 @cache
 def ignored_characters() -> dict[int, None]:
     """The `IGNORED` code points as a table for `str.translate`."""
-    return dict.fromkeys(np.flatnonzero(character_table() >> CLASS_SHIFT == IGNORED).tolist())
+    return dict.fromkeys(np.flatnonzero(character_table("unicode") >> CLASS_SHIFT == IGNORED).tolist())
 
 
 def _add_classes(table: NDArray[np.int32]) -> None:

@@ -78,7 +78,7 @@ def shingles(texts: pl.Series, size: int, *, punctuation: bool, by_length: bool 
 def _characters() -> NDArray[np.int32]:
     """The table of characters, with one letter for all forms of i: in Turkish, KISA is the capital form of kısa, and
     İYİ that of iyi."""
-    table = character_table().copy()
+    table = character_table("unicode").copy()
     table[[ord("ı"), ord("İ")]] = ord("i")
     return table
 

@@ -4,8 +4,7 @@ import logging
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+import polars as pl
 from numpy.typing import NDArray
 
 from analysis.text.blocks import Texts, map_threads, text_blocks
@@ -111,8 +110,8 @@ class Tfidf:
         if not kept.size:
             logger.warning("no term occurs in %d documents: all %d terms are kept", self.min_df, len(terms))
             kept = np.arange(len(terms))
-        # Arrow compares UTF-8 bytes, which have the same order as code points.
-        kept = kept[pc.sort_indices(pa.array([terms[i] for i in kept])).to_numpy()]
+        # Polars compares UTF-8 bytes, which have the same order as code points.
+        kept = kept[pl.Series([terms[i] for i in kept], dtype=pl.String).arg_sort().to_numpy()]
         if self.max_features is not None and len(kept) > self.max_features:
             most_frequent = np.argsort(-frequency[kept], kind="stable")[: self.max_features]
             kept = kept[np.sort(most_frequent)]
