@@ -83,8 +83,8 @@ class Analysis:
 
     @property
     def how_sure(self) -> str:
-        """How certain the number of clusters is, in words. `why` says how reliably prompts identify sources or
-        tasks."""
+        """How much the number of clusters depends on the sweep and the sample, in words. `why` has the probability of
+        one part, or how reliably prompts identify sources or tasks."""
         low, high = self.choice.interval
         found = [f"{self.choice.value} clusters; shorter sweeps give {low} to {high}" if low < high else ""]
         if not found[0]:
@@ -95,10 +95,6 @@ class Analysis:
         if total:
             times = ", ".join(f"{n} in {times}" for n, times in sorted(self.samples.items()))
             found.append(f"of {total} random samples of the documents: {times}")
-        found.append(
-            f"evidence for more than one part is {self.choice.evidence.strength:.2f} of what is needed, so that one "
-            f"part has a probability of {self.choice.probability_of_one:.0%}"
-        )
         if self.choice.too_small:
             found.append(f"too small to say: {self.choice.too_small}")
         return "; ".join(found) + "."

@@ -141,12 +141,9 @@ def experts_of(inputs: ReportInputs) -> int | None:
 
 
 def _how_sure(choice: Mapping[str, Any]) -> str:
-    """Sentences with the interval of the number of clusters and the probability of one part, where they are known."""
+    """A sentence with the interval of the number of clusters, where it is known."""
     low, high = choice.get("interval", (0, 0))
-    sentences = f" About as well supported: {low} to {high}." if low != high else ""
-    if choice.get("probability_of_one") is not None:
-        sentences += f" Probability of one part: {choice['probability_of_one']:.0%}."
-    return sentences
+    return f" About as well supported: {low} to {high}." if low != high else ""
 
 
 def _groups(grouping: Mapping[str, Any], choice: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -181,14 +181,17 @@ def _reason(
     elif not evidence.structure:
         sentences.append(
             f"No clear structure: one LoRA is enough. {evidence.n_clusters} clusters found with one half of the words "
-            f"explain {evidence.explained:.0%} of the variation there and {max(evidence.shared, 0):.0%} in the other "
-            f"half; parts of a corpus would explain at least {MIN_SHARED[evidence.n_clusters]:.0%}."
+            f"explain {evidence.explained:.1%} of the variation there and {max(evidence.shared, 0):.1%} in the other "
+            f"half; parts of a corpus would explain at least {MIN_SHARED[evidence.n_clusters]:.1%}."
         )
     else:
         sentences.append(
             f"{value} clusters: up to there each one removes {sharpness:.1f} times as much of the remaining "
             f"error as later ones do (rule {rule})."
         )
+    one = evidence.probability_of_one
+    weak = f", so the evidence {'for several ' * evidence.structure}is weak" if 0.1 < one < 0.9 else ""
+    sentences.append(f"Probability of one part: {one:.0%}{weak}.")
     if value > 1 and not np.isnan(stability):
         sentences.append(f"Two halves of the corpus agree on these clusters to {stability:.2f} (1 is fully).")
     if evidence.too_small:

@@ -34,7 +34,7 @@ def test_two_kinds_of_work_get_an_expert_each(found):
 def test_how_sure_counts_every_sample(found):
     assert sum(found.samples.values()) == 6
     assert found.share_of_samples == found.samples.get(found.choice.value, 0) / 6
-    assert re.search(r"one part has a probability of \d%", found.how_sure)
+    assert re.search(r"Probability of one part: \d%\.", found.choice.reason)
 
 
 def test_one_kind_of_work_is_a_plain_lora(files):

@@ -59,4 +59,4 @@ def test_one_part_is_the_less_likely_the_stronger_the_evidence():
     assert found == sorted(found, reverse=True)
     assert found[0] > 0.99
     assert found[-1] < 1e-9
-    assert 0.7 < found[2] < 0.8  # at the limit of `structure`
+    assert found[2] == pytest.approx(0.5)  # at the limit of `structure`, so both always say the same
