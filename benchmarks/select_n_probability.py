@@ -41,9 +41,7 @@ def main() -> None:
         "fitted_on_odd": {name: float(v) for name, v in zip(("slope", "midpoint"), fit.x, strict=True)},
         "prior_of_one_part": 1 - float(probability(fit.x, np.ones(1))[0]),
         "too_small": len(single) - len(large),
-        "even_half": {
-            ratio: _measured(_strengths([one[0], several[ratio][0]])) for ratio in RATIOS
-        },
+        "even_half": {ratio: _measured(_strengths([one[0], several[ratio][0]])) for ratio in RATIOS},
     }
     write_json(RESULTS / "select_n_probability.json", result)
     print(json.dumps(result, indent=1))

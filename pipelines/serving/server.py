@@ -2,16 +2,21 @@
 
 import asyncio
 import logging
+import socket
+from http import HTTPStatus
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pipelines.serving.app import create_app
+from pipelines.serving.errors import ExportsError, RequestError
 from pipelines.serving.setup.settings import Settings
 
 # Clients and balancers keep idle connections for about a minute.
 KEEP_ALIVE = 75
+TLS = b"\x16\x03"
+"""How a client that speaks TLS begins."""
 
 
 def serve(settings: Settings) -> None:
@@ -20,6 +25,14 @@ def serve(settings: Settings) -> None:
     Raises:
         ExportsError: the exports cannot be served with these settings.
     """
+    try:  # before anything is loaded; uvicorn would say it after its start
+        family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]
+        raise ExportsError(
+            f"cannot listen on {settings.host}, port {settings.port}: {reason}; choose --host and --port"
+        ) from None
     app = create_app(settings, reload_on_hangup=True)
     uvicorn.Server(server_config(settings, app)).run()
 
@@ -43,7 +56,7 @@ def server_config(settings: Settings, app: Any) -> uvicorn.Config:
 
 
 def limited_protocol(settings: Settings) -> type[HttpToolsProtocol]:
-    """uvicorn's HTTP protocol with limits on the head of a request, which uvicorn itself lacks."""
+    """uvicorn's HTTP protocol with limits on the head of a request, and errors in the form of OpenAI's API."""
 
     class LimitedProtocol(HttpToolsProtocol):
         _head_bytes = 0
@@ -58,11 +71,19 @@ def limited_protocol(settings: Settings) -> type[HttpToolsProtocol]:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            if self._deadline is not None and not self._head_bytes and data.startswith(TLS):
+                self._refuse(
+                    400, "expected HTTP, got TLS; use http://, or put a server for TLS in front"
+                )
+                return
             super().data_received(data)
             if self._deadline is not None:
                 self._head_bytes += len(data)
                 if self._head_bytes > settings.max_header_bytes:
-                    self._refuse(b"431 Request Header Fields Too Large")
+                    self._refuse(431, f"expected headers of at most {settings.max_header_bytes} bytes")
+
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(400, "expected HTTP/1.1 with a right content-length, got something else")
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
@@ -74,8 +95,8 @@ def limited_protocol(settings: Settings) -> type[HttpToolsProtocol]:
 
         def _expect_head(self) -> None:
             if self._deadline is None:
-                late = b"408 Request Timeout"
-                self._deadline = self.loop.call_later(settings.header_seconds, self._refuse, late)
+                late = f"expected the headers within {settings.header_seconds:g} seconds"
+                self._deadline = self.loop.call_later(settings.header_seconds, self._refuse, 408, late)
 
         def _head_ended(self) -> None:
             self._head_bytes = 0
@@ -83,10 +104,13 @@ def limited_protocol(settings: Settings) -> type[HttpToolsProtocol]:
                 self._deadline.cancel()
                 self._deadline = None
 
-        def _refuse(self, status: bytes) -> None:
+        def _refuse(self, status: int, message: str) -> None:
             self._head_ended()
             if not self.transport.is_closing():
-                self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                error = RequestError(status, message)
+                lines = [b"%s: %s" % header for header in {**dict(error.headers()), b"connection": b"close"}.items()]
+                head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode(), *lines, b"", error.body()]
+                self.transport.write(b"\r\n".join(head))
                 self.transport.close()
 
     return LimitedProtocol

@@ -206,3 +206,9 @@ def test_an_interrupt_is_told(hydralora, files, monkeypatch, caused):
     code, told, error = hydralora("analyze", "garden.jsonl")
     assert (code, told) == (130, "")
     assert error.startswith("hydralora: stopped.")
+
+
+def test_an_interrupt_while_the_package_is_imported_is_told():
+    stop = "import pathlib\ndef stop(*_): raise KeyboardInterrupt\npathlib.Path.rglob = stop\nimport pipelines"
+    done = subprocess.run([sys.executable, "-c", stop], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "hydralora: stopped.\n")
