@@ -72,9 +72,7 @@ def limited_protocol(settings: Settings) -> type[HttpToolsProtocol]:
 
         def data_received(self, data: bytes) -> None:
             if self._deadline is not None and not self._head_bytes and data.startswith(TLS):
-                self._refuse(
-                    400, "expected HTTP, got TLS; use http://, or put a server for TLS in front"
-                )
+                self._refuse(400, "expected HTTP, got TLS; use http://, or put a server for TLS in front")
                 return
             super().data_received(data)
             if self._deadline is not None:
