@@ -74,6 +74,7 @@ class TrainingConfig:
         report_to: Trackers by transformers' names ("trackio", "tensorboard", "mlflow"). TensorBoard writes into the
             folder of the run; the others follow their own settings.
         seed: Seed of initialisation, document order and dropout.
+        data_seed: Seed of the document order, if not `seed`: runs with the same one read the same documents.
 
     Raises:
         ValueError: If a value is not allowed, or not exactly one budget is given.
@@ -107,6 +108,7 @@ class TrainingConfig:
     mixing_cap: float = dataclasses.field(default=1.0, metadata={"gt": 0, "le": 1})
     report_to: Sequence[str] = ()
     seed: int = dataclasses.field(default=0, metadata={"ge": 0, "le": 2**32 - 1})
+    data_seed: int | None = dataclasses.field(default=None, metadata={"ge": 0, "le": 2**32 - 1})
 
     def __post_init__(self) -> None:
         for name in ("packing", "fused_kernels", "cuda_graphs"):
@@ -137,6 +139,11 @@ class TrainingConfig:
             raise ValueError("early_stopping_patience needs eval_steps: the steps between two held-out evaluations")
         if self.lr_scheduler_type not in ("cosine", "linear", "constant"):
             raise ValueError(f"Expected lr_scheduler_type cosine, linear or constant, got {self.lr_scheduler_type!r}")
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the document order."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     @property
     def is_mixed(self) -> bool:

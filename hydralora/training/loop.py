@@ -60,7 +60,7 @@ def plan_run(
         max_steps=config.max_steps,
         max_tokens=config.max_tokens,
         num_epochs=config.num_train_epochs,
-        seed=config.seed,
+        seed=config.order_seed,
         packed=packed,
         order=_order(documents, config) if config.is_mixed else None,
     )
@@ -77,7 +77,7 @@ def _order(documents: TokenisedDocuments, config: TrainingConfig) -> Iterator[in
         )
     except ValueError as error:
         raise TrainingError(str(error)) from None
-    return mixed_order(sources, shares, config.seed)
+    return mixed_order(sources, shares, config.order_seed)
 
 
 def train(

@@ -32,7 +32,11 @@ Log = Callable[[str], object]
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One adapter to train: a row of `hydralora.methods`, its documents and its seed."""
+    """One adapter to train: a row of `hydralora.methods`, its seed and its budget.
+
+    Attributes:
+        data_seed: Seed of the document order, if not `seed`.
+    """
 
     method: str
     num_experts: int
@@ -40,6 +44,7 @@ class TrainingJob:
     max_tokens: int | None = None
     match_parameters: int | None = None
     measure_energy: bool = True
+    data_seed: int | None = None
 
     def settings(self, recipe: Recipe) -> "MethodConfig":
         """The settings of the method."""
@@ -47,7 +52,8 @@ class TrainingJob:
 
     def config(self, recipe: Recipe) -> "TrainingConfig":
         """The training configuration."""
-        return recipe.training_config(self.method, max_tokens=self.max_tokens, seed=self.seed)
+        config = recipe.training_config(self.method, max_tokens=self.max_tokens, seed=self.seed)
+        return replace(config, data_seed=self.data_seed)
 
 
 def experts_of(method: str, num_clusters: Artifact, expert_assignment: Artifact) -> int:

@@ -21,7 +21,7 @@ class ComponentsConfig(dg.Config):
     parts: int = Field(3, ge=1, le=1_000)
     """The largest clusters, and as many random parts of the largest cluster as a control."""
     other_seeds: list[int] = [1]
-    """Every cluster is trained again with these: separates what was learnt from what A started as."""
+    """Every cluster is trained again with these, on the same documents: separates what was learnt from the start."""
 
 
 def described(artifact: Artifact) -> Description:
@@ -54,7 +54,9 @@ def component_adapters(
     for part, rows in component_parts(documents, config.parts).items():
         tokens = read_tokens(tokenised_documents, rows)
         for seed in (recipe.seed, *(config.other_seeds if part.startswith("cluster") else ())):
-            training = TrainingJob("lora_r8", n, seed, config.max_tokens, measure_energy=False)
+            training = TrainingJob(
+                "lora_r8", n, seed, config.max_tokens, measure_energy=False, data_seed=recipe.seed
+            )
             jobs.append(Job(draft.folder / f"{part}-seed-{seed}", training, tokens))
     launcher.train(context, jobs, recipe, base_model)
     for seed in (recipe.seed, *config.other_seeds):

@@ -312,6 +312,16 @@ def test_a_model_is_split_only_between_several_processes(tmp_path: Path, plain: 
         run(tmp_path, plain, fsdp=True)
 
 
+@pytest.mark.parametrize("mixing", [{}, {"mixing_temperature": 2.0}])
+def test_runs_with_one_data_seed_read_the_same_documents(plain: TokenisedDocuments, mixing: dict[str, Any]) -> None:
+    def order(**seeds: int) -> list[int]:
+        plan = plan_run(plain, TrainingConfig(max_steps=5, tokens_per_step=200, **mixing, **seeds))
+        return [int(document) for batch in plan.micro_batches for document in batch]
+
+    assert order(seed=0) == order(seed=1, data_seed=0)
+    assert order(seed=0) != order(seed=1)
+
+
 def test_sources_are_read_by_their_weights(plain: TokenisedDocuments) -> None:
     def sums(**mixing: Any) -> float:
         plan = plan_run(plain, TrainingConfig(max_steps=60, tokens_per_step=200, **mixing))
