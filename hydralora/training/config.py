@@ -5,9 +5,11 @@ This module imports only the standard library: the pipelines read fields, defaul
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -27,6 +29,18 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def _is_within(number: Any, limits: Mapping[str, float], is_whole: bool) -> bool:
+    if isinstance(number, bool) or not isinstance(number, Integral if is_whole else Real):
+        return False
+    compare = {"ge": operator.ge, "gt": operator.gt, "le": operator.le}
+    return math.isfinite(number) and all(compare[name](number, limit) for name, limit in limits.items())
+
+
+def _words(limits: Mapping[str, float]) -> str:
+    words = {"ge": "at least", "gt": "more than", "le": "at most"}
+    return " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """All settings of a run except its data, its base model and its PEFT configuration.
@@ -43,7 +57,7 @@ class TrainingConfig:
         lr_scheduler_type: Form of the decay after the warm-up.
         warmup_ratio: Share of the steps in which the learning rate rises.
         weight_decay: Weight decay of AdamW.
-        max_grad_norm: Norm to which gradients are clipped.
+        max_grad_norm: Norm to which gradients are clipped; 0 for no clipping.
         tokens_per_step: Smallest number of tokens in an optimizer step, without padding, over all processes.
         gradient_accumulation_steps: Micro-batches per step in each process. More of them need less memory. They also
             need less padding, because documents are sorted into them by length.
@@ -86,9 +100,9 @@ class TrainingConfig:
     learning_rate: float = dataclasses.field(default=1e-3, metadata={"gt": 0})
     learning_rate_ratios: Mapping[str, float] = dataclasses.field(default_factory=dict, metadata={"gt": 0})
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_ratio: float = 0.05
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    warmup_ratio: float = dataclasses.field(default=0.05, metadata={"ge": 0, "le": 1})
+    weight_decay: float = dataclasses.field(default=0.0, metadata={"ge": 0})
+    max_grad_norm: float = dataclasses.field(default=1.0, metadata={"ge": 0})
     tokens_per_step: int = dataclasses.field(default=4096, metadata={"ge": 1})
     gradient_accumulation_steps: int = dataclasses.field(default=4, metadata={"ge": 1})
     packing: bool | Literal["auto"] = "auto"
@@ -97,11 +111,11 @@ class TrainingConfig:
     gradient_checkpointing: bool = False
     activation_offloading: bool = False
     autocast: bool = dataclasses.field(default_factory=_has_gpu)
-    balance_weight: float = 0.0
-    cluster_weight: float = 0.0
+    balance_weight: float = dataclasses.field(default=0.0, metadata={"ge": 0})
+    cluster_weight: float = dataclasses.field(default=0.0, metadata={"ge": 0})
     save_steps: int = dataclasses.field(default=50, metadata={"ge": 1})
-    eval_steps: int | None = None
-    early_stopping_patience: int | None = None
+    eval_steps: int | None = dataclasses.field(default=None, metadata={"ge": 1})
+    early_stopping_patience: int | None = dataclasses.field(default=None, metadata={"ge": 1})
     fsdp: bool = False
     mixing_temperature: float = dataclasses.field(default=1.0, metadata={"gt": 0})
     mixing_weights: Mapping[str, float] = dataclasses.field(default_factory=dict, metadata={"ge": 0})
@@ -111,6 +125,12 @@ class TrainingConfig:
     data_seed: int | None = dataclasses.field(default=None, metadata={"ge": 0, "le": 2**32 - 1})
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, is_whole = getattr(self, field.name), int in (field.type, *get_args(field.type))
+            for number in value.values() if isinstance(value, Mapping) else [value]:
+                if field.metadata and number is not None and not _is_within(number, field.metadata, is_whole):
+                    kind = "a whole number" if is_whole else "a number"
+                    raise ValueError(f"Expected {field.name}: {kind} of {_words(field.metadata)}, got {value!r}")
         for name in ("packing", "fused_kernels", "cuda_graphs"):
             if getattr(self, name) not in (True, False, "auto"):
                 raise ValueError(f'Expected {name} true, false or "auto", got {getattr(self, name)!r}')
@@ -119,22 +139,6 @@ class TrainingConfig:
                 f"Expected exactly one of max_steps, max_tokens, num_train_epochs, got {self.max_steps}, "
                 f"{self.max_tokens}, {self.num_train_epochs}"
             )
-        for name in ("max_steps", "max_tokens", "tokens_per_step", "gradient_accumulation_steps", "save_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"Expected {name} of at least 1, got {value}")
-        for name in ("num_train_epochs", "learning_rate", "mixing_temperature"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"Expected {name} of more than 0, got {value}")
-        wrong = {name: ratio for name, ratio in self.learning_rate_ratios.items() if not 0 < ratio < math.inf}
-        if wrong:
-            raise ValueError(f"Expected learning_rate_ratios of more than 0, got {wrong}")
-        if not 0 < self.mixing_cap <= 1:
-            raise ValueError(f"Expected mixing_cap of more than 0 and at most 1, got {self.mixing_cap}")
-        wrong = {name: weight for name, weight in self.mixing_weights.items() if not 0 <= weight < math.inf}
-        if wrong:
-            raise ValueError(f"Expected mixing_weights of at least 0, got {wrong}")
         if self.early_stopping_patience is not None and self.eval_steps is None:
             raise ValueError("early_stopping_patience needs eval_steps: the steps between two held-out evaluations")
         if self.lr_scheduler_type not in ("cosine", "linear", "constant"):

@@ -93,14 +93,17 @@ def _refusal_of_model(model: Any, decision: Packing, *, autocast: bool) -> str |
     was_training = model.training
     try:
         alone, packed, after_another = _probe(model.eval(), decision, autocast=autocast)
+        # Rounding may depend on other documents, where the tokens of an expert (MoE) are multiplied together.
+        sees = not torch.equal(packed, after_another) and _sees_another(model, decision, autocast=autocast)
     except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
         return f"{name} does not run on packed rows ({type(error).__name__}: {str(error)[:200]})"
     finally:
         model.train(was_training)
-    if not torch.equal(packed, after_another):
+    if sees:
         return f"in {name} a document sees the one before it in its row"
     tolerance = 0.05 if decision.attention == VARLEN or model.dtype != torch.float32 else 1e-3
-    if (packed - alone).norm() > tolerance * alone.norm():
+    difference = torch.maximum((packed - alone).norm(), (packed - after_another).norm())
+    if not difference <= tolerance * alone.norm():  # also NaN
         return f"in {name} the logits of a document depend on its place in the row"
     return None
 
@@ -108,20 +111,47 @@ def _refusal_of_model(model: Any, decision: Packing, *, autocast: bool) -> str |
 @torch.no_grad()
 def _probe(model: Any, decision: Packing, *, autocast: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Logits in float32 of a document alone, after a second document, and after a third one of the same length."""
-    device = model.device
+    one, another, last = _documents(model)
+    alone, packed, after_another = (
+        _logits_of_last(model, decision, documents, autocast=autocast)
+        for documents in ([last], [one, last], [another, last])
+    )
+    return alone, packed, after_another
+
+
+def _sees_another(model: Any, decision: Packing, *, autocast: bool) -> bool:
+    """Whether the logits of a document have a gradient in the tokens before it."""
+    one, _, last = _documents(model)
+    states: list[Tensor] = []
+
+    def keep(_module: Any, _args: Any, output: Tensor) -> Tensor:
+        states.append(output.detach().requires_grad_())
+        return states[-1]
+
+    handle = model.get_input_embeddings().register_forward_hook(keep)
+    try:
+        logits = _logits_of_last(model, decision, [one, last], autocast=autocast)
+    finally:
+        handle.remove()
+    [gradient] = torch.autograd.grad(logits.square().sum(), states[:1])
+    return bool(gradient[0, : len(one)].any())
+
+
+def _documents(model: Any) -> list[Any]:
     vocabulary = model.config.get_text_config().vocab_size
     draw = torch.Generator().manual_seed(0)
-    one, another, last = (torch.randint(vocabulary, (n,), generator=draw).numpy() for n in (9, 9, 7))
+    return [torch.randint(vocabulary, (n,), generator=draw).numpy() for n in (9, 9, 7)]
+
+
+def _logits_of_last(model: Any, decision: Packing, documents: list[Any], *, autocast: bool) -> Tensor:
+    """Logits in float32 of the last document of a row."""
+    device = model.device
+    rows = [{"input_ids": tokens, "answer_start": len(tokens)} for tokens in documents]
+    rows[-1]["answer_start"] = 1
+    batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in collate_packed(rows).items()}
     disabled = model.disable_adapter() if hasattr(model, "peft_config") else nullcontext()
-    logits = []
     with decision.attention_of(model), disabled, torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-        for documents in ((last,), (one, last), (another, last)):
-            rows = [{"input_ids": tokens, "answer_start": len(tokens)} for tokens in documents]
-            rows[-1]["answer_start"] = 1
-            batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in collate_packed(rows).items()}
-            logits.append(answer_logits(model, batch)[0].float())
-    alone, packed, after_another = logits
-    return alone, packed, after_another
+        return answer_logits(model, batch)[0].float()
 
 
 def _small_twin(base: Any, device: torch.device) -> Any:

@@ -7,7 +7,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Lfm2Config,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    StableLmConfig,
+)
 
 from hydralora.base_model import packed_attention
 from hydralora.data import Batch, TokenisedDocuments, collate, collate_packed, tokenise
@@ -170,25 +183,46 @@ def test_a_model_whose_state_runs_along_the_row_is_refused() -> None:
         decide_packing(MambaForCausalLM(config).eval(), None, TrainingConfig(max_steps=1, packing=True))
 
 
+SIZES: dict[str, Any] = {
+    "vocab_size": 264,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BloomConfig(vocab_size=264, hidden_size=32, n_layer=2, n_head=4),  # the distance of tokens, not their positions
+        Lfm2Config(**SIZES, layer_types=["conv", "full_attention"]),  # a convolution along the row
+    ],
+    ids=["alibi", "convolution"],
+)
+def test_a_model_in_which_a_document_sees_another_is_refused(config: Any) -> None:
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(TrainingError, match="a document sees the one before it"):
+        decide_packing(model, None, TrainingConfig(max_steps=1, packing=True))
+
+
+def test_a_model_that_hands_no_bounds_to_its_attention_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "varlen_refusal", lambda *_, **__: None)
+    model = AutoModelForCausalLM.from_config(StableLmConfig(**SIZES)).eval()
+    assert "sees the one before" in str(decide_packing(model, None, TrainingConfig(max_steps=1)).reason)
+
+
 @pytest.mark.parametrize(
     "model",
     [
+        MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=4)),
         GPT2LMHeadModel(GPT2Config(vocab_size=264, n_embd=32, n_layer=1, n_head=4, n_positions=128)),
-        MistralForCausalLM(
-            MistralConfig(
-                vocab_size=264,
-                hidden_size=32,
-                intermediate_size=48,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                sliding_window=4,
-            )
-        ),
+        MistralForCausalLM(MistralConfig(**SIZES, sliding_window=4)),
     ],
-    ids=["learned positions", "sliding window"],
+    ids=["mixture of experts", "learned positions", "sliding window"],
 )
-def test_other_kinds_of_positions_and_masks(model: Any) -> None:
+def test_other_kinds_of_models(model: Any) -> None:
     model = copy.deepcopy(model).eval()
     assert decide_packing(model, None, TrainingConfig(max_steps=1, packing=True)).packed
     rows = [{k: v for k, v in row.items() if k != "expert_gates"} for row in documents().rows(range(5))]
