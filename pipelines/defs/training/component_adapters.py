@@ -54,9 +54,7 @@ def component_adapters(
     for part, rows in component_parts(documents, config.parts).items():
         tokens = read_tokens(tokenised_documents, rows)
         for seed in (recipe.seed, *(config.other_seeds if part.startswith("cluster") else ())):
-            training = TrainingJob(
-                "lora_r8", n, seed, config.max_tokens, measure_energy=False, data_seed=recipe.seed
-            )
+            training = TrainingJob("lora_r8", n, seed, config.max_tokens, measure_energy=False, data_seed=recipe.seed)
             jobs.append(Job(draft.folder / f"{part}-seed-{seed}", training, tokens))
     launcher.train(context, jobs, recipe, base_model)
     for seed in (recipe.seed, *config.other_seeds):
