@@ -1,22 +1,28 @@
 """Three mixes of corpora for the study of label-free experts, each as one .npz file.
 
-    OMP_NUM_THREADS=1 python benchmarks/experts_data.py FOLDER
+    OMP_NUM_THREADS=1 python benchmarks/experts_data.py FOLDER [--base BASE --groups MIXES]
 
 "six" is the mix of benchmarks/study_data.py, document for document. The other two were fixed before the first run and
 nothing was tuned on them: "exams" (MMLU, PubMedQA, MBPP) and "flan" (ten clusters of Flan-like tasks, without the
 documents of "six"; BIG-Bench Hard is measured beside them and never trained on, as its authors ask).
-Groups of K-means and predicted sources are computed here from prompts alone; those of the hidden state need a GPU
-(benchmarks/experts_study.py prepare).
+Groups of words and predicted sources are computed here; those of the hidden state need a GPU
+(benchmarks/experts_study.py prepare). For another base, documents are tokenised anew and groups are those of MIXES.
+
+"more" are further test documents of the same tasks: at most `MORE` of each corpus, those of test splits first, then
+those of training splits. None is in another part, and what is nearly equal to a training or validation document, or
+shares a run of words with one, is left out. They were added for smaller intervals, before any run had seen them.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from experts_groups import Labels, at_elbow, information, told_by_words
 from experts_mix import Ints, Mix
-from study_data import CORPORA, PARTS, SEED, draw_documents, tokenised
+from study_data import CORPORA, PARTS, SEED, SOURCES, draw_documents, tokenised
 
 from analysis.corpus.cleaning import CleanConfig, clean
 from analysis.sources import FilesSource, read_sources
@@ -27,34 +33,41 @@ TEST = PARTS["test"]
 # Training and (at most) validation documents; what cleaning leaves of MBPP and PubMedQA is no more than that.
 EXAMS = {"mmlu": (1000, 150), "pubmedqa": (410, 75), "mbpp": (320, 75)}
 FLAN_TRAIN, FLAN_VALIDATION, UNSEEN_OF_TASK = 400, 30, 13
-MAX_TERMS = 20_000
+MORE = {"six": 650, "exams": 650, "flan": 350}
 NUM_TAGS = 32  # "Group 0" to "Group 31"
 
 
-def six() -> pl.DataFrame:
-    """The documents of the study of experts, in its order."""
-    return draw_documents().filter(pl.col("part") != "alone_train").select(COLUMNS)
+def six() -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The documents of the study of experts, in its order; and all documents of its corpora."""
+    return draw_documents().filter(pl.col("part") != "alone_train").select(COLUMNS), _cleaned(_read(SOURCES))
 
 
-def exams() -> pl.DataFrame:
-    """Questions with four options, research questions with an abstract, and short programs."""
-    files = {name: FilesSource((str(CORPORA / f"{name}_*.parquet"),)) for name in ("pubmedqa", "mbpp")}
-    records = pl.concat([_mmlu().lazy(), read_sources(files).records])
-    documents = clean(records, CleanConfig(detect_language=False)).documents.collect()
+def _read(sources: Sequence[str]) -> pl.LazyFrame:
+    return read_sources({name: FilesSource((str(CORPORA / f"{name}_*.parquet"),)) for name in sources}).records
+
+
+def _cleaned(records: pl.LazyFrame) -> pl.DataFrame:
+    return clean(records, CleanConfig(detect_language=False)).documents.collect()
+
+
+def exams() -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Questions with four options, research questions with an abstract, and short programs; and all documents."""
+    documents = _cleaned(pl.concat([_mmlu().lazy(), _read(("pubmedqa", "mbpp"))]))
     chosen = []
     for source, (n_train, n_validation) in EXAMS.items():
         train, test = (_shuffled(documents.filter(source=source, split=split)) for split in ("train", "test"))
         chosen += [*_cut(train, n_train, n_validation), test[:TEST].with_columns(part=pl.lit("test"))]
-    return pl.concat(chosen).select(COLUMNS)
+    return pl.concat(chosen).select(COLUMNS), documents
 
 
-def flan(used: pl.DataFrame) -> pl.DataFrame:
-    """Each cluster of Flan-like tasks as a source, without the documents of `used`, and BIG-Bench Hard as "unseen"."""
+def flan(used: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Each cluster of Flan-like tasks as a source, without the documents of `used`, and BIG-Bench Hard as "unseen"; and
+    all documents.
+    """
     files = sorted(CORPORA.glob("flan10_*.parquet"))
     tables = pl.concat([pl.read_parquet(file) for file in files])
     cluster_of_task = dict(tables.select("task", pl.col("domain").str.strip_prefix("flan:")).unique().iter_rows())
-    records = read_sources({"flan10": FilesSource(tuple(map(str, files)))}).records
-    documents = clean(records, CleanConfig(detect_language=False)).documents.collect()
+    documents = _cleaned(_read(("flan10",)))
     documents = documents.join(used, on=["prompt", "completion"], how="anti")
     documents = documents.with_columns(source=pl.col("task").replace_strict(cluster_of_task))
     chosen = []
@@ -66,7 +79,23 @@ def flan(used: pl.DataFrame) -> pl.DataFrame:
     unseen = unseen.select(
         source=pl.lit("bbh"), task="task", prompt="input", completion="target", part=pl.lit("unseen")
     )
-    return pl.concat([table.select(COLUMNS) for table in [*chosen, unseen]])
+    return pl.concat([table.select(COLUMNS) for table in [*chosen, unseen]]), documents
+
+
+def with_more(documents: pl.DataFrame, pool: pl.DataFrame, number: int) -> pl.DataFrame:
+    """The documents, and behind them at most `number` further test documents of each source."""
+    left = pool.join(documents, on=["prompt", "completion"], how="anti")
+    columns = list(RECORD_SCHEMA)
+    # To clean a pool in which our documents are the test split drops what is nearly one of them.
+    known = documents.filter(pl.col("part") != "unseen").with_columns(
+        licence=pl.lit(""), origin=pl.lit(""), split=pl.lit("test")
+    )
+    candidates = left.with_columns(split=pl.lit("train"), origin=pl.col("split"), licence=pl.lit(""))
+    tables = [table.select(columns).match_to_schema(RECORD_SCHEMA) for table in (known, candidates)]
+    kept = _cleaned(pl.concat(tables).lazy()).filter(split="train")
+    ordered = _shuffled(kept).sort("source", "origin", maintain_order=True)  # "test" before "train"
+    more = ordered.group_by("source", maintain_order=True).head(number).with_columns(part=pl.lit("more"))
+    return pl.concat([documents, more.select(COLUMNS)])
 
 
 def _mmlu() -> pl.DataFrame:
@@ -97,50 +126,30 @@ def _cut(table: pl.DataFrame, n_train: int, n_validation: int) -> list[pl.DataFr
     return [rows.with_columns(part=pl.lit(part)) for part, rows in parts.items()]
 
 
-def groupings(prompts: list[str], sources: Ints, training: Any, facts: dict[str, Any]) -> dict[str, Ints]:
-    """Groups of all documents, learnt from the prompts (and, of sources, the sources) of training documents."""
-    from analysis.clusters.choice.selection import select_num_clusters
-    from analysis.clusters.corpus_model import CorpusModel
-    from analysis.clusters.kmeans import sweep_kmeans
-    from analysis.experts.prompt_classifier import PromptClassifier
+def groupings(prompts: list[str], answers: list[str], sources: Ints, training: Any, facts: dict[str, Any]) -> Labels:
+    """Groups of all documents, learnt from training documents; of others, the prompt alone tells them."""
+    from analysis.features.joint import JointFeatures
     from analysis.features.lsa import TfidfLsa
+    from analysis.text.pairs import SEPARATOR
 
-    known = [prompt for prompt, is_training in zip(prompts, training, strict=True) if is_training]
-    features = TfidfLsa(128, random_state=SEED).fit(known)
-    rows = features.transform(known)
-    sweep = sweep_kmeans(rows, range(1, 21), n_init=10, random_state=SEED)
-    choice = select_num_clusters(rows, sweep, known)
-    facts["text"] = {
-        "elbow": choice.value,
-        "interval": choice.interval,
-        "structure": choice.evidence.strength,
-        "reason": choice.reason,
+    pairs = [SEPARATOR.join(pair) for pair in zip(prompts, answers, strict=True)]
+    told = told_by_words(prompts, sources[training], training)
+    labels = {
+        "source": np.where(sources <= sources[training].max(), sources, told),
+        "source_text": told,
+        "tfidf": at_elbow("tfidf", TfidfLsa(128, random_state=SEED), prompts, prompts, training, facts),
+        "joint_words": at_elbow("joint_words", JointFeatures(), pairs, prompts, training, facts),
+        "random": np.random.default_rng(SEED).integers(6, size=len(prompts)),
     }
-    classifier = PromptClassifier().fit(known, sources[training])
-    facts["source_accuracy_on_held_out_training_prompts"] = classifier.validation_.accuracy
-    predicted = np.array([int(name) for name in classifier.predict(prompts)])
-    labels = {"source": np.where(sources < sources[training].max() + 1, sources, predicted), "source_text": predicted}
-    for name, k in (("lsa_k6", 6), ("lsa_elbow", choice.value)):
-        labels[name] = CorpusModel(features, sweep.centers[sweep.index(k)]).assign(prompts)[0].astype(np.int64)
-    labels["random_k6"] = np.random.default_rng(SEED).integers(6, size=len(prompts))
+    for name, groups in labels.items():
+        rows = ~training & (sources <= sources[training].max())
+        facts.setdefault(name, {})["information_about_source"] = information(groups[rows], sources[rows])
     return labels
 
 
-def word_rows(prompts: list[str], training: Any) -> tuple[Any, Any, Ints]:
-    """TF-IDF of words and pairs as the prompt classifier weighs them, sparse; fitted on training prompts."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    known = [prompt for prompt, is_training in zip(prompts, training, strict=True) if is_training]
-    vectoriser = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=MAX_TERMS)
-    rows = vectoriser.fit(known).transform(prompts)
-    return rows.indices.astype(np.uint16), rows.data.astype(np.float16), rows.indptr[1:].astype(np.int64)
-
-
-def build(name: str, documents: pl.DataFrame) -> Mix:
+def build(name: str, documents: pl.DataFrame, base: str, groups: Path | None) -> Mix:
     """Tokens and groups of the documents of a mix."""
-    from transformers import AutoTokenizer
-
-    from hydralora.base_model import provision_embedded_base_model
+    from hydralora.base_model import load_tokenizer
 
     source_names = tuple(dict.fromkeys(documents.filter(pl.col("part") != "unseen")["source"]))
     source_names += tuple(s for s in dict.fromkeys(documents["source"]) if s not in source_names)
@@ -148,11 +157,14 @@ def build(name: str, documents: pl.DataFrame) -> Mix:
     task_names = tuple(dict.fromkeys(tasks))
     sources = documents["source"].replace_strict(source_names, range(len(source_names))).to_numpy().astype(np.int64)
     parts = documents["part"].to_numpy().astype(np.str_)
-    prompts = documents["prompt"].to_list()
-    tokens, lengths, starts = tokenised(documents.select("source", "prompt", "completion", "part"))
-    tokenizer = AutoTokenizer.from_pretrained(provision_embedded_base_model())
+    tokens, lengths, starts = tokenised(documents.select("source", "prompt", "completion", "part"), base=base)
+    tokenizer: Any = load_tokenizer(base)
     facts: dict[str, Any] = {}
-    labels = groupings(prompts, sources, parts == "train", facts)
+    if groups is None:
+        texts = documents["prompt"].to_list(), documents["completion"].to_list()
+        labels = groupings(*texts, sources, parts == "train", facts)
+    else:
+        labels = dict(Mix.load(groups / f"{name}.npz").labels)
     mix = Mix(
         name,
         tokens,
@@ -167,11 +179,8 @@ def build(name: str, documents: pl.DataFrame) -> Mix:
         tuple(tuple(tokenizer(f"Source: {s}\n", add_special_tokens=False).input_ids) for s in source_names),
         tuple(tuple(tokenizer(f"Group: {k}\n", add_special_tokens=False).input_ids) for k in range(NUM_TAGS)),
         _common_start(tokens, lengths),
-        *word_rows(prompts, parts == "train"),
         facts,
     )
-    test = np.isin(parts, ("test",))
-    facts["source_accuracy_on_test_prompts"] = float((labels["source"] == labels["source_text"])[test].mean())
     counts = {part: int((parts == part).sum()) for part in np.unique(parts)}
     print(name, counts, "training tokens", int(lengths[parts == "train"].sum()), facts, flush=True)
     return mix
@@ -189,11 +198,14 @@ def _common_start(tokens: Any, lengths: Ints) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder: Path = parser.parse_args().folder
-    folder.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("--base", default="embedded", help="whose tokenizer and template; a folder or a hub id")
+    parser.add_argument("--groups", type=Path, help="folder with mixes of the same documents, whose groups are taken")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     of_six = six()
-    for name, documents in (("six", of_six), ("exams", exams()), ("flan", flan(of_six))):
-        build(name, documents).save(folder / f"{name}.npz")
+    for name, (documents, pool) in (("six", of_six), ("exams", exams()), ("flan", flan(of_six[0]))):
+        documents = with_more(documents, pool, MORE[name])
+        build(name, documents, arguments.base, arguments.groups).save(arguments.folder / f"{name}.npz")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Groups of a mix that need no labels: K-means of the hidden state and of joint features, and how words tell them."""
+"""Groups of a mix that need no labels, each at its own elbow, and the words of a prompt that tell them."""
 
+import json
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,40 @@ import numpy as np
 import torch
 from experts_mix import Ints, Mix
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from analysis.clusters.choice.selection import elbow
 from analysis.clusters.kmeans import assign, sweep_kmeans
 from analysis.experts.prompt_classifier import PromptClassifier
 from analysis.features.hidden_states import HiddenStates
 from analysis.features.joint import JointFeatures
+from analysis.features.lsa import TfidfLsa
 from analysis.features.vectoriser import Features
 from analysis.text.pairs import SEPARATOR
+from hydralora.base_model import load_base_model, load_tokenizer
 from hydralora.evaluation import length_batches
 
 PREFILL_TOKENS = 16_384
 LARGEST_K = 20
 RESTARTS = 10
-PENALTY = 100.0  # inverse strength, as of the prompt classifier
 
 Floats = NDArray[np.float32]
+Labels = dict[str, Ints]
+
+
+def prepare(mixes: Path, state: Path, device: str) -> None:
+    """Mixes with groups of the hidden state into STATE/mixes, states of training prompts into STATE/NAME_states.npz."""
+    (state / "mixes").mkdir(parents=True, exist_ok=True)
+    base = load_base_model(device=device, dtype=torch.bfloat16)[0]
+    for path in sorted(mixes.glob("*.npz")):
+        mix, file = Mix.load(path), state / f"{path.stem}_states.npz"
+        started = time.perf_counter()
+        if not file.exists():
+            states = prompt_states(base, mix, mix.indices("train"), device)
+            np.savez_compressed(file, states=states.astype(np.float16))
+        facts: dict[str, Any] = {"prefill_seconds": round(time.perf_counter() - started, 2)}
+        labels = with_states(mix, np.load(file)["states"].astype(np.float32), facts)
+        replace(mix, labels=labels, facts={**mix.facts, **facts}).save(state / "mixes" / path.name)
+        print(f"{time.perf_counter() - started:6.1f} s  {path.stem}  {json.dumps(facts)}", flush=True)
 
 
 @torch.inference_mode()
@@ -44,63 +62,55 @@ def prompt_states(base: Any, mix: Mix, documents: Ints, device: str) -> Floats:
     return states.numpy()
 
 
-def with_states(mix: Mix, base: Any, device: str, states_file: Path) -> Mix:
-    """Read all prompts once; the states go into a file, the time into the facts of the mix."""
-    started = time.perf_counter()
-    states = prompt_states(base, mix, np.arange(len(mix.lengths)), device)
-    facts = {
-        "prefill_seconds": round(time.perf_counter() - started, 2),
-        "prompt_tokens": int(mix.answer_starts.sum()),
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-    }
-    np.savez_compressed(states_file, states=states.astype(np.float16))
-    return replace(mix, facts={**mix.facts, "hidden": facts})
-
-
-def with_groups(mix: Mix, states: Floats) -> Mix:
-    """The mix with groups of each view at its elbow, at twice its elbow, and at six.
-
-    Views: "hidden" (the state at the end of the prompt), "joint" (`analysis.features.joint` with it) and "words" (joint
-    without it). Held-out documents have no answer when they are served, so `NAME_text` is what a classifier of the
-    prompt's words says, which was taught the groups.
-    """
-    training, test = mix.parts == "train", mix.parts == "test"
+def with_states(mix: Mix, states: Floats, facts: dict[str, Any]) -> Labels:
+    """The labels of a mix with groups "hidden" and "joint"; states are those of training prompts."""
+    training = mix.parts == "train"
     prompts, answers = texts_of(mix)
     pairs = [SEPARATOR.join(pair) for pair in zip(prompts, answers, strict=True)]
-    state_of = dict(zip(map(str.lower, prompts), states.astype(np.float32), strict=True))
+    state_of = dict(zip(_chosen(prompts, training, lower=True), states, strict=True))
 
     def hidden() -> HiddenStates:
         return HiddenStates(encoder=lambda texts: np.stack([state_of[text.lower()] for text in texts]))
 
-    views: dict[str, tuple[Features, list[str]]] = {
-        "hidden": (hidden(), prompts),
-        "joint": (JointFeatures(hidden()), pairs),
-        "words": (JointFeatures(), pairs),
-    }
-    labels, found = dict(mix.labels), {}
-    for view, (features, texts) in views.items():
-        rows = features.fit(_chosen(texts, training)).transform(texts)
-        sweep = sweep_kmeans(rows[training], range(1, LARGEST_K + 1), n_init=RESTARTS)
-        for name, k in (("elbow", elbow(sweep)), ("double", 2 * elbow(sweep)), ("k6", 6)):
-            groups = labels[f"{view}_{name}"] = assign(rows, sweep.centers[sweep.index(k)])[0].astype(np.int64)
-            classifier = PromptClassifier().fit(_chosen(prompts, training), groups[training])
-            told = labels[f"{view}_{name}_text"] = np.asarray(classifier.predict(prompts), np.int64)
-            found[f"{view}_{name}"] = {
-                "n": k,
-                "accuracy_of_text": float((told == groups)[test].mean()),
-                "cross_validated": classifier.validation_.accuracy,
-                "mutual_information_with_source": _information(told[test], mix.labels["source"][test]),
-            }
-    return replace(mix, labels=labels, facts={**mix.facts, "groups": found})
+    labels = dict(mix.labels)
+    for name, features, texts in (("hidden", hidden(), prompts), ("joint", JointFeatures(hidden()), pairs)):
+        labels[name] = at_elbow(name, features, texts, prompts, training, facts)
+        rows = np.isin(mix.parts, ("validation", "test", "more"))
+        facts[name]["information_about_source"] = information(labels[name][rows], mix.sources[rows])
+    return labels
+
+
+def at_elbow(
+    name: str, features: Features, texts: list[str], prompts: list[str], training: Any, facts: dict[str, Any]
+) -> Ints:
+    """K-means groups of the training texts at the elbow; of the other documents, what words of the prompt tell.
+
+    Where the words of the prompt are all that is clustered, the nearest centre tells the group.
+    """
+    known = _chosen(texts, training)
+    rows = features.fit(known).transform(known)
+    sweep = sweep_kmeans(rows, range(1, LARGEST_K + 1), n_init=RESTARTS)
+    facts[name] = {"n": elbow(sweep)}
+    centers = sweep.centers[sweep.index(elbow(sweep))]
+    if isinstance(features, TfidfLsa):
+        return assign(features.transform(texts), centers)[0].astype(np.int64)
+    groups = assign(rows, centers)[0].astype(np.int64)
+    told = told_by_words(prompts, groups, training, facts[name])
+    told[training] = groups
+    return told
+
+
+def told_by_words(prompts: list[str], groups: Ints, training: Any, facts: dict[str, Any] | None = None) -> Ints:
+    """Groups of all documents as a classifier tells them, which was taught those of the training prompts."""
+    classifier = PromptClassifier().fit(_chosen(prompts, training), groups)
+    if facts is not None:
+        facts["told_cross_validated"] = classifier.validation_.accuracy
+    return np.array([int(name) for name in classifier.predict(prompts)], np.int64)
 
 
 def texts_of(mix: Mix) -> tuple[list[str], list[str]]:
-    """Prompts and answers as text."""
-    from transformers import AutoTokenizer
-
-    from hydralora.base_model import provision_embedded_base_model
-
-    tokenizer = AutoTokenizer.from_pretrained(provision_embedded_base_model())
+    """Prompts and answers as text, as far as the embedded base reads them."""
+    tokenizer: Any = load_tokenizer()
     documents, starts = [mix.document(i) for i in range(len(mix.lengths))], mix.answer_starts
     prompts = [d[mix.tag_place : start] for d, start in zip(documents, starts, strict=True)]
     answers = [d[start:] for d, start in zip(documents, starts, strict=True)]
@@ -108,29 +118,12 @@ def texts_of(mix: Mix) -> tuple[list[str], list[str]]:
     return tokenizer.batch_decode(prompts, **options), tokenizer.batch_decode(answers, **options)
 
 
-def with_told_gates(mix: Mix, *names: str) -> Mix:
-    """The mix with soft gates NAME_told: probabilities of the groups of NAME as words of the prompt tell them.
-
-    Those of a training document come from a classifier that has not seen it, as in serving.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import cross_val_predict
-
-    training, words, weights = mix.parts == "train", csr_matrix(mix.words()), dict(mix.weights)
-    for name in names:
-        groups, classifier = mix.labels[name][training], LogisticRegression(C=PENALTY, max_iter=300)
-        told = classifier.fit(words[training], groups).predict_proba(words)
-        told[training] = cross_val_predict(classifier, words[training], groups, cv=5, method="predict_proba")
-        weights[f"{name}_told"] = np.asarray(told, np.float32)
-    return replace(mix, weights=weights)
-
-
-def _chosen(texts: Iterable[str], rows: NDArray[np.bool_]) -> list[str]:
-    return [text for text, there in zip(texts, rows, strict=True) if there]
-
-
-def _information(a: Ints, b: Ints) -> float:
+def information(a: Ints, b: Ints) -> float:
     """Normalised mutual information."""
     from sklearn.metrics import normalized_mutual_info_score
 
     return float(normalized_mutual_info_score(a, b))
+
+
+def _chosen(texts: Sequence[str], rows: NDArray[np.bool_], lower: bool = False) -> list[str]:
+    return [text.lower() if lower else text for text, there in zip(texts, rows, strict=True) if there]

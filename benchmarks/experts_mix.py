@@ -1,4 +1,4 @@
-"""A mix of corpora as arrays, for the study of label-free experts: tokens, parts, groups and words of prompts."""
+"""A mix of corpora as arrays, for the study of label-free experts: tokens, parts and groups."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Mix:
-    """Documents of one mix. Arrays have one entry a document, `tokens` and the two arrays of words excepted.
+    """Documents of one mix. Arrays have one entry a document, `tokens` excepted.
 
     `rows`, `lengths`, `answer_starts`, `sources`, `parts` and `gates` are what `study_runs.fit` reads.
 
@@ -23,17 +23,16 @@ class Mix:
         lengths: tokens of each document.
         answer_starts: position of the first token of the answer; the prompt stands before it.
         sources, tasks: indices into `source_names` and `task_names`.
-        parts: "train", "validation", "test", or "unseen" (tasks that no training document has).
+        parts: "train", "validation", "test", "more" (further test documents of the same tasks), or "unseen" (tasks that
+            no training document has).
         labels: name of a grouping -> group of each document, int.
-        weights: name of soft gates -> [n_documents, N], rows sum to one.
         source_tags, group_tags: tokens that stand for a source, or for the group of a number, in a prompt.
         tag_place: position at which a tag is put in: after what all prompts start with.
-        word_columns, word_weights, word_ends: TF-IDF of words and pairs of each prompt, sparse rows.
         facts: what was found out while the mix was made.
     """
 
     name: str
-    tokens: NDArray[np.uint16]
+    tokens: NDArray[np.unsignedinteger]
     lengths: Ints
     answer_starts: Ints
     sources: Ints
@@ -45,29 +44,22 @@ class Mix:
     source_tags: tuple[tuple[int, ...], ...]
     group_tags: tuple[tuple[int, ...], ...]
     tag_place: int
-    word_columns: NDArray[np.uint16]
-    word_weights: NDArray[np.float16]
-    word_ends: Ints
     facts: Mapping[str, Any] = field(default_factory=dict)
-    weights: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def gates(self) -> dict[str, NDArray[np.float32]]:
-        """Grouping -> one-hot rows [n_documents, N]; soft gates as they are."""
-        hard = {name: np.eye(self.n_groups(name), dtype=np.float32)[groups] for name, groups in self.labels.items()}
-        return hard | dict(self.weights)
+        """Grouping -> one-hot rows [n_documents, N]."""
+        return {name: np.eye(self.n_groups(name), dtype=np.float32)[groups] for name, groups in self.labels.items()}
 
     def n_groups(self, name: str) -> int:
         """N of a grouping. Predicted groups have the N of what they predict."""
-        if name in self.weights:
-            return self.weights[name].shape[1]
         return int(max(self.labels[other].max() for other in (name, name.removesuffix("_text")))) + 1
 
     def indices(self, *parts: str) -> Ints:
         """Documents of these parts, in order."""
         return np.flatnonzero(np.isin(self.parts, parts))
 
-    def document(self, index: int) -> NDArray[np.uint16]:
+    def document(self, index: int) -> NDArray[np.unsignedinteger]:
         """Its tokens."""
         end = int(self._ends[index])
         return self.tokens[end - int(self.lengths[index]) : end]
@@ -85,7 +77,7 @@ class Mix:
     def with_tags(self, tags: Sequence[Sequence[int]], groups: Ints) -> "Mix":
         """The same documents with the tag of each one's group in its prompt."""
         documents = [self.document(i) for i in range(len(self.lengths))]
-        put = [np.asarray(tags[group], np.uint16) for group in groups]
+        put = [np.asarray(tags[group], self.tokens.dtype) for group in groups]
         tagged = [np.insert(d, self.tag_place, tag) for d, tag in zip(documents, put, strict=True)]
         longer = np.array([len(tag) for tag in put])
         return replace(
@@ -97,26 +89,13 @@ class Mix:
 
     def take(self, indices: Ints) -> "Mix":
         """Some of the documents."""
-        starts = np.concatenate([[0], self.word_ends[:-1]])
-        words = np.concatenate([np.arange(starts[i], self.word_ends[i]) for i in indices])
         of_document = ("lengths", "answer_starts", "sources", "tasks", "parts")
         return replace(
             self,
             tokens=np.concatenate([self.document(i) for i in indices]),
             **{name: getattr(self, name)[indices] for name in of_document},
             labels={name: groups[indices] for name, groups in self.labels.items()},
-            weights={name: rows[indices] for name, rows in self.weights.items()},
-            word_columns=self.word_columns[words],
-            word_weights=self.word_weights[words],
-            word_ends=np.cumsum((self.word_ends - starts)[indices]),
         )
-
-    def words(self) -> NDArray[np.float32]:
-        """TF-IDF of the prompts as dense rows [n_documents, n_terms]."""
-        rows = np.zeros((len(self.lengths), int(self.word_columns.max()) + 1), np.float32)
-        counts = np.diff(self.word_ends, prepend=0)
-        rows[np.repeat(np.arange(len(counts)), counts), self.word_columns] = self.word_weights
-        return rows
 
     def save(self, path: Path) -> None:
         """As .npz with small integer types."""
@@ -129,12 +108,8 @@ class Mix:
             "sources": self.sources.astype(np.int16),
             "tasks": self.tasks.astype(np.int16),
             "parts": self.parts,
-            "word_columns": self.word_columns,
-            "word_weights": self.word_weights,
-            "word_ends": self.word_ends.astype(np.int32),
         }
         arrays |= {f"labels/{name}": groups.astype(np.int16) for name, groups in self.labels.items()}
-        arrays |= {f"weights/{name}": rows.astype(np.float16) for name, rows in self.weights.items()}
         names = ("name", "source_names", "task_names", "source_tags", "group_tags", "tag_place", "facts")
         arrays["json"] = np.array(json.dumps({name: getattr(self, name) for name in names}))
         np.savez_compressed(path, **arrays)
@@ -145,16 +120,13 @@ class Mix:
         import json
 
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        texts = json.loads(str(arrays.pop("json")))
-        labels = {n.removeprefix("labels/"): arrays.pop(n).astype(int) for n in list(arrays) if n.startswith("labels/")}
-        soft = [name for name in arrays if name.startswith("weights/")]
-        weights = {name.removeprefix("weights/"): arrays.pop(name).astype(np.float32) for name in soft}
-        for name in ("lengths", "answer_starts", "sources", "tasks", "word_ends"):
-            arrays[name] = arrays[name].astype(np.int64)
+            arrays = {name: file[name] for name in ("tokens", "parts")}
+            arrays |= {name: file[name].astype(np.int64) for name in ("lengths", "answer_starts", "sources", "tasks")}
+            texts = json.loads(str(file["json"]))
+            labels = {n.removeprefix("labels/"): file[n].astype(int) for n in file.files if n.startswith("labels/")}
         for name in ("source_names", "task_names", "source_tags", "group_tags"):
             texts[name] = tuple(texts[name])
-        return cls(**arrays, **texts, labels=labels, weights=weights)
+        return cls(**arrays, **texts, labels=labels)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_ends", np.cumsum(self.lengths))

@@ -1,120 +1,162 @@
-"""Which runs a design of the study of experts needs: rates by validation documents, then seeds at the best.
+"""Which runs the study of experts needs next. The plan is made anew after every run, from records alone.
 
-A design is tried at three rates with one seed. While the best rate is the least or the greatest tried, the next one is
-tried too. All seeds then run at the rate of least validation loss. The plan is made anew after every run, from records
-alone, so that a study that was killed goes on where it was. Test documents decide nothing.
+**Rates.** A design is tried at three rates or more, until a worse one lies on each side of the best. The score of a
+rate is the loss of validation documents, mean of macro and token, over the same three seeds for all. A rate whose first
+seed is worse than the best by more than `MARGIN` gets no further ones. Test documents decide nothing.
+
+**Seeds.** The better LoRA and the better split by this score get ten, the LoRA of the other kind too.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
+from statistics import fmean
 from typing import Any
 
 from experts_runs import TOKENS_PER_STEP, Arm, Run
 
-SEEDS = (1, 2, 3, 4, 5)
+SEEDS = tuple(range(1, 11))
+TRIALS = SEEDS[:3]
 STEP = 1.6  # between rates that are tried beyond the first three
 LARGEST_NUMBER_OF_RATES = 6
 MIXES = tuple(TOKENS_PER_STEP)
-# Three rates to begin with. All but those of plain LoRA, and of a few others, were tried by an earlier part.
-EXPERT_RATES = {"six": (8e-4, 1.2e-3, 1.8e-3), "exams": (4e-4, 7e-4, 1.2e-3), "flan": (7e-4, 1.2e-3, 2e-3)}
+# Above three standard deviations, over seeds, of the difference between two rates of one design.
+MARGIN = {"six": 0.006, "exams": 0.006, "flan": 0.02}
+PLUS_RATES = {"six": (8e-4, 1.2e-3, 1.8e-3), "exams": (4e-4, 7e-4, 1.2e-3), "flan": (7e-4, 1.2e-3, 2e-3)}
+PLAIN_RATES = {"six": (1.6e-3, 2.5e-3, 4e-3), "exams": (1e-3, 1.6e-3, 2.5e-3), "flan": (1e-3, 1.6e-3, 2.5e-3)}
+MIXED_RATES = {"six": (1.2e-3, 1.8e-3, 2.9e-3), "exams": (7e-4, 1.2e-3, 1.9e-3), "flan": (1.2e-3, 2e-3, 3.2e-3)}
 LORA_PLUS_RATES = {"six": (7e-4, 1e-3, 1.5e-3), "exams": (4e-4, 7e-4, 1e-3), "flan": (4e-4, 7e-4, 1e-3)}
-LORA_RATES = {"six": (1.6e-3, 2.5e-3, 4e-3), "exams": (1e-3, 1.6e-3, 2.5e-3), "flan": (1e-3, 1.6e-3, 2.5e-3)}
 ROUTER_RATES = dict.fromkeys(MIXES, (1e-3, 2e-3, 4e-3))
-FULL_RATES = {"six": (6e-5, 1e-4, 1.6e-4), "exams": (1.5e-5, 4e-5, 1e-4), "flan": (1.5e-5, 4e-5, 1e-4)}
+FULL_RATES = {"six": (6e-5, 1e-4, 1.6e-4), "exams": (4e-5, 1e-4, 1.6e-4), "flan": (1.5e-5, 4e-5, 1e-4)}
 
+Score = Callable[[Run], float | None]
 Records = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Design:
-    """An arm without its rate, the rates it begins with on each mix, and how many seeds it gets at the best."""
+    """An arm without its rate, and the rates it begins with on each mix."""
 
     arm: Arm
     rates: Mapping[str, tuple[float, ...]]
-    seeds: int = 5
 
-    def runs(self, mix: str, records: Records) -> list[Run]:
-        """Runs of the rates; and, as soon as these are known, of all seeds at the best."""
-        tried, best = self.tuned(mix, records)
-        trials = [self.run(mix, rate, SEEDS[0]) for rate in tried]
-        return trials + ([self.run(mix, best, seed) for seed in SEEDS[: self.seeds]] if best else [])
-
-    def tuned(self, mix: str, records: Records) -> tuple[list[float], float | None]:
-        """Rates to try, and the best if all are known and a worse one lies on each side (or there are too many)."""
+    def tuned(self, mix: str, score: Score) -> tuple[list[Run], Arm | None]:
+        """Runs that choose the rate, as far as scores tell them; and the best arm as soon as it is known."""
         rates = sorted(self.rates[mix])
         while True:
-            losses = [validation_loss(records.get(self.run(mix, rate, SEEDS[0]).key)) for rate in rates]
-            if None in losses:
-                return rates, None
-            best = min(range(len(rates)), key=lambda i: losses[i] or 0.0)
-            if 0 < best < len(rates) - 1 or len(rates) >= LARGEST_NUMBER_OF_RATES:
-                return rates, rates[best]
-            beyond = rates[0] / STEP if best == 0 else rates[-1] * STEP
+            first = {rate: score(self._run(mix, rate, TRIALS[0])) for rate in rates}
+            known = [value for value in first.values() if value is not None]
+            if len(known) < len(rates):
+                return [self._run(mix, rate, TRIALS[0]) for rate in rates], None
+            near = [rate for rate, value in first.items() if value is not None and value <= min(known) + MARGIN[mix]]
+            trials = {rate: [self._run(mix, rate, seed) for seed in TRIALS] for rate in near}
+            means = {rate: mean(score, runs) for rate, runs in trials.items()}
+            wanted = list(chain.from_iterable(trials.values()))
+            if None in means.values():
+                return wanted, None
+            best = min(means, key=lambda rate: means[rate] or 0.0)
+            if 0 < rates.index(best) < len(rates) - 1 or len(rates) >= LARGEST_NUMBER_OF_RATES:
+                return wanted, replace(self.arm, learning_rate=best)
+            beyond = rates[0] / STEP if best == rates[0] else rates[-1] * STEP
             rates = sorted([*rates, float(f"{beyond:.2g}")])
 
-    def run(self, mix: str, rate: float, seed: int) -> Run:
+    def _run(self, mix: str, rate: float, seed: int) -> Run:
         return Run(mix, replace(self.arm, learning_rate=rate), seed)
 
 
-def validation_loss(record: Mapping[str, Any] | None) -> float | None:
-    """Macro loss of validation documents, under the groups that count."""
-    return None if record is None else float(next(iter(record["loss"].values()))["validation"]["macro"])
+def splits(groups: str) -> tuple[Design, Design, Design]:
+    """A split on these groups with rates of LoRA+, with plain ones, and with plain ones for the always-on part only."""
+    arm = Arm("split", 0.0, groups)
+    return (
+        Design(arm, PLUS_RATES),
+        Design(replace(arm, ratio=1.0), PLAIN_RATES),
+        Design(replace(arm, shared_scale=0.25), MIXED_RATES),
+    )
 
 
-def split(groups: str, *held_out: str, shared_rank: int = 16, seeds: int = 5) -> Design:
-    """A split on these groups. Held-out documents get theirs as given, else from the hidden state and from words."""
-    told = held_out or (groups, f"{groups}_text")
-    return Design(Arm("split", 0.0, groups, told, shared_rank=shared_rank), EXPERT_RATES, seeds)
+LORAS = (Design(Arm("lora", 0.0), LORA_PLUS_RATES), Design(Arm("lora", 0.0, ratio=1.0), PLAIN_RATES))
+OWN = "joint"  # groups of the headline, at their own elbow
+TFIDF, WORDS = "tfidf", "joint_words"
 
 
-LORA_PLUS = Design(Arm("lora", 0.0), LORA_PLUS_RATES)
-LORA = Design(Arm("lora", 0.0, ratio=1.0), LORA_RATES)
-BY_SOURCE = split("source", "source_text", "source")
-BY_HIDDEN, BY_SIX_HIDDEN = split("hidden_elbow"), split("hidden_k6")
-# A training document's answer helps to find its group; words of the prompt tell that of a held-out document.
-BY_JOINT, BY_SIX_JOINT = (split(name, f"{name}_text") for name in ("joint_elbow", "joint_k6"))
-FIRST = {
-    "six": (LORA_PLUS, BY_SIX_HIDDEN, BY_SOURCE, BY_SIX_JOINT, split("hidden_elbow", seeds=3), LORA),
-    "exams": (LORA_PLUS, BY_HIDDEN, LORA),
-    "flan": (LORA_PLUS, BY_HIDDEN, BY_SOURCE, LORA, BY_JOINT),
-}
+def _tag(groups: str) -> Design:
+    return Design(Arm("tag", 0.0, groups), LORA_PLUS_RATES)
 
 
-def _tag(groups: str, *held_out: str) -> Design:
-    return Design(Arm("tag", 0.0, groups, held_out), LORA_PLUS_RATES, 3)
-
-
+_ROUTER, _FULL = Design(Arm("router", 0.0), ROUTER_RATES), Design(Arm("full", 0.0), FULL_RATES)
+_EACH = Design(Arm("each", 0.0, "source", ("source_text", "source")), LORA_PLUS_RATES)
+_RANDOM, _SOURCE = (Design(Arm("split", 0.0, groups), PLUS_RATES) for groups in ("random", "source"))
 HONEST = {
-    "six": (
-        _tag("source", "source_text", "source"),
-        _tag("hidden_k6", "hidden_k6", "hidden_k6_text"),
-        split("random_k6", "random_k6", seeds=3),
-        split("lsa_k6", "lsa_k6", seeds=3),
-        Design(Arm("each", 0.0, "source", ("source_text", "source")), LORA_PLUS_RATES, 3),
-        Design(Arm("balanced", 0.0), LORA_PLUS_RATES, 3),
-        Design(Arm("router", 0.0), ROUTER_RATES, 3),
-        Design(Arm("full", 0.0), FULL_RATES, 3),
-        Design(Arm("shared", 0.0, "source", ("source_text", "source")), EXPERT_RATES, 3),
-    ),
-    "exams": (
-        _tag("hidden_elbow", "hidden_elbow", "hidden_elbow_text"),
-        split("random_k6", "random_k6", seeds=3),
-        Design(Arm("each", 0.0, "source", ("source_text", "source")), LORA_PLUS_RATES, 3),
-        Design(Arm("router", 0.0), ROUTER_RATES, 3),
-        Design(Arm("full", 0.0), FULL_RATES, 3),
-    ),
-    "flan": (
-        _tag("source", "source_text", "source"),
-        _tag("hidden_elbow", "hidden_elbow", "hidden_elbow_text"),
-        split("random_k6", "random_k6", seeds=3),
-        Design(Arm("router", 0.0), ROUTER_RATES, 3),
-        Design(Arm("full", 0.0), FULL_RATES, 3),
-    ),
+    "six": (_ROUTER, _tag("source"), _tag(OWN), _EACH, _FULL, _RANDOM, Design(Arm("balanced", 0.0), LORA_PLUS_RATES)),
+    "exams": (_EACH, _FULL, _ROUTER, _tag(OWN)),
+    "flan": (_ROUTER, _tag("source"), _tag(OWN), _FULL, _RANDOM),
 }
 
 
-def of_designs(designs: Mapping[str, tuple[Design, ...]], mixes: Sequence[str], records: Records) -> Iterator[Run]:
-    """Runs of all mixes in turn, so that none waits for another to end."""
-    lists = [[run for design in designs[mix] for run in design.runs(mix, records)] for mix in mixes]
-    for place in range(max(map(len, lists), default=0)):
-        yield from (of_mix[place] for of_mix in lists if place < len(of_mix))
+def mean(score: Score, runs: Sequence[Run]) -> float | None:
+    """Mean score, None while one is missing."""
+    scores = [value for run in runs if (value := score(run)) is not None]
+    return fmean(scores) if len(scores) == len(runs) else None
+
+
+def best(designs: Sequence[Design], mix: str, score: Score) -> Arm | None:
+    """The best arm of these designs; None until all are tuned."""
+    arms = [design.tuned(mix, score)[1] for design in designs]
+    scores = {arm: mean(score, [Run(mix, arm, seed) for seed in TRIALS]) for arm in arms if arm is not None}
+    return min(scores, key=lambda arm: scores[arm] or 0.0) if len(scores) == len(designs) else None
+
+
+def same_kind(designs: Sequence[Design], arm: Arm) -> Design:
+    """The one of these designs whose rates are of the kind of this arm's."""
+    return next(d for d in designs if (d.arm.ratio, d.arm.shared_scale) == (arm.ratio, arm.shared_scale))
+
+
+def planned(score: Score, mixes: Sequence[str]) -> list[Run]:
+    """All runs that can be told by now, the most important first, whether or not they are done."""
+    own = {mix: best(splits(OWN), mix, score) for mix in mixes}
+    loras = {mix: best(LORAS, mix, score) for mix in mixes}
+    headline = {mix: [arm for arm in (loras[mix], own[mix]) if arm is not None] for mix in mixes}
+    others = {mix: [arm for design in LORAS if (arm := design.tuned(mix, score)[1]) is not None] for mix in mixes}
+    # The groups of the product's default, and those of words alone, with rates of the kind that was best for `OWN`.
+    words = {
+        groups: {mix: same_kind(splits(groups), arm) for mix, arm in own.items() if arm is not None}
+        for groups in (TFIDF, WORDS)
+    }
+    tuned = {groups: {mix: _arms(design, mix, score) for mix, design in of.items()} for groups, of in words.items()}
+    parts: list[Iterator[Run]] = [
+        _trials({mix: (*LORAS, *splits(OWN)) for mix in mixes}, score),
+        _seeds(headline, SEEDS),
+        _trials({mix: (design,) for mix, design in words[TFIDF].items()}, score),
+        _seeds(others, SEEDS),
+        _seeds(tuned[TFIDF], SEEDS),
+        _trials({mix: HONEST[mix] for mix in mixes if mix == "six"}, score),
+        _trials({mix: (design,) for mix, design in words[WORDS].items()}, score),
+        _seeds(tuned[WORDS], SEEDS[:5]),
+        _trials({mix: HONEST[mix] for mix in mixes if mix != "six"}, score),
+        _trials({mix: (_SOURCE,) for mix in mixes if mix != "exams"}, score),
+        _seeds({mix: [arm for d in splits(OWN) for arm in _arms(d, mix, score)] for mix in mixes}, SEEDS[:5]),
+    ]
+    return list(dict.fromkeys(chain.from_iterable(parts)))
+
+
+def planned_for_second_base(score: Score, mixes: Sequence[str]) -> list[Run]:
+    """The headline alone: both kinds of LoRA, and the split on the same groups; five seeds at the best rates."""
+    designs = (*LORAS, *splits(OWN))
+    trials = _trials(dict.fromkeys(mixes, designs), score)
+    arms = {mix: [arm for design in designs for arm in _arms(design, mix, score)] for mix in mixes}
+    return list(dict.fromkeys(chain(trials, _seeds(arms, SEEDS[:5]))))
+
+
+def _arms(design: Design, mix: str, score: Score) -> list[Arm]:
+    arm = design.tuned(mix, score)[1]
+    return [] if arm is None else [arm]
+
+
+def _trials(designs: Mapping[str, Sequence[Design]], score: Score) -> Iterator[Run]:
+    """Runs without a score that choose rates; mixes in turn, so that none waits for another to end."""
+    lists = [[run for d in of for run in d.tuned(mix, score)[0] if score(run) is None] for mix, of in designs.items()]
+    return (run for row in zip_longest(*lists) for run in row if run is not None)
+
+
+def _seeds(arms: Mapping[str, Sequence[Arm]], seeds: Sequence[int]) -> Iterator[Run]:
+    return (Run(mix, arm, seed) for seed in seeds for mix, of in arms.items() for arm in of)

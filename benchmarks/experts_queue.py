@@ -27,9 +27,9 @@ def run_all(
     workers: int,
     device: str,
     budget: Any,
-    tiny: bool = False,
+    base: str = "embedded",
     execute: Callable[..., dict[str, Any]] = execute,
-    warm_up: Callable[[Path, str, bool], None] = warm_up,
+    warm_up: Callable[[Path, str, str], None] = warm_up,
 ) -> None:
     """Execute what the plan asks for and STATE/runs.jsonl does not have, until `minutes` are nearly over.
 
@@ -51,7 +51,7 @@ def run_all(
     gpus = context.Queue()
     for slot in range(workers):
         gpus.put(str(slot % max(1, torch.cuda.device_count())))
-    with ProcessPoolExecutor(workers, context, _start, (warm_up, gpus, state / "mixes", device, tiny)) as pool:
+    with ProcessPoolExecutor(workers, context, _start, (warm_up, gpus, state / "mixes", device, base)) as pool:
 
         def chosen(number: int) -> list[Run]:
             waiting = [run for run in plan(records) if run.key not in records and run.key not in begun]

@@ -2,8 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,28 +16,29 @@ from peft import get_peft_model
 from study_runs import document_sums, fit, pack
 
 from hydralora import HydraLoraConfig
+from hydralora.base_model import load_base_model
 from hydralora.training import TrainingConfig
 
 TOKENS_PER_STEP = {"six": 8192, "exams": 4096, "flan": 4096}
-HELD_OUT = ("validation", "test", "unseen")
+HELD_OUT = ("validation", "test", "more", "unseen")
+TINY = "tiny"
 TOKENS_PER_STEP_OF_PARTS = 4096  # of mixes that are parts of these three
 SHARED_RANK = 16
-# Sizes of SmolLM2-135M's linear layers: inputs and outputs of all of them.
-INPUTS, OUTPUTS = 149_760, 155_520
 LORA_RANK = 28
 LORA_PLUS_RATIO = 4.0
+LARGE_VOCABULARY = 100_000  # from here on, the logits of a batch are not held at once
 
 
-def expert_rank(num_experts: int, shared_rank: int = SHARED_RANK) -> int:
+def linear_sizes(model: torch.nn.Module) -> tuple[int, int]:
+    """Inputs and outputs of all linear layers that get an adapter, summed."""
+    layers = [m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and not n.endswith("lm_head")]
+    return sum(layer.in_features for layer in layers), sum(layer.out_features for layer in layers)
+
+
+def expert_rank(num_experts: int, sizes: tuple[int, int], shared_rank: int = SHARED_RANK) -> int:
     """The largest rank of N experts beside the always-on LoRA that trains no more than the LoRA of `LORA_RANK`."""
-    room = (LORA_RANK - shared_rank) * (INPUTS + OUTPUTS)
-    return max(1, room // (INPUTS + num_experts * OUTPUTS))
-
-
-def filling_ranks(num_experts: int) -> tuple[int, int]:
-    """Ranks of an expert (at least 2) and of the always-on LoRA, which takes all that is left of the LoRA's size."""
-    rank = max(2, expert_rank(num_experts))
-    return rank, (LORA_RANK * (INPUTS + OUTPUTS) - rank * (INPUTS + num_experts * OUTPUTS)) // (INPUTS + OUTPUTS)
+    inputs, outputs = sizes
+    return max(1, (LORA_RANK - shared_rank) * (inputs + outputs) // (inputs + num_experts * outputs))
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,12 @@ class Arm:
             "tag" (a LoRA, with the tag of the group in each prompt), "each" (a LoRA of the whole rank for each group),
             "balanced" (a LoRA whose loss counts all sources alike), "router" (HydraLoRA) or "full" (all weights).
         learning_rate: its peak.
-        groups: of `Mix.labels`, that decide the expert or the tag of a training document.
+        groups: of `Mix.labels`, that decide the expert or the tag of a document.
         held_out: groups for held-out documents; the first one counts. Default: `groups`.
         shared_rank: of the always-on LoRA of a split.
         ratio: rate of B over that of A (LoRA+; 1 is plain LoRA).
-        filled: the always-on LoRA of a split takes the rank that rounding leaves over.
         shared_scale: factor of the always-on LoRA's scaling. Under Adam, 1 / c is the same as a rate of its B that is
             c times smaller.
-        smoothing: share of each gate that all experts get alike.
-        alone: share of the steps, at the beginning, in which only the always-on LoRA is trained.
-        dropout: probability that a training document of a batch has no expert.
     """
 
     kind: str
@@ -68,34 +64,25 @@ class Arm:
     held_out: tuple[str, ...] = ()
     shared_rank: int = SHARED_RANK
     ratio: float = LORA_PLUS_RATIO
-    filled: bool = False
     shared_scale: float = 1.0
-    smoothing: float = 0.0
-    alone: float = 0.0
-    dropout: float = 0.0
 
     @property
     def name(self) -> str:
         """How records call it."""
         rank = f" shared_rank={self.shared_rank}" if self.shared_rank != SHARED_RANK else ""
         ratio = f" ratio={self.ratio:g}" if self.ratio != LORA_PLUS_RATIO else ""
-        ideas = "".join(
-            f" {name}={getattr(self, name):g}"
-            for name, default in (("shared_scale", 1), ("smoothing", 0), ("alone", 0), ("dropout", 0))
-            if getattr(self, name) != default
-        )
-        ideas = f"{' filled' if self.filled else ''}{ideas}"
-        return f"{self.kind}{f' by {self.groups}' if self.groups else ''}{rank}{ratio}{ideas} lr={self.learning_rate:g}"
+        scale = f" shared_scale={self.shared_scale:g}" if self.shared_scale != 1 else ""
+        return f"{self.kind}{f' by {self.groups}' if self.groups else ''}{rank}{ratio}{scale} lr={self.learning_rate:g}"
 
-    def peft_config(self, num_groups: int) -> HydraLoraConfig:
-        """The adapter for N groups. Alpha is twice the rank in all arms."""
-        rank, shared = filling_ranks(num_groups) if self.filled else (None, self.shared_rank)
+    def peft_config(self, num_groups: int, layers: tuple[int, int]) -> HydraLoraConfig:
+        """The adapter for N groups, on layers of these `linear_sizes`. Alpha is twice the rank in all arms."""
+        shared = self.shared_rank
         sizes: dict[str, Any] = {
             **{kind: {"r": LORA_RANK, "num_experts": 1} for kind in ("lora", "tag", "each", "balanced")},
             "router": {"r": 8, "num_experts": 6},
             "shared": {"r": 7, "num_experts": num_groups, "shared_expert": True, "router_input": "given"},
             "split": {
-                "r": rank or expert_rank(num_groups, self.shared_rank),
+                "r": expert_rank(num_groups, layers, shared),
                 "num_experts": num_groups,
                 "shared_rank": shared,
                 "shared_alpha": 2 * shared * self.shared_scale,
@@ -141,32 +128,24 @@ def tagged_mix(path: Path, groups: str) -> Mix:
     return mix.with_tags(tags, mix.labels[groups])
 
 
-@cache
-def smoothed_mix(path: Path, share: float) -> Mix:
-    """With gates of which all experts get a share alike."""
-    mix = load_mix(path)
-    return replace(
-        mix, weights={name: (1 - share) * gates + share / gates.shape[1] for name, gates in mix.gates.items()}
-    )
-
-
-def use_tiny_base(device: str) -> None:
-    """A random model of two small layers in place of the base model: for a test of all steps on a CPU."""
+def use_base(name: str, device: str) -> Any:
+    """Load the base model of this process. "tiny" is a random one of two small layers, to try all steps on a CPU."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=49_152, **sizes)).to(device).eval().requires_grad_(False)
+    if name == TINY:
+        sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+        model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=49_152, **sizes)).to(device).eval().requires_grad_(False)
+    else:
+        model, _ = load_base_model(name, device=device, dtype=torch.bfloat16)
     study_runs.base_model = lambda device: model  # type: ignore[assignment]
+    return model
 
 
-def warm_up(folder: Path, device: str, tiny: bool = False) -> None:
+def warm_up(folder: Path, device: str, base: str) -> None:
     """Load what all runs of this process share."""
     torch.set_num_threads(1)
-    if tiny:
-        use_tiny_base(device)
     study_runs.LlamaRMSNorm.forward = study_runs._fused_norm
-    study_runs.EVALUATION_TOKENS = 8192
-    study_runs.base_model(device)
+    study_runs.EVALUATION_TOKENS = 4096 if use_base(base, device).config.vocab_size > LARGE_VOCABULARY else 8192
     for path in sorted(folder.glob("*.npz")):
         load_mix(path)
 
@@ -209,7 +188,7 @@ def _trained(run: Run, path: Path, training: Ints, tokens_per_step: int, device:
         model, experts, rank = model.float().requires_grad_(True), 0, 0
     else:
         grouped = arm.groups and arm.kind != "each"
-        config = arm.peft_config(mix.n_groups(arm.groups) if grouped else 1)
+        config = arm.peft_config(mix.n_groups(arm.groups) if grouped else 1, linear_sizes(model))
         model, experts, rank = get_peft_model(model, config), config.num_experts, config.r
     training_config = TrainingConfig(
         num_train_epochs=1,
@@ -219,12 +198,11 @@ def _trained(run: Run, path: Path, training: Ints, tokens_per_step: int, device:
         gradient_accumulation_steps=2,
         seed=run.seed,
     )
-    documents: Any = _data(path, arm, arm.groups)
+    documents: Any = tagged_mix(path, arm.groups) if arm.kind == "tag" else mix
     gates = arm.groups if arm.kind in ("split", "shared") else None
     weights = _balancing_weights(mix, training) if arm.kind == "balanced" else None
-    record = fit(
-        model, documents, training, training_config, device, gates=gates, weights=weights, experts_on=_experts_on(run)
-    )
+    chunked = model.config.vocab_size > LARGE_VOCABULARY
+    record = fit(model, documents, training, training_config, device, gates=gates, weights=weights, chunked=chunked)
     return model, {
         "experts": experts,
         "r": rank,
@@ -232,22 +210,6 @@ def _trained(run: Run, path: Path, training: Ints, tokens_per_step: int, device:
         **{name: record[name] for name in ("steps", "tokens", "padding")},
         "training_loss": record["losses"],
     }
-
-
-def _data(path: Path, arm: Arm, groups: str) -> Mix:
-    if arm.kind == "tag":
-        return tagged_mix(path, groups)
-    return smoothed_mix(path, arm.smoothing) if arm.smoothing else load_mix(path)
-
-
-def _experts_on(run: Run) -> Callable[[Ints, float], NDArray[np.float32]] | None:
-    """Factors of the gates of documents: 0 while the always-on LoRA is alone, or where an expert drops out."""
-    arm, random = run.arm, np.random.default_rng(run.seed)
-    if not (arm.alone or arm.dropout):
-        return None
-    return lambda documents, done: ((random.random(len(documents)) >= arm.dropout) * (done >= arm.alone)).astype(
-        np.float32
-    )
 
 
 def _for_each_group(
@@ -291,7 +253,7 @@ def held_out_losses(model: Any, path: Path, arm: Arm, documents: Ints, device: s
         else:
             losses[groups] = np.zeros(len(documents), np.float32)
         if changed.any():
-            data: Any = _data(path, arm, groups)
+            data: Any = tagged_mix(path, groups) if arm.kind == "tag" else mix
             gates = None if arm.kind == "tag" else groups
             losses[groups][changed] = document_sums(model, data, documents[changed], gates, device)
     return losses

@@ -32,7 +32,7 @@ import numpy as np
 import study_runs
 import torch
 from experts_queue import run_all
-from experts_runs import Arm, use_tiny_base
+from experts_runs import TINY, Arm, linear_sizes, use_base
 from mixing_data import NAMES, PROXY, take
 from numpy.typing import NDArray
 from peft import get_peft_model
@@ -75,14 +75,12 @@ class Run:
         return f"{self.mix} | {self.arm} {shares} | lr={self.rate:g} | seed {self.seed}"
 
 
-def warm_up(folder: Path, device: str, tiny: bool = False) -> None:
+def warm_up(folder: Path, device: str, base: str) -> None:
     """Load what all runs of this process share."""
     torch.set_num_threads(1)
-    if tiny:
-        use_tiny_base(device)
+    use_base(base, device)
     study_runs.LlamaRMSNorm.forward = study_runs._fused_norm
     study_runs.EVALUATION_TOKENS = 8192
-    study_runs.base_model(device)
     for path in sorted(folder.glob("*.npz")):
         load_data(path)
 
@@ -97,7 +95,8 @@ def execute(run: Run, folder: Path, device: str, smoke: bool) -> dict[str, Any]:
     held_out = np.flatnonzero(np.isin(data.parts, HELD_OUT))
     torch.manual_seed(run.seed)
     arm = Arm("lora", run.rate)
-    model = get_peft_model(copy.deepcopy(study_runs.base_model(device)), arm.peft_config(1))
+    base = study_runs.base_model(device)
+    model = get_peft_model(copy.deepcopy(base), arm.peft_config(1, linear_sizes(base)))
     config = TrainingConfig(
         max_tokens=int(data.lengths[training].sum()),
         learning_rate=run.rate,
@@ -327,7 +326,7 @@ def main() -> None:
             workers=arguments.workers,
             device=arguments.device,
             budget=arguments.smoke,
-            tiny=arguments.smoke,
+            base=TINY if arguments.smoke else "embedded",
             execute=execute,
             warm_up=warm_up,
         )

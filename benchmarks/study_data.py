@@ -105,18 +105,20 @@ def draw_documents() -> Any:
     return pl.concat(chosen).select("source", "task", "prompt", "completion", "part")
 
 
-def tokenised(documents: Any, max_length: int = MAX_LENGTH) -> tuple[NDArray[np.uint16], Ints, Ints]:
+def tokenised(
+    documents: Any, max_length: int = MAX_LENGTH, base: str = "embedded"
+) -> tuple[NDArray[np.unsignedinteger], Ints, Ints]:
     """Tokens, lengths and starts of answers, in the order of the documents."""
-    from transformers import AutoTokenizer
-
-    from hydralora.base_model import provision_embedded_base_model
+    from hydralora.base_model import load_tokenizer
     from hydralora.data import tokenise
 
-    tokenizer = AutoTokenizer.from_pretrained(provision_embedded_base_model())
+    tokenizer: Any = load_tokenizer(base)
     rows = documents.drop("part").to_dicts()
-    tokens = tokenise(rows, tokenizer, max_length=max_length)
+    template: Any = "chat" if tokenizer.chat_template else "plain"
+    tokens = tokenise(rows, tokenizer, template=template, max_length=max_length)
     if len(tokens) != len(rows):
         raise ValueError(f"expected an answer in each of {len(rows)} documents, got {len(tokens)} with one")
     print("tokens", int(tokens.lengths.sum()), tokens.counts, flush=True)
-    flat = np.concatenate([np.asarray(row, np.uint16) for row in tokens.column("input_ids")])
+    kind = np.min_scalar_type(len(tokenizer) - 1)
+    flat = np.concatenate([np.asarray(row, kind) for row in tokens.column("input_ids")])
     return flat, tokens.lengths, np.asarray(tokens.column("answer_start"), np.int64)

@@ -7,7 +7,7 @@ attention is causal, so no real token sees padding.
 
 import base64
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,13 @@ def fit(
     *,
     gates: str | None = None,
     weights: NDArray[np.float32] | None = None,
-    experts_on: Callable[[NDArray[np.int64], float], NDArray[np.float32]] | None = None,
+    chunked: bool = False,
     order: Iterator[int] | None = None,
 ) -> dict[str, Any]:
     """Train on the documents of these indices; steps, tokens, share of padding, and the loss of each step.
 
-    `weights` [all documents of data] weigh the loss of each document. `experts_on` takes documents and the share of
-    steps that are done, and gives a factor of each document's gates. `order` gives places in `documents` without end.
+    `weights` [all documents of data] weigh the loss of each document. `chunked`: see `answer_loss`. `order` gives
+    places in `documents` without end.
     """
     model.train()
     for module in model.modules():
@@ -97,15 +97,12 @@ def fit(
     for step in range(plan.num_steps):
         groups = plan.micro_batches[step * micro_batches : (step + 1) * micro_batches]
         batches = [_batch(data, documents[group], gates, device) for group in groups]
-        if experts_on is not None:
-            for group, batch in zip(groups, batches, strict=True):
-                factors = torch.from_numpy(experts_on(documents[group], step / plan.num_steps)).to(device)
-                batch["expert_gates"] = batch["expert_gates"] * factors[:, None]
         answers = sum(int((data.lengths - data.answer_starts)[documents[group]].sum()) for group in groups)
         for group, batch in zip(groups, batches, strict=True):
             # A context for each pass: autocast keeps the casts of weights until its context ends.
             with torch.autocast(device, torch.bfloat16):
-                loss = _batch_loss(model, batch, None if weights is None else weights[documents[group]]) / answers
+                of_batch = None if weights is None else weights[documents[group]]
+                loss = _batch_loss(model, batch, of_batch, chunked) / answers
             losses[step] += loss.detach()
             loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
@@ -120,9 +117,9 @@ def fit(
     }
 
 
-def _batch_loss(model: PeftModel, batch: Batch, weights: NDArray[np.float32] | None) -> torch.Tensor:
+def _batch_loss(model: PeftModel, batch: Batch, weights: NDArray[np.float32] | None, chunked: bool) -> torch.Tensor:
     if weights is None:
-        return answer_loss(model, batch)
+        return answer_loss(model, batch, chunked=chunked)
     losses = document_losses(model, batch)
     return losses @ torch.from_numpy(weights).to(losses.device)
 
