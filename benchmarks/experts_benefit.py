@@ -65,10 +65,10 @@ def prepare(study: Path, folder: Path) -> None:
     for name, (of, sources) in PARTS.items():
         mix = Mix.load(study / "mixes" / f"{of}.npz")
         with np.load(study / f"{of}_states.npz") as saved:
-            states = saved["states"].astype(np.float32)
+            states = saved["states"].astype(np.float32)  # of training prompts
         wanted = np.isin(mix.sources, [mix.source_names.index(source) for source in sources])
         rows = np.flatnonzero(wanted & np.isin(mix.parts, ("train", "validation", "test")))
-        part, facts[name] = _grouped(replace(mix.take(rows), name=name, weights={}), states[rows])
+        part, facts[name] = _grouped(replace(mix.take(rows), name=name), states[np.isin(mix.indices("train"), rows)])
         part.save(folder / "mixes" / f"{name}.npz")
         training = np.flatnonzero(part.parts == "train")
         kept = np.concatenate([training[::PROXY_SHARE], np.flatnonzero(part.parts != "train")])
@@ -79,25 +79,22 @@ def prepare(study: Path, folder: Path) -> None:
 
 def _grouped(mix: Mix, states: NDArray[np.float32]) -> tuple[Mix, dict[str, Any]]:
     """K-means of the hidden state at the N that the corpus shows, and what was measured on the way."""
-    from transformers import AutoTokenizer
+    from experts_groups import texts_of, told_by_words
 
     from analysis.clusters.choice.selection import select_num_clusters
-    from analysis.clusters.kmeans import sweep_kmeans
+    from analysis.clusters.kmeans import assign, sweep_kmeans
     from analysis.features.hidden_states import HiddenStates
-    from hydralora.base_model import provision_embedded_base_model
 
-    tokenizer = AutoTokenizer.from_pretrained(provision_embedded_base_model())
     training = mix.parts == "train"
-    features = HiddenStates().fit_states(states[training])
-    rows = features.transform_states(states)[0]
-    prompts = [
-        tokenizer.decode(mix.document(i)[mix.tag_place : mix.answer_starts[i]]) for i in np.flatnonzero(training)
-    ]
-    sweep = sweep_kmeans(rows[training], range(1, LARGEST_K + 1), n_init=10)
-    choice = select_num_clusters(rows[training], sweep, prompts)
+    rows = HiddenStates().fit_states(states).transform_states(states)[0]
+    prompts = texts_of(mix)[0]
+    known = [prompts[i] for i in np.flatnonzero(training)]
+    sweep = sweep_kmeans(rows, range(1, LARGEST_K + 1), n_init=10)
+    choice = select_num_clusters(rows, sweep, known)
     trained = choice.value if choice.value > 1 else FORCED
-    centers = sweep.centers[sweep.index(trained)]
-    groups = np.asarray((2 * rows @ centers.T - np.square(centers).sum(axis=1)).argmax(axis=1), np.int64)
+    own = assign(rows, sweep.centers[sweep.index(trained)])[0].astype(np.int64)
+    groups = told_by_words(prompts, own, training)
+    groups[training] = own
     facts = {
         "documents": int(training.sum()),
         "n": choice.value,

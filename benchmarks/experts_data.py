@@ -1,12 +1,12 @@
 """Three mixes of corpora for the study of label-free experts, each as one .npz file.
 
-    OMP_NUM_THREADS=1 python benchmarks/experts_data.py FOLDER [--base BASE --groups MIXES]
+    OMP_NUM_THREADS=1 python benchmarks/experts_data.py FOLDER
 
 "six" is the mix of benchmarks/study_data.py, document for document. The other two were fixed before the first run and
 nothing was tuned on them: "exams" (MMLU, PubMedQA, MBPP) and "flan" (ten clusters of Flan-like tasks, without the
 documents of "six"; BIG-Bench Hard is measured beside them and never trained on, as its authors ask).
 Groups of words and predicted sources are computed here; those of the hidden state need a GPU
-(benchmarks/experts_study.py prepare). For another base, documents are tokenised anew and groups are those of MIXES.
+(benchmarks/experts_study.py prepare).
 
 "more" are further test documents of the same tasks: at most `MORE` of each corpus, those of test splits first, then
 those of training splits. None is in another part, and what is nearly equal to a training or validation document, or
@@ -147,7 +147,7 @@ def groupings(prompts: list[str], answers: list[str], sources: Ints, training: A
     return labels
 
 
-def build(name: str, documents: pl.DataFrame, base: str, groups: Path | None) -> Mix:
+def build(name: str, documents: pl.DataFrame) -> Mix:
     """Tokens and groups of the documents of a mix."""
     from hydralora.base_model import load_tokenizer
 
@@ -157,14 +157,11 @@ def build(name: str, documents: pl.DataFrame, base: str, groups: Path | None) ->
     task_names = tuple(dict.fromkeys(tasks))
     sources = documents["source"].replace_strict(source_names, range(len(source_names))).to_numpy().astype(np.int64)
     parts = documents["part"].to_numpy().astype(np.str_)
-    tokens, lengths, starts = tokenised(documents.select("source", "prompt", "completion", "part"), base=base)
-    tokenizer: Any = load_tokenizer(base)
+    tokens, lengths, starts = tokenised(documents.select("source", "prompt", "completion", "part"))
+    tokenizer: Any = load_tokenizer()
     facts: dict[str, Any] = {}
-    if groups is None:
-        texts = documents["prompt"].to_list(), documents["completion"].to_list()
-        labels = groupings(*texts, sources, parts == "train", facts)
-    else:
-        labels = dict(Mix.load(groups / f"{name}.npz").labels)
+    texts = documents["prompt"].to_list(), documents["completion"].to_list()
+    labels = groupings(*texts, sources, parts == "train", facts)
     mix = Mix(
         name,
         tokens,
@@ -198,14 +195,12 @@ def _common_start(tokens: Any, lengths: Ints) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--base", default="embedded", help="whose tokenizer and template; a folder or a hub id")
-    parser.add_argument("--groups", type=Path, help="folder with mixes of the same documents, whose groups are taken")
-    arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
+    folder: Path = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
     of_six = six()
     for name, (documents, pool) in (("six", of_six), ("exams", exams()), ("flan", flan(of_six[0]))):
         documents = with_more(documents, pool, MORE[name])
-        build(name, documents, arguments.base, arguments.groups).save(arguments.folder / f"{name}.npz")
+        build(name, documents).save(folder / f"{name}.npz")
 
 
 if __name__ == "__main__":

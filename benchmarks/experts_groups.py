@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from experts_mix import Ints, Mix
 from numpy.typing import NDArray
+from study_data import tokenised
 
 from analysis.clusters.choice.selection import elbow
 from analysis.clusters.kmeans import assign, sweep_kmeans
@@ -45,6 +47,20 @@ def prepare(mixes: Path, state: Path, device: str) -> None:
         labels = with_states(mix, np.load(file)["states"].astype(np.float32), facts)
         replace(mix, labels=labels, facts={**mix.facts, **facts}).save(state / "mixes" / path.name)
         print(f"{time.perf_counter() - started:6.1f} s  {path.stem}  {json.dumps(facts)}", flush=True)
+
+
+def retokenise(mixes: Path, state: Path, base: str) -> None:
+    """The mixes of another base into STATE/mixes: the same texts and groups, its tokens. Tags stay those of the first.
+
+    A text that the first base reads without its middle is read so by the other one too.
+    """
+    (state / "mixes").mkdir(parents=True, exist_ok=True)
+    for path in sorted(mixes.glob("*.npz")):
+        mix = Mix.load(path)
+        prompts, answers = texts_of(mix)
+        columns = {"source": mix.sources, "prompt": prompts, "completion": answers, "part": mix.parts}
+        tokens, lengths, starts = tokenised(pl.DataFrame(columns), base=base)
+        replace(mix, tokens=tokens, lengths=lengths, answer_starts=starts).save(state / "mixes" / path.name)
 
 
 @torch.inference_mode()

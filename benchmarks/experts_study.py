@@ -11,7 +11,7 @@ STATE/earlier.jsonl may hold runs of an earlier version: they help to choose rat
 
 On another base (a folder or a hub id), with the groups of the first:
 
-    python benchmarks/experts_data.py MIXES_2 --base BASE --groups STATE/mixes     # MIXES_2 = STATE_2/mixes
+    python benchmarks/experts_study.py retokenise STATE/mixes STATE_2 --base BASE
     python benchmarks/experts_study.py run STATE_2 --base BASE --only six
 """
 
@@ -44,7 +44,7 @@ def scores(records: Records, earlier: Records) -> Score:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("prepare", "run", "summary"))
+    parser.add_argument("command", choices=("prepare", "retokenise", "run", "summary"))
     parser.add_argument("folders", type=Path, nargs="+", help="MIXES STATE, STATE, or STATE JSON")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--workers", type=int, default=8, help="runs beside each other, dealt out to the GPUs")
@@ -59,6 +59,10 @@ def main() -> None:
         from experts_groups import prepare
 
         prepare(first, others[0], arguments.device)
+    elif arguments.command == "retokenise":
+        from experts_groups import retokenise
+
+        retokenise(first, others[0], arguments.base)
     elif arguments.command == "run":
         earlier = read_records(first / "earlier.jsonl")
         plan = planned if arguments.base == EMBEDDED else planned_for_second_base
