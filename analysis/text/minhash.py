@@ -16,7 +16,8 @@ def band_hashes(sets: Rows, n_permutations: int, length: int, seed: int) -> NDAr
         sets: hashes whose upper 32 bits are uniform; an empty set has the same hashes as every other empty set.
     """
     numbers = np.random.Generator(np.random.PCG64(seed)).integers(0, 1 << 64, (2, n_permutations), np.uint64)
-    return _band_hashes(sets.values, sets.offsets, numbers[0], numbers[1], length)
+    hashes: NDArray[np.uint64] = _band_hashes(sets.values, sets.offsets, numbers[0], numbers[1], length)
+    return hashes
 
 
 @numba.njit(cache=True)
