@@ -93,6 +93,19 @@ HONEST = {
 }
 
 
+def scores(records: Records, earlier: Records) -> Score:
+    """Validation loss of a run, mean of macro and token, from its record or else from an earlier one."""
+
+    def score(run: Run) -> float | None:
+        record = records.get(run.key) or earlier.get(run.key)
+        if record is None:
+            return None
+        found = next(iter(record["loss"].values()))["validation"]
+        return float(found["macro"] + found["token"]) / 2
+
+    return score
+
+
 def mean(score: Score, runs: Sequence[Run]) -> float | None:
     """Mean score, None while one is missing."""
     scores = [value for run in runs if (value := score(run)) is not None]

@@ -20,26 +20,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from experts_plan import MIXES, Records, Score, planned, planned_for_second_base
+from experts_plan import MIXES, planned, planned_for_second_base, scores
 from experts_queue import run_all
-from experts_runs import TINY, Budget, Run
+from experts_runs import TINY, Budget
 from run_records import read_records
 
 EMBEDDED = "embedded"
 SMOKE = Budget(training=12, held_out=12, tokens_per_step=512)
-
-
-def scores(records: Records, earlier: Records) -> Score:
-    """Validation loss of a run, mean of macro and token, from its record or else from an earlier one."""
-
-    def score(run: Run) -> float | None:
-        record = records.get(run.key) or earlier.get(run.key)
-        if record is None:
-            return None
-        found = next(iter(record["loss"].values()))["validation"]
-        return float(found["macro"] + found["token"]) / 2
-
-    return score
 
 
 def main() -> None:
