@@ -148,7 +148,7 @@ def duplicate_recall() -> dict[str, Any]:
     batch = pl.DataFrame({"row": range(len(texts)), "text": texts}, schema={"row": pl.UInt32, "text": pl.String})
     rank = np.arange(len(texts), dtype=np.uint32)
     every = shingles(batch["text"], SHINGLE_SIZE, punctuation=True)
-    content = content_of(every, _shingle_counts(_Shingled(lambda: iter([batch]))))
+    content = content_of(every, _shingle_counts(_Shingled(lambda: iter([batch])), step=1))
     pairs = list(itertools.combinations(range(len(texts)), 2))
     copies = [(original, 2_000 + original) for original in range(1_000)]
     alike = {pair: jaccard(*(every[i] for i in pair)) for pair in pairs}
