@@ -270,7 +270,7 @@ def claim(folder: Path, run: Mapping[str, Any]) -> None:
     if identity.exists():
         there = json.loads(identity.read_text())
         mine, theirs = _without_processes(values), _without_processes(there)
-        if differing := [name for name, value in theirs.items() if mine.get(name) != value]:
+        if differing := list(_differing(mine, theirs)):
             raise TrainingError(
                 f"{folder} holds checkpoints of a run with another {', '.join(differing)}. Delete that folder to "
                 f"start again, or choose another one."
@@ -284,6 +284,16 @@ def claim(folder: Path, run: Mapping[str, Any]) -> None:
     elif is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(identity, values)
+
+
+def _differing(mine: Mapping[str, Any], theirs: Mapping[str, Any], under: str = "") -> Iterator[str]:
+    """The settings that differ, as `config.tokens_per_step (200, now 100)`."""
+    for name in {**theirs, **mine}:
+        there, now = theirs.get(name), mine.get(name)
+        if isinstance(there, dict) and isinstance(now, dict):
+            yield from _differing(now, there, f"{under}{name}.")
+        elif there != now:
+            yield f"{under}{name} ({there}, now {now})"
 
 
 def _without_processes(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -175,8 +175,10 @@ def test_checkpoints_of_another_run_are_refused(
         patch.setattr(AnswerTrainer, "compute_loss", lambda *_, **__: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             run(tmp_path, plain)
-    with pytest.raises(TrainingError, match=r"checkpoints of a run with another config\. Delete that folder"):
+    with pytest.raises(TrainingError, match=r"another config.learning_rate \(0.001, now 1.0\)\. Delete that"):
         run(tmp_path, plain, learning_rate=1.0)
+    with pytest.raises(TrainingError, match=r"another config.learning_rate_ratios.lora_B \(None, now 2.0\)\. Delete"):
+        run(tmp_path, plain, learning_rate_ratios={"lora_B": 2.0})
     with pytest.raises(TrainingError, match=r"2 micro-batches a step; expected as many, got 3: gradient_accum"):
         run(tmp_path, plain, gradient_accumulation_steps=3)
 
