@@ -39,6 +39,7 @@ from hydralora.training.step.graphs import graphs_refusal
 from hydralora.training.step.kernels import kernels_in, wants_kernels
 from hydralora.training.step.offloading import check_can_offload
 from hydralora.training.step.packing import decide_packing
+from hydralora.training.step.probe import check_is_causal
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -123,6 +124,8 @@ def train(
     _check_trackers(config)
     if config.fsdp:
         _check_can_split(model, peft_config)
+    else:
+        check_is_causal(model, autocast=config.autocast)  # with fsdp a large model is on the CPU here
     check_can_offload(model, config)
     set_seed(config.seed)
     fuses = wants_kernels(model, config)

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from hydralora.base_model import default_device
 from hydralora.base_model.packed_attention import VARLEN, attention_over_bounds, varlen_refusal
-from hydralora.data import collate_packed
-from hydralora.evaluation.answer_loss import answer_logits
 from hydralora.training.config import TrainingConfig, TrainingError
+from hydralora.training.step.probe import depends_on, logits_of_last, short_documents, tokens_of
 
 _FLASH = "flash_attention"  # prefix of transformers' names for flash-attn, which supports packed rows itself
 
@@ -111,47 +110,20 @@ def _refusal_of_model(model: Any, decision: Packing, *, autocast: bool) -> str |
 @torch.no_grad()
 def _probe(model: Any, decision: Packing, *, autocast: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Logits in float32 of a document alone, after a second document, and after a third one of the same length."""
-    one, another, last = _documents(model)
-    alone, packed, after_another = (
-        _logits_of_last(model, decision, documents, autocast=autocast)
-        for documents in ([last], [one, last], [another, last])
-    )
+    one, another, last = short_documents(model)
+    with decision.attention_of(model):
+        alone, packed, after_another = (
+            logits_of_last(model, documents, autocast=autocast) for documents in ([last], [one, last], [another, last])
+        )
     return alone, packed, after_another
 
 
 def _sees_another(model: Any, decision: Packing, *, autocast: bool) -> bool:
     """Whether the logits of a document have a gradient in the tokens before it."""
-    one, _, last = _documents(model)
-    states: list[Tensor] = []
-
-    def keep(_module: Any, _args: Any, output: Tensor) -> Tensor:
-        states.append(output.detach().requires_grad_())
-        return states[-1]
-
-    handle = model.get_input_embeddings().register_forward_hook(keep)
-    try:
-        logits = _logits_of_last(model, decision, [one, last], autocast=autocast)
-    finally:
-        handle.remove()
-    [gradient] = torch.autograd.grad(logits.square().sum(), states[:1])
-    return bool(gradient[0, : len(one)].any())
-
-
-def _documents(model: Any) -> list[Any]:
-    vocabulary = model.config.get_text_config().vocab_size
-    draw = torch.Generator().manual_seed(0)
-    return [torch.randint(vocabulary, (n,), generator=draw).numpy() for n in (9, 9, 7)]
-
-
-def _logits_of_last(model: Any, decision: Packing, documents: list[Any], *, autocast: bool) -> Tensor:
-    """Logits in float32 of the last document of a row."""
-    device = model.device
-    rows = [{"input_ids": tokens, "answer_start": len(tokens)} for tokens in documents]
-    rows[-1]["answer_start"] = 1
-    batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in collate_packed(rows).items()}
-    disabled = model.disable_adapter() if hasattr(model, "peft_config") else nullcontext()
-    with decision.attention_of(model), disabled, torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-        return answer_logits(model, batch)[0].float()
+    one, _, last = short_documents(model)
+    with decision.attention_of(model), tokens_of(model) as states:
+        logits = logits_of_last(model, [one, last], autocast=autocast)
+    return depends_on(logits, states, slice(len(one)))
 
 
 def _small_twin(base: Any, device: torch.device) -> Any:
