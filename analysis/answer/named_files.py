@@ -14,6 +14,8 @@ from analysis.sources.splits import side_of
 SHARD = re.compile(r"[-_.]\d{5}-of-\d{5}$")
 """Endings by which publishers number the parts of one table: `train-00000-of-00002.parquet`."""
 
+LIBRARY_FILES = ("dataset_info.json", "dataset_dict.json", "state.json")
+
 
 def named_sources(paths: Sequence[str | Path], columns: Mapping[str, str] | None = None) -> dict[str, FilesSource]:
     """A source for each file, named after it. Shards of one table are one source, and so are its splits.
@@ -71,11 +73,11 @@ def _files(pattern: str) -> list[Path]:
     folder = Path(pattern).expanduser()
     if folder.is_dir():
         found = [path for path in sorted(folder.rglob("*")) if format_of(path) in SUFFIXES and path.is_file()]
-        # A hidden file belongs to a tool, and dataset_info.json to the library that wrote the folder.
+        # A hidden file belongs to a tool, and these to `datasets`, which wrote the folder.
         found = [
             path
             for path in found
-            if path.name != "dataset_info.json" and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+            if path.name not in LIBRARY_FILES and not any(p.startswith(".") for p in path.relative_to(folder).parts)
         ]
     else:
         found = matching_files(pattern)

@@ -11,8 +11,10 @@ from analysis.sources.messages import (
     as_list,
     content_of,
     is_result,
+    is_thought,
     own_calls,
     result_of,
+    untrained,
 )
 from analysis.sources.records import SourceError
 from analysis.sources.values import OddValueError, decoded, describe, text_of
@@ -75,13 +77,33 @@ class Chat:
         Raises:
             OddValueError: the value is none of these, or the content of a message is not text.
         """
-        turns = [turn for message in as_list(value) for turn in self._turns(message, place)]
+        messages = self._up_to_trained(as_list(value))
+        turns = [turn for message in messages for turn in self._turns(message, place)]
         if turns and turns[-1][0] != "assistant" and any(speaker == "assistant" for speaker, _ in turns):
             self.unanswered.append(place())
         return turns
 
+    def _speaker(self, role: str) -> Speaker | None:
+        return self._speakers.get(role) or self._speakers.get(role.strip().casefold())
+
+    def _up_to_trained(self, messages: list[Message]) -> list[Message]:
+        """Without the last answers if these must not be trained on, and without what stands after them."""
+        stop = len(messages)
+        for i in range(len(messages) - 1, -1, -1):
+            role = str(messages[i].get("role") or messages[i].get("from"))
+            if self._speaker(role) == "assistant":
+                if not untrained(messages[i]):
+                    break
+                stop = i
+        if stop < len(messages):
+            self.unused.setdefault("weight: 0 or train: false (do not train on this message)")
+        return messages[:stop]
+
     def _turns(self, message: Message, place: Callable[[], str]) -> Iterator[Turn]:
-        """The turns of a message: one, or two if the user's message begins with results of tools."""
+        """The turns of a message: one, or two if the user's message begins with results of tools, none for thoughts."""
+        if is_thought(message):
+            self.unused.setdefault("messages of the channel analysis")
+            return
         content = message.get("content")
         if isinstance(content, list) and any(map(is_result, content)):
             yield "tool", content_of([part for part in content if is_result(part)], self.unused)
@@ -101,7 +123,7 @@ class Chat:
                 f"found {describe(message)} as a message, without content or value. Rename the field with its text"
             )
         name = str(role)
-        speaker = self._speakers.get(name) or self._speakers.get(name.strip().casefold())
+        speaker = self._speaker(name)
         if speaker is None:
             self.unknown.setdefault(name, place())
             speaker = "user"

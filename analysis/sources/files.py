@@ -1,7 +1,8 @@
-"""Source kind `files`: local JSON lines, JSON, CSV, TSV and Parquet."""
+"""Source kind `files`: local JSON lines, JSON, CSV, TSV, Parquet and Arrow."""
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,12 @@ from analysis.sources.formats.blocks import Table
 from analysis.sources.formats.csv_table import CsvTable
 from analysis.sources.formats.encodings import check_encoding
 from analysis.sources.formats.json_table import JsonTable
-from analysis.sources.formats.parquet_table import ParquetTable
+from analysis.sources.formats.parquet_table import ArrowTable, ParquetTable
 from analysis.sources.reading import Reading, table_records
 from analysis.sources.records import Notes, SourceError
 from analysis.sources.splits import side_of
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 COMPRESSED = (".gz", ".zst", ".bz2")
 """May follow the suffix of a text file: `a.jsonl.gz`."""
 
@@ -80,7 +81,8 @@ def file_blocks(name: str, config: FilesSource, notes: Notes) -> Iterator[pl.Dat
                 yield block
         except (SourceError, OSError, UnicodeError) as error:
             raise SourceError(f"{_shown(path)}: {error}") from error
-        if not has_split and side_of(stem_of(path), {}) == "test":
+        said = path.parent.name if format_of(path) == ".arrow" else stem_of(path)  # save_to_disk: a folder for a split
+        if not has_split and side_of(said, {}) == "test":
             own.add(
                 "the name says test, but the records have no split, so cleaning divides them. If they are test "
                 "documents, make them a source of their own, with split: test"
@@ -131,15 +133,18 @@ def expand(patterns: tuple[str, ...]) -> list[Path]:
     for pattern in patterns:
         files = matching_files(pattern)
         if not files:
-            hint = (
-                f". It is a folder: name its files, as in {pattern.rstrip('/')}/*.jsonl"
-                if Path(pattern).is_dir()
-                else ""
-            )
+            hint = f". It is a folder: name its files, as in {_in_folder(pattern)}" if Path(pattern).is_dir() else ""
             raise SourceError(f"no file matches {pattern!r} (looked from {Path.cwd()}){hint}")
         for path in files:
             paths.setdefault(_identity(path), path)
     return sorted(paths.values())
+
+
+def _in_folder(folder: str) -> str:
+    """A glob for the data files of a folder, by the suffix that most of them have."""
+    suffixes = Counter(path.suffix for path in Path(folder).iterdir() if format_of(path) in SUFFIXES)
+    suffix = ".arrow" if ".arrow" in suffixes else max(suffixes, key=suffixes.__getitem__, default=".jsonl")
+    return f"{folder.rstrip('/')}/*{suffix}"
 
 
 def format_of(path: Path) -> str:
@@ -160,6 +165,8 @@ def table_of(path: Path, config: FilesSource) -> Table:
     match format_of(path):
         case ".parquet":
             return ParquetTable(path)
+        case ".arrow":
+            return ArrowTable(path)
         case ".csv" | ".tsv" as suffix:
             default = "\t" if suffix == ".tsv" else ","
             return CsvTable(path, config.encoding, config.separator, config.quote, config.escape, default)

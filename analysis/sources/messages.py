@@ -9,11 +9,13 @@ from analysis.sources.values import Number, OddValueError, decoded, describe, te
 Message = Mapping[str, Any]
 CONTENT_FIELDS = ("content", "value", "tool_calls", "function_call")
 READ_FIELDS = ("role", "from", *CONTENT_FIELDS)
-PLAIN_FIELDS = ("name", "id", "type", "weight", "tool_call_id", "tool_calls_id", "index")
+PLAIN_FIELDS = ("name", "id", "type", "weight", "tool_call_id", "tool_calls_id", "index", "channel", "train")
 """Message fields that carry no content of the conversation."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
 """Parts with a model's reasoning. They are not read."""
+ARGUMENTS = ("arguments", "args", "parameters", "input")
+"""Names that publishers give to the arguments of a tool call."""
 EXPECTED = "expected a list of messages with role and content, or from and value"
 
 
@@ -118,8 +120,17 @@ def own_calls(message: Message, unused: MutableMapping[str, None]) -> Iterator[s
     for name, value in message.items():
         if name not in READ_FIELDS and name not in PLAIN_FIELDS and value not in (None, "", [], {}):
             unused.setdefault(name)
-    if message.get("weight") is not None and text_of(message["weight"]) in ("0", "0.0"):
-        unused.setdefault("weight: 0 (do not train on this message)")
+
+
+def untrained(message: Message) -> bool:
+    """Whether a message says that it must not be trained on: a weight of 0, or `train: false`."""
+    weight, train = message.get("weight"), message.get("train")
+    return (weight is not None and text_of(weight) in ("0", "0.0")) or str(train).casefold() == "false"
+
+
+def is_thought(message: Message) -> bool:
+    """Whether a message is a model's reasoning, by its channel."""
+    return bool(message.get("channel") == "analysis")
 
 
 def json_or_text(text: str) -> Any:
@@ -133,9 +144,11 @@ def json_or_text(text: str) -> Any:
 def _call(call: Any) -> str | None:
     if not isinstance(call, Mapping):
         return call_text(None, call)
-    function = call.get("function")
+    function = call.get("function") or call.get("custom")
     made = function if isinstance(function, Mapping) else call
-    return call_text(made["name"], made.get("arguments")) if made.get("name") else None
+    name = made.get("name") or made.get("tool_name")
+    arguments = next((made[field] for field in ARGUMENTS if made.get(field) is not None), None)
+    return call_text(name, arguments) if name else None
 
 
 def call_text(name: Any, arguments: Any) -> str:

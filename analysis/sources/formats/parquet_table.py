@@ -1,6 +1,6 @@
-"""Parquet as a table. Plain columns stay columns; nested columns become Python values."""
+"""Parquet and Arrow files as tables. Plain columns stay columns; nested columns become Python values."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,19 +29,49 @@ class ParquetTable:
 
         try:
             with pq.ParquetFile(self.path) as file:
-                names = file.schema_arrow.names
-                chosen = wanted.of(names)
-                labels = names_in_parquet(file.schema_arrow.metadata)
-                n_before = 0
-                yield Block(0, names, {name: [] for name in chosen}, row_places(0))
-                for batch in file.iter_batches(BLOCK_ROWS, columns=chosen):
-                    columns = {name: arrow_values(batch.column(name)) for name in chosen}
-                    yield with_names(Block(batch.num_rows, names, columns, row_places(n_before)), labels)
-                    n_before += batch.num_rows
+                schema = file.schema_arrow
+                yield from _blocks(schema, wanted, file.iter_batches(BLOCK_ROWS, columns=wanted.of(schema.names)))
         except (pa.ArrowException, KeyError) as error:
             if kind := other_kind(self.path):
                 raise SourceError(f"the file is {kind}; expected Parquet") from error
             raise SourceError(f"not readable as .parquet: {error}") from error
+
+
+@dataclass(frozen=True)
+class ArrowTable:
+    """An Arrow file, as `save_to_disk` of Hugging Face's `datasets` writes it (a stream), or Feather (a file)."""
+
+    path: Path
+
+    def blocks(self, wanted: Wanted) -> Iterator[Block]:
+        """All rows; see `Table`."""
+        import pyarrow as pa
+
+        try:
+            with pa.memory_map(str(self.path)) as source:
+                if source.read(6) == b"ARROW1":
+                    file = pa.ipc.open_file(source)
+                    schema, batches = file.schema, map(file.get_batch, range(file.num_record_batches))
+                else:
+                    source.seek(0)
+                    stream = pa.ipc.open_stream(source)
+                    schema, batches = stream.schema, iter(stream)
+                yield from _blocks(schema, wanted, (part for batch in batches for part in _parts(batch)))
+        except (pa.ArrowException, OSError) as error:
+            raise SourceError(f"not readable as .arrow: {error}. Write the table again, or as Parquet") from error
+
+
+def _parts(batch: "pa.RecordBatch") -> Iterator["pa.RecordBatch"]:
+    return (batch.slice(start, BLOCK_ROWS) for start in range(0, batch.num_rows, BLOCK_ROWS))
+
+
+def _blocks(schema: "pa.Schema", wanted: Wanted, batches: Iterable["pa.RecordBatch"]) -> Iterator[Block]:
+    chosen, labels, n_before = wanted.of(schema.names), names_in_parquet(schema.metadata), 0
+    yield Block(0, schema.names, {name: [] for name in chosen}, row_places(0))
+    for batch in batches:
+        columns = {name: arrow_values(batch.column(name)) for name in chosen}
+        yield with_names(Block(batch.num_rows, schema.names, columns, row_places(n_before)), labels)
+        n_before += batch.num_rows
 
 
 def row_places(n_before: int) -> Callable[[int], str]:

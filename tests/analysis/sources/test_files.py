@@ -27,7 +27,7 @@ def pairs(table: pl.DataFrame) -> list[tuple[str, str]]:
     return table.select("prompt", "completion").rows()
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow"])
 def test_every_format_gives_the_same_records(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"data{suffix}"
     table = pl.DataFrame(ALPACA)
@@ -38,6 +38,8 @@ def test_every_format_gives_the_same_records(tmp_path: Path, suffix: str) -> Non
             path.write_text(json.dumps(ALPACA))
         case ".parquet":
             table.write_parquet(path)
+        case ".arrow":
+            table.write_ipc(path)
         case _:
             table.write_csv(path, separator="\t" if suffix == ".tsv" else ",")
     records = read(path)

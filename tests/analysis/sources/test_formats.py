@@ -68,6 +68,14 @@ def parquet(folder: Path, rows: Rows) -> FilesSource:
     return FilesSource((str(folder / "a.parquet"),))
 
 
+def arrow(folder: Path, rows: Rows) -> FilesSource:
+    """As `save_to_disk` of datasets writes it."""
+    table = table_of(rows)
+    with pa.ipc.new_stream(folder / "data-00000-of-00001.arrow", table.schema) as stream:
+        stream.write_table(table, max_chunksize=1)
+    return FilesSource((str(folder / "*.arrow"),))
+
+
 def gzipped(folder: Path, rows: Rows) -> FilesSource:
     (folder / "a.jsonl").write_bytes(gzip.compress(as_lines(rows).encode()))
     return FilesSource((str(folder / "a.jsonl"),))
@@ -103,7 +111,7 @@ CSV: dict[str, Writer] = {
     "tabs in csv": separated("a.csv", "\t"),
     "tsv": separated("a.tsv", "\t"),
 }
-PARQUET: dict[str, Writer] = {"parquet": parquet, "hub, parquet": hub_parquet}
+PARQUET: dict[str, Writer] = {"parquet": parquet, "arrow": arrow, "hub, parquet": hub_parquet}
 TEXT, ALL = JSON | CSV, JSON | CSV | PARQUET
 
 
@@ -248,6 +256,46 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
         ]
         * 2,
         [("s\n\nUser: ?\n\nAssistant: wait\n\nTool: blue\n\nUser: So?", "Blue.")] * 2,
+    ),
+    *(
+        (
+            f"a call as others write it: {sorted(call)}",
+            JSON | PARQUET,
+            [{"messages": [said("user", "?"), said("assistant", "", tool_calls=[call])]}] * 2,
+            [("?", CALLED)] * 2,
+        )
+        for call in (
+            {"name": "sky", "args": {"at": "Rome"}, "id": "1"},
+            {"name": "sky", "parameters": {"at": "Rome"}},
+            {"tool_name": "sky", "arguments": {"at": "Rome"}, "call_id": "1"},
+            {"type": "custom", "custom": {"name": "sky", "input": '{"at": "Rome"}'}},
+        )
+    ),
+    *(
+        (
+            f"answers that must not be trained on: {marks}",
+            ALL,
+            [
+                {
+                    "messages": [
+                        said("user", "u", **marks),
+                        said("Assistant", "good"),
+                        said("user", "v"),
+                        said("Assistant", "bad", **marks),
+                        said("user", "w"),
+                    ]
+                },
+                {"messages": [said("user", "u"), said("Assistant", "bad", **marks)]},
+            ],
+            [("u", "good"), ("u", "")],
+        )
+        for marks in ({"weight": 0}, {"train": False})
+    ),
+    (
+        "thoughts in a channel of their own",
+        ALL,
+        [{"messages": [said("user", "u"), *(said("assistant", c, channel=c) for c in ("final", "analysis"))]}] * 2,
+        [("u", "final")] * 2,
     ),
     (
         "a call as the answer",

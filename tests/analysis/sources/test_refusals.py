@@ -163,6 +163,7 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a.jsonl.gz", gzip.compress(PAIR.encode() * 999, mtime=0)[:60], {}, "Truncated compressed stream"),
     ("a.csv", lzma.compress(b"prompt,completion\n"), {}, "the file is compressed with xz; .*Unpack it first"),
     ("a.jsonl", b"PK\x03\x04" + b"0" * 99, {}, "the file is a zip archive"),
+    ("a.arrow", PAIR, {}, "not readable as .arrow: .*Write the table again"),
     ("a.zip", PAIR, {}, "unknown suffix '.zip'"),
     ("a.gz", PAIR, {}, "unknown suffix '.gz'"),
     ("a.jsonl", PAIR, {"encoding": "latin1000"}, "encoding: got 'latin1000', expected a name that Python knows"),
@@ -279,7 +280,7 @@ def test_what_was_not_read_is_said(tmp_path: Path) -> None:
         ),
         (
             {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 0}]},
-            "weight: 0 (do not train on this message)",
+            "weight: 0 or train: false (do not train on this message)",
         ),
         ({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 1}]}, ""),
     ],
@@ -298,8 +299,11 @@ def test_packed_text_under_any_name(tmp_path: Path, packed: Callable[[bytes], by
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"It is a folder: name its files, as in .*/\*\.jsonl"):
-        read_source("mine", FilesSource((str(tmp_path),)))
+    for suffix in ("jsonl", "arrow"):
+        with pytest.raises(SourceError, match=rf"It is a folder: name its files, as in .*/\*\.{suffix}"):
+            read_source("mine", FilesSource((str(tmp_path),)))
+        (tmp_path / "state.json").touch()
+        (tmp_path / "data.arrow").touch()
 
 
 def test_other_names_are_explained_by_the_configuration(tmp_path: Path) -> None:
