@@ -10,10 +10,12 @@ seed is worse than the best by more than `MARGIN` gets no further ones. Test doc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from experts_runs import TOKENS_PER_STEP, Arm, Run
+from run_records import read_records
 
 SEEDS = tuple(range(1, 11))
 TRIALS = SEEDS[:3]
@@ -28,6 +30,14 @@ MIXED_RATES = {"six": (1.2e-3, 1.8e-3, 2.9e-3), "exams": (7e-4, 1.2e-3, 1.9e-3),
 LORA_PLUS_RATES = {"six": (7e-4, 1e-3, 1.5e-3), "exams": (4e-4, 7e-4, 1e-3), "flan": (4e-4, 7e-4, 1e-3)}
 ROUTER_RATES = dict.fromkeys(MIXES, (1e-3, 2e-3, 4e-3))
 FULL_RATES = {"six": (6e-5, 1e-4, 1.6e-4), "exams": (4e-5, 1e-4, 1.6e-4), "flan": (1.5e-5, 4e-5, 1e-4)}
+
+# Groups of an earlier version: those of the hidden state and the answer were made by other code, and agree with the
+# product's (normalised mutual information 0.97 on "six", 1.00, 0.91). On "exams" both views find the sources.
+NAMES_BEFORE = {
+    "six": {"joint_elbow": "joint", "random_k6": "random"},
+    "exams": {"hidden_elbow": "joint", "random_k6": "random"},
+    "flan": {"joint_elbow": "joint", "random_k6": "random"},
+}
 
 Score = Callable[[Run], float | None]
 Records = Mapping[str, Mapping[str, Any]]
@@ -91,6 +101,17 @@ HONEST = {
     "exams": (_EACH, _FULL, _ROUTER, _tag(OWN)),
     "flan": (_ROUTER, _tag("source"), _tag(OWN), _FULL, _RANDOM),
 }
+
+
+def read_earlier(path: Path) -> dict[str, dict[str, Any]]:
+    """Records of earlier runs, under the names that their arms have now."""
+    found = {}
+    for record in read_records(path).values():
+        names = NAMES_BEFORE[record["mix"]]
+        arm = " ".join(names.get(word, word) for word in record["arm"].split(" "))
+        key = f"{record['mix']} | {arm} | seed {record['seed']}"
+        found[key] = record | {"arm": arm, "key": key}
+    return found
 
 
 def scores(records: Records, earlier: Records) -> Score:

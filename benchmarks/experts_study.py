@@ -7,7 +7,9 @@
 
 `run` takes the most important runs first (`experts_plan`), writes a line to STATE/runs.jsonl after each, skips what is
 there, and starts none that would end after its limit. One process deals its workers out to all GPUs it sees.
-STATE/earlier.jsonl may hold runs of an earlier version: they help to choose rates and are summarised too.
+STATE/earlier.jsonl may hold runs of an earlier version, which help to choose rates and are summarised too:
+
+    cat benchmarks/results/experts_study_runs/earlier_*.jsonl > STATE/earlier.jsonl
 
 On another base (a folder or a hub id), with the groups of the first:
 
@@ -20,10 +22,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from experts_plan import MIXES, planned, planned_for_second_base, scores
+from experts_plan import MIXES, planned, planned_for_second_base, read_earlier, scores
 from experts_queue import run_all
 from experts_runs import TINY, Budget
-from run_records import read_records
 
 EMBEDDED = "embedded"
 SMOKE = Budget(training=12, held_out=12, tokens_per_step=512)
@@ -51,7 +52,7 @@ def main() -> None:
 
         retokenise(first, others[0], arguments.base)
     elif arguments.command == "run":
-        earlier = read_records(first / "earlier.jsonl")
+        earlier = read_earlier(first / "earlier.jsonl")
         plan = planned if arguments.base == EMBEDDED else planned_for_second_base
         options: dict[str, Any] = {name: getattr(arguments, name) for name in ("minutes", "workers", "device")}
         run_all(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from experts_mix import Mix
-from experts_plan import LORAS, OWN, TRIALS, best, mean, scores, splits
+from experts_plan import LORAS, OWN, TRIALS, best, mean, read_earlier, scores, splits
 from experts_runs import HELD_OUT, Run
 from numpy.typing import NDArray
 from run_records import read_records
@@ -29,7 +29,7 @@ Losses = dict[tuple[str, str], dict[int, Floats]]
 
 def summarise(state: Path, output: Path | None) -> None:
     """Write the summary of all mixes, and print it as Markdown."""
-    records, earlier = read_records(state / "runs.jsonl"), read_records(state / "earlier.jsonl")
+    records, earlier = read_records(state / "runs.jsonl"), read_earlier(state / "earlier.jsonl")
     result: dict[str, Any] = {
         "command": "python benchmarks/experts_study.py prepare|run|summary (see its first lines)",
         "hardware": sorted({f"{r['gpu']}, torch {r['torch']}" for r in records.values()}),
