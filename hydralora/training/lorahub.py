@@ -13,18 +13,16 @@ from hydralora.base_model import weights_fingerprint
 from hydralora.data import TokenisedDocuments
 from hydralora.evaluation import evaluate_documents
 from hydralora.training.config import QUIET, Progress, RunOptions, TrainingConfig, TrainingError, TrainingResult
-from hydralora.training.loop import (
-    check_base_unchanged,
-    claim,
-    clear_errors,
-    is_first_process,
-    num_processes,
-    plan_run,
-    run_identity,
-    train,
-)
+from hydralora.training.loop import clear_errors, plan_run, train
 from hydralora.training.lorahub_search import BUDGET, check_nevergrad, compose_lorahub
 from hydralora.training.outputs.energy import EnergyMeter
+from hydralora.training.outputs.identity import (
+    check_base_unchanged,
+    claim,
+    is_first_process,
+    num_processes,
+    run_identity,
+)
 from hydralora.training.outputs.record import (
     RECORD,
     environment,

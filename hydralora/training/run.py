@@ -25,7 +25,8 @@ from hydralora.base_model import load_base_model
 from hydralora.data import TokenisedDocuments, documents_of_split, tokenise
 from hydralora.methods import MethodConfig, get_method
 from hydralora.training.config import QUIET, Progress, RunOptions, TrainingConfig, TrainingResult
-from hydralora.training.loop import num_processes, plan_run, train
+from hydralora.training.loop import plan_run, train
+from hydralora.training.outputs.identity import num_processes
 
 if TYPE_CHECKING:
     from peft import PeftConfig

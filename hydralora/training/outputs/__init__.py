@@ -1,4 +1,4 @@
-"""Outputs of a training: saved adapters, `run.json`, the model card, the energy it took.
+"""Outputs of a training: saved adapters, `run.json`, the model card, the energy it took, whose folder it is.
 
-Imports `data`, `evaluation`, `base_model` and `methods`.
+Imports `hydralora.training.config` and the packages below training; does not import the loop.
 """
