@@ -3,10 +3,14 @@
     pip download --no-deps --no-binary :all: peft==0.21.2 && tar xzf peft-0.21.2.tar.gz
     HF_HUB_OFFLINE=1 python benchmarks/peft_suite.py peft-0.21.2
     HF_HUB_OFFLINE=1 python benchmarks/peft_suite.py --variants LoRA "split, given" -- peft-0.21.2 -k merge
+    HF_HUB_OFFLINE=1 python benchmarks/peft_suite.py --treatment Lily -- peft-0.21.2 -k "only_params and MLP"
 
 Tests that PEFT runs for each of its configurations run for ours; tiny random models made here stand in for the ones of
 the hub. PEFT's code is used where it lies and not changed. Writes benchmarks/results/peft_suite.json, or `--output`:
 counts by file and reason, every failure, and every test that LoRA passes and a variant of ours does not.
+
+PEFT's test of which parameters training changes treats some methods in their own way, by their class. `--treatment`
+gives HydraLoRA the treatment of one of them: the learning rate of 100 (Lily), or random inputs (a part of AdaMSS's).
 """
 
 import argparse
@@ -14,8 +18,10 @@ import json
 import sys
 import tempfile
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -124,8 +130,8 @@ def make_models(folder: Path) -> dict[str, list[str]]:
 class Substitution:
     """A pytest plugin: our configurations and local models where PEFT parametrises over its own."""
 
-    def __init__(self, models: dict[str, list[str]]) -> None:
-        self.models = models
+    def __init__(self, models: dict[str, list[str]], treatment: str | None = None) -> None:
+        self.models, self.treatment = models, treatment
         self.outcomes: dict[str, dict[str, str]] = {variant: {} for variant in VARIANTS}
 
     @pytest.hookimpl(tryfirst=True)
@@ -153,7 +159,8 @@ class Substitution:
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Any:
         try:
-            return (yield)
+            with _treated(pyfuncitem, self.treatment):
+                return (yield)
         except (ValueError, OSError) as error:
             if "experts have gates that depend on the input" in str(error):
                 pytest.skip("no single weight equals live gates of several experts: merging is refused")
@@ -166,6 +173,16 @@ class Substitution:
             reason = report.longrepr[2] if report.outcome == "skipped" and isinstance(report.longrepr, tuple) else ""
             variant, case = dict(report.user_properties)["case"]
             self.outcomes[variant][case] = " ".join(filter(None, (report.outcome, reason)))
+
+
+def _treated(item: pytest.Function, treatment: str | None) -> Any:
+    """Let PEFT's test of what training changes treat HydraLoRA as one of its own methods."""
+    if treatment is None or item.originalname != "test_only_params_are_updated":
+        return nullcontext()
+    if treatment == "Lily":  # the test asks whether a config is a subclass of this one
+        return mock.patch.object(item.module, "LilyConfig", HydraLoraConfig)
+    inputs = {"X": torch.randn(9, 10, device=item.cls.torch_device)}
+    return mock.patch.object(item.cls, "prepare_inputs_for_testing", lambda _: inputs)
 
 
 def _options(item: pytest.Item) -> Options | None:
@@ -187,17 +204,18 @@ def _case(item: Any) -> tuple[str, str]:
     return options.variant, " ".join([test, *map(str, parts)])
 
 
-def _same_gates_for_all(layer: HydraLoraLayer, shape: torch.Size, adapter_name: str) -> torch.Tensor:
+def _same_gates_for_all(
+    layer: HydraLoraLayer, shape: torch.Size, device: torch.device, adapter_name: str
+) -> torch.Tensor:
     """PEFT's tests give no gates: every token of router_input="given" has these."""
-    experts = layer.num_experts[adapter_name]
-    weight = layer.hydralora_B[adapter_name].weight
-    return torch.linspace(0.1, 0.9, experts, device=weight.device)[None]
+    return torch.linspace(0.1, 0.9, layer.num_experts[adapter_name], device=device)[None]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peft", type=Path, help="folder of an unpacked source distribution or a checkout")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), help="default: all")
+    parser.add_argument("--treatment", choices=("Lily", "random inputs"), help="default: as PEFT treats LoRA")
     parser.add_argument("--output", type=Path, default=RESULT)
     parser.add_argument("pytest_args", nargs="*", help="after --: arguments for pytest, for instance -k forward")
     arguments = parser.parse_args()
@@ -207,7 +225,7 @@ def main() -> int:
     tests = arguments.peft / "tests"
     (tests / "__init__.py").touch()  # left out of source distributions
     with tempfile.TemporaryDirectory() as folder:
-        plugin = Substitution(make_models(Path(folder)))
+        plugin = Substitution(make_models(Path(folder)), arguments.treatment)
         files = [str(tests / name) for name in FILES]
         options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(arguments.peft), "-c", "/dev/null"]
         code = pytest.main([*options, *files, *arguments.pytest_args], plugins=[plugin])

@@ -57,15 +57,18 @@ def _must_see_modules() -> bool:
 def can_fuse(x: Tensor, base: nn.Module, *adapter: nn.Module) -> bool:
     """Whether `hydra_linear` gives the same result as calling these modules.
 
-    The base must not be trainable, hooked or replaced. The adapter's A, B and router must not be hooked. All matrix
-    products must have the same dtype.
+    The base must not be hooked, replaced, or trained in this pass. The adapter's A, B and router must not be hooked.
+    All matrix products must have the same dtype.
     """
     if type(base) is not nn.Linear or type(x) not in _PLAIN_TENSORS or _must_see_modules():
         return False  # quantised, transposed, distributed, or observed
     parameters: Any = base._parameters  # nn.Module's `__getattr__` is slow
     dtype = x.dtype
     weight, bias = parameters.get("weight"), parameters.get("bias")  # FSDP with flat parameters removes them
-    if type(weight) not in _PLAIN_TENSORS or weight.requires_grad or (bias is not None and bias.requires_grad):
+    if type(weight) not in _PLAIN_TENSORS:
+        return False
+    is_trainable = weight.requires_grad or (bias is not None and bias.requires_grad)
+    if is_trainable and torch.is_grad_enabled():  # FSDP's views of a flat parameter require gradients in any mode
         return False
     autocast = torch.is_autocast_enabled(x.device.type)
     if autocast and dtype == torch.float64:  # autocast does not change float64

@@ -294,6 +294,11 @@ def test_what_is_not_fused(base: nn.Module, adapter: nn.Module) -> None:
     assert not can_fuse(torch.randn(2, 4), base, adapter)
 
 
+@torch.no_grad()
+def test_a_trainable_base_is_fused_where_nothing_is_trained() -> None:
+    assert can_fuse(torch.randn(2, 4), linear().requires_grad_(), linear())
+
+
 def test_autocast_leaves_float64_alone_and_so_do_we() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert can_fuse(torch.randn(2, 4), linear(), linear(torch.bfloat16))
