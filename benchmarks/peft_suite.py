@@ -182,7 +182,7 @@ def _treated(item: pytest.Function, treatment: str | None) -> Any:
     if treatment == "Lily":  # the test asks whether a config is a subclass of this one
         return mock.patch.object(item.module, "LilyConfig", HydraLoraConfig)
     inputs = {"X": torch.randn(9, 10, device=item.cls.torch_device)}
-    return mock.patch.object(item.cls, "prepare_inputs_for_testing", lambda _: inputs)
+    return mock.patch.object(item.cls, "prepare_inputs_for_testing", return_value=inputs)
 
 
 def _options(item: pytest.Item) -> Options | None:
