@@ -35,7 +35,7 @@ def summary(store: ArtifactStore) -> str:
     lines = [
         "",
         choice["reason"],
-        f"N = {gates['num_experts']} experts. {gates['reason']}",
+        f"N = {gates['num_experts']}. {gates['reason']}",
         "",
         "Held-out loss (nats per answer token, 95% interval):",
         *losses,
@@ -57,7 +57,7 @@ def corpus_summary(store: ArtifactStore) -> str:
     low, high = choice["interval"]
     lines = [
         "",
-        f"N = {experts['num_experts']} experts. {experts['reason']}",
+        f"N = {experts['num_experts']}. {experts['reason']}",
         f"Clusters: {choice['num_clusters']} (interval {low} to {high}). {choice['reason']}",
         "",
         f"Report: {store.last('corpus_report').path('report.html').resolve()}",

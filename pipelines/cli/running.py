@@ -11,11 +11,15 @@ from pipelines.cli.configurations import checked_experts, checked_methods, has_g
 from pipelines.cli.output import checked_folder, columns_of, fail, one_error, print_json
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from pipelines.store.io_manager import ArtifactStore
 
 TRAINED = ("tokenised_documents", "hydralora_adapter")
 REPORT_OF = {"hydralora": "report", "train": "report", "corpus": "corpus_report"}
 """Job -> the asset with its report. Other jobs have none."""
+LEAST_COMPARED = 50
+"""Records of each file that a comparison needs, because a tenth of them is held out to measure on."""
 
 
 def run_file(path: Path, job: str, partition: str | None, as_json: bool) -> None:
@@ -80,7 +84,9 @@ class Request:
 
             sources = named_sources(self.files, mapping)
             checked_experts(self.experts, len(sources))
-            read_named(sources)
+            read = read_named(sources)
+            if job == "compare":
+                _checked_sizes(read.records)
             values = job_values(
                 sources, self.out, self.base_model, self.revision, self.tokens, self.experts, ops, gpu=has_gpu()
             )
@@ -119,12 +125,29 @@ def compare_files(request: Request, methods: Sequence[str], as_json: bool) -> No
     """Compare methods: the job `compare`."""
     compared = checked_methods(methods)
     _known_methods(compared)
-    values = request.values("compare", {"method_comparison": {"config": {"methods": list(compared), "cost_steps": 0}}})
+    ops = {
+        "method_comparison": {"config": {"methods": list(compared), "cost_steps": 0}},
+        "comparison_documents": {"config": {"validation_documents_per_source": 0}},  # no rate is tuned
+    }
+    values = request.values("compare", ops)
     prepare_home()
     _execute(values, "compare")
     from pipelines.store.io_manager import ArtifactStore
 
     tell_comparison(ArtifactStore(directory=str(request.out)), as_json)
+
+
+def _checked_sizes(records: "pl.LazyFrame") -> None:
+    """Raise a ValueError if a source without a split of its own has too few records to hold some out."""
+    import polars as pl
+
+    sizes = records.group_by("source").agg(n=pl.len(), own=pl.col("split").is_not_null().any()).sort("source").collect()
+    few = [f"{source} ({n})" for source, n, own in sizes.rows() if n < LEAST_COMPARED and not own]
+    if few:
+        raise ValueError(
+            f"compare: expected at least {LEAST_COMPARED} records in each file, because a tenth is held out to measure "
+            f"on; got {', '.join(few)}. Give more, or a column `split` with train and test"
+        )
 
 
 def tell_comparison(store: "ArtifactStore", as_json: bool) -> None:

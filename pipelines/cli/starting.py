@@ -20,8 +20,9 @@ def write_configuration(
     """Read the files once, so that a broken one is refused now, and write a configuration for them."""
     mapping = columns_of(columns)
     checked_file(out)
+    exists = f"{out} exists. Name another file with --out, or overwrite it with --force"
     if out.exists() and not force:
-        fail(f"{out} exists. Name another file with --out, or overwrite it with --force")
+        fail(exists)
     with one_error(ValueError, OSError):
         from analysis.answer.named_files import named_sources, read_named
 
@@ -31,7 +32,11 @@ def write_configuration(
         gpu = has_gpu()
         text = configuration_text(out, sources, base_model, revision, tokens, experts, gpu=gpu)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+        try:
+            with out.open("w" if force else "x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:  # another `init` was quicker
+            fail(exists)
     for name, notes in read.notes.items():
         for note in notes:
             print(f"Note. {name}: {note}")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import polars as pl
 
 from pipelines.store.artifacts import Artifact, Draft
@@ -43,10 +44,21 @@ def write_run_documents(draft: Draft, tokenised_documents: Artifact, documents: 
 
     Args:
         documents: table with `document_id, source, split` and the labels that methods need; see `read_tokens`.
+
+    Raises:
+        dagster.Failure: no document is left to train on or to report on.
     """
     rows = []
     for part, frame in split.parts(documents).items():
         tokens = read_tokens(tokenised_documents, frame)
+        if not len(tokens) and part != VALIDATION:
+            sizes = documents.group_by("source", "split").len("n").sort("source", "split").collect().rows()
+            found = ", ".join(f"{source} {n} {part}" for source, part, n in sizes)
+            raise dg.Failure(
+                f"expected {part} documents beside {split.validation_per_source} of each source for validation, got "
+                f"none ({found}). Give more records, or lower validation_documents_per_source.",
+                allow_retries=False,
+            )
         tokens.save(draft.folder / part)
         rows.append({"part": part, "documents": len(tokens), "tokens": int(tokens.lengths.sum()), **tokens.counts})
     draft.write_table("parts", pl.DataFrame(rows))
@@ -61,5 +73,6 @@ def read_run_documents(artifact: Artifact, part: str) -> "TokenisedDocuments":
 
 def parts_overlap(artifact: Artifact) -> int:
     """Number of documents that are in more than one part."""
-    ids = [set(read_run_documents(artifact, part).column("document_id")) for part in (TRAINING, VALIDATION, HELD_OUT)]
+    parts = artifact.read("parts").filter(pl.col("documents") > 0)["part"]  # `datasets` cannot load an empty one
+    ids = [set(read_run_documents(artifact, part).column("document_id")) for part in parts]
     return sum(len(part) for part in ids) - len(set().union(*ids))
