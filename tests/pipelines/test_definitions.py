@@ -22,7 +22,8 @@ component_adapters <- cluster_labels, corpus_documents, num_clusters, tokenised_
 corpus_documents <- raw_documents
 corpus_report <- cluster_labels, cluster_names, cluster_sweep, corpus_documents, expert_assignment, num_clusters
 document_features <- corpus_documents
-domain_exports <- cluster_labels, corpus_documents, expert_assignment, hydralora_adapter, tokenised_documents
+domain_exports <- cluster_labels, cluster_names, corpus_documents, expert_assignment, hydralora_adapter, \
+tokenised_documents
 evaluation <- baseline_adapters, cluster_labels, corpus_documents, expert_assignment, hydralora_adapter, \
 tokenised_documents
 expert_assignment <- cluster_labels, corpus_documents, document_features, num_clusters

@@ -57,6 +57,7 @@ def domain_exports(
     corpus_documents: Artifact,
     tokenised_documents: Artifact,
     cluster_labels: Artifact,
+    cluster_names: Artifact,
     expert_assignment: Artifact,
     hydralora_adapter: Artifact,
 ) -> None:
@@ -81,9 +82,11 @@ def domain_exports(
         return DomainDocuments(tokens, domains, found, pad_token_id(tokenizer), config.batch_tokens)
 
     template = tokenised_documents.record["config"]["template"]
-    groups = expert_assignment.json("expert_assignment")["groups"]
+    assignment = expert_assignment.json("expert_assignment")
+    groups = assignment["groups"]
+    names = given_names(cluster_names) if assignment["group_kind"] == "cluster" else {}
     gates = domain_gates(model, groups, lambda: part("train"))
-    folders = folder_names(list(gates))
+    folders = folder_names(list(gates), names)
     held_out = part("test")
     with remembered_lower_layers(model):
         table = write_exports(draft.folder, model, gates, folders, held_out)
@@ -93,9 +96,14 @@ def domain_exports(
         differences = plain_peft_differences(draft.folder, model, gates, table, held_out, base, base_model.revision)
         table = table.hstack(differences)
     draft.write_table("exports", table)
-    write_serving_files(
-        draft.folder, folders, expert_assignment.path(GROUP_MODEL), Frame.of(tokenizer, template), template
-    )
+    frame = Frame.of(tokenizer, template)
+    write_serving_files(draft.folder, folders, expert_assignment.path(GROUP_MODEL), frame, template, names)
+
+
+def given_names(cluster_names: Artifact) -> dict[str, str]:
+    """Number of a cluster -> the name that a user or a model gave it; terms are no names of LoRAs."""
+    named = cluster_names.read("names").filter(pl.col("named_by") != "terms")
+    return dict(named.select(pl.col("cluster").cast(pl.String), "name").iter_rows())
 
 
 def agreement(table: pl.DataFrame) -> tuple[bool, str]:

@@ -56,7 +56,7 @@ class Exports:
             )
         return cls(
             folder,
-            {name: domain for domain, name in domains.items()},
+            {name: serving.get("names", {}).get(domain, domain) for domain, name in domains.items()},
             serving["others"],
             serving.get("before_prompt", ""),
             serving.get("after_prompt", ""),
@@ -111,7 +111,8 @@ def _serving(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ExportsError(f"expected JSON in {path}, got {error}") from None
     domains = serving.get("domains") if isinstance(serving, dict) else None
-    if not isinstance(domains, dict) or not isinstance(serving.get("others"), str):
+    named = isinstance(domains, dict) and isinstance(serving.get("names", {}), dict)
+    if not named or not isinstance(serving.get("others"), str):
         raise ExportsError(f"expected `domains` and `others` in {path}; run domain_exports again")
     names = [*domains.values(), serving["others"]]
     if len(set(names)) < len(names):

@@ -156,26 +156,29 @@ def plain_peft_differences(
     return pl.DataFrame({"plain_peft_difference": differences, "plain_peft_tokens": counts}, schema=schema)
 
 
-def folder_names(domains: Sequence[str]) -> dict[str, str]:
+def folder_names(domains: Sequence[str], names: Mapping[str, str] | None = None) -> dict[str, str]:
     """A folder name for each domain. Servers may also use it as the name of the LoRA.
 
     Names are also unique on file systems that ignore case. `others` is reserved for `OTHERS`. Names of the export's own
     files and of system devices (`nul`) are avoided.
+
+    Args:
+        names: domain -> the name that it was given, where it has one.
 
     Raises:
         ValueError: a domain occurs twice.
     """
     if len(set(domains)) < len(domains):
         raise ValueError(f"Expected distinct domains, got {sorted(d for d in set(domains) if domains.count(d) > 1)}")
-    names: dict[str, str] = {OTHERS: _slug(OTHERS)}
+    folders: dict[str, str] = {OTHERS: _slug(OTHERS)}
     taken = RESERVED | {_slug(OTHERS)}
     for domain in domains:
-        if domain not in names:
-            slug = _slug(domain)
+        if domain not in folders:
+            slug = _slug((names or {}).get(domain, domain))
             candidates = itertools.chain([slug], (f"{slug}-{i}" for i in itertools.count(1)))
-            names[domain] = next(name for name in candidates if name not in taken)
-            taken |= {names[domain]}
-    return {domain: names[domain] for domain in domains}
+            folders[domain] = next(name for name in candidates if name not in taken)
+            taken |= {folders[domain]}
+    return {domain: folders[domain] for domain in domains}
 
 
 def _slug(domain: str) -> str:

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def write_serving_files(
-    folder: Path, folders: Mapping[str, str], group_model: Path, frame: "Frame", template: str
+    folder: Path,
+    folders: Mapping[str, str],
+    group_model: Path,
+    frame: "Frame",
+    template: str,
+    names: Mapping[str, str] | None = None,
 ) -> None:
     """Write the group model, `serving.json` and `chat_template.jinja`.
 
@@ -24,11 +29,18 @@ def write_serving_files(
         folders: domain, or `OTHERS` -> folder of its LoRA.
         group_model: what finds the domain of a prompt; not needed if `OTHERS` is the only export.
         frame, template: what training put around a prompt, and its name.
+        names: domain -> the name that it was given, where it has one.
     """
     domains = {domain: name for domain, name in folders.items() if domain != OTHERS}
     if domains or group_model.is_dir():
         shutil.copytree(group_model, folder / GROUP_MODEL, dirs_exist_ok=True)
     around = {"before_prompt": frame.before, "after_prompt": frame.between}
-    serving = {"domains": domains, "others": folders[OTHERS], "template": template, **around}
+    serving = {
+        "domains": domains,
+        "names": dict(names or {}),
+        "others": folders[OTHERS],
+        "template": template,
+        **around,
+    }
     (folder / "chat_template.jinja").write_text(chat_template(frame), encoding="utf-8")
     (folder / "serving.json").write_text(json.dumps(serving, indent=2) + "\n", encoding="utf-8")

@@ -62,9 +62,11 @@ def test_clusters_have_no_probability(folder: Path) -> None:
     for path in (folder / "group_model").iterdir():
         path.unlink()
     CorpusModel(features, np.stack([rows[:30].mean(0), rows[30:].mean(0)])).save(folder / "group_model")
-    serving = {"domains": {"0": "cats", "1": "ships"}, "others": "others"}
+    serving = {"domains": {"0": "cats", "1": "ships"}, "names": {"0": "My cats"}, "others": "others"}
     (folder / "serving.json").write_text(json.dumps(serving))
-    assert Exports.read(folder).expert_of(CAT) == ("cats", None)
+    exports = Exports.read(folder)
+    assert exports.expert_of(CAT) == ("cats", None)
+    assert exports.experts == {"cats": "My cats", "ships": "1"}
     assert decided(router(folder), SHIP) == ("ships", "prompt")
 
 
@@ -88,6 +90,7 @@ def test_the_only_folder_of_exports_is_found(folder: Path) -> None:
         ("{", "expected JSON"),
         ("[]", "`domains` and `others`"),
         ('{"domains": {}}', "`domains` and `others`"),
+        ('{"domains": {}, "names": ["a"], "others": "others"}', "`domains` and `others`"),
         ('{"domains": {"my cats": "dogs", "ships": "ships"}, "others": "others"}', "expected a LoRA"),
         ('{"domains": {"my cats": "ships", "ships": "ships"}, "others": "others"}', "a folder of its own"),
         ('{"domains": {"cats": "cats", "ships": "ships"}, "others": "others"}', r"got \['cats', 'my cats'\]"),

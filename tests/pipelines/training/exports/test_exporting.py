@@ -16,6 +16,8 @@ from pipelines.training.exports.exporting import (
 def test_folders_are_names_that_servers_take() -> None:
     domains = ["packages/code", "packages code", "GSM8K", "数学", OTHERS]
     assert list(folder_names(domains).values()) == ["packages-code", "packages-code-1", "gsm8k", "domain", "others"]
+    named = {"0": "Loan contracts", "1": "Others"}  # of renamed clusters
+    assert list(folder_names(["0", "1", "2", OTHERS], named).values()) == ["loan-contracts", "others-1", "2", "others"]
 
 
 @pytest.mark.parametrize(
