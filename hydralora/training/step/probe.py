@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from hydralora.data import collate_packed
 from hydralora.evaluation.answer_loss import answer_logits
 from hydralora.training.config import TrainingError
 
+_causal: "WeakSet[Any]" = WeakSet()  # base models that were tried: several trainings may share one
+
 
 def check_is_causal(model: Any, *, autocast: bool) -> None:
     """Check that no token of a base model sees later ones: else it would see the answers that it has to predict.
@@ -19,8 +22,10 @@ def check_is_causal(model: Any, *, autocast: bool) -> None:
     Raises:
         TrainingError: If it does, or if the model does not run on a row of tokens alone.
     """
-    name = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
-    was_training = model.training
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if base in _causal:
+        return
+    name, was_training = type(base).__name__, model.training
     try:
         with tokens_of(model.eval()) as states:
             logits = logits_of_last(model, short_documents(model)[-1:], autocast=autocast)
@@ -38,6 +43,7 @@ def check_is_causal(model: Any, *, autocast: bool) -> None:
             f"Expected a causal language model, got {name}, in which a token sees later ones, so it would see the "
             f"answers. Load it as a decoder (is_decoder=True), or choose another base model."
         )
+    _causal.add(base)
 
 
 def short_documents(model: Any) -> list[NDArray[Any]]:
