@@ -34,7 +34,7 @@ def check_is_causal(model: Any, *, autocast: bool) -> None:
         return  # cannot be tried
     except (ValueError, TypeError) as error:
         raise TrainingError(
-            f"Expected a causal language model, got {name}, which does not run on one: {error}"
+            f"Expected a causal language model, got {name}, which does not run on tokens alone: {error}"
         ) from error
     finally:
         model.train(was_training)

@@ -23,7 +23,7 @@ BERT = {"vocab_size": 264, "hidden_size": 32, "intermediate_size": 48, "num_hidd
             T5ForConditionalGeneration(
                 T5Config(vocab_size=264, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4)
             ),
-            "got T5ForConditionalGeneration, which does not run on one",
+            "got T5ForConditionalGeneration, which does not run on tokens alone",
         ),
     ],
     ids=["encoder", "encoder and decoder"],
