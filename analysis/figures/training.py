@@ -71,7 +71,7 @@ def losses(evaluation: pl.DataFrame, group_kind: str, numbers: Mapping[str, int]
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
     axes.set_yticks(range(len(groups)), [group_name(group_kind, group) for group in groups])
-    axes.set_xlabel("held-out answer loss, nats per token (less is better)")
+    axes.set_xlabel("held-out loss, nats per token (less is better)")
     legend_below(figure, len(methods))
     return Picture(
         f"losses_by_{group_kind}",
