@@ -8,6 +8,7 @@ import pytest
 
 from hydralora.methods import MethodConfig
 from hydralora.training import TrainingConfig
+from pipelines.training.adapters import TrainingJob
 from pipelines.training.recipe import Recipe
 
 
@@ -25,6 +26,12 @@ def test_a_training_gets_the_rates_of_its_method() -> None:
 def test_another_budget_and_seed_replace_those_of_the_recipe() -> None:
     config = Recipe(num_train_epochs=1, seed=3).training_config("full", max_tokens=10, seed=5)
     assert (config.num_train_epochs, config.max_tokens, config.seed) == (None, 10, 5)
+
+
+def test_a_job_of_another_seed_may_read_the_same_documents() -> None:
+    config = TrainingJob("lora_r8", num_experts=2, seed=5, data_seed=3).config(Recipe(max_steps=1, seed=3))
+    assert (config.seed, config.order_seed) == (5, 3)
+    assert TrainingJob("lora_r8", num_experts=2, seed=5).config(Recipe(max_steps=1, seed=3)).order_seed == 5
 
 
 def test_a_default_is_the_library_s() -> None:
