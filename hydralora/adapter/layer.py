@@ -170,6 +170,14 @@ class HydraLoraLayer(BaseTunerLayer):
             return torch.full((experts,), 1 / experts, device=device, dtype=dtype)
         return None
 
+    def check_values(self, adapter_name: str) -> None:
+        """Raise ValueError if an adapter's weights are on the meta device."""
+        if self.hydralora_B[adapter_name].weight.is_meta:
+            raise ValueError(
+                f"Expected adapter {adapter_name!r} with weights, got weights without values (on the meta device): load "
+                f"them first, or load the model without offloading"
+            )
+
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether `peft.convert_to_lora` can convert this layer: its gates must be fixed."""
         return adapter_name not in self.hydralora_A or self.fixed_gates(adapter_name) is not None

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
@@ -131,8 +132,9 @@ class HydraLoraModel(BaseTuner):
     def _check_mergeable(self, adapter_names: list[str] | None) -> None:
         """Check all layers before the first one changes: a half-merged model would be silently wrong."""
         for layer in self._layers():
-            for name in adapter_names or layer.active_adapters:
-                if name in layer.hydralora_A and layer.fixed_gates(name) is None:
+            for name in set(adapter_names or layer.active_adapters) & set(layer.hydralora_A):
+                layer.check_values(name)
+                if layer.fixed_gates(name) is None:
                     raise ValueError(merge_refusal(name, layer.num_experts[name]))
         refuse_unmergeable_weights(self.model, adapter_names)
 
@@ -201,11 +203,27 @@ class HydraLoraModel(BaseTuner):
         """Check adapter weights strictly. PEFT loads with strict=False, so an incomplete adapter would load silently.
 
         PyTorch reports shape mismatches in the same error.
+
+        Raises:
+            ValueError: If a merged adapter would get other weights. Nothing is loaded then.
         """
+        self._refuse_other_weights_of_merged(state_dict, prefix)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         error_msgs.extend(self._differences(state_dict, prefix))
+
+    def _refuse_other_weights_of_merged(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Raise ValueError if `unmerge` would later subtract another update than the one that was added."""
+        merged = {name for layer in self._layers() for name in layer.merged_adapters}
+        for key, own in self.state_dict().items() if merged else ():
+            new = state_dict.get(prefix + key)
+            is_merged = f".{self.prefix}" in key and key.split(".")[-2] in merged
+            if is_merged and new is not None and not torch.equal(new.to(own), own):
+                raise ValueError(
+                    f"Cannot load other weights into {prefix + key}: the adapter is merged. Call `unmerge_adapter()` "
+                    f"first."
+                )
 
     def _differences(self, state_dict: dict[str, Any], prefix: str) -> list[str]:
         """Errors: keys that no layer has, and the missing keys of each adapter that `state_dict` holds only in part."""

@@ -165,6 +165,7 @@ def to_merged(model: "PeftModel", gates: GateSpec | None = None, adapter_name: s
             raise ValueError(f"Cannot merge into layer {name}: {backend.backend_name} weights cannot be changed")
     refuse_unmergeable_weights(base_of(model), [adapter_name])
     inner = unwrapped(model)
+    inner.base_model.enable_adapter_layers()  # PEFT's `unload` drops the trained modules of a disabled adapter
     if state.merged == (adapter_name,) and state.active and _have_gates(layers, vectors, adapter_name):
         return _base_model(inner.unload())
     if state.merged:

@@ -80,6 +80,7 @@ def resolve_gates(model: nn.Module, gates: GateSpec | None, adapter_name: str = 
 
 
 def _layer_gates(layer: HydraLoraLayer, gates: Tensor | int | str | None, adapter_name: str) -> Tensor:
+    layer.check_values(adapter_name)
     num_experts = layer.num_experts[adapter_name]
     device = layer.hydralora_B[adapter_name].weight.device
     if gates is None:

@@ -277,6 +277,39 @@ def test_one_config_object_for_two_adapters(tiny_llama: MakeLlama, tokens: Tenso
     assert torch.equal(logits(model, tokens), expected)
 
 
+def test_a_merged_adapter_takes_no_other_weights(tiny_llama: MakeLlama, tokens: Tensor, tmp_path: Path) -> None:
+    in_state("usual", tiny_llama(), router_input="uniform", seed=8).save_pretrained(tmp_path)
+    model = in_state("merged", tiny_llama(), router_input="uniform")
+    refuses(model, "the adapter is merged", lambda: model.load_adapter(tmp_path, "default"))
+    model.load_state_dict(model.state_dict())  # the same weights are no harm
+    model.unmerge_adapter()
+    with model.disable_adapter():
+        close(logits(model, tokens), logits(tiny_llama(), tokens))
+
+
+def test_merging_a_disabled_adapter_keeps_its_trained_modules(tiny_llama: MakeLlama, tokens: Tensor) -> None:
+    model = in_state("usual", tiny_llama(), router_input="uniform", modules_to_save=["lm_head"])
+    torch.nn.init.normal_(model.base_model.model.lm_head.modules_to_save["default"].weight)
+    expected = logits(model, tokens)
+    model.base_model.disable_adapter_layers()
+    close(logits(hydralora.to_merged(model), tokens), expected)
+
+
+def test_an_adapter_without_values(tiny_llama: MakeLlama, tokens: Tensor, tmp_path: Path) -> None:
+    model = in_state("usual", tiny_llama())
+    expected = logits(model, tokens)
+    model.add_adapter("empty", config(router_input="uniform"), low_cpu_mem_usage=True)
+    for call in (
+        lambda: hydralora.export_lora(model, tmp_path, adapter_name="empty"),
+        lambda: hydralora.to_merged(model, adapter_name="empty"),
+        lambda: hydralora.set_fixed_gates(model, 0, "empty"),
+        lambda: model.merge_adapter(["empty"]),
+    ):
+        with pytest.raises(ValueError, match="on the meta device"):
+            call()
+    assert torch.equal(logits(model, tokens), expected)
+
+
 def test_adapter_layers_that_are_compiled_one_by_one(tiny_llama: MakeLlama) -> None:
     base = tiny_llama()
     model = in_state("usual", base)
