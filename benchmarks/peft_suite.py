@@ -205,10 +205,10 @@ def _case(item: Any) -> tuple[str, str]:
 
 
 def _same_gates_for_all(
-    layer: HydraLoraLayer, shape: torch.Size, device: torch.device, adapter_name: str
+    self: HydraLoraLayer, shape: torch.Size, device: torch.device, adapter_name: str
 ) -> torch.Tensor:
     """PEFT's tests give no gates: every token of router_input="given" has these."""
-    return torch.linspace(0.1, 0.9, layer.num_experts[adapter_name], device=device)[None]
+    return torch.linspace(0.1, 0.9, self.num_experts[adapter_name], device=device)[None]
 
 
 def main() -> int:
