@@ -174,8 +174,8 @@ class HydraLoraLayer(BaseTunerLayer):
         """Raise ValueError if an adapter's weights are on the meta device."""
         if self.hydralora_B[adapter_name].weight.is_meta:
             raise ValueError(
-                f"Expected adapter {adapter_name!r} with weights, got weights without values (on the meta device): load "
-                f"them first, or load the model without offloading"
+                f"Expected values for the weights of adapter {adapter_name!r}, got some on the meta device: load them "
+                f"first, or load the model without offloading"
             )
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
