@@ -5,7 +5,7 @@ For a larger corpus, each pass reads and normalises the sources again. Then only
 record) and the band keys of the near-duplicate search (256 bytes per record at the default threshold) stay in memory.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from analysis.corpus.data_card import data_card
 from analysis.corpus.decontamination import contaminated
 from analysis.corpus.deduplication import exact_duplicates, near_duplicates
 from analysis.corpus.documents import Documents, Dropped, document_ids
+from analysis.corpus.semantic import SemanticSearch, semantic_duplicates
 from analysis.sources.records import RECORD_SCHEMA
 from analysis.text.language import languages
 from analysis.text.normalisation import normalised
@@ -80,7 +81,11 @@ class CleanedCorpus:
 
 
 def clean(
-    records: pl.LazyFrame, config: CleanConfig = CleanConfig(), *, evaluation: Mapping[str, pl.LazyFrame] | None = None
+    records: pl.LazyFrame,
+    config: CleanConfig = CleanConfig(),
+    *,
+    evaluation: Mapping[str, pl.LazyFrame] | None = None,
+    semantic: SemanticSearch | None = None,
 ) -> CleanedCorpus:
     """Clean the records of all sources together.
 
@@ -91,6 +96,7 @@ def clean(
         records: table with the columns of `RECORD_SCHEMA`, as `read_sources` returns it.
         evaluation: name of an evaluation set -> its records. A training document that shares a run of words with one of
             them is dropped; see `analysis.corpus.decontamination`.
+        semantic: also drop documents that say the same in other words. Default: no such search.
 
     Raises:
         ValueError: `records` has other columns or types, or cleaning leaves no record.
@@ -99,7 +105,7 @@ def clean(
     if dict(found) != dict(RECORD_SCHEMA):
         raise ValueError(f"expected records with the columns {dict(RECORD_SCHEMA)}, got {dict(found)}")
     run = _Run(records, config)
-    run.drop_duplicates()
+    run.drop_duplicates(semantic)
     if config.decontaminate:
         run.drop_contaminated(evaluation or {})
     run.drop_over_limit()
@@ -139,12 +145,14 @@ class _Run:
             self.records = pl.concat(cache).lazy()
         return pl.concat(blocks)
 
-    def _batches(self, keep: pl.Expr | None = None) -> Iterator[pl.DataFrame]:
+    def _batches(
+        self, keep: pl.Expr | None = None, columns: Sequence[str | pl.Expr] = ("prompt", TEXT)
+    ) -> Iterator[pl.DataFrame]:
         """One pass over the texts of the records that have no verdict yet."""
         wanted = self.index.filter(pl.col("reason").is_null(), *([] if keep is None else [keep]))["row"]
         alive = np.zeros(len(self.index), dtype=bool)
         alive[wanted.to_numpy()] = True
-        for batch in self.records.select("row", "prompt", TEXT).collect_batches(chunk_size=BATCH_ROWS):
+        for batch in self.records.select("row", *columns).collect_batches(chunk_size=BATCH_ROWS):
             chosen = batch.filter(pl.Series(alive[batch["row"].to_numpy()]))
             if len(chosen):
                 yield chosen
@@ -158,13 +166,16 @@ class _Run:
             .drop("new_reason", "new_detail")
         )
 
-    def drop_duplicates(self) -> None:
+    def drop_duplicates(self, semantic: SemanticSearch | None) -> None:
         ranked = self.index.filter(pl.col("reason").is_null())
         ranked = ranked.sort(pl.Series(self.rank[ranked["row"].to_numpy()]))
         self._drop_pairs("exact_duplicate", exact_duplicates(ranked))
         if self.config.near_duplicate_threshold is not None:
             threshold = self.config.near_duplicate_threshold
             self._drop_pairs("near_duplicate", near_duplicates(self._batches, self.rank, threshold))
+        if semantic is not None:
+            batches = self._batches(columns=("prompt", "completion"))
+            self._drop_pairs("semantic_duplicate", semantic_duplicates(batches, semantic, self.rank))
 
     def _drop_pairs(self, reason: str, pairs: pl.DataFrame) -> None:
         kept = self.index.select(kept_row="row", kept_source="source", kept_id="document_id")

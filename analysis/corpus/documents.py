@@ -13,6 +13,7 @@ DROP_REASONS = (
     "completion_too_long",
     "exact_duplicate",
     "near_duplicate",
+    "semantic_duplicate",
     "contaminated",
     "over_source_limit",
 )

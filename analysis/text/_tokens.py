@@ -1,7 +1,7 @@
 """Finds the terms of a text with a table of character classes (`analysis.text.characters`).
 
 A term is a word of at least two characters, in lower case. In scripts without spaces, it is a pair of neighbouring
-characters, or a single character if it stands alone.
+characters, or a single character if it stands alone. A character includes its marks and, in Thai and Lao, its vowels.
 
 A 128-bit key made from its UTF-8 bytes identifies a term. Up to 16 bytes, the key is these bytes. Longer terms are
 hashed to 120 bits. ASCII is scanned 64 bytes at a time. A word with other characters is read one character at a time.
@@ -25,6 +25,7 @@ _LOW_MASK = np.array([(1 << 8 * min(n, 8)) - 1 for n in range(17)], np.uint64)
 _HIGH_MASK = np.array([(1 << 8 * max(n - 8, 0)) - 1 for n in range(17)], np.uint64)
 _CASE_BITS = _U64(0x4040404040404040)
 _ONE, _EIGHT, _THIRTY_TWO = _U64(1), _U64(8), _U64(32)
+_FIRST_LEADING, _LAST_LEADING, _LAO = 0x0E40, 0x0E44, 0x80  # Thai vowels written before their consonant
 _MIX_1, _MIX_2 = _U64(0x9E3779B97F4A7C15), _U64(0xC2B2AE3D27D4EB4F)
 
 
@@ -173,6 +174,24 @@ def unit_end(data: Any, position: Any, end: Any, table: Any) -> Any:
 
 
 @njit(cache=True)
+def _cluster_end(data: Any, position: Any, end: Any, table: Any) -> Any:
+    """End of the character at `position`, including its marks and, in Thai and Lao, the vowels written around it.
+
+    Unicode calls these vowels letters; in related scripts they are marks. Lao has Thai's order, 0x80 further on.
+    """
+    first = code_point_at(data, position)[0] & ~_LAO
+    position = unit_end(data, position, end, table)
+    if _FIRST_LEADING <= first <= _LAST_LEADING and is_unspaced(data, position, end, table):
+        position = unit_end(data, position, end, table)
+    while is_unspaced(data, position, end, table):
+        following = code_point_at(data, position)[0] & ~_LAO
+        if not (following == 0x0E30 or following == 0x0E32 or following == 0x0E33 or following == 0x0E45):
+            break
+        position = unit_end(data, position, end, table)
+    return position
+
+
+@njit(cache=True)
 def _key(data: Any, position: Any, end: Any, table: Any) -> Any:
     """The two halves of the key of a term."""
     zero = _U64(0)
@@ -195,10 +214,10 @@ def _read_pairs(data: Any, position: Any, end: Any, table: Any, keys: Any, spans
     Returns:
         The position to continue from, and the number of tokens read.
     """
-    start, middle = position, unit_end(data, position, end, table)
+    start, middle = position, _cluster_end(data, position, end, table)
     is_pair = is_unspaced(data, middle, end, table)
     while True:
-        stop = unit_end(data, middle, end, table) if is_pair else middle
+        stop = _cluster_end(data, middle, end, table) if is_pair else middle
         keys[n, 0], keys[n, 1] = _key(data, start, stop, table)
         spans[n, 0], spans[n, 1] = start, stop
         n += 1

@@ -6,8 +6,8 @@ Three kinds of scripts need three rules (the first two are those of Unicode Stan
 - Vowel signs, points and accents that are characters of their own (Indic, Thai, Hebrew, Arabic, decomposed Latin)
   belong to the letter before them. Invisible and stretching characters (soft hyphen, joiners, tatweel) are ignored.
 - Chinese, Japanese, Thai, Lao, Khmer, Burmese and some more are written without spaces. Their runs are read as
-  overlapping pairs of characters, each with its marks. A dictionary would find real words, but it takes ten times as
-  long and gives no better clusters (docs/results/scripts.md).
+  overlapping pairs of characters, each with its marks (in Thai and Lao with its vowels). A dictionary would find real
+  words, but it takes ten times as long and gives no better clusters (docs/results/scripts.md).
 """
 
 import re

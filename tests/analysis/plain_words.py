@@ -8,7 +8,8 @@ from itertools import pairwise
 # How the names of characters begin whose words no blank separates.
 UNSPACED = (
     *("THAI ", "LAO ", "KHMER ", "MYANMAR ", "TAI ", "NEW TAI LUE ", "AHOM ", "BALINESE ", "JAVANESE "),
-    *("CJK UNIFIED ", "CJK COMPATIBILITY IDEOGRAPH", "IDEOGRAPHIC ", "VERTICAL IDEOGRAPHIC ", "HANGZHOU "),
+    *("CJK UNIFIED ", "CJK COMPATIBILITY IDEOGRAPH", "VERTICAL IDEOGRAPHIC ", "HANGZHOU "),
+    *(f"IDEOGRAPHIC {kind}" for kind in ("ANNOTATION", "CLOSING", "ITERATION", "NUMBER")),  # not its tally marks
     *("HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "VERTICAL KANA ", "MASU MARK", "BOPOMOFO "),
     *("YI ", "OLD CHINESE ", "TANGUT ", "NUSHU ", "KHITAN ", "HENTAIGANA ", "COMBINING KATAKANA"),
 )
@@ -45,6 +46,24 @@ def runs_of(text: str) -> list[tuple[str, list[str]]]:
     return runs
 
 
+# Vowels of Thai and Lao that are written before and after their consonant.
+BEFORE, AFTER = frozenset("เแโใไເແໂໃໄ"), frozenset("ะาำๅະາຳ")
+
+
+def with_vowels(characters: list[str]) -> list[str]:
+    """Characters of a run, each with its vowels in Thai and Lao."""
+    units: list[str] = []
+    is_open = False
+    for character in characters:
+        if is_open or (units and character[0] in AFTER):
+            units[-1] += character
+            is_open = False
+        else:
+            units.append(character)
+            is_open = character[0] in BEFORE
+    return units
+
+
 def in_words(text: str) -> list[str]:
     """The terms of a text."""
     terms: list[str] = []
@@ -52,5 +71,6 @@ def in_words(text: str) -> list[str]:
         if of_kind == "word":
             terms += ["".join(characters)] if len("".join(characters)) > 1 else []
         elif of_kind == "unspaced":
-            terms += ["".join(pair) for pair in pairwise(characters)] if len(characters) > 1 else characters
+            units = with_vowels(characters)
+            terms += ["".join(pair) for pair in pairwise(units)] if len(units) > 1 else units
     return terms

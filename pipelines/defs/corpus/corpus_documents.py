@@ -1,9 +1,9 @@
 """Cleaning: from records to documents."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from analysis.corpus.cleaning import CleanConfig
 from analysis.corpus.data_card import halved_sources, vanished_sources
@@ -13,12 +13,20 @@ from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.configuration import fields_from, values_for
 from pipelines.store.metadata import markdown_table
 
+if TYPE_CHECKING:
+    from analysis.corpus.semantic import SemanticSearch
+
 
 class CorpusConfig(fields_from(CleanConfig)):  # type: ignore[misc]
     """The rules of cleaning: the fields of `analysis.corpus.cleaning.CleanConfig`."""
 
     evaluation_sets: list[SourceConfig] = []
     """Benchmarks whose texts must not be trained on."""
+
+    semantic_duplicate_threshold: float | None = Field(None, gt=0, le=1)
+    """Also drop documents that say the same in other words: smallest cosine of both embeddings, such as 0.9. Slow."""
+    embedding_model: str | None = None
+    """For that search: hub id or folder of a sentence-transformers model; default: the packaged MiniLM."""
 
     _named_once = field_validator("evaluation_sets")(named_once)
 
@@ -63,10 +71,20 @@ def corpus_documents(draft: Draft, config: CorpusConfig, raw_documents: Artifact
 
     settings = CleanConfig(**values_for(CleanConfig, config))
     evaluation = {s.name: read_source(s.name, to_source(s.read, "evaluation")) for s in config.evaluation_sets}
-    cleaned = clean(raw_documents.scan("records"), settings, evaluation=evaluation)
+    cleaned = clean(raw_documents.scan("records"), settings, evaluation=evaluation, semantic=_semantic(config))
     draft.write_table("documents", cleaned.documents)
     draft.write_table("dropped", cleaned.dropped)
     draft.write_json("data_card", cleaned.data_card)
+
+
+def _semantic(config: CorpusConfig) -> "SemanticSearch | None":
+    """The search for documents that say the same, if it is asked for."""
+    if config.semantic_duplicate_threshold is None:
+        return None
+    from analysis.corpus.semantic import SemanticSearch
+    from analysis.features.embeddings import SentenceEmbeddings
+
+    return SemanticSearch(SentenceEmbeddings(config.embedding_model).transform, config.semantic_duplicate_threshold)
 
 
 def _checks(artifact: Artifact, raw_documents: Artifact) -> list[Check]:
