@@ -56,6 +56,9 @@ def replace_empty_card(folder: Path, config: Mapping[str, Any]) -> None:
     written = ModelCard.load(path, ignore_metadata_errors=True)
     blanks = ModelCard.from_template(ModelCardData()).text.count(FORM)
     if written.text.count(FORM) >= blanks:  # nobody has filled in anything
+        if Path(str(written.data.base_model)).is_dir():  # a folder of this machine means nothing to others
+            name = config["base_model_name_or_path"]
+            written.data.base_model = None if name and Path(name).is_dir() else name
         written.data.tags = sorted({"hydralora", "peft", *(written.data.tags or [])})
         path.write_text(f"---\n{written.data.to_yaml()}\n---\n\n{card_text(config)}", encoding="utf-8")
 
