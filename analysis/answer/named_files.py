@@ -71,7 +71,7 @@ def check_splits(config: FilesSource, splits: Sequence[str | None]) -> None:
 
 def _files(pattern: str) -> list[Path]:
     folder = Path(pattern).expanduser()
-    if folder.is_dir():
+    if pattern and folder.is_dir():  # an empty name would be this folder
         found = [path for path in sorted(folder.rglob("*")) if format_of(path) in SUFFIXES and path.is_file()]
         # A hidden file belongs to a tool, and these to `datasets`, which wrote the folder.
         found = [

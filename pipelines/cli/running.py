@@ -1,6 +1,7 @@
 """`hydralora run`, `train` and `compare`: Dagster jobs in this process."""
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ def train_files(request: Request, method: str | None, as_json: bool) -> None:
         return
     print(f"\nN = {answer['num_experts']}. {answer['reason']}\nAdapter: {answer['adapter']}")
     if "num_experts" in adapter_config(adapter.folder):
-        print(f"Next: hydralora export {adapter.folder}")
+        print(f"Next: hydralora export {shlex.quote(str(adapter.folder))}")
 
 
 def compare_files(request: Request, methods: Sequence[str], as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """`hydralora init`: writes a configuration."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,4 +43,4 @@ def write_configuration(
             print(f"Note. {name}: {note}")
     print(f"Wrote {out} for {len(sources)} source{'s' if len(sources) != 1 else ''}: {', '.join(sources)}.")
     print(estimate(tokens, 3, base_model, gpu=gpu))
-    print(f"Next: hydralora run {out}")
+    print(f"Next: hydralora run {shlex.quote(str(out))}")

@@ -54,6 +54,7 @@ def test_each_command_explains_itself(hydralora, command):
     ("arguments", "sentence"),
     [
         (["analyze", "missing.jsonl"], "no data file matches 'missing.jsonl'"),
+        (["analyze", ""], "no data file matches ''"),
         (["analyze", "garden.jsonl", "--column", "prompt"], "--column: expected ROLE=NAME"),
         (["analyze", "garden.jsonl", "--column", "prompt=nowhere", "--column", "completion=completion"], "no column"),
         (["init", "missing.jsonl"], "no data file matches"),
