@@ -26,7 +26,7 @@ from typing import Any
 from resampled_corpus import SEED, build
 
 RESULT = Path(__file__).parent / "results" / "sharded_corpus.json"
-ENGINES = {"serial": 1, "processes": 2, "ray": 3, "twelve processes": 12}
+ENGINES = {"serial": 1, "processes": 2, "ray": 3}
 """Name -> workers; those of Ray are nodes of one CPU each."""
 
 
@@ -188,18 +188,20 @@ def main() -> None:
         return
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
     arguments = ["--documents", str(given.documents), "--folder", str(given.folder)]
-    for engine in list(ENGINES)[:3]:
+    for engine in ENGINES:
         command = [sys.executable, __file__, "--engine", engine, *arguments]
         printed = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
         add(json.loads(printed.splitlines()[-1]))
 
 
 def add(run: dict[str, Any]) -> None:
-    """Put a run into the results, in place of one with the same engine and documents."""
+    """Put a run into the results, in place of one with the same documents and engine on a like machine."""
     found = json.loads(RESULT.read_text()) if RESULT.exists() else {"runs": []}
-    name = (run["documents"], run["engine"])
-    others = [other for other in found["runs"] if (other["documents"], other["engine"]) != name]
-    found["runs"] = sorted([*others, run], key=lambda one: (one["documents"], list(ENGINES).index(one["engine"])))
+
+    def name(one: dict[str, Any]) -> tuple[int, int, int]:
+        return one["hardware"]["cores"], one["documents"], list(ENGINES).index(one["engine"])
+
+    found["runs"] = sorted([*(other for other in found["runs"] if name(other) != name(run)), run], key=name)
     RESULT.write_text(json.dumps(found | {"seed": SEED}, indent=1) + "\n")
     print(run["engine"], run["documents"], run["cpu_seconds"])
 

@@ -5,6 +5,7 @@ small share of held-out documents.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,7 @@ def shard_hits(records: Ref, dropped: Ref, ngrams: Ref) -> Output:
         `hits.parquet` with `row`, `place` (of the n-gram), without n-grams that are too frequent in this shard alone;
         `places.parquet` with `place`, `n` (documents, up to `MAX_DOCUMENTS` + 1).
     """
-    known = read_table(ngrams["url"], ["ngram"])["ngram"].to_numpy()
-    filled = slots_of(known)
+    known, filled = _known(ngrams["url"])
     rows, places = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]
     for batch in texts_of(records, dropped, pl.col("split") != "test"):
         row, place = known_ngrams(batch, known, filled)
@@ -70,6 +70,13 @@ def shard_hits(records: Ref, dropped: Ref, ngrams: Ref) -> Output:
     rare = counts.filter(pl.col("n") <= MAX_DOCUMENTS)
     hits = hits.join(rare, on="place", how="semi", maintain_order="left")
     return Output(files={HITS: parquet_bytes(row_groups_of(hits)), PLACES: parquet_bytes(row_groups_of(counts))})
+
+
+@lru_cache(maxsize=1)
+def _known(url: str) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """The n-grams of a file, and their slots. A worker keeps them, or each of its shards would read them again."""
+    ngrams = read_table(url, ["ngram"])["ngram"].to_numpy()
+    return ngrams, slots_of(ngrams)
 
 
 def merged_places(files: Sequence[Ref]) -> Output:
