@@ -33,7 +33,7 @@ def named_sources(paths: Sequence[str | Path], columns: Mapping[str, str] | None
     files = sorted({file for path in paths for file in _files(str(path))})
     tables: dict[Path, list[Path]] = {}
     for file in files:
-        tables.setdefault(file.with_name(SHARD.sub("", stem_of(file))), []).append(file)
+        tables.setdefault(_table(file), []).append(file)
     groups: dict[Path, list[Path]] = {}
     for table, parts in tables.items():
         groups.setdefault(_without_split(table, list(tables)), []).extend(parts)
@@ -61,7 +61,7 @@ def check_splits(config: FilesSource, splits: Sequence[str | None]) -> None:
     Raises:
         SourceError: a record of such files has no split.
     """
-    held_out = [path for path in config.paths if _side(SHARD.sub("", stem_of(Path(path)))) == "test"]
+    held_out = [path for path in config.paths if _side(_table(Path(path)).name) == "test"]
     if held_out and len(config.paths) > len(held_out) and None in splits:
         raise SourceError(
             f"{held_out[0]}: expected a column `split`, because its name says that these records are held out, got "
@@ -87,6 +87,12 @@ def _files(pattern: str) -> list[Path]:
             "folder with such files"
         )
     return found
+
+
+def _table(file: Path) -> Path:
+    """The path without suffix and number of a shard; the folder of a split that `save_to_disk` wrote."""
+    table = file.with_name(SHARD.sub("", stem_of(file)))
+    return file.parent if format_of(file) == ".arrow" and table.name == "data" else table
 
 
 def _side(stem: str) -> str | None:

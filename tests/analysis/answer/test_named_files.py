@@ -1,6 +1,6 @@
 import pytest
 
-from analysis.answer.named_files import named_sources, read_named
+from analysis.answer.named_files import check_splits, named_sources, read_named
 from analysis.sources import SourceError
 from tests.analysis.answer.small_corpus import GARDEN, write_records
 
@@ -43,3 +43,18 @@ def test_a_path_without_data_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "missing.jsonl"):
         with pytest.raises(SourceError, match="no data file matches"):
             named_sources([path])
+
+
+def test_the_folders_of_save_to_disk_are_splits_of_one_table(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "saved" / split).mkdir(parents=True)
+        for name in ("data-00000-of-00002.arrow", "data-00001-of-00002.arrow", "state.json", "dataset_info.json"):
+            (tmp_path / "saved" / split / name).touch()
+    (tmp_path / "saved" / "dataset_dict.json").touch()
+    [(name, source)] = named_sources([tmp_path / "saved"]).items()
+    assert name == "saved"
+    assert [path.rpartition("saved/")[2] for path in source.paths] == [
+        f"{split}/data-0000{i}-of-00002.arrow" for split in ("test", "train") for i in (0, 1)
+    ]
+    with pytest.raises(SourceError, match="expected a column `split`"):
+        check_splits(source, [None])
