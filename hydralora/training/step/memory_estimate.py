@@ -8,7 +8,7 @@ from hydralora.evaluation.chunked_loss import CHUNK
 _BYTES_OF_ACTIVATION = 2
 _BYTES_OF_STATE = 12  # per trained parameter: its gradient and AdamW's two moments, in float32
 _BYTES_OF_LOGIT = 8  # once in float32 and twice in half precision
-_AT_WORK = 4.2  # times what backward keeps of a layer: a checkpointed layer that runs again, measured at 7B
+_AT_WORK = 1.2  # times what backward keeps of a layer: a checkpointed layer that runs again, measured at 7B
 
 
 @dataclasses.dataclass(frozen=True)
