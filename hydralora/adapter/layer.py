@@ -208,7 +208,11 @@ class HydraLoraLayer(BaseTunerLayer):
 
         Args:
             gates: Gates [N].
+
+        Raises:
+            ValueError: If the weights have no values.
         """
+        self.check_values(adapter_name)
         rank, shared_rank = self.r[adapter_name], self.shared_rank[adapter_name]
         weight_b = self.hydralora_B[adapter_name].weight
         dtype = torch.promote_types(weight_b.dtype, torch.float32)

@@ -43,6 +43,11 @@ def base_of(model: nn.Module) -> nn.Module:
     return base
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Device for a model's inputs: of its first weight in memory, else the CPU (accelerate offloads between calls)."""
+    return next((weight.device for weight in model.parameters() if not weight.is_meta), torch.device("cpu"))
+
+
 def configs_of(model: nn.Module) -> dict[str, Any]:
     """Configs by adapter name; empty for a model without adapters."""
     configs: dict[str, Any] = getattr(unwrapped(model), "peft_config", None) or {}

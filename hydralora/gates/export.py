@@ -160,6 +160,7 @@ def to_merged(model: "PeftModel", gates: GateSpec | None = None, adapter_name: s
     vectors = resolve_gates(model, gates, adapter_name)
     layers = hydralora_layers(model, adapter_name)
     for name, layer in layers.items():
+        layer.check_values(adapter_name)
         backend = layer.quantization_backend
         if backend is not None and not backend.supports_merge:
             raise ValueError(f"Cannot merge into layer {name}: {backend.backend_name} weights cannot be changed")

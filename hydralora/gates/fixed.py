@@ -80,9 +80,9 @@ def resolve_gates(model: nn.Module, gates: GateSpec | None, adapter_name: str = 
 
 
 def _layer_gates(layer: HydraLoraLayer, gates: Tensor | int | str | None, adapter_name: str) -> Tensor:
-    layer.check_values(adapter_name)
     num_experts = layer.num_experts[adapter_name]
-    device = layer.hydralora_B[adapter_name].weight.device
+    weight = layer.hydralora_B[adapter_name].weight
+    device = torch.device("cpu") if weight.is_meta else weight.device  # accelerate offloads weights between calls
     if gates is None:
         fixed = layer.fixed_gates(adapter_name)
         if fixed is None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hydralora.adapter.state import base_of
+from hydralora.adapter.state import base_of, device_of
 
 IGNORED = -100  # transformers' label for tokens without loss
 
@@ -18,7 +18,8 @@ def labelled_predictions(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, 
     Raises:
         ValueError: If the labels are not classes of the model's logits.
     """
-    inputs = {key: value.to(model.device).contiguous() for key, value in batch.items() if isinstance(value, Tensor)}
+    device = device_of(model)
+    inputs = {key: value.to(device).contiguous() for key, value in batch.items() if isinstance(value, Tensor)}
     labels = inputs["labels"]
     shift = _known_shift(base_of(model))
     needs_labels = shift is None or _makes_decoder_inputs(base_of(model), inputs)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hydralora.adapter.batch_axis import Call, Place, locate, place_of
 from hydralora.adapter.calls import ModelCalls, watched
 from hydralora.adapter.layer import GateObserver, HydraLoraLayer
-from hydralora.adapter.state import adapter_state, base_of, hydralora_layers, plain_name
+from hydralora.adapter.state import adapter_state, base_of, device_of, hydralora_layers, plain_name
 
 # [batch, length], 0 for padding; one by layer name if layers see different tokens; None if all tokens count.
 Masks = Tensor | Mapping[str, Tensor | None] | None
@@ -268,7 +268,7 @@ def document_statistics(
     """
     adapter_state(model, adapter_name).refuse_idle("measure gates")
     base = base_of(model)
-    device = next(base.parameters()).device
+    device = device_of(base)
     inputs = {key: value.to(device).contiguous() for key, value in batch.items() if isinstance(value, Tensor)}
     has_decoder = bool(getattr(getattr(base, "config", None), "is_encoder_decoder", False))
     labels = inputs.pop("labels", None)

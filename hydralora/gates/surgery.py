@@ -214,6 +214,8 @@ def _edit_experts(model: "PeftModel", adapter_name: str, change: int, edit: Edit
             "(`export_lora`) and `upcycle` that"
         )
     for layer in layers.values():
+        layer.check_values(adapter_name)
+    for layer in layers.values():
         _edit_layer(layer, adapter_name, edit)
     # Replace, not mutate: one config object may belong to several adapters or models.
     configs[adapter_name] = dataclasses.replace(config, num_experts=config.num_experts + change)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
@@ -302,12 +303,32 @@ def test_an_adapter_without_values(tiny_llama: MakeLlama, tokens: Tensor, tmp_pa
     for call in (
         lambda: hydralora.export_lora(model, tmp_path, adapter_name="empty"),
         lambda: hydralora.to_merged(model, adapter_name="empty"),
-        lambda: hydralora.set_fixed_gates(model, 0, "empty"),
+        lambda: drop_expert(model, 0, "empty"),
         lambda: model.merge_adapter(["empty"]),
     ):
         with pytest.raises(ValueError, match="on the meta device"):
             call()
     assert torch.equal(logits(model, tokens), expected)
+
+
+def test_offloaded_weights(tiny_llama: MakeLlama, tokens: Tensor, tmp_path: Path) -> None:
+    batches = [{"input_ids": tokens, "labels": tokens}]
+    plain, model = in_state("usual", tiny_llama()), in_state("usual", tiny_llama())
+    cpu_offload(model, torch.device("cpu"))
+    close(logits(model, tokens), logits(plain, tokens))
+    losses = [hydralora.compare_with_live(each, 1, batches).fixed_loss for each in (model, plain)]
+    assert losses[0] == pytest.approx(losses[1])
+    expected = hydralora.calibrate_gates(plain, batches)
+    for name, gates in hydralora.calibrate_gates(model, batches).items():
+        close(gates, expected[name])
+    for call in (
+        lambda: hydralora.export_lora(model, tmp_path, 1),
+        lambda: hydralora.to_merged(model, 1),
+        lambda: drop_expert(model, 0),
+    ):
+        with pytest.raises(ValueError, match="on the meta device"):
+            call()
+    close(logits(model, tokens), logits(plain, tokens))
 
 
 def test_adapter_layers_that_are_compiled_one_by_one(tiny_llama: MakeLlama) -> None:
