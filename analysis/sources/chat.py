@@ -133,7 +133,7 @@ class Chat:
         if speaker == "tool":
             content = result_of(content)
         text = content if type(content) is str else content_of(content, self.unused)
-        if len(message) > 2:
+        if len(message) > 2 or content is None:
             text = "\n".join(part for part in (text, *own_calls(message, self.unused)) if part)
         return speaker, text
 

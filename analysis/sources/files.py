@@ -2,7 +2,6 @@
 
 import glob
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,10 +140,9 @@ def expand(patterns: tuple[str, ...]) -> list[Path]:
 
 
 def _in_folder(folder: str) -> str:
-    """A glob for the data files of a folder, by the suffix that most of them have."""
-    suffixes = Counter(path.suffix for path in Path(folder).iterdir() if format_of(path) in SUFFIXES)
-    suffix = ".arrow" if ".arrow" in suffixes else max(suffixes, key=suffixes.__getitem__, default=".jsonl")
-    return f"{folder.rstrip('/')}/*{suffix}"
+    """A glob for the data files of a folder, which `save_to_disk` may have written."""
+    saved = [path for pattern in ("*.arrow", "*/*.arrow") for path in sorted(Path(folder).glob(pattern))]
+    return str(saved[0].parent / "*.arrow") if saved else f"{folder.rstrip('/')}/*.jsonl"
 
 
 def format_of(path: Path) -> str:

@@ -271,6 +271,12 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
             {"type": "custom", "custom": {"name": "sky", "input": '{"at": "Rome"}'}},
         )
     ),
+    (
+        "a call without content",
+        JSON | PARQUET,
+        [{"messages": [said("user", "?"), {"role": "assistant", "tool_calls": [CALL]}]}] * 2,
+        [("?", CALLED)] * 2,
+    ),
     *(
         (
             f"answers that must not be trained on: {marks}",
