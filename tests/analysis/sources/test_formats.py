@@ -295,7 +295,7 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
             ],
             [("u", "good"), ("u", "")],
         )
-        for marks in ({"weight": 0}, {"train": False})
+        for marks in ({"weight": 0}, {"train": False}, {"loss": False})
     ),
     (
         "thoughts in a channel of their own",
