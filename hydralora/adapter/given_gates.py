@@ -36,9 +36,12 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
 
     Raises:
         RuntimeError: If another thread is calling the model with its own gates.
-        ValueError: If an index names an expert that an adapter does not have. Indices on a GPU are not checked, because
-            reading them would block until the GPU is idle; a wrong index makes the outputs NaN.
+        ValueError: If the gates are booleans or unsigned, or an index names an expert that an adapter does not have.
+            Indices on a GPU are not checked, because reading them would block until the GPU is idle; a wrong index
+            makes the outputs NaN.
     """
+    if not gates.dtype.is_signed:  # unsigned numbers cannot be compared with -1
+        raise ValueError(f"Expected expert_gates as floating point numbers or signed integers, got {gates.dtype}")
     modules = _modules_in(model)
     layers = [module for module in modules if "given_gates" in module.__dict__]
     if not gates.is_floating_point():

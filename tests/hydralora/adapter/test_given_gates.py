@@ -167,6 +167,9 @@ def test_numbers_of_no_expert_are_refused(hydra_llama: Any, tokens: torch.Tensor
         model(tokens, expert_gates=torch.tensor([0, 3]))
     with pytest.raises(ValueError, match=r"integers \(2, 3\), which may be gates of 3 experts or experts of 3 tokens"):
         model(tokens[:, :3], expert_gates=torch.eye(3, dtype=torch.long)[:2])
+    for unsigned in (torch.tensor([0, 2], dtype=torch.uint8), torch.tensor([True, False])):
+        with pytest.raises(ValueError, match="floating point numbers or signed integers, got torch"):
+            model(input_ids=tokens, expert_gates=unsigned)
 
 
 def test_gates_of_tokens_are_recorded(hydra_llama: Any, tokens: torch.Tensor) -> None:
