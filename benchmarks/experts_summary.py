@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from experts_mix import Mix
-from experts_plan import LORAS, OWN, TRIALS, best, mean, read_earlier, scores, splits
+from experts_plan import LORAS, OWN, TRIALS, Design, best, mean, read_earlier, scores, splits
 from experts_runs import HELD_OUT, Run
 from numpy.typing import NDArray
 from run_records import read_records
@@ -32,7 +32,7 @@ def summarise(state: Path, output: Path | None) -> None:
     records, earlier = read_records(state / "runs.jsonl"), read_earlier(state / "earlier.jsonl")
     result: dict[str, Any] = {
         "command": "python benchmarks/experts_study.py prepare|run|summary (see its first lines)",
-        "hardware": sorted({f"{r['gpu']}, torch {r['torch']}" for r in records.values()}),
+        "hardware": sorted({f"{r['gpu']}, torch {r['torch']}" for r in (earlier | records).values()}),
         "runs": {"new": len(records), "earlier": len(earlier)},
         "resamples": NUM_RESAMPLES,
         "intervals": "95%; seeds, tasks within each corpus, and documents within each task drawn with replacement",
@@ -40,7 +40,7 @@ def summarise(state: Path, output: Path | None) -> None:
     }
     for path in sorted((state / "mixes").glob("*.npz")):
         new, old = ([r for r in of.values() if r["mix"] == path.stem] for of in (records, earlier))
-        if new:
+        if new or old:
             result["mixes"][path.stem] = of_one_mix(Mix.load(path), new, old)
             print_mix(path.stem, result["mixes"][path.stem])
     if output is not None:
@@ -50,14 +50,14 @@ def summarise(state: Path, output: Path | None) -> None:
 def of_one_mix(mix: Mix, new: list[Mapping[str, Any]], old: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Choices by validation documents, and rows of each set: each arm under each of its kinds of held-out groups."""
     score = scores({r["key"]: r for r in new}, {r["key"]: r for r in old})
-    tuned = {_design(d.arm.name): d.tuned(mix.name, score)[1] for d in (*LORAS, *splits(OWN))}
-    loras = [arm.name for design in LORAS if (arm := design.tuned(mix.name, score)[1]) is not None]
+    tuned = {_name(d): d.tuned(mix.name, score)[1] for d in (*LORAS, *splits(OWN))}
+    loras = [arm.name if (arm := tuned[name]) else _stand_in(name, [*old, *new]) for name in map(_name, LORAS)]
     chosen = {f"best {name}": best(designs, mix.name, score) for name, designs in DESIGNS.items()}
     held_out = mix.indices(*HELD_OUT)
     rows: dict[str, Any] = {}
     for name, parts in SETS.items():
         places = np.flatnonzero(np.isin(mix.parts[held_out], parts))
-        if len(places) == 0:
+        if len(places) == 0 or (name == "all" and not new):
             continue
         measure = Measure(mix, held_out[places], resampled_documents(mix, held_out[places]))
         losses = collect(new, places) if name == "all" else collect([*old, *new], places)
@@ -77,7 +77,7 @@ def of_one_mix(mix: Mix, new: list[Mapping[str, Any]], old: list[Mapping[str, An
 
 def by_first_seed(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """What the rule of before chooses: of LoRAs, and of splits on the groups of the headline, macro of seed 1 alone."""
-    kinds = {_design(d.arm.name): kind for kind, designs in DESIGNS.items() for d in designs}
+    kinds = {_name(d): kind for kind, designs in DESIGNS.items() for d in designs}
     found: dict[str, dict[str, float]] = {kind: {} for kind in DESIGNS}
     for record in records:
         if record["seed"] == 1 and (kind := kinds.get(_design(record["arm"]))):
@@ -87,6 +87,20 @@ def by_first_seed(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 def _design(arm: str) -> str:
     return arm.split(" lr=")[0]
+
+
+def _name(design: Design) -> str:
+    return _design(design.arm.name)
+
+
+def _stand_in(design: str, records: list[Mapping[str, Any]]) -> str:
+    """Where not all rates of a LoRA are tried yet: its best rate among those with all trial seeds."""
+    losses: dict[str, list[float]] = {}
+    for record in records:
+        if _design(record["arm"]) == design and record["seed"] in TRIALS:
+            loss = record["loss"][""]["validation"]
+            losses.setdefault(record["arm"], []).append(loss["macro"] + loss["token"])
+    return min((arm for arm in losses if len(losses[arm]) >= len(TRIALS)), key=lambda arm: np.mean(losses[arm]))
 
 
 class Measure:
