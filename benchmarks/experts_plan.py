@@ -104,13 +104,17 @@ HONEST = {
 
 
 def read_earlier(path: Path) -> dict[str, dict[str, Any]]:
-    """Records of earlier runs, under the names that their arms have now."""
+    """Earlier runs, under the names that their arms and groups have now; some have no losses of documents."""
     found = {}
     for record in read_records(path).values():
         names = NAMES_BEFORE[record["mix"]]
         arm = " ".join(names.get(word, word) for word in record["arm"].split(" "))
         key = f"{record['mix']} | {arm} | seed {record['seed']}"
         found[key] = record | {"arm": arm, "key": key}
+        for field in ("loss", "document_losses"):  # of groups, those that words of the prompt tell
+            of = record.get(field, {})
+            told = {names.get(g.removesuffix("_text"), g): of[g] for g in of if f"{g}_text" not in of or g not in names}
+            found[key][field] = told
     return found
 
 

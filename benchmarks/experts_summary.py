@@ -32,8 +32,8 @@ def summarise(state: Path, output: Path | None) -> None:
     records, earlier = read_records(state / "runs.jsonl"), read_earlier(state / "earlier.jsonl")
     result: dict[str, Any] = {
         "command": "python benchmarks/experts_study.py prepare|run|summary (see its first lines)",
-        "hardware": sorted({f"{r['gpu']}, torch {r['torch']}" for r in (earlier | records).values()}),
-        "runs": {"new": len(records), "earlier": len(earlier)},
+        "hardware": sorted({f"{r['gpu']}, torch {r['torch']}" for r in (earlier | records).values() if "gpu" in r}),
+        "runs": {"whole": len(records), "earlier, or means alone": len(earlier)},
         "resamples": NUM_RESAMPLES,
         "intervals": "95%; seeds, tasks within each corpus, and documents within each task drawn with replacement",
         "mixes": {},
@@ -154,7 +154,7 @@ def collect(records: Iterable[Mapping[str, Any]], places: NDArray[np.int64]) -> 
     """Losses of the held-out documents at these places, by arm, groups and seed; a later record replaces an earlier."""
     losses: Losses = {}
     for record in records:
-        for groups, packed in record["document_losses"].items():
+        for groups, packed in record.get("document_losses", {}).items():
             losses.setdefault((record["arm"], groups), {})[record["seed"]] = unpack(packed).astype(float)[places]
     return losses
 
@@ -163,7 +163,7 @@ def _row(
     key: tuple[str, str], losses: Losses, loras: list[str], measure: Measure, records: list[Mapping[str, Any]]
 ) -> dict[str, Any]:
     seeds = losses[key]
-    record = next(r for r in records if r["arm"] == key[0])
+    record = next(r for r in records if r["arm"] == key[0] and "trainable" in r)
     row: dict[str, Any] = {
         "seeds": sorted(seeds),
         **{name: record[name] for name in ("experts", "r", "trainable")},
