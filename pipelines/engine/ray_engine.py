@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.engine.tasks import ATTEMPTS, ShardError, Task, dead_task, perform, take_one_thread
+from analysis.text.kernel_cache import digest_of_sources
 
 KERNELS = "analysis.shards.compiling:compile_kernels"
 WAITING_FOR_EACH_WORKER = 2
@@ -122,7 +123,7 @@ def _prepare_machine() -> None:
     from filelock import FileLock
 
     # A cache on this machine: processes that share a cache over a network file system damage it.
-    cache = Path(tempfile.gettempdir()) / f"hydralora-numba-{os.getuid()}"
+    cache = Path(tempfile.gettempdir()) / f"hydralora-numba-{os.getuid()}-{digest_of_sources()}"
     cache.mkdir(exist_ok=True)
     os.environ["NUMBA_CACHE_DIR"] = str(cache)
     with FileLock(cache / "compiling.lock"):
