@@ -16,9 +16,9 @@ from analysis.corpus.data_card import data_card
 from analysis.corpus.decontamination import contaminated
 from analysis.corpus.deduplication import exact_duplicates, near_duplicates
 from analysis.corpus.documents import Documents, Dropped, document_ids
+from analysis.corpus.language import languages
 from analysis.corpus.semantic import SemanticSearch, semantic_duplicates
 from analysis.sources.records import RECORD_SCHEMA
-from analysis.text.language import languages
 from analysis.text.normalisation import normalised
 
 BATCH_ROWS = 8_192

@@ -5,8 +5,8 @@ import sys
 import polars as pl
 import pytest
 
-from analysis.text import language
-from analysis.text.language import languages
+from analysis.corpus import language
+from analysis.corpus.language import languages
 
 
 def test_without_the_detector_languages_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
