@@ -107,16 +107,16 @@ def exports_folder(folder: Path) -> Path:
 def _serving(folder: Path) -> dict[str, Any]:
     path = folder / "serving.json"
     try:
-        serving: dict[str, Any] = load_json(path)
+        serving = load_json(path)
     except ValueError as error:
         raise ExportsError(f"expected JSON in {path}, got {error}") from None
-    domains = serving.get("domains") if isinstance(serving, dict) else None
-    named = isinstance(domains, dict) and isinstance(serving.get("names", {}), dict)
-    if not named or not isinstance(serving.get("others"), str):
-        raise ExportsError(f"expected `domains` and `others` in {path}; run domain_exports again")
-    names = [*domains.values(), serving["others"]]
-    if len(set(names)) < len(names):
-        raise ExportsError(f"expected a folder of its own for each domain in {path}, got {names}")
+    match serving:
+        case {"domains": dict(domains), "others": str(others)} if isinstance(serving.get("names", {}), dict):
+            folders = [*domains.values(), others]
+        case _:
+            raise ExportsError(f"expected `domains` and `others` in {path}; run domain_exports again")
+    if len(set(folders)) < len(folders):
+        raise ExportsError(f"expected a folder of its own for each domain in {path}, got {folders}")
     return serving
 
 
