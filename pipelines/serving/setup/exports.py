@@ -107,7 +107,7 @@ def exports_folder(folder: Path) -> Path:
 def _serving(folder: Path) -> dict[str, Any]:
     path = folder / "serving.json"
     try:
-        serving = load_json(path)
+        serving: dict[str, Any] = load_json(path)
     except ValueError as error:
         raise ExportsError(f"expected JSON in {path}, got {error}") from None
     match serving:
