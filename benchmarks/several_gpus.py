@@ -10,6 +10,7 @@ given; neighbours on one GPU run side by side, one on each.
 
 import argparse
 import dataclasses
+import faulthandler
 import json
 import os
 import subprocess
@@ -31,6 +32,7 @@ from hydralora.training.outputs.record import environment, write_json
 
 WORKER = "worker"
 BLOCK = 1 << 20
+LATE = 60  # seconds after which a launch says where it stands; most have ended by then
 DEFAULT = [
     f"{adapter}:{mode}:{rows}"
     for adapter in ("split", "one")
@@ -180,6 +182,7 @@ def compared(folder: Path, launches: Sequence[Launch]) -> dict[str, dict[str, fl
 def main() -> None:
     if sys.argv[1:2] == [WORKER]:
         values = json.loads(sys.argv[2])
+        faulthandler.dump_traceback_later(LATE)
         folder, own = Path(values["folder"]), Launch(**values["launch"])
         row = measure(Path(values["path"]), own, values["steps"], values["size"], folder)
         if os.environ.get("RANK", "0") == "0":
