@@ -5,8 +5,10 @@ import doctest
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 WITH_EXAMPLES = (
@@ -34,5 +36,7 @@ def test_python_of_the_readme(block: str, tmp_path: Path, monkeypatch: pytest.Mo
     )
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda _: LlamaForCausalLM(tiny))
     monkeypatch.chdir(tmp_path)
-    exec(compile(ast.parse(block), "README.md", "exec"), {})
+    names: dict[str, Any] = {}
+    exec(compile(ast.parse(block), "README.md", "exec"), names)
     assert any(tmp_path.iterdir())
+    names["model"](input_ids=torch.ones(2, 3, dtype=torch.int64), expert_gates=torch.eye(6)[:2])  # as a comment says

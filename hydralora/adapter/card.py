@@ -59,7 +59,8 @@ def replace_empty_card(folder: Path, config: Mapping[str, Any]) -> None:
         if Path(str(written.data.base_model)).is_dir():  # a folder of this machine means nothing to others
             name = config["base_model_name_or_path"]
             written.data.base_model = None if name and Path(name).is_dir() else name
-        written.data.tags = sorted({"hydralora", "peft", *(written.data.tags or [])})
+        tags = {tag for tag in written.data.tags or [] if not Path(tag.removeprefix("base_model:adapter:")).is_dir()}
+        written.data.tags = sorted({"hydralora", "peft", *tags})
         path.write_text(f"---\n{written.data.to_yaml()}\n---\n\n{card_text(config)}", encoding="utf-8")
 
 

@@ -1,11 +1,11 @@
 """Output of commands: progress and errors on stderr, results on stdout."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 
@@ -27,8 +27,11 @@ def one_error(*kinds: type[Exception]) -> Iterator[None]:
 def checked_folder(folder: Path, option: str = "--out") -> None:
     """End, before anything is computed, if nothing can be written into a folder that exists or will be made."""
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        fail(f"{option}: expected a folder that can be written or made, got {folder}")
+    try:
+        with TemporaryDirectory(dir=nearest):  # permissions alone say nothing of root, /proc and read-only disks
+            pass
+    except OSError as error:
+        fail(f"{option}: expected a folder that can be written or made, got {folder} ({error.strerror})")
 
 
 def checked_file(file: Path, option: str = "--out") -> None:

@@ -29,6 +29,7 @@ def test_the_metadata_that_peft_writes_stay(hydra_llama: Any, tmp_path: Path) ->
     assert (data["base_model"], data["library_name"], data["pipeline_tag"]) == ("org/model", "peft", "text-generation")
     assert {"hydralora", "transformers"} <= set(data["tags"])
     model.base_model.model.config._name_or_path = str(tmp_path)  # where an embedded model was unpacked
+    model.base_model.model.name_or_path = str(tmp_path)
     (tmp_path / "README.md").unlink()
     model.save_pretrained(tmp_path)
     assert str(tmp_path) not in (tmp_path / "README.md").read_text().split("---")[1]

@@ -77,6 +77,7 @@ def test_each_command_explains_itself(hydralora, command):
         (["analyze", "same.jsonl"], "expected at least two different prompts"),
         (["analyze", "garden.jsonl", "--out", "garden.jsonl"], "--out: expected a folder that can be written"),
         (["analyze", "garden.jsonl", "--out", "garden.jsonl/below"], "--out: expected a folder that can be written"),
+        (["analyze", "garden.jsonl", "--out", "/proc/below"], "--out: expected a folder that can be written"),
         (["analyze", "garden.jsonl", "--column", "prompt=a", "--column", "prompt=b"], "expected each role once"),
         (["analyze", "garden.jsonl", "--max-clusters", "2"], "--max-clusters"),
         (["init", "garden.jsonl", "--out", ".", "--force"], "--out: expected the name of a file"),
