@@ -194,7 +194,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--size", default="7B", help="of the base model, see `Row`")
-    parser.add_argument("--limit", type=float, default=90, help="seconds for a launch")
+    parser.add_argument(
+        "--limit", type=float, default=240, help="seconds for a launch; FSDP starts in the machine's memory"
+    )
     parser.add_argument("--budget", type=float, default=3600, help="seconds after which no launch starts")
     parser.add_argument("--launches", nargs="+", default=DEFAULT)
     arguments = parser.parse_args()
