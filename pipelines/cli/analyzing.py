@@ -39,7 +39,9 @@ def analyze_files(
             f"[bold]{stage.name:<10}[/] {stage.seconds:5.1f} s  {stage.found}  [dim]{left}[/]", soft_wrap=True
         )
 
-    with one_error(ValueError, OSError):
+    from polars.exceptions import ComputeError  # of a full disk
+
+    with one_error(ValueError, OSError, ComputeError):
         from analysis.answer.analyze import analyze, is_compiled
         from analysis.answer.named_files import named_sources
 
