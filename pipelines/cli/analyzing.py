@@ -39,9 +39,9 @@ def analyze_files(
             f"[bold]{stage.name:<10}[/] {stage.seconds:5.1f} s  {stage.found}  [dim]{left}[/]", soft_wrap=True
         )
 
-    from polars.exceptions import ComputeError  # of a full disk
+    from pipelines.store.files.disk import DiskFullError, clear_disk_errors
 
-    with one_error(ValueError, OSError, ComputeError):
+    with one_error(ValueError, OSError, DiskFullError), clear_disk_errors(out, "name a folder elsewhere with --out"):
         from analysis.answer.analyze import analyze, is_compiled
         from analysis.answer.named_files import named_sources
 

@@ -20,20 +20,24 @@ class DiskFullError(RuntimeError):
     """The disk is full. The message says what to do."""
 
 
+OTHER_STORE = "set resources.store.config.directory to a larger disk; the next run continues from what is there"
+
+
 @contextmanager
-def clear_disk_errors(folder: Path) -> Iterator[None]:
-    """Convert every library's errors about a full disk to `DiskFullError`."""
+def clear_disk_errors(folder: Path, way_out: str = OTHER_STORE) -> Iterator[None]:
+    """Convert every library's errors about a full disk, on which `folder` is or will be, to `DiskFullError`."""
     try:
         yield
     except DiskFullError:
         raise
     except Exception as error:
-        if not is_disk_full(error, folder):
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not is_disk_full(error, existing):
             raise
-        free = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(existing).free
         raise DiskFullError(
-            f"No space left on the device while writing {folder} ({free / 1e6:.1f} MB free). Free some space, or set "
-            f"resources.store.config.directory to a larger disk; the next run continues from what is there."
+            f"No space left on the device while writing {folder} ({free / 1e6:.1f} MB free). Free some space, or "
+            f"{way_out}."
         ) from None
 
 
