@@ -79,7 +79,9 @@ def file_blocks(name: str, config: FilesSource, notes: Notes) -> Iterator[pl.Dat
                 has_split = has_split or block["split"].null_count() < len(block)
                 yield block
         except (SourceError, OSError, UnicodeError) as error:
-            raise SourceError(f"{_shown(path)}: {error}") from error
+            damaged = isinstance(error, OSError) and error.errno is None  # of a decoder, not of the system
+            way_out = ". The file is cut off or damaged: fetch it or pack it again" if damaged else ""
+            raise SourceError(f"{_shown(path)}: {error}{way_out}") from error
         said = path.parent.name if format_of(path) == ".arrow" else stem_of(path)  # save_to_disk: a folder for a split
         if not has_split and side_of(said, {}) == "test":
             own.add(

@@ -87,8 +87,13 @@ def _part(part: Any, unused: MutableMapping[str, None]) -> str:
     if not isinstance(part, Mapping):
         return text_of(part) or ""
     kind = part.get("type") or ("text" if "text" in part else None)
-    if kind in TEXT_PARTS and (part.get("text") is None or isinstance(part["text"], str)):
-        return str(part.get("text") or "")
+    text = part.get("text")
+    if isinstance(text, Mapping) and "value" in text:  # as OpenAI's Assistants write it
+        if text.get("annotations"):
+            unused.setdefault("annotations of texts")
+        text = text["value"]
+    if kind in TEXT_PARTS and (text is None or isinstance(text, str)):
+        return str(text or "")
     if kind == "tool_use":
         return call_text(part.get("name"), part.get("input"))
     if kind == "tool_result":

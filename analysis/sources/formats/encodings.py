@@ -15,6 +15,7 @@ MARKS = (  # longer marks first, because UTF-32's mark begins like UTF-16's
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
 COMPRESSIONS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bz2"))
+PARQUET = "a Parquet file without the suffix .parquet"
 OTHERS = (
     (b"PK\x03\x04", "a zip archive or an Excel file"),
     (b"PK\x05\x06", "an empty zip archive"),
@@ -22,7 +23,7 @@ OTHERS = (
     (b"\xfd7zXZ", "compressed with xz"),
     (b"\x04\x22\x4d\x18", "compressed with lz4"),
     (b"\xd0\xcf\x11\xe0", "an old Office file"),
-    (b"PAR1", "a Parquet file without the suffix .parquet"),
+    (b"PAR1", PARQUET),
     (b"ARROW1", "an Arrow file"),
     (b"SQLite format 3", "an SQLite database"),
     (b"%PDF-", "a PDF file"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from analysis.sources.formats.blocks import BLOCK_ROWS, Block, Values, Wanted
-from analysis.sources.formats.encodings import other_kind
+from analysis.sources.formats.encodings import PARQUET, other_kind
 from analysis.sources.formats.labels import names_in_parquet, with_names
 from analysis.sources.records import SourceError
 
@@ -32,9 +32,9 @@ class ParquetTable:
                 schema = file.schema_arrow
                 yield from _blocks(schema, wanted, file.iter_batches(BLOCK_ROWS, columns=wanted.of(schema.names)))
         except (pa.ArrowException, KeyError) as error:
-            if kind := other_kind(self.path):
+            if (kind := other_kind(self.path)) not in ("", PARQUET):
                 raise SourceError(f"the file is {kind}; expected Parquet") from error
-            raise SourceError(f"not readable as .parquet: {error}") from error
+            raise SourceError(f"not readable as .parquet (fetch the file or write it again): {error}") from error
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def said(role: str, content: Any, **more: Any) -> dict[str, Any]:
     return {"role": role, "content": content, **more}
 
 
-def part(text: str) -> dict[str, str]:
+def part(text: Any) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
@@ -140,6 +140,12 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
         ALL,
         [{"prompt": None, "completion": "c"}, {"prompt": "", "completion": "c"}, {"prompt": "p", "completion": None}],
         [("", "c"), ("", "c"), ("p", "")],
+    ),
+    (
+        "texts of Assistants",
+        ALL,
+        [{"messages": [said(role, [part({"value": role})]) for role in ("user", "assistant")]}] * 2,
+        [("user", "assistant")] * 2,
     ),
     ("a late column", ALL, [{"prompt": "p"}, {"prompt": "q", "completion": "d"}], [("p", ""), ("q", "d")]),
     (

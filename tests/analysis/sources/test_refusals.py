@@ -160,7 +160,8 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
         {},
         "the file is compressed twice, with gzip",
     ),
-    ("a.jsonl.gz", gzip.compress(PAIR.encode() * 999, mtime=0)[:60], {}, "Truncated compressed stream"),
+    ("a.jsonl.gz", gzip.compress(PAIR.encode() * 999, mtime=0)[:60], {}, "Truncated .* fetch it or pack it again"),
+    ("a.parquet", b"PAR1" + b"\0" * 60, {}, "not readable as .parquet .*write it again"),
     ("a.csv", lzma.compress(b"prompt,completion\n"), {}, "the file is compressed with xz; .*Unpack it first"),
     ("a.jsonl", b"PK\x03\x04" + b"0" * 99, {}, "the file is a zip archive"),
     ("a.arrow", PAIR, {}, "not readable as .arrow: .*Write the table again"),
@@ -283,6 +284,15 @@ def test_what_was_not_read_is_said(tmp_path: Path) -> None:
             "weight: 0 or train: false (do not train on this message)",
         ),
         ({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 1}]}, ""),
+        (
+            {
+                "messages": [
+                    {"role": role, "content": {"text": {"value": "x", "annotations": [1]}}}
+                    for role in ("user", "assistant")
+                ]
+            },
+            "annotations of texts",
+        ),
     ],
 )
 def test_what_may_be_read_otherwise_is_said(tmp_path: Path, row: dict[str, Any], expected: str) -> None:
