@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from analysis.clusters.choice.structure import MIN_DOCUMENTS, MIN_WORDS, PRIOR, SLOPE
+from analysis.clusters.choice.structure import MIN_DOCUMENTS, MIN_WORDS, SLOPE
 from hydralora.training.outputs.record import write_json
 
 RESULTS = Path(__file__).parent / "results"
 RATIOS = ("1:1", "10:1")
 START = (9.6, 0.99)
+PRIOR = 0.24  # share of corpora of one part that `probability_of_one` assumes; `prior_of_one_part` of the fit
 EDGES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 Floats = NDArray[np.float64]

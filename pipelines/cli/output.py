@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
+from pipelines.store.files.disk import nearest_existing
+
 
 def fail(text: str) -> NoReturn:
     """End with one sentence on stderr."""
@@ -26,9 +28,10 @@ def one_error(*kinds: type[Exception]) -> Iterator[None]:
 
 def checked_folder(folder: Path, option: str = "--out") -> None:
     """End, before anything is computed, if nothing can be written into a folder that exists or will be made."""
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
-        with TemporaryDirectory(dir=nearest):  # permissions alone say nothing of root, /proc and read-only disks
+        with TemporaryDirectory(
+            dir=nearest_existing(folder)
+        ):  # permissions alone say nothing of root, /proc and read-only disks
             pass
     except OSError as error:
         fail(f"{option}: expected a folder that can be written or made, got {folder} ({error.strerror})")

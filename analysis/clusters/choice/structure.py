@@ -31,9 +31,8 @@ SAMPLE_SIZE = 2048
 # Set on development corpora (docs/results/selection.md). With fewer words, texts come from a few templates, whose
 # variants look like parts.
 MIN_DOCUMENTS, MIN_WORDS = 128, 200
-# Fitted and checked by benchmarks/select_n_probability.py. `PRIOR` is the share of corpora of one part with which one
-# part and several are equally likely where the answer changes, at strength 1: one corpus in four.
-SLOPE, PRIOR = 5.0, 0.24
+# Of `probability_of_one`; fitted and checked by benchmarks/select_n_probability.py.
+SLOPE = 5.0
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ class StructureEvidence:
 
     @property
     def probability_of_one(self) -> float:
-        """Probability that the corpus is one part, if it is so in a share `PRIOR` of corpora. Logistic in `strength`;
-        below 1/2 exactly if there is structure."""
+        """Probability that the corpus is one part, if 24% of all corpora are: then both are equally likely where the
+        answer changes, at strength 1. Logistic in `strength`; below 1/2 exactly if there is structure."""
         return 1 / (1 + math.exp(min(SLOPE * (self.strength - 1), 700.0)))
 
     @property

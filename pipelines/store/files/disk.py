@@ -20,6 +20,11 @@ class DiskFullError(RuntimeError):
     """The disk is full. The message says what to do."""
 
 
+def nearest_existing(folder: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists: where it will be made."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
 OTHER_STORE = "set resources.store.config.directory to a larger disk; the next run continues from what is there"
 
 
@@ -31,7 +36,7 @@ def clear_disk_errors(folder: Path, way_out: str = OTHER_STORE) -> Iterator[None
     except DiskFullError:
         raise
     except Exception as error:
-        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        existing = nearest_existing(folder)
         if not is_disk_full(error, existing):
             raise
         free = shutil.disk_usage(existing).free
