@@ -4,7 +4,8 @@
 rate is the loss of validation documents, mean of macro and token, over the same three seeds for all. A rate whose first
 seed is worse than the best by more than `MARGIN` gets no further ones. Test documents decide nothing.
 
-**Seeds.** The better LoRA and the better split by this score get ten, the LoRA of the other kind too.
+**Seeds.** The better LoRA and the better split by this score get ten: of those that are tuned by now, so that a last
+rate that is far off holds nothing up.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,10 +120,10 @@ def read_earlier(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def scores(records: Records, earlier: Records) -> Score:
-    """Validation loss of a run, mean of macro and token, from its record or else from an earlier one."""
+    """Validation loss of a run, mean of macro and token. A rerun of an earlier run does not choose again."""
 
     def score(run: Run) -> float | None:
-        record = records.get(run.key) or earlier.get(run.key)
+        record = earlier.get(run.key) or records.get(run.key)
         if record is None:
             return None
         found = next(iter(record["loss"].values()))["validation"]
@@ -137,11 +138,20 @@ def mean(score: Score, runs: Sequence[Run]) -> float | None:
     return fmean(scores) if len(scores) == len(runs) else None
 
 
+def tuned(designs: Sequence[Design], mix: str, score: Score) -> list[Arm]:
+    """Arms of these designs whose rate is chosen."""
+    return [arm for design in designs if (arm := design.tuned(mix, score)[1]) is not None]
+
+
+def leading(designs: Sequence[Design], mix: str, score: Score) -> Arm | None:
+    """The best of `tuned`."""
+    scores = {arm: mean(score, [Run(mix, arm, seed) for seed in TRIALS]) for arm in tuned(designs, mix, score)}
+    return min(scores, key=lambda arm: scores[arm] or 0.0, default=None)
+
+
 def best(designs: Sequence[Design], mix: str, score: Score) -> Arm | None:
     """The best arm of these designs; None until all are tuned."""
-    arms = [design.tuned(mix, score)[1] for design in designs]
-    scores = {arm: mean(score, [Run(mix, arm, seed) for seed in TRIALS]) for arm in arms if arm is not None}
-    return min(scores, key=lambda arm: scores[arm] or 0.0) if len(scores) == len(designs) else None
+    return leading(designs, mix, score) if len(tuned(designs, mix, score)) == len(designs) else None
 
 
 def same_kind(designs: Sequence[Design], arm: Arm) -> Design:
@@ -151,28 +161,32 @@ def same_kind(designs: Sequence[Design], arm: Arm) -> Design:
 
 def planned(score: Score, mixes: Sequence[str]) -> list[Run]:
     """All runs that can be told by now, the most important first, whether or not they are done."""
-    own = {mix: best(splits(OWN), mix, score) for mix in mixes}
-    loras = {mix: best(LORAS, mix, score) for mix in mixes}
-    headline = {mix: [arm for arm in (loras[mix], own[mix]) if arm is not None] for mix in mixes}
-    others = {mix: [arm for design in LORAS if (arm := design.tuned(mix, score)[1]) is not None] for mix in mixes}
+    own, loras = ({mix: leading(designs, mix, score) for mix in mixes} for designs in (splits(OWN), LORAS))
+    headline = {mix: [arm for arm in (loras[mix], own[mix]) if arm] for mix in mixes}
     # The groups of the product's default, and those of words alone, with rates of the kind that was best for `OWN`.
-    words = {
-        groups: {mix: same_kind(splits(groups), arm) for mix, arm in own.items() if arm is not None}
-        for groups in (TFIDF, WORDS)
-    }
-    tuned = {groups: {mix: _arms(design, mix, score) for mix, design in of.items()} for groups, of in words.items()}
+    tfidf, words = (
+        {mix: (same_kind(splits(groups), arm),) for mix, arm in own.items() if arm} for groups in (TFIDF, WORDS)
+    )
+
+    def arms(designs: Mapping[str, Sequence[Design]]) -> dict[str, list[Arm]]:
+        return {mix: tuned(of, mix, score) for mix, of in designs.items()}
+
+    kinds, both_loras = (arms(dict.fromkeys(mixes, designs)) for designs in (splits(OWN), LORAS))
     parts: list[Iterator[Run]] = [
-        _trials({mix: (*LORAS, *splits(OWN)) for mix in mixes}, score),
+        _seeds({mix: of for mix, of in headline.items() if mix == "flan"}, SEEDS),
+        _trials(dict.fromkeys(mixes, (*LORAS, *splits(OWN))), score),
         _seeds(headline, SEEDS),
-        _trials({mix: (design,) for mix, design in words[TFIDF].items()}, score),
-        _seeds(others, SEEDS),
-        _seeds(tuned[TFIDF], SEEDS),
+        _trials(tfidf, score),
+        _seeds(arms(tfidf), SEEDS[:5]),
+        _trials(words, score),
         _trials({mix: HONEST[mix] for mix in mixes if mix == "six"}, score),
-        _trials({mix: (design,) for mix, design in words[WORDS].items()}, score),
-        _seeds(tuned[WORDS], SEEDS[:5]),
+        _seeds(kinds, SEEDS[:5]),
+        _seeds(arms(tfidf), SEEDS),
+        _seeds(kinds, SEEDS),
+        _seeds(arms(words), SEEDS[:5]),
         _trials({mix: HONEST[mix] for mix in mixes if mix != "six"}, score),
+        _seeds(both_loras, SEEDS),
         _trials({mix: (_SOURCE,) for mix in mixes if mix != "exams"}, score),
-        _seeds({mix: [arm for d in splits(OWN) for arm in _arms(d, mix, score)] for mix in mixes}, SEEDS[:5]),
     ]
     return list(dict.fromkeys(chain.from_iterable(parts)))
 
@@ -181,13 +195,8 @@ def planned_for_second_base(score: Score, mixes: Sequence[str]) -> list[Run]:
     """The headline alone: both kinds of LoRA, and the split on the same groups; five seeds at the best rates."""
     designs = (*LORAS, *splits(OWN))
     trials = _trials(dict.fromkeys(mixes, designs), score)
-    arms = {mix: [arm for design in designs for arm in _arms(design, mix, score)] for mix in mixes}
+    arms = {mix: tuned(designs, mix, score) for mix in mixes}
     return list(dict.fromkeys(chain(trials, _seeds(arms, SEEDS[:5]))))
-
-
-def _arms(design: Design, mix: str, score: Score) -> list[Arm]:
-    arm = design.tuned(mix, score)[1]
-    return [] if arm is None else [arm]
 
 
 def _trials(designs: Mapping[str, Sequence[Design]], score: Score) -> Iterator[Run]:
