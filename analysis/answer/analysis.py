@@ -18,7 +18,7 @@ from analysis.clusters.corpus_model import CorpusModel
 from analysis.clusters.description import save_corpus_model
 from analysis.clusters.interpretation import top_terms
 from analysis.clusters.naming import cluster_names, named_map
-from analysis.corpus.data_card import BYTES_PER_TOKEN, halved_sources, vanished_sources
+from analysis.corpus.data_card import BYTES_PER_TOKEN, halved_sources
 from analysis.experts.grouping import Grouping
 from analysis.features.vectoriser import TextStatistics
 from analysis.report import NextStep, ReportFiles, ReportInputs, write_report
@@ -160,8 +160,7 @@ class Analysis:
     @property
     def warnings(self) -> list[str]:
         """Points to look at before trusting the answer."""
-        lost = [*vanished_sources(self.data_card), *halved_sources(self.data_card)]
-        return [*lost, *self.notes]
+        return [*halved_sources(self.data_card), *self.notes]
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as JSON-serialisable values."""

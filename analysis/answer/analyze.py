@@ -20,6 +20,7 @@ from analysis.clusters.description import describe_clusters
 from analysis.clusters.interpretation import document_positions
 from analysis.clusters.kmeans import sweep_kmeans
 from analysis.corpus.cleaning import CleanConfig, clean
+from analysis.corpus.data_card import check_vanished
 from analysis.experts.grouping import choose_grouping
 from analysis.features.lsa import TfidfLsa
 from analysis.features.vectoriser import TextStatistics
@@ -97,7 +98,8 @@ def analyze(
 
     Raises:
         analysis.sources.SourceError: the files cannot be read.
-        ValueError: cleaning leaves nothing, or no text has a word.
+        analysis.corpus.data_card.VanishedSourceError: cleaning leaves nothing of a source.
+        ValueError: fewer than two prompts are left, or no text has a word.
     """
     clock = _Clock(progress)
     sources = named_sources([files] if isinstance(files, str | Path) else files, columns)
@@ -106,6 +108,7 @@ def analyze(
     clock.finished("read", f"{n_read:,} records, {_number(len(sources), 'source')}")
     cleaned = clean(read.records, CleanConfig())
     card = cleaned.data_card
+    check_vanished(card)
     documents = cleaned.documents.collect()
     clock.finished("clean", f"{card['n_kept']:,} documents kept, {card['n_dropped']:,} dropped")
     is_train = (documents["split"] == "train").to_numpy()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.corpus.data_card import data_card
+from analysis.corpus.data_card import check_vanished, data_card
 from analysis.corpus.decontamination import contaminated
 from analysis.corpus.deduplication import exact_duplicates, near_duplicates
 from analysis.corpus.documents import Documents, Dropped, document_ids
@@ -99,7 +99,7 @@ def clean(
         semantic: also drop documents that say the same in other words. Default: no such search.
 
     Raises:
-        ValueError: `records` has other columns or types, or cleaning leaves no record.
+        ValueError: `records` has other columns or types, or cleaning leaves no record (`VanishedSourceError`).
     """
     found = records.collect_schema()
     if dict(found) != dict(RECORD_SCHEMA):
@@ -200,9 +200,9 @@ class _Run:
 
     def result(self) -> CleanedCorpus:
         kept = self.index.filter(pl.col("reason").is_null())
+        card = data_card(self.index, self.duplicates)
         if kept.is_empty():
-            counts = dict(self.index.group_by("reason").len().sort("len", descending=True).iter_rows())
-            raise ValueError(f"nothing is left of {len(self.index)} records; dropped: {counts}")
+            check_vanished(card)
         decided = kept.select("row", "document_id", "language", decided_split="split")
         documents = (
             self.records.join(decided.lazy(), on="row", how="inner", maintain_order="left")
@@ -213,7 +213,7 @@ class _Run:
         return CleanedCorpus(
             documents,
             Dropped.validate(dropped.select(Dropped.column_names()), cast=True),
-            data_card(self.index, self.duplicates),
+            card,
         )
 
 

@@ -9,6 +9,10 @@ BYTES_PER_TOKEN = 4.0
 """Rough number of UTF-8 bytes per token. SmolLM2 has 2.7 (code, arithmetic) to 4.8 (medical prose)."""
 
 
+class VanishedSourceError(ValueError):
+    """Cleaning kept nothing of a source. The message says why for each such source, and what to do."""
+
+
 def data_card(index: pl.DataFrame, duplicates: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
     """The data card of a corpus. It is JSON-serialisable; every table is a list of rows.
 
@@ -42,11 +46,21 @@ def data_card(index: pl.DataFrame, duplicates: Mapping[str, pl.DataFrame]) -> di
 def vanished_sources(card: Mapping[str, Any]) -> list[str]:
     """One sentence for each source of which cleaning kept nothing."""
     return [
-        f"Nothing is left of source {row['source']!r}: {_reasons(card, row)}. Correct the source or the limits of "
-        f"cleaning, or leave the source out"
+        f"Nothing is left of source {row['source']!r}: of {row['n_read']} records read, cleaning dropped "
+        f"{_reasons(card, row)}. Correct the source or the limits of cleaning, or leave the source out"
         for row in card["sources"]
         if not row["n_kept"]
     ]
+
+
+def check_vanished(card: Mapping[str, Any]) -> None:
+    """Refuse a corpus in which a source is no longer there.
+
+    Raises:
+        VanishedSourceError: cleaning kept nothing of a source.
+    """
+    if sentences := vanished_sources(card):
+        raise VanishedSourceError(". ".join(sentences))
 
 
 def halved_sources(card: Mapping[str, Any]) -> list[str]:
@@ -67,8 +81,16 @@ def _lost(card: Mapping[str, Any], source: Mapping[str, Any]) -> int:
 
 
 def _reasons(card: Mapping[str, Any], source: Mapping[str, Any]) -> str:
-    dropped = [row for row in card["dropped"] if row["source"] == source["source"]]
-    return ", ".join(f"{row['n']} {row['reason']}" for row in sorted(dropped, key=lambda row: -row["n"]))
+    """How many records were dropped for each reason, and what they repeat: `3 exact_duplicate (of 'a')`."""
+    name = source["source"]
+    repeated: dict[str, list[str]] = {}
+    for row in card.get("duplicates", ()):
+        if row["source"] == name:
+            repeated.setdefault(row["kind"], []).append(row["kept_source"])
+    repeated["contaminated"] = [row["evaluation_set"] for row in card.get("contamination", ()) if row["source"] == name]
+    dropped = sorted((row for row in card["dropped"] if row["source"] == name), key=lambda row: -row["n"])
+    said = {reason: f" (of {', '.join(map(repr, names))})" for reason, names in repeated.items() if names}
+    return ", ".join(f"{row['n']} {row['reason']}{said.get(row['reason'], '')}" for row in dropped)
 
 
 def _sources(index: pl.DataFrame, kept: pl.DataFrame) -> list[dict[str, Any]]:

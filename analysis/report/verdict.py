@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from analysis.adapters.cross_experts import cross_experts, mean_interval
-from analysis.corpus.data_card import halved_sources, vanished_sources
+from analysis.corpus.data_card import halved_sources
 from analysis.report.budget import spent
 from analysis.report.inputs import ReportInputs
 from analysis.report.words import in_words
@@ -73,7 +73,7 @@ def _within_budget(inputs: ReportInputs, statement: Statement) -> Statement:
 def _lost_sources(inputs: ReportInputs) -> tuple[Statement, ...]:
     """A statement if cleaning dropped half of a source or more, else none."""
     card = inputs.data_card or {}
-    lost = [*vanished_sources(card), *halved_sources(card)] if "sources" in card and "dropped" in card else []
+    lost = halved_sources(card) if "sources" in card and "dropped" in card else []
     if not lost:
         return ()
     answer = f"No, half of {len(lost)} {'source' if len(lost) == 1 else 'sources'} or more is gone"

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from analysis.corpus.cleaning import HELD_OUT, CleanConfig
+from analysis.corpus.data_card import check_vanished
 from analysis.corpus.deduplication import step_between_counted
 from analysis.engine.files import parquet_bytes, read_table
 from analysis.engine.stages import Done, Stages
@@ -118,13 +119,14 @@ class ShardedCleaning:
             ],
             self.labels,
         )
-        if not any(one.value["n_documents"] for one in done):
-            raise ValueError(f"nothing is left of {sum(one.value['n_rows'] for one in self.read)} records")
-        sample = self._reduce("sample", "documents:merged_samples", done, SAMPLE, (sample_size, random_state))
         counts = read_table(self._reduce("card", "documents:merged_cards", done, CARD)["url"])
         kinds = ("exact_duplicate", *(["near_duplicate"] if self.config.near_duplicate_threshold is not None else []))
+        card = card_of(counts, list(self.sources), kinds)
+        if not card["n_kept"]:
+            check_vanished(card)
+        sample = self._reduce("sample", "documents:merged_samples", done, SAMPLE, (sample_size, random_state))
         notes = [text for one in self.read for text in one.value["notes"]]
-        return CleanedShards(done, sample, card_of(counts, list(self.sources), kinds), list(dict.fromkeys(notes)))
+        return CleanedShards(done, sample, card, list(dict.fromkeys(notes)))
 
     def _exact(self) -> pl.DataFrame:
         given = [{"records": file, "n_parts": self.n_parts} for file in self.records]

@@ -96,7 +96,7 @@ def sharded_corpus(
     Raises:
         SourceError: no file matches a path.
         ShardError: a task failed; the message has the file.
-        ValueError: the configuration cannot be used, or nothing is left.
+        ValueError: the configuration cannot be used, or nothing is left (`VanishedSourceError`).
     """
     stages = Stages(engine, out, code_version, log)
     evaluation = evaluation or {}

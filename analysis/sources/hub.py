@@ -19,6 +19,7 @@ from analysis.sources.records import Notes, SourceError, UnreachableError
 from analysis.sources.splits import side_of
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB_ID = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,25 @@ class HubSource:
     splits: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        pinned = self.revision is not None and COMMIT.fullmatch(self.revision)
-        if not pinned and not Path(self.dataset).is_dir():
-            raise SourceError(
-                f"{self.dataset}: expected the commit as revision (40 hex digits), got {self.revision!r}. Take it from "
-                f"the page `Files and versions` of the data set, so that a later run reads the same data"
-            )
         self.reading()
+
+    def check_pinned(self) -> None:
+        """Refuse a missing folder, and a revision that can move. Reading does it, so that such a source can be skipped.
+
+        Raises:
+            SourceError: neither a folder that exists, nor a data set with a commit.
+        """
+        if Path(self.dataset).is_dir() or (self.revision is not None and COMMIT.fullmatch(self.revision)):
+            return
+        if not HUB_ID.fullmatch(self.dataset):
+            raise SourceError(
+                f"{self.dataset}: expected an id on the hub (owner/name), or a folder that exists (looked from "
+                f"{Path.cwd()})"
+            )
+        raise SourceError(
+            f"{self.dataset}: expected the commit as revision (40 hex digits), got {self.revision!r}. Take it from "
+            f"the page `Files and versions` of the data set, so that a later run reads the same data"
+        )
 
     def reading(self) -> Reading:
         """The part of the configuration that describes the columns. Cleaning divides a split of unknown meaning."""
@@ -65,9 +78,10 @@ def hub_blocks(name: str, config: HubSource, notes: Notes) -> Iterator[pl.DataFr
     """Records of one split, block by block. A local folder's files are read directly.
 
     Raises:
-        SourceError: the data set, revision, split or column does not exist.
+        SourceError: the data set, revision, split or column does not exist, or the revision is no commit.
         UnreachableError: the hub does not respond.
     """
+    config.check_pinned()
     where = f"{config.dataset}@{config.revision}" if config.revision else config.dataset
     for place, table in _tables(config, notes):
         try:

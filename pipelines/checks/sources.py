@@ -1,7 +1,6 @@
 """Checks of sources: names, files, and whether there are documents to train on."""
 
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from analysis.sources.hub import HUB_ID, HubSource
 from pipelines.checks.configured_run import ConfiguredRun
 from pipelines.checks.limits import unknown_names
 from pipelines.checks.problem import AnyProblem, Problem, Refusal, listed
@@ -47,7 +47,6 @@ def problems(run: ConfiguredRun) -> Iterator[AnyProblem]:
         yield from _of_sources(new.sources, "ops.new_document_labels.config.sources", "train")
 
 
-_HUB_ID = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*", re.ASCII)
 HELD_OUT = "Documents of these splits are held out and never trained on. Leave `split` out, or set it to train."
 
 
@@ -109,14 +108,16 @@ def _of_source(read: Any, field: str, purpose: "Purpose", must_exist: bool) -> I
         case FilesConfig():
             found += files(read, f"{field}.files", must_exist)
         case HubConfig():
-            found += _hub(read, f"{field}.hub")
+            found += _hub(read, f"{field}.hub", must_exist)
         case CatalogConfig():
             found += _catalog(read, f"{field}.catalog", purpose) if must_exist else ()
     if found:
         yield from found
         return
     try:
-        to_source(read, purpose)
+        source = to_source(read, purpose)
+        if must_exist and isinstance(source, HubSource):
+            source.check_pinned()
     except dg.Failure as error:
         yield Refusal(f"{field}.{read.kind}", str(error.description))
     except ValueError as error:  # SourceError; analysis.sources checks roles and revisions
@@ -188,10 +189,10 @@ def _path(path: str, field: str, must_exist: bool) -> Iterator[AnyProblem]:
             yield Problem(field, "a file with records", str(file), "It is empty.")
 
 
-def _hub(read: HubConfig, field: str) -> Iterator[AnyProblem]:
+def _hub(read: HubConfig, field: str, must_exist: bool) -> Iterator[AnyProblem]:
     if not read.dataset.strip():
         yield Problem(f"{field}.dataset", "an id on the hub, or a folder", read.dataset)
-    elif not Path(read.dataset).is_dir() and not _HUB_ID.fullmatch(read.dataset):
+    elif must_exist and not Path(read.dataset).is_dir() and not HUB_ID.fullmatch(read.dataset):
         what = "an id on the hub (owner/name), or a folder that exists"
         yield Problem(f"{field}.dataset", what, read.dataset, f"Looked from {Path.cwd()}.")
     if not read.split.strip():

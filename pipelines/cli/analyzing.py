@@ -44,19 +44,21 @@ def analyze_files(
     with one_error(ValueError, OSError, DiskFullError), clear_disk_errors(out, "name a folder elsewhere with --out"):
         from analysis.answer.analyze import analyze, is_compiled
         from analysis.answer.named_files import named_sources
+        from analysis.corpus.data_card import VanishedSourceError
 
         if against:
             named_sources(against, mapping)
         if not is_compiled():
             progress.print("The first start compiles kernels, once: about half a minute more.")
-        found = analyze(files, columns=mapping, max_clusters=max_clusters, random_state=seed, progress=show_stage)
-        report = found.write(out).html.resolve()
-        compared = None
-        if against:
-            from analysis.answer.corpus_comparison import compare_corpora
+        with one_error(VanishedSourceError, code=1):
+            found = analyze(files, columns=mapping, max_clusters=max_clusters, random_state=seed, progress=show_stage)
+            compared = None
+            if against:
+                from analysis.answer.corpus_comparison import compare_corpora
 
-            other = analyze(against, columns=mapping, max_clusters=max_clusters, n_samples=0, random_state=seed)
-            compared = compare_corpora(other, found)
+                other = analyze(against, columns=mapping, max_clusters=max_clusters, n_samples=0, random_state=seed)
+                compared = compare_corpora(other, found)
+        report = found.write(out).html.resolve()
     if as_json:
         print_json({**found.to_dict(), "report": str(report), **({"against": compared.to_dict()} if compared else {})})
         return

@@ -11,19 +11,19 @@ from typing import Any, NoReturn
 from pipelines.store.files.disk import nearest_existing
 
 
-def fail(text: str) -> NoReturn:
+def fail(text: str, code: int = 2) -> NoReturn:
     """End with one sentence on stderr."""
     print(f"hydralora: {text}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 @contextmanager
-def one_error(*kinds: type[Exception]) -> Iterator[None]:
-    """Print an expected exception as one sentence, without a traceback."""
+def one_error(*kinds: type[Exception], code: int = 2) -> Iterator[None]:
+    """Print an expected exception as one sentence, without a traceback, and end with this exit code."""
     try:
         yield
     except kinds as error:
-        fail(str(error))
+        fail(str(error), code)
 
 
 def checked_folder(folder: Path, option: str = "--out") -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from analysis.corpus import cleaning as corpus
 from analysis.corpus.cleaning import CleanConfig, clean
+from analysis.corpus.data_card import halved_sources
 from analysis.corpus.documents import Documents, Dropped, document_ids
 from analysis.sources import RECORD_SCHEMA, FilesSource, read_sources
 
@@ -109,6 +110,7 @@ def test_near_duplicates_across_sources_are_counted_by_pair() -> None:
     assert result.documents.collect()["source"].to_list() == ["a", "b"]
     assert reasons(result) == {"near_duplicate": 1}
     assert result.data_card["duplicates"] == [{"kind": "near_duplicate", "source": "b", "kept_source": "a", "n": 1}]
+    assert halved_sources(result.data_card) == ["Source 'b' has lost 1 of 2 records: 1 near_duplicate (of 'a')"]
 
 
 def test_training_documents_with_evaluation_text_are_dropped() -> None:
@@ -236,7 +238,10 @@ def test_bad_text_is_counted_and_never_a_crash() -> None:
     ("table", "error"),
     [
         (records({}).head(0), "the corpus is empty"),
-        (records({"prompt": ""}), r"nothing is left of 1 records; dropped: \{'empty_prompt': 1\}"),
+        (
+            records({"prompt": ""}, {"completion": ""}),
+            "source 'a': of 2 records read, cleaning dropped 1 empty_completion, 1 empty_prompt. Correct",
+        ),
         (records({}).with_columns(prompt=1), "expected records with the columns"),
         (records({}).drop("task"), "expected records with the columns"),
     ],

@@ -112,7 +112,7 @@ def test_a_local_folder_needs_no_revision(repository: Path) -> None:
 @pytest.mark.parametrize("revision", [None, "main", "v1.0", COMMIT[:7]])
 def test_a_moving_revision_is_refused(revision: str | None) -> None:
     with pytest.raises(SourceError, match=r"org/toy: expected the commit as revision \(40 hex digits\)"):
-        HubSource("org/toy", revision)
+        read_source("toy", HubSource("org/toy", revision))
 
 
 def test_the_catalog_names_the_corpora_of_the_paper() -> None:

@@ -124,6 +124,14 @@ def test_wrong_input_is_one_sentence_and_code_2(hydralora, files, arguments, sen
     assert told == ""
 
 
+def test_a_source_that_vanishes_in_cleaning_is_an_error(hydralora, files):
+    Path("mute.jsonl").write_text('{"prompt": "dig a hole", "completion": " "}\n' * 3)
+    code, told, error = hydralora("analyze", *files, "mute.jsonl")
+    assert (code, told) == (1, "")
+    assert "Nothing is left of source 'mute': of 3 records read, cleaning dropped 3 empty_completion. Correct" in error
+    assert not Path("analysis/analysis.json").exists()
+
+
 def test_analyze_and_assign(hydralora, files, tmp_path):
     code, told, progress = hydralora("analyze", *files, "--json")
     answer = json.loads(told)

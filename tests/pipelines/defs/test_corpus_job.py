@@ -89,8 +89,11 @@ def test_another_configuration_is_another_data_version(real: list[dict[str, obje
 
 
 def test_failing_source_is_named_and_the_others_go_on_if_asked(real: list[dict[str, object]], tmp_path: Path) -> None:
-    broken = [*real, files("lost", tmp_path / "nothing.jsonl")]
-    assert "sources[3].read.files.paths[0]: expected a file" in failure(tmp_path / "store", broken)
+    folder = {"name": "lost_hub", "read": {"hub": {"dataset": str(tmp_path / "nowhere")}}}
+    broken = [*real, files("lost", tmp_path / "nothing.jsonl"), folder]
+    said = failure(tmp_path / "store", broken)
+    assert "sources[3].read.files.paths[0]: expected a file" in said
+    assert "sources[4].read.hub.dataset: expected an id on the hub (owner/name), or a folder that exists" in said
     job = build_defs().resolve_job_def("corpus")
     config = {
         "resources": {"store": {"config": {"directory": str(tmp_path / "store")}}},
@@ -98,8 +101,9 @@ def test_failing_source_is_named_and_the_others_go_on_if_asked(real: list[dict[s
     }
     assert job.execute_in_process(run_config=config).success
     failures = ArtifactStore(directory=str(tmp_path / "store")).last("raw_documents").json("failures")
-    assert list(failures) == ["lost"]
+    assert list(failures) == ["lost", "lost_hub"]
     assert "no file matches" in failures["lost"]
+    assert "nowhere: expected an id on the hub (owner/name), or a folder that exists" in failures["lost_hub"]
 
 
 def test_bad_sources_give_one_clear_error(tmp_path: Path) -> None:
@@ -110,7 +114,7 @@ def test_bad_sources_give_one_clear_error(tmp_path: Path) -> None:
     assert "empty" in failure(store, [files("x", tmp_path / "empty.jsonl")])
     assert "not set" in failure(store, [files("x", "$NO_SUCH_VARIABLE/*.jsonl")])
     same = write(tmp_path / "same.jsonl", [{"prompt": "", "completion": "b"}] * 5)
-    assert "nothing is left of 5 records" in failure(store, [files("x", same)])
+    assert "Nothing is left of source 'x': of 5 records read" in failure(store, [files("x", same)])
 
 
 def test_bad_documents_are_counted_each_with_its_reason(tmp_path: Path) -> None:
@@ -195,7 +199,7 @@ def test_a_source_that_vanishes_stops_the_run_and_half_of_one_is_a_warning(tmp_p
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     gone = checks["no_source_vanished"]
     assert not gone.passed
-    assert "Nothing is left of source 'empty': 3 empty_completion." in str(gone.description)
+    assert "source 'empty': of 3 records read, cleaning dropped 3 empty_completion." in str(gone.description)
 
     half = [{"prompt": "Why?", "completion": ""}] * 8 + [{"prompt": "Who is it?", "completion": "A friend of ours."}]
     assert run(tmp_path / "store", [good, files("half", write(tmp_path / "half.jsonl", half))]).success
