@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from experts_mix import Mix
-from experts_plan import LORAS, OWN, TRIALS, Design, best, mean, read_earlier, scores, splits
+from experts_plan import LORAS, OWN, TRIALS, Design, leading, mean, read_earlier, scores, splits
 from experts_runs import HELD_OUT, Run
 from numpy.typing import NDArray
 from run_records import read_records
@@ -51,8 +51,9 @@ def of_one_mix(mix: Mix, new: list[Mapping[str, Any]], old: list[Mapping[str, An
     """Choices by validation documents, and rows of each set: each arm under each of its kinds of held-out groups."""
     score = scores({r["key"]: r for r in new}, {r["key"]: r for r in old})
     tuned = {_name(d): d.tuned(mix.name, score)[1] for d in (*LORAS, *splits(OWN))}
-    loras = [arm.name if (arm := tuned[name]) else _stand_in(name, [*old, *new]) for name in map(_name, LORAS)]
-    chosen = {f"best {name}": best(designs, mix.name, score) for name, designs in DESIGNS.items()}
+    chosen = {f"best {name}": leading(designs, mix.name, score) for name, designs in DESIGNS.items()}
+    if (lora := chosen["best lora"]) is None:
+        raise ValueError(f"{mix.name}: expected a LoRA with a chosen rate; run the study further")
     held_out = mix.indices(*HELD_OUT)
     rows: dict[str, Any] = {}
     for name, parts in SETS.items():
@@ -61,7 +62,7 @@ def of_one_mix(mix: Mix, new: list[Mapping[str, Any]], old: list[Mapping[str, An
             continue
         measure = Measure(mix, held_out[places], resampled_documents(mix, held_out[places]))
         losses = collect(new, places) if name == "all" else collect([*old, *new], places)
-        rows[name] = {_label(key): _row(key, losses, loras, measure, [*old, *new]) for key in losses}
+        rows[name] = {_label(key): _row(key, losses, lora.name, measure, [*old, *new]) for key in losses}
     return {
         "documents": {part: int((mix.parts == part).sum()) for part in np.unique(mix.parts)},
         "training_tokens": int(mix.lengths[mix.parts == "train"].sum()),
@@ -91,16 +92,6 @@ def _design(arm: str) -> str:
 
 def _name(design: Design) -> str:
     return _design(design.arm.name)
-
-
-def _stand_in(design: str, records: list[Mapping[str, Any]]) -> str:
-    """Where not all rates of a LoRA are tried yet: its best rate among those with all trial seeds."""
-    losses: dict[str, list[float]] = {}
-    for record in records:
-        if _design(record["arm"]) == design and record["seed"] in TRIALS:
-            loss = record["loss"][""]["validation"]
-            losses.setdefault(record["arm"], []).append(loss["macro"] + loss["token"])
-    return min((arm for arm in losses if len(losses[arm]) >= len(TRIALS)), key=lambda arm: np.mean(losses[arm]))
 
 
 class Measure:
@@ -160,7 +151,7 @@ def collect(records: Iterable[Mapping[str, Any]], places: NDArray[np.int64]) -> 
 
 
 def _row(
-    key: tuple[str, str], losses: Losses, loras: list[str], measure: Measure, records: list[Mapping[str, Any]]
+    key: tuple[str, str], losses: Losses, lora: str, measure: Measure, records: list[Mapping[str, Any]]
 ) -> dict[str, Any]:
     seeds = losses[key]
     record = next(r for r in records if r["arm"] == key[0] and "trainable" in r)
@@ -168,17 +159,15 @@ def _row(
         "seeds": sorted(seeds),
         **{name: record[name] for name in ("experts", "r", "trainable")},
         "loss": measure.point(np.mean(list(seeds.values()), axis=0)),
-        "minus": {},
     }
-    for lora in loras:
-        common = sorted(set(seeds) & set(losses.get((lora, ""), {})))
-        if key[0] != lora and common:
-            difference = np.array([seeds[seed] - losses[lora, ""][seed] for seed in common])
-            row["minus"][lora] = difference_row(difference, measure) | {"seeds": common}
-            true = losses.get((TRUE_SOURCE, "source"), {})
-            if len(both := [i for i, seed in enumerate(common) if seed in true]) > 2:
-                most = np.array([true[common[i]] - losses[lora, ""][common[i]] for i in both])
-                row["minus"][lora]["share_of_true_sources"] = _share(difference[both], most, measure)
+    common = sorted(set(seeds) & set(losses.get((lora, ""), {})))
+    if key[0] != lora and common:
+        difference = np.array([seeds[seed] - losses[lora, ""][seed] for seed in common])
+        row["minus_lora"] = {"lora": lora, "seeds": common} | difference_row(difference, measure)
+        true = losses.get((TRUE_SOURCE, "source"), {})
+        if len(both := [i for i, seed in enumerate(common) if seed in true]) > 2:
+            most = np.array([true[common[i]] - losses[lora, ""][common[i]] for i in both])
+            row["minus_lora"]["share_of_true_sources"] = _share(difference[both], most, measure)
     return row
 
 
@@ -229,23 +218,24 @@ def _label(key: tuple[str, str]) -> str:
 def print_mix(name: str, mix: Mapping[str, Any]) -> None:
     """The rows of a mix as Markdown."""
     for documents, rows in mix["rows"].items():
-        print(f"\n## {name}, {documents}\n\nChosen: {mix['chosen']}; before: {mix['by_the_rule_of_before']}\n")
+        print(f"\n## {name}, {documents}\n\nChosen: {mix['chosen']}\n")
         for label, row in sorted(rows.items(), key=lambda item: sum(item[1]["loss"][m] for m in METRICS)):
             losses = " / ".join(f"{row['loss'][metric]:.4f}" for metric in METRICS)
             cells = [label, row["experts"], f"{row['trainable'] / 1e6:.2f} M", len(row["seeds"]), losses]
-            for lora, minus in row["minus"].items():
-                differences = " / ".join("{:+.4f} [{:+.4f}, {:+.4f}]".format(*minus[metric]) for metric in METRICS)
-                needed = (
-                    "/".join(str(minus["power"][metric]["seeds_needed"]) for metric in METRICS)
-                    if "power" in minus
-                    else ""
-                )
-                share = minus.get("share_of_true_sources")
-                shares = " / ".join(f"{share[m][0]:.0%}" for m in METRICS) if share else ""
-                worst = max(minus["of_corpus"], key=lambda n: minus["of_corpus"][n] / row["loss"][n])
-                change = minus["of_corpus"][worst] / row["loss"][worst]
-                cells.append(
-                    f"{lora} ({len(minus['seeds'])}): {differences}, needs {needed}, {shares}, {worst} {change:+.2%}"
-                )
+            if minus := row.get("minus_lora"):
+                cells += [len(minus["seeds"]), *_printed(minus, row["loss"])]
             print("| " + " | ".join(map(str, cells)) + " |")
     print("\nvalidation", json.dumps(mix["validation"]), "\nfacts", json.dumps(mix["facts"]))
+
+
+def _printed(minus: Mapping[str, Any], loss: Mapping[str, float]) -> list[str]:
+    """Differences with intervals, the seeds they need, the share of what true sources gain, and the worst corpus."""
+    power, share = minus.get("power", {}), minus.get("share_of_true_sources", {})
+    change = {name: value / loss[name] for name, value in minus["of_corpus"].items()}
+    worst = max(change, key=lambda name: change[name])
+    return [
+        " / ".join("{:+.4f} [{:+.4f}, {:+.4f}]".format(*minus[metric]) for metric in METRICS),
+        "/".join(str(of["seeds_needed"]) for of in power.values()),
+        " / ".join(f"{of[0]:.0%}" for of in share.values()),
+        f"{worst} {change[worst]:+.2%}",
+    ]
