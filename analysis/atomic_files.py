@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,6 +42,22 @@ def save_table(path: Path, table: pl.DataFrame) -> None:
 def load_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def of_this_version(folder: Path) -> Iterator[None]:
+    """Read files that another version of hydralora may have written.
+
+    Raises:
+        ValueError: they lack a value, or have one that this version does not know.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, pl.exceptions.ColumnNotFoundError) as error:
+        raise ValueError(
+            f"{folder}: expected files as this version of hydralora writes them, got: {type(error).__name__} {error}. "
+            "Write the folder again, or take the version that wrote it"
+        ) from error
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:

@@ -15,8 +15,8 @@ def run(
     *,
     file: str | None = None,
     assets: Sequence[str] | None = None,
-) -> bool:
-    """Execute a job; whether it succeeded.
+) -> dict[str, str] | None:
+    """Execute a job. Returns asset -> fingerprint of what it made; None if it failed.
 
     Args:
         file: the configuration's file, which the report names.
@@ -46,7 +46,9 @@ def run(
             f"Run {result.run_id} failed. The same command goes on from what is finished; the web UI has the log.",
             file=sys.stderr,
         )
-    return result.success
+        return None
+    made = [event.materialization for event in result.get_asset_materialization_events()]
+    return {one.asset_key.path[-1]: (one.tags or {})["dagster/data_version"] for one in made}
 
 
 def _counting(loggers: Any, stages: Sequence[str]) -> Any:

@@ -1,8 +1,10 @@
 """The source of each file, for users who name files and nothing else."""
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import polars as pl
 
@@ -72,13 +74,10 @@ def check_splits(config: FilesSource, splits: Sequence[str | None]) -> None:
 def _files(pattern: str) -> list[Path]:
     folder = Path(pattern).expanduser()
     if pattern and folder.is_dir():  # an empty name would be this folder
-        found = [path for path in sorted(folder.rglob("*")) if format_of(path) in SUFFIXES and path.is_file()]
-        # A hidden file belongs to a tool, and these to `datasets`, which wrote the folder.
-        found = [
-            path
-            for path in found
-            if path.name not in LIBRARY_FILES and not any(p.startswith(".") for p in path.relative_to(folder).parts)
-        ]
+        # `datasets` writes the library files beside the data.
+        found = sorted(
+            path for path in _below(folder) if format_of(path) in SUFFIXES and path.name not in LIBRARY_FILES
+        )
     else:
         found = matching_files(pattern)
     if not found:
@@ -87,6 +86,22 @@ def _files(pattern: str) -> list[Path]:
             "folder with such files"
         )
     return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files below a folder, without hidden ones, which belong to tools.
+
+    Raises:
+        SourceError: a folder cannot be read; its files would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise SourceError(f"{error.filename}: expected a folder that can be read ({error.strerror})")
+
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(root, name) for name in names if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())
 
 
 def _table(file: Path) -> Path:

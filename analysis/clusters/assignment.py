@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from analysis.atomic_files import of_this_version
 from analysis.clusters.corpus_model import AssignedBlock, CorpusModel
 from analysis.clusters.drift import N_SAMPLE, REFERENCE, AssignmentSummary, Drift, measure_drift, summarise
 from analysis.clusters.known_groups import GROUPS, KnownGroups
@@ -61,8 +62,10 @@ def assign_records(
     Raises:
         ValueError: there is no record, an older version wrote the corpus model, or a required encoder is missing.
     """
-    model, reference = CorpusModel.load(folder, encoder), AssignmentSummary.load(Path(folder) / REFERENCE)
-    known = KnownGroups.load(Path(folder) / GROUPS) if isinstance(model.features, TfidfLsa) else None
+    folder = Path(folder)
+    with of_this_version(folder):
+        model, reference = CorpusModel.load(folder, encoder), AssignmentSummary.load(folder / REFERENCE)
+        known = KnownGroups.load(folder / GROUPS) if isinstance(model.features, TfidfLsa) else None
     sample = TextSample(N_SAMPLE)
     if labels is None:
         blocks = (block for _, new in _assigned(records, model, sample) for block in new)

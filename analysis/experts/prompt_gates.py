@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.atomic_files import of_this_version
 from analysis.text.blocks import Texts
 
 
@@ -47,7 +48,7 @@ def load_group_model(folder: Path | str) -> GroupModel:
     """Load a group model of either kind from the folder it was saved to.
 
     Raises:
-        ValueError: the folder has no group model.
+        ValueError: the folder has no group model, or one of another version.
     """
     from analysis.clusters.corpus_model import CorpusModel
     from analysis.experts.prompt_classifier import PromptClassifier
@@ -59,5 +60,6 @@ def load_group_model(folder: Path | str) -> GroupModel:
     }
     for name, kind in kinds.items():
         if (folder / name).exists():
-            return kind.load(folder)
+            with of_this_version(folder):
+                return kind.load(folder)
     raise ValueError(f"expected {' or '.join(kinds)} in {folder}, got neither; was a group model saved there?")

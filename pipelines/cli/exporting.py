@@ -12,12 +12,12 @@ RECORD, WEIGHTS = "run.json", "adapter_model.safetensors"
 
 def export_adapter(adapter: Path, out: Path, as_json: bool) -> None:
     """Write the plain LoRA of each expert of an adapter with given gates, ready for `hydralora serve`."""
+    checked_folder(out)
     config = _config(adapter)
     n = config["num_experts"]
     _check_weights(adapter / WEIGHTS)
     groups, template = _groups(adapter, n), _template(adapter)
-    checked_folder(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and any(out.iterdir()):
         fail(f"--out: expected a new or empty folder, got {out}. Name another")
     from peft import PeftModel
 
@@ -94,7 +94,7 @@ def _groups(adapter: Path, n: int) -> list[str] | None:
         return [] if n == 1 else None
     from analysis.experts.prompt_gates import load_group_model
 
-    with one_error(ValueError, OSError, KeyError, TypeError):
+    with one_error(ValueError, OSError):
         model = load_group_model(adapter / "group_model")
     groups = [str(group) for group in getattr(model, "classes_", range(model.n_groups))]
     if len(groups) != n:

@@ -23,7 +23,8 @@ def one_error(*kinds: type[Exception], code: int = 2) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        fail(str(error), code)
+        named = isinstance(error, OSError) and error.filename is not None and error.strerror
+        fail(f"{error.filename}: {error.strerror}" if named else str(error), code)
 
 
 def checked_folder(folder: Path, option: str = "--out") -> None:

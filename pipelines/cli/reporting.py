@@ -8,6 +8,8 @@ from pipelines.cli.output import checked_file, fail, one_error
 
 def print_report(path: Path, against: Path | None, out: Path, show: bool) -> None:
     """Print the path of a report, or of a page that compares it with another; open it if wanted."""
+    if against is not None:
+        checked_file(out)
     found = report_of(path)
     if against is not None:
         found = comparison(report_of(against), found, out)
@@ -50,11 +52,11 @@ def _last_report(configuration: Path) -> Path:
 
 def comparison(first: Path, second: Path, out: Path) -> Path:
     """A page of two reports, and of the artifacts that they were made from if both are of stores."""
-    checked_file(out)
+    from analysis.atomic_files import of_this_version
     from pipelines.store.artifacts import RECORD, ArtifactError
 
-    with one_error(ArtifactError, OSError, ValueError):
-        folders = (first.parent, second.parent)
+    folders = (first.parent, second.parent)
+    with one_error(ArtifactError, OSError, ValueError), of_this_version(folders[0]):
         if all((folder / RECORD).exists() for folder in folders):
             from pipelines.report.two_runs import compare_runs, report_at
 

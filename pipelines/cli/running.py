@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.cli.configurations import checked_experts, checked_methods, has_gpu, job_values
+from pipelines.cli.configurations import base_model_values, checked_experts, checked_methods, has_gpu, job_values
 from pipelines.cli.output import checked_folder, columns_of, fail, one_error, print_json
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from analysis.sources.files import FilesSource
     from pipelines.store.io_manager import ArtifactStore
 
 TRAINED = ("tokenised_documents", "hydralora_adapter")
@@ -25,29 +26,40 @@ LEAST_COMPARED = 50
 
 def run_file(path: Path, job: str, partition: str | None, as_json: bool) -> None:
     """Check a configuration, run a job, and print N, the verdict and the path of the report."""
+    from pipelines.run_configuration import ConfigurationError, read_configuration
+
+    with one_error(ConfigurationError):
+        configuration = read_configuration(path)
+    checked_home()
+    _checked_store(configuration)
     from pipelines import definitions  # noqa: F401 - it imports all assets, which `for_job` knows then
     from pipelines.check import wrong_values
     from pipelines.jobs import JOBS, for_job
-    from pipelines.run_configuration import ConfigurationError, read_configuration
+    from pipelines.store.io_manager import store_of
 
     if job not in (names := [one.name for one in JOBS]):
         fail(f"--job: expected one of {', '.join(names)}, got {job!r}.")
-    with one_error(ConfigurationError):
-        values = for_job(read_configuration(path), job)
+    values = for_job(configuration, job)
     if wrong := wrong_values(values, job, partition):
         fail(wrong)
-    prepare_home()
-    _execute(values, job, file=str(path), partition=partition)
-    print_results(path, job, as_json)
+    made = _execute(values, job, file=str(path), partition=partition)
+    print_results(store_of(path).after(made), job, as_json)
 
 
-def print_results(path: Path, job: str, as_json: bool) -> None:
-    """N, losses and the report of the last run; of a comparison its table. As JSON, other jobs give their store."""
+def _checked_store(configuration: Mapping[str, Any]) -> None:
+    """End if the store cannot be made or written; a store with finished runs may be on a read-only disk."""
+    folder: Any = configuration
+    for name in ("resources", "store", "config", "directory"):
+        folder = folder.get(name) if isinstance(folder, dict) else None
+    if isinstance(folder, str) and not Path(folder, "runs").is_dir():
+        checked_folder(Path(folder), "resources.store.config.directory")
+
+
+def print_results(store: "ArtifactStore", job: str, as_json: bool) -> None:
+    """N, losses and the report of a run; of a comparison its table. As JSON, other jobs give their store."""
     from pipelines.store.artifacts import ArtifactError
-    from pipelines.store.io_manager import store_of
     from pipelines.summary import corpus_summary, summary
 
-    store = store_of(path)
     if job == "compare":
         tell_comparison(store, as_json)
     elif as_json and job in REPORT_OF:
@@ -74,13 +86,13 @@ class Request:
     revision: str | None
     tokens: int | None
 
-    def values(self, job: str, ops: Mapping[str, Any]) -> dict[str, Any]:
-        """The run configuration of a job, after the files have been read and everything was checked."""
-        from pipelines.check import wrong_values
-
+    def sources(self, job: str) -> "dict[str, FilesSource]":
+        """The files, which have been read. Ends for all that can be seen before torch is imported."""
         mapping = columns_of(self.columns)
         checked_folder(self.out)
+        checked_home()
         with one_error(ValueError, OSError):
+            base_model_values(self.base_model, self.revision)
             from analysis.answer.named_files import named_sources, read_named
 
             sources = named_sources(self.files, mapping)
@@ -88,9 +100,15 @@ class Request:
             read = read_named(sources)
             if job == "compare":
                 _checked_sizes(read.records)
-            values = job_values(
-                sources, self.out, self.base_model, self.revision, self.tokens, self.experts, ops, gpu=has_gpu()
-            )
+        return sources
+
+    def values(self, job: str, sources: "Mapping[str, FilesSource]", ops: Mapping[str, Any]) -> dict[str, Any]:
+        """The run configuration of a job, checked."""
+        from pipelines.check import wrong_values
+
+        values = job_values(
+            sources, self.out, self.base_model, self.revision, self.tokens, self.experts, ops, gpu=has_gpu()
+        )
         if wrong := wrong_values(values, job):
             fail(wrong)
         return values
@@ -98,16 +116,15 @@ class Request:
 
 def train_files(request: Request, method: str | None, as_json: bool) -> None:
     """Train one adapter: the main job up to `hydralora_adapter`."""
+    sources = request.sources("train")
+    from pipelines.store.io_manager import ArtifactStore
     from pipelines.training.adapters import DEFAULT_METHOD, adapter_config
 
     method = DEFAULT_METHOD if method is None else method
     _known_methods([method])
-    values = request.values("hydralora", {"hydralora_adapter": {"config": {"method": method}}})
-    prepare_home()
-    _execute(values, "hydralora", _assets(TRAINED))
-    from pipelines.store.io_manager import ArtifactStore
-
-    store = ArtifactStore(directory=str(request.out))
+    values = request.values("hydralora", sources, {"hydralora_adapter": {"config": {"method": method}}})
+    made = _execute(values, "hydralora", _assets(TRAINED))
+    store = ArtifactStore(directory=str(request.out)).after(made)
     adapter, chosen = store.last("hydralora_adapter"), store.last("expert_assignment").json("expert_assignment")
     answer = {
         "num_experts": chosen["num_experts"],
@@ -124,18 +141,18 @@ def train_files(request: Request, method: str | None, as_json: bool) -> None:
 
 def compare_files(request: Request, methods: Sequence[str], as_json: bool) -> None:
     """Compare methods: the job `compare`."""
+    sources = request.sources("compare")
     compared = checked_methods(methods)
     _known_methods(compared)
     ops = {
         "method_comparison": {"config": {"methods": list(compared), "cost_steps": 0}},
         "comparison_documents": {"config": {"validation_documents_per_source": 0}},  # no rate is tuned
     }
-    values = request.values("compare", ops)
-    prepare_home()
-    _execute(values, "compare")
+    values = request.values("compare", sources, ops)
+    made = _execute(values, "compare")
     from pipelines.store.io_manager import ArtifactStore
 
-    tell_comparison(ArtifactStore(directory=str(request.out)), as_json)
+    tell_comparison(ArtifactStore(directory=str(request.out)).after(made), as_json)
 
 
 def _checked_sizes(records: "pl.LazyFrame") -> None:
@@ -152,7 +169,7 @@ def _checked_sizes(records: "pl.LazyFrame") -> None:
 
 
 def tell_comparison(store: "ArtifactStore", as_json: bool) -> None:
-    """The table of the last comparison in a store."""
+    """The table of a comparison."""
     table = store.last("method_comparison")
     if as_json:
         print_json(table.read("comparison").to_dicts())
@@ -161,9 +178,14 @@ def tell_comparison(store: "ArtifactStore", as_json: bool) -> None:
     print(f"Table and figure: {table.folder.resolve()}")
 
 
-def prepare_home() -> None:
-    """Make DAGSTER_HOME ready; `.dagster` in the working folder, if it is not set."""
+def checked_home() -> None:
+    """End if DAGSTER_HOME, `.dagster` in the working folder by default, cannot be written."""
     os.environ.setdefault("DAGSTER_HOME", str(Path(".dagster").resolve()))
+    checked_folder(Path(os.environ["DAGSTER_HOME"]), "DAGSTER_HOME (.dagster in the working folder by default)")
+
+
+def _prepare_home() -> None:
+    """Make DAGSTER_HOME ready, and end runs that were killed."""
     from pipelines.home import HomeError, prepare
 
     with one_error(HomeError, OSError):
@@ -171,11 +193,19 @@ def prepare_home() -> None:
             print(f"Run {run_id} had no living process: reported as failed.", file=sys.stderr)
 
 
-def _execute(values: dict[str, Any], job: str, assets: Sequence[str] | None = None, **how: str | None) -> None:
+def _execute(
+    values: dict[str, Any], job: str, assets: Sequence[str] | None = None, **how: str | None
+) -> dict[str, str]:
     from pipelines.run import run
+    from pipelines.store.files.disk import DiskFullError, clear_disk_errors
 
-    if not run(values, job, assets=assets, **how):
+    home = Path(os.environ["DAGSTER_HOME"])
+    with one_error(DiskFullError), clear_disk_errors(home, "set DAGSTER_HOME to a folder on a larger disk"):
+        _prepare_home()
+        made = run(values, job, assets=assets, **how)
+    if made is None:
         raise SystemExit(1)
+    return made
 
 
 def _assets(last: Sequence[str]) -> list[str]:

@@ -33,6 +33,7 @@ class Proxy:
         self.active = 0
         self._conversations = Conversations(settings.max_conversations)
         self.router = Router(Exports.read(settings.exports), settings, self._conversations)
+        self.router.exports.expert_of("A first prompt compiles the reader of words.")
         self.metrics.active.set_function(lambda: self.active)
         self.metrics.conversations.set_function(lambda: len(self._conversations))
         self.metrics.ready.set_function(lambda: hasattr(self, "backend") and self.backend.addressing is not None)

@@ -127,7 +127,7 @@ def _group_model(folder: Path) -> tuple[tuple[str, ...], Scorer]:
 
     try:
         model = load_group_model(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise ExportsError(f"cannot read the group model in {folder}: {error}; run domain_exports again") from error
     if not isinstance(model, PromptClassifier):
 
@@ -140,5 +140,4 @@ def _group_model(folder: Path) -> tuple[tuple[str, ...], Scorer]:
         group, distance = model.assign_one(normalised_text(cut(prompt)))
         return group, 1 - distance
 
-    score("A first prompt compiles the reader of words.")
     return model.classes_, score

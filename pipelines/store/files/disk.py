@@ -13,6 +13,7 @@ _MARKS = (
     "requested and",  # numpy: "4288 requested and 992 written"
     "PytorchStreamWriter failed",
     "iostream error",
+    "database or disk is full",  # SQLite
 )
 
 
@@ -25,7 +26,10 @@ def nearest_existing(folder: Path) -> Path:
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
-OTHER_STORE = "set resources.store.config.directory to a larger disk; the next run continues from what is there"
+OTHER_STORE = (
+    "take a folder on a larger disk (--out, or resources.store.config.directory of a configuration); the next run "
+    "continues from what is there"
+)
 
 
 @contextmanager

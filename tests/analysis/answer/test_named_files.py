@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from analysis.answer.named_files import check_splits, named_sources, read_named
@@ -58,3 +60,19 @@ def test_the_folders_of_save_to_disk_are_splits_of_one_table(tmp_path):
     ]
     with pytest.raises(SourceError, match="expected a column `split`"):
         check_splits(source, [None])
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_hidden_files_are_left(tmp_path, monkeypatch):
+    for name in ("open/a.jsonl", "open/.cache/b.jsonl", "open/.c.jsonl", "closed/d.jsonl"):
+        write_records(tmp_path / name, GARDEN, 3)
+    assert list(named_sources([tmp_path / "open"])) == ["a"]
+    scandir = os.scandir
+
+    def scanned(path):
+        if str(path).endswith("closed"):  # the tests may run as root, who may read everything
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", scanned)
+    with pytest.raises(SourceError, match=r"closed: expected a folder that can be read \(Permission denied\)"):
+        named_sources([tmp_path])

@@ -60,7 +60,7 @@ def test_each_command_explains_itself(hydralora, command):
         (["init", "missing.jsonl"], "no data file matches"),
         (["init", "garden.jsonl", "--out", "garden.jsonl"], "garden.jsonl exists"),
         (["run", "missing.yaml"], "missing.yaml: expected a run configuration"),
-        (["run", "garden.jsonl", "--job", "nothing"], "--job: expected one of"),
+        (["run", "right.yaml", "--job", "nothing"], "--job: expected one of"),
         (
             ["train", "garden.jsonl", "--experts", "many"],
             "--experts: expected one of auto, sources, tasks, clusters, or a number",
@@ -92,7 +92,9 @@ def test_each_command_explains_itself(hydralora, command):
         (["analyze", "garden.jsonl", "--against", "missing.jsonl"], "no data file matches 'missing.jsonl'"),
         (["init", "garden.jsonl", "--revision", "abc"], "--revision: expected none with the local model"),
         (["init", "garden.jsonl", "--tokens", "0"], "--tokens"),
-        (["train", "garden.jsonl", "--out", "garden.jsonl"], "--out: expected a folder that can be written"),
+        (["run", "nowhere.yaml"], "resources.store.config.directory: expected a folder that can be written"),
+        (["export", "odd", "--out", "/proc/below"], "--out: expected a folder that can be written"),
+        (["report", ".", "--against", ".", "--out", "/proc/below"], "--out: expected a folder that can be written"),
         (["train", "garden.jsonl", "--base-model", "./nowhere"], "--base-model: expected"),
         (["compare", "garden.jsonl", "--experts", "sources"], "expected two files or more"),
         (["export", "damaged"], "damaged/adapter_config.json: expected JSON"),
@@ -113,6 +115,8 @@ def test_wrong_input_is_one_sentence_and_code_2(hydralora, files, arguments, sen
     files |= {f"{name}/adapter_config.json": one for name in ("unweighted", "torn")} | {
         "torn/adapter_model.safetensors": "{"
     }
+    nowhere = "{resources: {store: {config: {directory: /proc/below}}}}"
+    files |= {"right.yaml": "{ops: {}}", "nowhere.yaml": nowhere}
     files |= {"odd/adapter_config.json": '{"num_experts": "two"}', "plain/adapter_config.json": '{"peft_type": "LORA"}'}
     for name, text in (files | {"exports/serving.json": "{"}).items():
         Path(name).parent.mkdir(exist_ok=True)
@@ -132,6 +136,19 @@ def test_a_source_that_vanishes_in_cleaning_is_an_error(hydralora, files):
     assert not Path("analysis/analysis.json").exists()
 
 
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_folder_that_cannot_be_written_is_refused_before_torch_is_imported(files, command):
+    code = (
+        f"import sys; sys.argv = ['hydralora', {command!r}, {str(files[0])!r}, '--out', '/proc/below']\n"
+        "from pipelines.cli.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, sorted({'torch', 'polars', 'dagster'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "2 []\n"
+    assert "--out: expected a folder that can be written" in done.stderr
+
+
 def test_analyze_and_assign(hydralora, files, tmp_path):
     code, told, progress = hydralora("analyze", *files, "--json")
     answer = json.loads(told)
@@ -149,6 +166,10 @@ def test_analyze_and_assign(hydralora, files, tmp_path):
     assert (tmp_path / "labels.parquet").is_file()
     code, told, _ = hydralora("report", "analysis")
     assert told.strip() == str(tmp_path / "analysis" / "report.html")
+    (tmp_path / "analysis/corpus_model/corpus_model.json").write_text('{"text": "prompt", "of_a_later_version": 1}')
+    code, told, error = hydralora("assign", "analysis", files[0])
+    assert (code, told) == (2, "")
+    assert "analysis/corpus_model: expected files as this version of hydralora writes them" in error
 
 
 def test_analyze_against_another_corpus(hydralora, files):
@@ -182,10 +203,9 @@ def test_export_names_a_router_that_cannot_be_exported(hydralora, tmp_path):
 
 def test_a_job_without_a_report_gives_its_store(tmp_path, capsys):
     from pipelines.cli.running import print_results
+    from pipelines.store.io_manager import ArtifactStore
 
-    config = tmp_path / "run.yaml"
-    config.write_text(f"resources: {{store: {{config: {{directory: {tmp_path / 'store'}}}}}}}\n")
-    print_results(config, "sharded", as_json=True)
+    print_results(ArtifactStore(directory=str(tmp_path / "store")), "sharded", as_json=True)
     assert json.loads(capsys.readouterr().out) == {"job": "sharded", "store": str(tmp_path / "store")}
 
 
