@@ -297,6 +297,13 @@ class AnswerTrainer(Trainer):
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """`Trainer.save_model`, which with fsdp would put the whole base model together in memory for each checkpoint."""
+        if self._config.fsdp:
+            self._save(output_dir, self.whole_state_dict())
+        else:
+            super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save only the model: Trainer would add a pickle of its arguments."""
         if self.args.should_save:
