@@ -4,7 +4,7 @@
 
 SmolLM2-135M's shapes with random weights, HydraLoRA with three experts on all linear layers, two processes. Kernels add
 in a fixed order (`torch.use_deterministic_algorithms`), so that equal weights can have equal bits; a second run of
-torchrun shows whether they do. `--size tiny` rehearses it on CPUs.
+torchrun shows whether they do. All three run at the same time. `--size tiny` rehearses it on CPUs.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -114,25 +115,29 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--tokens", type=int, default=8192, help="of a step")
     arguments = parser.parse_args()
-    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_inputs(arguments.documents, arguments.tokenizer, arguments.size, folder)
         config = {"max_steps": arguments.steps, "tokens_per_step": arguments.tokens}
         killed: dict[str, Any] = {}
-        for run in ("torchrun", "ray", "again"):
-            started = time.monotonic()
-            description = describe(folder, run, **config)
-            with_ray(description, folder / run, killed) if run == "ray" else with_torchrun(description)
-            weights = {n: load_file(folder / n / "adapter_model.safetensors") for n in {"torchrun", run}}
-            found[run] = {
-                **difference(weights[run], weights["torchrun"]),
-                "same_bits": all(torch.equal(a, weights[run][n]) for n, a in weights["torchrun"].items()),
-                "seconds": round(time.monotonic() - started, 1),
+        descriptions = {run: describe(folder, run, **config) for run in ("torchrun", "again", "ray")}
+        with ThreadPoolExecutor() as pool:
+            others = [pool.submit(with_torchrun, descriptions[run]) for run in ("torchrun", "again")]
+            with_ray(descriptions["ray"], folder / "ray", killed)
+            for other in others:
+                other.result()
+        weights = {run: load_file(folder / run / "adapter_model.safetensors") for run in descriptions}
+        expected = weights.pop("torchrun")
+        found = {
+            run: {
+                **difference(own, expected),
+                "same_bits": all(torch.equal(matrix, own[name]) for name, matrix in expected.items()),
             }
-            result = {"environment": environment(), **config, "killed": killed, "minus_torchrun": found}
-            print(run, json.dumps(found[run]), killed, flush=True)
-            write_json(arguments.output, result)
+            for run, own in weights.items()
+        }
+        print(json.dumps(found), killed, flush=True)
+        result = {"environment": environment(), **config, "killed": killed, "minus_torchrun": found}
+        write_json(arguments.output, result)
 
 
 if __name__ == "__main__":

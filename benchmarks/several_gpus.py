@@ -5,14 +5,18 @@
 The documents are those of `end_to_end_documents.py`. Each GPU has the same tokens a step as the one alone. A launch is
 adapter:GPUs:mode:rows, for example split:2:fsdp:8192 or one:2:ddp:6144x2:checkpointing (rows of a GPU and step: tokens,
 times their number). Each has its own processes and its own time limit, and none stops the others. They run in the order
-given; neighbours on one GPU run side by side, one on each.
+given; neighbours on one GPU run side by side, one on each. The processes of the next launch import their libraries
+meanwhile, and wait.
 """
 
 import argparse
 import dataclasses
 import faulthandler
+import importlib
+import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,7 +36,7 @@ from hydralora.training.outputs.record import environment, write_json
 
 WORKER = "worker"
 BLOCK = 1 << 20
-LATE = 60  # seconds after which a launch says where it stands; most have ended by then
+LATE = 45  # seconds after which, again and again, a launch says where it stands
 DEFAULT = [
     f"{adapter}:{mode}:{rows}"
     for adapter in ("split", "one")
@@ -131,26 +135,38 @@ def measure(path: Path, launch: Launch, steps: int, size: str, folder: Path) -> 
     }
 
 
-def start(path: Path, launch: Launch, gpu: int, steps: int, size: str, folder: Path) -> "subprocess.Popen[bytes]":
-    """The processes of a launch; one on a single GPU sees no other."""
+def start(path: Path, launch: Launch, gpu: int, steps: int, size: str, folder: Path) -> "list[subprocess.Popen[bytes]]":
+    """The processes of a launch, which wait for a line; one on a single GPU sees no other."""
     values = {"path": str(path), "launch": dataclasses.asdict(launch), "steps": steps, "size": size}
     text = json.dumps({**values, "folder": str(folder / launch.name)})
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch.gpus)]
-    environ = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     if launch.gpus == 1:
-        torchrun, environ["CUDA_VISIBLE_DEVICES"] = [], str(gpu)
-    return subprocess.Popen([sys.executable, *torchrun, __file__, WORKER, text], env=environ)
+        environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(launch.gpus)}
+    command = [sys.executable, __file__, WORKER, text]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} if launch.gpus > 1 else {} for rank in range(launch.gpus)]
+    return [subprocess.Popen(command, env=environ | rank, stdin=subprocess.PIPE) for rank in ranks]
 
 
-def finish(process: "subprocess.Popen[bytes]", limit: float) -> None:
-    try:
-        process.wait(limit)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # torchrun ends its workers
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
+def begin(process: "subprocess.Popen[bytes]") -> None:
+    assert process.stdin is not None
+    process.stdin.write(b"begin\n")
+    process.stdin.close()
+
+
+def finish(processes: "Sequence[subprocess.Popen[bytes]]", limit: float) -> None:
+    """Wait for all processes of a launch. If one fails, or after `limit` seconds, end the others."""
+    late = time.monotonic() + limit
+    codes: list[int | None] = [None]
+    while None in codes and not any(codes) and time.monotonic() < late:
+        time.sleep(0.05)
+        codes = [process.poll() for process in processes]
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 def side_by_side(launches: Sequence[Launch], gpus: int) -> Iterator[Sequence[Launch]]:
@@ -181,8 +197,11 @@ def compared(folder: Path, launches: Sequence[Launch]) -> dict[str, dict[str, fl
 
 def main() -> None:
     if sys.argv[1:2] == [WORKER]:
+        importlib.import_module("hydralora.training.trainer")
+        if not sys.stdin.readline():
+            return
         values = json.loads(sys.argv[2])
-        faulthandler.dump_traceback_later(LATE)
+        faulthandler.dump_traceback_later(LATE, repeat=True)
         folder, own = Path(values["folder"]), Launch(**values["launch"])
         row = measure(Path(values["path"]), own, values["steps"], values["size"], folder)
         if os.environ.get("RANK", "0") == "0":
@@ -203,18 +222,29 @@ def main() -> None:
     launches, began = [Launch.of(text) for text in arguments.launches], time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        common = arguments.steps, arguments.size, folder
-        for batch in side_by_side(launches, max(1, torch.cuda.device_count())):
+        batches = list(side_by_side(launches, max(1, torch.cuda.device_count())))
+
+        def started(batch: Sequence[Launch]) -> "list[list[subprocess.Popen[bytes]]]":
+            common = arguments.steps, arguments.size, folder
+            return [start(arguments.documents, launch, gpu, *common) for gpu, launch in enumerate(batch)]
+
+        waiting = started(batches[0])
+        for batch, following in zip(batches, [*batches[1:], []], strict=True):
             if time.monotonic() - began > arguments.budget:
                 print("out of time before", batch[0].name, flush=True)
                 break
-            started = [start(arguments.documents, launch, gpu, *common) for gpu, launch in enumerate(batch)]
-            for process in started:
-                finish(process, arguments.limit)
+            running = waiting
+            for process in itertools.chain(*running):
+                begin(process)
+            waiting = started(following)
+            for processes in running:
+                finish(processes, arguments.limit)
             paths = [folder / launch.name / "row.json" for launch in launches]
             rows = [json.loads(path.read_text()) for path in paths if path.exists()]
             result = {"environment": environment(), "steps": arguments.steps, "trainings": rows}
             write_json(arguments.output, {**result, "fsdp_minus_ddp": compared(folder, launches)})
+        for processes in waiting:
+            finish(processes, 0)
     print(json.dumps(json.loads(arguments.output.read_text())["fsdp_minus_ddp"]))
 
 
