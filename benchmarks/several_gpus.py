@@ -10,6 +10,7 @@ meanwhile, and wait.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import faulthandler
 import importlib
@@ -153,8 +154,9 @@ def start(path: Path, launch: Launch, gpu: int, steps: int, size: str, folder: P
 
 def begin(process: "subprocess.Popen[bytes]") -> None:
     assert process.stdin is not None
-    process.stdin.write(b"begin\n")
-    process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):  # it failed before
+        process.stdin.write(b"begin\n")
+        process.stdin.close()
 
 
 def finish(processes: "Sequence[subprocess.Popen[bytes]]", limit: float) -> None:
@@ -197,7 +199,7 @@ def compared(folder: Path, launches: Sequence[Launch]) -> dict[str, dict[str, fl
 
 def main() -> None:
     if sys.argv[1:2] == [WORKER]:
-        importlib.import_module("hydralora.training.trainer")
+        importlib.import_module("hydralora.training.trainer")  # which `train` imports late
         if not sys.stdin.readline():
             return
         values = json.loads(sys.argv[2])
