@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from end_to_end_shapes import TOKENS_PER_STEP, Row, Tokenizer, adapter, base_model, documents
+from fixed_order import deterministic
 from safetensors.torch import load_file
 
 from hydralora.training import TrainingConfig, train
@@ -35,12 +36,6 @@ RUNS = {
     "two": (2,),
     "one again": (1,),
 }
-
-
-def deterministic() -> None:
-    """Let kernels add in a fixed order; with `warn_only`, flash attention would stay as it is."""
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def work(path: Path, gpus: int, folder: Path, size: str, tokens: int) -> None:

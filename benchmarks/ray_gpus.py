@@ -24,8 +24,9 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from another_world_size import deterministic, difference
+from another_world_size import difference
 from end_to_end_shapes import base_model
+from fixed_order import deterministic
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
