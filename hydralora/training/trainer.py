@@ -298,7 +298,7 @@ class AnswerTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """`Trainer.save_model`, which with fsdp would put the whole base model together in memory for each checkpoint."""
+        """`Trainer.save_model`, without putting the base model together for each checkpoint (with fsdp)."""
         if self._config.fsdp:
             self._save(output_dir, self.whole_state_dict())
         else:
