@@ -72,8 +72,8 @@ class Experiment:
 EXPERIMENTS = (
     Experiment("gsm8k_iid", GSM8K_PARTS, hydralora=True),  # the paper's (a)
     Experiment("dolly_tasks", TASK_PARTS, hydralora=True),  # the paper's (b)
+    Experiment("dolly_tasks_fast", TASK_PARTS, learning_rate=5e-3, hydralora=True),  # A moves further
     Experiment("dolly_iid", _thirds(*TASKS)),  # the documents of (b), dealt out at random
-    Experiment("dolly_tasks_fast", TASK_PARTS, learning_rate=5e-3),  # A moves further
     Experiment("dolly_tasks_all_linear", TASK_PARTS, target_modules="all-linear"),
 )
 

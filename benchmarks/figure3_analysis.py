@@ -25,8 +25,8 @@ MEASURES = ("subspace_similarity", "cka", "cosine", "update_cosine", "chance")
 
 
 def analyse(adapters: Path) -> None:
-    """Write `results/figure3.json` and the figures, of the experiments that are complete."""
-    found: dict[str, Any] = {}
+    """Write `results/figure3.json` and the figures, of the experiments that are complete; others keep what is there."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for experiment in EXPERIMENTS:
         runs = planned((experiment,))
         missing = [run.folder for run in runs if not (adapters / run.folder).exists()]

@@ -7,7 +7,7 @@ attention is causal, so no real token sees padding.
 
 import base64
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,14 @@ def fit(
     weights: NDArray[np.float32] | None = None,
     chunked: bool = False,
     order: Iterator[int] | None = None,
+    own_loss: Callable[[PeftModel, Batch, int], torch.Tensor] | None = None,
+    before_zero_grad: Callable[[int], object] | None = None,
 ) -> dict[str, Any]:
     """Train on the documents of these indices; steps, tokens, share of padding, and the loss of each step.
 
     `weights` [all documents of data] weigh the loss of each document. `chunked`: see `answer_loss`. `order` gives
-    places in `documents` without end.
+    places in `documents` without end. `own_loss` takes the model, a batch and the answer tokens of the step; its value
+    is then the loss. `before_zero_grad` is called with the number of each step, from 0.
     """
     model.train()
     for module in model.modules():
@@ -85,6 +88,7 @@ def fit(
         data.lengths[documents],
         tokens_per_step=config.tokens_per_step,
         micro_batches_per_step=micro_batches,
+        max_steps=config.max_steps,
         max_tokens=config.max_tokens,
         num_epochs=config.num_train_epochs,
         seed=config.seed,
@@ -102,12 +106,17 @@ def fit(
             # A context for each pass: autocast keeps the casts of weights until its context ends.
             with torch.autocast(device, torch.bfloat16):
                 of_batch = None if weights is None else weights[documents[group]]
-                loss = _batch_loss(model, batch, of_batch, chunked) / answers
+                if own_loss is None:
+                    loss = _batch_loss(model, batch, of_batch, chunked) / answers
+                else:
+                    loss = own_loss(model, batch, answers)
             losses[step] += loss.detach()
             loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         optimizer.step()
         rates.step()
+        if before_zero_grad is not None:
+            before_zero_grad(step)
         optimizer.zero_grad()
     return {
         "steps": plan.num_steps,

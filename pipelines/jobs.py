@@ -52,10 +52,7 @@ compare_job = dg.define_asset_job(
 )
 study_job = dg.define_asset_job(
     "study",
-    selection=dg.AssetSelection.groups(*CORPUS_GROUPS)
-    | TOKENS
-    | dg.AssetSelection.assets("comparison_documents", "learning_rates")
-    | STUDY,
+    selection=dg.AssetSelection.groups(*CORPUS_GROUPS) | TOKENS | STUDY,
     description="The paper's tables and figures on your own base model and corpora.",
 )
 study_run_job = dg.define_asset_job(

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from analysis.methods.comparison import compare_losses
+from analysis.methods.comparison import compare_on_both
 
-LOSS_COLUMNS = ("method", "seed", "source", "document_id", "loss", "n_tokens")
+LOSS_COLUMNS = ("method", "seed", "source", "task", "document_id", "loss", "n_tokens")
 
 
 def domain_table(
@@ -23,8 +23,8 @@ def domain_table(
     """Our loss of each method on each domain, beside the value that the paper prints.
 
     Args:
-        losses: `domain, num_experts` and the per-document columns that `compare_losses` needs. The method "base" may
-            have any N.
+        losses: `domain, num_experts` and `task` and the columns that `compare_losses` needs. The method "base" may have
+            any N.
         methods: row of the table -> method that was trained for it. Rows without losses are omitted.
         reference: row whose loss is subtracted from the others.
         printed: table from `analysis.methods.paper`: `method`, a column for each domain, and maybe `percent`.
@@ -32,9 +32,8 @@ def domain_table(
         benchmarks: `method, domain, benchmark, value, stderr, chance`.
 
     Returns:
-        `domain, method, n_seeds, n_documents, loss, loss_low, loss_high, perplexity, difference, difference_low,
-        difference_high, printed, n_parameters, percent, percent_printed`, and `benchmark, score, stderr, chance` if
-        there are benchmarks.
+        `domain`, the columns of `compare_on_both`, `printed, n_parameters, percent, percent_printed`, and `benchmark,
+        score, stderr, chance` if there are benchmarks.
     """
     own = losses.filter((pl.col("num_experts") == num_experts) | (pl.col("method") == "base"))
     tables = []
@@ -45,8 +44,7 @@ def domain_table(
             .with_columns(method=pl.lit(row))
             for row, trained in methods.items()
         ]
-        compared = compare_losses(pl.concat(rows), reference, resamples=resamples)
-        compared = compared.sort(pl.col("method").cast(pl.Enum(list(methods))))  # the order of the paper
+        compared = compare_on_both(pl.concat(rows), reference, resamples=resamples)
         beside = printed.select("method", printed=domain)
         tables.append(compared.join(beside, on="method", how="left").select(pl.lit(domain).alias("domain"), pl.all()))
     named = pl.DataFrame({"row": list(methods), "method": list(methods.values())})
@@ -75,8 +73,9 @@ def domain_markdown(table: pl.DataFrame, reference: str) -> str:
         rows = [cells[domain, method] for domain in domains]
         lines.append([method, *map(_cell, rows), _percent(rows[0])])
     notes = (
-        f"Ours: held-out loss, its difference to {reference} with a 95% interval, and where measured the benchmark's "
-        "score ± standard error and chance. In brackets: what the paper prints for LLaMA2-7B, in percent."
+        f"Ours: held-out loss of an answer token, its difference to {reference} with a 95% interval, the same of the "
+        "mean over tasks, the number of seeds, and where measured the benchmark's score ± standard error and chance. "
+        "In brackets: what the paper prints for LLaMA2-7B, in percent."
     )
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{notes}\n"
 
@@ -111,7 +110,11 @@ def plain_markdown(table: pl.DataFrame) -> str:
 def _cell(row: Mapping[str, float | None]) -> str:
     parts = [f"{row['loss']:.4f}"]
     if row["difference"] is not None:
-        parts.append(f"{row['difference']:+.4f} [{row['difference_low']:+.4f}, {row['difference_high']:+.4f}]")
+        parts += [
+            f"{row[name]:+.4f} [{row[f'{name}_low']:+.4f}, {row[f'{name}_high']:+.4f}]"
+            for name in ("difference", "macro_difference")
+        ]
+    parts.append(f"seeds: {row['n_seeds']}")
     score = row.get("score")
     if score is not None:
         chance = "" if row["chance"] is None else f", chance {100 * row['chance']:.0f}"

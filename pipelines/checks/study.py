@@ -1,7 +1,7 @@
 """Checks of comparisons, the paper's study, and benchmarks."""
 
 import importlib.util
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipelines.checks.sources import source_names
 from pipelines.corpus.sources import expanded
 from pipelines.store.configuration import LARGEST_SEED
 from pipelines.study.benchmarks import HarnessConfig
-from pipelines.study.experiments import EXPERIMENTS, NUM_CLUSTERS
+from pipelines.study.experiments import EXPERIMENTS, NUM_CLUSTERS, planned_cells
 from pipelines.training.losses import BASE
 
 
@@ -32,9 +32,7 @@ def _rates(run: ConfiguredRun) -> Iterator[AnyProblem]:
     config, field = run.configs.get("learning_rates"), "ops.learning_rates.config.rates"
     if config is None:
         return
-    for method, rates in config.rates.items():
-        if not rates or len(set(rates)) < len(rates) or not all(0 < rate < float("inf") for rate in rates):
-            yield Problem(f"{field}.{method}", "different rates of more than 0", rates)
+    yield from _tried(config.rates, field)
     compared = {name for key, names in trained_methods(run).items() if key != field for name in names}
     for method in config.rates:
         if compared and method in trained_methods(run)[field] and method not in compared:
@@ -45,6 +43,12 @@ def _rates(run: ConfiguredRun) -> Iterator[AnyProblem]:
         advice = "Rates are chosen by the loss of validation documents."
         name = "ops.comparison_documents.config.validation_documents_per_source"
         yield Problem(name, "at least 1 with learning rates to tune", 0, advice)
+
+
+def _tried(of_method: Mapping[str, list[float]], field: str) -> Iterator[AnyProblem]:
+    for method, rates in of_method.items():
+        if not rates or len(set(rates)) < len(rates) or not all(0 < rate < float("inf") for rate in rates):
+            yield Problem(f"{field}.{method}", "different rates of more than 0", rates)
 
 
 def _comparison(run: ConfiguredRun) -> Iterator[AnyProblem]:
@@ -72,6 +76,12 @@ def _study(run: ConfiguredRun) -> Iterator[AnyProblem]:
         yield Problem(f"{field}.experiments", f"some of {listed(EXPERIMENTS)}", [])
     yield from unknown_names(f"{field}.experiments", "experiment", config.experiments, EXPERIMENTS)
     yield from _seeds(config.seeds, f"{field}.seeds")
+    yield from _tried(config.rates, f"{field}.rates")
+    methods = sorted({cell.method for cell in planned_cells(EXPERIMENTS, NUM_CLUSTERS)} - {BASE})
+    yield from unknown_names(f"{field}.rates", "method", list(config.rates), methods)
+    if config.rates and config.validation_documents_per_source == 0:
+        advice = "Rates are chosen by the loss of validation documents."
+        yield Problem(f"{field}.validation_documents_per_source", "at least 1 with rates to tune", 0, advice)
     yield from _domains(run, config, field)
     chosen = [EXPERIMENTS[name] for name in config.experiments if name in EXPERIMENTS]
     for name, experiment in zip([name for name in config.experiments if name in EXPERIMENTS], chosen, strict=True):

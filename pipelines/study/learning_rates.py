@@ -4,6 +4,7 @@ from typing import Any
 
 import polars as pl
 
+from analysis.methods.rates import best_rate, is_bracketed
 from pipelines.store.artifacts import Artifact
 from pipelines.training.recipe import Recipe
 
@@ -14,11 +15,10 @@ def chosen_rates(sweep: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """For each method: the best rate, all rates tried, and whether the best lies between others."""
     chosen = {}
     for (method,), tried in sweep.sort("learning_rate").group_by("method", maintain_order=True):
-        best = tried["loss"].arg_min()
-        assert best is not None
+        losses = dict(tried.select("learning_rate", "loss").iter_rows())
         chosen[str(method)] = {
-            "learning_rate": tried["learning_rate"][best],
-            "bracketed": 0 < best < len(tried) - 1,
+            "learning_rate": best_rate(losses),
+            "bracketed": is_bracketed(losses),
             "learning_rates": tried["learning_rate"].to_list(),
             "losses": tried["loss"].to_list(),
         }

@@ -44,9 +44,10 @@ class PaperInputs:
         domains: Mapping[str, list[str]] = self.runs.record["config"]["domains"]
         return domains
 
-    def losses(self, domain: str) -> pl.DataFrame:
-        """Losses of every document of a domain in every run."""
-        return self.runs.scan("losses").filter(pl.col("domain") == domain).collect()
+    def losses(self) -> pl.DataFrame:
+        """Losses of every document in every run, with the task of each document."""
+        tasks = self.corpus.documents.read("documents").select("document_id", "task")
+        return self.runs.read("losses").join(tasks, on="document_id", how="left", maintain_order="left")
 
 
 def domain_table(draft: Draft, inputs: PaperInputs, name: str) -> None:
@@ -64,7 +65,7 @@ def domain_table(draft: Draft, inputs: PaperInputs, name: str) -> None:
     scores = inputs.benchmarks.read("scores").filter(pl.col("num_experts") == n)
     scores = scores.unique(["domain", "method", "benchmark"], keep="first", maintain_order=True)
     table = paper_tables.domain_table(
-        inputs.runs.read("losses"),
+        inputs.losses(),
         {BASE: BASE} | {method: TRAINED_AS.get(method, method) for method in EXPERIMENTS[name].methods},
         n,
         REFERENCES[name],
@@ -102,17 +103,17 @@ def heterogeneity(draft: Draft, inputs: PaperInputs, name: str) -> None:
     """Figure 2: the gain of HydraLoRA and full fine-tuning over LoRA, against the heterogeneity of the corpus."""
     from analysis.clusters.heterogeneity import measure_heterogeneity
     from analysis.figures.paper import heterogeneity_gaps
-    from analysis.methods.comparison import compare_losses
+    from analysis.methods.comparison import compare_on_both
 
     reference, *others = EXPERIMENTS[name].methods
+    losses = inputs.losses()
     rows = []
     for domain, sources in inputs.domains.items():
         documents, features = inputs.corpus.domain(sources)
         index = measure_heterogeneity(features[(documents["split"] == "train").to_numpy()]).index
-        losses = inputs.losses(domain).filter(
-            pl.col("num_experts") == EXPERIMENTS[name].num_experts[0], pl.col("method").is_in([reference, *others])
-        )
-        compared = compare_losses(losses, reference, resamples=inputs.resamples)
+        own = losses.filter(pl.col("domain") == domain, pl.col("num_experts") == EXPERIMENTS[name].num_experts[0])
+        own = own.filter(pl.col("method").is_in([reference, *others]))
+        compared = compare_on_both(own, reference, resamples=inputs.resamples)
         place = (pl.lit(domain).alias("domain"), pl.lit(index).alias("index"))
         rows.append(compared.filter(pl.col("method") != reference).select(*place, pl.all()))
     table = pl.concat(rows).sort("method", "index")
@@ -130,15 +131,15 @@ def clusters_by_loss(draft: Draft, inputs: PaperInputs, name: str) -> None:
     """Figure 5: the SSE of K-means against K, beside the loss against N."""
     from analysis.clusters.kmeans import sweep_kmeans
     from analysis.figures.paper import clusters_and_losses
-    from analysis.methods.comparison import compare_losses
+    from analysis.methods.comparison import compare_on_both
 
     documents, features = inputs.corpus.domain(inputs.domains[GENERAL])
     sweep = sweep_kmeans(features[(documents["split"] == "train").to_numpy()], range(1, 11))
-    losses = inputs.losses(GENERAL)
+    losses = inputs.losses().filter(pl.col("domain") == GENERAL)
     by_n = losses.filter(pl.col("method") == "hydralora", pl.col("num_experts").is_in(EXPERIMENTS[name].num_experts))
     alone = losses.filter(pl.col("method") == "lora_r8", pl.col("num_experts") == 3).with_columns(num_experts=1)
     named = pl.concat([alone, by_n]).with_columns(method=pl.col("num_experts").cast(pl.String))
-    compared = compare_losses(named, named["method"][0], resamples=inputs.resamples)
+    compared = compare_on_both(named, named["method"][0], resamples=inputs.resamples)
     table = compared.with_columns(num_experts=pl.col("method").cast(pl.Int64)).drop("method").sort("num_experts")
     curve = pl.DataFrame({"n_clusters": sweep.n_clusters, "inertia": sweep.inertia})
     draft.write_table("sweep", curve)

@@ -6,10 +6,8 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from pipelines.store.artifacts import Artifact
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.study.experiments import NUM_CLUSTERS, Cell
-from pipelines.study.learning_rates import rate_of
 from pipelines.study.running.run import Run, Setup
 from pipelines.study.running.run_documents import Split
 from pipelines.study.sizes import checked_sizes, matched_parameters
@@ -32,13 +30,12 @@ class DomainsConfig(dg.Config):
 
 @dataclass(frozen=True)
 class Planner:
-    """Makes runs from cells: finds the documents, learning rate and size of each."""
+    """Makes runs from cells: finds the documents and the size of each."""
 
     store: ArtifactStore
     recipe: Recipe
     base_model: BaseModel
     corpus: Corpus
-    learning_rates: Artifact
     config: DomainsConfig
 
     def setup(self, domain: str) -> Setup:
@@ -61,12 +58,10 @@ class Planner:
             raise dg.Failure(f"Nothing was trained. {domain}: {error}", allow_retries=False) from None
         return Setup.of(self.store.directory, documents, self.recipe, self.base_model)
 
-    def run(self, cell: Cell, seed: int, rate: float | None = None) -> Run:
-        """The run of a cell. If `rate` is None, the method's own learning rate is used."""
+    def run(self, cell: Cell, seed: int, rate: float) -> Run:
+        """The run of a cell. The base model has no rate."""
         if cell.method == BASE:
             return Run(BASE, seed, 0.0, cell.num_experts)
-        if rate is None:
-            rate = rate_of(cell.method, self.learning_rates, self.recipe)
         size = matched_parameters(cell.method, self.base_model, self.recipe.method_config(cell.num_experts))
         return Run(cell.method, seed, rate, cell.num_experts, match_parameters=size)
 

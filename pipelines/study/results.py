@@ -23,7 +23,7 @@ TABLES = {
     "learning_rates": ("sweep",),
     "method_comparison": ("comparison", "by_source", "runs"),
     "method_benchmarks": ("scores",),
-    "study_runs": ("runs", "sizes", "costs"),
+    "study_runs": ("runs", "rates", "sizes", "costs"),
     "study_benchmarks": ("scores",),
     **{f"paper_{name}": ("table",) for name in WRITERS},
 }

@@ -164,7 +164,7 @@ def test_every_shipped_configuration_passes(path: Path, tmp_path: Path, monkeypa
     job, partition, known = job_of(path), None, ""
     monkeypatch.chdir(tmp_path)
     if job == "one_run":
-        partition = "hydralora:seed-0:tuned"
+        partition = "hydralora:seed-0:0.004"
         config["resources"]["store"]["config"]["from_run"] = finished_run(tmp_path / "outputs" / "study")
     if path.stem == "paper-llama2-7b":  # no hub is reached here; its catalog says which entries have no revision yet
         config["resources"]["base_model"]["config"]["name"] = str(CONFIGS / "llama2-7b")
@@ -244,7 +244,7 @@ def test_a_partition_for_a_job_that_has_none(tmp_path: Path) -> None:
             }
         )
     )
-    assert "partition: expected none" in wrong_with(tmp_path / "config.yaml", "corpus", "lora_r8:seed-0:tuned")
+    assert "partition: expected none" in wrong_with(tmp_path / "config.yaml", "corpus", "lora_r8:seed-0:0.004")
 
 
 def failure(config: dict[str, Any], job: str = "corpus") -> tuple[str, str | None, int]:

@@ -67,9 +67,9 @@ def learning_rates(
     runs = []
     for method, rates in config.rates.items():
         size = matched_parameters(method, base_model, recipe.method_config(n))
-        runs += [Run(method, config.seed, rate, n, VALIDATION, config.max_tokens, size) for rate in rates]
+        runs += [Run(method, config.seed, rate, n, config.max_tokens, size) for rate in rates]
     artifacts = build_runs([(setup, run) for run in runs], launcher, context.log.info)
-    losses = [mean_loss(artifact) for artifact in artifacts]
+    losses = [mean_loss(artifact, VALIDATION) for artifact in artifacts]
     rows = [(run.method, run.learning_rate, loss) for run, loss in zip(runs, losses, strict=True)]
     table = pl.DataFrame(rows, schema=SWEEP_SCHEMA, orient="row")
     draft.write_table("sweep", table)

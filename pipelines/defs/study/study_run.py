@@ -14,13 +14,12 @@ from pipelines.study.running.run import build_run, mean_loss
 from pipelines.study.study_documents import Corpus
 from pipelines.training.recipe import BaseModel, Recipe
 
-TUNED = "tuned"
 PARTITIONS = dg.StaticPartitionsDefinition(
     [
         f"{method}:seed-{seed}:{rate}"
         for method in sorted({cell.method for cell in planned_cells(EXPERIMENTS, ["general", "mixed"])})
         for seed in range(3)
-        for rate in (TUNED, "0.0001", "0.0005", "0.001", "0.002", "0.004", "0.01", "0.03")
+        for rate in ("0.0002", "0.0005", "0.001", "0.002", "0.004", "0.008", "0.016", "0.032")
     ]
 )
 """Method, seed and learning rate; see docs/decisions/0004."""
@@ -67,14 +66,13 @@ def study_run(
     corpus_documents: Artifact,
     document_features: Artifact,
     tokenised_documents: Artifact,
-    learning_rates: Artifact,
 ) -> None:
     """One run of the study. The partition gives method, seed and learning rate. `study_runs` reuses the result."""
     corpus = Corpus(corpus_documents, document_features, tokenised_documents)
-    planner = Planner(store, recipe, base_model, corpus, learning_rates, config)
+    planner = Planner(store, recipe, base_model, corpus, config)
     method, seed, rate = context.partition_key.split(":")
     cell = Cell(method, config.domain, config.num_experts)
-    run = planner.run(cell, int(seed.removeprefix("seed-")), None if rate == TUNED else float(rate))
+    run = planner.run(cell, int(seed.removeprefix("seed-")), float(rate))
     made = build_run(planner.setup(cell.domain), run, context.log.info)
     draft.write_table("losses", made.read("losses"))
     draft.write_json("run_made", {"fingerprint": made.fingerprint, "held_out_loss": mean_loss(made)})

@@ -12,21 +12,22 @@ import polars as pl
 
 from pipelines.store.artifacts import Artifact, Draft, build_artifact
 from pipelines.store.code.versions import code_version
-from pipelines.study.running.run_documents import HELD_OUT, TRAINING, read_run_documents
+from pipelines.study.running.run_documents import HELD_OUT, TRAINING, VALIDATION, part_size, read_run_documents
 from pipelines.training.adapters import Log, TrainingJob, held_out_losses, train_adapter
 from pipelines.training.losses import BASE, loss_table
 from pipelines.training.recipe import BaseModel, Recipe
 
 ASSET = "method_runs"
+LOSSES = {VALIDATION: "validation_losses", HELD_OUT: "losses"}
+"""Part -> table of the losses of its documents."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The training of a run, and the documents it is measured on.
+    """The training of a run. It is measured on the validation and on the held-out documents.
 
     Attributes:
         method: row of `hydralora.methods`, or "base" for the untrained base model.
-        measured_on: part of the documents to measure on.
         max_tokens: training budget that replaces the recipe's budget.
         match_parameters: number of trainable parameters for the method "lora_matched".
     """
@@ -35,7 +36,6 @@ class Run:
     seed: int
     learning_rate: float
     num_experts: int
-    measured_on: str = HELD_OUT
     max_tokens: int | None = None
     match_parameters: int | None = None
 
@@ -81,7 +81,7 @@ class Setup:
 
 
 def build_run(setup: Setup, run: Run, log: Log) -> Artifact:
-    """Train and measure a run, or reuse it. Files: adapter, `run.json`, `curve.jsonl` and the table `losses`."""
+    """Train and measure a run, or reuse it. Files: adapter, `run.json`, `curve.jsonl` and the tables of `LOSSES`."""
     recipe, base_model = setup.load(run)
 
     def build(draft: Draft) -> None:
@@ -98,16 +98,19 @@ def build_run(setup: Setup, run: Run, log: Log) -> Artifact:
                 measure_energy=False,
             )
             train_adapter(log, folder, training, documents, recipe, base_model)
-        measured = read_run_documents(setup.documents, run.measured_on)
-        losses = held_out_losses(measured, folder, base_model)
-        draft.write_table("losses", loss_table({run.method: losses}, measured).with_columns(seed=run.seed))
+        for part, table in LOSSES.items():
+            if not part_size(setup.documents, part):
+                continue
+            measured = read_run_documents(setup.documents, part)
+            losses = held_out_losses(measured, folder, base_model)
+            draft.write_table(table, loss_table({run.method: losses}, measured).with_columns(seed=run.seed))
 
     return build_artifact(setup.directory, ASSET, build=build, **setup.identity(run))
 
 
-def mean_loss(artifact: Artifact) -> float:
+def mean_loss(artifact: Artifact, part: str = HELD_OUT) -> float:
     """Mean over sources of the mean answer-token loss, as in `analysis.methods.comparison`."""
     from analysis.methods.comparison import losses_by_source
 
-    mean: float = losses_by_source(artifact.read("losses")).select(pl.col("loss").mean()).item()
+    mean: float = losses_by_source(artifact.read(LOSSES[part])).select(pl.col("loss").mean()).item()
     return mean

@@ -71,6 +71,12 @@ def read_run_documents(artifact: Artifact, part: str) -> "TokenisedDocuments":
     return TokenisedDocuments.load(artifact.path(part))
 
 
+def part_size(artifact: Artifact, part: str) -> int:
+    """Number of documents of one part."""
+    size: int = artifact.read("parts").filter(pl.col("part") == part)["documents"].item()
+    return size
+
+
 def parts_overlap(artifact: Artifact) -> int:
     """Number of documents that are in more than one part."""
     parts = artifact.read("parts").filter(pl.col("documents") > 0)["part"]  # `datasets` cannot load an empty one

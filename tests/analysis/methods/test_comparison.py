@@ -6,7 +6,9 @@ import pytest
 
 from analysis.figures import png
 from analysis.figures.comparison import compared_methods
-from analysis.methods.comparison import compare_losses, losses_by_source
+from analysis.methods.comparison import compare_losses, compare_on_both, losses_by_source
+
+MEANS = ("token", "task", "source")
 
 
 def table(method: str, seed: int, losses: list[float], tokens: list[int], sources: list[str]) -> pl.DataFrame:
@@ -64,6 +66,35 @@ def test_order_of_rows_does_not_matter() -> None:
     )
     mixed = losses.sample(fraction=1.0, shuffle=True, seed=3)
     assert compare_losses(mixed, "a", resamples=50).equals(compare_losses(losses, "a", resamples=50))
+
+
+def test_tokens_tasks_and_sources_are_three_means_and_each_method_is_compared_on_its_own_seeds() -> None:
+    sources, tokens, tasks = ["x", "x", "x", "y"], [1, 1, 2, 4], ["p", "p", "q", None]
+    a, b = table("a", 0, [1.0, 3.0, 8.0, 4.0], tokens, sources), table("b", 0, [0.0, 0.0, 0.0, 0.0], tokens, sources)
+    losses = pl.concat([a, b, a.with_columns(seed=pl.lit(1))]).with_columns(task=pl.Series(tasks * 3))
+    first = losses.filter(seed=0)
+    found = {mean: compare_losses(first, "b", mean_over=mean, resamples=10)["loss"][1] for mean in MEANS}
+    assert found == pytest.approx({"token": 16 / 8, "task": (2 + 4 + 1) / 3, "source": (3 + 1) / 2})
+    both = {row["method"]: row for row in compare_on_both(losses, "b", resamples=10).iter_rows(named=True)}
+    assert (both["a"]["loss"], both["a"]["macro_loss"], both["a"]["n_seeds"]) == pytest.approx((2, 7 / 3, 1))
+    assert (both["a"]["difference"], both["b"]["macro_difference"]) == (2.0, None)
+
+
+def test_documents_of_one_task_do_not_pass_for_independent() -> None:
+    """Ten tasks whose documents agree: the interval is that of ten values, not of a thousand documents."""
+    of_task = np.random.default_rng(0).standard_normal(10)
+    values, names = np.repeat(of_task, 100), np.repeat([f"task {i}" for i in range(10)], 100)
+    a, b = (table(m, 0, v.tolist(), [1] * 1000, ["x"] * 1000) for m, v in (("a", values), ("b", 0 * values)))
+    alone = pl.concat([a, b])
+    tasks = alone.with_columns(task=pl.Series([*names, *names]))
+    for mean in ("token", "task"):
+        wide, narrow = (
+            compare_losses(losses, "b", mean_over=mean).filter(method="a").row(0, named=True)
+            for losses in (tasks, alone)
+        )
+        width = wide["difference_high"] - wide["difference_low"]
+        assert width == pytest.approx(3.92 * of_task.std() / np.sqrt(10), rel=0.15)
+        assert width > 5 * (narrow["difference_high"] - narrow["difference_low"])
 
 
 def test_what_cannot_be_compared_is_said() -> None:

@@ -12,12 +12,12 @@ from analysis.methods.paper_tables import cost_markdown, domain_markdown, domain
 def losses() -> pl.DataFrame:
     """Two domains, three trainings; each loss of a document of one token is the method's."""
     rows = [
-        (domain, method, n, 0, "s", document, value + shift, 1)
+        (domain, method, n, 0, "s", "t", document, value + shift, 1)
         for domain, shift in (("general", 0.0), ("law", 1.0))
         for method, n, value in (("base", 3, 4.0), ("lora_r32", 3, 2.0), ("lora_r8", 3, 3.0), ("hydralora", 2, 9.0))
         for document in ("a", "b")
     ]
-    columns = ("domain", "method", "num_experts", "seed", "source", "document_id", "loss", "n_tokens")
+    columns = ("domain", "method", "num_experts", "seed", "source", "task", "document_id", "loss", "n_tokens")
     return pl.DataFrame(rows, schema=columns, orient="row")
 
 
@@ -54,7 +54,9 @@ def test_rows_that_share_a_training_share_its_numbers_and_keep_their_own_printed
     assert (rows["general", "lora_r32"]["percent"], rows["general", "lora_r32"]["percent_printed"]) == (0.4, 0.248)
     assert rows["general", "lora_split_8x4"]["score"] == 0.26
     text = domain_markdown(table, "lora_r8")
-    assert "| lora_split_8x4 | 2.0000; -1.0000 [-1.0000, -1.0000]; mmlu 26.0 ± 1.0, chance 25; (46.94) |" in text
+    minus_one = "-1.0000 [-1.0000, -1.0000]"
+    score = "mmlu 26.0 ± 1.0, chance 25"
+    assert f"| lora_split_8x4 | 2.0000; {minus_one}; {minus_one}; seeds: 1; {score}; (46.94) |" in text
     assert text.splitlines()[0] == "|  | general | law | %Param ours (paper) |"
 
 

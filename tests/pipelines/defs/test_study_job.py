@@ -43,7 +43,6 @@ def study(folder: Path, **own: Any) -> dict[str, Any]:
         "resources": resources(folder, recipe=steps),
         "ops": corpus_ops(folder)
         | {
-            "comparison_documents": {"config": PARTS},
             "study_runs": {"config": {**DOMAINS, **PARTS, "measure_energy": False, **own}},
         }
         | {f"paper_{name}": {"config": {"resamples": 20}} for name in EXPERIMENTS},
@@ -106,30 +105,32 @@ def reading(config: dict[str, Any], folder: Path, *assets: str) -> dict[str, Any
 def test_a_run_of_the_study_is_one_partition(tmp_path: Path) -> None:
     """The partition trains the run that the study then finds done."""
     definitions = build_defs()
-    config = study(tmp_path, experiments=["table_1"], domains={"general": ["reversals"]})
+    rates = {"lora_r16": [0.001, 0.002]}
+    config = study(tmp_path, experiments=["table_1"], domains={"general": ["reversals"]}, rates=rates)
     of_corpus = corpus_ops(tmp_path).keys() - {"tokenised_documents"}
     corpus = {name: op for name, op in config["ops"].items() if name in of_corpus}
     jobs = {name: definitions.resolve_job_def(name) for name in ("corpus", "study", "one_run")}
     assert jobs["corpus"].execute_in_process(run_config={"resources": config["resources"], "ops": corpus}).success
     one = {"study_run": {"config": {**PARTS, "domains": {"general": ["reversals"]}, "domain": "general"}}}
-    tuned = ("tokenised_documents", "comparison_documents", "learning_rates")
-    ops = {name: op for name, op in config["ops"].items() if name in tuned}
-    tune = jobs["study"].get_subset(asset_selection={dg.AssetKey(name) for name in tuned})
-    selected = {
-        "resources": reading(config, tmp_path, "corpus_documents", "cluster_labels", "expert_assignment"),
-        "ops": ops,
-    }
-    assert tune.execute_in_process(run_config=selected).success
-    inputs = ("corpus_documents", "document_features", "tokenised_documents", "learning_rates")
+    tokenise = jobs["study"].get_subset(asset_selection={dg.AssetKey("tokenised_documents")})
+    tokens = {"tokenised_documents": config["ops"]["tokenised_documents"]}
+    selected = {"resources": reading(config, tmp_path, "corpus_documents"), "ops": tokens}
+    assert tokenise.execute_in_process(run_config=selected).success
+    inputs = ("corpus_documents", "document_features", "tokenised_documents")
     result = jobs["one_run"].execute_in_process(
-        run_config={"resources": reading(config, tmp_path, *inputs), "ops": one}, partition_key="lora_r16:seed-0:tuned"
+        run_config={"resources": reading(config, tmp_path, *inputs), "ops": one}, partition_key="lora_r16:seed-0:0.002"
     )
     assert result.success
     (trained,) = [path for path in (tmp_path / "store" / "method_runs").iterdir() if path.is_dir()]
 
     assert jobs["study"].execute_in_process(run_config=config).success
     runs = ArtifactStore(directory=str(tmp_path / "store")).last("study_runs").read("runs")
-    assert trained.name in set(runs.filter(pl.col("method") == "lora_r16")["fingerprint"])
+    assert trained.name in {path.name for path in (tmp_path / "store" / "method_runs").iterdir()}
+    rates = ArtifactStore(directory=str(tmp_path / "store")).last("study_runs").read("rates")
+    assert set(rates["learning_rate"]) >= {0.001, 0.002}
+    assert (
+        rates.filter("chosen")["learning_rate"].to_list() == runs.filter(method="lora_r16")["learning_rate"].to_list()
+    )
     untouched = ArtifactStore(directory=str(tmp_path / "store")).last("paper_table_2")
     assert "not among the experiments" in untouched.path("table.md").read_text()
 
