@@ -223,12 +223,16 @@ def _tokenise_rows(
         answer = answer[:answer_room]
         prompt_room = max_length - len(answer)
         columns["prompt_cut"].append(len(prompt) > prompt_room)
-        if len(prompt) > prompt_room:
-            prompt = [*prompt[: prompt_room - prompt_room // 2], *prompt[len(prompt) - prompt_room // 2 :]]
+        prompt = without_middle(prompt, prompt_room)
         columns["input_ids"].append(prompt + answer)
         columns["answer_start"].append(len(prompt))
         columns["length"].append(len(prompt) + len(answer))
     return columns
+
+
+def without_middle(tokens: list[int], length: int) -> list[int]:
+    """At most `length` of the tokens: the first and the last ones, as a template stands at both ends of a prompt."""
+    return tokens if len(tokens) <= length else [*tokens[: length - length // 2], *tokens[len(tokens) - length // 2 :]]
 
 
 def _has_answer(answer_start: int, length: int) -> bool:

@@ -4,7 +4,8 @@ With a vocabulary of 49,152 the output layer is a fifth of a 135M model, and hal
 prompts. Their logits would be computed, kept for the backward pass, and never used.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -40,15 +41,8 @@ def answer_logits(
     """
     index, targets, documents = _answers(batch)
     length = batch["labels"].shape[1]
-
-    def select(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (_at(args[0], length, index), *args[1:])
-
-    handle = _output_layer(model).register_forward_pre_hook(select)
-    try:
+    with _output_layer_gets(model, lambda hidden: _at(hidden, length, index)):
         logits = model(**model_inputs(model, batch), use_cache=False).logits
-    finally:
-        handle.remove()
     return logits, targets, documents
 
 
@@ -105,20 +99,39 @@ def _answer_states(
 ) -> tuple[Float[Tensor, "n hidden"], Integer[Tensor, " n"]]:
     """Inputs of the output layer that predict answer tokens [n, hidden], and these tokens [n]."""
     index, targets, _ = _answers(batch)
-    length = batch["labels"].shape[1]
+    return states_at(model, model_inputs(model, batch), batch["labels"].shape[1], index), targets
+
+
+def states_at(
+    model: nn.Module, inputs: Mapping[str, Any], length: int, index: Integer[Tensor, " n"]
+) -> Float[Tensor, "n hidden"]:
+    """Inputs of the output layer [n, hidden] at some positions. The layer itself gets no position to compute.
+
+    Args:
+        inputs: Inputs of the model's forward pass.
+        length: Tokens in a row of the batch, with padding.
+        index: Positions in the flattened batch.
+    """
     states: list[Tensor] = []
 
-    def keep(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        states.append(_at(args[0], length, index))
-        return (args[0][:, :0], *args[1:])
+    def keep(hidden: Tensor) -> Tensor:
+        states.append(_at(hidden, length, index))
+        return hidden[:, :0]
 
-    handle = _output_layer(model).register_forward_pre_hook(keep)
+    with _output_layer_gets(model, keep):
+        model(**inputs, use_cache=False)
+    [found] = states
+    return found
+
+
+@contextmanager
+def _output_layer_gets(model: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While the context lasts, the output layer gets `change(hidden)` in place of the hidden states."""
+    hook = _output_layer(model).register_forward_pre_hook(lambda _, args: (change(args[0]), *args[1:]))
     try:
-        model(**model_inputs(model, batch), use_cache=False)
+        yield
     finally:
-        handle.remove()
-    [hidden] = states
-    return hidden, targets
+        hook.remove()
 
 
 def _answers(
@@ -134,7 +147,7 @@ def _answers(
 
 def _at(hidden: Float[Tensor, "batch positions d"], length: int, index: Integer[Tensor, " n"]) -> Float[Tensor, "n d"]:
     """Hidden states [n, d] at positions of the flattened batch; virtual tokens come before them."""
-    return hidden[:, hidden.shape[1] - length :].flatten(0, 1).index_select(0, index)
+    return hidden[:, hidden.shape[1] - length :].flatten(0, 1).index_select(0, index.to(hidden.device))
 
 
 def _output_layer(model: nn.Module) -> nn.Module:

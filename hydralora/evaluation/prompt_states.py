@@ -1,14 +1,16 @@
 """Hidden states of prompts: the base model's last hidden state at the last token of each prompt."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from hydralora.data import Frame, Template, pad_token_id
+from hydralora.data.documents import without_middle
+from hydralora.evaluation.answer_loss import states_at
 from hydralora.evaluation.held_out import length_batches
 
 if TYPE_CHECKING:
@@ -42,7 +44,9 @@ def prompt_states(
     """
     if not prompts:  # tokenizers refuse an empty list
         return np.zeros((0, model.get_output_embeddings().weight.shape[1]), np.float32)
-    tokens = [_cut(row, max_length) for row in Frame.of(tokenizer, template).prompt_tokens(tokenizer, prompts)]
+    tokens = [
+        without_middle(row, max_length) for row in Frame.of(tokenizer, template).prompt_tokens(tokenizer, prompts)
+    ]
     lengths = np.array([len(row) for row in tokens], np.int64)
     device = next(model.parameters()).device
     found: list[tuple[NDArray[np.int64], Tensor]] = []
@@ -53,34 +57,10 @@ def prompt_states(
         for row, i in enumerate(group):
             input_ids[row, : lengths[i]] = torch.tensor(tokens[i])
             mask[row, : lengths[i]] = 1
-        ends = torch.from_numpy(lengths[group] - 1).to(device)
+        ends = torch.from_numpy(np.arange(len(group)) * shape[1] + lengths[group] - 1).to(device)
         batch = {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
-        found.append((group, _states_at(model, batch, ends)))
+        found.append((group, states_at(model, batch, shape[1], ends)))
     states = np.zeros((len(tokens), found[0][1].shape[1]), np.float32)
     for group, rows in found:
         states[group] = rows.float().cpu().numpy()
-    return states
-
-
-def _cut(tokens: list[int], max_length: int) -> list[int]:
-    if len(tokens) <= max_length:
-        return tokens
-    return [*tokens[: max_length - max_length // 2], *tokens[len(tokens) - max_length // 2 :]]
-
-
-def _states_at(model: Any, batch: dict[str, Tensor], positions: Tensor) -> Tensor:
-    """The output layer's input at one position of each row. The layer itself gets no positions to compute."""
-    caught: list[Tensor] = []
-
-    def catch(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = args[0]
-        caught.append(hidden[torch.arange(len(positions), device=hidden.device), positions.to(hidden.device)])
-        return (hidden[:, :0], *args[1:])
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(catch)
-    try:
-        model(**batch, use_cache=False)
-    finally:
-        handle.remove()
-    [states] = caught
     return states
