@@ -19,8 +19,7 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
 
 def load_array(path: Path) -> NDArray[Any]:
     """Read an npy file. Pickled objects are refused."""
-    array: NDArray[Any] = np.load(path, allow_pickle=False)
-    return array
+    return np.load(path, allow_pickle=False)
 
 
 def save_json(path: Path, value: Any) -> None:

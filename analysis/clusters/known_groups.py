@@ -207,8 +207,7 @@ def describe_groups(
 
 def explained_bins(explained: NDArray[np.float32]) -> NDArray[np.int64]:
     """Bin number [n] of each document: one of `N_BINS` bins over the square root of `explained`."""
-    bins: NDArray[np.int64] = np.minimum(np.sqrt(np.minimum(explained, 1)) * N_BINS, N_BINS - 1).astype(np.int64)
-    return bins
+    return np.minimum(np.sqrt(np.minimum(explained, 1)) * N_BINS, N_BINS - 1).astype(np.int64)
 
 
 def nearest_mixture(profiles: NDArray[np.float32], profile: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -58,8 +58,7 @@ def size_of(url: str) -> int | None:
 def read_bytes(url: str) -> bytes:
     """The content of a file."""
     system, path = open_url(url)
-    content: bytes = system.cat_file(path)
-    return content
+    return system.cat_file(path)
 
 
 def read_ranges(urls: Sequence[str], starts: Sequence[int], stops: Sequence[int]) -> list[bytes]:

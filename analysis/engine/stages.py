@@ -139,7 +139,7 @@ def make(function: str, arguments: dict[str, Any], target: str) -> dict[str, Any
         files[suffix] = {"digest": digest(content), "bytes": len(content)}
     marker = {"files": files, "value": output.value}
     write_json(f"{target}.json", marker)
-    return json.loads(json.dumps(marker))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(marker))
 
 
 def _done(target: str, marker: Mapping[str, Any]) -> Done:

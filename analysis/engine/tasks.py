@@ -89,5 +89,4 @@ def dead_task(task: Task) -> ShardError:
 def function_of(name: str) -> Callable[..., Any]:
     """The function with a name of the form `module:function`."""
     module, _, function = name.partition(":")
-    value: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    return value
+    return getattr(importlib.import_module(module), function)

@@ -40,8 +40,7 @@ def prompt_gates(model: GroupModel, prompts: Texts) -> NDArray[np.float32]:
 
 def one_hot(labels: NDArray[Any], n_groups: int) -> NDArray[np.float32]:
     """Group numbers [n] as one-hot rows [n, n_groups]."""
-    rows: NDArray[np.float32] = np.eye(n_groups, dtype=np.float32)[labels]
-    return rows
+    return np.eye(n_groups, dtype=np.float32)[labels]
 
 
 def load_group_model(folder: Path | str) -> GroupModel:

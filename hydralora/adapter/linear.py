@@ -63,7 +63,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         if self._disable_adapters or self.merged_adapters:
             if self._disable_adapters and self.merged:
                 self.unmerge()
-            return self._base(x, *args, **kwargs)
+            return self.base_layer(x, *args, **kwargs)
         if adapter_names is not None:
             return self._forward_mixed_batch(x, adapter_names, *args, **kwargs)
         known = self._modules["hydralora_A"]._modules  # type: ignore[union-attr]
@@ -72,17 +72,13 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
             fused = self._fused(x, adapters[0])
             if fused is not None:
                 return fused
-        result = self._base(x, *args, **kwargs)
+        result = self.base_layer(x, *args, **kwargs)
         if adapters and self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
         dtype = result.dtype
         for name in adapters:
             result = result + self._update(x, name)
         return result.to(dtype)
-
-    def _base(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        result: Tensor = self.base_layer(x, *args, **kwargs)
-        return result
 
     def _update(self, x: Tensor, adapter_name: str, rows: Rows | None = None) -> Tensor:
         """The adapter's update [..., out]. It calls modules instead of using weights, so that hooks and FSDP work."""
@@ -100,8 +96,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         elif self.shared_expert[adapter_name]:
             gates = h.new_ones(2)
         scalings = self.scaling[adapter_name], shared_rank, self.shared_scaling[adapter_name]
-        update: Tensor = self.hydralora_B[adapter_name](gate_and_scale(low, gates, self.r[adapter_name], *scalings))
-        return update
+        return self.hydralora_B[adapter_name](gate_and_scale(low, gates, self.r[adapter_name], *scalings))
 
     def _fused(self, x: Tensor, name: str) -> Tensor | None:
         """The layer as one fused function; None if that would differ (dropout, hooks, an A_i for each expert ...).
@@ -164,7 +159,7 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
 
     def _forward_mixed_batch(self, x: Tensor, adapter_names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
         """Run one batch whose rows have different adapters. "__base__" and adapters not on this layer add nothing."""
-        result = self._base(x, *args, **kwargs).clone()
+        result = self.base_layer(x, *args, **kwargs).clone()
         for name in sorted(set(adapter_names) & set(self.hydralora_A)):
             rows = [row for row, row_name in enumerate(adapter_names) if row_name == name]
             result[rows] += self._update(x[rows], name, Rows(rows, x.shape)).to(result.dtype)

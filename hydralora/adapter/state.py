@@ -39,8 +39,7 @@ def plain_name(name: str) -> str:
 def base_of(model: nn.Module) -> nn.Module:
     """The base model that holds the adapter's layers, without wrappers."""
     inner = unwrapped(model)
-    base: nn.Module = unwrapped(inner.get_base_model() if isinstance(inner, PeftModel) else inner)
-    return base
+    return unwrapped(inner.get_base_model() if isinstance(inner, PeftModel) else inner)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -50,8 +49,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 def configs_of(model: nn.Module) -> dict[str, Any]:
     """Configs by adapter name; empty for a model without adapters."""
-    configs: dict[str, Any] = getattr(unwrapped(model), "peft_config", None) or {}
-    return configs
+    return getattr(unwrapped(model), "peft_config", None) or {}
 
 
 def hydralora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, HydraLoraLayer]:

@@ -43,20 +43,12 @@ def liger_kernels() -> Kernels:
     """The kernels of liger-kernel."""
     from liger_kernel.ops import LigerRMSNormFunction, LigerRopeFunction, LigerSiLUMulFunction
 
-    def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    return Kernels(
         # Offset 0, rounding as in Llama, and not in place: that could overwrite a gradient that is used elsewhere.
-        result: Tensor = LigerRMSNormFunction.apply(x, weight, epsilon, 0.0, "llama", False)
-        return result
-
-    def silu_times(a: Tensor, b: Tensor) -> Tensor:
-        result: Tensor = LigerSiLUMulFunction.apply(a, b)
-        return result
-
-    def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        turned: tuple[Tensor, Tensor] = LigerRopeFunction.apply(q, k, cos, sin)
-        return turned
-
-    return Kernels(rms_norm, silu_times, rotary)
+        rms_norm=lambda x, weight, epsilon: LigerRMSNormFunction.apply(x, weight, epsilon, 0.0, "llama", False),
+        silu_times=LigerSiLUMulFunction.apply,
+        rotary=LigerRopeFunction.apply,
+    )
 
 
 @contextmanager
@@ -155,8 +147,7 @@ def _rotary_of(library: Any, example: Tensor, kernels: Kernels) -> Iterator[int]
         usual = not args and not kwargs and q.device == device and q.dtype == k.dtype == cos.dtype
         if usual and q.dtype in dtypes and q.dim() == 4 and q.shape[-1] == cos.shape[-1]:
             return kernels.rotary(q, k, cos, sin)
-        turned: tuple[Tensor, Tensor] = original(q, k, cos, sin, *args, **kwargs)
-        return turned
+        return original(q, k, cos, sin, *args, **kwargs)
 
     if not _same_rotary(original, kernels, example):
         yield 0

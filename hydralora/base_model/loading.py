@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -94,7 +94,7 @@ def load_tokenizer(
         tokenizer: Any = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return cast("PreTrainedTokenizerBase", tokenizer)
+    return tokenizer
 
 
 def load_skeleton(
@@ -118,7 +118,7 @@ def load_skeleton(
     model.name_or_path = name_or_path
     model.requires_grad_(False)
     model.eval()
-    return cast("PreTrainedModel", model)
+    return model
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

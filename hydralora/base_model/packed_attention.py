@@ -9,7 +9,7 @@ import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +120,7 @@ def _varlen(
     if query.shape[1] != key.shape[1] and "enable_gqa" in known:
         options["enable_gqa"] = True  # torch 2.11 has no such option and does not need it
     result: Any = varlen_attn(query, key, value, bounds, bounds, longest, longest, **options)
-    return cast(Tensor, result)
+    return result
 
 
 @functools.cache

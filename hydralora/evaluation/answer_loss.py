@@ -155,4 +155,4 @@ def _output_layer(model: nn.Module) -> nn.Module:
     layer = unwrapped.get_output_embeddings()
     if layer is None:
         raise TypeError(f"Expected a causal language model with an output layer, got {type(unwrapped).__name__}")
-    return cast(nn.Module, layer)
+    return layer

@@ -44,8 +44,7 @@ def chunked_cross_entropy(
         targets: Token ids [n]; those of torch's ignored index, -100, have no loss.
         chunk: Number of tokens whose logits are held at the same time.
     """
-    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, layer.weight, layer.bias, targets, chunk)
-    return loss
+    return _ChunkedCrossEntropy.apply(hidden, layer.weight, layer.bias, targets, chunk)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

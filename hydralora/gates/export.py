@@ -168,12 +168,12 @@ def to_merged(model: "PeftModel", gates: GateSpec | None = None, adapter_name: s
     inner = unwrapped(model)
     inner.base_model.enable_adapter_layers()  # PEFT's `unload` drops the trained modules of a disabled adapter
     if state.merged == (adapter_name,) and state.active and _have_gates(layers, vectors, adapter_name):
-        return _base_model(inner.unload())
+        return inner.unload()
     if state.merged:
         inner.unmerge_adapter()
     inner.set_adapter(adapter_name)
     set_fixed_gates(inner, vectors, adapter_name)
-    return _base_model(inner.merge_and_unload(adapter_names=[adapter_name]))
+    return inner.merge_and_unload(adapter_names=[adapter_name])
 
 
 def _have_gates(layers: dict[str, HydraLoraLayer], vectors: dict[str, Tensor], adapter_name: str) -> bool:
@@ -182,11 +182,6 @@ def _have_gates(layers: dict[str, HydraLoraLayer], vectors: dict[str, Tensor], a
     return set(fixed) == set(layers) and all(
         gates is not None and torch.equal(gates.float(), vectors[name].float()) for name, gates in fixed.items()
     )
-
-
-def _base_model(model: Any) -> "PreTrainedModel":
-    base: PreTrainedModel = model
-    return base
 
 
 def lora_factors(layer: HydraLoraLayer, adapter_name: str, gates: Tensor) -> tuple[Tensor, Tensor]:

@@ -116,5 +116,4 @@ def gate_low_rank(
     """
     if gates is None:
         return h
-    gated: Tensor = gates.to(h.dtype).unsqueeze(-1) * h.unflatten(-1, (-1, r))
-    return gated.flatten(-2)
+    return (gates.to(h.dtype).unsqueeze(-1) * h.unflatten(-1, (-1, r))).flatten(-2)

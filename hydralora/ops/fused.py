@@ -127,8 +127,7 @@ def hydra_linear(
     if torch.is_grad_enabled():
         is_plain = not (torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling())
         apply = _apply_directly if is_plain else _HydraLinear.apply
-        y: Tensor = apply(x, base_weight, base_bias, weight_a, weight_b, gating, split)
-        return y
+        return apply(x, base_weight, base_bias, weight_a, weight_b, gating, split)
     x = _cast(x, _compute_dtype(x, weight_a))
     rows = _rows(x, x.dtype)
     y = _base(x, rows, base_weight, base_bias)
@@ -232,7 +231,6 @@ def _add_adapter(
     router = _gating(gating, dtype, router_input)
     pieces = _pieces(x)
     split = (scaling, router_input, shared_rank, shared_scaling)
-    low: Tensor
     low, u = pieces.project_and_gate(x, _cast(weight_a, dtype), router, blocks, *split)
     pieces.accumulate(y.view(-1, y.shape[-1]), u, _cast(weight_b, dtype).t())
     return low
@@ -249,13 +247,10 @@ def _base(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     Autograd does not let models change such a view in place, and Llama 4 adds experts to a layer's output in place.
     """
     weight = _cast(weight, rows.dtype)
-    output: Tensor
     if bias is None and x.dim() > 1:
-        output = F.linear(x, weight)
-    else:
-        y = F.linear(rows, weight, None if bias is None else _cast(bias, rows.dtype))
-        output = torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[-1]))
-    return output
+        return F.linear(x, weight)
+    y = F.linear(rows, weight, None if bias is None else _cast(bias, rows.dtype))
+    return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[-1]))
 
 
 def _pieces(x: Tensor) -> Any:

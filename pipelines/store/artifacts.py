@@ -101,8 +101,7 @@ class Artifact:
 
     def array(self, name: str) -> np.ndarray:
         """An array of the artifact, memory-mapped."""
-        array: np.ndarray = np.load(self.path(f"{name}.npy"), mmap_mode="r", allow_pickle=False)
-        return array
+        return np.load(self.path(f"{name}.npy"), mmap_mode="r", allow_pickle=False)
 
     @property
     def record(self) -> dict[str, Any]:

@@ -167,8 +167,7 @@ def load_state(folder: Path) -> dict[str, np.ndarray]:
 
 def adapter_config(folder: Path) -> dict[str, Any]:
     """The contents of an adapter's `adapter_config.json`, written by PEFT."""
-    config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
-    return config
+    return json.loads((folder / "adapter_config.json").read_text())
 
 
 def read_curve(folder: Path) -> pl.DataFrame:

@@ -58,8 +58,7 @@ def plain_peft_losses(
     process = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
     if process.returncode:
         raise RuntimeError(f"An export does not load under peft alone:\n{process.stderr[-2000:]}")
-    losses: dict[str, float] = json.loads(process.stdout)
-    return losses
+    return json.loads(process.stdout)
 
 
 def main() -> None:
