@@ -1,7 +1,6 @@
 """Documents as sentence embeddings: thousands of times slower than TF-IDF, but synonyms get similar vectors."""
 
 import importlib.util
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -9,18 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.atomic_files import load_json, save_json
-from analysis.features import vectoriser
-from analysis.features.vectoriser import FeatureBlock, TextStatistics
-from analysis.text.blocks import TextBlock, Texts, text_blocks
+from analysis.features.vectoriser import EncodedFeatures
+from analysis.text.blocks import Texts
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-# Blocks are small because the model holds activations for each document of a block.
-_BLOCK_BYTES = 1 << 18
 
-
-class SentenceEmbeddings:
+class SentenceEmbeddings(EncodedFeatures):
     """Embeddings from a pretrained sentence-transformers model, each row scaled to L2 norm one. Nothing is fitted.
 
     Args:
@@ -35,20 +30,11 @@ class SentenceEmbeddings:
         self.model = model
         self.batch_size = batch_size
         self._encoder = _load_encoder(model)
-        self.n_components: int = self._encoder.encode(["text"]).shape[1]
+        self.n_components = self._encoder.encode(["text"]).shape[1]
 
     def fit(self, texts: Texts) -> Self:
         """Nothing to learn."""
         return self
-
-    def transform(self, texts: Texts) -> NDArray[np.float32]:
-        """Embeddings [n, n_components] of L2 norm one; zero rows for documents without text, which are logged."""
-        return vectoriser.transform(self, texts)
-
-    def stream(self, batches: Iterable[Texts]) -> Iterator[FeatureBlock]:
-        """Yield the embeddings of all batches' documents in order, block by block."""
-        for batch in batches:
-            yield from map(self._embed, text_blocks(batch, _BLOCK_BYTES))
 
     def save(self, folder: Path) -> None:
         """Write `features.json`: the model's name, not its weights."""
@@ -60,20 +46,11 @@ class SentenceEmbeddings:
         """Read what `save` wrote, and load the named model."""
         return cls(**load_json(Path(folder) / "features.json")["parameters"])
 
-    def _embed(self, block: TextBlock) -> FeatureBlock:
-        texts = block.take(np.arange(len(block))).to_pylist()
-        has_text = np.array([bool(text.strip()) for text in texts])
-        features = np.zeros((len(block), self.n_components), np.float32)
-        if has_text.any():
-            features[has_text] = self._encoder.encode(
-                [text for text, present in zip(texts, has_text, strict=True) if present],
-                batch_size=self.batch_size,
-                normalize_embeddings=True,
-                show_progress_bar=False,
-            )
-        n_without = int((~has_text).sum())
-        statistics = TextStatistics(len(block), block.n_null, block.n_invalid, n_without)
-        return FeatureBlock(features, np.zeros(len(block), np.float32), statistics)
+    def _encode(self, texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        rows = self._encoder.encode(
+            texts, batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=False
+        )
+        return rows, np.zeros(len(texts), np.float32)
 
 
 def _load_encoder(model: str | None) -> "SentenceTransformer":

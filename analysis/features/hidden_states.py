@@ -4,7 +4,7 @@ This module does not load a model. Callers pass an `Encoder` or the states.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.atomic_files import load_array, load_json, save_array, save_json
-from analysis.features import vectoriser
-from analysis.features.vectoriser import FeatureBlock, TextStatistics
-from analysis.text.blocks import TextBlock, Texts, text_blocks
+from analysis.features.vectoriser import EncodedFeatures
+from analysis.text.blocks import Texts
 from analysis.text.sampling import sample_texts
 
 logger = logging.getLogger(__name__)
@@ -23,11 +22,8 @@ Floats = NDArray[np.float32]
 Encoder = Callable[[list[str]], Floats]
 """Texts -> hidden states [n, d]."""
 
-# Blocks are small because the encoder holds activations for each document of a block.
-_BLOCK_BYTES = 1 << 18
 
-
-class HiddenStates:
+class HiddenStates(EncodedFeatures):
     """Hidden states, standardised, projected onto their leading principal components, each row scaled to L2 norm one.
 
     Standardisation is needed because a few dimensions of a language model's states are many times larger than the
@@ -109,10 +105,6 @@ class HiddenStates:
         self.components_[:rank] = leading * signs[:, None]
         return self
 
-    def transform(self, texts: Texts) -> Floats:
-        """Vectors [n, n_components] of L2 norm one; zero rows for documents without text, which are logged."""
-        return vectoriser.transform(self, texts)
-
     def transform_states(self, states: Floats) -> tuple[Floats, Floats]:
         """Vectors [n, n_components] of L2 norm one, and the share [n] of each state that they keep.
 
@@ -131,11 +123,6 @@ class HiddenStates:
         whole = np.linalg.norm(standardised, axis=1)
         explained = np.square(lengths[:, 0] / np.where(whole > 0, whole, 1))
         return np.asarray(kept / np.where(lengths > 0, lengths, 1), np.float32), explained.astype(np.float32)
-
-    def stream(self, batches: Iterable[Texts]) -> Iterator[FeatureBlock]:
-        """Yield the vectors of all batches' documents in order, block by block."""
-        for batch in batches:
-            yield from map(self._block, text_blocks(batch, _BLOCK_BYTES))
 
     def save(self, folder: Path) -> None:
         """Write `features.json`, `mean.npy`, `scale.npy` and `components.npy`; not the encoder."""
@@ -175,16 +162,8 @@ class HiddenStates:
             )
         return self.encoder(texts)
 
-    def _block(self, block: TextBlock) -> FeatureBlock:
-        texts = block.take(np.arange(len(block))).to_pylist()
-        has_text = np.array([bool(text.strip()) for text in texts], bool)
-        features = np.zeros((len(block), self.n_components), np.float32)
-        explained = np.zeros(len(block), np.float32)
-        if has_text.any():
-            states = self._encoded([text for text, present in zip(texts, has_text, strict=True) if present])
-            features[has_text], explained[has_text] = self.transform_states(states)
-        statistics = TextStatistics(len(block), block.n_null, block.n_invalid, int((~has_text).sum()))
-        return FeatureBlock(features, explained, statistics)
+    def _encode(self, texts: list[str]) -> tuple[Floats, Floats]:
+        return self.transform_states(self._encoded(texts))
 
 
 def _checked(states: Floats) -> Floats:

@@ -9,7 +9,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from analysis.atomic_files import load_array, load_json, save_array, save_json
-from analysis.features import vectoriser
 from analysis.features.hidden_states import Encoder, HiddenStates
 from analysis.features.lsa import TfidfLsa, leading_directions
 from analysis.features.vectoriser import FeatureBlock, Features, TextStatistics
@@ -24,7 +23,7 @@ ANSWER_TERMS = r"\w+|[^\w\s]"
 """Words of any length, and signs. An answer may be "B" or "7", and case and signs distinguish code from prose."""
 
 
-class AnswerTerms:
+class AnswerTerms(Features):
     """scikit-learn's TF-IDF of `ANSWER_TERMS`, in their case, and truncated SVD; each row scaled to L2 norm one.
 
     Args:
@@ -57,10 +56,6 @@ class AnswerTerms:
         self.components_ = np.zeros((self.n_components, matrix.shape[1]), np.float32)
         self.components_[: len(directions)] = directions
         return self
-
-    def transform(self, texts: Texts) -> NDArray[np.float32]:
-        """Vectors [n, n_components] of L2 norm one; zero for answers without a known term, which are logged."""
-        return vectoriser.transform(self, texts)
 
     def stream(self, batches: Iterable[Texts]) -> Iterator[FeatureBlock]:
         """Yield the vectors of all batches' answers in order."""
@@ -108,7 +103,7 @@ def _listed(texts: Texts) -> list[str]:
     return pl.Series(texts, dtype=pl.String).fill_null("").to_list()
 
 
-class JointFeatures:
+class JointFeatures(Features):
     """Views of a prompt and its answer. Each view is a row of L2 norm one. They stand side by side, and the whole row
     is scaled to L2 norm one.
 
@@ -148,7 +143,7 @@ class JointFeatures:
             self.views[HIDDEN] = hidden
 
     @property
-    def n_components(self) -> int:
+    def n_components(self) -> int:  # type: ignore[override]
         """Number of dimensions of all views together."""
         return sum(view.n_components for view in self.views.values())
 
@@ -167,10 +162,6 @@ class JointFeatures:
                     f"the view of each document's {name}: {error}; take features of another kind"
                 ) from error
         return self
-
-    def transform(self, texts: Texts) -> NDArray[np.float32]:
-        """Vectors [n, n_components] of L2 norm at most one; logs what is unusual about the texts."""
-        return vectoriser.transform(self, texts)
 
     def stream(self, batches: Iterable[Texts]) -> Iterator[FeatureBlock]:
         """Yield the vectors of all batches' documents in order, block by block."""

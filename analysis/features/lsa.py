@@ -10,8 +10,7 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from analysis.atomic_files import load_array, load_json, save_array, save_json
-from analysis.features import vectoriser
-from analysis.features.vectoriser import FeatureBlock, TextStatistics
+from analysis.features.vectoriser import FeatureBlock, Features, TextStatistics
 from analysis.text.blocks import TextBlock, Texts, map_threads, text_blocks
 from analysis.text.characters import Tokens
 from analysis.text.sampling import sample_texts
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class TfidfLsa:
+class TfidfLsa(Features):
     """Latent semantic analysis, TF-IDF -> truncated SVD -> L2 norm, fitted on a sample of the documents.
 
     Args:
@@ -96,10 +95,6 @@ class TfidfLsa:
         self.components_[:rank] = leading_directions(tfidf, rank, self.random_state)
         self._prepare()
         return self
-
-    def transform(self, texts: Texts) -> Float32[np.ndarray, "n d"]:
-        """Vectors [n, n_components] of length one; zero for documents without a known term (logged)."""
-        return vectoriser.transform(self, texts)
 
     def stream(self, batches: Iterable[Texts]) -> Iterator[FeatureBlock]:
         """Yield the vectors of all batches' documents in order. Only a few blocks are in memory at a time."""

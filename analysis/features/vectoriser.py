@@ -1,17 +1,22 @@
-"""Shared by all kinds of features: the protocol, blocks of rows, and statistics of the texts."""
+"""Shared by all kinds of features: their base class, blocks of rows, and statistics of the texts."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
+from jaxtyping import Float32
 from numpy.typing import NDArray
 
-from analysis.text.blocks import Texts
+from analysis.text.blocks import TextBlock, Texts, text_blocks
 
 logger = logging.getLogger(__name__)
+
+# A network holds activations for each document of a block, so its blocks are small.
+_ENCODED_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -70,32 +75,58 @@ class FeatureBlock:
     statistics: TextStatistics
 
 
-class Features(Protocol):
-    """Turns documents into rows of L2 norm one."""
+class Features(ABC):
+    """Turns documents into rows of L2 norm one (at most one for joint features).
 
-    @property
-    def n_components(self) -> int:
-        """Number of dimensions of a row."""
+    Attributes:
+        n_components: number of dimensions of a row.
+    """
 
+    n_components: int
+
+    @abstractmethod
     def fit(self, texts: Texts) -> Self:
         """Learn from texts."""
 
+    @abstractmethod
     def stream(self, batches: Iterable[Texts]) -> Iterator[FeatureBlock]:
         """Yield the rows of all batches' documents in order, block by block. Memory does not grow with their number."""
 
-    def transform(self, texts: Texts) -> NDArray[np.float32]:
-        """Rows [n, n_components] of all documents; logs what is unusual about the texts."""
-
+    @abstractmethod
     def save(self, folder: Path) -> None:
         """Write everything that `load` needs."""
 
     @classmethod
+    @abstractmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
 
+    def transform(self, texts: Texts) -> Float32[np.ndarray, "n d"]:
+        """Rows [n, n_components] of all documents; zero for documents without a known word. Logs what is odd."""
+        blocks = list(self.stream([texts]))
+        sum((block.statistics for block in blocks), TextStatistics()).log_oddities()
+        return np.concatenate([np.empty((0, self.n_components), np.float32), *(block.features for block in blocks)])
 
-def transform(features: Features, texts: Texts) -> NDArray[np.float32]:
-    """The rows of `features.stream` as one array [n, n_components]; logs what is unusual about the texts."""
-    blocks = list(features.stream([texts]))
-    sum((block.statistics for block in blocks), TextStatistics()).log_oddities()
-    return np.concatenate([np.empty((0, features.n_components), np.float32), *(block.features for block in blocks)])
+
+class EncodedFeatures(Features):
+    """Features that a neural network computes, for all documents that have text."""
+
+    def stream(self, batches: Iterable[Texts]) -> Iterator[FeatureBlock]:
+        """Yield the rows of all batches' documents in order, block by block."""
+        for batch in batches:
+            yield from map(self._block, text_blocks(batch, _ENCODED_BYTES))
+
+    @abstractmethod
+    def _encode(self, texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Rows [n, n_components] of texts, and the share [n] of each that they keep."""
+
+    def _block(self, block: TextBlock) -> FeatureBlock:
+        texts = block.take(np.arange(len(block))).to_pylist()
+        has_text = np.array([bool(text.strip()) for text in texts], bool)
+        features = np.zeros((len(block), self.n_components), np.float32)
+        explained = np.zeros(len(block), np.float32)
+        if has_text.any():
+            present = [text for text, has in zip(texts, has_text, strict=True) if has]
+            features[has_text], explained[has_text] = self._encode(present)
+        statistics = TextStatistics(len(block), block.n_null, block.n_invalid, int((~has_text).sum()))
+        return FeatureBlock(features, explained, statistics)
