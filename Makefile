@@ -53,12 +53,13 @@ test-gpu: install ## tests that need a CUDA device
 chaos: install ## kill, damage, fill and crowd a store; figures in benchmarks/results/chaos.json
 	$(BIN)/python -m tests.chaos
 
-check: install ## formatting, lint (with docstrings of all that is public), types, layers, spelling, Dagster's definitions
+check: install ## formatting, lint (with docstrings of all that is public), types, layers, spelling, compose, Dagster's definitions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
 	@$(BIN)/dg check yaml
 	@$(BIN)/dg check defs
 

@@ -42,6 +42,64 @@ The gates of this adapter are given. For one expert, `hydralora.set_fixed_gates(
 """
 
 
+EXPORT = "# A LoRA exported from HydraLoRA"
+EXPORT_CARD = (
+    EXPORT
+    + """
+
+{gates} Rank {r}. Base model: `{name}`. It equals the HydraLoRA adapter with these gates, and loads without `hydralora`.
+
+## Load it
+
+```python
+from peft import {loader}
+from transformers import AutoTokenizer
+
+model = {loader}.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("{name}"{revision})
+```
+"""
+)
+SERVE_CARD = """
+## Serve it
+
+    vllm serve {name} --enable-lora --max-lora-rank {served_rank} --lora-modules expert=path/to/this/folder
+
+For llama.cpp's server, its `convert_lora_to_gguf.py` converts this folder first.
+"""
+
+
+def write_export_card(folder: Path, config: Mapping[str, Any], gates: str, portable: bool) -> None:
+    """Write the card of a plain LoRA that was exported. A card that somebody else wrote stays.
+
+    Args:
+        config: values of the LoRA's configuration, as `to_dict` gives them.
+        gates: a sentence about the gates that are fixed in it.
+        portable: whether servers load it.
+    """
+    from huggingface_hub import ModelCardData
+
+    path = folder / "README.md"
+    if path.is_file() and EXPORT not in path.read_text(encoding="utf-8"):
+        return
+    name, causal = config["base_model_name_or_path"], config["task_type"] == "CAUSAL_LM"
+    data = ModelCardData(
+        base_model=None if not name or Path(name).is_dir() else name,
+        library_name="peft",
+        pipeline_tag="text-generation" if causal else None,
+        tags=["hydralora", "lora"],
+    )
+    text = (EXPORT_CARD + SERVE_CARD * portable).format(
+        gates=gates,
+        r=config["r"],
+        name=name or "the base model, which is not recorded",
+        loader="AutoPeftModelForCausalLM" if causal else "AutoPeftModel",
+        revision=f', revision="{config["revision"]}"' if config["revision"] else "",
+        served_rank=max(8, 1 << (config["r"] - 1).bit_length()),  # a rank that vLLM accepts
+    )
+    path.write_text(f"---\n{data.to_yaml()}\n---\n\n{text}", encoding="utf-8")
+
+
 def replace_empty_card(folder: Path, config: Mapping[str, Any]) -> None:
     """Replace PEFT's empty form by a useful text, and keep its metadata. A card that somebody wrote stays.
 

@@ -20,7 +20,7 @@ import torch
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
-from hydralora.adapter.card import sort_adapter_configs
+from hydralora.adapter.card import sort_adapter_configs, write_export_card
 from hydralora.adapter.layer import HydraLoraLayer
 from hydralora.adapter.state import (
     AdapterState,
@@ -128,6 +128,7 @@ def export_lora(
 ) -> None:
     """Write the result of `to_lora` as an adapter folder that `PeftModel.from_pretrained` loads without this package.
 
+    A card (`README.md`) says which gates it has, and how to load and serve it; one that somebody else wrote stays.
     Each file is written atomically. For the arguments and errors, see `to_lora`.
     """
     from safetensors.torch import save_file
@@ -142,6 +143,19 @@ def export_lora(
         save_file(tensors, Path(partial) / _WEIGHTS_NAME, metadata={"format": "pt"})
         for path in Path(partial).iterdir():
             os.replace(path, folder / path.name)
+    write_export_card(folder, config.to_dict(), _in_words(resolve_gates(model, gates, adapter_name)), portable)
+
+
+def _in_words(gates: dict[str, Tensor]) -> str:
+    """A sentence about gates [N] by layer."""
+    first, *others = (vector.tolist() for vector in gates.values())
+    if any(vector != first for vector in others):
+        return f"Its {len(first)} gates differ from layer to layer."
+    if not any(first):
+        return "No expert is on, only the part that is always on."
+    if sorted(first) == [0.0] * (len(first) - 1) + [1.0]:
+        return f"Expert {first.index(1.0)} of {len(first)} (counted from 0) alone."
+    return f"Gates of its {len(first)} experts: {', '.join(f'{gate:.3g}' for gate in first)}."
 
 
 def to_merged(model: "PeftModel", gates: GateSpec | None = None, adapter_name: str = "default") -> "PreTrainedModel":
@@ -209,9 +223,9 @@ def _lora_config(base: Any, config: Any, portable_rank: int | None) -> "LoraConf
     values = {name: copy.copy(getattr(config, name)) for name in shared - {"peft_type", "init_weights"}}
     lora = LoraConfig(**{**values, "init_lora_weights": True, "inference_mode": True})
     lora.base_model_name_or_path = config.base_model_name_or_path or getattr(base, "name_or_path", None) or None
+    if lora.base_model_name_or_path == EMBEDDED:
+        lora.base_model_name_or_path = EMBEDDED_ON_HUB  # other software knows only this name
     if portable_rank is not None:
-        if lora.base_model_name_or_path == EMBEDDED:
-            lora.base_model_name_or_path = EMBEDDED_ON_HUB  # other software knows only this name
         lora.r = lora.lora_alpha = portable_rank
         lora.rank_pattern, lora.alpha_pattern, lora.use_rslora = {}, {}, False
     elif not config.shared_a:

@@ -77,7 +77,11 @@ def test_lora_equals_fixed_gates(
 def test_portable_is_what_servers_read(hydra_llama: MakeModel, tmp_path: Path) -> None:
     """One rank, alpha equal to it (scaling 1), no patterns, and nothing but factors."""
     export_lora(hydra_llama(rank_pattern={"v_proj": 6}, alpha_pattern={"q_proj": 3}), tmp_path, "uniform")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["peft_type"] == "LORA"
     assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (6, 6, False)
