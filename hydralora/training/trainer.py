@@ -12,8 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer
-from transformers.trainer_pt_utils import nested_gather
+from transformers import PrinterCallback
 
 from hydralora.data import Batch, PlannedBatches, StepPlan, TokenisedDocuments, collate, collate_packed
 from hydralora.data.row_sizes import RowSizes, fill_row
@@ -24,14 +23,14 @@ from hydralora.training.arguments import trainer_arguments
 from hydralora.training.config import TrainingConfig, TrainingError
 from hydralora.training.outputs.checkpoints import COMPLETE, is_disk_full, save_model
 from hydralora.training.step.graphs import StepGraphs
-from hydralora.training.step.late_log import Entry
+from hydralora.training.step.late_log import LateTrainer
 from hydralora.training.step.module_walks import fewer_walks
 from hydralora.training.step.offloading import Offloaded
 from hydralora.training.step.optimiser import adamw, clip_split, schedule
 from hydralora.training.step.split_model import split_precision, whole_weights
 
 
-class AnswerTrainer(Trainer):
+class AnswerTrainer(LateTrainer):
     """`Trainer` over the micro-batches of a `StepPlan`.
 
     Args:
@@ -95,7 +94,6 @@ class AnswerTrainer(Trainer):
         self._gates: Mapping[str, Tensor] = {}
         self._offloaded = Offloaded(model) if config.activation_offloading else nullcontext()
         self.graphs: StepGraphs | None = None
-        self._late: Entry | None = None
         # We divide the loss by the answer tokens of the whole step. So Trainer must count them and not divide again.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
@@ -161,46 +159,6 @@ class AnswerTrainer(Trainer):
         if self.graphs is None or self.sizes is None:
             return None
         return {**dataclasses.asdict(self.graphs.use), "filled_share": self.sizes.padding_share}
-
-    def _maybe_log_save_evaluate(
-        self,
-        tr_loss: Tensor,
-        grad_norm: Any,
-        *arguments: Any,
-        learning_rate: float | None = None,
-        **options: Any,
-    ) -> None:
-        """On GPUs, log a step while the next one runs, except before an evaluation, a checkpoint and the end."""
-        on_time = _logs_on_time(tr_loss)
-        if not on_time and self.control.should_log and self.state.global_step > self._globalstep_last_logged:
-            self._log_late()
-            tensors = {"loss": nested_gather(tr_loss, self.args.parallel_mode).mean()}
-            if isinstance(grad_norm, Tensor):
-                tensors["grad_norm"] = grad_norm
-            rate = self._get_learning_rate() if learning_rate is None else learning_rate
-            self._late = Entry.of(self.state.global_step, self.state.epoch, {"learning_rate": rate}, tensors)
-            tr_loss.zero_()
-            self._globalstep_last_logged = self.state.global_step
-        control = self.control
-        if control.should_evaluate or control.should_save or control.should_training_stop or control.should_epoch_stop:
-            self._log_late()
-        options["learning_rate"] = learning_rate
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, **options)
-
-    def _log_late(self) -> None:
-        """Log the step whose values are still being copied, if any, under its own number."""
-        if self._late is None:
-            return
-        entry, self._late = self._late, None
-        logs = entry.logs()
-        self._total_loss_scalar += logs["loss"]
-        state: Any = self.state
-        now = state.global_step, state.epoch
-        state.global_step, state.epoch = entry.step, entry.epoch
-        try:
-            self.log(logs)
-        finally:
-            state.global_step, state.epoch = now
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """Clip the gradients of the trained parameters, which are collected once."""
@@ -318,11 +276,6 @@ class AnswerTrainer(Trainer):
             return None
         model: Any = self.model
         return whole_weights(model) if hasattr(model, "peft_config") else self.accelerator.get_state_dict(model)
-
-
-def _logs_on_time(loss: Tensor) -> bool:
-    """Whether to read a step's loss at once: on CPUs, which compute nothing meanwhile."""
-    return loss.device.type == "cpu"
 
 
 def step_of(checkpoint: str | None) -> int:
