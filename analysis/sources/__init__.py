@@ -12,18 +12,17 @@ from analysis.sources.hub import HubSource, hub_blocks
 from analysis.sources.packages import PackagesSource, read_packages
 from analysis.sources.records import (
     KEEP_BYTES,
+    READ_ERRORS,
     RECORD_SCHEMA,
     Blocks,
     SourceError,
     SourceRecords,
     UnreachableError,
     read_blocks,
+    said_by,
 )
 
 Source = PackagesSource | FilesSource | HubSource | CatalogSource
-
-READ_ERRORS = (OSError, ValueError, TypeError, ArithmeticError, RuntimeError, LookupError, pl.exceptions.PolarsError)
-"""Exceptions that a reader may raise on unexpected data. They are converted to SourceError."""
 
 
 def read_source(name: str, config: Source) -> pl.LazyFrame:
@@ -48,8 +47,7 @@ def _read(name: str, config: Source, keep_bytes: int) -> SourceRecords:
     except UnreachableError as error:
         raise UnreachableError(f"source {name!r}: {error}") from error
     except READ_ERRORS as error:
-        text = str(error) if isinstance(error, SourceError | OSError) else f"{type(error).__name__}: {error}"
-        raise SourceError(f"source {name!r}: {text}") from error
+        raise SourceError(f"source {name!r}: {said_by(error)}") from error
 
 
 def _blocks(name: str, config: Source) -> Blocks:

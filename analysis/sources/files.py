@@ -14,7 +14,7 @@ from analysis.sources.formats.encodings import check_encoding
 from analysis.sources.formats.json_table import JsonTable
 from analysis.sources.formats.parquet_table import ArrowTable, ParquetTable
 from analysis.sources.reading import Reading, table_records
-from analysis.sources.records import Notes, SourceError
+from analysis.sources.records import READ_ERRORS, Notes, SourceError, said_by
 from analysis.sources.splits import side_of
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
@@ -78,10 +78,10 @@ def file_blocks(name: str, config: FilesSource, notes: Notes) -> Iterator[pl.Dat
                 n_records += len(block)
                 has_split = has_split or block["split"].null_count() < len(block)
                 yield block
-        except (SourceError, OSError, UnicodeError) as error:
+        except READ_ERRORS as error:
             damaged = isinstance(error, OSError) and error.errno is None  # of a decoder, not of the system
             way_out = ". The file is cut off or damaged: fetch it or pack it again" if damaged else ""
-            raise SourceError(f"{_shown(path)}: {error}{way_out}") from error
+            raise SourceError(f"{_shown(path)}: {said_by(error)}{way_out}") from error
         said = path.parent.name if format_of(path) == ".arrow" else stem_of(path)  # save_to_disk: a folder for a split
         if not has_split and side_of(said, {}) == "test":
             own.add(

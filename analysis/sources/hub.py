@@ -15,7 +15,7 @@ import polars as pl
 from analysis.sources.formats.blocks import Table
 from analysis.sources.formats.dataset_table import DatasetTable, local_tables
 from analysis.sources.reading import Reading, table_records
-from analysis.sources.records import Notes, SourceError, UnreachableError
+from analysis.sources.records import READ_ERRORS, Notes, SourceError, UnreachableError, said_by
 from analysis.sources.splits import side_of
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -87,8 +87,8 @@ def hub_blocks(name: str, config: HubSource, notes: Notes) -> Iterator[pl.DataFr
         try:
             for block in table_records(table, name, config.reading(), where, notes):
                 yield block.filter(_kept_tasks(config.tasks))
-        except SourceError as error:
-            raise SourceError(f"{place}: {error}") from error
+        except READ_ERRORS as error:
+            raise SourceError(f"{place}: {said_by(error)}") from error
 
 
 def _kept_tasks(tasks: tuple[str, ...]) -> pl.Expr:
@@ -118,13 +118,11 @@ def _load(config: HubSource) -> Any:
 
 def _asked(config: HubSource, call: Any) -> Any:
     """The result of a `datasets` call. Its errors become a SourceError that names the data set."""
-    import datasets
-
     try:
         return call()
     except SourceError:
         raise
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # whatever the readers of `datasets` raise, such as BadZipFile
         kind = UnreachableError if isinstance(error, ConnectionError | TimeoutError) else SourceError
         raise kind(
             f"{config.dataset}, subset {config.subset}, split {config.split!r}, revision {config.revision}: {error}"

@@ -9,7 +9,9 @@ from analysis.sources.values import Number, OddValueError, decoded, describe, te
 Message = Mapping[str, Any]
 CONTENT_FIELDS = ("content", "value", "tool_calls", "function_call")
 READ_FIELDS = ("role", "from", *CONTENT_FIELDS)
-PLAIN_FIELDS = ("name", "id", "type", "weight", "tool_call_id", "tool_calls_id", "index", "channel", "train", "loss")
+TRAINED = ("train", "training", "trainable", "loss")
+"""Message fields that are false if the message must not be trained on."""
+PLAIN_FIELDS = ("name", "id", "type", "weight", "tool_call_id", "tool_calls_id", "index", "channel", *TRAINED)
 """Message fields that carry no content of the conversation."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
@@ -128,11 +130,11 @@ def own_calls(message: Message, unused: MutableMapping[str, None]) -> Iterator[s
 
 
 def untrained(message: Message) -> bool:
-    """Whether a message says that it must not be trained on: a weight of 0, or `train` or `loss` false."""
+    """Whether a message says that it must not be trained on: a weight of 0, or one of `TRAINED` false."""
     weight = message.get("weight")
     if weight is not None and text_of(weight) in ("0", "0.0"):
         return True
-    return any(str(message.get(name)).casefold() == "false" for name in ("train", "loss"))
+    return any(str(message.get(name)).casefold() == "false" for name in TRAINED)
 
 
 def is_thought(message: Message) -> bool:

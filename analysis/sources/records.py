@@ -28,6 +28,16 @@ class SourceError(ValueError):
     """A source cannot be read. The message names the place, what was found there, and what to do."""
 
 
+READ_ERRORS = (OSError, ValueError, TypeError, ArithmeticError, RuntimeError, LookupError, pl.exceptions.PolarsError)
+"""Exceptions that a reader may raise on unexpected data. They are converted to SourceError."""
+
+
+def said_by(error: Exception) -> str:
+    """The text of a reader's exception. If it is not worded for users, its type comes first."""
+    is_worded = isinstance(error, SourceError | OSError | UnicodeError)
+    return str(error) if is_worded else f"{type(error).__name__}: {error}"
+
+
 class UnreachableError(SourceError):
     """The hub did not respond, so a retry may succeed."""
 

@@ -27,7 +27,7 @@ CONTEXT_COLUMNS = {"system": ("system", "system_prompt"), "history": ("history",
 UNREAD_COLUMNS = (
     *("tools", "functions", "choices", "options"),
     *("image", "images", "audio", "audios", "video", "videos"),
-    *("partition", "fold", "set", "data_split", "dataset_split"),
+    *("partition", "fold", "set", "data_split", "dataset_split", "is_train", "is_test"),
 )
 """Columns that change what a record means but are not read (parts of conversations and exams, media, other names for
 splits). A note reports them."""

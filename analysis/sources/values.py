@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import polars as pl
@@ -59,7 +60,7 @@ def text_of(value: Any) -> str | None:
             if all(isinstance(item, str) and not isinstance(item, Number) for item in texts):
                 return "\n".join(texts)
             raise OddValueError(f"found {describe(value)}; {EXPECTED}")
-        case dict() | bytes():
+        case dict() | bytes() | timedelta():
             raise OddValueError(f"found {describe(value)}; {EXPECTED}")
     return str(value)
 
@@ -82,7 +83,7 @@ def describe(value: Any) -> str:
         case list() | tuple():
             kinds = sorted({_kind(item) for item in value})
             return f"a list of {', '.join(kinds)}" if kinds else "an empty list"
-    return type(value).__name__
+    return f"a value of type {type(value).__name__}"
 
 
 def _kind(value: Any) -> str:
@@ -114,7 +115,7 @@ def texts(values: Sequence[Any] | pl.Series, name: str, place: Callable[[int], s
         SourceError: a value is not text. The message has the place, the column and what was found.
     """
     if isinstance(values, pl.Series):
-        if not (values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object)):
+        if not (values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object, pl.Duration)):
             return _plain(values)
         values = values.to_list()
     if set(map(type, values)) <= {str, type(None)}:
@@ -133,6 +134,8 @@ def _plain(values: pl.Series) -> pl.Series:
         values = values.fill_nan(None)
     if values.dtype == pl.Boolean:
         values = values.cast(pl.Int8).replace_strict({0: "false", 1: "true"}, return_dtype=pl.String, default=None)
+    if isinstance(values.dtype, pl.Datetime):
+        return values.dt.to_string("%Y-%m-%d %H:%M:%S%.f" + ("%:z" if values.dtype.time_zone else ""))
     return values.cast(pl.String)
 
 

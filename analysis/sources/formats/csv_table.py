@@ -21,6 +21,8 @@ ESCAPED = re.compile(r'\\["\\]')
 REASONS = {"unexpected end of data": "a quote is opened here and never closed"}
 WAY_OUT = 'Write a quote inside a quoted field twice (""), or name the dialect: separator, quote, escape'
 
+NO_HEADER = "Remove the lines before the names of the columns, or name the separator"
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -151,7 +153,8 @@ class CsvTable:
                 for line, fields in _numbered(dialect, file):
                     width = width or len(fields)
                     if fields and len(fields) != width:
-                        return SourceError(f"line {line}: {len(fields)} fields where the header has {width}. {WAY_OUT}")
+                        way_out = WAY_OUT if width > 1 else NO_HEADER
+                        return SourceError(f"line {line}: {len(fields)} fields where the header has {width}. {way_out}")
         except _RowError as error:
             return SourceError(f"line {error.line}: {error.reason}. {WAY_OUT}")
         return None

@@ -171,6 +171,8 @@ def _way_out(line: str, error: json.JSONDecodeError) -> str:
         return ". JSON has no comments: remove it"
     if rest.startswith("'"):
         return ". JSON has double quotes, as json.dumps writes them"
+    if rest.startswith(("None", "True", "False")):
+        return ". JSON writes null, true and false, as json.dumps does"
     if not error.msg.startswith("Expecting"):
         return ""
     return ". Remove the comma before it" if before.endswith(",") else ". Remove the comma" if rest[:1] == "," else ""

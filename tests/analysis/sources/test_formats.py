@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -301,7 +302,7 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
             ],
             [("u", "good"), ("u", "")],
         )
-        for marks in ({"weight": 0}, {"train": False}, {"loss": False})
+        for marks in ({"weight": 0}, {"train": False}, {"loss": False}, {"trainable": False})
     ),
     (
         "thoughts in a channel of their own",
@@ -368,6 +369,12 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
             for odd in ([[0, "x"]], {"a": 1}, "text", 1.5, {"a": [None, {}]})
         ],
         [("p", "c")] * 5,
+    ),
+    (
+        "times",
+        PARQUET,
+        [{"question": "q", "answer": datetime(2024, 5, 6, 12, 30, 0, n), "odd": timedelta(1)} for n in (0, 250_000)],
+        [("q", "2024-05-06 12:30:00"), ("q", "2024-05-06 12:30:00.250")],
     ),
     (
         "unused nested columns",

@@ -109,6 +109,13 @@ def test_a_local_folder_needs_no_revision(repository: Path) -> None:
     assert records.filter(pl.col("task") == "none").collect().is_empty()
 
 
+@pytest.mark.parametrize("name", ["train.zip", "train.parquet"])
+def test_a_damaged_file_is_one_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04")
+    with pytest.raises(SourceError, match=rf"source 'toy': {tmp_path}"):
+        read_source("toy", HubSource(str(tmp_path)))
+
+
 @pytest.mark.parametrize("revision", [None, "main", "v1.0", COMMIT[:7]])
 def test_a_moving_revision_is_refused(revision: str | None) -> None:
     with pytest.raises(SourceError, match=r"org/toy: expected the commit as revision \(40 hex digits\)"):

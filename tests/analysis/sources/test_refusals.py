@@ -2,9 +2,11 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,12 @@ PAIR = '{"prompt": "p", "completion": "c"}\n'
 
 def conversation(*turns: tuple[str, Any]) -> str:
     return json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]}) + "\n"
+
+
+def parquet_of(completion: object) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"prompt": ["p"], "completion": [completion]}), file)
+    return file.getvalue()
 
 
 PICTURE = [{"type": "image_url", "image_url": {"url": "http://x"}}]
@@ -67,6 +75,7 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a.json", "[" + PAIR + ",]", {}, "line 2 is not JSON: .* Remove the comma before it"),
     ("a.jsonl", PAIR.replace("}", "},") * 2, {}, "line 1 is not JSON: .* Remove the comma"),
     ("a.jsonl", PAIR.replace('"', "'") * 2, {}, "line 1 is not JSON: .* JSON has double quotes"),
+    ("a.jsonl", PAIR.replace('"c"', "None") * 2, {}, "line 1 is not JSON: .* JSON writes null, true and false"),
     # preference data
     (
         "a.jsonl",
@@ -127,6 +136,7 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a.jsonl", PAIR, {"roles": {"x": "poet"}}, "roles: expected each name to mean one of"),
     # CSV
     ("a.csv", "prompt,completion\na,b\nc,d\ne,f,g\n", {}, "line 4: 3 fields where the header has 2"),
+    ("a.csv", "Report\n\nprompt,completion\na,b\n", {}, "line 3: 2 fields .* Remove the lines before the names"),
     ("a.csv", 'prompt,completion\n"a\nb",c\nd\n', {}, "line 4: 1 fields where the header has 2"),
     ("a.csv", 'prompt,completion\na,b\n"6" nails",d\n', {}, "line 3: a quote ends before the field does"),
     ("a.csv", 'prompt,completion\na,b\n"c,d\ne,f\n', {}, "line 3: a quote is opened here and never closed"),
@@ -164,6 +174,7 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a.parquet", b"PAR1" + b"\0" * 60, {}, "not readable as .parquet .*write it again"),
     ("a.csv", lzma.compress(b"prompt,completion\n"), {}, "the file is compressed with xz; .*Unpack it first"),
     ("a.jsonl", b"PK\x03\x04" + b"0" * 99, {}, "the file is a zip archive"),
+    ("a.parquet", parquet_of(timedelta(1)), {}, "row 1, column 'completion': found a value of type timedelta"),
     ("a.arrow", PAIR, {}, "not readable as .arrow: .*Write the table again"),
     ("a.zip", PAIR, {}, "unknown suffix '.zip'"),
     ("a.gz", PAIR, {}, "unknown suffix '.gz'"),
@@ -273,6 +284,7 @@ def test_what_was_not_read_is_said(tmp_path: Path) -> None:
         ({"instruction": "i", "input": "x", "output": "o"}, ""),
         ({"prompt": "<image> p", "completion": "c", "image": "x.png"}, "column 'image' is not read"),
         ({"prompt": "p", "completion": "c", "partition": "test"}, "column 'partition' is not read"),
+        ({"prompt": "p", "completion": "c", "is_test": True}, "column 'is_test' is not read"),
         ({"prompt": "p", "completion": "c", "label": True}, ""),
         ({"prompt": "p", "completion": "c", "label": 0}, ""),
         (
