@@ -15,7 +15,7 @@ from pipelines.training.losses import BASE
 if TYPE_CHECKING:
     from analysis.figures import Picture
 
-REFERENCES = {"table_1": "lora_r8", "table_2": "lora_r16", "table_3": "lora_r8", "table_5": "without_moe"}
+REFERENCES = {"table_1": "lora_r8", "table_2": "lora_r16", "table_3": "lora_r8", "table_5": "hydralora"}
 DIFFERS = (
     "What differs from the paper: base model, budget and corpora are those of this configuration. Quality is the "
     "held-out answer loss in the corpus that was trained on; the paper has scores in a benchmark. "

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from analysis.methods.rates import best_rate, is_bracketed, next_rates
-from pipelines.store.artifacts import Artifact
 from pipelines.study.experiments import Cell
 from pipelines.study.planning import Planner
 from pipelines.study.running.run import Setup, mean_loss
@@ -38,13 +37,9 @@ def tune(
 ) -> Tried:
     """Train the cells of the methods in `start` at its rates, and further until the best one is bracketed."""
     tried: dict[Cell, dict[float, float]] = {cell: {} for cell in cells if cell.method in start}
-
-    def train(asked: Sequence[tuple[Cell, float]]) -> list[Artifact]:
-        runs = [(setups[cell.domain], planner.run(cell, seed, rate)) for cell, rate in asked]
-        return build_runs(runs, launcher, log)
-
     while asked := [(cell, rate) for cell, of in tried.items() for rate in next_rates(of, start[cell.method])]:
-        for (cell, rate), artifact in zip(asked, train(asked), strict=True):
+        runs = [(setups[cell.domain], planner.run(cell, seed, rate)) for cell, rate in asked]
+        for (cell, rate), artifact in zip(asked, build_runs(runs, launcher, log), strict=True):
             tried[cell][rate] = mean_loss(artifact, VALIDATION)
     return tried
 
