@@ -66,6 +66,6 @@ def clusters_and_losses(sweep: pl.DataFrame, losses: pl.DataFrame) -> Picture:
         "figure_5",
         figure,
         "Left: the SSE curve whose elbow chooses K. Right: held-out loss of HydraLoRA by its number of experts N, "
-        f"minus that of N = {n[0]} (N = 1 is the plain LoRA of its rank), with 95% intervals (seeds, tasks, documents).",
+        f"minus that of N = {n[0]} (N = 1 is plain LoRA of its rank), with 95% intervals of seeds, tasks, documents.",
         "Two panels; the numbers are in the table.",
     )
