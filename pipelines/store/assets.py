@@ -31,7 +31,7 @@ from pipelines.store.configuration import describe_limits
 from pipelines.store.failures import clear_failures
 from pipelines.store.files.processes import end_with_parent, tag_process
 from pipelines.store.io_manager import ArtifactStore
-from pipelines.store.metadata import column_lineage, file_image, table_metadata
+from pipelines.store.metadata import column_lineage, file_image, rounded, table_metadata
 
 THUMBNAIL = "thumbnail.png"
 OWNER = "team:hydralora"
@@ -58,13 +58,13 @@ class Check:
 
     Attributes:
         description: one sentence about what was found.
-        numbers: what was measured, which the UI plots over runs.
+        numbers: what was measured, which the UI plots over runs; None for what could not be measured.
     """
 
     name: str
     passed: bool
     description: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
+    numbers: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class _Declared:
         return dg.MaterializeResult(
             value=artifact,
             data_version=dg.DataVersion(artifact.fingerprint),
-            metadata=shown | dict(description.metadata),
+            metadata=rounded(shown | dict(description.metadata)),
             check_results=[self._check_result(check) for check in description.checks],
         )
 
@@ -268,7 +268,7 @@ class _Declared:
             passed=check.passed,
             description=check.description,
             severity=severity,
-            metadata=dict(check.numbers),
+            metadata=rounded({name: value for name, value in check.numbers.items() if value is not None}),
         )
 
 

@@ -32,9 +32,10 @@ COLUMNS = {
     "group_kind": "all, source, task or cluster",
     "method": "name of the method",
     "seed": "seed of the training",
-    "loss": "loss of an answer, in nats",
+    "loss": "nats per answer token",
     "loss_low": "lower end of the 95% interval of the loss",
     "loss_high": "upper end of the 95% interval of the loss",
+    "score": "minus the mean distance of K to the corners of the curve (L-method); the highest is N",
     "n_documents": "number of documents",
     "n_tokens": "number of answer tokens",
     "n_clusters": "number of clusters K",
@@ -50,6 +51,22 @@ COLUMNS = {
     "export_loss": "loss of the plain LoRA, nats per token",
     "difference": "loss minus that of the other, nats per token",
     "kl": "divergence of the plain LoRA's predictions from those with live gates, nats per token",
+    "plain_peft_difference": "loss under peft alone minus that of the plain LoRA here, nats per token",
+    "plain_peft_tokens": "number of tokens of that comparison",
+    "name": "name of the cluster",
+    "named_by": "who gave the name: you, model or terms",
+    "relation": "what the two heads share, such as: different data, same seed",
+    "head_a": "the first adapter, or one of its experts",
+    "head_b": "the second adapter, or one of its experts",
+    "matrix": "A or B",
+    "subspace_similarity": "0 for orthogonal row spaces, 1 for equal ones",
+    "mean_angle": "mean principal angle of the two row spaces, in degrees",
+    "largest_angle": "largest principal angle, in degrees",
+    "cka": "linear CKA of the two matrices",
+    "cosine": "cosine of the two matrices as vectors",
+    "relative_distance": "0 for equal matrices, about 1.41 for unrelated ones",
+    "update_cosine": "cosine of what training added to each; null if the start is unknown",
+    "chance": "subspace similarity of random matrices of these shapes",
 }
 """Column -> what it holds, for the UI."""
 
@@ -104,6 +121,18 @@ def column_lineage(frame: pl.LazyFrame, inputs: "Mapping[str, Artifact]") -> dic
     }
     lineage = dg.TableColumnLineage({column: deps for column, deps in found.items() if deps})
     return {"dagster/column_lineage": lineage} if lineage.deps_by_column else {}
+
+
+def rounded(value: Any) -> Any:
+    """Floats, also those within mappings and lists, to four digits; the exact ones are in the artifact's files."""
+    match value:
+        case float():
+            return float(f"{value:.4g}" if abs(value) < 10_000 else f"{value:.0f}")
+        case Mapping():
+            return {name: rounded(inner) for name, inner in value.items()}
+        case list():
+            return [rounded(inner) for inner in value]
+    return value
 
 
 def file_image(path: Path) -> dg.MarkdownMetadataValue:

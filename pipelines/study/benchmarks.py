@@ -115,7 +115,7 @@ def described(artifact: Artifact) -> Description:
     return Description(
         table="scores",
         metadata={"scores": markdown_table(scores, rows=200)},
-        checks=[Check("every_benchmark_scored", found == asked, f"{found} of {asked}")],
+        checks=[Check("every_benchmark_scored", found == asked, f"{found} of {asked}", {"benchmarks": found})],
     )
 
 

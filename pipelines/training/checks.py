@@ -41,10 +41,30 @@ def curve_checks(folders: dict[str, Path]) -> list[Check]:
     # None: a whole model, which is not reloaded. On GPUs, kernels may sum in another order.
     different = [name for name, difference in reloaded.items() if difference is not None and difference > 1e-3]
     return [
-        Check("loss_finite", not infinite, ", ".join(infinite) or "every step's loss is a number"),
-        Check("base_weights_unchanged", len(bases) == 1, f"hashes of the base weights: {', '.join(sorted(bases))}"),
-        Check("reload_equal", not different, ", ".join(different) or "the files give the same logits"),
-        Check("loss_falls", not rising, f"loss does not fall: {', '.join(rising)}" if rising else "loss falls"),
+        Check(
+            "loss_finite",
+            not infinite,
+            ", ".join(infinite) or "every step's loss is a number",
+            {"adapters_without": len(infinite)},
+        ),
+        Check(
+            "base_weights_unchanged",
+            len(bases) == 1,
+            f"hashes of the base weights: {', '.join(sorted(bases))}",
+            {"base_weights": len(bases)},
+        ),
+        Check(
+            "reload_equal",
+            not different,
+            ", ".join(different) or "the files give the same logits",
+            {"largest_difference": max((d for d in reloaded.values() if d is not None), default=0.0)},
+        ),
+        Check(
+            "loss_falls",
+            not rising,
+            f"loss does not fall: {', '.join(rising)}" if rising else "loss falls",
+            {"adapters_that_do_not": len(rising)},
+        ),
     ]
 
 

@@ -27,6 +27,7 @@ def described(artifact: Artifact, num_clusters: Artifact) -> Description:
     """Metadata and checks for Dagster."""
     n_clusters = num_clusters.json("num_clusters")["num_clusters"]
     sizes = artifact.scan("labels").group_by("cluster").len("documents").sort("cluster").collect()
+    counts = sizes["documents"].to_list()
     return Description(
         table="labels",
         metadata={
@@ -40,6 +41,7 @@ def described(artifact: Artifact, num_clusters: Artifact) -> Description:
                 "every_cluster_populated",
                 sizes["cluster"].to_list() == list(range(n_clusters)),
                 f"{len(sizes)} of {n_clusters} clusters have documents",
+                {"smallest_cluster": min(counts, default=0), "largest_cluster": max(counts, default=0)},
             )
         ],
     )

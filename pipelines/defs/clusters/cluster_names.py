@@ -36,7 +36,7 @@ def described(artifact: Artifact, config: NamesConfig) -> Description:
     return Description(
         table="names",
         metadata={"names": markdown_table(names, rows=100)},
-        checks=[Check("named_as_asked", not left, found)],
+        checks=[Check("named_as_asked", not left, found, {"clusters_without_name": len(left)})],
     )
 
 

@@ -43,12 +43,18 @@ def described(artifact: Artifact, config: ExpertsConfig, cluster_labels: Artifac
         table="experts",
         metadata={**answer, "confusion": markdown_table(artifact.read("confusion"), rows=100)},
         checks=[
-            Check("every_document_has_an_expert", complete, f"{len(experts)} documents"),
-            Check("every_expert_has_documents", used == n, f"{used} of {n} experts have training documents"),
+            Check("every_document_has_an_expert", complete, f"{len(experts)} documents", {"documents": len(experts)}),
+            Check(
+                "every_expert_has_documents",
+                used == n,
+                f"{used} of {n} experts have training documents",
+                {"experts": n, "with_documents": used},
+            ),
             Check(
                 "groups_are_found",
                 found is None or found >= config.min_accuracy,
                 f"{answer['group_kind']} found for {found or 0:.1%} of held-out documents",
+                {"found": found},
             ),
         ],
     )

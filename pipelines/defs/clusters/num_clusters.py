@@ -17,6 +17,8 @@ from pipelines.store.thumbnails import write_thumbnail
 if TYPE_CHECKING:
     from analysis.clusters.kmeans import ClusterSweep
 
+PLOTTED = ("num_clusters", "probability_of_one", "stability")
+
 
 class ChoiceConfig(dg.Config):
     """How N is chosen from the sweep."""
@@ -36,10 +38,20 @@ def described(artifact: Artifact, cluster_sweep: Artifact) -> Description:
     n, fitted = choice["value"], cluster_sweep.read("sweep")["n_clusters"].to_list()
     return Description(
         table="by_num_clusters",
-        metadata={"num_clusters": choice["num_clusters"], "reason": choice["reason"], "choice": choice},
+        metadata={**{name: choice[name] for name in PLOTTED}, "reason": choice["reason"], "choice": choice},
         checks=[
-            Check("within_range", n in fitted, f"{n} is {'' if n in fitted else 'not '}among K = {fitted}"),
-            Check("clear_structure", choice["structure"], choice["reason"]),
+            Check(
+                "within_range",
+                n in fitted,
+                f"{n} is {'' if n in fitted else 'not '}among K = {fitted}",
+                {"num_clusters": n},
+            ),
+            Check(
+                "clear_structure",
+                choice["structure"],
+                choice["reason"],
+                {"probability_of_one": choice["probability_of_one"]},
+            ),
         ],
     )
 

@@ -103,9 +103,24 @@ def _checks(artifact: Artifact, raw_documents: Artifact) -> list[Check]:
     dropped = artifact.scan("dropped").select(pl.len()).collect().item()
     read = raw_documents.scan("records").select(pl.len()).collect().item()
     return [
-        Check("ids_unique", rows == ids, f"{rows} documents, {ids} ids"),
-        Check("no_empty_text", empty == 0, f"{empty} documents with an empty prompt or completion"),
-        Check("every_record_accounted_for", rows + dropped == read, f"{rows} kept + {dropped} dropped of {read} read"),
-        Check("no_source_vanished", not vanished, ". ".join(vanished) or "something is left of every source"),
-        Check("no_source_halved", not halved, ". ".join(halved) or "most of every source is left"),
+        Check("ids_unique", rows == ids, f"{rows} documents, {ids} ids", {"documents": rows, "ids": ids}),
+        Check("no_empty_text", empty == 0, f"{empty} documents with an empty prompt or completion", {"empty": empty}),
+        Check(
+            "every_record_accounted_for",
+            rows + dropped == read,
+            f"{rows} kept + {dropped} dropped of {read} read",
+            {"read": read, "kept": rows, "dropped": dropped},
+        ),
+        Check(
+            "no_source_vanished",
+            not vanished,
+            ". ".join(vanished) or "something is left of every source",
+            {"vanished_sources": len(vanished)},
+        ),
+        Check(
+            "no_source_halved",
+            not halved,
+            ". ".join(halved) or "most of every source is left",
+            {"halved_sources": len(halved)},
+        ),
     ]

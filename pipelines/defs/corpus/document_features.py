@@ -55,13 +55,24 @@ def described(artifact: Artifact, corpus_documents: Artifact) -> Description:
     """Metadata and checks for Dagster."""
     features = artifact.array("features")
     documents = corpus_documents.scan("documents").select(pl.len()).collect().item()
+    infinite = int((~np.isfinite(features)).sum())
     zero_rows = int((~features.any(axis=1)).sum())
     return Description(
         metadata={"dimensions": features.shape[1], "zero_rows": zero_rows, **artifact.json("statistics")},
         checks=[
-            Check("one_row_per_document", len(features) == documents, f"{len(features)} rows, {documents} documents"),
-            Check("finite", bool(np.isfinite(features).all()), "every value is finite"),
-            Check("no_zero_rows", zero_rows == 0, f"{zero_rows} documents have no known term"),
+            Check(
+                "one_row_per_document",
+                len(features) == documents,
+                f"{len(features)} rows, {documents} documents",
+                {"rows": len(features), "documents": documents},
+            ),
+            Check("finite", infinite == 0, f"{infinite} values are not finite", {"not_finite": infinite}),
+            Check(
+                "no_zero_rows",
+                zero_rows == 0,
+                f"{zero_rows} documents have no known term",
+                {"documents_without_terms": zero_rows},
+            ),
         ],
     )
 

@@ -31,8 +31,10 @@ def described(artifact: Artifact) -> Description:
         table="records",
         metadata={"records_by_source": markdown_table(counts, rows=200), "failures": failures, "notes": notes},
         checks=[
-            Check("every_source_read", not failures, found),
-            Check("everything_read", not left_out, "; ".join(left_out) or "nothing was left out"),
+            Check("every_source_read", not failures, found, {"failed_sources": len(failures)}),
+            Check(
+                "everything_read", not left_out, "; ".join(left_out) or "nothing was left out", {"notes": len(left_out)}
+            ),
         ],
     )
 

@@ -14,6 +14,8 @@ from pipelines.store.metadata import markdown_table
 from pipelines.training.prompt_states import prompt_encoder
 from pipelines.training.recipe import BaseModel
 
+PLOTTED = ("novelty", "outside", "mix_shift")
+
 
 class NewDocumentsConfig(dg.Config):
     """Where the new documents come from."""
@@ -29,7 +31,11 @@ def described(artifact: Artifact) -> Description:
     return Description(
         table="labels",
         metadata={"mix": markdown_table(artifact.read("mix"), rows=50), "drift": drift, **artifact.json("statistics")},
-        checks=[Check("num_clusters_stands", not drift["reconsider"], drift["reason"])],
+        checks=[
+            Check(
+                "num_clusters_stands", not drift["reconsider"], drift["reason"], {name: drift[name] for name in PLOTTED}
+            )
+        ],
     )
 
 

@@ -22,10 +22,17 @@ def described(artifact: Artifact) -> Description:
     missing = [name for name in figures if not (artifact.folder / "figures" / f"{name}.png").exists()]
     return Description(
         metadata={
-            "report": dg.MetadataValue.path(artifact.path("report.html")),
+            "report": dg.MetadataValue.path(artifact.path("report.html").resolve()),
             "summary": dg.MetadataValue.md(artifact.path("summary.md").read_text()),
         },
-        checks=[Check("every_figure_present", not missing, ", ".join(missing) or f"{len(figures)} figures")],
+        checks=[
+            Check(
+                "every_figure_present",
+                not missing,
+                ", ".join(missing) or f"{len(figures)} figures",
+                {"figures": len(figures), "missing": len(missing)},
+            )
+        ],
     )
 
 

@@ -35,17 +35,17 @@ class ExportsConfig(dg.Config):
 def described(artifact: Artifact) -> Description:
     """Metadata and checks for Dagster."""
     table = artifact.read("exports")
-    agrees, found = agreement(table)
+    agrees, found, largest = agreement(table)
     return Description(
         table="exports",
         metadata={"exports": markdown_table(table, rows=100)},
-        checks=[Check("plain_peft_agrees", agrees, found)],
+        checks=[Check("plain_peft_agrees", agrees, found, {"largest_difference": largest})],
     )
 
 
 @artifact_asset(
     group="serving",
-    kinds={"torch"},
+    kinds={"pytorch"},
     describe=described,
     blocking={"plain_peft_agrees": "peft alone gives the same losses with the exports, up to rounding."},
     pool="gpu",
@@ -106,15 +106,15 @@ def given_names(cluster_names: Artifact) -> dict[str, str]:
     return dict(named.select(pl.col("cluster").cast(pl.String), "name").iter_rows())
 
 
-def agreement(table: pl.DataFrame) -> tuple[bool, str]:
-    """Whether peft alone gives the same losses up to rounding, and a sentence with the largest difference."""
+def agreement(table: pl.DataFrame) -> tuple[bool, str, float | None]:
+    """Whether peft alone gives the same losses up to rounding, a sentence, and the largest difference in nats."""
     if "plain_peft_difference" not in table.columns:
-        return True, "not checked"
+        return True, "not checked", None
     difference = pl.col("plain_peft_difference").abs()
     limit = pl.max_horizontal(TOLERANCE, TOLERANCE_OF_TOKEN / pl.col("plain_peft_tokens").sqrt())
     worst = table.select(difference.max()).item() or 0.0
     text = f"losses under peft alone differ by {worst:.2g} nats at most, in the mean over the tokens seen"
-    return table.select((difference <= limit).all()).item(), text
+    return table.select((difference <= limit).all()).item(), text, worst
 
 
 def domain_documents(

@@ -42,7 +42,7 @@ def described(artifact: Artifact) -> Description:
             "by_source": markdown_table(by_source, rows=100),
         },
         checks=[
-            Check("every_method_has_every_source", gaps == 0, f"{gaps} sources without a loss"),
+            Check("every_method_has_every_source", gaps == 0, f"{gaps} sources without a loss", {"without_loss": gaps}),
             Check(
                 "better_than_base",
                 overall["loss"][0] < base_loss,
@@ -55,7 +55,7 @@ def described(artifact: Artifact) -> Description:
 
 @artifact_asset(
     group="evaluation",
-    kinds={"torch", "polars"},
+    kinds={"pytorch", "polars"},
     describe=described,
     blocking={"every_method_has_every_source": "Every method was measured on every source."},
     warnings={"better_than_base": "Some method predicts held-out answers better than the base model."},

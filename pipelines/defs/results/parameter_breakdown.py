@@ -39,8 +39,18 @@ def described(artifact: Artifact, hydralora_adapter: Artifact) -> Description:
             "separability": markdown_table(artifact.read("separability")),
         },
         checks=[
-            Check("parameters_equal_closed_form", counts.item() == recorded, found),
-            Check("supports_observation_two", observation["verdict"] == "supported", observation["reason"]),
+            Check(
+                "parameters_equal_closed_form",
+                counts.item() == recorded,
+                found,
+                {"in_the_file": counts.item(), "trained": recorded},
+            ),
+            Check(
+                "supports_observation_two",
+                observation["verdict"] == "supported",
+                observation["reason"],
+                observation["numbers"],
+            ),
         ],
     )
 

@@ -44,8 +44,13 @@ def described(artifact: Artifact, config: ReportConfig, store: ArtifactStore) ->
             "size_mb": megabytes,
         },
         checks=[
-            Check("every_figure_present", not missing, ", ".join(missing) or f"{len(figures)} figures"),
-            Check("small_enough", megabytes < 8, f"{megabytes:.1f} MB, expected less than 8"),
+            Check(
+                "every_figure_present",
+                not missing,
+                ", ".join(missing) or f"{len(figures)} figures",
+                {"figures": len(figures), "missing": len(missing)},
+            ),
+            Check("small_enough", megabytes < 8, f"{megabytes:.1f} MB, expected less than 8", {"size_mb": megabytes}),
         ],
     )
 
@@ -133,5 +138,5 @@ def compare_with_previous(store: ArtifactStore, artifact: Artifact) -> Artifact 
 
 def _link(url: str | None, artifact: Artifact, page: str) -> dg.MetadataValue:
     if url is None:
-        return dg.MetadataValue.path(artifact.path(page))
+        return dg.MetadataValue.path(artifact.path(page).resolve())
     return dg.MetadataValue.url(f"{url.rstrip('/')}/{artifact.asset}/{artifact.fingerprint}/{page}")

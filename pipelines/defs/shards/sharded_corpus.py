@@ -60,9 +60,24 @@ def described(artifact: Artifact) -> Description:
             "notes": found["notes"],
         },
         checks=[
-            Check("no_source_vanished", not vanished, ". ".join(vanished) or "something is left of every source"),
-            Check("no_source_halved", not halved, ". ".join(halved) or "most of every source is left"),
-            Check("clear_structure", choice["structure"], choice["reason"]),
+            Check(
+                "no_source_vanished",
+                not vanished,
+                ". ".join(vanished) or "something is left of every source",
+                {"vanished_sources": len(vanished)},
+            ),
+            Check(
+                "no_source_halved",
+                not halved,
+                ". ".join(halved) or "most of every source is left",
+                {"halved_sources": len(halved)},
+            ),
+            Check(
+                "clear_structure",
+                choice["structure"],
+                choice["reason"],
+                {"probability_of_one": choice["probability_of_one"]},
+            ),
         ],
     )
 

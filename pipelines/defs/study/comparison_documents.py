@@ -24,7 +24,9 @@ def described(artifact: Artifact) -> Description:
     overlap = parts_overlap(artifact)
     return Description(
         metadata={"parts": markdown_table(artifact.read("parts"))},
-        checks=[Check("parts_do_not_overlap", overlap == 0, f"{overlap} documents are in two parts")],
+        checks=[
+            Check("parts_do_not_overlap", overlap == 0, f"{overlap} documents are in two parts", {"overlap": overlap})
+        ],
     )
 
 

@@ -37,15 +37,15 @@ def described(artifact: Artifact, config: LearningRatesConfig) -> Description:
         table="sweep",
         metadata={"validation_loss": markdown_table(table, rows=200), "chosen": chosen},
         checks=[
-            Check("every_rate_measured", len(table) == tried, f"{len(table)} of {tried} runs"),
-            Check("best_rates_bracketed", not at_edge, edge),
+            Check("every_rate_measured", len(table) == tried, f"{len(table)} of {tried} runs", {"runs": len(table)}),
+            Check("best_rates_bracketed", not at_edge, edge, {"methods_at_an_edge": len(at_edge)}),
         ],
     )
 
 
 @artifact_asset(
     group="comparison",
-    kinds={"torch"},
+    kinds={"pytorch"},
     describe=described,
     blocking={"every_rate_measured": "Every rate of every method was measured."},
     warnings={"best_rates_bracketed": "The best rate of each method lies between others that were tried."},

@@ -27,7 +27,7 @@ class MethodBenchmarksConfig(HarnessConfig):
     """Empty: all, and the base model."""
 
 
-@artifact_asset(group="comparison", kinds={"torch"}, describe=described, blocking=BLOCKING, pool="gpu")
+@artifact_asset(group="comparison", kinds={"pytorch"}, describe=described, blocking=BLOCKING, pool="gpu")
 def method_benchmarks(
     draft: Draft,
     context: dg.AssetExecutionContext,

@@ -46,15 +46,25 @@ def described(artifact: Artifact, config: ComparisonConfig) -> Description:
             "by_source": markdown_table(artifact.read("by_source"), rows=50),
         },
         checks=[
-            Check("every_method_measured", not missing, ", ".join(missing) or f"{len(loss) - 1} methods and the base"),
-            Check("reference_beats_base", loss[config.reference] < loss[BASE], beats),
+            Check(
+                "every_method_measured",
+                not missing,
+                ", ".join(missing) or f"{len(loss) - 1} methods and the base",
+                {"missing": len(missing)},
+            ),
+            Check(
+                "reference_beats_base",
+                loss[config.reference] < loss[BASE],
+                beats,
+                {"reference_loss": loss[config.reference], "base_loss": loss[BASE]},
+            ),
         ],
     )
 
 
 @artifact_asset(
     group="comparison",
-    kinds={"torch", "polars"},
+    kinds={"pytorch", "polars"},
     describe=described,
     blocking={"every_method_measured": "Every method has a held-out loss."},
     warnings={"reference_beats_base": "The reference predicts held-out answers better than the base model."},

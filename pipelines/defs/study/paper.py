@@ -24,7 +24,7 @@ def described(artifact: Artifact, study_runs: Artifact) -> Description:
     return Description(
         table="table",
         metadata={"table": dg.MetadataValue.md(artifact.path("table.md").read_text())},
-        checks=[Check("has_rows", rows > 0 or not asked, f"{rows} rows")],
+        checks=[Check("has_rows", rows > 0 or not asked, f"{rows} rows", {"rows": rows})],
     )
 
 

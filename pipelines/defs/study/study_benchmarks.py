@@ -25,7 +25,7 @@ class StudyBenchmarksConfig(HarnessConfig):
     tasks: dict[str, str] = {}
 
 
-@artifact_asset(group="study", kinds={"torch"}, describe=described, blocking=BLOCKING, pool="gpu")
+@artifact_asset(group="study", kinds={"pytorch"}, describe=described, blocking=BLOCKING, pool="gpu")
 def study_benchmarks(
     draft: Draft,
     context: dg.AssetExecutionContext,

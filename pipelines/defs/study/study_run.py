@@ -38,7 +38,7 @@ def described(artifact: Artifact, config: OneRunConfig) -> Description:
     return Description(
         table="losses",
         metadata={"held_out_loss": loss, "domain": config.domain},
-        checks=[Check("loss_finite", math.isfinite(loss), f"held-out loss {loss:.4f}")],
+        checks=[Check("loss_finite", math.isfinite(loss), f"held-out loss {loss:.4f}", {"held_out_loss": loss})],
     )
 
 
@@ -49,7 +49,7 @@ def partition(context: dg.AssetExecutionContext) -> dict[str, str]:
 
 @artifact_asset(
     group="study_partitions",
-    kinds={"torch"},
+    kinds={"pytorch"},
     describe=described,
     identity=partition,
     blocking={"loss_finite": "The held-out loss is a number."},

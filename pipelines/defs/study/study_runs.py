@@ -47,16 +47,23 @@ def described(artifact: Artifact, config: StudyConfig) -> Description:
         table="runs",
         metadata={"runs_by_loss": markdown_table(runs.sort("domain", "loss"), rows=300)},
         checks=[
-            Check("every_run_measured", len(runs) == expected, f"{len(runs)} of {expected} runs"),
-            Check("best_rates_bracketed", not at_edge, at_edge or "inside of what was tried"),
-            Check("training_helps", not names, f"no better than the base: {names}" if names else "all"),
+            Check("every_run_measured", len(runs) == expected, f"{len(runs)} of {expected} runs", {"runs": len(runs)}),
+            Check(
+                "best_rates_bracketed", not at_edge, at_edge or "inside of what was tried", {"at_an_edge": len(edges)}
+            ),
+            Check(
+                "training_helps",
+                not names,
+                f"no better than the base: {names}" if names else "all",
+                {"no_better": len(worse)},
+            ),
         ],
     )
 
 
 @artifact_asset(
     group="study",
-    kinds={"torch", "polars"},
+    kinds={"pytorch", "polars"},
     describe=described,
     blocking={"every_run_measured": "Every planned run has a held-out loss."},
     warnings={

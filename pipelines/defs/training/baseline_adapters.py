@@ -24,7 +24,9 @@ def described(artifact: Artifact, config: BaselinesConfig) -> Description:
     return Description(metadata=adapter_table(folders), checks=curve_checks(folders))
 
 
-@artifact_asset(group="training", kinds={"torch"}, describe=described, blocking=BLOCKING, warnings=WARNINGS, pool="gpu")
+@artifact_asset(
+    group="training", kinds={"pytorch"}, describe=described, blocking=BLOCKING, warnings=WARNINGS, pool="gpu"
+)
 def baseline_adapters(
     draft: Draft,
     context: dg.AssetExecutionContext,

@@ -36,7 +36,7 @@ def described(artifact: Artifact) -> Description:
 
 @artifact_asset(
     group="training",
-    kinds={"torch"},
+    kinds={"pytorch"},
     describe=described,
     identity=trained_method,
     blocking=BLOCKING,

@@ -29,7 +29,12 @@ def described(artifact: Artifact) -> Description:
     return Description(
         metadata={"lengths": markdown_table(artifact.read("lengths"), rows=100), **counts},
         checks=[
-            Check("every_document_has_an_answer", lost == 0, f"{lost} documents have no answer after tokenisation")
+            Check(
+                "every_document_has_an_answer",
+                lost == 0,
+                f"{lost} documents have no answer after tokenisation",
+                {"without_answer": lost},
+            )
         ],
     )
 

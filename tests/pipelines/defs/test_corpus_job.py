@@ -77,6 +77,21 @@ def test_real_corpora_give_clusters_and_a_second_run_does_no_work(
         for event in second.get_asset_materialization_events()
     }
     assert set(reused.values()) == {True}
+    assert_the_web_ui_has_something_to_show(second)
+
+
+def assert_the_web_ui_has_something_to_show(result: dg.ExecuteInProcessResult) -> None:
+    """Every check has a number to plot, every column says what it holds, and no number has seventeen digits."""
+    checks = result.get_asset_check_evaluations()
+    assert len(checks) == 19
+    for check in checks:
+        assert [value for value in check.metadata.values() if isinstance(value.value, int | float)], check.check_name
+    for event in result.get_asset_materialization_events():
+        metadata = event.step_materialization_data.materialization.metadata
+        if "dagster/column_schema" in metadata:
+            assert all(column.description for column in metadata["dagster/column_schema"].schema.columns), event
+        numbers = [value.value for value in metadata.values() if isinstance(value.value, float)]
+        assert all(len(f"{number:.12g}") <= 9 for number in numbers), (event.asset_key, numbers)
 
 
 def test_another_configuration_is_another_data_version(real: list[dict[str, object]], tmp_path: Path) -> None:
