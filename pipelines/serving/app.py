@@ -34,8 +34,8 @@ def create_app(settings: Settings, *, reload_on_hangup: bool = False) -> Starlet
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         proxy.backend = Backend(settings)
-        await proxy.backend.ask(proxy.loras)
-        tasks = {asyncio.create_task(proxy.backend.watch(lambda: proxy.loras))}
+        await proxy.backend.ask(proxy.router.exports)
+        tasks = {asyncio.create_task(proxy.backend.watch(lambda: proxy.router.exports))}
         if reload_on_hangup and hasattr(signal, "SIGHUP"):
             reload = lambda: tasks.add(asyncio.create_task(proxy.reload()))  # noqa: E731
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
@@ -94,7 +94,8 @@ def _healthz(request: Request) -> Response:
 
 def _readyz(request: Request) -> Response:
     backend = request.app.state.proxy.backend
-    return JSONResponse({"ready": not backend.problem, "problem": backend.problem}, 503 if backend.problem else 200)
+    said = {"ready": not backend.problem, "problem": backend.problem, "warning": backend.warning}
+    return JSONResponse(said, 503 if backend.problem else 200)
 
 
 def _metrics(request: Request) -> Response:

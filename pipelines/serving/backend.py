@@ -5,7 +5,8 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -14,6 +15,7 @@ import aiohttp
 from yarl import URL
 
 from pipelines.serving.errors import RequestError
+from pipelines.serving.setup.exports import Exports
 from pipelines.serving.setup.settings import Settings
 
 KEY = "HYDRALORA_BACKEND_KEY"
@@ -64,13 +66,14 @@ class Backend:
     Attributes:
         addressing: how a request names a LoRA; None while it is unknown.
         problem: why it is unknown, in words.
+        warning: what is odd about a backend that has every LoRA.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._asked = asyncio.Event()
         self.addressing: ByName | ByNumber | None = None
-        self.problem = "the backend was not reached yet"
+        self.problem, self.warning = "the backend was not reached yet", ""
         self.urls = {path: URL(f"{settings.backend}/v1/{path}") for path in ("chat/completions", "completions")}
         timeout = aiohttp.ClientTimeout(None, sock_connect=settings.connect_seconds, sock_read=settings.idle_seconds)
         self.session = aiohttp.ClientSession(
@@ -106,20 +109,20 @@ class Backend:
             self.addressing, self.problem = None, "the connection to the backend was lost"
         self._asked.set()
 
-    async def watch(self, loras: Callable[[], Iterable[str]]) -> None:
+    async def watch(self, exports: Callable[[], Exports]) -> None:
         """Ask the backend again and again which LoRAs it has."""
         while True:
-            await self.ask(loras())
+            await self.ask(exports())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), self._settings.poll_seconds)
             if self._asked.is_set():
                 self._asked.clear()
                 await asyncio.sleep(0.2)
 
-    async def ask(self, loras: Iterable[str]) -> None:
+    async def ask(self, exports: Exports) -> None:
         """Ask once; sets `addressing` and `problem`."""
         try:
-            self.set(await self.found(loras))
+            self.set(await self.found(exports))
         except BackendMismatch as error:
             self.set(None, str(error))
         except ASK_ERRORS as error:
@@ -135,28 +138,43 @@ class Backend:
             log.log(level, "%s: %s", self._settings.backend, text)
         self.addressing, self.problem = addressing, problem
 
-    async def found(self, loras: Iterable[str]) -> ByName | ByNumber:
-        """How the backend lets a request name these LoRAs.
+    async def found(self, exports: Exports) -> ByName | ByNumber:
+        """How the backend lets a request name the LoRAs; warns if they were trained on another base.
 
         Raises:
             BackendMismatch: it does not have all of them.
             ASK_ERRORS: it does not answer, or not in JSON.
         """
-        loras = list(loras)
         listed = await self._get("/v1/models")
-        models = {entry.get("id") for entry in _objects(listed.get("data") if isinstance(listed, dict) else None)}
-        wanted = {*loras, *([self._settings.base] if self._settings.base else [])}
-        if wanted <= models:
+        models = {
+            entry.get("id"): entry for entry in _objects(listed.get("data") if isinstance(listed, dict) else None)
+        }
+        wanted = {*exports.models, *([self._settings.base] if self._settings.base else [])}
+        if wanted <= set(models):
+            self._compare_bases(exports, models)
             return ByName()
         adapters = _objects(await self._get("/lora-adapters"))
         numbers = {PurePath(str(entry.get("path"))).stem: entry.get("id") for entry in adapters}
-        if set(loras) <= set(numbers) and len(numbers) == len(adapters):
+        if set(exports.models) <= set(numbers) and len(numbers) == len(adapters):
             return ByNumber({name: int(str(number)) for name, number in numbers.items()}, self._settings.base)
-        missing = sorted(set(loras) - set(numbers) if adapters else wanted - models)
+        missing = sorted(set(exports.models) - set(numbers) if adapters else wanted - set(models))
         raise BackendMismatch(
             f"the backend does not have {', '.join(missing)}; start it as "
             "`hydralora serve EXPORTS --print-config vllm` (or llama.cpp) prints"
         )
+
+    def _compare_bases(self, exports: Exports, models: Mapping[Any, dict[str, Any]]) -> None:
+        """Warn once if the LoRAs' parent, as vLLM lists it, was loaded from a model of another name."""
+        parents = {models[name].get("parent") for name in exports.models}
+        roots = {str(models[parent].get("root") or "") for parent in parents if parent in models} - {""}
+        others = [root for root in sorted(roots) if not is_named(root, exports.base)]
+        warning = (
+            f"the LoRAs were trained on {exports.base}, and the backend serves {', '.join(others)}; if its weights are "
+            "others, answers are wrong"
+        ) * bool(others)
+        if warning and warning != self.warning:
+            log.warning("%s: %s", self._settings.backend, warning)
+        self.warning = warning
 
     async def _get(self, path: str) -> Any:
         key = os.environ.get(KEY)
@@ -169,6 +187,12 @@ class Backend:
                 return None
             answer.raise_for_status()
             return json.loads(await answer.read())
+
+
+def is_named(root: str, base: str) -> bool:
+    """Whether the path or hub id `root` ends in the name of a base model, or is its folder in the hub's cache."""
+    parts = re.split(r"/|--", root.rstrip("/").lower())
+    return base.rstrip("/").lower().rsplit("/", 1)[-1] in parts
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

@@ -39,11 +39,6 @@ class Proxy:
         self.metrics.ready.set_function(lambda: hasattr(self, "backend") and self.backend.addressing is not None)
         self._reloading = asyncio.Lock()
 
-    @property
-    def loras(self) -> tuple[str, ...]:
-        """LoRAs that the backend must have."""
-        return self.router.exports.models
-
     async def reload(self) -> None:
         """Read the exports again. Requests in progress keep the old ones.
 
@@ -53,7 +48,7 @@ class Proxy:
             try:
                 exports = await asyncio.to_thread(Exports.read, self.settings.exports)
                 router = Router(exports, self.settings, self._conversations)
-                addressing = await self.backend.found(exports.models)
+                addressing = await self.backend.found(exports)
             except (ExportsError, OSError, *ASK_ERRORS) as error:
                 self.metrics.reloads.labels("failed").inc()
                 log.error("not reloaded, the old exports stay: %s", error)

@@ -25,6 +25,8 @@ class Exports:
         others: name of the LoRA for prompts of no known domain.
         before_prompt, after_prompt: text that training put around a prompt, as clients of `/v1/completions` write it.
         score: finds the group of a prompt.
+        base: the base model that all LoRAs were trained on.
+        rank: their largest rank.
     """
 
     folder: Path
@@ -34,6 +36,8 @@ class Exports:
     after_prompt: str
     names: tuple[str, ...]
     score: Scorer
+    base: str
+    rank: int
 
     @classmethod
     def read(cls, folder: Path) -> "Exports":
@@ -62,6 +66,7 @@ class Exports:
             serving.get("after_prompt", ""),
             tuple(domains[group] for group in groups),
             score,
+            *_base_and_rank([folder / name for name in (*domains.values(), serving["others"])]),
         )
 
     @property
@@ -118,6 +123,17 @@ def _serving(folder: Path) -> dict[str, Any]:
     if len(set(folders)) < len(folders):
         raise ExportsError(f"expected a folder of its own for each domain in {path}, got {folders}")
     return serving
+
+
+def _base_and_rank(loras: list[Path]) -> tuple[str, int]:
+    try:
+        configs = [load_json(lora / "adapter_config.json") for lora in loras]
+        bases, rank = {str(config["base_model_name_or_path"]) for config in configs}, max(c["r"] for c in configs)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportsError(f"expected adapter_config.json with a base model and r in each LoRA, got {error}") from None
+    if len(bases) > 1:
+        raise ExportsError(f"expected one base model in {loras[0].parent}, got {', '.join(sorted(bases))}")
+    return bases.pop(), rank
 
 
 def _group_model(folder: Path) -> tuple[tuple[str, ...], Scorer]:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from analysis.atomic_files import load_json
 from pipelines.serving.errors import ExportsError
 from pipelines.serving.setup.exports import AUTO, Exports
 from pipelines.serving.setup.settings import Settings
@@ -31,20 +30,27 @@ def printed(what: str, exports: Exports, settings: Settings) -> str:
 
 def vllm(exports: Exports, settings: Settings) -> str:
     """The command that starts vLLM with all LoRAs."""
-    base, rank = base_and_rank(exports)
-    allowed = next((allowed for allowed in VLLM_RANKS if allowed >= rank), None)
+    allowed = next((allowed for allowed in VLLM_RANKS if allowed >= exports.rank), None)
     if allowed is None:
-        raise ExportsError(f"r: expected at most {VLLM_RANKS[-1]} for vLLM, got {rank}")
+        raise ExportsError(f"r: expected at most {VLLM_RANKS[-1]} for vLLM, got {exports.rank}")
     modules = [f"{name}={exports.folder / name}" for name in exports.models]
-    words = ["vllm", "serve", base, "--enable-lora", "--max-loras", str(len(modules)), "--max-lora-rank", str(allowed)]
+    words = [
+        "vllm",
+        "serve",
+        exports.base,
+        "--enable-lora",
+        "--max-loras",
+        str(len(modules)),
+        "--max-lora-rank",
+        str(allowed),
+    ]
     return _lines([*words, *_template(exports, "--chat-template"), "--lora-modules", *modules])
 
 
 def llama_cpp(exports: Exports, settings: Settings) -> str:
     """The commands that convert all LoRAs, and start llama.cpp's server with them."""
-    base, _ = base_and_rank(exports)
     files = [f"{name}.gguf" for name in exports.models]
-    config = ["--base" if Path(base).is_dir() else "--base-model-id", base]
+    config = ["--base" if Path(exports.base).is_dir() else "--base-model-id", exports.base]
     converted = [
         shlex.join(["python", "convert_lora_to_gguf.py", str(exports.folder / name), *config])
         + f" --outtype f16 --outfile {shlex.quote(file)}"
@@ -103,19 +109,6 @@ WRITERS: dict[str, Callable[[Exports, Settings], str]] = {
     "litellm": litellm,
     "vllm-semantic-router": semantic_router,
 }
-
-
-def base_and_rank(exports: Exports) -> tuple[str, int]:
-    """The base model that all LoRAs were trained on, and their largest rank.
-
-    Raises:
-        ExportsError: they name different base models.
-    """
-    configs = [load_json(exports.folder / name / "adapter_config.json") for name in exports.models]
-    bases = {str(config["base_model_name_or_path"]) for config in configs}
-    if len(bases) > 1:
-        raise ExportsError(f"expected one base model in {exports.folder}, got {', '.join(sorted(bases))}")
-    return bases.pop(), max(int(config["r"]) for config in configs)
 
 
 def _template(exports: Exports, option: str) -> list[str]:

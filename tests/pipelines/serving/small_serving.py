@@ -39,7 +39,7 @@ class StubBackend:
     """An OpenAI-compatible backend.
 
     Attributes:
-        models: what it lists; `loras` makes it llama.cpp.
+        models: what it lists; `loras` makes it llama.cpp; `root` is where it loaded the model `base` from.
         asked: path, headers and body of each request.
         answer: status, headers and parts of the next answers; None in the parts waits for `go`.
         left: set when a client of a waiting answer leaves.
@@ -48,6 +48,7 @@ class StubBackend:
     def __init__(self) -> None:
         self.models: list[str] = list(MODELS)
         self.loras: list[str] | None = None
+        self.root = "some/base"
         self.asked: list[tuple[str, list[tuple[bytes, bytes]], Any]] = []
         self.status, self.headers = 200, [(b"content-type", b"application/json")]
         self.parts: list[bytes | None] = [b'{"ok": 1}']
@@ -81,7 +82,8 @@ class StubBackend:
 
     async def list(self, path: str, send: Any) -> None:
         adapters = [{"id": i, "path": f"x/{name}.gguf"} for i, name in enumerate(self.loras or ())]
-        models = {"data": [{"id": name} for name in self.models]}
+        entries = [{"id": name, "parent": "base"} for name in self.models if name != "base"]
+        models = {"data": [*entries, *({"id": name, "root": self.root} for name in self.models if name == "base")]}
         found = {"/v1/models": models, **({} if self.loras is None else {"/lora-adapters": adapters})}.get(path)
         await send({"type": "http.response.start", "status": 200 if found is not None else 404, "headers": []})
         await send({"type": "http.response.body", "body": json.dumps(found).encode()})

@@ -7,9 +7,19 @@ import pytest
 import uvicorn
 
 from pipelines.serving.app import create_app
+from pipelines.serving.backend import is_named
 from pipelines.serving.server import server_config
 from pipelines.serving.setup.settings import Settings
-from tests.pipelines.serving.small_serving import CAT, StubBackend, asked_with, chat, free_port, running, wait_for
+from tests.pipelines.serving.small_serving import (
+    CAT,
+    StubBackend,
+    asked_with,
+    chat,
+    free_port,
+    lines,
+    running,
+    wait_for,
+)
 
 
 def test_a_backend_without_the_loras_is_not_asked(client: httpx.Client, backend: StubBackend) -> None:
@@ -30,6 +40,32 @@ def test_a_backend_without_the_loras_is_not_asked(client: httpx.Client, backend:
     backend.loras = None
     backend.models = ["ships", "cats", "others", "base"]
     assert wait_for(lambda: "lora" not in asked_with(client, backend))
+
+
+def test_a_backend_with_another_base_is_told(
+    client: httpx.Client, backend: StubBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend.root = "some/base-instruct"
+    assert wait_for(lambda: client.get("/readyz").json()["warning"])
+    assert client.get("/readyz").status_code == 200
+    told = "the LoRAs were trained on some/base, and the backend serves some/base-instruct; if its weights are"
+    assert [told in line for line in lines(caplog)] == [True]
+    backend.root = "/models/base"
+    assert wait_for(lambda: not client.get("/readyz").json()["warning"])
+
+
+@pytest.mark.parametrize(
+    ("root", "same"),
+    [
+        ("org/Name-1B", True),
+        ("/data/name-1b/", True),
+        ("/cache/models--org--Name-1B/snapshots/0a1b", True),
+        ("org/Name-1B-Instruct", False),
+        ("/data/model", False),
+    ],
+)
+def test_names_of_one_model(root: str, same: bool) -> None:
+    assert is_named(root, "org/Name-1B") == same
 
 
 def test_no_backend_and_too_many_requests(exports: Path) -> None:
