@@ -32,6 +32,7 @@ SECONDS = {
     "report": 15,
 }
 """Rough seconds of each stage of a small run on two cores. Only their proportions matter, for the time left."""
+STOPPED = "It was stopped, by Ctrl-C or a signal."
 _UNTOLD = ("Dependencies for step", "Data version mismatch for asset")
 """Dagster's notes on each step after a failed one, and on another run of the same asset; neither changes a result."""
 _WORDS = {"dagster/row_count": "rows", "num_experts": "experts"}
@@ -115,7 +116,7 @@ def failure_text(error: Any) -> str:
     if error is None:
         return "No reason is known."
     if error.cls_name == "DagsterExecutionInterruptedError":
-        return "It was stopped, by Ctrl-C or a signal."
+        return STOPPED
     if error.cls_name == "Failure":
         return str(error.message).removeprefix("dagster._core.definitions.events.Failure: ").strip()
     return f"This is a bug, or an error that was not foreseen:\n{error.to_string()}"

@@ -21,9 +21,13 @@ def run(
     Args:
         file: the configuration's file, which the report names.
         assets: the assets of the job that are wanted; None means all.
+
+    Raises:
+        KeyboardInterrupt: it was stopped.
     """
     import dagster as dg
 
+    from pipelines.console import STOPPED, failure_text
     from pipelines.definitions import defs
     from pipelines.report.commands import FILE_TAG
 
@@ -42,6 +46,9 @@ def run(
             asset_selection=None if assets is None else [dg.AssetKey(name) for name in assets],
         )
     if not result.success:
+        failures = [event.job_failure_data.error for event in result.all_events if event.is_job_failure]
+        if any(failure_text(error) == STOPPED for error in failures):
+            raise KeyboardInterrupt
         print(
             f"Run {result.run_id} failed. The same command goes on from what is finished; the web UI has the log.",
             file=sys.stderr,

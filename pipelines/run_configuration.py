@@ -58,7 +58,9 @@ def read_configuration(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigurationError(f"{path}: expected a run configuration in YAML. {reason}.") from None
+        raise ConfigurationError(
+            f"{path}: expected a run configuration in YAML. {reason}. `hydralora init FILES` writes one."
+        ) from None
     try:
         values = yaml.load(text, Loader=_Loader)  # a SafeLoader: it makes no objects of Python
     except ConfigurationError as error:

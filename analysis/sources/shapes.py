@@ -100,7 +100,7 @@ def no_shape(names: Sequence[str]) -> SourceError:
         ways = "columns: {messages: chosen} for conversations, or columns: {prompt: <column>, completion: chosen}"
     return SourceError(
         f"no known shape in the columns {list(names)}. Known: {pairs}, {', '.join(CHAT_COLUMNS)}. Map them yourself, "
-        f"for example {ways}"
+        f"for example {ways} (as options of a command: --column prompt=NAME --column completion=NAME)"
     )
 
 

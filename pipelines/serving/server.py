@@ -81,7 +81,7 @@ def limited_protocol(settings: Settings) -> type[HttpToolsProtocol]:
                     self._refuse(431, f"expected headers of at most {settings.max_header_bytes} bytes")
 
         def send_400_response(self, msg: str) -> None:
-            self._refuse(400, "expected HTTP/1.1 with a right content-length, got something else")
+            self._refuse(400, "expected a request in HTTP/1.1; check its headers, content-length and chunks")
 
         def on_message_begin(self) -> None:
             super().on_message_begin()

@@ -67,6 +67,6 @@ def last_made(directory: Path, asset: str) -> Artifact:
         if fingerprint := read_run(folder).get(asset):
             return artifact_of(directory, asset, fingerprint)
     raise ArtifactError(
-        f"Expected {asset!r} in {directory.resolve()}, which no run made. Run the job `hydralora`, or set "
-        f"resources.store.config.directory to the folder of an earlier run."
+        f"Expected {asset!r} in {directory.resolve()}, which no run made. Run the configuration first "
+        f"(`hydralora run`), or set resources.store.config.directory to the folder of an earlier run."
     )

@@ -105,7 +105,10 @@ def exports_folder(folder: Path) -> Path:
     found = sorted(path.parent for path in folder.glob("*/serving.json"))
     if len(found) != 1:
         names = f"{len(found)}: {', '.join(path.name for path in found)}" if found else "none"
-        raise ExportsError(f"expected a folder with serving.json, or with one such folder, in {folder}; got {names}")
+        raise ExportsError(
+            f"expected a folder with serving.json, or with one such folder, in {folder}; got {names}. "
+            "`hydralora export`, or a run (domain_exports), writes it"
+        )
     return found[0]
 
 

@@ -36,8 +36,8 @@ def test_long_heads_are_cut_off(servers: Any, backend: StubBackend) -> None:
     ("sent", "told"),
     [
         (b"\x16\x03\x01\x02\x00\x01\x00", "expected HTTP, got TLS"),
-        (b"POST /v1/completions HTTP/1.1\r\ncontent-length: -5\r\n\r\n{}", "a right content-length"),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "expected HTTP/1.1"),
+        (b"POST /v1/completions HTTP/1.1\r\ncontent-length: -5\r\n\r\n{}", "check its headers, content-length"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "expected a request in HTTP/1.1"),
     ],
 )
 def test_what_is_not_http_gets_one_error(servers: Any, backend: StubBackend, sent: bytes, told: str) -> None:
