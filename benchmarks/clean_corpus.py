@@ -146,6 +146,7 @@ def duplicate_recall() -> dict[str, Any]:
             words[place] = "edited"
         texts.append(" ".join(words))
     batch = pl.DataFrame({"row": range(len(texts)), "text": texts}, schema={"row": pl.UInt32, "text": pl.String})
+    batch = batch.with_columns(prompt=pl.lit(""))
     rank = np.arange(len(texts), dtype=np.uint32)
     every = shingles(batch["text"], SHINGLE_SIZE, punctuation=True)
     content = content_of(every, _shingle_counts(_Shingled(lambda: iter([batch])), step=1))

@@ -16,8 +16,9 @@ from typing import Any
 
 import polars as pl
 
-from analysis.corpus.cleaning import TEXT, CleanConfig, clean
+from analysis.corpus.cleaning import CleanConfig, clean
 from analysis.corpus.decontamination import contaminated
+from analysis.corpus.deduplication import TEXT
 from analysis.sources import FilesSource, read_source
 
 REPOSITORY = Path(__file__).resolve().parent.parent

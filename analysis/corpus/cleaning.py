@@ -14,7 +14,7 @@ import polars as pl
 
 from analysis.corpus.data_card import check_vanished, data_card
 from analysis.corpus.decontamination import contaminated
-from analysis.corpus.deduplication import exact_duplicates, near_duplicates
+from analysis.corpus.deduplication import TEXT, exact_duplicates, near_duplicates
 from analysis.corpus.documents import Documents, Dropped, document_ids
 from analysis.corpus.language import languages
 from analysis.corpus.semantic import SemanticSearch, semantic_duplicates
@@ -27,7 +27,6 @@ HELD_OUT = "held_out"
 """Name of the corpus's own test documents among the evaluation sets."""
 VISIBLE = r"[^\s\p{Z}\p{Cc}\p{Cf}\x{115f}\x{1160}\x{3164}\x{2800}]"
 """A visible character: not a space, joiner, direction mark, or blank of Hangul or Braille."""
-TEXT = pl.concat_str("prompt", "completion", separator="\n").alias("text")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,11 @@ from analysis.text.minhash import band_hashes
 from analysis.text.shingles import Rows, count_slots, jaccard, rare, shingles
 
 Batches = Callable[[], Iterator[pl.DataFrame]]
-"""Each call starts a new pass over the documents, in batches with the columns `row` and `text`."""
+"""Each call starts a new pass over the documents, in batches with the columns `row`, `prompt` and `text` (`TEXT`)."""
+
+TEXT = pl.concat_str("prompt", "completion", separator="\n").alias("text")
+ANSWER_AT = (pl.col("prompt").str.len_chars() + 1).alias("answer_at")
+"""Where the answer begins in a text."""
 
 SHINGLE_SIZE = 3
 NUM_PERMUTATIONS = 128
@@ -48,18 +52,20 @@ PAIR_SCHEMA = pl.Schema({"row": pl.UInt32(), "kept_row": pl.UInt32()})
 
 
 class Compared(NamedTuple):
-    """The compared parts of a document: all its shingles, those of its content, and its text."""
+    """The compared parts of a document: all shingles, those of its content, its text, and where its answer begins."""
 
     whole: NDArray[np.uint64]
     content: NDArray[np.uint64]
     text: str
+    answer_at: int
 
     def is_like(self, other: "Compared", threshold: float) -> bool:
         """Whether the documents are near duplicates at this similarity of whole documents."""
         if jaccard(self.content, other.content) < CONTENT_SHARE * threshold:
             return False
         alike = jaccard(self.whole, other.whole) >= threshold
-        return alike or one_letter_similarity(self.text, other.text) >= threshold
+        answer_at = min(self.answer_at, other.answer_at)
+        return alike or one_letter_similarity(self.text, other.text, answer_at) >= threshold
 
 
 def exact_duplicates(index: pl.DataFrame) -> pl.DataFrame:
@@ -196,6 +202,6 @@ def _compared(batches: Batches, counts: NDArray[np.uint8], wanted: NDArray[np.ui
             continue
         every = shingles(chosen["text"], SHINGLE_SIZE, punctuation=True)
         content = content_of(every, counts)
-        for i, (row, text) in enumerate(chosen.select("row", "text").iter_rows()):
-            found[row] = Compared(every[i].copy(), content[i].copy(), text)
+        for i, (row, text, answer_at) in enumerate(chosen.select("row", "text", ANSWER_AT).iter_rows()):
+            found[row] = Compared(every[i].copy(), content[i].copy(), text, answer_at)
     return found

@@ -12,10 +12,11 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from analysis.corpus.cleaning import TEXT
 from analysis.corpus.deduplication import (
+    ANSWER_AT,
     COUNTER_SLOTS,
     SHINGLE_SIZE,
+    TEXT,
     Compared,
     band_keys,
     candidate_pairs,
@@ -133,7 +134,7 @@ def compared_documents(records: Ref, shingled: Ref, counts: Ref, wanted: Ref, n_
         columns = {name: [of[i].tobytes() for i in places.tolist()] for name, of in sets.items()}
         schema = {"row": pl.UInt32, "whole": pl.Binary, "content": pl.Binary}
         found.append(pl.DataFrame({"row": rows[places], **columns}, schema=schema))
-    texts = read_table(records["url"], ["row", "prompt", "completion"]).select("row", TEXT)
+    texts = read_table(records["url"], ["row", "prompt", "completion"]).select("row", TEXT, ANSWER_AT)
     every_part = (
         table.join(pl.concat(found), on="row", how="inner", maintain_order="left")
         .join(texts, on="row", how="inner", maintain_order="left")
@@ -147,8 +148,8 @@ def alike_pairs(pairs: Ref, documents: Sequence[Ref], part: int, threshold: floa
     """The candidate pairs of a part that are similar as a whole and in their content: `pairs.parquet`."""
     found: dict[int, Compared] = {}
     for file in documents:
-        for rank, whole, content, text in read_table(file["url"], group=part).iter_rows():
-            found[rank] = Compared(np.frombuffer(whole, np.uint64), np.frombuffer(content, np.uint64), text)
+        for rank, whole, content, *text in read_table(file["url"], group=part).iter_rows():
+            found[rank] = Compared(np.frombuffer(whole, np.uint64), np.frombuffer(content, np.uint64), *text)
     table = read_table(pairs["url"])
     alike = [found[kept].is_like(found[rank], threshold) for kept, rank in table.iter_rows()]
     chosen = table.filter(pl.Series(alike, dtype=pl.Boolean))

@@ -12,8 +12,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from analysis.corpus.cleaning import BATCH_ROWS, TEXT
+from analysis.corpus.cleaning import BATCH_ROWS
 from analysis.corpus.decontamination import MAX_DOCUMENTS, known_ngrams, ngrams_of, slots_of
+from analysis.corpus.deduplication import TEXT
 from analysis.engine.files import parquet_bytes, read_table, row_groups_of
 from analysis.engine.stages import Output
 from analysis.shards.reading import Ref, shard_records, texts_of

@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from analysis.corpus.cleaning import BATCH_ROWS, TEXT, CleanConfig, index_rows
+from analysis.corpus.cleaning import BATCH_ROWS, CleanConfig, index_rows
+from analysis.corpus.deduplication import TEXT
 from analysis.corpus.documents import document_ids
 from analysis.engine.files import open_url, parquet_bytes, read_table, row_groups_of
 from analysis.engine.stages import Output

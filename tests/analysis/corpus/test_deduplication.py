@@ -48,6 +48,7 @@ def reference_jaccard(left: set[tuple[str, ...]], right: set[tuple[str, ...]]) -
 
 def in_batches(texts: list[str], size: int = 64) -> Callable[[], Iterator[pl.DataFrame]]:
     table = pl.DataFrame({"row": range(len(texts)), "text": texts}, schema={"row": pl.UInt32, "text": pl.String})
+    table = table.with_columns(prompt=pl.lit(""))  # all of it is the answer
     return lambda: iter(table.iter_slices(size))
 
 

@@ -45,6 +45,21 @@ def test_other_differences(left: str, right: str) -> None:
     assert one_letter_similarity(left, right) == 0
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "in_prompts", "in_answers"),
+    [
+        ("die Last ist gross", "die Last it gross", True, False),
+        ("«wheat» and rye", "«wheat and rye", True, True),
+        ("곡식 을 본다", "곡식 은 본다", True, False),
+        ("let x be the sum", "let y be the sum", False, False),
+        ("take room12 first", "take room13 first", False, False),
+    ],
+)
+def test_a_word_of_a_prompt_may_be_shorter(left: str, right: str, in_prompts: bool, in_answers: bool) -> None:
+    assert (one_letter_similarity(f"{left}\nyes", f"{right}\nyes", 1 + min(len(left), len(right))) > 0) == in_prompts
+    assert (one_letter_similarity(f"yes\n{left}", f"yes\n{right}", 4) > 0) == in_answers
+
+
 @given(st.permutations("abcdefghijklmnopqrstuvwxyz"), st.integers(3, 22), st.sampled_from(["", "é"]))
 def test_similarity_is_that_of_character_trigrams(letters: list[str], place: int, instead: str) -> None:
     left = "".join(letters)
