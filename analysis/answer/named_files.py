@@ -16,7 +16,12 @@ from analysis.sources.splits import side_of
 SHARD = re.compile(r"[-_.]\d{5}-of-\d{5}$")
 """Endings by which publishers number the parts of one table: `train-00000-of-00002.parquet`."""
 
-LIBRARY_FILES = ("dataset_info.json", "dataset_dict.json", "state.json")
+NO_DATA = ("dataset_info.json", "dataset_dict.json", "state.json", "adapter_config.json", "serving.json")
+"""Files that `datasets` and exports put beside others."""
+OF_ANALYSIS = ("analysis.json", "map.parquet", "summary.json")
+"""Files that `hydralora analyze` puts beside its folder `corpus_model`."""
+RESULTS = {"artifact.json", "corpus_model.json", "classifier.json"}
+"""A folder with one of these holds results of hydralora, which are no data."""
 
 
 def named_sources(paths: Sequence[str | Path], columns: Mapping[str, str] | None = None) -> dict[str, FilesSource]:
@@ -74,10 +79,7 @@ def check_splits(config: FilesSource, splits: Sequence[str | None]) -> None:
 def _files(pattern: str) -> list[Path]:
     folder = Path(pattern).expanduser()
     if pattern and folder.is_dir():  # an empty name would be this folder
-        # `datasets` writes the library files beside the data.
-        found = sorted(
-            path for path in _below(folder) if format_of(path) in SUFFIXES and path.name not in LIBRARY_FILES
-        )
+        found = sorted(path for path in _below(folder) if format_of(path) in SUFFIXES)
     else:
         found = matching_files(pattern)
     if not found:
@@ -89,7 +91,7 @@ def _files(pattern: str) -> list[Path]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """The files below a folder, without hidden ones, which belong to tools.
+    """The files below a folder, without hidden ones, which belong to tools, and without results of hydralora.
 
     Raises:
         SourceError: a folder cannot be read; its files would be missing without a word.
@@ -99,8 +101,13 @@ def _below(folder: Path) -> Iterator[Path]:
         raise SourceError(f"{error.filename}: expected a folder that can be read ({error.strerror})")
 
     for root, folders, names in os.walk(folder, onerror=refuse):
+        is_store = "runs" in folders and any(Path(root).glob("*/*/artifact.json"))
+        if is_store or (RESULTS & set(names) and Path(root) != folder):
+            folders.clear()
+            continue
+        others = NO_DATA + (OF_ANALYSIS if "corpus_model" in folders else ())
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(root, name) for name in names if not name.startswith("."))
+        paths = (Path(root, name) for name in names if not name.startswith(".") and name not in others)
         yield from (path for path in paths if path.is_file())
 
 

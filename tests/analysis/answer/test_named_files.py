@@ -62,6 +62,20 @@ def test_the_folders_of_save_to_disk_are_splits_of_one_table(tmp_path):
         check_splits(source, [None])
 
 
+def test_results_of_hydralora_in_a_folder_are_no_data(tmp_path):
+    results = ["out/analysis.json", "out/map.parquet", "out/corpus_model/corpus_model.json", "exports/serving.json"]
+    results += [
+        "exports/garden/adapter_config.json",
+        "exports/group_model/classifier.json",
+        "exports/group_model/t.json",
+    ]
+    results += ["outputs/runs/0a/labels.json", "outputs/labels/1b/artifact.json", "outputs/labels/1b/labels.parquet"]
+    for name in ("garden.jsonl", "runs/third.jsonl", "more/analysis.json", *results):
+        write_records(tmp_path / name, GARDEN, 3)
+    assert list(named_sources([tmp_path])) == ["garden", "analysis", "third"]
+    assert list(named_sources([tmp_path / "outputs/labels/1b"])) == ["artifact", "labels"]  # asked for by name
+
+
 def test_a_folder_that_cannot_be_read_is_named_and_hidden_files_are_left(tmp_path, monkeypatch):
     for name in ("open/a.jsonl", "open/.cache/b.jsonl", "open/.c.jsonl", "closed/d.jsonl"):
         write_records(tmp_path / name, GARDEN, 3)
