@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipelines.cli.output import checked_file, columns_of, fail, one_error, print_json
+from pipelines.store.files.disk import DiskFullError, clear_disk_errors
 
 
 def assign_files(
@@ -20,7 +21,8 @@ def assign_files(
     mapping = columns_of(columns)
     if labels is not None:
         checked_file(labels, "--labels")
-    with one_error(ValueError, OSError):
+    written = labels or Path()
+    with one_error(ValueError, OSError, DiskFullError), clear_disk_errors(written.parent, "name another file"):
         from analysis.answer.named_files import named_sources
         from analysis.clusters.assignment import assign_records, cluster_shares
         from analysis.sources import read_sources

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipelines.cli.configurations import checked_experts, configuration_text, estimate, has_gpu
 from pipelines.cli.output import checked_file, columns_of, fail, one_error
+from pipelines.store.files.disk import DiskFullError, clear_disk_errors
 
 
 def write_configuration(
@@ -24,8 +25,12 @@ def write_configuration(
     exists = f"{out} exists. Name another file with --out, or overwrite it with --force"
     if out.exists() and not force:
         fail(exists)
-    with one_error(ValueError, OSError):
+    with (
+        one_error(ValueError, OSError, DiskFullError),
+        clear_disk_errors(out.parent, "name a file elsewhere with --out"),
+    ):
         from analysis.answer.named_files import named_sources, read_named
+        from analysis.atomic_files import save_bytes
 
         sources = named_sources(files, mapping)
         checked_experts(experts, len(sources))
@@ -34,10 +39,15 @@ def write_configuration(
         text = configuration_text(out, sources, base_model, revision, tokens, experts, gpu=gpu)
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with out.open("w" if force else "x", encoding="utf-8") as file:
-                file.write(text)
+            if not force:
+                out.open("x").close()
+            save_bytes(out, text.encode())
         except FileExistsError:  # another `init` was quicker
             fail(exists)
+        except OSError:
+            if not force:
+                out.unlink(missing_ok=True)
+            raise
     for name, notes in read.notes.items():
         for note in notes:
             print(f"Note. {name}: {note}")

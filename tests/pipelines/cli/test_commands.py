@@ -1,3 +1,4 @@
+import errno
 import json
 import subprocess
 import sys
@@ -190,6 +191,20 @@ def test_what_init_writes_is_a_right_configuration(hydralora, files):
     assert code == 0
     assert "3 sources" in told
     assert wrong_with(Path("hydralora.yaml"), "hydralora") == ""
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_init_on_a_full_disk_leaves_what_was_there(hydralora, files, monkeypatch, force):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if force:
+        Path("hydralora.yaml").write_text("before")
+    monkeypatch.setattr("analysis.atomic_files.os.replace", full)
+    code, told, error = hydralora("init", *files, *["--force"] * force)
+    assert (code, told) == (2, "")
+    assert "No space left on the device while writing" in error
+    assert [path.read_text() for path in Path().glob("*.yaml")] == ["before"] * force
 
 
 def test_export_names_a_router_that_cannot_be_exported(hydralora, tmp_path):
