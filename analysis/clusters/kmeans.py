@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32
@@ -100,18 +99,7 @@ def sweep_kmeans(
     with_neighbour = [*ks, ks[-1] + 1]  # one more, so that the largest K also has a neighbour above it
     starts = _best_starts(rows, weights, with_neighbour, n_init, tolerance, np.random.default_rng(random_state))
     fits = _lloyd(rows, weights, starts[: len(ks)], max_iter, tolerance)
-    for i in range(1, len(ks)):
-        if fits[i].inertia > fits[i - 1].inertia:
-            start = _split(rows, fits[i - 1], ks[i])
-            fits[i] = _lloyd(rows, weights, [start], max_iter, tolerance)[0]
-    return ClusterSweep(
-        n_clusters=tuple(ks),
-        inertia=np.array([fit.inertia for fit in fits]),
-        centers=tuple(fit.centers + mean for fit in fits),
-        labels=np.stack([fit.labels for fit in fits]),
-        n_iter=tuple(fit.n_iter for fit in fits),
-        sample_weight=None if sample_weight is None else weights,
-    )
+    return _falling_sweep(rows, weights, mean, fits, max_iter, tolerance, sample_weight is not None)
 
 
 def best_of_sweeps(X: ArrayLike, sweeps: Sequence[ClusterSweep]) -> ClusterSweep:
@@ -126,23 +114,14 @@ def best_of_sweeps(X: ArrayLike, sweeps: Sequence[ClusterSweep]) -> ClusterSweep
     rows, weights = _validated(X, sweeps[0].sample_weight)
     mean = np.average(rows, axis=0, weights=weights).astype(np.float32)
     rows = rows - mean
-    best: dict[int, _Fit] = {}
+    fits_of: dict[int, list[_Fit]] = {}
     for sweep in sweeps:
         for i, k in enumerate(sweep.n_clusters):
             fit = _Fit(sweep.centers[i] - mean, sweep.labels[i], float(sweep.inertia[i]), sweep.n_iter[i])
-            best[k] = _best([best[k], fit]) if k in best else fit
-    ks = sorted(best)
-    for smaller, k in pairwise(ks):
-        if best[k].inertia > best[smaller].inertia:
-            best[k] = _lloyd(rows, weights, [_split(rows, best[smaller], k)], max_iter=100, tolerance=0.0)[0]
-    return ClusterSweep(
-        n_clusters=tuple(ks),
-        inertia=np.array([best[k].inertia for k in ks]),
-        centers=tuple(best[k].centers + mean for k in ks),
-        labels=np.stack([best[k].labels for k in ks]),
-        n_iter=tuple(best[k].n_iter for k in ks),
-        sample_weight=sweeps[0].sample_weight,
-    )
+            fits_of.setdefault(k, []).append(fit)
+    fits = [_best(fits_of[k]) for k in sorted(fits_of)]
+    is_weighted = sweeps[0].sample_weight is not None
+    return _falling_sweep(rows, weights, mean, fits, max_iter=100, tolerance=0.0, is_weighted=is_weighted)
 
 
 def assign(X: ArrayLike, centers: ArrayLike) -> tuple[Int32[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
@@ -205,6 +184,34 @@ def _feasible(rows: Features, n_clusters: Iterable[int]) -> list[int]:
     if len(feasible) < len(ks):
         logger.warning("X has %d distinct rows: n_clusters above that are left out", distinct)
     return feasible
+
+
+def _falling_sweep(
+    rows: Features,
+    weights: NDArray[np.float64],
+    mean: Features,
+    fits: list[_Fit],
+    max_iter: int,
+    tolerance: float,
+    is_weighted: bool,
+) -> ClusterSweep:
+    """The fits as a sweep. One with a higher SSE than a smaller K starts again from the solution of the smaller K.
+
+    Args:
+        rows: rows from which `mean` was subtracted.
+    """
+    for i in range(1, len(fits)):
+        if fits[i].inertia > fits[i - 1].inertia:
+            start = _split(rows, fits[i - 1], len(fits[i].centers))
+            fits[i] = _lloyd(rows, weights, [start], max_iter, tolerance)[0]
+    return ClusterSweep(
+        n_clusters=tuple(len(fit.centers) for fit in fits),
+        inertia=np.array([fit.inertia for fit in fits]),
+        centers=tuple(fit.centers + mean for fit in fits),
+        labels=np.stack([fit.labels for fit in fits]),
+        n_iter=tuple(fit.n_iter for fit in fits),
+        sample_weight=weights if is_weighted else None,
+    )
 
 
 def _best_starts(

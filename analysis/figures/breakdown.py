@@ -1,5 +1,7 @@
 """Figures of the parameter breakdown: the paper's Figures 3, 6 and 7, and similarities with their controls."""
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 
@@ -23,20 +25,10 @@ def submodule_map(embedding: pl.DataFrame, method: str) -> Picture:
     """
     table = embedding.filter(pl.col("method") == method)
     heads = table["head"].unique(maintain_order=True).to_list()
-    numbers = head_numbers(heads)
     figure, axes = subplots(1, 3, width=6.6, height=2.7)
     for ax, (panel, title) in zip(axes, PANELS.items(), strict=True):
         points = table.filter(pl.col("panel") == panel)
-        for i, head in enumerate(heads):
-            rows = points.filter(pl.col("head") == head)
-            # Hollow marks of different shapes and sizes: heads that coincide are all still seen.
-            ax.scatter(
-                rows["x"], rows["y"], s=16 + 14 * (len(heads) - 1 - i), marker=marker(i), facecolors="none",
-                edgecolors=color(numbers[i]), linewidths=0.8,
-                label=plain_text(head) if ax is axes[0] else None,
-            )  # fmt: skip
-        ax.set(title=f"{title} ({len(points)})", xticks=[], yticks=[])
-        ax.spines[:].set_visible(True)
+        _draw_heads(ax, points, heads, f"{title} ({len(points)})", labelled=ax is axes[0])
         ax.margins(0.08)
     legend_below(figure, len(heads))
     return Picture(
@@ -62,7 +54,6 @@ def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int =
     layers = points.filter(pl.col("layer") != OUTSIDE)["layer"].unique().sort().to_list()
     shown = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, min(most, len(layers))).round().astype(int))]
     heads = points["head"].unique(maintain_order=True).to_list()
-    numbers = head_numbers(heads)
     n_columns = min(4, len(shown))
     n_rows = -(-len(shown) // n_columns)
     figure, axes = subplots(n_rows, n_columns, width=6.6, height=1.65 * n_rows + 0.4)
@@ -71,15 +62,7 @@ def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int =
     grey = points.sample(min(MOST_DOTS, len(points)), seed=0)
     for ax, layer in zip(axes, shown, strict=False):
         ax.scatter(grey["x"], grey["y"], s=3, color="#999999", alpha=0.35, linewidths=0)
-        for i, head in enumerate(heads):
-            rows = points.filter((pl.col("layer") == layer) & (pl.col("head") == head))
-            ax.scatter(
-                rows["x"], rows["y"], s=14 + 12 * (len(heads) - 1 - i), marker=marker(i), facecolors="none",
-                edgecolors=color(numbers[i]), linewidths=0.9,
-                label=plain_text(head) if ax is axes[0] else None,
-            )  # fmt: skip
-        ax.set(title=f"layer {layer}", xticks=[], yticks=[])
-        ax.spines[:].set_visible(True)
+        _draw_heads(ax, points.filter(pl.col("layer") == layer), heads, f"layer {layer}", labelled=ax is axes[0])
     legend_below(figure, len(heads))
     return Picture(
         f"layers_{matrix.lower()}_{method.lower().replace('-', '')}",
@@ -88,6 +71,19 @@ def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int =
         "of the whole (the paper's Figures 6 and 7).",
         f"{len(shown)} scatter plots, one a layer, of {len(heads)} heads.",
     )
+
+
+def _draw_heads(axes: Any, points: pl.DataFrame, heads: list[str], title: str, *, labelled: bool) -> None:
+    """Hollow marks of different shapes and sizes: heads that coincide are all still seen."""
+    numbers = head_numbers(heads)
+    for i, head in enumerate(heads):
+        rows = points.filter(pl.col("head") == head)
+        axes.scatter(
+            rows["x"], rows["y"], s=16 + 14 * (len(heads) - 1 - i), marker=marker(i), facecolors="none",
+            edgecolors=color(numbers[i]), linewidths=0.8, label=plain_text(head) if labelled else None,
+        )  # fmt: skip
+    axes.set(title=title, xticks=[], yticks=[])
+    axes.spines[:].set_visible(True)
 
 
 @styled

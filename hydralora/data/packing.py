@@ -48,12 +48,7 @@ def collate_packed(rows: Sequence[Mapping[str, Any]]) -> Batch:
     }
     if "expert_gates" in rows[0]:
         gates = torch.tensor([row["expert_gates"] for row in rows], dtype=torch.float32)
-        batch["expert_gates"] = gates_of_tokens(gates, document_of_token)[None]
+        batch["expert_gates"] = gates[document_of_token][None]
     if rows[0].get("cluster") is not None:
         batch["cluster"] = torch.tensor([row["cluster"] for row in rows])[document_of_token]
     return batch
-
-
-def gates_of_tokens(gates: torch.Tensor, document_of_token: torch.Tensor) -> torch.Tensor:
-    """Gates of documents [documents, N] -> gates of their tokens [T, N]."""
-    return gates[document_of_token]

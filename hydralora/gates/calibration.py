@@ -23,14 +23,13 @@ def calibrate_gates(
     model: "PeftModel",
     batches: Iterable[Mapping[str, Any]],
     adapter_name: str = "default",
-    mask_key: str = "attention_mask",
     max_batches: int | None = None,
 ) -> dict[str, Tensor]:
     """Mean routed gates of each layer over the tokens of some batches, without padding.
 
     Args:
-        batches: Inputs of the model's forward pass; `labels` are not needed.
-        mask_key: Entry [batch, length] that is 0 for padding; without it every token counts.
+        batches: Inputs of the model's forward pass; `labels` are not needed. `attention_mask` is 0 for padding; without
+            it every token counts.
         max_batches: Largest number of batches to use; None uses all.
 
     Returns:
@@ -39,22 +38,20 @@ def calibrate_gates(
     Raises:
         ValueError: If there is no batch, or no batch has a token.
     """
-    return _calibrate(model, ((batch, None) for batch in batches), adapter_name, mask_key, max_batches)["all"]
+    return _calibrate(model, ((batch, None) for batch in batches), adapter_name, max_batches)["all"]
 
 
 def calibrate_gates_by_group(
     model: "PeftModel",
     batches: Iterable[Mapping[str, Any]],
-    group_key: str = "group",
     adapter_name: str = "default",
-    mask_key: str = "attention_mask",
     max_batches: int | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """`calibrate_gates` for each group of sequences separately.
 
     Args:
-        group_key: Entry of each batch with a label for each sequence (strings, or a tensor of integers). It is not
-            passed to the model.
+        batches: As in `calibrate_gates`, with the entry `group`: a label for each sequence (strings, or a tensor of
+            integers). It is not passed to the model.
 
     Returns:
         Label as a string -> gates [N] by layer name.
@@ -63,17 +60,15 @@ def calibrate_gates_by_group(
         ValueError: If there is no batch, or a group has no token.
     """
     labelled = (
-        ({key: value for key, value in batch.items() if key != group_key}, _labels(batch[group_key]))
-        for batch in batches
+        ({key: value for key, value in batch.items() if key != "group"}, _labels(batch["group"])) for batch in batches
     )
-    return _calibrate(model, labelled, adapter_name, mask_key, max_batches)
+    return _calibrate(model, labelled, adapter_name, max_batches)
 
 
 def _calibrate(
     model: "PeftModel",
     batches: Iterator[tuple[Mapping[str, Any], list[str] | None]],
     adapter_name: str,
-    mask_key: str,
     max_batches: int | None,
 ) -> dict[str, dict[str, Tensor]]:
     sums: dict[str, Tensor] = {}  # [M, N]
@@ -82,7 +77,7 @@ def _calibrate(
     adapter_state(model, adapter_name).refuse_idle("measure gates")
     with fixed_gates(model, None, adapter_name):  # routed gates, even if gates are fixed now
         for batch, labels in islice(batches, max_batches):
-            statistics, _ = document_statistics(model, batch, adapter_name, mask_key)
+            statistics, _ = document_statistics(model, batch, adapter_name)
             if modules and statistics.modules != modules:
                 raise ValueError("Expected the same layers to run in every batch; some experts of a mixture did not")
             modules = statistics.modules

@@ -18,6 +18,7 @@ from hydralora.adapter.batch_axis import Call, Place, locate, place_of
 from hydralora.adapter.calls import ModelCalls, watched
 from hydralora.adapter.layer import GateObserver, HydraLoraLayer
 from hydralora.adapter.state import adapter_state, base_of, device_of, hydralora_layers, plain_name
+from hydralora.gates.labels import IGNORED
 
 # [batch, length], 0 for padding; one by layer name if layers see different tokens; None if all tokens count.
 Masks = Tensor | Mapping[str, Tensor | None] | None
@@ -249,15 +250,15 @@ def token_weights(name: str, gates: Tensor, mask: Masks) -> Tensor:
 
 @torch.no_grad()
 def document_statistics(
-    model: nn.Module, batch: Mapping[str, Any], adapter_name: str = "default", mask_key: str = "attention_mask"
+    model: nn.Module, batch: Mapping[str, Any], adapter_name: str = "default"
 ) -> tuple[GateStatistics, dict[str, Tensor]]:
     """Run a model on a batch without dropout, and sum its gates for each sequence.
 
     Args:
         batch: Inputs of the model's forward pass. Entries that are not tensors are dropped, and so are `labels` unless
-            a decoder needs them.
-        mask_key: Entry that is 0 for padding; without it every token counts. In an encoder-decoder model, layers of the
-            decoder use `decoder_attention_mask`; without it they skip tokens without a label (-100).
+            a decoder needs them. `attention_mask` is 0 for padding; without it every token counts. In an
+            encoder-decoder model, layers of the decoder use `decoder_attention_mask`; without it they skip tokens
+            without a label (-100).
 
     Returns:
         Statistics with a group for each sequence, and the gates [batch, length, N] by layer name.
@@ -276,7 +277,7 @@ def document_statistics(
         inputs["labels"] = labels
     was_training = model.training
     model.eval()
-    masks: Masks = inputs.get(mask_key)
+    masks: Masks = inputs.get("attention_mask")
     try:
         with record_gates(model, adapter_name) as gates, _layers_of_the_encoder(base, has_decoder) as of_encoder:
             model(**inputs, **({"use_cache": False} if hasattr(base, "config") else {}))
@@ -287,7 +288,7 @@ def document_statistics(
     if has_decoder:
         decoder_mask = inputs.get("decoder_attention_mask")
         if decoder_mask is None and labels is not None:
-            decoder_mask = labels != -100
+            decoder_mask = labels != IGNORED
         masks = {name: masks if name in of_encoder else decoder_mask for name in gates}  # type: ignore[misc]
     num_sequences = len(next(iter(inputs.values())))
     statistics = GateStatistics(num_sequences)

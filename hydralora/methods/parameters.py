@@ -136,17 +136,14 @@ def _check_closed_form(config: Any, model: nn.Module) -> None:
     targets = config.target_modules
     takes_all = isinstance(targets, str) and targets.lower() == "all-linear"
     is_lora = config.peft_type.value == "LORA"
-    takes_experts = is_lora and fused_experts(model) and (takes_all or _misread(config, model))
+    names = [name for name, _, _ in target_shapes(config, model)]
+    takes_experts = is_lora and fused_experts(model) and (takes_all or read_as_experts(model, names))
     if getattr(config, "target_parameters", None) or takes_experts:
         raise ValueError(
             "Expected target_modules that are linear layers, got parameters of fused experts too (target_parameters, "
             "'all-linear' on a mixture of experts, or names that PEFT reads as the experts). Name the layers one by "
             "one."
         )
-
-
-def _misread(config: "PeftConfig", model: nn.Module) -> list[str]:
-    return read_as_experts(model, [name for name, _, _ in target_shapes(config, model)])
 
 
 def target_shapes(config: "PeftConfig", model: nn.Module) -> Iterator[tuple[str, int, int]]:

@@ -4,8 +4,6 @@ Dagster's automation conditions start assets without a configuration, which thes
 sensor. It is off until it is switched on: `automatic: true` in the job's `defs.yaml`, or Automation in the web UI.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from pipelines.jobs import corpus_job
+from pipelines.store.artifacts import fingerprint_of
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.store.run_values import HOW_RUN
 
@@ -34,7 +33,7 @@ def change_sensors(job: str, values: Mapping[str, Any], automatic: bool) -> list
     def changes(context: dg.SensorEvaluationContext) -> dg.RunRequest:
         """Starts the job again when its files, its configuration or the code of its assets changed."""
         assert context.repository_def is not None
-        return dg.RunRequest(run_key=_digest(state(context.repository_def, job, values)))
+        return dg.RunRequest(run_key=fingerprint_of(state(context.repository_def, job, values)))
 
     @dg.sensor(name=f"{job}_drift", job_name=corpus_job.name, **common)
     def drift(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
@@ -91,7 +90,3 @@ def _files(values: Mapping[str, Any]) -> list[tuple[str, int, int]]:
                 about = file.stat()
                 found.append((str(file), about.st_size, about.st_mtime_ns))
     return sorted(found)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()

@@ -14,12 +14,11 @@ GROUP_MODEL = "group_model"
 """Folder of the model that predicts the group of a prompt. A copy lies beside each adapter that needs it."""
 
 
-def labelled_documents(corpus_documents: Artifact, cluster_labels: Artifact) -> pl.DataFrame:
-    """`document_id, split, prompt, source, task, cluster` of all documents."""
-    columns = ("document_id", "split", "prompt", "source", "task")
+def clustered_documents(corpus_documents: Artifact, cluster_labels: Artifact, *more: str) -> pl.LazyFrame:
+    """`document_id, source, task, split`, the columns of `more`, and `cluster` of all documents."""
     labels = cluster_labels.scan("labels").select("document_id", "cluster")
-    documents = corpus_documents.scan("documents").select(columns)
-    return documents.join(labels, on="document_id", how="inner", maintain_order="left").collect()
+    documents = corpus_documents.scan("documents").select("document_id", "source", "task", "split", *more)
+    return documents.join(labels, on="document_id", how="inner", maintain_order="left")
 
 
 def group_model(

@@ -21,6 +21,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import dagster as dg
@@ -115,7 +116,7 @@ def artifact_asset(
     blocking, warnings = blocking or {}, warnings or {}
 
     def decorate(function: Callable[..., None]) -> dg.AssetsDefinition:
-        declared = _Declared.of(function, identity, describe, frozenset(warnings), unused)
+        declared = _Declared(function, identity, describe, frozenset(warnings), unused)
         name = function.__name__
 
         def compute(context: dg.AssetExecutionContext, **inputs: Artifact) -> Iterator[dg.MaterializeResult]:
@@ -166,34 +167,27 @@ class _Declared:
     describe: Callable[..., Description]
     warnings: frozenset[str]
     unused: Callable[..., Collection[str]]
-    inputs: tuple[str, ...]
-    resources: tuple[str, ...]
-    config: type[dg.Config] | None
 
-    @classmethod
-    def of(
-        cls,
-        function: Callable[..., None],
-        identity: Callable[..., Mapping[str, Any]] | None,
-        describe: Callable[..., Description],
-        warnings: frozenset[str],
-        unused: Callable[..., Collection[str]],
-    ) -> "_Declared":
-        parameters = {name: p.annotation for name, p in inspect.signature(function).parameters.items()}
-        return cls(
-            function,
-            identity,
-            describe,
-            warnings,
-            unused,
-            inputs=tuple(name for name, kind in parameters.items() if kind is Artifact),
-            resources=tuple(
-                name
-                for name, kind in parameters.items()
-                if isinstance(kind, type) and issubclass(kind, dg.ConfigurableResource)
-            ),
-            config=parameters.get("config"),
-        )
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """Parameter of the function -> its annotation."""
+        return {name: p.annotation for name, p in inspect.signature(self.function).parameters.items()}
+
+    @cached_property
+    def inputs(self) -> list[str]:
+        """Names of the upstream assets."""
+        return [name for name, kind in self.parameters.items() if kind is Artifact]
+
+    @cached_property
+    def resources(self) -> list[str]:
+        """Names of the resources."""
+        kinds = self.parameters.items()
+        return [name for name, kind in kinds if isinstance(kind, type) and issubclass(kind, dg.ConfigurableResource)]
+
+    @property
+    def config(self) -> type[dg.Config] | None:
+        """Class of the configuration."""
+        return self.parameters.get("config")
 
     def materialize(
         self, context: dg.AssetExecutionContext, inputs: Mapping[str, Artifact]

@@ -1,11 +1,11 @@
 """The configuration of a run, which its job may define."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+
+from pipelines.store.artifacts import fingerprint_of
 
 JOB_TAG = "hydralora/job"
 """Tag of a configured job: the general job that it configures."""
@@ -27,5 +27,4 @@ def without_how(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def digest(values: Mapping[str, Any]) -> str:
     """Hash (16 hex digits) of the parts that results depend on."""
-    text = json.dumps(without_how(values), sort_keys=True, default=str)  # dates in YAML become text
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return fingerprint_of(without_how(values))

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from pipelines.corpus.experts import clustered_documents
 from pipelines.store.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -21,12 +22,7 @@ def labelled_documents(
     `expert_gates` is one-hot, for methods with given gates. Training documents have the expert of their group. Held-out
     documents have the expert of the group predicted from the prompt, as in serving.
     """
-    labels = cluster_labels.scan("labels").select("document_id", "cluster")
-    documents = (
-        corpus_documents.scan("documents")
-        .select("document_id", "source", "task", "split")
-        .join(labels, on="document_id", how="inner", maintain_order="left")
-    )
+    documents = clustered_documents(corpus_documents, cluster_labels)
     if expert_assignment is None:
         return documents
     experts = expert_assignment.scan("experts").select("document_id", "expert")

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from pipelines.corpus.experts import (
     GROUP_MODEL,
+    clustered_documents,
     found_in_training,
     group_model,
     held_out_accuracy,
-    labelled_documents,
     with_experts,
 )
 from pipelines.store.artifacts import Artifact, Draft
@@ -90,7 +90,7 @@ def expert_assignment(
     """
     from analysis.experts.grouping import choose_grouping
 
-    documents = labelled_documents(corpus_documents, cluster_labels)
+    documents = clustered_documents(corpus_documents, cluster_labels, "prompt").collect()
     training = documents.filter(pl.col("split") == "train")
     choice = num_clusters.json("num_clusters")
     grouping = choose_grouping(
