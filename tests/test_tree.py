@@ -47,6 +47,7 @@ TESTED_ELSEWHERE: dict[str, tuple[str, str]] = {
     "hydralora/data/template.py": (TOGETHER, "hydralora/data/test_documents.py"),
     "hydralora/gates/*": (TOGETHER, "hydralora/gates"),
     "hydralora/harness/*": (AS_A_USER, "hydralora/harness"),
+    "hydralora/methods/factories.py": (TOGETHER, "hydralora/methods/test_table.py"),
     "hydralora/ops/t*.py": (TOGETHER, "hydralora/ops/test_triton.py"),
     "hydralora/training/*": (TOGETHER, "hydralora/training"),
     "pipelines/check.py": (COMMAND, "pipelines/test_bad_inputs.py"),

@@ -1,6 +1,7 @@
 """The table of the compared methods, and their numbers of parameters. Imports `adapter`."""
 
 from hydralora.methods.config import MethodConfig, MethodError
+from hydralora.methods.factories import matched_rank
 from hydralora.methods.parameters import (
     ParameterCounts,
     count_parameters,
@@ -14,7 +15,6 @@ from hydralora.methods.table import (
     adapt,
     check_targets,
     get_method,
-    matched_rank,
 )
 
 __all__ = [
