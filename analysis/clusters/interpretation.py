@@ -17,7 +17,7 @@ WIDESPREAD = 0.1
 
 
 @dataclass(frozen=True)
-class Agreement:
+class LabelAgreement:
     """Agreement of clusters with known labels. 1: the same grouping; 0: chance (for `ari`).
 
     Attributes:
@@ -134,12 +134,12 @@ def cross_table(labels: ArrayLike, groups: pl.Series | Sequence[str]) -> pl.Data
     return counts.with_columns(**shares)
 
 
-def agreement(labels: ArrayLike, groups: pl.Series | Sequence[str]) -> Agreement:
+def agreement(labels: ArrayLike, groups: pl.Series | Sequence[str]) -> LabelAgreement:
     """NMI and ARI between clusters and known labels; documents with a null label are ignored."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     table = pl.DataFrame({"cluster": np.asarray(labels), "group": groups}).drop_nulls()
     cluster, group = table["cluster"].to_numpy(), table["group"].rank("dense").to_numpy()
-    return Agreement(
+    return LabelAgreement(
         nmi=float(normalized_mutual_info_score(group, cluster)), ari=float(adjusted_rand_score(group, cluster))
     )

@@ -243,13 +243,8 @@ def _left_out(model: nn.Module, targets: Any, left_alone: dict[str, str]) -> lis
     if left_alone:
         sentences.append(f"Left alone, because an adapter cannot act on these target modules: {_reasons(left_alone)}")
     names = [plain for plain, _ in model.named_modules()]
-    unmatched = (
-        []
-        if isinstance(targets, str) or not targets
-        else sorted(
-            entry for entry in targets if not any(name == entry or name.endswith(f".{entry}") for name in names)
-        )
-    )
+    entries = [] if isinstance(targets, str) else sorted(targets or ())
+    unmatched = [entry for entry in entries if not any(f".{name}".endswith(f".{entry}") for name in names)]
     if unmatched:
         sentences.append(f"No layer of the model has these names of target_modules: {', '.join(unmatched)}")
     with_other_names = names_outside_adapters(model)
@@ -269,9 +264,7 @@ def _left_out(model: nn.Module, targets: Any, left_alone: dict[str, str]) -> lis
 
 
 def _reasons(left_alone: dict[str, str]) -> str:
-    shown = [f"{name} ({reason})" for name, reason in sorted(left_alone.items())]
-    more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
-    return ", ".join(shown[:4]) + more
+    return _listed({f"{name} ({reason})" for name, reason in left_alone.items()}, most=4)
 
 
 def is_linear(base: nn.Module) -> bool:
@@ -289,6 +282,5 @@ def _pass_adapter_names(adapter_names: Sequence[str]) -> Any:
     return hook
 
 
-def _listed(keys: set[str]) -> str:
-    shown = sorted(keys)
-    return ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")
+def _listed(texts: set[str], most: int = 20) -> str:
+    return ", ".join(sorted(texts)[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
 
-from hydralora.ops import torch_kernels as small
+from hydralora.ops import torch_kernels
 
 try:
-    from hydralora.ops import triton_launch as triton_pieces
+    from hydralora.ops import triton_launch
 except ImportError:  # no Triton on this platform; `torch_kernels` gives the same results
-    triton_pieces = None  # type: ignore[assignment]
+    triton_launch = None  # type: ignore[assignment]
 
 
 _PLAIN_TENSORS = (nn.Parameter, Tensor)  # not DTensor, not a quantised tensor
@@ -131,9 +131,9 @@ def hydra_linear(
     x = _cast(x, _compute_dtype(x, weight_a))
     rows = _rows(x, x.dtype)
     y = _base(x, rows, base_weight, base_bias)
-    pieces = _pieces(rows)
-    if pieces is triton_pieces and rows.shape[0] <= triton_pieces.FEW_TOKENS:  # decoding: launches dominate
-        triton_pieces.add_experts_few(y.view(-1, y.shape[-1]), rows, weight_a, gating, weight_b, *split)
+    kernels = _kernels(rows)
+    if kernels is triton_launch and rows.shape[0] <= triton_launch.FEW_TOKENS:  # decoding: launches dominate
+        triton_launch.add_experts_few(y.view(-1, y.shape[-1]), rows, weight_a, gating, weight_b, *split)
     else:
         _add_adapter(y, rows, weight_a, weight_b, gating, *split)
     return y
@@ -179,11 +179,11 @@ class _HydraLinear(torch.autograd.Function):
         a_rows = weight_a.shape[0]
         _, router_input, shared_rank, _ = ctx.split
 
-        pieces = _pieces(grad)
+        kernels = _kernels(grad)
         grad_u = torch.mm(grad, _cast(weight_b, dtype))  # [T, E * r + shared_rank]
         router = _gating(gating, dtype, router_input)
         hidden = router_input == "hidden" and router is not None
-        u, grad_low, grad_router = pieces.gate_backward(grad_u, low, router, a_rows - shared_rank, *ctx.split)
+        u, grad_low, grad_router = kernels.gate_backward(grad_u, low, router, a_rows - shared_rank, *ctx.split)
 
         grad_b = torch.mm(grad.t(), u) if needs_b else None
         grad_a = None
@@ -196,7 +196,7 @@ class _HydraLinear(torch.autograd.Function):
             rows = _cast(weight_a, dtype)
             if hidden and router is not None:
                 rows = torch.cat((rows, router))
-            grad_x = pieces.accumulate(torch.mm(grad, _cast(base_weight, dtype)), grad_low, rows)
+            grad_x = kernels.accumulate(torch.mm(grad, _cast(base_weight, dtype)), grad_low, rows)
             # `view` with a torch.Size takes three times as long.
             grad_x = _cast(grad_x.view_as(saved_x), ctx.x_dtype)
         return (
@@ -229,10 +229,10 @@ def _add_adapter(
     dtype = x.dtype
     blocks = (weight_b.shape[1] - shared_rank) // (weight_a.shape[0] - shared_rank)
     router = _gating(gating, dtype, router_input)
-    pieces = _pieces(x)
+    kernels = _kernels(x)
     split = (scaling, router_input, shared_rank, shared_scaling)
-    low, u = pieces.project_and_gate(x, _cast(weight_a, dtype), router, blocks, *split)
-    pieces.accumulate(y.view(-1, y.shape[-1]), u, _cast(weight_b, dtype).t())
+    low, u = kernels.project_and_gate(x, _cast(weight_a, dtype), router, blocks, *split)
+    kernels.accumulate(y.view(-1, y.shape[-1]), u, _cast(weight_b, dtype).t())
     return low
 
 
@@ -253,11 +253,11 @@ def _base(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[-1]))
 
 
-def _pieces(x: Tensor) -> Any:
+def _kernels(x: Tensor) -> Any:
     """The Triton kernels if they support x, else the PyTorch ones."""
-    if triton_pieces is not None and triton_pieces.supports(x):
-        return triton_pieces
-    return small
+    if triton_launch is not None and triton_launch.supports(x):
+        return triton_launch
+    return torch_kernels
 
 
 def _compute_dtype(x: Tensor, weight_a: Tensor) -> torch.dtype:

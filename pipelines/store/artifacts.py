@@ -238,7 +238,8 @@ def build_artifact(
     if not mixes_runs:
         check_lineage(asset, inputs)
     if found := _find(directory, asset, fingerprint, log):
-        _mark_used(found)
+        with suppress(OSError):  # a read-only store needs no clean-up
+            os.utime(found.folder)  # so that the clean-up keeps what a run reuses but has not recorded yet
         return found
     folder = directory / asset / fingerprint
     with clear_disk_errors(directory):
@@ -248,7 +249,9 @@ def build_artifact(
         # Another process may have built it while this one waited.
         if found := _find(directory, asset, fingerprint, log, repair=True):
             return found
-        draft = Draft(asset, fingerprint, folder.with_suffix(".partial"), _made_from(asset, fingerprint, inputs))
+        of_inputs = {name: artifact.fingerprint for name, artifact in sorted(inputs.items())}
+        made_from = {"asset": asset, "fingerprint": fingerprint, "inputs": of_inputs}
+        draft = Draft(asset, fingerprint, folder.with_suffix(".partial"), made_from)
         draft.folder.mkdir(exist_ok=True)
         started, cpu = time.time(), time.process_time()
         with clear_disk_errors(draft.folder):
@@ -307,12 +310,6 @@ def _find(directory: Path, asset: str, fingerprint: str, log: Log, *, repair: bo
         log(f"{asset} is damaged and is built again: {wrong}")
         os.rename(artifact.folder, artifact.folder.with_suffix(f".damaged-{time.time_ns()}"))
     return None
-
-
-def _mark_used(artifact: Artifact) -> None:
-    """Update the folder's time, so that the clean-up keeps artifacts that a run reuses but has not recorded yet."""
-    with suppress(OSError):  # a read-only store needs no clean-up
-        os.utime(artifact.folder)
 
 
 def artifact_of(directory: Path, asset: str, fingerprint: str) -> Artifact:
@@ -381,12 +378,4 @@ def _identity(
             name: {"asset": artifact.asset, "fingerprint": artifact.fingerprint}
             for name, artifact in sorted(inputs.items())
         },
-    }
-
-
-def _made_from(asset: str, fingerprint: str, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
-    return {
-        "asset": asset,
-        "fingerprint": fingerprint,
-        "inputs": {name: artifact.fingerprint for name, artifact in sorted(inputs.items())},
     }

@@ -23,8 +23,13 @@ def file_hash(path: Path) -> str:
 
 def folder_hashes(folder: Path) -> dict[str, str]:
     """Path in the folder -> hash, of all its files. A file is read again only if its size or times have changed."""
+    return {name: _hash_at(path, *_stamp(path)) for name, path in _files_in(folder)}
+
+
+def _files_in(folder: Path) -> list[tuple[str, Path]]:
+    """Path in the folder and path, of all its files."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _hash_at(path, *_stamp(path)) for path in paths}
+    return [(path.relative_to(folder).as_posix(), path) for path in paths]
 
 
 def _stamp(path: Path) -> tuple[int, int, int, int]:
@@ -39,12 +44,7 @@ def _hash_at(path: Path, size: int, changed: int, touched: int, inode: int) -> s
 
 def write_manifest(folder: Path, *, without: str) -> Manifest:
     """Sizes and hashes of the files in a folder, in the order of their names."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): (path.stat().st_size, file_hash(path))
-        for path in paths
-        if path != folder / without
-    }
+    return {name: (path.stat().st_size, file_hash(path)) for name, path in _files_in(folder) if name != without}
 
 
 def damage(folder: Path, manifest: Manifest, *, hashes: bool) -> str | None:
