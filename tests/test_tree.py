@@ -25,14 +25,17 @@ DECLARES = "declares names and values; what they do is tested where they are use
 AS_A_USER = "tested as its users meet it, through the door of its room"
 JOB = "an asset is tested in the job that makes it"
 TESTED_ELSEWHERE: dict[str, tuple[str, str]] = {
+    "analysis/adapters/pairs.py": (TOGETHER, "analysis/adapters/test_breakdown.py"),
     "analysis/answer/analysis.py": (TOGETHER, "analysis/answer/test_analyze.py"),
     "analysis/atomic_files.py": (TOGETHER, "analysis/clusters/test_corpus_model.py"),
     "analysis/clusters/_kmeans_kernels.py": (TOGETHER, "analysis/clusters/test_kmeans.py"),
     "analysis/clusters/description.py": (TOGETHER, "analysis/answer/test_analyze.py"),
+    "analysis/clusters/lloyd.py": (TOGETHER, "analysis/clusters/test_kmeans.py"),
     "analysis/clusters/choice/resampling.py": (TOGETHER, "analysis/answer/test_analyze.py"),
     "analysis/corpus/*": (TOGETHER, "analysis/corpus/test_cleaning.py"),
     "analysis/corpus/document_text.py": (TOGETHER, "analysis/clusters/test_assignment.py"),
     "analysis/engine/*": (TOGETHER, "analysis/engine/test_engines.py"),
+    "analysis/experts/agreement.py": (TOGETHER, "analysis/experts/test_prompt_classifier.py"),
     "analysis/experts/prompt_gates.py": (TOGETHER, "analysis/experts/test_prompt_classifier.py"),
     "analysis/features/*": (TOGETHER, "analysis/features/test_lsa.py"),
     "analysis/figures/*": (AS_A_USER, "analysis/figures"),

@@ -22,17 +22,13 @@ from analysis.adapters.observation_two import (
     observation_two,
     relation_of,
 )
+from analysis.adapters.pairs import PAIR_SCHEMA, Starts, compare
 from analysis.adapters.parts import SHARED_LORA, State, Submodule, parameter_counts, submodules
 from analysis.adapters.permutation import matching, separability
 from analysis.adapters.projection import Method, distances, embed, gram
 from analysis.adapters.subspace import (
-    cosine,
     effective_rank,
-    linear_cka,
-    orthonormal_rows,
-    principal_cosines,
     relative_distance,
-    subspace_similarity,
 )
 
 
@@ -137,7 +133,6 @@ def break_down(
 
 
 Heads = dict[str, list[Submodule]]
-Starts = dict[int, dict[tuple[int, str], Submodule]]
 
 
 def _check_places(heads: Heads) -> None:
@@ -205,58 +200,14 @@ def _pairs(
             if one.matrix == "B" and relation in (FROM_START, UNTRAINED):
                 continue  # B starts at zero
             start_a, start_b = (starts.get(c.seed, {}).get(one.place) if c.trained else None for c in (a, b))
-            rows.append({"relation": relation, **_compare(one, other, start_a, start_b)})
+            rows.append({"relation": relation, **compare(one, other, start_a, start_b)})
     by_place: dict[tuple[int, str], list[Submodule]] = {}
     for expert in experts:
         if expert.matrix == "B" and expert.head != SHARED_LORA:  # the shared LoRA may have another rank
             by_place.setdefault(expert.place, []).append(expert)
     for blocks in by_place.values():
-        rows += [{"relation": EXPERTS, **_compare(a, b, None, None)} for a, b in combinations(blocks, 2)]
+        rows += [{"relation": EXPERTS, **compare(a, b, None, None)} for a, b in combinations(blocks, 2)]
     return pl.DataFrame(rows, schema=PAIR_SCHEMA)
-
-
-PAIR_SCHEMA = {
-    "relation": pl.String,
-    "head_a": pl.String,
-    "head_b": pl.String,
-    "layer": pl.Int64,
-    "module": pl.String,
-    "matrix": pl.String,
-    "subspace_similarity": pl.Float64,
-    "mean_angle": pl.Float64,
-    "largest_angle": pl.Float64,
-    "cka": pl.Float64,
-    "cosine": pl.Float64,
-    "relative_distance": pl.Float64,
-    "update_cosine": pl.Float64,
-    "chance": pl.Float64,
-}
-
-
-def _compare(a: Submodule, b: Submodule, start_a: Submodule | None, start_b: Submodule | None) -> dict[str, Any]:
-    cosines = principal_cosines(orthonormal_rows(a.rows), orthonormal_rows(b.rows))
-    angles = np.degrees(np.arccos(cosines))
-    same_shape = a.rows.shape == b.rows.shape
-    update: float | None = None
-    if a.matrix == "B" and same_shape:
-        update = cosine(a.rows, b.rows)
-    elif start_a is not None and start_b is not None and same_shape:
-        update = cosine(a.rows - start_a.rows, b.rows - start_b.rows)
-    return {
-        "head_a": a.head,
-        "head_b": b.head,
-        "layer": a.layer,
-        "module": a.module,
-        "matrix": a.matrix,
-        "subspace_similarity": subspace_similarity(cosines),
-        "mean_angle": float(angles.mean()) if len(angles) else float("nan"),
-        "largest_angle": float(angles.max()) if len(angles) else float("nan"),
-        "cka": linear_cka(a.rows, b.rows),
-        "cosine": cosine(a.rows, b.rows) if same_shape else None,
-        "relative_distance": relative_distance(a.rows, b.rows) if same_shape else None,
-        "update_cosine": update,
-        "chance": max(len(a.rows), len(b.rows)) / a.rows.shape[1],
-    }
 
 
 def _separability(shown: Sequence[Submodule], random_state: int) -> pl.DataFrame:
@@ -271,6 +222,24 @@ def _separability(shown: Sequence[Submodule], random_state: int) -> pl.DataFrame
         rows.append({"matrix": matrix, **vars(result)})
     columns = ("silhouette", "silhouette_p", "knn_accuracy", "knn_p", "chance")
     return pl.DataFrame(rows, schema={"matrix": pl.String, **dict.fromkeys(columns, pl.Float64)})
+
+
+def _embedding(shown: Sequence[Submodule], methods: Sequence[Method], random_state: int) -> pl.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for panel in ("all", "A", "B"):
+        chosen = [s for s in shown if panel in ("all", s.matrix)]
+        if len(chosen) < 5:
+            continue
+        cosines = gram(chosen)
+        for method in methods:
+            points = embed(cosines, method, random_state=random_state)
+            for submodule, (x, y) in zip(chosen, points, strict=True):
+                about = {"head": submodule.head, "layer": submodule.layer, "module": submodule.module}
+                place = {"matrix": submodule.matrix, "x": float(x), "y": float(y)}
+                rows.append({"method": method, "panel": panel, **about, **place})
+    strings = ("method", "panel", "head")
+    schema = {**dict.fromkeys(strings, pl.String), "layer": pl.Int64, "module": pl.String, "matrix": pl.String}
+    return pl.DataFrame(rows, schema={**schema, "x": pl.Float64, "y": pl.Float64})
 
 
 def _identification(components: Sequence[ComponentAdapter], pairs: pl.DataFrame, random_state: int) -> pl.DataFrame:
@@ -302,21 +271,3 @@ def _identification(components: Sequence[ComponentAdapter], pairs: pl.DataFrame,
         result = matching(np.stack(list(by_place.values())), random_state=random_state)
         rows.append({"matrix": matrix, **vars(result), "n_places": len(by_place)})
     return pl.DataFrame(rows, schema=schema)
-
-
-def _embedding(shown: Sequence[Submodule], methods: Sequence[Method], random_state: int) -> pl.DataFrame:
-    rows: list[dict[str, Any]] = []
-    for panel in ("all", "A", "B"):
-        chosen = [s for s in shown if panel in ("all", s.matrix)]
-        if len(chosen) < 5:
-            continue
-        cosines = gram(chosen)
-        for method in methods:
-            points = embed(cosines, method, random_state=random_state)
-            for submodule, (x, y) in zip(chosen, points, strict=True):
-                about = {"head": submodule.head, "layer": submodule.layer, "module": submodule.module}
-                place = {"matrix": submodule.matrix, "x": float(x), "y": float(y)}
-                rows.append({"method": method, "panel": panel, **about, **place})
-    strings = ("method", "panel", "head")
-    schema = {**dict.fromkeys(strings, pl.String), "layer": pl.Int64, "module": pl.String, "matrix": pl.String}
-    return pl.DataFrame(rows, schema={**schema, "x": pl.Float64, "y": pl.Float64})

@@ -10,24 +10,20 @@ from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
 from analysis.clusters._kmeans_kernels import (
-    assign_block,
     count_distinct_rows,
     greedy_kmeans_plusplus,
     squared_distances_to,
 )
+from analysis.clusters.lloyd import Features, Fit, extended, lloyd, nearest_centers
 
 logger = logging.getLogger(__name__)
 
-Features = NDArray[np.float32]
-Labels = NDArray[np.int32]
 
 # Starts are compared on a sample of this many rows; only the best start of each K is refined on all rows.
 START_SAMPLE_SIZE = 4096
 START_ITERATIONS = 8
 CANDIDATES = 4
 NEIGHBOUR_ROUNDS = 8
-# Rows per block, small enough that the inner products of a block with all centres stay in the cache.
-BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ def sweep_kmeans(
 
     with_neighbour = [*ks, ks[-1] + 1]  # one more, so that the largest K also has a neighbour above it
     starts = _best_starts(rows, weights, with_neighbour, n_init, tolerance, np.random.default_rng(random_state))
-    fits = _lloyd(rows, weights, starts[: len(ks)], max_iter, tolerance)
+    fits = lloyd(rows, weights, starts[: len(ks)], max_iter, tolerance)
     return _falling_sweep(rows, weights, mean, fits, max_iter, tolerance, sample_weight is not None)
 
 
@@ -114,10 +110,10 @@ def best_of_sweeps(X: ArrayLike, sweeps: Sequence[ClusterSweep]) -> ClusterSweep
     rows, weights = _validated(X, sweeps[0].sample_weight)
     mean = np.average(rows, axis=0, weights=weights).astype(np.float32)
     rows = rows - mean
-    fits_of: dict[int, list[_Fit]] = {}
+    fits_of: dict[int, list[Fit]] = {}
     for sweep in sweeps:
         for i, k in enumerate(sweep.n_clusters):
-            fit = _Fit(sweep.centers[i] - mean, sweep.labels[i], float(sweep.inertia[i]), sweep.n_iter[i])
+            fit = Fit(sweep.centers[i] - mean, sweep.labels[i], float(sweep.inertia[i]), sweep.n_iter[i])
             fits_of.setdefault(k, []).append(fit)
     fits = [_best(fits_of[k]) for k in sorted(fits_of)]
     is_weighted = sweeps[0].sample_weight is not None
@@ -144,16 +140,8 @@ def assign(X: ArrayLike, centers: ArrayLike) -> tuple[Int32[np.ndarray, " n"], F
         raise ValueError(f"centers: expected shape [K, {rows.shape[1]}], got {list(points.shape)}")
     mean = points.mean(axis=0)
     rows, points = rows - mean, points - mean
-    labels, _, _ = _assignment(rows, weights, [points])
+    labels, _, _ = nearest_centers(rows, weights, [points])
     return labels[0], squared_distances_to(rows, points, labels[0])
-
-
-@dataclass
-class _Fit:
-    centers: Features
-    labels: Labels
-    inertia: float
-    n_iter: int
 
 
 def _validated(X: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Features, NDArray[np.float64]]:
@@ -190,7 +178,7 @@ def _falling_sweep(
     rows: Features,
     weights: NDArray[np.float64],
     mean: Features,
-    fits: list[_Fit],
+    fits: list[Fit],
     max_iter: int,
     tolerance: float,
     is_weighted: bool,
@@ -202,8 +190,8 @@ def _falling_sweep(
     """
     for i in range(1, len(fits)):
         if fits[i].inertia > fits[i - 1].inertia:
-            start = _split(rows, fits[i - 1], len(fits[i].centers))
-            fits[i] = _lloyd(rows, weights, [start], max_iter, tolerance)[0]
+            start = extended(rows, fits[i - 1], len(fits[i].centers))
+            fits[i] = lloyd(rows, weights, [start], max_iter, tolerance)[0]
     return ClusterSweep(
         n_clusters=tuple(len(fit.centers) for fit in fits),
         inertia=np.array([fit.inertia for fit in fits]),
@@ -230,14 +218,14 @@ def _best_starts(
         rows[greedy_kmeans_plusplus(rows, weights, random.random((ks[-1], CANDIDATES)))] for _ in range(n_init)
     ]
     starts = [sequence[:k] for sequence in sequences for k in ks]
-    fits = _lloyd(rows, weights, starts, START_ITERATIONS, tolerance)
+    fits = lloyd(rows, weights, starts, START_ITERATIONS, tolerance)
     best = [_best(fits[i :: len(ks)]) for i in range(len(ks))]
     improved = set(range(len(ks)))
     for _ in range(NEIGHBOUR_ROUNDS):
         neighbours = [(i, start) for i in range(len(ks)) for start in _neighbours(rows, weights, best, i, improved)]
         if not neighbours:
             break
-        fits = _lloyd(rows, weights, [start for _, start in neighbours], START_ITERATIONS, tolerance)
+        fits = lloyd(rows, weights, [start for _, start in neighbours], START_ITERATIONS, tolerance)
         improved = set()
         for (i, _), fit in zip(neighbours, fits, strict=True):
             if fit.inertia < best[i].inertia:
@@ -246,12 +234,12 @@ def _best_starts(
     return [fit.centers for fit in best]
 
 
-def _best(fits: Sequence[_Fit]) -> _Fit:
+def _best(fits: Sequence[Fit]) -> Fit:
     return min(fits, key=lambda fit: fit.inertia)
 
 
 def _neighbours(
-    rows: Features, weights: NDArray[np.float64], fits: Sequence[_Fit], index: int, improved: set[int]
+    rows: Features, weights: NDArray[np.float64], fits: Sequence[Fit], index: int, improved: set[int]
 ) -> list[Features]:
     """Starts for one K from improved fits: K-1 with its widest cluster split, K+1 with its closest clusters merged."""
     n_clusters = len(fits[index].centers)
@@ -263,7 +251,7 @@ def _neighbours(
     return starts
 
 
-def _split_widest(rows: Features, weights: NDArray[np.float64], fit: _Fit) -> Features:
+def _split_widest(rows: Features, weights: NDArray[np.float64], fit: Fit) -> Features:
     """Split the cluster with the largest SSE in two at its mean, along its widest feature."""
     errors = weights * squared_distances_to(rows, fit.centers, fit.labels)
     widest = int(np.argmax(np.bincount(fit.labels, errors, len(fit.centers))))
@@ -273,7 +261,7 @@ def _split_widest(rows: Features, weights: NDArray[np.float64], fit: _Fit) -> Fe
     return np.vstack([np.delete(fit.centers, widest, axis=0), center - step, center + step])
 
 
-def _merge_closest(weights: NDArray[np.float64], fit: _Fit) -> Features:
+def _merge_closest(weights: NDArray[np.float64], fit: Fit) -> Features:
     """Merge the two clusters whose merger raises the SSE least (Ward's criterion)."""
     sizes = np.bincount(fit.labels, weights, len(fit.centers))
     squares = np.square(fit.centers).sum(axis=1)
@@ -283,70 +271,3 @@ def _merge_closest(weights: NDArray[np.float64], fit: _Fit) -> Features:
     a, b = np.unravel_index(int(np.argmin(costs)), costs.shape)
     merged = (sizes[a] * fit.centers[a] + sizes[b] * fit.centers[b]) / max(sizes[a] + sizes[b], 1e-12)
     return np.vstack([np.delete(fit.centers, [a, b], axis=0), merged.astype(np.float32)])
-
-
-def _lloyd(
-    rows: Features, weights: NDArray[np.float64], starts: Sequence[Features], max_iter: int, tolerance: float
-) -> list[_Fit]:
-    centers = list(starts)
-    n_iter = [0] * len(starts)
-    active = list(range(len(starts)))
-    for _ in range(max_iter):
-        labels, sums, counts = _assignment(rows, weights, [centers[f] for f in active])
-        moving = []
-        for position, f in enumerate(active):
-            moved = _means(rows, labels[position], sums[position], counts[position], centers[f])
-            shift = float(np.square(moved - centers[f], dtype=np.float64).sum())
-            centers[f] = moved
-            n_iter[f] += 1
-            if shift > tolerance:
-                moving.append(f)
-        active = moving
-        if not active:
-            break
-    labels, _, _ = _assignment(rows, weights, centers)
-    return [
-        _Fit(centers[f], labels[f], float(weights @ squared_distances_to(rows, centers[f], labels[f])), n_iter[f])
-        for f in range(len(centers))
-    ]
-
-
-def _assignment(
-    rows: Features, weights: NDArray[np.float64], centers: Sequence[Features]
-) -> tuple[Labels, list[NDArray[np.float64]], list[NDArray[np.float64]]]:
-    """Labels [fits, n]; and for each fit, the weighted sums [K, d] and the weights [K] of its clusters."""
-    packed = np.concatenate(centers)
-    offsets = np.cumsum([0, *map(len, centers)])
-    half_norms = (np.square(packed, dtype=np.float64).sum(axis=1) / 2).astype(np.float32)
-    labels = np.empty((len(centers), len(rows)), np.int32)
-    sums, counts = np.zeros(packed.shape), np.zeros(len(packed))
-    buffer = np.empty(len(packed) * BLOCK_ROWS, np.float32)
-    for first in range(0, len(rows), BLOCK_ROWS):
-        block = slice(first, min(first + BLOCK_ROWS, len(rows)))
-        products = buffer[: len(packed) * (block.stop - first)].reshape(len(packed), -1)
-        np.matmul(packed, rows[block].T, out=products)
-        assign_block(products, half_norms, offsets, rows[block], weights[block], labels[:, block], sums, counts)
-    return labels, np.split(sums, offsets[1:-1]), np.split(counts, offsets[1:-1])
-
-
-def _means(
-    rows: Features, labels: Labels, sums: NDArray[np.float64], counts: NDArray[np.float64], centers: Features
-) -> Features:
-    """Centres of the clusters. An empty cluster moves to the row that is farthest from its centre."""
-    empty = np.flatnonzero(counts == 0)
-    means = (sums / np.where(counts == 0, 1, counts)[:, None]).astype(np.float32)
-    if len(empty):
-        distances = squared_distances_to(rows, centers, labels)
-        means[empty] = rows[np.argsort(-distances, kind="stable")[: len(empty)]]
-    return means
-
-
-def _split(rows: Features, fit: _Fit, n_clusters: int) -> Features:
-    """The centres of a fit, extended to `n_clusters` by the rows that are farthest from their own centres."""
-    centers, labels = fit.centers, fit.labels
-    while len(centers) < n_clusters:
-        worst = int(np.argmax(squared_distances_to(rows, centers, labels)))
-        centers = np.vstack([centers, rows[worst]])
-        labels, _, _ = _assignment(rows, np.ones(len(rows)), [centers])
-        labels = labels[0]
-    return centers
