@@ -22,7 +22,7 @@ from layer_speed import SMOLLM2_135M, build
 
 from hydralora import HydraLoraConfig, record_gates
 from hydralora.gates.losses import balance_loss
-from hydralora.gates.recording import GateStatistics
+from hydralora.gates.statistics import GateStatistics
 
 RESULTS = Path(__file__).parent / "results" / "gate_statistics.json"
 BATCH, LENGTH = 2, 128

@@ -22,15 +22,14 @@ MODULES = sorted(
 COMMAND = "tested as it is run: by its command"
 TOGETHER = "parts of one computation, tested with the whole of it"
 DECLARES = "declares names and values; what they do is tested where they are used"
-AS_A_USER = "tested as its users meet it, through the door of its room"
+AS_A_USER = "tested as its users meet it, through the door of its folder"
 JOB = "an asset is tested in the job that makes it"
 TESTED_ELSEWHERE: dict[str, tuple[str, str]] = {
     "analysis/adapters/pairs.py": (TOGETHER, "analysis/adapters/test_breakdown.py"),
     "analysis/answer/analysis.py": (TOGETHER, "analysis/answer/test_analyze.py"),
     "analysis/atomic_files.py": (TOGETHER, "analysis/clusters/test_corpus_model.py"),
-    "analysis/clusters/_kmeans_kernels.py": (TOGETHER, "analysis/clusters/test_kmeans.py"),
     "analysis/clusters/description.py": (TOGETHER, "analysis/answer/test_analyze.py"),
-    "analysis/clusters/lloyd.py": (TOGETHER, "analysis/clusters/test_kmeans.py"),
+    "analysis/clusters/kmeans/*": (TOGETHER, "analysis/clusters/test_kmeans.py"),
     "analysis/clusters/choice/resampling.py": (TOGETHER, "analysis/answer/test_analyze.py"),
     "analysis/corpus/*": (TOGETHER, "analysis/corpus/test_cleaning.py"),
     "analysis/corpus/document_text.py": (TOGETHER, "analysis/clusters/test_assignment.py"),

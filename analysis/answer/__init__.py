@@ -1,4 +1,4 @@
 """From files to an answer: how many experts a corpus deserves, why, and how sure that is. Imports no torch.
 
-This room may import every other one of `analysis`, and none imports it.
+This folder may import every other one of `analysis`, and none imports it.
 """

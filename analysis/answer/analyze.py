@@ -12,13 +12,12 @@ import polars as pl
 
 from analysis.answer.analysis import Analysis
 from analysis.answer.named_files import named_sources, read_named
-from analysis.clusters._kmeans_kernels import count_distinct_rows
 from analysis.clusters.choice.resampling import resampled_numbers
 from analysis.clusters.choice.selection import select_num_clusters, source_weights
 from analysis.clusters.corpus_model import CorpusModel
 from analysis.clusters.description import describe_clusters
 from analysis.clusters.interpretation import document_positions
-from analysis.clusters.kmeans import sweep_kmeans
+from analysis.clusters.kmeans import count_distinct_rows, sweep_kmeans
 from analysis.corpus.cleaning import CleanConfig, clean
 from analysis.corpus.data_card import check_vanished
 from analysis.experts.grouping import choose_grouping
@@ -165,7 +164,7 @@ def analyze(
 def is_compiled() -> bool:
     """Whether numba's cache beside this package has the kernels. If not, the first start takes longer to compile
     them."""
-    return any((Path(__file__).parents[1] / "clusters" / "__pycache__").glob("_kmeans_kernels*.nbi"))
+    return any((Path(__file__).parents[1] / "clusters" / "kmeans" / "__pycache__").glob("_kernels*.nbi"))
 
 
 def _number(n: int, what: str) -> str:

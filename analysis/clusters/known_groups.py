@@ -230,8 +230,7 @@ def _added_up(sources: Sequence[str], shares: NDArray[np.float64]) -> dict[str, 
 
 def _small_clusters(X: NDArray[np.float32]) -> NDArray[np.int32]:
     """A small cluster [n] for each row."""
-    from analysis.clusters._kmeans_kernels import count_distinct_rows
-    from analysis.clusters.kmeans import assign, sweep_kmeans
+    from analysis.clusters.kmeans import assign, count_distinct_rows, sweep_kmeans
 
     n_clusters = max(1, min(MAX_CLUSTERS, len(X) // (2 * MIN_DOCUMENTS)))
     sample = np.ascontiguousarray(X[:: max(1, len(X) // CLUSTERED)])

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from hydralora.gates.recording import Masks, token_weights
+from hydralora.gates.statistics import Masks, token_weights
 
 
 def balance_loss(gates: Mapping[str, Float[Tensor, "..."]], mask: Masks = None) -> Float[Tensor, ""]:

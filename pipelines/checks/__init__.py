@@ -10,7 +10,7 @@ from pipelines.checks.configured_run import configured_run
 from pipelines.checks.problem import AnyProblem, Problem, report
 from pipelines.checks.schema import execution_problems, schema_problems, unreadable_values
 
-ROOMS = (store, sources, shards, corpus, training, results, study)
+PARTS = (store, sources, shards, corpus, training, results, study)
 
 
 def problems_of(job: dg.JobDefinition, run_config: Mapping[str, Any], partition: str | None = None) -> list[AnyProblem]:
@@ -32,8 +32,8 @@ def problems_of(job: dg.JobDefinition, run_config: Mapping[str, Any], partition:
     if partition is not None and job.partitions_def is None:
         return [Problem("partition", "none, because this job has no partitions", partition, "Leave it out.")]
     run, problems = configured_run(job, resolved, partition)
-    of_rooms = (problem for room in ROOMS for problem in room.problems(run))
-    return [*problems, *execution_problems(run_config), *of_rooms]
+    of_parts = (problem for part in PARTS for problem in part.problems(run))
+    return [*problems, *execution_problems(run_config), *of_parts]
 
 
 __all__ = ["problems_of", "report"]

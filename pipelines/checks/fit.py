@@ -5,8 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.checks.configured_run import ConfiguredRun, trained_methods
-from pipelines.checks.limits import unknown_names
-from pipelines.checks.problem import AnyProblem, Problem, Refusal, listed
+from pipelines.checks.problem import AnyProblem, Problem, Refusal, listed, unknown_names
 from pipelines.training.recipe import BaseModel, Recipe
 
 RECIPE = "resources.recipe.config"

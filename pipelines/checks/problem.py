@@ -1,7 +1,8 @@
 """One thing that is wrong with a run configuration, in one sentence."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 MISSING = object()
 """Stands for the value of a missing field."""
@@ -53,6 +54,18 @@ def shown(value: object) -> str:
 def listed(values: Iterable[object]) -> str:
     """Join names with commas."""
     return ", ".join(str(value) for value in values)
+
+
+def unknown_names(field: str, what: str, names: list[str], known: Any) -> Iterator[AnyProblem]:
+    """Problems of unknown names (with the nearest known one) and of repeated names."""
+    import difflib
+
+    for name in dict.fromkeys(names):
+        if name not in known:
+            near = difflib.get_close_matches(name, list(known), 1)
+            yield Problem(field, f"one of {listed(known)}", name, f"Did you mean {near[0]}?" if near else "")
+        elif names.count(name) > 1:
+            yield Problem(field, f"each {what} once", names, f"{name} is there {names.count(name)} times.")
 
 
 def report(problems: Iterable[AnyProblem]) -> str:

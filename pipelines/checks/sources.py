@@ -12,8 +12,7 @@ import dagster as dg
 
 from analysis.sources.hub import HUB_ID, HubSource
 from pipelines.checks.configured_run import ConfiguredRun
-from pipelines.checks.limits import unknown_names
-from pipelines.checks.problem import AnyProblem, Problem, Refusal, listed
+from pipelines.checks.problem import AnyProblem, Problem, Refusal, listed, unknown_names
 from pipelines.corpus.sources import (
     CatalogConfig,
     FilesConfig,

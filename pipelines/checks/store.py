@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.checks.configured_run import ConfiguredRun
-from pipelines.checks.limits import unknown_names
-from pipelines.checks.problem import MISSING, AnyProblem, Problem, Refusal
+from pipelines.checks.problem import MISSING, AnyProblem, Problem, Refusal, unknown_names
 from pipelines.corpus.sources import VARIABLE
 from pipelines.store.artifacts import RECORD, ArtifactError
 from pipelines.store.assets import ASSETS

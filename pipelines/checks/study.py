@@ -8,8 +8,7 @@ from typing import Any
 import dagster as dg
 
 from pipelines.checks.configured_run import ConfiguredRun, trained_methods
-from pipelines.checks.limits import unknown_names
-from pipelines.checks.problem import MISSING, AnyProblem, Problem, Refusal, listed
+from pipelines.checks.problem import MISSING, AnyProblem, Problem, Refusal, listed, unknown_names
 from pipelines.checks.sources import source_names
 from pipelines.corpus.sources import expanded
 from pipelines.store.configuration import LARGEST_SEED

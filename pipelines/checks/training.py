@@ -8,8 +8,7 @@ from pathlib import Path
 
 from pipelines.checks.configured_run import ConfiguredRun, trained_methods
 from pipelines.checks.fit import ALL_LINEAR, BASE_MODEL, HYDRALORA_METHODS, RECIPE, fit_problems
-from pipelines.checks.limits import unknown_names
-from pipelines.checks.problem import AnyProblem, Problem, listed
+from pipelines.checks.problem import AnyProblem, Problem, listed, unknown_names
 from pipelines.corpus.sources import PackagesConfig
 from pipelines.store.configuration import LARGEST_SEED
 from pipelines.training.recipe import BaseModel, Recipe

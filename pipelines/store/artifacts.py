@@ -12,12 +12,10 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +23,12 @@ import numpy as np
 import polars as pl
 
 from pipelines.store.files.disk import clear_disk_errors
+from pipelines.store.files.draft import MADE_FROM, UMASK, Draft, without_nan
 from pipelines.store.files.locks import exclusive
 from pipelines.store.files.manifest import Manifest, damage, sync, sync_tree, write_manifest
 from pipelines.store.files.pictures import mark_png
 
 RECORD = "artifact.json"
-MADE_FROM = "hydralora"
-"""Key in the metadata of each Parquet table and PNG. Its value names the file's artifact and that artifact's inputs."""
-
 logger = logging.getLogger(__name__)
 Log = Callable[[str], object]
 
@@ -51,17 +47,6 @@ def fingerprint_of(value: Any) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def without_nan(value: Any) -> Any:
-    """`value` with None for every number that JSON cannot represent (NaN, infinity)."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {name: without_nan(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,72 +126,6 @@ _HASHED: set[tuple[Path, int]] = set()
 """Artifacts whose hashes this process has already checked."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Draft:
-    """The folder in which an artifact is built. Files are replaced atomically, so a resumed build can trust them.
-
-    Attributes:
-        made_from: asset and fingerprint of the artifact and of its inputs; written into the metadata of every table.
-    """
-
-    asset: str
-    fingerprint: str
-    folder: Path
-    made_from: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
-        """A temporary path that is renamed to `name` if the block ends without an error."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            yield temporary
-
-    def write_table(self, name: str, frame: pl.DataFrame | pl.LazyFrame) -> None:
-        """Write `<name>.parquet`; a LazyFrame is streamed."""
-        metadata = {MADE_FROM: json.dumps(self.made_from, sort_keys=True)}
-        with self.writing(f"{name}.parquet") as path:
-            if isinstance(frame, pl.LazyFrame):
-                frame.sink_parquet(path, metadata=metadata)
-            else:
-                frame.write_parquet(path, metadata=metadata)
-
-    def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a file."""
-        with self.writing(name) as path:
-            path.write_bytes(content)
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Write `<name>.json`."""
-        with self.writing(f"{name}.json") as path:
-            path.write_text(json.dumps(without_nan(value), indent=2, default=str, allow_nan=False) + "\n")
-
-    def write_array(self, name: str, array: np.ndarray) -> None:
-        """Write `<name>.npy`, never pickled."""
-        with self.writing(f"{name}.npy") as path, path.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path, private to this process, that replaces `path` if the block ends without an error."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_UMASK)  # mkstemp gives access to the owner only
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-_UMASK = os.umask(0)
-os.umask(_UMASK)
-
-
 def build_artifact(
     directory: Path,
     asset: str,
@@ -269,7 +188,7 @@ def _finish(draft: Draft, folder: Path, record: Mapping[str, Any]) -> None:
         mark_png(picture, MADE_FROM, draft.made_from)
     for path in draft.folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
-            path.chmod(0o666 & ~_UMASK)  # safetensors gives access to the owner only
+            path.chmod(0o666 & ~UMASK)  # safetensors gives access to the owner only
     files = write_manifest(draft.folder, without=RECORD)
     record = {"fingerprint": draft.fingerprint, **record, "files": files}
     draft.write_json(RECORD.removesuffix(".json"), record | {"digest": _digest(record)})

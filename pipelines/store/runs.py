@@ -7,7 +7,8 @@ starts in the middle of the graph takes what its configuration names.
 import json
 from pathlib import Path
 
-from pipelines.store.artifacts import Artifact, ArtifactError, artifact_of, replacing
+from pipelines.store.artifacts import Artifact, ArtifactError, artifact_of
+from pipelines.store.files.draft import replacing
 
 RUNS = "runs"
 _SHOWN = 5

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from pipelines.store.artifacts import Draft
 from pipelines.store.assets import THUMBNAIL
+from pipelines.store.files.draft import Draft
 
 if TYPE_CHECKING:
     from analysis.figures import Picture

@@ -6,10 +6,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Float64
 
-from analysis.clusters._kmeans_kernels import count_distinct_rows
 from analysis.clusters.choice.selection import elbow
 from analysis.clusters.choice.structure import measure_structure
-from analysis.clusters.kmeans import sweep_kmeans
+from analysis.clusters.kmeans import count_distinct_rows, sweep_kmeans
 
 SAMPLE_SIZE = 2048
 

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from analysis.clusters._kmeans_kernels import count_distinct_rows
-from analysis.clusters.kmeans import Features, assign, sweep_kmeans
+from analysis.clusters.kmeans import Features, assign, count_distinct_rows, sweep_kmeans
 
 
 def half_split_agreement(X: Features, n_clusters: int, *, random_state: int = 0) -> float:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from analysis.clusters._kmeans_kernels import count_distinct_rows, greedy_kmeans_plusplus
 from analysis.clusters.kmeans import assign, sweep_kmeans
+from analysis.clusters.kmeans._kernels import count_distinct_rows, greedy_kmeans_plusplus
 
 
 def blobs(n_blobs: int, n_rows: int = 600, n_features: int = 8, spread: float = 0.3, seed: int = 0) -> np.ndarray:

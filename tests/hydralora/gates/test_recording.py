@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hydralora import expert_gates
 from hydralora.gates.losses import balance_loss, cluster_loss
-from hydralora.gates.recording import GateStatistics, document_statistics, hydralora_layers, record_gates
+from hydralora.gates.recording import document_statistics, hydralora_layers, record_gates
+from hydralora.gates.statistics import GateStatistics
 
 MakeModel = Callable[..., PeftModel]
 

@@ -9,12 +9,12 @@ from jaxtyping import Float32, Float64, Int32
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
-from analysis.clusters._kmeans_kernels import (
+from analysis.clusters.kmeans._kernels import (
     count_distinct_rows,
     greedy_kmeans_plusplus,
     squared_distances_to,
 )
-from analysis.clusters.lloyd import Features, Fit, extended, lloyd, nearest_centers
+from analysis.clusters.kmeans.lloyd import Features, Fit, extended, lloyd, nearest_centers
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.clusters._kmeans_kernels import assign_block, squared_distances_to
+from analysis.clusters.kmeans._kernels import assign_block, squared_distances_to
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.int32]
