@@ -13,7 +13,7 @@ SHAPES_CHECKED = [
     "analysis.adapters.permutation",
     "analysis.adapters.projection",
     "analysis.adapters.subspace",
-    "analysis.clusters.kmeans",
+    "analysis.clusters.kmeans.sweep",
     "analysis.clusters.choice.structure",
     "analysis.features.lsa",
     "hydralora.evaluation.answer_loss",

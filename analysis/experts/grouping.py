@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from analysis.experts.prompt_classifier import Agreement, PromptClassifier
+from analysis.experts.agreement import Agreement
+from analysis.experts.prompt_classifier import PromptClassifier
 
 GROUPINGS = ("auto", "sources", "tasks", "clusters")
 

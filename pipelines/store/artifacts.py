@@ -298,3 +298,18 @@ def _identity(
             for name, artifact in sorted(inputs.items())
         },
     }
+
+
+__all__ = [
+    "RECORD",
+    "Artifact",
+    "ArtifactError",
+    "Draft",
+    "artifact_of",
+    "build_artifact",
+    "check_lineage",
+    "find_artifact",
+    "fingerprint_of",
+    "lineage",
+    "without_nan",
+]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hydralora import HydraLoraConfig
 
@@ -48,6 +48,22 @@ def small_model() -> LlamaForCausalLM:
         model = LlamaForCausalLM(config).eval().requires_grad_(False)
     model.name_or_path = "small"
     return model
+
+
+def small_gemma(**options: Any) -> Gemma2ForCausalLM:
+    """A model whose norms, activations and output layer are of another kind than Llama's."""
+    config = Gemma2Config(
+        vocab_size=264,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        pad_token_id=256,
+        **options,
+    )
+    return Gemma2ForCausalLM(config).eval().requires_grad_(False)
 
 
 def small_documents(n: int = 24) -> list[dict[str, Any]]:

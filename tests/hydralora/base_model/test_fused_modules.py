@@ -4,12 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Gemma2Config, Gemma2ForCausalLM
 from transformers.models.llama import modeling_llama
 
 from hydralora.base_model.fused_modules import Kernels, fused_modules
 from hydralora.methods import MethodConfig, adapt
-from tests.hydralora.small import small_model
+from tests.hydralora.small import small_gemma, small_model
 
 CALLS: list[str] = []
 
@@ -79,17 +78,7 @@ def test_a_kernel_that_gives_something_else_is_not_used() -> None:
 
 def test_norms_and_activations_of_another_kind_are_left_alone() -> None:
     """Gemma's norms multiply by 1 + weight, and its gate is a GELU."""
-    config = Gemma2Config(
-        vocab_size=264,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        pad_token_id=256,
-    )
-    model = Gemma2ForCausalLM(config).eval()
+    model = small_gemma()
     before = model(TOKENS).logits
     with fused_modules(model, KERNELS) as counts:
         torch.testing.assert_close(model(TOKENS).logits, before)

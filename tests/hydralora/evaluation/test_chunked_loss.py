@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import Gemma2Config, Gemma2ForCausalLM
 
 import hydralora.evaluation.answer_loss as module
 from hydralora.data import collate, tokenise
 from hydralora.evaluation.answer_loss import answer_loss, logits_can_be_chunked
 from hydralora.evaluation.chunked_loss import chunked_cross_entropy
-from tests.hydralora.small import small_documents, small_model, small_tokenizer
+from tests.hydralora.small import small_documents, small_gemma, small_model, small_tokenizer
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -80,17 +79,6 @@ def test_an_output_layer_that_is_trained_is_not_chunked() -> None:
 
 
 def test_a_model_that_caps_its_logits_is_not_chunked() -> None:
-    config = Gemma2Config(
-        vocab_size=264,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        final_logit_softcapping=0.05,
-        pad_token_id=256,
-    )
-    model = Gemma2ForCausalLM(config).eval().requires_grad_(False)
+    model = small_gemma(final_logit_softcapping=0.05)
     batch = collate(tokenise(small_documents(6), small_tokenizer()).rows(range(6)), 256)
     assert not logits_can_be_chunked(model, batch)
