@@ -9,8 +9,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from analysis.clusters.corpus_model import CorpusModel
-from analysis.experts.grouping import choose_grouping
 from analysis.experts.agreement import Agreement
+from analysis.experts.grouping import choose_grouping
 from analysis.experts.prompt_classifier import PromptClassifier
 from analysis.experts.prompt_gates import load_group_model, one_hot, prompt_gates
 from analysis.features.lsa import TfidfLsa
