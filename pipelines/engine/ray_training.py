@@ -86,7 +86,7 @@ def train_on_ray(config: Path, workers: int) -> dict[str, Any]:
             if attempt == ATTEMPTS - 1:
                 raise RayTrainingError(f"Workers died in {ATTEMPTS} tries; the last one says:\n{failure}") from failure
     shutil.rmtree(folder)
-    return json.loads((folder.parent / "run.json").read_text())  # type: ignore[no-any-return]
+    return json.loads((folder.parent / "run.json").read_text())
 
 
 def _train(config: dict[str, str]) -> None:

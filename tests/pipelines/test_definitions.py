@@ -47,8 +47,8 @@ domain_exports, evaluation, expert_assignment, hydralora_adapter, num_clusters, 
 routing_analysis <- cluster_labels, corpus_documents, expert_assignment, hydralora_adapter, tokenised_documents
 sharded_corpus <-
 study_benchmarks <- study_runs
-study_run <- corpus_documents, document_features, learning_rates, tokenised_documents
-study_runs <- corpus_documents, document_features, learning_rates, tokenised_documents
+study_run <- corpus_documents, document_features, tokenised_documents
+study_runs <- corpus_documents, document_features, tokenised_documents
 tokenised_documents <- corpus_documents
 """.strip()
 
