@@ -4,13 +4,18 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    import polars as pl
 
 CPU_TOKENS, GPU_TOKENS = 15_000, 1_000_000
 CPU_TOKENS_PER_SECOND = 370
 """Measured with the embedded model and these settings on two cores."""
+SWEPT = 20
+"""Largest number of clusters that a run tries by default."""
 COMPARED = ("hydralora", "lora_matched")
 """Methods that are compared with the default one, if none is named."""
 
@@ -190,7 +195,8 @@ def expert_ops(experts: str) -> dict[str, Any]:
     if experts in GROUPINGS:
         return {} if experts == "auto" else {"expert_assignment": {"config": {"grouping": experts}}}
     if experts.isascii() and experts.isdecimal() and int(experts) >= 1:
-        return {"num_clusters": {"config": {"value": int(experts)}}}
+        sweep = {"cluster_sweep": {"config": {"max_clusters": int(experts)}}} if int(experts) > SWEPT else {}
+        return {**sweep, "num_clusters": {"config": {"value": int(experts)}}}
     raise ValueError(f"--experts: expected one of {', '.join(GROUPINGS)}, or a number from 1 up, got {experts!r}")
 
 
@@ -199,6 +205,12 @@ def checked_experts(experts: str, n_sources: int) -> None:
     expert_ops(experts)
     if experts == "sources" and n_sources < 2:
         raise ValueError("--experts sources: expected two files or more, got one. Take auto")
+
+
+def checked_tasks(experts: str, records: "pl.LazyFrame") -> None:
+    """Raise a ValueError for `tasks` if no record has one."""
+    if experts == "tasks" and records.select("task").drop_nulls().limit(1).collect().is_empty():
+        raise ValueError("--experts tasks: expected records with a task, got none. Name its column: --column task=NAME")
 
 
 def checked_methods(methods: Sequence[str]) -> tuple[str, ...]:

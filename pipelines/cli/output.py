@@ -24,7 +24,7 @@ def one_error(*kinds: type[Exception], code: int = 2) -> Iterator[None]:
         yield
     except kinds as error:
         named = isinstance(error, OSError) and error.filename is not None and error.strerror
-        fail(f"{error.filename}: {error.strerror}" if named else str(error), code)
+        fail(f"{error.filename2 or error.filename}: {error.strerror}" if named else str(error), code)
 
 
 def checked_folder(folder: Path, option: str = "--out") -> None:

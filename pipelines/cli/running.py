@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.cli.configurations import base_model_values, checked_experts, checked_methods, has_gpu, job_values
+from pipelines.cli.configurations import (
+    base_model_values,
+    checked_experts,
+    checked_methods,
+    checked_tasks,
+    has_gpu,
+    job_values,
+)
 from pipelines.cli.output import checked_folder, columns_of, fail, one_error, print_json
 
 if TYPE_CHECKING:
@@ -98,6 +105,7 @@ class Request:
             sources = named_sources(self.files, mapping)
             checked_experts(self.experts, len(sources))
             read = read_named(sources)
+            checked_tasks(self.experts, read.records)
             if job == "compare":
                 _checked_sizes(read.records)
         return sources

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.cli.configurations import checked_experts, configuration_text, estimate, has_gpu
+from pipelines.cli.configurations import checked_experts, checked_tasks, configuration_text, estimate, has_gpu
 from pipelines.cli.output import checked_file, columns_of, fail, one_error
 from pipelines.store.files.disk import DiskFullError, clear_disk_errors
 
@@ -35,6 +35,7 @@ def write_configuration(
         sources = named_sources(files, mapping)
         checked_experts(experts, len(sources))
         read = read_named(sources)
+        checked_tasks(experts, read.records)
         gpu = has_gpu()
         text = configuration_text(out, sources, base_model, revision, tokens, experts, gpu=gpu)
         out.parent.mkdir(parents=True, exist_ok=True)

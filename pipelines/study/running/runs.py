@@ -22,7 +22,8 @@ def build_runs(runs: Sequence[tuple[Setup, Run]], launcher: Launcher, log: Log) 
     missing = [
         (setup, run) for setup, run in runs if find_artifact(setup.directory, ASSET, **setup.identity(run)) is None
     ]
-    log(f"{len(runs)} runs, {len(runs) - len(missing)} of them are already done")
+    if done := len(runs) - len(missing):
+        log(f"{done} of {len(runs)} runs are already done")
     work = {f"{i} {run.label}": partial(build_run, setup, run) for i, (setup, run) in enumerate(missing, start=1)}
     build_all(work, launcher, log, lambda artifact: f"loss {mean_loss(artifact):.4f}")
     return [build_run(setup, run, log) for setup, run in runs]

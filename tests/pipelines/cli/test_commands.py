@@ -84,6 +84,8 @@ def test_each_command_explains_itself(hydralora, command):
         (["init", "garden.jsonl", "--out", ".", "--force"], "--out: expected the name of a file"),
         (["init", "garden.jsonl", "--experts", "0"], "--experts: expected one of"),
         (["init", "garden.jsonl", "--experts", "sources"], "--experts sources: expected two files or more"),
+        (["init", "garden.jsonl", "--experts", "tasks"], "--experts tasks: expected records with a task, got none"),
+        (["train", "garden.jsonl", "--experts", "tasks"], "--experts tasks: expected records with a task, got none"),
         (
             ["init", "garden.jsonl", "--base-model", "/nowhere"],
             "--base-model: expected `embedded`, a folder that exists",
@@ -190,6 +192,8 @@ def test_what_init_writes_is_a_right_configuration(hydralora, files):
     code, told, _ = hydralora("init", *files, "odd $name, here.jsonl", "--tokens", 2000)
     assert code == 0
     assert "3 sources" in told
+    assert wrong_with(Path("hydralora.yaml"), "hydralora") == ""
+    assert hydralora("init", *files, "--experts", 30, "--force")[0] == 0  # more than a run tries by default
     assert wrong_with(Path("hydralora.yaml"), "hydralora") == ""
 
 
