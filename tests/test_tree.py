@@ -59,6 +59,7 @@ TESTED_ELSEWHERE: dict[str, tuple[str, str]] = {
     "pipelines/corpus/*": (JOB, "pipelines/defs"),
     "pipelines/defs/*": (JOB, "pipelines/defs"),
     "pipelines/defs/shards/*": (JOB, "pipelines/engine/test_sharded_job.py"),
+    "pipelines/engine/driver.py": (JOB, "pipelines/engine/test_sharded_job.py"),
     "pipelines/engine/resource.py": (JOB, "pipelines/engine/test_sharded_job.py"),
     "pipelines/jobs.py": (DECLARES, "pipelines/test_definitions.py"),
     "pipelines/report/inputs.py": (JOB, "pipelines/defs/test_report_of_runs.py"),

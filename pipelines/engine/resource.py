@@ -19,6 +19,8 @@ class ShardEngine(dg.ConfigurableResource):
     """For `local`: number of processes; 1 runs one task after another in the run's own process."""
     address: str = "auto"
     """For `ray`: `auto` for the cluster of this machine, or `host:port` of its head."""
+    driver: Literal["run", "process"] = "run"
+    """What hands out the tasks: the run itself, or a process of its own under Dagster Pipes."""
     cpus_per_task: float = 1
     """For `ray`: CPUs for each task; a larger number leaves more memory to each task."""
 

@@ -7,8 +7,10 @@ import polars as pl
 from pydantic import field_validator
 
 from analysis.corpus.cleaning import CleanConfig
+from analysis.shards import corpus
 from analysis.shards.corpus import ShardedConfig
 from pipelines.corpus.sources import FilesConfig, named_once, to_source
+from pipelines.engine.driver import corpus_in_shards
 from pipelines.engine.resource import ShardEngine
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
@@ -110,20 +112,12 @@ def sharded_corpus(
     documents, and `map.parquet`: a sample of the documents in the plane.
     """
     from analysis.engine.files import read_bytes, read_table
-    from analysis.shards import corpus
 
     values = values_for(ShardedConfig, config)
     settings = ShardedConfig(**values | {"clean": CleanConfig(**values_for(CleanConfig, config.clean))})
-    with engine.started() as started:
-        result = corpus.sharded_corpus(
-            _sources(config.sources),
-            config.out,
-            started,
-            settings,
-            evaluation=_sources(config.evaluation_sets),
-            code_version=code_version(corpus.__name__),
-            log=context.log.info,
-        )
+    sources, evaluation = _sources(config.sources), _sources(config.evaluation_sets)
+    version = code_version(corpus.__name__)
+    result = corpus_in_shards(context, engine, sources, evaluation, config.out, settings, version)
     draft.write_json("corpus", {name: value for name, value in result.items() if name != "stages"})
     draft.write_table("map", read_table(result["map"]))
     for name, url in result["model"].items():

@@ -1,5 +1,6 @@
 """The job `sharded`: its artifact, and refusals in one sentence."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.analysis.shards.small_shards import write_corpus
 from tests.pipelines.small_corpus import corpus_ops
 
 
-def run(folder: Path, engine: dict[str, Any], **config: Any) -> dg.ExecuteInProcessResult:
+def run(folder: Path, engine: dict[str, Any], store: str = "store", **config: Any) -> dg.ExecuteInProcessResult:
     sources = [
         {"name": name, "read": {"paths": [str(folder / "in" / name / "*")]}}
         for name in ("kitchen", "harbour", "garden")
@@ -27,7 +28,7 @@ def run(folder: Path, engine: dict[str, Any], **config: Any) -> dg.ExecuteInProc
         "n_init": 1,
         "shard_bytes": 20_000,
     }
-    resources = {"store": {"config": {"directory": str(folder / "store")}}, "engine": {"config": engine}}
+    resources = {"store": {"config": {"directory": str(folder / store)}}, "engine": {"config": engine}}
     return (
         build_defs()
         .resolve_job_def("sharded")
@@ -49,6 +50,24 @@ def test_job_writes_an_artifact(tmp_path: Path) -> None:
     again: Artifact = run(tmp_path, {"engine": "local", "workers": 2}).output_for_node("sharded_corpus")
     assert again.reused
     assert again.fingerprint == artifact.fingerprint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [{"workers": 2}, {"engine": "ray", "address": "local"}], ids=["processes", "ray"])
+def test_a_driver_under_pipes(tmp_path: Path, capfd: pytest.CaptureFixture[str], engine: dict[str, Any]) -> None:
+    if "engine" in engine:
+        pytest.importorskip("ray")
+    write_corpus(tmp_path / "in")
+    piped: Artifact = run(tmp_path, engine | {"driver": "process"}).output_for_node("sharded_corpus")
+    assert re.search(r"documents: [1-9]\d* of", capfd.readouterr().err)
+    # The driver in the run's own process finds all tasks done.
+    own: Artifact = run(tmp_path, {}, store="other").output_for_node("sharded_corpus")
+    assert "documents: 0 of" in capfd.readouterr().err
+    assert not own.reused
+    assert own.json("corpus") == piped.json("corpus")
+    (tmp_path / "in" / "garden" / "1.parquet").write_bytes(b"not a file, but longer than its mark")
+    with pytest.raises(dg.Failure, match=r"garden/1\.parquet"):
+        run(tmp_path, engine | {"driver": "process"})
 
 
 @pytest.mark.parametrize(
