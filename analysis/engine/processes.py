@@ -1,6 +1,8 @@
 """Runs tasks in processes of this machine."""
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -75,4 +77,17 @@ def _alone(task: Task) -> Any:
 
 def _new_pool(n_workers: int) -> ProcessPoolExecutor:
     # Forking a process with the threads of polars and numba would deadlock.
-    return ProcessPoolExecutor(n_workers, multiprocessing.get_context("spawn"), initializer=take_one_thread)
+    return ProcessPoolExecutor(n_workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    take_one_thread()
+    threading.Thread(target=_end_with_driver, daemon=True).start()
+
+
+def _end_with_driver() -> None:
+    """End this worker when the process that hands out the tasks is gone: the pool itself would wait for ever."""
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    driver.join()
+    os._exit(1)

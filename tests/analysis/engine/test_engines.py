@@ -1,10 +1,14 @@
 """Engines: results in any order, errors with the task's name, and processes that die."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 import pytest
 
 from analysis.engine.files import matching, parquet_bytes, read_table, write_bytes
@@ -34,6 +38,12 @@ def die() -> None:
     os._exit(9)
 
 
+def wait_long(marker: str) -> None:
+    Path(f"{marker}.tmp").write_text(str(os.getpid()))
+    Path(f"{marker}.tmp").rename(marker)
+    time.sleep(600)
+
+
 def joined(files: list[dict[str, Any]]) -> Output:
     texts = [Path(file["url"]).read_text() for file in files]
     return Output(files={"txt": f"({''.join(texts)})".encode()})
@@ -59,6 +69,24 @@ def test_task_whose_process_dies_runs_again(tmp_path: Path) -> None:
 def test_task_that_always_kills_its_process_is_named() -> None:
     with pytest.raises(ShardError, match="file-0: the process of this task died 4 times"):
         list(ProcessEngine(1).run(tasks("die", {})))
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    script, marker = tmp_path / "driver.py", tmp_path / "worker"
+    script.write_text(
+        f"from {HERE} import ProcessEngine, tasks\n"
+        f"if __name__ == '__main__':\n"
+        f"    list(ProcessEngine(1).run(tasks('wait_long', {{'marker': {str(marker)!r}}})))\n"
+    )
+    root = str(Path(__file__).parents[3])
+    with subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": root}) as driver:
+        while not marker.exists():
+            assert driver.poll() is None
+            time.sleep(0.05)
+        worker = psutil.Process(int(marker.read_text()))
+        driver.kill()
+    worker.wait(timeout=30)
 
 
 def test_reduction_is_a_tree_of_fixed_shape(tmp_path: Path) -> None:
