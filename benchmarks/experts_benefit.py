@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from experts_mix import Ints, Mix
-from experts_queue import run_all
+from experts_queue import add_arguments, run_all
 from experts_runs import Arm, Budget, Run
 from numpy.typing import NDArray
 from run_records import read_records
@@ -234,14 +234,11 @@ def main() -> None:
     parser.add_argument("command", choices=("prepare", "run", "summary"))
     parser.add_argument("folder", type=Path, help="state of the study (prepare), or of the parts")
     parser.add_argument("output", type=Path, nargs="?", help="folder of the parts (prepare), or a JSON file (summary)")
-    parser.add_argument("--minutes", type=float, default=6.0)
-    parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--device", default="cuda")
+    add_arguments(parser)
     arguments = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if arguments.command == "run":
-        options = {"minutes": arguments.minutes, "workers": arguments.workers, "device": arguments.device}
-        run_all(lambda records: planned(), arguments.folder, budget=Budget(), **options)
+        run_all(lambda records: planned(), arguments.folder, arguments, budget=Budget())
     elif arguments.output is None:
         parser.error(f"{arguments.command}: expected a second path")
     elif arguments.command == "prepare":

@@ -1,11 +1,14 @@
 """Runs of a study, several beside each other on the GPUs of one machine, the most important first, until time is up."""
 
 import json
+import math
 import multiprocessing
 import os
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,75 +22,87 @@ FIRST_GUESS = 40.0
 Plan = Callable[[Mapping[str, Mapping[str, Any]]], Sequence[Run]]
 
 
+def add_arguments(parser: ArgumentParser) -> None:
+    """Those of `run_all`."""
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--workers", type=int, default=12, help="runs beside each other, dealt out to the GPUs")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--memory", type=float, default=0.9, help="share of a GPU's memory that its workers may take")
+
+
 def run_all(
     plan: Plan,
     state: Path,
+    arguments: Namespace,
     *,
-    minutes: float,
-    workers: int,
-    device: str,
     budget: Any,
     base: str = "embedded",
     execute: Callable[..., dict[str, Any]] = execute,
     warm_up: Callable[[Path, str, str], None] = warm_up,
 ) -> None:
-    """Execute what the plan asks for and STATE/runs.jsonl does not have, until `minutes` are nearly over.
+    """Execute what the plan asks for and STATE/runs.jsonl does not have, until the time is nearly over.
 
     The groups of the mixes come from STATE/mixes. A line is written after each run, so that a rerun goes on. The plan
-    is asked again whenever a worker is free, with all records so far. A run that failed is not tried again. Another
-    study passes its own `execute`, with a budget of its own, and `warm_up`.
+    is asked again whenever a worker is free, with all records so far. See `run_beside` for runs that fail. `arguments`
+    are those of `add_arguments`. Another study passes its own `execute`, with a budget of its own, and `warm_up`.
     """
-    end = time.monotonic() + 60 * minutes
+    end = time.monotonic() + 60 * float(arguments.minutes)
     results = state / "runs.jsonl"
     records = read_records(results)
     rewrite(results, records)
-    begun: set[str] = set()
     took: dict[str, list[float]] = {}
     for record in records.values():
         took.setdefault(record["mix"], []).append(record["seconds"])
     context = multiprocessing.get_context("spawn")
     import torch
 
-    gpus = context.Queue()
-    for slot in range(workers):
-        gpus.put(str(slot % max(1, torch.cuda.device_count())))
-    with ProcessPoolExecutor(workers, context, _start, (warm_up, gpus, state / "mixes", device, base)) as pool:
+    gpus = max(1, torch.cuda.device_count())
+    share = arguments.memory / math.ceil(arguments.workers / gpus) if arguments.device == "cuda" else None
 
-        def chosen(number: int) -> list[Run]:
-            waiting = [run for run in plan(records) if run.key not in records and run.key not in begun]
-            runs = _startable(waiting, took, end, number)
-            begun.update(run.key for run in runs)
-            return runs
+    def start(number: int) -> ProcessPoolExecutor:
+        warm = (state / "mixes", arguments.device, base)
+        return ProcessPoolExecutor(1, context, _start, (number % gpus, share, warm_up, *warm))
 
-        def finished(record: dict[str, Any]) -> None:
-            records[record["key"]] = record
-            took.setdefault(record["mix"], []).append(record["seconds"])
-            _print(record)
+    def wanted() -> list[Run]:
+        return [run for run in plan(records) if run.key not in records]
 
-        run_beside(
-            results, workers, chosen, lambda run: pool.submit(execute, run, state / "mixes", device, budget), finished
-        )
-    print(f"{sum(run.key not in records for run in plan(records))} runs are left", flush=True)
+    def startable(run: Run) -> bool:
+        recent = took.get(run.mix, [])[-8:]
+        return time.monotonic() + (max(recent) * 1.1 if recent else FIRST_GUESS) < end
+
+    def finished(record: dict[str, Any]) -> None:
+        records[record["key"]] = record
+        took.setdefault(record["mix"], []).append(record["seconds"])
+        _print(record)
+
+    job = partial(_executed, execute, folder=state / "mixes", device=arguments.device, budget=budget)
+    run_beside(results, arguments.workers, wanted, startable, start, job, finished)
+    print(f"{len(wanted())} runs are left", flush=True)
 
 
-def _start(warm_up: Callable[..., None], gpus: Any, *warm: Any) -> None:
-    """Take a GPU, before CUDA starts in this process, and load what every run needs."""
-    number = gpus.get()
+def _start(gpu: int, share: float | None, warm_up: Callable[..., None], *warm: Any) -> None:
+    """Take a GPU, before CUDA starts in this process, and this share of its memory; load what every run needs."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = listed.split(",")[int(number)] if listed else number
+    os.environ["CUDA_VISIBLE_DEVICES"] = listed.split(",")[gpu] if listed else str(gpu)
+    if share is not None:
+        import torch
+
+        torch.cuda.set_per_process_memory_fraction(share)
     warm_up(*warm)
 
 
-def _startable(waiting: Sequence[Run], took: dict[str, list[float]], end: float, number: int) -> list[Run]:
-    """The first runs that will end in time."""
-    left = end - time.monotonic()
-    chosen = []
-    for run in waiting:
-        recent = took.get(run.mix, [])[-8:]
-        expected = max(recent) * 1.1 if recent else FIRST_GUESS
-        if expected < left and len(chosen) < number:
-            chosen.append(run)
-    return chosen
+def _executed(
+    execute: Callable[..., dict[str, Any]], run: Run, folder: Path, device: str, budget: Any
+) -> dict[str, Any]:
+    """The record of a run, with the GPU memory it took; memory that it no longer needs goes back to the GPU."""
+    import torch
+
+    record = execute(run, folder, device, budget)
+    if device == "cuda":
+        record["gpu_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 2)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return record
 
 
 def _print(record: dict[str, Any]) -> None:

@@ -21,10 +21,9 @@ On another base (a folder or a hub id), with the groups of the first:
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 from experts_plan import MIXES, planned, planned_for_second_base, read_earlier, scores
-from experts_queue import run_all
+from experts_queue import add_arguments, run_all
 from experts_runs import TINY, Budget
 
 EMBEDDED = "embedded"
@@ -35,10 +34,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("prepare", "retokenise", "run", "summary"))
     parser.add_argument("folders", type=Path, nargs="+", help="MIXES STATE, STATE, or STATE JSON")
-    parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--workers", type=int, default=8, help="runs beside each other, dealt out to the GPUs")
+    add_arguments(parser)
     parser.add_argument("--only", nargs="+", choices=MIXES, default=MIXES, help="mixes of this process")
-    parser.add_argument("--device", default="cuda")
     parser.add_argument("--base", default=EMBEDDED, help="base model; another one gets the headline's runs alone")
     parser.add_argument("--smoke", action="store_true", help="a few documents, and a tiny model for the embedded one")
     arguments = parser.parse_args()
@@ -55,13 +52,12 @@ def main() -> None:
     elif arguments.command == "run":
         earlier = read_earlier(first / "earlier.jsonl")
         plan = planned if arguments.base == EMBEDDED else planned_for_second_base
-        options: dict[str, Any] = {name: getattr(arguments, name) for name in ("minutes", "workers", "device")}
         run_all(
             lambda records: plan(scores(records, earlier), arguments.only),
             first,
+            arguments,
             budget=SMOKE if arguments.smoke else Budget(),
             base=TINY if arguments.smoke and arguments.base == EMBEDDED else arguments.base,
-            **options,
         )
     else:
         from experts_summary import summarise

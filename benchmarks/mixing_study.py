@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import study_runs
 import torch
-from experts_queue import run_all
+from experts_queue import add_arguments, run_all
 from experts_runs import TINY, Arm, linear_sizes, use_base
 from mixing_data import NAMES, PROXY, take
 from numpy.typing import NDArray
@@ -312,9 +312,7 @@ def main() -> None:
     parser.add_argument("command", choices=("run", "summary"))
     parser.add_argument("state", type=Path)
     parser.add_argument("output", type=Path, nargs="?", help="JSON file of the summary")
-    parser.add_argument("--minutes", type=float, default=6.0)
-    parser.add_argument("--workers", type=int, default=12, help="runs beside each other, dealt out to the GPUs")
-    parser.add_argument("--device", default="cuda")
+    add_arguments(parser)
     parser.add_argument("--smoke", action="store_true", help="a tiny model on a few documents")
     arguments = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -322,9 +320,7 @@ def main() -> None:
         run_all(
             Plan(arguments.state / "mixes"),
             arguments.state,
-            minutes=arguments.minutes,
-            workers=arguments.workers,
-            device=arguments.device,
+            arguments,
             budget=arguments.smoke,
             base=TINY if arguments.smoke else "embedded",
             execute=execute,

@@ -25,7 +25,7 @@ import numpy as np
 import study_runs
 import torch
 from experts_mix import Ints, Mix
-from experts_queue import run_all
+from experts_queue import add_arguments, run_all
 from experts_runs import TINY, load_mix, use_base
 from study_runs import document_sums, fit, pack
 
@@ -202,20 +202,18 @@ def _mean_over(groups: Ints, sums: Any, counts: Ints) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("state", type=Path)
-    parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--workers", type=int, default=12, help="runs beside each other, dealt out to the GPUs")
-    parser.add_argument("--device", default="cuda")
+    add_arguments(parser)
     parser.add_argument("--smoke", action="store_true", help="a tiny model, 10 steps, few documents")
     arguments = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     run_all(
         Plan(arguments.state / "plan.json"),
         arguments.state,
+        arguments,
         budget=arguments.smoke,
         base=TINY if arguments.smoke else "embedded",
         execute=execute,
         warm_up=warm_up,
-        **{name: getattr(arguments, name) for name in ("minutes", "workers", "device")},
     )
 
 

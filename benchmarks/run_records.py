@@ -3,12 +3,14 @@
 import json
 import os
 import traceback
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from pathlib import Path
 from typing import Any
 
 Records = Mapping[str, Mapping[str, Any]]
+FAILURES_IN_A_ROW = 5
 
 
 def read_records(path: Path) -> dict[str, dict[str, Any]]:
@@ -33,31 +35,62 @@ def rewrite(path: Path, records: Records) -> None:
 def run_beside(
     results: Path,
     workers: int,
-    next_runs: Callable[[int], Iterable[Any]],
-    submit: Callable[[Any], Future[dict[str, Any]]],
+    wanted: Callable[[], Sequence[Any]],
+    startable: Callable[[Any], bool],
+    start: Callable[[int], Executor],
+    execute: Callable[[Any], dict[str, Any]],
     finished: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Keep `workers` runs going until none is left; runs that fail are reported and left out.
+    """Keep `workers` runs going until none is left.
+
+    A failed run may leave its process without a usable GPU, so the process is replaced. The run is tried once more when
+    no other run waits.
 
     Args:
         results: a line is appended after each run.
         workers: runs at a time.
-        next_runs: takes a number and gives at most as many runs, each once.
-        submit: starts a run.
+        wanted: all runs without a record, the most important first.
+        startable: whether there is still time for a run.
+        start: makes the pool of one process for the worker of this number.
+        execute: called in such a pool with a run.
         finished: called with each record.
+
+    Raises:
+        RuntimeError: more than `FAILURES_IN_A_ROW` runs, beyond one for each worker, failed one after another.
     """
-    pending: dict[Future[dict[str, Any]], str] = {}
-    while True:
-        for run in next_runs(workers - len(pending)):
-            pending[submit(run)] = run.key
-        if not pending:
-            return
-        for future in wait(pending, return_when=FIRST_COMPLETED).done:
-            key = pending.pop(future)
-            if error := future.exception():
-                print(f"failed: {key}\n{''.join(traceback.format_exception(error))[-3000:]}", flush=True)
-                continue
-            record = future.result()
-            with results.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-            finished(record)
+    pools = [start(number) for number in range(workers)]
+    pending: dict[Future[dict[str, Any]], tuple[int, Any]] = {}
+    failures: Counter[str] = Counter()
+    in_a_row: list[BaseException] = []
+    try:
+        while True:
+            stopped = len(in_a_row) > workers + FAILURES_IN_A_ROW
+            busy = {run.key for _, run in pending.values()}
+            waiting = [run for run in wanted() if run.key not in busy and failures[run.key] < 2]
+            waiting.sort(key=lambda run: failures[run.key])
+            free = set(range(workers)) - {number for number, _ in pending.values()}
+            for number, run in zip(free, () if stopped else filter(startable, waiting), strict=False):
+                pending[pools[number].submit(execute, run)] = number, run
+            if not pending:
+                break
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                number, run = pending.pop(future)
+                if error := future.exception():
+                    print(f"failed: {run.key}\n{''.join(traceback.format_exception(error))[-3000:]}", flush=True)
+                    failures[run.key] += 1
+                    in_a_row.append(error)
+                    pools[number].shutdown()
+                    pools[number] = start(number)
+                    continue
+                in_a_row.clear()
+                record = future.result()
+                with results.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+                finished(record)
+    finally:
+        for pool in pools:
+            pool.shutdown()
+    if stopped:
+        raise RuntimeError(f"{len(in_a_row)} runs failed one after another; the last one is the cause") from in_a_row[
+            -1
+        ]
