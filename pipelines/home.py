@@ -11,8 +11,11 @@ from pathlib import Path
 
 import dagster as dg
 import filelock
+import yaml
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.sensors.dead_runs import end_dead_runs
+from pipelines.store.files.disk import is_disk_full
 
 SETTINGS = Path(__file__).parent / "configs" / "dagster.yaml"
 GPU = "gpu"
@@ -33,7 +36,7 @@ def prepare(home: Path, *, any_host: bool = False) -> list[str]:
         The ids of the runs that were ended.
 
     Raises:
-        HomeError: another process holds the home for five minutes.
+        HomeError: another process holds the home for five minutes, or Dagster cannot read what is there.
     """
     home.mkdir(parents=True, exist_ok=True)
     lock = home / ".prepare.lock"
@@ -41,9 +44,18 @@ def prepare(home: Path, *, any_host: bool = False) -> list[str]:
         held = filelock.FileLock(lock).acquire(timeout=_TIMEOUT_SECONDS)
     except filelock.Timeout:
         raise HomeError(f"Waited {_TIMEOUT_SECONDS:.0f} s for {lock}. End the process that holds it.") from None
-    with held, _instance(home) as instance:
-        _limit_gpu(instance)
-        return end_dead_runs(instance, any_host=any_host)
+    try:
+        with held, _instance(home) as instance:
+            _limit_gpu(instance)
+            return end_dead_runs(instance, any_host=any_host)
+    except (dg.DagsterError, SQLAlchemyError, yaml.YAMLError) as error:
+        if is_disk_full(error, home):
+            raise
+        got = " ".join(str(error).split())[:200].rstrip(".")
+        raise HomeError(
+            f"{home}: expected settings and storage of Dagster {dg.__version__}, got: {got}. Correct its dagster.yaml, "
+            "or set DAGSTER_HOME to a new folder."
+        ) from error
 
 
 def _instance(home: Path) -> dg.DagsterInstance:

@@ -23,8 +23,10 @@ def one_error(*kinds: type[Exception], code: int = 2) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        named = isinstance(error, OSError) and error.filename is not None and error.strerror
-        fail(f"{error.filename2 or error.filename}: {error.strerror}" if named else str(error), code)
+        text = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            text = f"{error.filename2 or error.filename}: {error.strerror}"
+        fail(text, code)
 
 
 def checked_folder(folder: Path, option: str = "--out") -> None:

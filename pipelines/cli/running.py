@@ -188,7 +188,7 @@ def tell_comparison(store: "ArtifactStore", as_json: bool) -> None:
 
 def checked_home() -> None:
     """End if DAGSTER_HOME, `.dagster` in the working folder by default, cannot be written."""
-    os.environ.setdefault("DAGSTER_HOME", str(Path(".dagster").resolve()))
+    os.environ["DAGSTER_HOME"] = str(Path(os.environ.get("DAGSTER_HOME") or ".dagster").resolve())
     checked_folder(Path(os.environ["DAGSTER_HOME"]), "DAGSTER_HOME (.dagster in the working folder by default)")
 
 
@@ -197,7 +197,7 @@ def _prepare_home() -> None:
     from pipelines.home import HomeError, prepare
 
     with one_error(HomeError, OSError):
-        for run_id in prepare(Path(os.environ["DAGSTER_HOME"]).resolve()):
+        for run_id in prepare(Path(os.environ["DAGSTER_HOME"])):
             print(f"Run {run_id} had no living process: reported as failed.", file=sys.stderr)
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import dagster as dg
 import psutil
+import pytest
 
 from pipelines.definitions import defs
-from pipelines.home import GPU, prepare
+from pipelines.home import GPU, HomeError, prepare
 from pipelines.sensors.dead_runs import dead_runs_sensor, end_dead_runs
 from pipelines.store.files.processes import HOST_TAG
 
@@ -138,3 +139,14 @@ def test_the_code_location_runs_the_sensor_by_itself() -> None:
         dead = started(instance, 2**22 + 1, **{HOST_TAG: os.uname().nodename})
         said = dead_runs_sensor(dg.build_sensor_context(instance))
         assert dead in said.skip_message
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("dagster.yaml", "retention: ["), ("dagster.yaml", "unknown: 1"), ("history/runs.db", "no database" * 500)],
+)
+def test_what_dagster_cannot_read_is_one_sentence(tmp_path: Path, file: str, content: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(HomeError, match="expected settings and storage of Dagster"):
+        prepare(tmp_path)
