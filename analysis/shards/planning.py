@@ -12,6 +12,9 @@ from analysis.sources import FilesSource, SourceError
 LARGEST_FILE = 2 << 30
 """Largest size in bytes of a file whose format cannot be cut."""
 
+HEAD = 1_000
+"""Bytes of a file that tell whether it can be cut."""
+
 Part = dict[str, Any]
 """A file or a piece of it: `url`; `kind` (whole, row_groups or bytes); `start`, `stop`; `size`; `version`."""
 
@@ -72,9 +75,7 @@ def _pieces(url: str, source: FilesSource, shard_bytes: int) -> Iterator[Part]:
         scale = size / max(sum(groups), 1)
         for start, stop in _runs([group * scale for group in groups], shard_bytes):
             yield common | {"kind": "row_groups", "start": start, "stop": stop, "size": sum(groups[start:stop]) * scale}
-    elif (
-        size > shard_bytes and suffix in ("jsonl", "ndjson") and source.encoding is None and _is_bytewise(system, path)
-    ):
+    elif size > shard_bytes and suffix in ("jsonl", "ndjson") and source.encoding is None and _has_lines(system, path):
         for start in range(0, size, shard_bytes):
             stop = min(start + shard_bytes, size)
             yield common | {"kind": "bytes", "start": start, "stop": stop, "size": stop - start}
@@ -107,6 +108,11 @@ def _row_groups(system: Any, path: str, url: str) -> list[int]:
         raise SourceError(f"{url}: expected a Parquet file, got {error}. Write the file again") from error
 
 
-def _is_bytewise(system: Any, path: str) -> bool:
-    """Whether a byte of value 10 always ends a line. In UTF-16 and UTF-32 it need not."""
-    return system.cat_file(path, start=0, end=2) not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"\0\0")
+def _has_lines(system: Any, path: str) -> bool:
+    """Whether a file begins as one JSON object a line does, so that it can be cut between lines.
+
+    It does not if it is packed, an array, pretty-printed, or in UTF-16 or UTF-32.
+    """
+    head: bytes = system.cat_file(path, start=0, end=HEAD).removeprefix(codecs.BOM_UTF8).lstrip()
+    line = head.partition(b"\n")[0].strip()
+    return line.startswith(b"{") and line[1:2] not in (b"", b"\0")

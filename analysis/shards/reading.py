@@ -60,8 +60,8 @@ def shard_records(shard: Mapping[str, Any], source: Mapping[str, Any]) -> tuple[
     for part in shard["parts"]:
         with tempfile.TemporaryDirectory() as folder:
             path = _local_copy(part, Path(folder))
-            if part["kind"] == "bytes" and not path.stat().st_size:
-                continue  # the whole part lies within one long line
+            if part["kind"] == "bytes" and not path.read_bytes().strip():
+                continue  # the whole part lies within one long line, or between blank lines
             place = part["url"] if part["kind"] == "whole" else f"{part['url']} (from {part['kind']} {part['start']})"
             try:
                 read = read_sources({shard["source"]: FilesSource(**{**source, "paths": (str(path),)})})
