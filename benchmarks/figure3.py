@@ -158,7 +158,7 @@ def execute(run: Run, path: Path, output: Path, device: str, tokens: int) -> dic
             seed=run.seed,
         )
         groups = [group for part in run.parts for group in part.groups]
-        record |= fit(model, data, np.flatnonzero(np.isin(data.parts, groups)), config, device)
+        record |= fit(model, data, np.flatnonzero(np.isin(data.parts, groups)), config, device, most_tokens=4096)
         record["held_out_loss"] = held_out_losses(model, data, run.experiment, device, most=tokens // 1000)
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     state = {name: values.float().cpu().contiguous() for name, values in tensors.items()}

@@ -2,7 +2,7 @@
 
     python benchmarks/paper_data.py STORE STATE                                      # once, on a CPU
     python benchmarks/paper_study.py STATE --minutes 17 --workers 14                 # again until nothing is left
-    python benchmarks/paper_summary.py STORE STATE benchmarks/results                # on a CPU
+    python benchmarks/paper_summary.py STORE STATE RESULTS.json                     # on a CPU
 
 These are the runs of the job `study` (pipelines/configs/study.yaml): the same methods, documents, budget, rates to try,
 and rule to extend them. The loop is that of `study_runs`. STATE/runs.jsonl gets a line after each run, and a rerun goes
@@ -30,6 +30,8 @@ from experts_runs import TINY, load_mix, use_base
 from study_runs import document_sums, fit, pack
 
 from analysis.methods.rates import best_rate, is_bracketed, next_rates
+from hydralora.data import IGNORED
+from hydralora.evaluation.answer_loss import answer_loss
 from hydralora.methods import MethodConfig, adapt
 from hydralora.training import TrainingConfig
 
@@ -42,6 +44,9 @@ TIERS = (
 )
 SEEDS = (5, 5, 3)  # of each tier
 HELD_OUT = ("validation", "held_out")
+# Padding included. A position of the base takes 0.8 MB of memory (1.5 MB if all weights are trained), an answer token
+# as much again, by the tensors that a forward pass saves: some 4 GB a run, 8 if all weights are trained.
+MOST_TOKENS = 3072
 SMOKE = {"max_steps": 10, "tokens_per_step": 256}
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -122,7 +127,7 @@ def warm_up(folder: Path, device: str, base: str) -> None:
     torch.set_num_threads(1)
     use_base(base, device)
     study_runs.LlamaRMSNorm.forward = study_runs._fused_norm
-    study_runs.EVALUATION_TOKENS = 8192
+    study_runs.EVALUATION_TOKENS = 4096
     for path in sorted(folder.glob("*.npz")):
         load_mix(path)
 
@@ -168,18 +173,30 @@ def _trained(model: Any, mix: Mix, config: TrainingConfig, device: str) -> dict[
     hooks: dict[str, Any] = {}
     if hasattr(getattr(model, "base_model", None), "update_and_allocate"):
         hooks = {"own_loss": _regularised_loss, "before_zero_grad": model.base_model.update_and_allocate}
-    record = fit(model, mix, mix.indices("training"), config, device, **hooks)  # type: ignore[arg-type]
+    record = fit(
+        model,
+        mix,  # type: ignore[arg-type]
+        mix.indices("training"),
+        config,
+        device,
+        most_tokens=MOST_TOKENS,
+        **hooks,
+    )
     return {
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        **{name: record[name] for name in ("steps", "tokens", "padding")},
+        **{name: record[name] for name in ("steps", "tokens")},
         "training_loss": [round(float(np.mean(record["losses"][part])), 4) for part in (slice(5), slice(-5, None))],
     }
 
 
 def _regularised_loss(model: Any, batch: Any, answers: int) -> torch.Tensor:
-    """The model's own loss, to which AdaLoRA adds its regulariser."""
-    loss: torch.Tensor = model(**batch, num_items_in_batch=answers, use_cache=False).loss
-    return loss
+    """Mean answer loss and a batch's share of AdaLoRA's regulariser. PEFT adds it only to the loss of all logits."""
+    config = model.active_peft_config
+    factors = [(name, p) for name, p in model.named_parameters() if "lora_A" in name or "lora_B" in name]
+    products = [p @ p.T if "lora_A" in name else p.T @ p for name, p in factors]
+    distances = [torch.linalg.matrix_norm(product - torch.eye(len(product)).to(product)) for product in products]
+    share = (batch["labels"] != IGNORED).sum() / answers
+    return answer_loss(model, batch) / answers + share * config.orth_reg_weight * torch.stack(distances).mean()
 
 
 def losses(mix: Mix, held_out: Ints, sums: Any, part: str) -> dict[str, float]:

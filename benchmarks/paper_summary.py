@@ -1,9 +1,9 @@
 """The paper's tables and figures from the runs of `paper_study.py`, with the code of the job `study`.
 
-    python benchmarks/paper_summary.py STORE STATE RESULTS
+    python benchmarks/paper_summary.py STORE STATE RESULTS.json
 
-Writes RESULTS/study.json (rates, runs, tables, sizes) and docs/images/figure2.png and figure5.png; prints the tables.
-The runs of a method that is not tuned yet are left out. Table 4 and LoraHub need the job itself.
+Writes rates, runs, tables and sizes, and docs/images/figure2.png and figure5.png; prints the tables. What is not tuned
+yet is left out: rows and domains of a table, and figures as a whole. Table 4 and LoraHub need the job itself.
 """
 
 import shutil
@@ -23,8 +23,8 @@ from study_runs import unpack
 from analysis.methods.rates import best_rate, is_bracketed
 from hydralora.training.outputs.record import write_json
 from pipelines.store.artifacts import Artifact, Draft, build_artifact
-from pipelines.study.experiments import EXPERIMENTS
-from pipelines.study.paper import WRITERS, PaperInputs
+from pipelines.study.experiments import EXPERIMENTS, TRAINED_AS
+from pipelines.study.paper import REFERENCES, WRITERS, PaperInputs
 from pipelines.study.running.run_documents import HELD_OUT, read_run_documents
 from pipelines.study.sizes import method_sizes
 from pipelines.study.tuning import rates_table
@@ -84,7 +84,7 @@ def sizes(cells: Iterable[Cell]) -> pl.DataFrame:
 
 
 def main() -> None:
-    store, state, folder = map(Path, sys.argv[1:])
+    store, state, output = map(Path, sys.argv[1:])
     plan, records = Plan(state / "plan.json"), read_records(state / "runs.jsonl")
     config = configuration()["ops"]["study_runs"]["config"]
     corpus = corpus_of(store)
@@ -114,7 +114,11 @@ def main() -> None:
         "sizes": made.read("sizes").to_dicts(),
     }
     inputs = PaperInputs(made, _no_benchmarks(store), corpus, RESAMPLES)
+    there = {(record["method"], record["mix"]) for record in chosen}
     for name in TABLES:
+        if not _is_ready(name, there):
+            print(f"\n## {name}\n\nnot yet")
+            continue
         of_table = build_artifact(
             store,
             f"paper_{name}",
@@ -127,7 +131,18 @@ def main() -> None:
         print(f"\n## {name}\n\n{of_table.path('table.md').read_text()}")
         if name.startswith("figure"):
             shutil.copyfile(of_table.path("figure.png"), IMAGES / f"{name.replace('_', '')}.png")
-    write_json(folder / "study.json", results)
+    write_json(output, results)
+
+
+def _is_ready(name: str, there: set[tuple[str, str]]) -> bool:
+    """Whether a table has its reference and one more method on some domain; a figure needs all."""
+    methods, domains = EXPERIMENTS[name].methods, EXPERIMENTS[name].domains
+    if name not in REFERENCES:
+        return all((method, domain) in there for method in methods for domain in domains)
+    reference, trained = REFERENCES[name], {TRAINED_AS.get(method, method) for method in methods}
+    reference = TRAINED_AS.get(reference, reference)
+    of_domain = [{method for method in trained if (method, domain) in there} for domain in domains]
+    return any(reference in found and len(found) > 1 for found in of_domain)
 
 
 def _planned(cell: Cell) -> Any:

@@ -70,14 +70,16 @@ def fit(
     weights: NDArray[np.float32] | None = None,
     chunked: bool = False,
     order: Iterator[int] | None = None,
+    most_tokens: int | None = None,
     own_loss: Callable[[PeftModel, Batch, int], torch.Tensor] | None = None,
     before_zero_grad: Callable[[int], object] | None = None,
 ) -> dict[str, Any]:
     """Train on the documents of these indices; steps, tokens, share of padding, and the loss of each step.
 
     `weights` [all documents of data] weigh the loss of each document. `chunked`: see `answer_loss`. `order` gives
-    places in `documents` without end. `own_loss` takes the model, a batch and the answer tokens of the step; its value
-    is then the loss. `before_zero_grad` is called with the number of each step, from 0.
+    places in `documents` without end. Micro-batches of more than `most_tokens`, padding included, are split by length.
+    `own_loss` takes the model, a batch and the answer tokens of the step; its value is then the loss.
+    `before_zero_grad` is called with the number of each step, from 0.
     """
     model.train()
     for module in model.modules():
@@ -100,6 +102,9 @@ def fit(
     losses = torch.zeros(plan.num_steps, device=device)
     for step in range(plan.num_steps):
         groups = plan.micro_batches[step * micro_batches : (step + 1) * micro_batches]
+        if most_tokens is not None:
+            parts = [length_batches(data.lengths[documents[group]], most_tokens) for group in groups]
+            groups = tuple(group[part] for group, of in zip(groups, parts, strict=True) for part in of)
         batches = [_batch(data, documents[group], gates, device) for group in groups]
         answers = sum(int((data.lengths - data.answer_starts)[documents[group]].sum()) for group in groups)
         for group, batch in zip(groups, batches, strict=True):

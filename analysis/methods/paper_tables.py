@@ -26,7 +26,7 @@ def domain_table(
         losses: `domain, num_experts` and `task` and the columns that `compare_losses` needs. The method "base" may have
             any N.
         methods: row of the table -> method that was trained for it. Rows without losses are omitted.
-        reference: row whose loss is subtracted from the others.
+        reference: row whose loss is subtracted from the others. Domains without its losses are omitted.
         printed: table from `analysis.methods.paper`: `method`, a column for each domain, and maybe `percent`.
         sizes: `method, num_experts, n_parameters, percent_without_router` on our base model.
         benchmarks: `method, domain, benchmark, value, stderr, chance`.
@@ -37,7 +37,8 @@ def domain_table(
     """
     own = losses.filter((pl.col("num_experts") == num_experts) | (pl.col("method") == "base"))
     tables = []
-    for domain in [name for name in printed.columns if name in losses["domain"].unique()]:
+    there = own.filter(pl.col("method") == methods[reference])["domain"].unique()
+    for domain in [name for name in printed.columns if name in there]:
         rows = [
             own.filter(pl.col("domain") == domain, pl.col("method") == trained)
             .select(LOSS_COLUMNS)
@@ -70,8 +71,9 @@ def domain_markdown(table: pl.DataFrame, reference: str) -> str:
     lines = [head, ["---"] * len(head)]
     cells = {(row["domain"], row["method"]): row for row in table.iter_rows(named=True)}
     for method in methods:
-        rows = [cells[domain, method] for domain in domains]
-        lines.append([method, *map(_cell, rows), _percent(rows[0])])
+        rows = [cells.get((domain, method)) for domain in domains]
+        cells_of_row = ["" if row is None else _cell(row) for row in rows]
+        lines.append([method, *cells_of_row, _percent(next(row for row in rows if row is not None))])
     notes = (
         f"Ours: held-out loss of an answer token, its difference to {reference} with a 95% interval, the same of the "
         "mean over tasks, the number of seeds, and where measured the benchmark's score ± standard error and chance. "

@@ -53,6 +53,13 @@ def test_rows_that_share_a_training_share_its_numbers_and_keep_their_own_printed
     assert rows["general", "base"]["n_parameters"] is None
     assert (rows["general", "lora_r32"]["percent"], rows["general", "lora_r32"]["percent_printed"]) == (0.4, 0.248)
     assert rows["general", "lora_split_8x4"]["score"] == 0.26
+    untrained = (pl.col("domain") == "law") & (pl.col("method") == "lora_r32")
+    text = domain_markdown(
+        domain_table(losses().filter(~untrained), methods, 3, "lora_r8", paper.TABLE_2, SIZES, resamples=10), "lora_r8"
+    )
+    assert text.splitlines()[4].endswith("seeds: 1; (46.59) |  | 0.400 (0.248) |")
+    tuned = losses().filter(~((pl.col("domain") == "law") & (pl.col("method") == "lora_r8")))
+    assert set(domain_table(tuned, methods, 3, "lora_r8", paper.TABLE_2, SIZES, resamples=10)["domain"]) == {"general"}
     text = domain_markdown(table, "lora_r8")
     minus_one = "-1.0000 [-1.0000, -1.0000]"
     score = "mmlu 26.0 ± 1.0, chance 25"
