@@ -130,6 +130,8 @@ class Chat:
         content = message.get("content")
         if content is None:
             content = message.get("value")
+        elif message.get("value") not in (None, "", content):
+            self.unused.setdefault("value (beside content)")
         if speaker == "tool":
             content = result_of(content)
         text = content if type(content) is str else content_of(content, self.unused)

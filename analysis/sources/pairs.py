@@ -1,6 +1,6 @@
 """Reads prompt and completion from every row of a block."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -80,8 +80,9 @@ class TextReader:
             joined = replace(block, columns={**block.columns, shape.prompt: messages})
             return self._conversations(joined, shape.prompt, before, history)
         prompt = self.column(block, shape.prompt)
-        for extra in self._extra(block, shape):
-            prompt = _joined(prompt, extra)
+        inputs = [self.column(block, name) for name in shape.inputs]
+        for i, text in enumerate(inputs):
+            prompt = _joined(prompt, text.set(text.eq_missing(inputs[0]), None) if i else text)  # no copy of the first
         if history is not None:
             prompt = self._with_history(block, prompt, before, history)
         elif before is not None:
@@ -100,13 +101,6 @@ class TextReader:
             [*_as_messages(prompt, "user"), *_as_messages(completion, "assistant")]
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
-
-    def _extra(self, block: Block, shape: Shape) -> Iterator[pl.Series]:
-        """The texts to append to the prompt. In each row, the first column with a value is used."""
-        found = [self.column(block, name) for name in shape.inputs]
-        if found:
-            filled = (pl.when(series.str.strip_chars() != "").then(series) for series in found)
-            yield pl.select(pl.coalesce(*filled)).to_series()
 
     def _context(self, block: Block, role: str) -> tuple[str, Values] | None:
         """Name and values of the context column with this role."""

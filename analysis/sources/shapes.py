@@ -21,11 +21,11 @@ PAIR_SHAPES = (  # prompt, completion
 )
 CHAT_COLUMNS = ("messages", "conversations")
 INPUT_COLUMNS = ("input", "context")
-"""Columns that are appended to the prompt after a blank line, if a table has one of them."""
+"""Columns that are appended to the prompt, each after a blank line."""
 CONTEXT_COLUMNS = {"system": ("system", "system_prompt"), "history": ("history",)}
 """Columns that are placed before the prompt."""
 UNREAD_COLUMNS = (
-    *("tools", "functions", "choices", "options"),
+    *("tools", "functions", "choices", "options", "A", "opa", "option_a", "choice_a", "choice1", "ending0"),
     *("image", "images", "audio", "audios", "video", "videos"),
     *("partition", "fold", "set", "data_split", "dataset_split", "is_train", "is_test"),
 )

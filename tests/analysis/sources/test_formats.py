@@ -156,10 +156,10 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
         [("i\n\nx", "o"), ("i", "o")],
     ),
     (
-        "the input that is filled",
+        "inputs that are filled",
         ALL,
-        [{"instruction": "i", "input": "", "context": "x", "output": "o"}] * 2,
-        [("i\n\nx", "o")] * 2,
+        [{"instruction": "i", "input": n, "context": "x", "output": "o"} for n in ("", "y", "x", None)],
+        [("i\n\nx", "o"), ("i\n\ny\n\nx", "o"), ("i\n\nx", "o"), ("i\n\nx", "o")],
     ),
     (
         "whole numbers",

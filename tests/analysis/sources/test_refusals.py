@@ -276,6 +276,7 @@ def test_what_was_not_read_is_said(tmp_path: Path) -> None:
     [
         ({"question": "q", "choices": ["x", "y"], "answer": 1}, "column 'choices' is not read"),
         ({"question": "q", "options": {"A": "x"}, "answer": "A"}, "column 'options' is not read"),
+        ({"question": "q", "A": "x", "B": "y", "answer": "A"}, "column 'A' is not read"),
         (
             {"prompt": "p", "completion": "c", "messages": [{"role": "user", "content": "u"}]},
             r"columns ['completion', 'prompt'] are read only where ['messages'] are empty",
@@ -284,6 +285,10 @@ def test_what_was_not_read_is_said(tmp_path: Path) -> None:
         ({"instruction": "i", "input": "x", "output": "o"}, ""),
         ({"prompt": "<image> p", "completion": "c", "image": "x.png"}, "column 'image' is not read"),
         ({"prompt": "p", "completion": "c", "partition": "test"}, "column 'partition' is not read"),
+        (
+            {"messages": [{"role": "user", "content": "u", "value": "v"}, {"role": "assistant", "content": "a"}]},
+            "these fields of messages are not read: ['value (beside content)']",
+        ),
         ({"prompt": "p", "completion": "c", "is_test": True}, "column 'is_test' is not read"),
         ({"prompt": "p", "completion": "c", "label": True}, ""),
         ({"prompt": "p", "completion": "c", "label": 0}, ""),
