@@ -199,14 +199,18 @@ class Analysis:
         save_json(folder / "analysis.json", json.loads(json.dumps(self.to_dict(), default=_plain)))
         return write_report(self.report_inputs(), folder)
 
+    def command(self, name: str) -> str:
+        """The command `analyze` or `init` for the same files and columns."""
+        columns = [part for role, column in self.columns.items() for part in ("--column", f"{role}={column}")]
+        return shlex.join(["hydralora", name, *self.files, *columns])
+
     def report_inputs(self) -> ReportInputs:
         """The tables of the report."""
-        columns = [part for role, name in self.columns.items() for part in ("--column", f"{role}={name}")]
-        command, init = (shlex.join(["hydralora", name, *self.files, *columns]) for name in ("analyze", "init"))
         choice = asdict(self.choice)
+        train = f"{self.command('init')} && hydralora run hydralora.yaml"
         return ReportInputs(
             title=", ".join(sorted({Path(file).name for file in self.files})[:4]),
-            command=command,
+            command=self.command("analyze"),
             choice={**choice, "num_clusters": choice.pop("value")},
             grouping={
                 "num_experts": self.num_experts,
@@ -221,7 +225,7 @@ class Analysis:
             clusters=self.tables["clusters"],
             representatives=self.tables["examples"].filter(pl.col("kind") == "representative"),
             composition=self.tables["composition"],
-            next_steps=[NextStep("Train and compare", f"{init} && hydralora run hydralora.yaml", self.meaning)],
+            next_steps=[NextStep("Train and compare", train, self.meaning)],
         )
 
     def _repr_html_(self) -> str:

@@ -56,9 +56,7 @@ def layer_maps(embedding: pl.DataFrame, method: str, matrix: str, *, most: int =
     heads = points["head"].unique(maintain_order=True).to_list()
     n_columns = min(4, len(shown))
     n_rows = -(-len(shown) // n_columns)
-    figure, axes = subplots(n_rows, n_columns, width=6.6, height=1.65 * n_rows + 0.4)
-    for ax in axes[len(shown) :]:
-        ax.set_visible(False)
+    figure, axes = subplots(n_rows, n_columns, width=6.6, height=1.65 * n_rows + 0.4, used=len(shown))
     grey = points.sample(min(MOST_DOTS, len(points)), seed=0)
     for ax, layer in zip(axes, shown, strict=False):
         ax.scatter(grey["x"], grey["y"], s=3, color="#999999", alpha=0.35, linewidths=0)

@@ -43,12 +43,10 @@ def gates_by_layer(gates: pl.DataFrame, group_kind: str) -> Picture:
     n_columns = min(len(groups), 4)
     n_rows = -(-len(groups) // n_columns)
     height = n_rows * min(max(1.6, 0.05 * len(places) + 0.8), 4.5)
-    figure, axes = subplots(n_rows, n_columns, width=6.6, height=height, share_y=True)
+    figure, axes = subplots(n_rows, n_columns, width=6.6, height=height, share_y=True, used=len(groups))
     first_rows = [row for row, place in enumerate(places) if row == 0 or place[0] != places[row - 1][0]]
     firsts = first_rows[:: max(1, -(-len(first_rows) // 8))]
     limit = max(float(np.nanmax(values)), 1.5 / len(experts))
-    for ax in axes[len(groups) :]:
-        ax.set_visible(False)
     titles = short_names([group_name(group_kind, group) for group in groups], LONGEST_TITLE)
     for ax, title, matrix in zip(axes, titles, values, strict=False):
         image = ax.imshow(matrix, cmap="cividis", vmin=0, vmax=limit, aspect="auto", interpolation="nearest")

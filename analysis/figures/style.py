@@ -151,21 +151,33 @@ def _any_script() -> Iterator[None]:
 
 
 def subplots(
-    n_rows: int = 1, n_columns: int = 1, *, width: float = 6.6, height: float = 2.8, share_y: bool = False
+    n_rows: int = 1,
+    n_columns: int = 1,
+    *,
+    width: float = 6.6,
+    height: float = 2.8,
+    share_y: bool = False,
+    used: int | None = None,
 ) -> tuple["Figure", list["Axes"]]:
     """An empty figure with sizes in inches, and the list of its axes, row by row.
 
     The narrow form has its columns below each other: one column, or two of four.
+
+    Args:
+        used: number of axes that are drawn into, the first ones; the others are hidden. None for all.
     """
     from matplotlib.figure import Figure
 
     if _is_narrow.get() and n_columns > 1:
         columns = 2 if n_columns >= 4 else 1
-        rows = -(-n_rows * n_columns // columns)
+        rows = -(-(used or n_rows * n_columns) // columns)
         # A row keeps its height.
         height, n_rows, n_columns = height / n_rows * rows, rows, columns
     figure = Figure(figsize=(min(width, NARROW) if _is_narrow.get() else width, height), layout="constrained")
-    return figure, list(figure.subplots(n_rows, n_columns, squeeze=False, sharey=share_y).flat)
+    axes = list(figure.subplots(n_rows, n_columns, squeeze=False, sharey=share_y).flat)
+    for spare in axes[used:] if used else ():
+        spare.set_visible(False)
+    return figure, axes
 
 
 def legend_below(figure: "Figure", n_entries: int) -> None:

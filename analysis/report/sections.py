@@ -1,7 +1,7 @@
 """Sections of the report: the figures, tables and texts of each."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -11,7 +11,7 @@ from analysis.adapters.observation_two import SAME_SEED
 from analysis.adapters.parts import OUTSIDE
 from analysis.figures import Picture, breakdown, clusters, routing, training
 from analysis.figures.overview import overview
-from analysis.figures.palette import method_numbers
+from analysis.figures.palette import BASE, method_numbers
 from analysis.report.inputs import ReportInputs
 from analysis.report.words import METHODS, RULES, head, in_words
 
@@ -70,7 +70,9 @@ def first_picture(inputs: ReportInputs) -> Picture | None:
         return None
     grouping = inputs.grouping or {}
     sources = grouping.get("groups", ()) if grouping.get("group_kind") == "source" else ()
-    return overview(inputs.cluster_map, inputs.evaluation, numbers_of(inputs), sources)
+    picture = overview(inputs.cluster_map, inputs.evaluation, numbers_of(inputs), sources)
+    meanings = [f"{name}: {meaning}." for name, meaning in _methods(inputs) if name != BASE]
+    return replace(picture, caption=" ".join([picture.caption, *meanings]))
 
 
 def numbers_of(inputs: ReportInputs) -> Mapping[str, int]:
@@ -122,7 +124,7 @@ def number_of_experts(inputs: ReportInputs) -> Section:
     choice = inputs.choice
     names = ("rule", "sharpness", "stability", "runner_up", "interval", "probability_of_one")
     values = {**choice, "rule": RULES.get(str(choice.get("rule")), choice.get("rule"))}
-    rows = tuple((name.replace("_", " "), _plain(values[name])) for name in names if values.get(name) is not None)
+    rows = tuple((head(name), _plain(values[name])) for name in names if values.get(name) is not None)
     words = ""
     if inputs.grouping is not None:
         n, kind = inputs.grouping["num_experts"], inputs.grouping["group_kind"]
@@ -194,7 +196,7 @@ def comparison(inputs: ReportInputs) -> Section:
         return Section("methods", "Methods compared", missing="This run has no evaluation.")
     present = set(inputs.evaluation["group_kind"].to_list())
     kinds = [kind for kind in ("source", "cluster") if kind in present]
-    if _clusters_tell_nothing_more(inputs):
+    if _clusters_tell_nothing_more(inputs.evaluation):
         kinds = kinds[:1]
     tables = [table(inputs.evaluation, "Held-out losses")]
     if inputs.paired is not None:
@@ -204,18 +206,25 @@ def comparison(inputs: ReportInputs) -> Section:
         "difference, as in the verdict."
     )
     pictures = tuple(training.losses(inputs.evaluation, kind, numbers_of(inputs)) for kind in kinds)
-    known = [name for name in inputs.evaluation["method"].unique(maintain_order=True) if name in METHODS]
-    words = tuple((name, METHODS[name]) for name in known)
-    return Section("methods", "Methods compared", lead, pictures, tuple(tables), words=words)
+    return Section("methods", "Methods compared", lead, pictures, tuple(tables), words=_methods(inputs))
 
 
-def _clusters_tell_nothing_more(inputs: ReportInputs) -> bool:
-    """Whether two charts would show the same: there is one cluster, or clusters and sources are equal."""
-    if inputs.composition is None:
-        return False
-    pairs = inputs.composition.filter(pl.col("n_documents") > 0).select("cluster", "source").unique()
-    n_clusters = pairs["cluster"].n_unique()
-    return n_clusters == 1 or len(pairs) == n_clusters == pairs["source"].n_unique()
+def _methods(inputs: ReportInputs) -> tuple[tuple[str, str], ...]:
+    """What the methods with a held-out loss are, where the page knows it."""
+    methods = () if inputs.evaluation is None else inputs.evaluation["method"].unique(maintain_order=True)
+    return tuple((name, METHODS[name]) for name in methods if name in METHODS)
+
+
+def _clusters_tell_nothing_more(evaluation: pl.DataFrame) -> bool:
+    """Whether two charts would show the same: there is one cluster, or each cluster has the losses of a source."""
+    losses = {
+        kind: set(
+            evaluation.filter(pl.col("group_kind") == kind).select("method", "seed", pl.col("loss").round(9)).rows()
+        )
+        for kind in ("source", "cluster")
+    }
+    one = evaluation.filter(pl.col("group_kind") == "cluster")["group"].n_unique() == 1
+    return one or losses["cluster"] == losses["source"]
 
 
 def parameter_breakdown(inputs: ReportInputs) -> Section:

@@ -69,7 +69,7 @@ def _numbers(inputs: ReportInputs) -> dict[str, float | int]:
     numbers: dict[str, Any] = {}
     if inputs.choice is not None:
         numbers["clusters at the elbow"] = int(inputs.choice["num_clusters"])
-        numbers["experts trained"] = experts_of(inputs)
+        numbers["experts" if inputs.corpus_only else "experts trained"] = experts_of(inputs)
     if inputs.data_card is not None:
         numbers["n_documents"] = inputs.data_card["n_kept"]
     if inputs.evaluation is not None:

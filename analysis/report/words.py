@@ -45,11 +45,12 @@ HEADS = {
     "own": "loss of its own expert",
     "others": "mean loss of the others",
     "best": "expert with the least loss",
+    "probability_of_one": "probability of one part",
 }
 """Column of a table -> what the page calls it. Other columns are shown with spaces for underscores."""
 
 RULES = {
-    "l_method": "L-method: two straight lines fitted to the curve meet there",
+    "l_method": "L-method",
     "manual": "set in the configuration",
 }
 """Rule that chose the number of clusters -> the same in words."""
@@ -74,13 +75,14 @@ GLOSSARY: dict[str, tuple[tuple[str, str], ...]] = {
         ("elbow", "The number of clusters after which more of them hardly lower the error."),
         ("sharpness", "Slope of the curve before the elbow over the slope after it; 1 is a straight line."),
         ("stability", "Agreement of clusterings of two halves of the corpus (adjusted Rand index; 1: the same)."),
+        ("L-method", "Two straight lines fitted to the curve meet at the elbow."),
         _SSE,
     ),
     "methods": (_NAT, ("held out", "Not trained on: documents of the test split.")),
     "training": (_NAT,),
     "breakdown": (
         ("A, B", "The two matrices of a LoRA: A reads the input, B writes the output. HydraLoRA has one A and many B."),
-        ("head", "One trained LoRA, or one expert."),
+        ("head", "One trained LoRA, or one expert. iid-0 is a LoRA trained on a random part of the corpus."),
         ("place", "One adapted module of one layer."),
         ("Observation II", "The paper's claim that LoRAs of different data come to share A and to differ in B."),
         ("subspace similarity", "Mean squared cosine of the angles between two matrices' row or column spaces."),
@@ -100,7 +102,7 @@ GLOSSARY: dict[str, tuple[tuple[str, str], ...]] = {
 def in_words(reason: str) -> str:
     """A reason with its rule in words instead of the configuration's name."""
     for name, words in RULES.items():
-        reason = reason.replace(f"(rule {name})", f"({words.partition(':')[0]})")
+        reason = reason.replace(f"(rule {name})", f"({words})")
     return reason
 
 

@@ -1,6 +1,5 @@
 """`hydralora analyze`: shows an `analysis.Analysis`."""
 
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,8 +91,7 @@ def show(found: "Analysis", report: Path, seconds: float, console: "Console") ->
     for text in found.warnings:
         console.print(f"[yellow]Note.[/] {escape(text)}", soft_wrap=True)
     console.print(f"\nReport: {escape(str(report))}  [dim]({seconds:.1f} s)[/]", soft_wrap=True)
-    files = escape(shlex.join(found.files[:3])) + (" ..." if len(found.files) > 3 else "")
-    console.print(f"Next: hydralora init {files}", soft_wrap=True)
+    console.print(f"Next: {escape(found.command('init'))}", soft_wrap=True)
     if found.num_experts == 1 < found.documents["source"].n_unique():
         console.print("To give each source an expert all the same, and compare: add --experts sources.", soft_wrap=True)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import yaml
 
-from pipelines.store.artifacts import Artifact
+from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.store.run_values import JOB_TAG, configuration_of, without_how
 
@@ -62,10 +62,11 @@ def identity_of(context: dg.AssetExecutionContext) -> dict[str, Any]:
     }
 
 
-def request_of(context: dg.AssetExecutionContext, store: ArtifactStore, fingerprint: str) -> Request:
-    """The request of the run."""
+def request_of(context: dg.AssetExecutionContext, store: ArtifactStore, report: Draft) -> Request:
+    """The request of the run that makes a report."""
     said = identity_of(context)
-    return Request(said["job"], said["run_config"], said["file"], f"{store.directory}/report/{fingerprint}")
+    folder = f"{store.directory}/{report.asset}/{report.fingerprint}"
+    return Request(said["job"], said["run_config"], said["file"], folder)
 
 
 def comparison_of(request: Request, methods: list[str], seeds: int, max_tokens: int) -> str | None:

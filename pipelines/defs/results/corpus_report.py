@@ -1,19 +1,28 @@
 """The report of a corpus alone: N, why, and what the groups are."""
 
+from typing import Any
+
 import dagster as dg
 import polars as pl
 
+from pipelines.report.commands import CONFIGURATION, identity_of, request_of
 from pipelines.report.inputs import named_clusters
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.io_manager import ArtifactStore
 
 
 class CorpusReportConfig(dg.Config):
     """Title and command in the report."""
 
     title: str = "Corpus"
-    command: str = "hydralora run CONFIG --job corpus"
-    """The command that reproduces this report."""
+    command: str | None = None
+    """The command that reproduces this report; by default the one for this run's configuration."""
+
+
+def what_ran(context: dg.AssetExecutionContext) -> dict[str, Any]:
+    """The run configuration, which the report prints."""
+    return identity_of(context)
 
 
 def described(artifact: Artifact) -> Description:
@@ -40,11 +49,14 @@ def described(artifact: Artifact) -> Description:
     group="corpus_report",
     kinds={"html"},
     describe=described,
+    identity=what_ran,
     blocking={"every_figure_present": "Every figure of the page is also a PNG."},
 )
 def corpus_report(
     draft: Draft,
+    context: dg.AssetExecutionContext,
     config: CorpusReportConfig,
+    store: ArtifactStore,
     corpus_documents: Artifact,
     cluster_sweep: Artifact,
     num_clusters: Artifact,
@@ -55,9 +67,11 @@ def corpus_report(
     """One HTML page about the corpus: how many experts and why, the map of documents, and what each cluster is."""
     from analysis.report import ReportInputs, write_report
 
+    request = request_of(context, store, draft)
     inputs = ReportInputs(
         title=config.title,
-        command=config.command,
+        command=config.command or request.command,
+        configuration=request.text,
         choice=num_clusters.json("num_clusters"),
         grouping=expert_assignment.json("expert_assignment"),
         data_card=corpus_documents.json("data_card"),
@@ -69,4 +83,5 @@ def corpus_report(
         composition=cluster_labels.read("composition"),
     )
     files = write_report(inputs, draft.folder)
+    draft.write_bytes(CONFIGURATION, request.text.encode())
     draft.write_json("figures", sorted(files.figures))

@@ -99,7 +99,7 @@ def report(
             domain_exports,
         ),
     )
-    request = request_of(context, store, draft.fingerprint)
+    request = request_of(context, store, draft)
     tables, comparison = report_inputs(config.title, request, inputs, config.command)
     files = write_report(tables, draft.folder)
     draft.write_bytes(CONFIGURATION, request.text.encode())
