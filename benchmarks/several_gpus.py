@@ -197,57 +197,66 @@ def compared(folder: Path, launches: Sequence[Launch]) -> dict[str, dict[str, fl
     return found
 
 
+def work(text: str) -> None:
+    """One process of a launch; it begins when it reads a line."""
+    importlib.import_module("hydralora.training.trainer")  # which `train` imports late
+    if not sys.stdin.readline():
+        return
+    values = json.loads(text)
+    faulthandler.dump_traceback_later(LATE, repeat=True)
+    folder = Path(values["folder"])
+    row = measure(Path(values["path"]), Launch(**values["launch"]), values["steps"], values["size"], folder)
+    if os.environ.get("RANK", "0") == "0":
+        write_json(folder / "row.json", row)
+        print(json.dumps({name: value for name, value in row.items() if name not in ("losses", "steps_s")}))
+
+
+def run_all(launches: Sequence[Launch], given: argparse.Namespace, folder: Path) -> Iterator[None]:
+    """Run launches in their order; yields whenever rows are there."""
+
+    def started(batch: Sequence[Launch]) -> "list[list[subprocess.Popen[bytes]]]":
+        return [start(given.documents, launch, i, given.steps, given.size, folder) for i, launch in enumerate(batch)]
+
+    began = time.monotonic()
+    batches = list(side_by_side(launches, max(1, torch.cuda.device_count())))
+    waiting = started(batches[0])
+    for batch, following in zip(batches, [*batches[1:], []], strict=True):
+        if time.monotonic() - began > given.budget:
+            print("out of time before", batch[0].name, flush=True)
+            break
+        running = waiting
+        for process in itertools.chain(*running):
+            begin(process)
+        waiting = started(following)
+        for processes in running:
+            finish(processes, given.limit)
+        yield
+    for processes in waiting:
+        finish(processes, 0)
+
+
 def main() -> None:
     if sys.argv[1:2] == [WORKER]:
-        importlib.import_module("hydralora.training.trainer")  # which `train` imports late
-        if not sys.stdin.readline():
-            return
-        values = json.loads(sys.argv[2])
-        faulthandler.dump_traceback_later(LATE, repeat=True)
-        folder, own = Path(values["folder"]), Launch(**values["launch"])
-        row = measure(Path(values["path"]), own, values["steps"], values["size"], folder)
-        if os.environ.get("RANK", "0") == "0":
-            write_json(folder / "row.json", row)
-            print(json.dumps({name: value for name, value in row.items() if name not in ("losses", "steps_s")}))
+        work(sys.argv[2])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("documents", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--size", default="7B", help="of the base model, see `Row`")
-    parser.add_argument(
-        "--limit", type=float, default=240, help="seconds for a launch; FSDP starts in the machine's memory"
-    )
+    parser.add_argument("--limit", type=float, default=240, help="seconds for a launch")
     parser.add_argument("--budget", type=float, default=3600, help="seconds after which no launch starts")
     parser.add_argument("--launches", nargs="+", default=DEFAULT)
-    arguments = parser.parse_args()
-    launches, began = [Launch.of(text) for text in arguments.launches], time.monotonic()
+    given = parser.parse_args()
+    launches = [Launch.of(text) for text in given.launches]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        batches = list(side_by_side(launches, max(1, torch.cuda.device_count())))
-
-        def started(batch: Sequence[Launch]) -> "list[list[subprocess.Popen[bytes]]]":
-            common = arguments.steps, arguments.size, folder
-            return [start(arguments.documents, launch, gpu, *common) for gpu, launch in enumerate(batch)]
-
-        waiting = started(batches[0])
-        for batch, following in zip(batches, [*batches[1:], []], strict=True):
-            if time.monotonic() - began > arguments.budget:
-                print("out of time before", batch[0].name, flush=True)
-                break
-            running = waiting
-            for process in itertools.chain(*running):
-                begin(process)
-            waiting = started(following)
-            for processes in running:
-                finish(processes, arguments.limit)
-            paths = [folder / launch.name / "row.json" for launch in launches]
+        paths = [folder / launch.name / "row.json" for launch in launches]
+        for _ in run_all(launches, given, folder):
             rows = [json.loads(path.read_text()) for path in paths if path.exists()]
-            result = {"environment": environment(), "steps": arguments.steps, "trainings": rows}
-            write_json(arguments.output, {**result, "fsdp_minus_ddp": compared(folder, launches)})
-        for processes in waiting:
-            finish(processes, 0)
-    print(json.dumps(json.loads(arguments.output.read_text())["fsdp_minus_ddp"]))
+            result = {"environment": environment(), "steps": given.steps, "trainings": rows}
+            write_json(given.output, {**result, "fsdp_minus_ddp": compared(folder, launches)})
+    print(json.dumps(json.loads(given.output.read_text())["fsdp_minus_ddp"]))
 
 
 if __name__ == "__main__":
