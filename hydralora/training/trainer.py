@@ -27,7 +27,7 @@ from hydralora.training.step.late_log import LateTrainer
 from hydralora.training.step.module_walks import fewer_walks
 from hydralora.training.step.offloading import Offloaded
 from hydralora.training.step.optimiser import adamw, clip_split, schedule
-from hydralora.training.step.split_model import split_precision, whole_weights
+from hydralora.training.step.split_model import run_in_autocast, split_precision, whole_weights
 
 
 class AnswerTrainer(LateTrainer):
@@ -82,6 +82,8 @@ class AnswerTrainer(LateTrainer):
         if config.fsdp:
             policy = split_precision(config, trains_adapter=hasattr(model, "peft_config"))
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
+            if config.autocast and policy is None:
+                run_in_autocast(model, self.accelerator.device.type)
         self.remove_callback(PrinterCallback)
         self._config = config
         self._checkpoints = checkpoints

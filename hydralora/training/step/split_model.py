@@ -12,14 +12,23 @@ from hydralora.training.config import TrainingConfig
 def split_precision(config: TrainingConfig, *, trains_adapter: bool) -> Any:
     """FSDP2's `MixedPrecisionPolicy`; None leaves every parameter in its own dtype.
 
-    An adapter stays in float32 and its gradients are added in float32, as without fsdp; autocast does the rest. Its
-    base model is sent in its own dtype. Training of all weights sends bfloat16 copies: half the bytes of float32.
+    An adapter stays in float32 and its gradients are added in float32, as without fsdp; `run_in_autocast` does the
+    rest. Its base model is sent in its own dtype. Training of all weights sends bfloat16 copies: half the bytes.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     if trains_adapter or not config.autocast:
         return None
     return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+
+
+def run_in_autocast(model: nn.Module, device_type: str) -> None:
+    """Run the forward passes of a model in bfloat16 autocast from now on.
+
+    accelerate does this for other models, but expects that a policy sets the precision of one that FSDP2 splits. An
+    adapter in float32 would then compute in float32, not in the fused function, and keep its inputs twice as long.
+    """
+    model.forward = torch.autocast(device_type, torch.bfloat16)(model.forward)  # type: ignore[method-assign]
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from peft import LoraConfig, get_peft_model
-from torch import nn
+from peft import LoraConfig, PeftConfig, get_peft_model
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from hydralora import HydraLoraConfig
 from hydralora.data import collate
-from hydralora.evaluation.answer_loss import answer_loss, logits_can_be_chunked
+from hydralora.evaluation.answer_loss import answer_loss, logits_can_be_chunked, model_inputs
 from hydralora.training import TrainingConfig
 from hydralora.training.step.optimiser import clip_split
-from hydralora.training.step.split_model import split_precision, whole_weights
+from hydralora.training.step.split_model import run_in_autocast, split_precision, whole_weights
 from tests.hydralora.small import small_model
 
 ROWS = [{"input_ids": [5, 6, 7, 8, 9], "answer_start": 2}, {"input_ids": [9, 3, 4], "answer_start": 1}]
@@ -31,11 +32,14 @@ def group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def adapted(split: bool) -> Any:
-    model: Any = small_model()
+LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+
+
+def adapted(split: bool, config: PeftConfig = LORA, dtype: torch.dtype = torch.float32) -> Any:
+    model: Any = small_model().to(dtype)
     if split:
         mesh = init_device_mesh("cpu", (1,))
-    model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    model = get_peft_model(model, config)
     torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -78,3 +82,25 @@ def test_an_adapter_keeps_its_precision() -> None:
     config = TrainingConfig(max_steps=1, autocast=True)
     assert split_precision(config, trains_adapter=True) is None
     assert split_precision(config, trains_adapter=False).reduce_dtype == torch.float32
+
+
+def bytes_kept_for_backward(model: Any) -> int:
+    kept: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.nbytes)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(**model_inputs(model, collate(ROWS, 0)))
+    return sum(kept)
+
+
+def test_a_split_adapter_in_autocast_keeps_as_much_for_the_backward_pass_as_a_whole_one() -> None:
+    config = HydraLoraConfig(r=4, num_experts=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    whole, split = (adapted(split, config, torch.bfloat16) for split in (False, True))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = bytes_kept_for_backward(whole)
+    without_autocast = bytes_kept_for_backward(split)
+    run_in_autocast(split, "cpu")
+    assert bytes_kept_for_backward(split) == expected < without_autocast
