@@ -28,7 +28,7 @@ def run_in_autocast(model: nn.Module, device_type: str) -> None:
     accelerate does this for other models, but expects that a policy sets the precision of one that FSDP2 splits. An
     adapter in float32 would then compute in float32, not in the fused function, and keep its inputs twice as long.
     """
-    model.forward = torch.autocast(device_type, torch.bfloat16)(model.forward)  # type: ignore[method-assign]
+    model.forward = torch.autocast(device_type, torch.bfloat16)(model.forward)
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
