@@ -25,14 +25,13 @@ PARTS = ("validation", "test", "more")
 PAIRS = (
     ("six", "split by joint lr=0.0012", "lora lr=0.001"),
     ("exams", "split by joint ratio=1 lr=0.0016", "lora ratio=1 lr=0.0016"),
-    ("exams", "split by joint ratio=1 lr=0.0016", "lora lr=0.0007"),
 )
 
 
 def compared(mix: str, arm: str, lora: str, documents: dict[str, float]) -> dict[str, Any]:
     """Mean difference of each part and metric with its intervals; `documents`: their standard deviation."""
     runs: dict[str, dict[int, Any]] = {arm: {}, lora: {}}
-    for record in (read_records(RUNS / "means_of_seeds.jsonl") | read_records(RUNS / "headline.jsonl")).values():
+    for record in (read_records(RUNS / "means_of_seeds.jsonl") | read_records(RUNS / f"whole_{mix}.jsonl")).values():
         if record["mix"] == mix and record["arm"] in runs:
             runs[record["arm"]][record["seed"]] = next(iter(record["loss"].values()))
     seeds = sorted(set(runs[arm]) & set(runs[lora]))
@@ -56,7 +55,7 @@ def main() -> None:
     summary = json.loads(Path(sys.argv[1]).read_text())["mixes"]
     rows = {}
     for mix, arm, lora in PAIRS:
-        power = summary[mix]["rows"]["first"][arm]["minus"][lora]["power"]
+        power = summary[mix]["rows"]["first"][arm]["minus_lora"]["power"]
         documents = {metric: power[metric]["sd_of_documents"] for metric in METRICS}
         rows[f"{mix}: {arm} minus {lora}"] = compared(mix, arm, lora, documents) | {"sd_of_documents": documents}
     write_json(Path(sys.argv[2]), rows)

@@ -72,8 +72,18 @@ def of_one_mix(mix: Mix, new: list[Mapping[str, Any]], old: list[Mapping[str, An
         "validation": {
             arm.name: mean(score, [Run(mix.name, arm, seed) for seed in TRIALS]) for arm in tuned.values() if arm
         },
+        "minus_lora_of_means": {
+            arm.name: of_means(arm.name, lora.name, [*old, *new]) for arm in tuned.values() if arm and arm != lora
+        },
         "rows": rows,
     }
+
+
+def of_means(arm: str, lora: str, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean difference on the first test documents over all seeds of both, also those without losses of documents."""
+    test = {(r["arm"], r["seed"]): next(iter(r["loss"].values()))["test"] for r in records}
+    seeds = sorted(seed for name, seed in test if name == arm and (lora, seed) in test)
+    return {"seeds": seeds} | {m: float(np.mean([test[arm, s][m] - test[lora, s][m] for s in seeds])) for m in METRICS}
 
 
 def by_first_seed(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
