@@ -3,8 +3,8 @@
 python benchmarks/paper_data.py STORE STATE
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,11 @@ def plan() -> dict[str, Any]:
 
 
 def main() -> None:
-    directory, state = map(Path, sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("state", type=Path)
+    arguments = parser.parse_args()
+    directory, state = arguments.store, arguments.state
     corpus = corpus_of(directory)
     (state / "mixes").mkdir(parents=True, exist_ok=True)
     for domain, documents in domain_documents(directory, corpus).items():

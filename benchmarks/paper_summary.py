@@ -6,8 +6,8 @@ Writes rates, runs, tables and sizes, and docs/images/figure2.png and figure5.pn
 yet is left out: rows and domains of a table, and figures as a whole. Table 4 and LoraHub need the job itself.
 """
 
+import argparse
 import shutil
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -84,7 +84,11 @@ def sizes(cells: Iterable[Cell]) -> pl.DataFrame:
 
 
 def main() -> None:
-    store, state, output = map(Path, sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("store", "state", "output"):
+        parser.add_argument(name, type=Path)
+    arguments = parser.parse_args()
+    store, state = arguments.store, arguments.state
     plan, records = Plan(state / "plan.json"), read_records(state / "runs.jsonl")
     config = configuration()["ops"]["study_runs"]["config"]
     corpus = corpus_of(store)
@@ -114,7 +118,7 @@ def main() -> None:
         "sizes": made.read("sizes").to_dicts(),
     }
     inputs = PaperInputs(made, _no_benchmarks(store), corpus, RESAMPLES)
-    there = {(record["method"], record["mix"]) for record in chosen}
+    there = {(record["method"], record["mix"], record["num_experts"]) for record in chosen}
     for name in TABLES:
         if not _is_ready(name, there):
             print(f"\n## {name}\n\nnot yet")
@@ -131,17 +135,17 @@ def main() -> None:
         print(f"\n## {name}\n\n{of_table.path('table.md').read_text()}")
         if name.startswith("figure"):
             shutil.copyfile(of_table.path("figure.png"), IMAGES / f"{name.replace('_', '')}.png")
-    write_json(output, results)
+    write_json(arguments.output, results)
 
 
-def _is_ready(name: str, there: set[tuple[str, str]]) -> bool:
+def _is_ready(name: str, there: set[tuple[str, str, int]]) -> bool:
     """Whether a table has its reference and one more method on some domain; a figure needs all."""
-    methods, domains = EXPERIMENTS[name].methods, EXPERIMENTS[name].domains
+    methods, domains, counts = EXPERIMENTS[name].methods, EXPERIMENTS[name].domains, EXPERIMENTS[name].num_experts
     if name not in REFERENCES:
-        return all((method, domain) in there for method in methods for domain in domains)
+        return all((method, domain, n) in there for method in methods for domain in domains for n in counts)
     reference, trained = REFERENCES[name], {TRAINED_AS.get(method, method) for method in methods}
     reference = TRAINED_AS.get(reference, reference)
-    of_domain = [{method for method in trained if (method, domain) in there} for domain in domains]
+    of_domain = [{method for method in trained if (method, domain, counts[0]) in there} for domain in domains]
     return any(reference in found and len(found) > 1 for found in of_domain)
 
 
