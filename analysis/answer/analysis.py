@@ -207,9 +207,10 @@ class Analysis:
     def report_inputs(self) -> ReportInputs:
         """The tables of the report."""
         choice = asdict(self.choice)
+        sources = [source["source"] for source in self.data_card["sources"]]
         train = f"{self.command('init')} && hydralora run hydralora.yaml"
         return ReportInputs(
-            title=", ".join(sorted({Path(file).name for file in self.files})[:4]),
+            title=", ".join(sources[:4]) + (f" and {len(sources) - 4} more" if len(sources) > 4 else ""),
             command=self.command("analyze"),
             choice={**choice, "num_clusters": choice.pop("value")},
             grouping={

@@ -9,6 +9,7 @@ import polars as pl
 from analysis.figures import training
 from analysis.report.sections import Section, Table, table
 from analysis.report.summary import CHOICE, Summary, plain
+from analysis.report.words import RULES, head
 
 RUNS = ("first", "second")
 DOCUMENTS, CLUSTERS = "artifact corpus_documents", "artifact cluster_labels"
@@ -81,7 +82,7 @@ def _verdict(one: Summary, other: Summary) -> tuple[Answers, ...]:
 def _experts(one: Summary, other: Summary) -> Section:
     title = "How many experts"
     choices = [summary.get("choice", {}) for summary in (one, other)]
-    rows = [(name.replace("_", " "), *(_words(c.get(name)) for c in choices)) for name in CHOICE]
+    rows = [(head(name), *(_words(c.get(name)) for c in choices)) for name in CHOICE]
     rows = [row for row in rows if row[1:] != (None, None)]
     if not rows:
         return Section("experts", title, missing="Neither summary has a choice of N.")
@@ -89,7 +90,7 @@ def _experts(one: Summary, other: Summary) -> Section:
 
 
 def _words(value: Any) -> Any:
-    return " to ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return " to ".join(map(str, value)) if isinstance(value, list | tuple) else RULES.get(value, value)
 
 
 def _losses(one: Summary, other: Summary) -> Section:

@@ -46,6 +46,11 @@ HEADS = {
     "others": "mean loss of the others",
     "best": "expert with the least loss",
     "probability_of_one": "probability of one part",
+    "num_clusters": "clusters",
+    "n_first": "documents of first",
+    "n_second": "documents of second",
+    "share_first": "share of first",
+    "share_second": "share of second",
 }
 """Column of a table -> what the page calls it. Other columns are shown with spaces for underscores."""
 
