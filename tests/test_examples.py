@@ -25,7 +25,7 @@ from tests.documentation import blocks, inline_code
 RESOURCES = ("store", "base_model", "recipe", "launcher", "engine")
 
 WITH_EXAMPLES = (
-    "analysis.clusters.kmeans",
+    "analysis.clusters.kmeans.sweep",
     "analysis.clusters.choice.selection",
     "hydralora.adapter.config",
     "hydralora.ops.eager",
