@@ -5,14 +5,13 @@ sensor. It is off until it is switched on: `automatic: true` in the job's `defs.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from pipelines.jobs import corpus_job
 from pipelines.store.artifacts import fingerprint_of
-from pipelines.store.io_manager import ArtifactStore
+from pipelines.store.io_manager import store_of
 from pipelines.store.run_values import HOW_RUN
 
 DRIFT = dg.AssetCheckKey(dg.AssetKey("new_document_labels"), "num_clusters_stands")
@@ -61,7 +60,7 @@ def after_drift(
     if record is None or event is None or event.asset_check_evaluation_data.passed:
         return None
     run = instance.get_run_by_id(record.run_id)
-    if run is None or _store(run.run_config) != _store(values):
+    if run is None or store_of(run.run_config).path.resolve() != store_of(values).path.resolve():
         return None
     job = repository.get_job(corpus_job.name)
     ops = {name: value for name, value in values["ops"].items() if name in job.graph.node_dict}
@@ -72,10 +71,6 @@ def after_drift(
     resources = {name: value for name, value in values["resources"].items() if name in ("store", "base_model")}
     how = {name: values[name] for name in HOW_RUN if name in values}
     return dg.RunRequest(run_key=f"drift:{record.run_id}", run_config={**how, "resources": resources, "ops": ops})
-
-
-def _store(values: Mapping[str, Any]) -> Path:
-    return ArtifactStore(**values.get("resources", {}).get("store", {}).get("config", {})).path.resolve()
 
 
 def _files(values: Mapping[str, Any]) -> list[tuple[str, int, int]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import yaml
@@ -103,7 +104,7 @@ def _returned(context: dg.InputContext, run_id: str) -> str:
     raise ArtifactError(f"Run {run_id} has no materialization of {context.asset_key.to_user_string()}.")
 
 
-def store_of(config: Path) -> ArtifactStore:
-    """The store that a run configuration writes to."""
-    resources = yaml.safe_load(config.read_text()).get("resources", {})
-    return ArtifactStore(**resources.get("store", {}).get("config", {}))
+def store_of(config: Path | Mapping[str, Any]) -> ArtifactStore:
+    """The store that a run configuration, or the file of one, writes to."""
+    values = yaml.safe_load(config.read_text()) if isinstance(config, Path) else config
+    return ArtifactStore(**values.get("resources", {}).get("store", {}).get("config", {}))
