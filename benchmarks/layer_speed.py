@@ -115,21 +115,26 @@ def measure_train(
     for method in [*methods, *backwards, *once, *methods, *backwards]:
         row = rows.setdefault(method.name, {"seconds": [], "host_seconds": []})
         try:
-            with adapted(model, method, TARGETS[targets]):
-                step = TrainingStep(model, BATCH, LENGTH)
-                row["trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-                row["seconds"] += cuda_seconds(step, step.clear, warmup=2, repeats=5, host=row["host_seconds"])
-                weights = torch.cuda.memory_allocated()
-                torch.cuda.reset_peak_memory_stats()
-                step()
-                row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-                row["peak_above_weights_gib"] = (torch.cuda.max_memory_allocated() - weights) / 2**30
-                step.clear()
+            measure_step(model, row, method, targets, repeats=5)
         except torch.cuda.OutOfMemoryError:
             row["error"] = "out of memory"
         torch.cuda.empty_cache()
         print(targets, method.name, row, flush=True)
     return with_ratios(rows)
+
+
+def measure_step(model: nn.Module, row: dict[str, Any], method: Method, targets: str, repeats: int) -> None:
+    """Seconds of steps launched from Python, seconds until launches returned, and peak memory."""
+    with adapted(model, method, TARGETS[targets]):
+        step = TrainingStep(model, BATCH, LENGTH)
+        row["trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        row["seconds"] += cuda_seconds(step, step.clear, warmup=2, repeats=repeats, host=row["host_seconds"])
+        weights = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        row["peak_above_weights_gib"] = (torch.cuda.max_memory_allocated() - weights) / 2**30
+        step.clear()
 
 
 def measure_graphs(model: nn.Module, methods: list[Method], targets: str) -> dict[str, Any]:

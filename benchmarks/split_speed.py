@@ -28,6 +28,7 @@ from layer_speed import (
     capture,
     cuda_seconds,
     environment,
+    measure_step,
     with_ratios,
 )
 from torch import nn
@@ -46,15 +47,7 @@ def methods() -> list[Method]:
 def measure_launched(model: nn.Module, rows: Rows, method: Method, targets: str) -> None:
     """Seconds of steps launched from Python, seconds until launches returned, and peak memory."""
     row = rows.setdefault(method.name, {"seconds": [], "host_seconds": []})
-    with adapted(model, method, TARGETS[targets]):
-        step = TrainingStep(model, BATCH, LENGTH)
-        row["trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        row["seconds"] += cuda_seconds(step, step.clear, warmup=2, repeats=4, host=row["host_seconds"])
-        weights = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        row["peak_above_weights_gib"] = (torch.cuda.max_memory_allocated() - weights) / 2**30
-        step.clear()
+    measure_step(model, row, method, targets, repeats=4)
     torch.cuda.empty_cache()
 
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.hydralora.small import save_run
+from tests.processes import processes_of, wait_for
 
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "hydralora.training", "--config"]
@@ -25,14 +25,6 @@ SPLIT = [*TORCHRUN, str(Path(__file__).with_name("split_on_cpus.py")), "--config
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "HYDRALORA_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-
-
-def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 240
-    while not path.exists():
-        assert process.poll() is None, f"ended with {process.returncode} before {path.name} was there"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -49,18 +41,6 @@ def save_without_dropout(folder: Path, **config: Any) -> Path:
     run = save_run(folder, max_steps=12, learning_rate=0.01, save_steps=5, **config)
     run.write_text(run.read_text().replace('"lora_dropout": 0.1', '"lora_dropout": 0.0'))
     return run
-
-
-def processes_of(run: Path) -> list[int]:
-    """Living processes with the run in their command line; torchrun gives each worker a group of its own."""
-    found = []
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if str(run).encode() in command.read_bytes():
-                found.append(int(command.parent.name))
-        except OSError:
-            continue  # it ended while we looked
-    return found
 
 
 def test_sigkill_and_a_rerun_give_the_same_weights(tmp_path: Path, environment: dict[str, str]) -> None:

@@ -22,6 +22,7 @@ from pipelines.training.adapters import TrainingJob
 from pipelines.training.launcher import FOLDER, Job, Launcher, gpus_of
 from pipelines.training.recipe import BaseModel, Recipe
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
+from tests.processes import processes_of, wait_for
 
 METHODS = ("lora_r8", "lorahub")
 SHORT: dict[str, Any] = {
@@ -147,14 +148,6 @@ def start(folder: Path, processes: int, max_steps: int) -> "subprocess.Popen[byt
     return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(processes), str(max_steps)])
 
 
-def wait_for(path: Path, asset: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 240
-    while not path.exists():
-        assert asset.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.slow
 def test_killed_trainings_continue_to_the_same_weights(tmp_path: Path) -> None:
     options = {"max_steps": 60, "save_steps": 7}
@@ -188,18 +181,6 @@ def test_the_end_of_the_asset_is_the_end_of_its_processes(tmp_path: Path, end: i
         finally:
             for pid in processes_of(folder):
                 os.kill(pid, signal.SIGKILL)
-
-
-def processes_of(folder: Path) -> list[int]:
-    """Living processes with the folder in their command line."""
-    found = []
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if str(folder).encode() in command.read_bytes():
-                found.append(int(command.parent.name))
-        except OSError:
-            continue  # it ended while we looked
-    return found
 
 
 def test_trainings_take_turns_with_gpus() -> None:
