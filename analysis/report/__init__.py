@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 MAP_POINTS = 15_000
-SIDE_BY_SIDE = ("elbow", "training_curves", "similarity_by_relation", "gates_by_cluster")
+SIDE_BY_SIDE = ("elbow", "composition", "training_curves", "similarity_by_relation", "gates_by_cluster")
 """Figures of both runs that a comparison shows side by side."""
 
 

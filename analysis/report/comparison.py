@@ -52,7 +52,11 @@ def compare(one: Summary, other: Summary, more: Sequence[Section] = ()) -> Compa
     Args:
         one, other: summaries from `analysis.report.summary.read_summary`.
         more: further sections.
+
+    Returns:
+        The content of the page; two corpora without a training have no sections about one.
     """
+    trained = bool(one.get("losses") or other.get("losses"))
     return Comparison(
         titles=(one["title"], other["title"]),
         commands=(one["command"], other["command"]),
@@ -60,11 +64,9 @@ def compare(one: Summary, other: Summary, more: Sequence[Section] = ()) -> Compa
         sections=(
             *more,
             _experts(one, other),
-            _losses(one, other),
-            _parameters(one, other),
+            *((_losses(one, other), _parameters(one, other)) if trained else ()),
             _numbers(one, other),
-            _alarms(one, other),
-            _provenance(one, other),
+            *((_alarms(one, other), _provenance(one, other)) if trained else ()),
         ),
     )
 

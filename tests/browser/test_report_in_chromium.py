@@ -172,7 +172,7 @@ def test_figures_of_two_reports_are_shown_at_a_size_that_can_be_read(
     page.requests.clear()
     page.open(compared, width=width, dark=dark)
     sizes = page.evaluate("[...document.querySelectorAll('.pair img')].map(i => [i.naturalWidth, i.width])")
-    assert len(sizes) == 8
+    assert len(sizes) == 10
     assert all(natural > 300 and shown >= 660 for natural, shown in sizes)  # letters of 11 pixels; a phone scrolls
     assert page.evaluate("document.documentElement.scrollWidth") <= page.evaluate("innerWidth")
     assert page.complaints == []

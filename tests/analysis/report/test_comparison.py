@@ -54,7 +54,7 @@ def test_two_equal_runs_say_so(folder: Path, tmp_path: Path):
     assert "A made-up run, twice" in page
     assert 'class="statement bad"' not in page
     assert "Numbers that differ" not in page
-    assert page.count("data:image/png;base64") == 2 * 4  # figures of both, where the folders have them
+    assert page.count("data:image/png;base64") == 2 * 5  # figures of both, where the folders have them
 
 
 def test_a_summary_of_an_older_report_is_compared_too(folder: Path, tmp_path: Path):
