@@ -72,8 +72,8 @@ format: install ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 # Shortest first. peft_suite needs PEFT's sources; the study, seven_billion and layer_speed's other sections need a GPU.
-BENCHMARKS = "layer_speed.py cpu" gate_statistics.py kmeans_sweep.py drift.py vectorise.py training_throughput.py \
-	clean_corpus.py million_documents.py select_n.py
+BENCHMARKS = "method/layer_speed.py cpu" method/gate_statistics.py corpus/kmeans_sweep.py corpus/drift.py corpus/vectorise.py \
+	training/training_throughput.py corpus/clean_corpus.py corpus/million_documents.py corpus/select_n.py
 
 bench: install ## every benchmark that runs without a GPU; JSON under benchmarks/results
 	@for run in $(BENCHMARKS); do echo "== $$run"; $(BIN)/python benchmarks/$$run || exit 1; done

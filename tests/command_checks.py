@@ -99,7 +99,9 @@ def python(*words: str) -> None:
         text = (ROOT / words[0]).read_text()
         assert "parse_args" in text or not words[1:]
         if words[1:]:
-            read_arguments(runpy.run_path(str(ROOT / words[0]))["main"], words)
+            with pytest.MonkeyPatch.context() as patch:  # as Python does for the script's folder
+                patch.syspath_prepend(str((ROOT / words[0]).parent))
+                read_arguments(runpy.run_path(str(ROOT / words[0]))["main"], words)
 
 
 def is_package(name: str) -> bool:

@@ -63,7 +63,6 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("block", [pytest.param(block, id=block.place) for block in blocks(COMMANDS)])
 def test_commands_of_a_block(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     for words in commands(block.text):
         check(words)
 
@@ -78,7 +77,7 @@ def test_commands_of_a_block(block: Block, tmp_path: Path, monkeypatch: pytest.M
         "make run CONFIGURATION=x",
         "pip install 'hydralora[server]'",
         "python benchmarks/no_such_script.py",
-        "python benchmarks/figure3.py draw",
+        "python benchmarks/studies/figure3.py draw",
         "python -m hydralora.training --configuration x",
         "torchrun --nproc-per-nodes 2 -m hydralora.training --config x",
         "dagster job backfill -m x -j y --partitions hydralora:seed-9:tuned",
@@ -91,7 +90,6 @@ def test_commands_of_a_block(block: Block, tmp_path: Path, monkeypatch: pytest.M
 )
 def test_a_wrong_command_is_found(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     with pytest.raises((Exception, SystemExit)):  # each program has its own error
         check(next(commands(line)))
 

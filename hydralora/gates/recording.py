@@ -26,8 +26,8 @@ def record_gates(model: nn.Module, adapter_name: str = "default") -> Iterator[di
     """Collect the gates of each layer's last forward pass while the context lasts.
 
     These are the gates that were used (dropout included), with gradients if the forward pass has them. Layers do not
-    use their fused path meanwhile, which costs little (benchmarks/gate_statistics.py). With gradient checkpointing the
-    context must last until after `backward`, which runs layers again and needs the same path.
+    use their fused path meanwhile, which costs little (benchmarks/method/gate_statistics.py). With gradient
+    checkpointing the context must last until after `backward`, which runs layers again and needs the same path.
 
     Args:
         model: A model whose adapter is active.

@@ -31,7 +31,7 @@ SAMPLE_SIZE = 2048
 # Set on development corpora (docs/results/selection.md). With fewer words, texts come from a few templates, whose
 # variants look like parts.
 MIN_DOCUMENTS, MIN_WORDS = 128, 200
-# Of `probability_of_one`; fitted and checked by benchmarks/select_n_probability.py.
+# Of `probability_of_one`; fitted and checked by benchmarks/corpus/select_n_probability.py.
 SLOPE = 5.0
 
 
