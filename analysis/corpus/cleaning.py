@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from analysis.corpus.card_counts import card_counts
 from analysis.corpus.data_card import check_vanished, data_card
 from analysis.corpus.decontamination import contaminated
 from analysis.corpus.deduplication import TEXT, exact_duplicates, near_duplicates
@@ -124,7 +125,7 @@ class _Run:
         ordered = self.index.select("row", pl.col("split") != "test").sort("split", "row")["row"]
         self.rank = np.empty(len(self.index), dtype=np.uint32)
         self.rank[ordered.to_numpy()] = np.arange(len(ordered), dtype=np.uint32)
-        self.duplicates: dict[str, pl.DataFrame] = {}
+        self.duplicates: list[pl.DataFrame] = []
 
     def _first_pass(self) -> pl.DataFrame:
         """Build the index. Small corpora also become a table in memory."""
@@ -179,7 +180,7 @@ class _Run:
     def _drop_pairs(self, reason: str, pairs: pl.DataFrame) -> None:
         kept = self.index.select(kept_row="row", kept_source="source", kept_id="document_id")
         pairs = pairs.join(kept, on="kept_row").join(self.index.select("row", "source"), on="row")
-        self.duplicates[reason] = pairs.select("source", "kept_source")
+        self.duplicates.append(pairs.select("source", "kept_source", kind=pl.lit(reason)))
         self._drop(reason, pairs, "kept_id")
 
     def drop_contaminated(self, evaluation: Mapping[str, pl.LazyFrame]) -> None:
@@ -199,7 +200,8 @@ class _Run:
 
     def result(self) -> CleanedCorpus:
         kept = self.index.filter(pl.col("reason").is_null())
-        card = data_card(self.index, self.duplicates)
+        counts = card_counts(self.index, pl.concat(self.duplicates))
+        card = data_card(counts, self.index["source"].unique(maintain_order=True).to_list())
         if kept.is_empty():
             check_vanished(card)
         decided = kept.select("row", "document_id", "language", decided_split="split")

@@ -1,10 +1,12 @@
 """The data card of a cleaned corpus: plain numbers for the report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
+DUPLICATES = ("exact_duplicate", "near_duplicate", "semantic_duplicate")
 BYTES_PER_TOKEN = 4.0
 """Rough number of UTF-8 bytes per token. SmolLM2 has 2.7 (code, arithmetic) to 4.8 (medical prose)."""
 
@@ -13,31 +15,29 @@ class VanishedSourceError(ValueError):
     """Cleaning kept nothing of a source. The message says why for each such source, and what to do."""
 
 
-def data_card(index: pl.DataFrame, duplicates: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
+def data_card(counts: pl.DataFrame, sources: Sequence[str]) -> dict[str, Any]:
     """The data card of a corpus. It is JSON-serialisable; every table is a list of rows.
 
     Args:
-        index: one row per record read: source, task, split, licence, language, prompt_characters,
-            completion_characters, n_bytes, reason (null for kept records), detail.
-        duplicates: kind -> table with the `source` of every duplicate and the `kept_source` of the document it repeats.
+        counts: result of `analysis.corpus.card_counts`.
+        sources: names in the order read.
     """
-    kept, dropped = index.filter(pl.col("reason").is_null()), index.filter(pl.col("reason").is_not_null())
+    rows = counts.filter(pl.col("kind") == "rows")
+    kept, dropped = rows.filter(pl.col("reason").is_null()), rows.filter(pl.col("reason").is_not_null())
+    leaks = _counts(dropped.filter(pl.col("reason") == "contaminated"), "source", "detail")
     return {
-        "n_read": len(index),
-        "n_kept": len(kept),
-        "n_dropped": len(dropped),
-        "sources": _sources(index, kept),
+        "n_read": int(rows["n"].sum()),
+        "n_kept": int(kept["n"].sum()),
+        "n_dropped": int(dropped["n"].sum()),
+        "sources": [_source(name, rows, counts) for name in sources],
         "tasks": _counts(kept, "source", "task", "split"),
         "dropped": _counts(dropped, "source", "reason"),
         "duplicates": [
-            {"kind": kind, **row}
-            for kind, pairs in duplicates.items()
-            for row in _counts(pairs, "source", "kept_source")
+            {"kind": kind, "source": row["source"], "kept_source": row["detail"], "n": row["n"]}
+            for kind in DUPLICATES
+            for row in _counts(counts.filter(pl.col("kind") == kind), "source", "detail")
         ],
-        "contamination": [
-            {"source": row["source"], "evaluation_set": row["detail"], "n": row["n"]}
-            for row in _counts(dropped.filter(pl.col("reason") == "contaminated"), "source", "detail")
-        ],
+        "contamination": [{"source": r["source"], "evaluation_set": r["detail"], "n": r["n"]} for r in leaks],
         "languages": _counts(kept, "source", "language"),
         "licences": _counts(kept, "source", "licence"),
     }
@@ -93,26 +93,50 @@ def _reasons(card: Mapping[str, Any], source: Mapping[str, Any]) -> str:
     return ", ".join(f"{row['n']} {row['reason']}{said.get(row['reason'], '')}" for row in dropped)
 
 
-def _sources(index: pl.DataFrame, kept: pl.DataFrame) -> list[dict[str, Any]]:
-    read = index.group_by("source", maintain_order=True).agg(n_read=pl.len())
-    tokens = pl.col("n_bytes") / BYTES_PER_TOKEN
-    sizes = kept.group_by("source").agg(
-        n_kept=pl.len(),
-        n_train=(pl.col("split") == "train").sum(),
-        n_test=(pl.col("split") == "test").sum(),
-        n_tasks=pl.col("task").n_unique(),
-        prompt_characters=pl.col("prompt_characters").median(),
-        completion_characters=pl.col("completion_characters").median(),
-        estimated_tokens=tokens.sum().round(),
-        estimated_tokens_median=tokens.median().round(),
-        estimated_tokens_p95=tokens.quantile(0.95).round(),
-    )
-    return (
-        read.join(sizes, on="source", how="left", maintain_order="left")
-        .with_columns(pl.col("n_kept", "n_train", "n_test", "n_tasks", "estimated_tokens").fill_null(0))
-        .to_dicts()
-    )
+def _source(name: str, rows: pl.DataFrame, counts: pl.DataFrame) -> dict[str, Any]:
+    own = rows.filter(pl.col("source") == name)
+    kept = own.filter(pl.col("reason").is_null())
+
+    def values(kind: str) -> tuple[np.ndarray, np.ndarray]:
+        table = counts.filter(pl.col("kind") == kind, pl.col("source") == name).sort("value")
+        return table["value"].to_numpy(), table["n"].to_numpy()
+
+    sizes, n = values("n_bytes")
+    return {
+        "source": name,
+        "n_read": int(own["n"].sum()),
+        "n_kept": int(kept["n"].sum()),
+        "n_train": int(kept.filter(pl.col("split") == "train")["n"].sum()),
+        "n_test": int(kept.filter(pl.col("split") == "test")["n"].sum()),
+        "n_tasks": kept["task"].n_unique(),
+        "prompt_characters": _median(*values("prompt_characters")),
+        "completion_characters": _median(*values("completion_characters")),
+        "estimated_tokens": _rounded(float(sizes @ n) / BYTES_PER_TOKEN) if len(n) else 0.0,
+        "estimated_tokens_median": _rounded(_median(sizes / BYTES_PER_TOKEN, n)),
+        "estimated_tokens_p95": _rounded(_nearest(sizes / BYTES_PER_TOKEN, n, 0.95)),
+    }
+
+
+def _median(values: np.ndarray, n: np.ndarray) -> float | None:
+    if not len(n):
+        return None
+    total, last = int(n.sum()), np.cumsum(n)
+    lower, upper = (values[np.searchsorted(last, place, side="right")] for place in ((total - 1) // 2, total // 2))
+    return float(lower + upper) / 2
+
+
+def _nearest(values: np.ndarray, n: np.ndarray, share: float) -> float | None:
+    """The quantile with polars' rule `nearest`."""
+    if not len(n):
+        return None
+    place = int(np.floor(share * (int(n.sum()) - 1) + 0.5))
+    return float(values[np.searchsorted(np.cumsum(n), place, side="right")])
+
+
+def _rounded(value: float | None) -> float | None:
+    """Round to a whole number; halves go to the even number, as in polars."""
+    return None if value is None else float(np.round(value))
 
 
 def _counts(table: pl.DataFrame, *columns: str) -> list[dict[str, Any]]:
-    return table.group_by(columns).agg(n=pl.len()).sort(columns, nulls_last=True).to_dicts()
+    return table.group_by(columns).agg(pl.col("n").sum()).sort(columns, nulls_last=True).to_dicts()

@@ -11,12 +11,11 @@ import numpy as np
 import polars as pl
 
 from analysis.corpus.cleaning import HELD_OUT, CleanConfig
-from analysis.corpus.data_card import check_vanished
+from analysis.corpus.data_card import check_vanished, data_card
 from analysis.corpus.deduplication import step_between_counted
 from analysis.engine.files import parquet_bytes, read_table
 from analysis.engine.stages import Done, Stages
 from analysis.shards import duplicates, leaks
-from analysis.shards.card import card_of
 from analysis.shards.documents import CARD, SAMPLE
 from analysis.shards.duplicates import PAIR_SCHEMA, number_of
 from analysis.shards.planning import label
@@ -28,7 +27,6 @@ KEYS_OF_TASK = 4_000_000
 """Number of keys that a task sorts at a time; each takes some hundred bytes."""
 PAIRS_OF_TASK = 20_000
 """Number of pairs whose shingles a task holds at a time; a document's take some kilobytes."""
-ROWS_SCHEMA = pl.Schema({"row": pl.UInt32()})
 VERDICT_SCHEMA = pl.Schema({"row": pl.UInt32(), "why": pl.String(), "kept_id": pl.String(), "kept_source": pl.String()})
 
 
@@ -120,8 +118,7 @@ class ShardedCleaning:
             self.labels,
         )
         counts = read_table(self._reduce("card", "documents:merged_cards", done, CARD)["url"])
-        kinds = ("exact_duplicate", *(["near_duplicate"] if self.config.near_duplicate_threshold is not None else []))
-        card = card_of(counts, list(self.sources), kinds)
+        card = data_card(counts, list(self.sources))
         if not card["n_kept"]:
             check_vanished(card)
         sample = self._reduce("sample", "documents:merged_samples", done, SAMPLE, (sample_size, random_state))

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from analysis.corpus.card_counts import card_counts, summed
 from analysis.corpus.document_text import document_text
 from analysis.corpus.documents import Documents, Dropped
 from analysis.engine.files import parquet_bytes, read_table, row_groups_of
@@ -30,7 +31,7 @@ def shard_documents(
         text: which text is clustered; see `document_text`.
 
     Returns:
-        `documents.parquet`, `dropped.parquet`; `card.parquet`, see `analysis.shards.card`; `sample.parquet`, see
+        `documents.parquet`, `dropped.parquet`; `card.parquet`, see `analysis.corpus.card_counts`; `sample.parquet`, see
         `merged_samples`. The value is the numbers of documents and of dropped records.
     """
     table = read_table(records["url"]).drop("content")
@@ -47,10 +48,11 @@ def shard_documents(
     training = documents.lazy().filter(pl.col("split") == "train")
     candidates = training.select("document_id", "source", "task", text=document_text(text))
     sample = sample_documents(candidates, sample_size, random_state)
+    pairs = table.filter(pl.col("why").is_not_null()).select("source", "kept_source", kind="why")
     files = {
         DOCUMENTS: parquet_bytes(row_groups_of(documents)),
         DROPPED: parquet_bytes(row_groups_of(Dropped.validate(dropped.select(Dropped.column_names()), cast=True))),
-        CARD: parquet_bytes([summed([_rows(table), _lengths(kept), _duplicates(table)])]),
+        CARD: parquet_bytes([card_counts(table, pairs)]),
         SAMPLE: parquet_bytes([sample]),
     }
     return Output({"n_documents": len(documents), "n_dropped": len(dropped)}, files)
@@ -66,42 +68,3 @@ def merged_samples(files: Sequence[Ref], sample_size: int, random_state: int) ->
 def merged_cards(files: Sequence[Ref]) -> Output:
     """The sum of the numbers of cards."""
     return Output(files={CARD: parquet_bytes([summed([read_table(file["url"]) for file in files])])})
-
-
-CARD_SCHEMA = pl.Schema(
-    {
-        "kind": pl.String(),
-        **{name: pl.String() for name in ("source", "task", "split", "licence", "language", "reason", "detail")},
-        "value": pl.Int64(),
-        "n": pl.Int64(),
-    }
-)
-"""`kind`: `rows`, a kind of duplicate (`detail`: the source that was kept), or a column whose values are counted."""
-
-
-def summed(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Add up `n` of equal rows."""
-    keys = [name for name in CARD_SCHEMA.names() if name != "n"]
-    return pl.concat(tables).group_by(keys).agg(pl.col("n").sum()).sort(keys, nulls_last=True)
-
-
-def _rows(table: pl.DataFrame) -> pl.DataFrame:
-    leak = pl.when(pl.col("reason") == "contaminated").then("detail")
-    return _counted(table, kind=pl.lit("rows"), detail=leak)
-
-
-def _duplicates(table: pl.DataFrame) -> pl.DataFrame:
-    pairs = table.filter(pl.col("why").is_not_null()).select("source", kind="why", detail="kept_source")
-    return _counted(pairs)
-
-
-def _lengths(kept: pl.DataFrame) -> pl.DataFrame:
-    names = ("prompt_characters", "completion_characters", "n_bytes")
-    return pl.concat([_counted(kept.select("source"), kind=pl.lit(n), value=kept[n].cast(pl.Int64)) for n in names])
-
-
-def _counted(table: pl.DataFrame, **columns: Any) -> pl.DataFrame:
-    given = table.with_columns(**columns)
-    missing = [pl.lit(None, dtype).alias(name) for name, dtype in CARD_SCHEMA.items() if name not in given.columns]
-    keys = [name for name in CARD_SCHEMA.names() if name != "n"]
-    return given.with_columns(missing).group_by(keys).agg(n=pl.len().cast(pl.Int64)).select(CARD_SCHEMA.names())
