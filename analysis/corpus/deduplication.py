@@ -10,7 +10,7 @@ similar as a whole, because this letter changes three of a short text's few word
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
@@ -48,6 +48,7 @@ KEPT_SHINGLES = 4_000_000
 NEIGHBOURS = 8
 """Within a band, a document is compared with the first document and with this many preceding ones."""
 
+Row = TypeVar("Row", bound=np.unsignedinteger)
 PAIR_SCHEMA = pl.Schema({"row": pl.UInt32(), "kept_row": pl.UInt32()})
 
 
@@ -186,11 +187,16 @@ def candidate_pairs(rows: NDArray[np.uint32], keys: NDArray[np.uint64], rank: ND
         for step in range(1, NEIGHBOURS + 1):
             same = key[step:] == key[:-step]
             found.append(np.column_stack([row[:-step][same], row[step:][same]]))
-        starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if len(key) else np.empty(0, np.int64)
-        first = row[np.repeat(starts, np.diff(np.append(starts, len(key))))]
+        first = firsts_of_runs(key, row)
         found.append(np.column_stack([first, row])[first != row])
     pairs = np.unique(np.concatenate(found), axis=0)
     return pairs[np.lexsort((rank[pairs[:, 0]], rank[pairs[:, 1]]))]
+
+
+def firsts_of_runs(keys: NDArray[np.uint64], rows: NDArray[Row]) -> NDArray[Row]:
+    """For each of some sorted keys [n], the first row with an equal key, [n]."""
+    is_start = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
+    return rows[np.flatnonzero(is_start)[np.cumsum(is_start) - 1]]
 
 
 def _compared(batches: Batches, counts: NDArray[np.uint8], wanted: NDArray[np.uint32]) -> dict[int, Compared]:

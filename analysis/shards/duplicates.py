@@ -22,6 +22,7 @@ from analysis.corpus.deduplication import (
     candidate_pairs,
     content_of,
     count_shingles,
+    firsts_of_runs,
 )
 from analysis.engine.files import parquet_bytes, read_bytes, read_ranges, read_table, row_groups_of
 from analysis.engine.stages import Output
@@ -58,8 +59,7 @@ def exact_pairs(shards: Sequence[dict[str, Any]], place: int, n_places: int) -> 
     ranks, keys = _ranked(shards, place, n_places)
     order = np.argsort(keys, kind="stable")
     ranks, keys = ranks[order], keys[order]
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.empty(0, np.int64)
-    first = ranks[np.repeat(starts, np.diff(np.append(starts, len(keys))))]
+    first = firsts_of_runs(keys, ranks)
     return _pairs(first[first != ranks], ranks[first != ranks])
 
 
