@@ -33,6 +33,11 @@ def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return found
 
 
+def is_local(system: fsspec.AbstractFileSystem) -> bool:
+    """Whether the files are on a disk of this machine."""
+    return "file" in ((system.protocol,) if isinstance(system.protocol, str) else system.protocol)
+
+
 def join(url: str, *names: str) -> str:
     """A URL below another one."""
     return posixpath.join(url.rstrip("/"), *names)
@@ -82,7 +87,7 @@ def read_ranges(urls: Sequence[str], starts: Sequence[int], stops: Sequence[int]
 def write_bytes(url: str, content: bytes) -> None:
     """Replace a file at once; makes its folder if it is missing."""
     system, path = open_url(url)
-    if "file" not in _protocols(system):
+    if not is_local(system):
         system.pipe_file(path, content)  # object stores show an object when it is complete
         return
     system.makedirs(posixpath.dirname(path), exist_ok=True)
@@ -139,7 +144,3 @@ def read_table(url: str, columns: Sequence[str] | None = None, group: int | None
 def digest(content: bytes) -> str:
     """16 hex digits of a content."""
     return hashlib.blake2b(content, digest_size=8).hexdigest()
-
-
-def _protocols(system: fsspec.AbstractFileSystem) -> tuple[str, ...]:
-    return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from analysis.corpus.cleaning import BATCH_ROWS, CleanConfig, index_rows
 from analysis.corpus.deduplication import TEXT
 from analysis.corpus.documents import document_ids
-from analysis.engine.files import open_url, parquet_bytes, read_table, row_groups_of
+from analysis.engine.files import is_local, open_url, parquet_bytes, read_table, row_groups_of
 from analysis.engine.stages import Output
 from analysis.sources import FilesSource, SourceError, read_sources
 from analysis.sources.records import RECORD_SCHEMA
@@ -93,8 +93,7 @@ def _local_copy(part: Mapping[str, Any], folder: Path) -> Path:
     """The file itself if it is local and whole, else a copy, with the file's own name."""
     system, path = open_url(part["url"])
     name = path.rsplit("/", 1)[-1]
-    protocols = (system.protocol,) if isinstance(system.protocol, str) else system.protocol
-    if part["kind"] == "whole" and "file" in protocols:
+    if part["kind"] == "whole" and is_local(system):
         return Path(path)
     copy = folder / name
     if part["kind"] == "row_groups":
