@@ -1,15 +1,13 @@
 """Source kind `catalog`: corpora by name, from `catalog.yaml` beside this module."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from analysis.sources.hub import HubSource
 from analysis.sources.records import SourceError
 
 Purpose = Literal["train", "evaluation"]
-HUB_FIELDS = ("dataset", "revision", "split", "subset", "columns", "tasks", "licence", "roles", "splits")
-FIELDS = (*HUB_FIELDS, "permissive", "purpose", "domain", "notes")
 
 
 @dataclass(frozen=True)
@@ -26,24 +24,28 @@ class CatalogSource:
     purpose: Purpose = "train"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CatalogEntry:
     """The description of a corpus in a catalog."""
 
     name: str
     dataset: str
-    revision: str | None
-    split: str
-    subset: str | None
-    columns: dict[str, str]
-    tasks: tuple[str, ...]
-    roles: dict[str, str]
-    splits: dict[str, str]
+    revision: str | None = None
+    split: str = "train"
+    subset: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
     licence: str
-    permissive: bool
+    roles: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, str] = field(default_factory=dict)
+    permissive: bool = False
     purpose: Purpose
-    domain: str
-    notes: str
+    domain: str = ""
+    notes: str = ""
+
+
+HUB_FIELDS = ("dataset", "revision", "split", "subset", "columns", "tasks", "licence", "roles", "splits")
+FIELDS = tuple(field.name for field in fields(CatalogEntry) if field.name != "name")
 
 
 def catalog_file() -> Path:
@@ -66,7 +68,7 @@ def load_catalog(file: str | Path | None = None) -> dict[str, CatalogEntry]:
         raise SourceError(f"cannot read the catalog {path}: {error}") from error
     if not isinstance(entries, dict):
         raise SourceError(f"{path}: expected entries by name, got {type(entries).__name__}")
-    return {name: _entry(f"{path}, entry {name!r}", name, fields) for name, fields in entries.items()}
+    return {name: _entry(f"{path}, entry {name!r}", name, values) for name, values in entries.items()}
 
 
 def hub_source(config: CatalogSource) -> HubSource:
@@ -89,27 +91,15 @@ def hub_source(config: CatalogSource) -> HubSource:
     return HubSource(**{field: getattr(entry, field) for field in HUB_FIELDS})
 
 
-def _entry(where: str, name: str, fields: object) -> CatalogEntry:
-    if not isinstance(fields, dict):
-        raise SourceError(f"{where}: expected fields, got {fields!r}")
-    unknown, missing = sorted(set(fields) - set(FIELDS)), sorted({"dataset", "licence", "purpose"} - set(fields))
+def _entry(where: str, name: str, values: object) -> CatalogEntry:
+    if not isinstance(values, dict):
+        raise SourceError(f"{where}: expected fields, got {values!r}")
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if value is not None
+    }
+    unknown, missing = sorted(set(values) - set(FIELDS)), sorted({"dataset", "licence", "purpose"} - set(given))
     if unknown or missing:
         raise SourceError(f"{where}: unknown fields {unknown}, missing fields {missing}; known: {list(FIELDS)}")
-    if fields["purpose"] not in get_args(Purpose):
-        raise SourceError(f"{where}: purpose must be one of {get_args(Purpose)}, got {fields['purpose']!r}")
-    return CatalogEntry(
-        name=name,
-        dataset=fields["dataset"],
-        revision=fields.get("revision"),
-        split=fields.get("split", "train"),
-        subset=fields.get("subset"),
-        columns=fields.get("columns") or {},
-        tasks=tuple(fields.get("tasks") or ()),
-        roles=fields.get("roles") or {},
-        splits=fields.get("splits") or {},
-        licence=fields["licence"],
-        permissive=bool(fields.get("permissive", False)),
-        purpose=fields["purpose"],
-        domain=fields.get("domain", ""),
-        notes=fields.get("notes", ""),
-    )
+    if given["purpose"] not in get_args(Purpose):
+        raise SourceError(f"{where}: purpose must be one of {get_args(Purpose)}, got {given['purpose']!r}")
+    return CatalogEntry(name=name, **given)

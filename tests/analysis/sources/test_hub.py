@@ -161,6 +161,7 @@ def test_a_catalog_entry_is_read_like_its_hub_source(repository: Path, tmp_path:
         ("a: 1\n", "entry 'a': expected fields, got 1"),
         ("a: {dataset: x, licence: MIT, purpose: fun}\n", "purpose must be one of"),
         ("a: {dataset: x, licences: MIT}\n", r"unknown fields \['licences'\], missing fields \['licence', 'purpose'\]"),
+        ("a: {dataset: null, licence: MIT, purpose: train}\n", r"missing fields \['dataset'\]"),
     ],
 )
 def test_a_broken_catalog_is_named(tmp_path: Path, text: str, error: str) -> None:
