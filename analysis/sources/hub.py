@@ -19,7 +19,8 @@ from analysis.sources.records import READ_ERRORS, Notes, SourceError, Unreachabl
 from analysis.sources.splits import side_of
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-HUB_ID = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*", re.ASCII)
+HUB_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
+"""Id of a data set or a model on the hub, `owner/name` or `name`."""
 
 
 @dataclass(frozen=True)

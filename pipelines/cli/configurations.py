@@ -1,7 +1,6 @@
 """Run configurations for files that a user names: as text with comments, and as values."""
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,15 +86,14 @@ def configuration_text(
     )
 
 
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-
-
 def base_model_values(name: str, revision: str | None) -> dict[str, str]:
     """The base model of a run configuration.
 
     Raises:
         ValueError: the folder does not exist, or a revision is given where none can be.
     """
+    from analysis.sources.hub import HUB_ID
+
     local = name == "embedded" or bool(name and Path(name).is_dir())
     if not local and (not HUB_ID.fullmatch(name) or Path(name).exists()):
         raise ValueError(f"--base-model: expected `embedded`, a folder that exists, or a hub id, got {name!r}")

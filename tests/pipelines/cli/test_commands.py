@@ -92,6 +92,8 @@ def test_each_command_explains_itself(hydralora, command):
         ),
         (["init", "garden.jsonl", "--base-model", "garden.jsonl"], "--base-model: expected `embedded`"),
         (["init", "garden.jsonl", "--base-model", ""], "--base-model: expected `embedded`"),
+        (["init", "garden.jsonl", "--base-model=-owner/name"], "--base-model: expected `embedded`"),
+        (["init", "garden.jsonl", "--base-model", "owner/größe"], "--base-model: expected `embedded`"),
         (["analyze", "garden.jsonl", "--against", "missing.jsonl"], "no data file matches 'missing.jsonl'"),
         (["init", "garden.jsonl", "--revision", "abc"], "--revision: expected none with the local model"),
         (["init", "garden.jsonl", "--tokens", "0"], "--tokens"),
