@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.cli.configurations import Request
 from pipelines.serving.command import serve
 
 app = typer.Typer(
@@ -87,7 +88,7 @@ def init(
     """Write a short, commented configuration for files. `hydralora run` takes it."""
     from pipelines.cli.starting import write_configuration
 
-    write_configuration(files, column or [], out, base_model, revision, tokens, experts, force)
+    write_configuration(Request(files, column or [], experts, out, base_model, revision, tokens), force)
 
 
 @app.command()
@@ -116,7 +117,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one adapter on files, without baselines or a report."""
-    from pipelines.cli.running import Request, train_files
+    from pipelines.cli.running import train_files
 
     train_files(Request(files, column or [], experts, out, base_model, revision, tokens), method, as_json)
 
@@ -137,7 +138,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Train several methods on the same documents and budget, and compare their held-out losses."""
-    from pipelines.cli.running import Request, compare_files
+    from pipelines.cli.running import compare_files
 
     compare_files(Request(files, column or [], experts, out, base_model, revision, tokens), method or [], as_json)
 

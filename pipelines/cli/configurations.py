@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,29 +44,42 @@ ops:
 """
 
 
-def configuration_text(
-    path: Path,
-    sources: Mapping[str, Any],
-    base_model: str,
-    revision: str | None,
-    tokens: int | None,
-    experts: str = "auto",
-    *,
-    gpu: bool,
-) -> str:
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `init`, `train` and `compare`.
+
+    Attributes:
+        files: files, globs or folders.
+        columns: the roles of their columns, `ROLE=NAME`.
+        experts: see `expert_ops`.
+        out: the configuration that `init` writes; for the other commands the folder of everything that the run makes.
+        tokens: budget of each adapter; None chooses by the machine.
+    """
+
+    files: Sequence[str]
+    columns: Sequence[str]
+    experts: str
+    out: Path
+    base_model: str
+    revision: str | None
+    tokens: int | None
+
+    def budget(self, *, gpu: bool) -> int:
+        """Tokens that each adapter trains on."""
+        return self.tokens or (GPU_TOKENS if gpu else CPU_TOKENS)
+
+
+def configuration_text(request: Request, sources: Mapping[str, Any], *, gpu: bool) -> str:
     """A commented configuration of the main job.
 
     Args:
-        path: where it will be written.
         sources: name -> `FilesSource`.
-        tokens: budget of each adapter; None chooses by the machine.
-        experts: see `expert_ops`.
         gpu: whether the machine has a GPU.
     """
-    model = base_model_values(base_model, revision)
-    budget = tokens or (GPU_TOKENS if gpu else CPU_TOKENS)
+    model = base_model_values(request.base_model, request.revision)
+    path, budget = request.out, request.budget(gpu=gpu)
     recipe = "".join(
-        f"      {name}: {_flow(value)}\n" for name, value in recipe_of(base_model, budget, gpu=gpu).items()
+        f"      {name}: {_flow(value)}\n" for name, value in recipe_of(request.base_model, budget, gpu=gpu).items()
     )
     recipe = recipe.replace("\n", "    # tokens that each adapter trains on\n", 1)
     lines = [f"        - {_flow(source_values(name, source))}" for name, source in sources.items()]
@@ -77,7 +91,7 @@ def configuration_text(
         sources="\n".join(lines),
         template="plain",
         max_length=1024 if gpu else 256,
-        experts="".join(f"  {name}: {_flow(value)}\n" for name, value in expert_ops(experts).items()),
+        experts="".join(f"  {name}: {_flow(value)}\n" for name, value in expert_ops(request.experts).items()),
         component_tokens=max(budget // 8, 1024),
         evaluated=100 if gpu else 20,
         exported=20 if gpu else 8,
@@ -124,32 +138,20 @@ def source_values(name: str, source: Any) -> dict[str, Any]:
     return {"name": name, "read": {"files": files}}
 
 
-def job_values(
-    sources: Mapping[str, Any],
-    store: Path,
-    base_model: str,
-    revision: str | None,
-    tokens: int | None,
-    experts: str,
-    ops: Mapping[str, Any],
-    *,
-    gpu: bool,
-) -> dict[str, Any]:
+def job_values(request: Request, sources: Mapping[str, Any], ops: Mapping[str, Any], *, gpu: bool) -> dict[str, Any]:
     """The values of a configuration for the commands `train` and `compare`."""
-    model = base_model_values(base_model, revision)
-    recipe = recipe_of(base_model, tokens or (GPU_TOKENS if gpu else CPU_TOKENS), gpu=gpu)
     values: dict[str, Any] = {
         "raw_documents": {"config": {"sources": [source_values(name, one) for name, one in sources.items()]}},
         "tokenised_documents": {"config": {"template": "plain", "max_length": 1024 if gpu else 256}},
-        **expert_ops(experts),
+        **expert_ops(request.experts),
         **ops,
     }
     return {
         "loggers": {"console": {"config": {"log_level": "INFO"}}},
         "resources": {
-            "store": {"config": {"directory": str(store)}},
-            "base_model": {"config": model},
-            "recipe": {"config": recipe},
+            "store": {"config": {"directory": str(request.out)}},
+            "base_model": {"config": base_model_values(request.base_model, request.revision)},
+            "recipe": {"config": recipe_of(request.base_model, request.budget(gpu=gpu), gpu=gpu)},
         },
         "ops": values,
     }

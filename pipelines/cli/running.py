@@ -4,11 +4,11 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.cli.configurations import (
+    Request,
     base_model_values,
     checked_experts,
     checked_methods,
@@ -81,56 +81,43 @@ def print_results(store: "ArtifactStore", job: str, as_json: bool) -> None:
         print(corpus_summary(store))
 
 
-@dataclass(frozen=True)
-class Request:
-    """The arguments of `train` and `compare`: files, the roles of their columns, and how to train on them."""
+def _sources(request: Request, job: str) -> "dict[str, FilesSource]":
+    """The files, which have been read. Ends for all that can be seen before torch is imported."""
+    mapping = columns_of(request.columns)
+    checked_folder(request.out)
+    checked_home()
+    with one_error(ValueError, OSError):
+        base_model_values(request.base_model, request.revision)
+        from analysis.answer.named_files import named_sources, read_named
 
-    files: Sequence[str]
-    columns: Sequence[str]
-    experts: str
-    out: Path
-    base_model: str
-    revision: str | None
-    tokens: int | None
+        sources = named_sources(request.files, mapping)
+        checked_experts(request.experts, len(sources))
+        read = read_named(sources)
+        checked_tasks(request.experts, read.records)
+        if job == "compare":
+            _checked_sizes(read.records)
+    return sources
 
-    def sources(self, job: str) -> "dict[str, FilesSource]":
-        """The files, which have been read. Ends for all that can be seen before torch is imported."""
-        mapping = columns_of(self.columns)
-        checked_folder(self.out)
-        checked_home()
-        with one_error(ValueError, OSError):
-            base_model_values(self.base_model, self.revision)
-            from analysis.answer.named_files import named_sources, read_named
 
-            sources = named_sources(self.files, mapping)
-            checked_experts(self.experts, len(sources))
-            read = read_named(sources)
-            checked_tasks(self.experts, read.records)
-            if job == "compare":
-                _checked_sizes(read.records)
-        return sources
+def _values(request: Request, job: str, sources: "Mapping[str, FilesSource]", ops: Mapping[str, Any]) -> dict[str, Any]:
+    """The run configuration of a job, checked."""
+    from pipelines.check import wrong_values
 
-    def values(self, job: str, sources: "Mapping[str, FilesSource]", ops: Mapping[str, Any]) -> dict[str, Any]:
-        """The run configuration of a job, checked."""
-        from pipelines.check import wrong_values
-
-        values = job_values(
-            sources, self.out, self.base_model, self.revision, self.tokens, self.experts, ops, gpu=has_gpu()
-        )
-        if wrong := wrong_values(values, job):
-            fail(wrong)
-        return values
+    values = job_values(request, sources, ops, gpu=has_gpu())
+    if wrong := wrong_values(values, job):
+        fail(wrong)
+    return values
 
 
 def train_files(request: Request, method: str | None, as_json: bool) -> None:
     """Train one adapter: the main job up to `hydralora_adapter`."""
-    sources = request.sources("train")
+    sources = _sources(request, "train")
     from pipelines.store.io_manager import ArtifactStore
     from pipelines.training.adapters import DEFAULT_METHOD, adapter_config
 
     method = DEFAULT_METHOD if method is None else method
     _known_methods([method])
-    values = request.values("hydralora", sources, {"hydralora_adapter": {"config": {"method": method}}})
+    values = _values(request, "hydralora", sources, {"hydralora_adapter": {"config": {"method": method}}})
     made = _execute(values, "hydralora", _assets(TRAINED))
     store = ArtifactStore(directory=str(request.out)).after(made)
     adapter, chosen = store.last("hydralora_adapter"), store.last("expert_assignment").json("expert_assignment")
@@ -149,14 +136,14 @@ def train_files(request: Request, method: str | None, as_json: bool) -> None:
 
 def compare_files(request: Request, methods: Sequence[str], as_json: bool) -> None:
     """Compare methods: the job `compare`."""
-    sources = request.sources("compare")
+    sources = _sources(request, "compare")
     compared = checked_methods(methods)
     _known_methods(compared)
     ops = {
         "method_comparison": {"config": {"methods": list(compared), "cost_steps": 0}},
         "comparison_documents": {"config": {"validation_documents_per_source": 0}},  # no rate is tuned
     }
-    values = request.values("compare", sources, ops)
+    values = _values(request, "compare", sources, ops)
     made = _execute(values, "compare")
     from pipelines.store.io_manager import ArtifactStore
 

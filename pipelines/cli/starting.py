@@ -1,26 +1,15 @@
 """`hydralora init`: writes a configuration."""
 
 import shlex
-from collections.abc import Sequence
-from pathlib import Path
 
-from pipelines.cli.configurations import checked_experts, checked_tasks, configuration_text, estimate, has_gpu
+from pipelines.cli.configurations import Request, checked_experts, checked_tasks, configuration_text, estimate, has_gpu
 from pipelines.cli.output import checked_file, columns_of, fail, one_error
 from pipelines.store.files.disk import DiskFullError, clear_disk_errors
 
 
-def write_configuration(
-    files: Sequence[str],
-    columns: Sequence[str],
-    out: Path,
-    base_model: str,
-    revision: str | None,
-    tokens: int | None,
-    experts: str,
-    force: bool,
-) -> None:
+def write_configuration(request: Request, force: bool) -> None:
     """Read the files once, so that a broken one is refused now, and write a configuration for them."""
-    mapping = columns_of(columns)
+    mapping, out = columns_of(request.columns), request.out
     checked_file(out)
     exists = f"{out} exists. Name another file with --out, or overwrite it with --force"
     if out.exists() and not force:
@@ -32,12 +21,12 @@ def write_configuration(
         from analysis.answer.named_files import named_sources, read_named
         from analysis.atomic_files import save_bytes
 
-        sources = named_sources(files, mapping)
-        checked_experts(experts, len(sources))
+        sources = named_sources(request.files, mapping)
+        checked_experts(request.experts, len(sources))
         read = read_named(sources)
-        checked_tasks(experts, read.records)
+        checked_tasks(request.experts, read.records)
         gpu = has_gpu()
-        text = configuration_text(out, sources, base_model, revision, tokens, experts, gpu=gpu)
+        text = configuration_text(request, sources, gpu=gpu)
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
             if not force:
@@ -53,5 +42,5 @@ def write_configuration(
         for note in notes:
             print(f"Note. {name}: {note}")
     print(f"Wrote {out} for {len(sources)} source{'s' if len(sources) != 1 else ''}: {', '.join(sources)}.")
-    print(estimate(tokens, 3, base_model, gpu=gpu))
+    print(estimate(request.tokens, 3, request.base_model, gpu=gpu))
     print(f"Next: hydralora run {shlex.quote(str(out))}")
