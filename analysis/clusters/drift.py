@@ -14,17 +14,18 @@ The shares of the clusters (the mix) are reported, but do not decide. Distances 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.atomic_files import load_json, save_json
+from analysis.atomic_files import save_json
 from analysis.clusters.corpus_model import AssignedBlock
 from analysis.clusters.known_groups import N_BINS, KnownGroups, Nearest, explained_bins
 from analysis.features.vectoriser import TextStatistics
+from analysis.json_files import NUMBER, load_object
 
 REFERENCE = "reference.json"
 """File name of the summary of the corpus, in the folder of a corpus model."""
@@ -67,8 +68,19 @@ class AssignmentSummary:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote."""
-        values = load_json(Path(path))
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: a field is absent or has another kind of value.
+        """
+        shapes = {
+            "cluster_counts": [int],
+            "explained_shares": [NUMBER],
+            "n_explained": int,
+            "mean_squared_distance": NUMBER,
+            "statistics": {field.name: int for field in fields(TextStatistics)},
+        }
+        values = load_object(Path(path), shapes, advice="Write the corpus model again")
         return cls(
             tuple(values["cluster_counts"]),
             tuple(values["explained_shares"]),

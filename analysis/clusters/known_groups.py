@@ -20,9 +20,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from analysis.atomic_files import load_array, load_json, save_array, save_json
+from analysis.atomic_files import load_array, save_array, save_json
 from analysis.clusters.corpus_model import CorpusModel
 from analysis.features.lsa import TfidfLsa
+from analysis.json_files import NUMBER, load_object
 from analysis.text.blocks import Texts
 
 if TYPE_CHECKING:
@@ -139,14 +140,16 @@ class KnownGroups:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: the groups are missing, or the shapes of the files do not match.
+            ValueError: the groups are missing, a field is absent or has another kind of value, or the shapes of the
+                files do not match.
         """
         if not (Path(folder) / "groups.json").exists():
             raise ValueError(
                 f"expected the groups of the corpus in {folder}, found none: an older version wrote this corpus model; "
                 "run the job `corpus` again"
             )
-        values = load_json(Path(folder) / "groups.json")
+        shapes = {"sources": [str], "unknown_token_shares": {str: NUMBER}}
+        values = load_object(Path(folder) / "groups.json", shapes, advice="Write the corpus model again")
         sources = tuple(values["sources"])
         profiles = load_array(Path(folder) / "profiles.npy").astype(np.float32)
         counts = {name: load_array(Path(folder) / f"{name}.npy") for name in COUNTS}

@@ -1,6 +1,5 @@
 """Summaries of a report: `summary.json`, and Markdown for CI."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,13 +7,30 @@ from typing import Any
 
 import polars as pl
 
+from analysis.json_files import NUMBER, load_object
 from analysis.report.budget import spent
 from analysis.report.inputs import ReportInputs
 from analysis.report.verdict import experts_of, matched_difference, verdict
 
 Summary = dict[str, Any]
 CHOICE = ("num_clusters", "interval", "rule", "sharpness", "stability", "runner_up", "probability_of_one", "structure")
-NEEDED = ("title", "command", "verdict", "numbers", "alarms", "provenance")
+NEEDED = {
+    "title": str,
+    "command": str,
+    "verdict": [dict.fromkeys(("question", "answer", "detail"), str)],
+    "numbers": {str: object},
+    "alarms": [{"level": str, "text": str}],
+    "provenance": {str: object},
+}
+OF_NEWER = {
+    "choice": {str: object},
+    "losses": [
+        {"method": str, "seed": int, "group_kind": str, "group": str}
+        | dict.fromkeys(("loss", "loss_low", "loss_high"), NUMBER)
+    ],
+    "parameters": [{"method": str, "part": str, "n_parameters": int}],
+}
+"""Fields that a summary of an older version lacks."""
 LOSS_COLUMNS = ("method", "seed", "group_kind", "group", "loss", "loss_low", "loss_high")
 
 
@@ -104,19 +120,12 @@ def read_summary(path: Path) -> Summary:
 
     Raises:
         FileNotFoundError: there is no summary.
-        ValueError: it is not one that `write_report` made.
+        ValueError: it is not one that `write_report` made; the message names the field.
     """
     file = path / "summary.json" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"expected a report's folder or its summary.json, got {path}; write_report makes both")
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: expected JSON, got {error}. Write the report again") from None
-    if not isinstance(found, dict) or (lacking := [name for name in NEEDED if name not in found]):
-        what = f"without {', '.join(lacking)}" if isinstance(found, dict) else "another value"
-        raise ValueError(f"{file}: expected the summary of a report, got one {what}. Write the report again")
-    return found
+    return load_object(file, NEEDED, OF_NEWER, advice="Write the report again")
 
 
 def _escape(text: str) -> str:

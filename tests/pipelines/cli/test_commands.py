@@ -171,7 +171,16 @@ def test_analyze_and_assign(hydralora, files, tmp_path):
     assert (tmp_path / "labels.parquet").is_file()
     code, told, _ = hydralora("report", "analysis")
     assert told.strip() == str(tmp_path / "analysis" / "report.html")
-    (tmp_path / "analysis/corpus_model/corpus_model.json").write_text('{"text": "prompt", "of_a_later_version": 1}')
+    model = tmp_path / "analysis/corpus_model"
+    nulls = (("reference.json", "n_explained"), ("known_groups/groups.json", "unknown_token_shares"))
+    for name, field in nulls:
+        kept = (model / name).read_text()
+        (model / name).write_text(json.dumps(json.loads(kept) | {field: None}))
+        code, told, error = hydralora("assign", "analysis", files[0])
+        assert (code, told, error.count("\n")) == (2, "", 1)
+        assert f"{name}: {field}: expected" in error
+        (model / name).write_text(kept)
+    (model / "corpus_model.json").write_text('{"text": "prompt", "of_a_later_version": 1}')
     code, told, error = hydralora("assign", "analysis", files[0])
     assert (code, told) == (2, "")
     assert "analysis/corpus_model: expected files as this version of hydralora writes them" in error
@@ -240,10 +249,14 @@ def test_two_reports_are_compared(hydralora, tmp_path):
     assert (code, told) == (0, f"{tmp_path / 'both' / 'page.html'}\n")
     page = (tmp_path / "both" / "page.html").read_text("utf-8")
     assert page.index("4 clusters at the elbow") < page.index("5 clusters at the elbow")
-    (tmp_path / "b" / "summary.json").write_text("{")
-    code, told, error = hydralora("report", "b", "--against", "a")
-    assert (code, told) == (2, "")
-    assert "summary.json" in error
+    summary = tmp_path / "b" / "summary.json"
+    nulled = json.dumps(json.loads(summary.read_text()) | {"choice": None})
+    for text, says in (("{", "expected JSON, got"), (nulled, "choice: expected an object, got null")):
+        summary.write_text(text)
+        code, told, error = hydralora("report", "b", "--against", "a")
+        assert (code, told) == (2, "")
+        assert f"summary.json: {says}" in error
+        assert error.endswith(". Write the report again\n")
 
 
 @pytest.mark.parametrize("caused", [False, True])
