@@ -31,6 +31,7 @@ GIB = 2**30
 WARM_UP_STEPS = 2
 NUM_PROMPTS = 8
 NEW_TOKENS = 32
+LINUX_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def measure(setup: Setup, run: Run, steps: int, *, measure_energy: bool) -> Cost
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         _reset_peak_memory()
-        train_adapter(_silent, folder, training, documents, recipe.model_copy(update=budget), base_model)
+        train_adapter(lambda _: None, folder, training, documents, recipe.model_copy(update=budget), base_model)
         peak_memory = _peak_memory()
         energy = json.loads((folder / "run.json").read_text())["energy"]
         speed = steady_speed(pl.read_ndjson(folder / "curve.jsonl"))
@@ -151,17 +152,13 @@ def generation_speed(base_model: BaseModel, folder: Path, documents: "TokenisedD
             return len(rows) * NEW_TOKENS / generate()
 
 
-def _silent(text: str) -> None:
-    pass
-
-
 def _reset_peak_memory() -> None:
     import torch
 
     gc.collect()  # frees the previous model, which has reference cycles
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    elif _LINUX_STATUS.exists():
+    elif LINUX_STATUS.exists():
         Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -171,10 +168,7 @@ def _peak_memory() -> float:
 
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated())
-    if not _LINUX_STATUS.exists():
+    if not LINUX_STATUS.exists():
         return float("nan")
-    line: Any = next(line for line in _LINUX_STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    line: Any = next(line for line in LINUX_STATUS.read_text().splitlines() if line.startswith("VmHWM"))
     return float(line.split()[1]) * 1024
-
-
-_LINUX_STATUS = Path("/proc/self/status")

@@ -12,6 +12,18 @@ from pipelines.training.adapters import Log
 from pipelines.training.launcher import Launcher
 from pipelines.training.losses import BASE
 
+RUN_SCHEMA = {
+    "method": pl.String,
+    "num_experts": pl.Int64,
+    "seed": pl.Int64,
+    "learning_rate": pl.Float64,
+    "loss": pl.Float64,
+    "fingerprint": pl.String,
+    "steps": pl.Int64,
+    "tokens": pl.Int64,
+    "seconds": pl.Float64,
+}
+
 
 def build_runs(runs: Sequence[tuple[Setup, Run]], launcher: Launcher, log: Log) -> list[Artifact]:
     """Artifacts of runs, in order. Missing runs are trained, `launcher.parallel` at a time.
@@ -45,17 +57,4 @@ def run_table(runs: Sequence[Run], artifacts: Sequence[Artifact]) -> pl.DataFram
         budget = (record.get(name) for name in ("steps", "tokens", "seconds"))
         own = (run.method, run.num_experts, run.seed, run.learning_rate)
         rows.append((*own, mean_loss(artifact), artifact.fingerprint, *budget))
-    return pl.DataFrame(rows, schema=_RUN_SCHEMA, orient="row")
-
-
-_RUN_SCHEMA = {
-    "method": pl.String,
-    "num_experts": pl.Int64,
-    "seed": pl.Int64,
-    "learning_rate": pl.Float64,
-    "loss": pl.Float64,
-    "fingerprint": pl.String,
-    "steps": pl.Int64,
-    "tokens": pl.Int64,
-    "seconds": pl.Float64,
-}
+    return pl.DataFrame(rows, schema=RUN_SCHEMA, orient="row")
