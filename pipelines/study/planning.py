@@ -4,28 +4,21 @@ from dataclasses import dataclass
 
 import dagster as dg
 import polars as pl
-from pydantic import Field
 
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.study.experiments import NUM_CLUSTERS, Cell
 from pipelines.study.running.run import Run, Setup
-from pipelines.study.running.run_documents import Split
-from pipelines.study.sizes import checked_sizes, matched_parameters
+from pipelines.study.running.run_documents import SplitConfig
+from pipelines.study.sizes import checked_sizes, planned_run
 from pipelines.study.study_documents import Corpus, study_documents
 from pipelines.training.losses import BASE
 from pipelines.training.recipe import BaseModel, Recipe
 
 
-class DomainsConfig(dg.Config):
+class DomainsConfig(SplitConfig):
     """The sources of each domain of `pipelines.study.experiments`, and how many of their documents are held out."""
 
     domains: dict[str, list[str]]
-    validation_documents_per_source: int = Field(50, ge=0)
-    held_out_documents_per_source: int | None = Field(200, ge=1)
-
-    def split(self) -> Split:
-        """The split, for `pipelines.study.running.run_documents`."""
-        return Split(self.validation_documents_per_source, self.held_out_documents_per_source)
 
 
 @dataclass(frozen=True)
@@ -59,11 +52,8 @@ class Planner:
         return Setup.of(self.store.directory, documents, self.recipe, self.base_model)
 
     def run(self, cell: Cell, seed: int, rate: float) -> Run:
-        """The run of a cell. The base model has no rate."""
-        if cell.method == BASE:
-            return Run(BASE, seed, 0.0, cell.num_experts)
-        size = matched_parameters(cell.method, self.base_model, self.recipe.method_config(cell.num_experts))
-        return Run(cell.method, seed, rate, cell.num_experts, match_parameters=size)
+        """The run of a cell."""
+        return planned_run(cell.method, seed, rate, cell.num_experts, self.recipe, self.base_model)
 
 
 def study_sizes(cells: list[Cell], setups: dict[str, Setup], planner: Planner) -> pl.DataFrame:

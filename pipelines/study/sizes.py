@@ -8,7 +8,9 @@ import dagster as dg
 import polars as pl
 
 from pipelines.store.artifacts import Artifact
+from pipelines.study.running.run import Run
 from pipelines.study.running.run_documents import TRAINING, read_run_documents
+from pipelines.training.losses import BASE
 from pipelines.training.recipe import BaseModel, Recipe
 
 if TYPE_CHECKING:
@@ -82,3 +84,19 @@ def matched_parameters(method: str, base_model: BaseModel, settings: "MethodConf
     if method != "lora_matched":
         return None
     return get_method("hydralora").parameters(base_model.skeleton(), settings).total
+
+
+def planned_run(
+    method: str,
+    seed: int,
+    rate: float,
+    num_experts: int,
+    recipe: Recipe,
+    base_model: BaseModel,
+    max_tokens: int | None = None,
+) -> Run:
+    """A run with the method's size on this base model. The untrained base model has no rate."""
+    if method == BASE:
+        return Run(BASE, seed, 0.0, num_experts)
+    size = matched_parameters(method, base_model, recipe.method_config(num_experts))
+    return Run(method, seed, rate, num_experts, max_tokens, size)

@@ -1,22 +1,10 @@
 """The documents on which methods are compared."""
 
-import dagster as dg
-from pydantic import Field
-
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.metadata import markdown_table
-from pipelines.study.running.run_documents import Split, parts_overlap, write_run_documents
+from pipelines.study.running.run_documents import SplitConfig, parts_overlap, write_run_documents
 from pipelines.training.documents import expert_count, labelled_documents
-
-
-class ComparisonDocumentsConfig(dg.Config):
-    """How many documents of each source are not trained on."""
-
-    validation_documents_per_source: int = Field(50, ge=0)
-    """Of the training documents, to choose learning rates with."""
-    held_out_documents_per_source: int | None = Field(200, ge=1)
-    """Of the test documents, to report on; null for all."""
 
 
 def described(artifact: Artifact) -> Description:
@@ -38,7 +26,7 @@ def described(artifact: Artifact) -> Description:
 )
 def comparison_documents(
     draft: Draft,
-    config: ComparisonDocumentsConfig,
+    config: SplitConfig,
     corpus_documents: Artifact,
     tokenised_documents: Artifact,
     cluster_labels: Artifact,
@@ -48,7 +36,6 @@ def comparison_documents(
 
     All methods get the same N, the number of groups in `expert_assignment`.
     """
-    split = Split(config.validation_documents_per_source, config.held_out_documents_per_source)
     labelled = labelled_documents(corpus_documents, cluster_labels, expert_assignment)
-    write_run_documents(draft, tokenised_documents, labelled, split)
+    write_run_documents(draft, tokenised_documents, labelled, config.split())
     draft.write_json("num_experts", expert_count(expert_assignment))

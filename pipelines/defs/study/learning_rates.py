@@ -10,10 +10,10 @@ from pipelines.store.configuration import LARGEST_SEED
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.store.metadata import markdown_table
 from pipelines.study.learning_rates import SWEEP_SCHEMA, chosen_rates
-from pipelines.study.running.run import Run, Setup, mean_loss
+from pipelines.study.running.run import Setup, mean_loss
 from pipelines.study.running.run_documents import VALIDATION
 from pipelines.study.running.runs import build_runs
-from pipelines.study.sizes import matched_parameters
+from pipelines.study.sizes import planned_run
 from pipelines.training.launcher import Launcher
 from pipelines.training.recipe import BaseModel, Recipe
 
@@ -64,10 +64,11 @@ def learning_rates(
     """The learning rate with the lowest validation loss for every tuned method. No test document is used."""
     n = comparison_documents.json("num_experts")
     setup = Setup.of(store.directory, comparison_documents, recipe, base_model)
-    runs = []
-    for method, rates in config.rates.items():
-        size = matched_parameters(method, base_model, recipe.method_config(n))
-        runs += [Run(method, config.seed, rate, n, config.max_tokens, size) for rate in rates]
+    runs = [
+        planned_run(method, config.seed, rate, n, recipe, base_model, config.max_tokens)
+        for method, rates in config.rates.items()
+        for rate in rates
+    ]
     artifacts = build_runs([(setup, run) for run in runs], launcher, context.log.info)
     losses = [mean_loss(artifact, VALIDATION) for artifact in artifacts]
     rows = [(run.method, run.learning_rate, loss) for run, loss in zip(runs, losses, strict=True)]

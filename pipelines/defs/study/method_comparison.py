@@ -13,7 +13,7 @@ from pipelines.study.learning_rates import rate_of
 from pipelines.study.running.costs import check_meter, measure_costs
 from pipelines.study.running.run import Run, Setup
 from pipelines.study.running.runs import build_runs, run_losses, run_table
-from pipelines.study.sizes import checked_sizes, matched_parameters
+from pipelines.study.sizes import checked_sizes, planned_run
 from pipelines.training.launcher import Launcher
 from pipelines.training.losses import BASE
 from pipelines.training.recipe import BaseModel, Recipe
@@ -94,7 +94,11 @@ def method_comparison(
         expected = f"Expected the reference among the methods {config.methods}, got {config.reference!r}"
         raise dg.Failure(expected, allow_retries=False)
     sizes = checked_sizes(comparison_documents, config.methods, n, recipe, base_model)
-    runs = planned_runs(config.methods, config.seeds, n, learning_rates, recipe, base_model)
+    runs = [
+        planned_run(method, seed, rate_of(method, learning_rates, recipe), n, recipe, base_model)
+        for method in config.methods
+        for seed in config.seeds
+    ]
     base = [Run(BASE, seed, 0.0, 1) for seed in config.seeds]
     artifacts = build_runs([(setup, run) for run in [*base, *runs]], launcher, log)
     done = run_table([*base, *runs], artifacts)
@@ -114,15 +118,3 @@ def method_comparison(
     picture = compared_methods(table, config.reference)
     draft.write_bytes("comparison.png", png(picture.figure))
     write_thumbnail(draft, picture)
-
-
-def planned_runs(
-    methods: list[str], seeds: list[int], n: int, learning_rates: Artifact, recipe: Recipe, base_model: BaseModel
-) -> list[Run]:
-    """One run for each method and seed, with the method's learning rate."""
-    runs = []
-    for method in methods:
-        size = matched_parameters(method, base_model, recipe.method_config(n))
-        rate = rate_of(method, learning_rates, recipe)
-        runs += [Run(method, seed, rate, n, match_parameters=size) for seed in seeds]
-    return runs

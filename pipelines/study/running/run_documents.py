@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.training.documents import held_out_documents, read_tokens
@@ -35,6 +36,19 @@ class Split:
             VALIDATION: train.filter(validates),
             HELD_OUT: held_out_documents(documents, self.held_out_per_source),
         }
+
+
+class SplitConfig(dg.Config):
+    """How many documents of each source are not trained on."""
+
+    validation_documents_per_source: int = Field(50, ge=0)
+    """Of the training documents, to choose learning rates with."""
+    held_out_documents_per_source: int | None = Field(200, ge=1)
+    """Of the test documents, to report on; null for all."""
+
+    def split(self) -> Split:
+        """The split that the documents are divided by."""
+        return Split(self.validation_documents_per_source, self.held_out_documents_per_source)
 
 
 def write_run_documents(draft: Draft, tokenised_documents: Artifact, documents: pl.LazyFrame, split: Split) -> None:
