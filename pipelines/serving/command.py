@@ -35,9 +35,7 @@ def serve(
     max_requests: Annotated[
         int, typer.Option(help="Requests in progress at a time; more get 503.")
     ] = Settings.max_requests,
-    max_body_bytes: Annotated[
-        int, typer.Option("--max-body", help="Largest request body, in bytes.")
-    ] = Settings.max_body_bytes,
+    max_body: Annotated[int, typer.Option(help="Largest request body, in bytes.")] = Settings.max_body_bytes,
     idle_seconds: Annotated[
         float, typer.Option(help="Longest silence of the backend, before an answer or within it.")
     ] = Settings.idle_seconds,
@@ -45,9 +43,21 @@ def serve(
     print_config: Annotated[str | None, typer.Option(help=PRINT_HELP)] = None,
 ) -> None:
     """Serve the experts of a run: predict the domain of each prompt, and name its LoRA to the backend."""
-    values = {name: value for name, value in locals().items() if name != "print_config"}  # fields of Settings
     try:
-        settings = Settings(**values)
+        settings = Settings(
+            exports,
+            backend,
+            host=host,
+            port=port,
+            threshold=threshold,
+            fallback=fallback,
+            base=base,
+            conversation_header=conversation_header,
+            max_requests=max_requests,
+            max_body_bytes=max_body,
+            idle_seconds=idle_seconds,
+            access_log=access_log,
+        )
         if print_config is not None:
             from pipelines.serving.setup.exports import Exports
             from pipelines.serving.setup.launch_lines import printed
