@@ -208,6 +208,7 @@ def test_decides_as_analysis_does_on_real_corpora(shared_corpora: Path, tmp_path
     for name in (*names, "others"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "adapter_model.safetensors").touch()
+        (tmp_path / name / "adapter_config.json").write_text('{"r": 7, "base_model_name_or_path": "some/base"}')
     classifier.save(tmp_path / "group_model")
     (tmp_path / "serving.json").write_text(json.dumps({"domains": {n: n for n in names}, "others": "others"}))
     exports = Exports.read(tmp_path)
