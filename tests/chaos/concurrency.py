@@ -10,21 +10,21 @@ from typing import Any
 
 from pipelines.home import prepare
 from tests.chaos import postgres
-from tests.chaos.job import NO_CAPTURE, Setup, contents, differences, made, run, setup, start, wait
+from tests.chaos.job import NO_CAPTURE, STORE, Setup, contents, differences, made, run, setup, start, wait
 from tests.chaos.progress import Outcome, Try
 
 VARIANTS = 8
 
 
-def variant(folder: Path, number: int, store: Path, home: Path) -> Setup:
-    """Configurations that share some stages and differ in others."""
+def variant(folder: Path, number: int, home: Path) -> Setup:
+    """Configurations that share some stages and differ in others. All name one store, because the report prints it."""
     ops: dict[str, dict[str, Any]] = {
         "document_features": {"n_components": 8 + number % 4},
         "cluster_sweep": {"random_state": number},
     }
     if number % 2:
         ops["corpus_documents"] = {"test_fraction": 0.2 + 0.05 * (number // 2)}
-    return setup(folder, "corpus", store, home=home, **ops)
+    return setup(folder, "corpus", folder / STORE, home=home, **ops)
 
 
 def tries(folder: Path, short: bool) -> Iterator[Try]:
@@ -43,9 +43,9 @@ def runs_at_once(folder: Path, storage: str, kind: str, repetition: int, runs: i
     folder.mkdir(parents=True, exist_ok=True)
     with _home(folder, storage) as home:
         alone = [_alone(folder, number, home) for number in range(runs if kind == "different" else 1)]
-        store = folder / f"{kind}-{repetition}"
+        store = folder / STORE
         shutil.rmtree(store, ignore_errors=True)
-        setups = [variant(folder, n if kind == "different" else 0, store, home) for n in range(runs)]
+        setups = [variant(folder, n if kind == "different" else 0, home) for n in range(runs)]
         logs = [folder / f"{storage}-{kind}-{repetition}-{n}.log" for n in range(runs)]
         codes = [wait(process) for process in [start(*pair) for pair in zip(setups, logs, strict=True)]]
     expected = alone if kind == "different" else alone * runs
@@ -100,7 +100,8 @@ def _alone(folder: Path, number: int, home: Path) -> dict[str, str]:
     """What a configuration makes alone; kept between two calls on one folder."""
     kept = folder / f"alone-{number}.json"
     if not kept.exists():
-        work, log = variant(folder, number, folder / f"alone-{number}", home), folder / f"alone-{number}.log"
+        work, log = variant(folder, number, home), folder / f"alone-{number}.log"
+        shutil.rmtree(work.store, ignore_errors=True)
         assert run(work, log) == 0, log.read_text()[-3000:]
         assert made(work.store, log) == contents(work.store)
         kept.write_text(json.dumps(contents(work.store)))
