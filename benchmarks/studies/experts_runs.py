@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -141,13 +142,16 @@ def use_base(name: str, device: str) -> Any:
     return model
 
 
-def warm_up(folder: Path, device: str, base: str) -> None:
-    """Load what all runs of this process share."""
+def warm_up(
+    folder: Path, device: str, base: str, load: Callable[[Path], Any] = load_mix, evaluation_tokens: int = 8192
+) -> None:
+    """Load what all runs of this process share; `load` reads the documents of a mix."""
     torch.set_num_threads(1)
     study_runs.LlamaRMSNorm.forward = study_runs._fused_norm
-    study_runs.EVALUATION_TOKENS = 4096 if use_base(base, device).config.vocab_size > LARGE_VOCABULARY else 8192
+    large = use_base(base, device).config.vocab_size > LARGE_VOCABULARY
+    study_runs.EVALUATION_TOKENS = min(4096, evaluation_tokens) if large else evaluation_tokens
     for path in sorted(folder.glob("*.npz")):
-        load_mix(path)
+        load(path)
 
 
 def execute(run: Run, folder: Path, device: str, budget: Budget = Budget()) -> dict[str, Any]:

@@ -25,6 +25,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ import numpy as np
 import study_runs
 import torch
 from experts_queue import add_arguments, run_all
-from experts_runs import TINY, Arm, linear_sizes, use_base
+from experts_runs import TINY, Arm, linear_sizes, warm_up
 from mixing_data import NAMES, PROXY, take
 from numpy.typing import NDArray
 from peft import get_peft_model
@@ -73,16 +74,6 @@ class Run:
     def key(self) -> str:
         shares = "" if self.arm in ("proportional", *RULES) else " ".join(f"{share:.4f}" for share in self.shares)
         return f"{self.mix} | {self.arm} {shares} | lr={self.rate:g} | seed {self.seed}"
-
-
-def warm_up(folder: Path, device: str, base: str) -> None:
-    """Load what all runs of this process share."""
-    torch.set_num_threads(1)
-    use_base(base, device)
-    study_runs.LlamaRMSNorm.forward = study_runs._fused_norm
-    study_runs.EVALUATION_TOKENS = 8192
-    for path in sorted(folder.glob("*.npz")):
-        load_data(path)
 
 
 def execute(run: Run, folder: Path, device: str, smoke: bool) -> dict[str, Any]:
@@ -326,7 +317,7 @@ def main() -> None:
             budget=arguments.smoke,
             base=TINY if arguments.smoke else "embedded",
             execute=execute,
-            warm_up=warm_up,
+            warm_up=partial(warm_up, load=load_data),
         )
         return
     found = summary(arguments.state, read_records(arguments.state / "runs.jsonl"))

@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import study_runs
 import torch
 from experts_mix import Ints, Mix
 from experts_queue import add_arguments, run_all
-from experts_runs import TINY, load_mix, use_base
+from experts_runs import TINY, load_mix, warm_up
 from study_runs import document_sums, fit, pack
 
 from analysis.methods.rates import best_rate, is_bracketed, next_rates
@@ -120,16 +120,6 @@ def configs(folder: Path) -> tuple[TrainingConfig, MethodConfig]:
     """The settings of STATE/plan.json."""
     plan = json.loads((folder.parent / "plan.json").read_text())
     return TrainingConfig(**plan["training"]), MethodConfig(**plan["method"])
-
-
-def warm_up(folder: Path, device: str, base: str) -> None:
-    """Load what all runs of this process share."""
-    torch.set_num_threads(1)
-    use_base(base, device)
-    study_runs.LlamaRMSNorm.forward = study_runs._fused_norm
-    study_runs.EVALUATION_TOKENS = 4096
-    for path in sorted(folder.glob("*.npz")):
-        load_mix(path)
 
 
 def execute(run: Run, folder: Path, device: str, smoke: bool) -> dict[str, Any]:
@@ -230,7 +220,7 @@ def main() -> None:
         budget=arguments.smoke,
         base=TINY if arguments.smoke else "embedded",
         execute=execute,
-        warm_up=warm_up,
+        warm_up=partial(warm_up, evaluation_tokens=4096),
     )
 
 

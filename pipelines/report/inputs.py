@@ -10,6 +10,7 @@ import polars as pl
 
 from pipelines.report.commands import Request, comparison_of, next_steps, tokens_for
 from pipelines.store.artifacts import Artifact
+from pipelines.store.assets import Check
 from pipelines.training.adapters import GIVEN_GATES, load_state, read_curve
 
 if TYPE_CHECKING:
@@ -235,3 +236,15 @@ def load_routing(artifact: Artifact) -> "RoutingAnalysis | None":
     tables = {field.name: artifact.read(field.name) for field in fields(RoutingAnalysis) if field.name not in words}
     alarms = tuple(Alarm(**alarm) for alarm in verdict["alarms"])
     return RoutingAnalysis(**tables, alarms=alarms, specialised=verdict["specialised"], reason=verdict["reason"])
+
+
+def every_figure_present(report: Artifact) -> Check:
+    """Whether each figure of a report's page is also a PNG."""
+    figures = report.json("figures")
+    missing = [name for name in figures if not (report.folder / "figures" / f"{name}.png").exists()]
+    return Check(
+        "every_figure_present",
+        not missing,
+        ", ".join(missing) or f"{len(figures)} figures",
+        {"figures": len(figures), "missing": len(missing)},
+    )

@@ -6,7 +6,7 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from analysis.corpus.cleaning import CleanConfig
-from analysis.corpus.data_card import halved_sources, vanished_sources
+from pipelines.corpus.source_checks import source_checks
 from pipelines.corpus.sources import SourceConfig, content_of, named_once, to_source
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
@@ -89,7 +89,6 @@ def _semantic(config: CorpusConfig) -> "SemanticSearch | None":
 
 def _checks(artifact: Artifact, raw_documents: Artifact) -> list[Check]:
     card = artifact.json("data_card")
-    vanished, halved = vanished_sources(card), halved_sources(card)
     documents = artifact.scan("documents")
     rows, ids, empty = (
         documents.select(
@@ -111,16 +110,5 @@ def _checks(artifact: Artifact, raw_documents: Artifact) -> list[Check]:
             f"{rows} kept + {dropped} dropped of {read} read",
             {"read": read, "kept": rows, "dropped": dropped},
         ),
-        Check(
-            "no_source_vanished",
-            not vanished,
-            ". ".join(vanished) or "something is left of every source",
-            {"vanished_sources": len(vanished)},
-        ),
-        Check(
-            "no_source_halved",
-            not halved,
-            ". ".join(halved) or "most of every source is left",
-            {"halved_sources": len(halved)},
-        ),
+        *source_checks(card),
     ]

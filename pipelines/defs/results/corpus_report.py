@@ -1,14 +1,12 @@
 """The report of a corpus alone: N, why, and what the groups are."""
 
-from typing import Any
-
 import dagster as dg
 import polars as pl
 
 from pipelines.report.commands import CONFIGURATION, identity_of, request_of
-from pipelines.report.inputs import named_clusters
+from pipelines.report.inputs import every_figure_present, named_clusters
 from pipelines.store.artifacts import Artifact, Draft
-from pipelines.store.assets import Check, Description, artifact_asset
+from pipelines.store.assets import Description, artifact_asset
 from pipelines.store.io_manager import ArtifactStore
 
 
@@ -20,28 +18,14 @@ class CorpusReportConfig(dg.Config):
     """The command that reproduces this report; by default the one for this run's configuration."""
 
 
-def what_ran(context: dg.AssetExecutionContext) -> dict[str, Any]:
-    """The run configuration, which the report prints."""
-    return identity_of(context)
-
-
 def described(artifact: Artifact) -> Description:
     """Metadata and checks for Dagster."""
-    figures = artifact.json("figures")
-    missing = [name for name in figures if not (artifact.folder / "figures" / f"{name}.png").exists()]
     return Description(
         metadata={
             "report": dg.MetadataValue.path(artifact.path("report.html").resolve()),
             "summary": dg.MetadataValue.md(artifact.path("summary.md").read_text()),
         },
-        checks=[
-            Check(
-                "every_figure_present",
-                not missing,
-                ", ".join(missing) or f"{len(figures)} figures",
-                {"figures": len(figures), "missing": len(missing)},
-            )
-        ],
+        checks=[every_figure_present(artifact)],
     )
 
 
@@ -49,7 +33,7 @@ def described(artifact: Artifact) -> Description:
     group="corpus_report",
     kinds={"html"},
     describe=described,
-    identity=what_ran,
+    identity=identity_of,
     blocking={"every_figure_present": "Every figure of the page is also a PNG."},
 )
 def corpus_report(

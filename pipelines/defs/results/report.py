@@ -1,11 +1,9 @@
 """The report: one HTML file with the results of this run."""
 
-from typing import Any
-
 import dagster as dg
 
 from pipelines.report.commands import COMPARISON, CONFIGURATION, identity_of, request_of
-from pipelines.report.inputs import report_inputs
+from pipelines.report.inputs import every_figure_present, report_inputs
 from pipelines.store.artifacts import Artifact, ArtifactError, Draft, build_artifact
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.code.versions import code_version
@@ -24,17 +22,10 @@ class ReportConfig(dg.Config):
     """Where a web server serves the store, for a link in the UI: browsers do not follow links to files from there."""
 
 
-def what_ran(context: dg.AssetExecutionContext) -> dict[str, Any]:
-    """The run configuration, which the report prints."""
-    return identity_of(context)
-
-
 def described(artifact: Artifact, config: ReportConfig, store: ArtifactStore) -> Description:
     """Metadata and checks for Dagster."""
     html = artifact.path("report.html")
-    figures = artifact.json("figures")
     megabytes = html.stat().st_size / 1e6
-    missing = [name for name in figures if not (artifact.folder / "figures" / f"{name}.png").exists()]
     compared = compare_with_previous(store, artifact)
     return Description(
         metadata={
@@ -44,12 +35,7 @@ def described(artifact: Artifact, config: ReportConfig, store: ArtifactStore) ->
             "size_mb": megabytes,
         },
         checks=[
-            Check(
-                "every_figure_present",
-                not missing,
-                ", ".join(missing) or f"{len(figures)} figures",
-                {"figures": len(figures), "missing": len(missing)},
-            ),
+            every_figure_present(artifact),
             Check("small_enough", megabytes < 8, f"{megabytes:.1f} MB, expected less than 8", {"size_mb": megabytes}),
         ],
     )
@@ -59,7 +45,7 @@ def described(artifact: Artifact, config: ReportConfig, store: ArtifactStore) ->
     group="report",
     kinds={"html"},
     describe=described,
-    identity=what_ran,
+    identity=identity_of,
     blocking={
         "every_figure_present": "Every figure of the page is also a PNG.",
         "small_enough": "The page has less than 8 MB.",

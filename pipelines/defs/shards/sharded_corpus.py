@@ -9,6 +9,7 @@ from pydantic import field_validator
 from analysis.corpus.cleaning import CleanConfig
 from analysis.shards import corpus
 from analysis.shards.corpus import ShardedConfig
+from pipelines.corpus.source_checks import source_checks
 from pipelines.corpus.sources import FilesConfig, named_once, to_source
 from pipelines.engine.driver import corpus_in_shards
 from pipelines.engine.resource import ShardEngine
@@ -46,11 +47,9 @@ class ShardedCorpusConfig(fields_from(ShardedConfig, without=("clean",))):  # ty
 
 def described(artifact: Artifact) -> Description:
     """Metadata and checks for Dagster."""
-    from analysis.corpus.data_card import halved_sources, vanished_sources
 
     found = artifact.json("corpus")
     card, choice = found["data_card"], found["choice"]
-    vanished, halved = vanished_sources(card), halved_sources(card)
     sizes = pl.DataFrame({"cluster": range(len(found["sizes"])), "documents": found["sizes"]})
     sources = pl.DataFrame(card["sources"]).select("source", "n_read", "n_kept", "n_train", "n_test")
     return Description(
@@ -62,18 +61,7 @@ def described(artifact: Artifact) -> Description:
             "notes": found["notes"],
         },
         checks=[
-            Check(
-                "no_source_vanished",
-                not vanished,
-                ". ".join(vanished) or "something is left of every source",
-                {"vanished_sources": len(vanished)},
-            ),
-            Check(
-                "no_source_halved",
-                not halved,
-                ". ".join(halved) or "most of every source is left",
-                {"halved_sources": len(halved)},
-            ),
+            *source_checks(card),
             Check(
                 "clear_structure",
                 choice["structure"],
