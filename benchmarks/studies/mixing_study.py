@@ -1,8 +1,8 @@
 """Which mixture of corpora should a run read? Rules, and a search with proxy runs, against proportional sampling.
 
     OMP_NUM_THREADS=1 python benchmarks/studies/mixing_data.py STATE                       # once, on a CPU
-    python benchmarks/studies/mixing_study.py run STATE --minutes 6 --workers 12           # again until nothing is left
-    python benchmarks/studies/mixing_study.py summary STATE benchmarks/results/mixing_study.json
+    python benchmarks/studies/mixing_study.py STATE --minutes 6 --workers 4                # again until nothing is left
+    python benchmarks/studies/mixing_summary.py STATE benchmarks/results/mixing_study.json
 
 All arms read the same number of tokens, that of the training documents: "proportional" reads each document once, as
 the product does by default; "temperature" samples by size ** .5, "equal" all corpora alike, "capped" by size with a
@@ -20,7 +20,6 @@ Decided before the first run: a job for the search is worth its code if "searche
 
 import argparse
 import copy
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -37,13 +36,11 @@ from experts_runs import TINY, Arm, linear_sizes, warm_up
 from mixing_data import NAMES, PROXY, take
 from numpy.typing import NDArray
 from peft import get_peft_model
-from run_records import read_records
 from study_data import Ints, StudyData
-from study_runs import document_sums, fit, load_data, pack, unpack
+from study_runs import document_sums, fit, load_data, pack
 
 from hydralora.data.mixing import mixed_order, source_shares
 from hydralora.training import TrainingConfig
-from hydralora.training.outputs.record import write_json
 
 RATES = (5e-4, 1e-3, 2e-3)  # of the LoRA (LoRA+ with ratio 4); chosen for "proportional", used by all arms
 PROXY_RATE = 1e-3
@@ -53,8 +50,9 @@ ROUNDS = (16, 8, 8)  # proxies of each mix
 CANDIDATES = 4000
 BEST_CANDIDATES = 40  # of which the mixtures of the next round are drawn
 HELD_OUT = ("validation", "test")
-NUM_RESAMPLES = 4000
+MOST_TOKENS = 8192  # of a pass with padding
 RULES: dict[str, dict[str, float]] = {"temperature": {"temperature": 2.0}, "equal": {"temperature": 1e9}, "capped": {}}
+ARMS = ("proportional", *RULES, "searched")
 
 Floats = NDArray[np.float64]
 Records = Mapping[str, Mapping[str, Any]]
@@ -96,7 +94,7 @@ def execute(run: Run, folder: Path, device: str, smoke: bool) -> dict[str, Any]:
         gradient_accumulation_steps=1,
         seed=run.seed,
     )
-    record = fit(model, data, training, config, device, order=_order(run, data, training))
+    record = fit(model, data, training, config, device, order=_order(run, data, training), most_tokens=MOST_TOKENS)
     sums = document_sums(model, data, held_out, None, device)
     return {
         "key": run.key,
@@ -184,11 +182,11 @@ class Plan:
         self.later: dict[tuple[str, int], list[tuple[float, ...]]] = {}
 
     def __call__(self, records: Records) -> list[Run]:
+        rates = [run for mix in NAMES for run in self.trials(mix)]
         proxies = [run for mix in NAMES for run in self.proxies(mix, records)]
         arms = [run for mix in NAMES for run in self.arms(mix, records)]
-        rates = [run for mix in NAMES for run in self.trials(mix)]
-        first = [run for run in arms if run.seed <= SEEDS[2]]
-        return list(dict.fromkeys([*rates, *proxies, *sorted(first, key=lambda run: run.seed), *arms]))
+        arms.sort(key=lambda run: (run.arm in RULES, run.seed))
+        return list(dict.fromkeys([*rates, *proxies, *arms]))
 
     def trials(self, mix: str) -> list[Run]:
         return [Run(mix, "proportional", (), rate, SEEDS[0]) for rate in RATES]
@@ -226,7 +224,9 @@ class Plan:
             if number == 0:
                 mixtures = np.vstack([proportional, sampled(of_sizes, ROUNDS[0] - 1, seed=0)])
             else:
-                tried = [r for r in records.values() if r["mix"] == f"{mix}{PROXY}"]
+                # In a fixed order and without later rounds, so that a study that goes on finds the same mixtures.
+                proxies = [r for _, r in sorted(records.items()) if r["mix"] == f"{mix}{PROXY}"]
+                tried = [r for r in proxies if int(r["arm"].removeprefix("round ")) < number]
                 if len(tried) < sum(ROUNDS[:number]):
                     return []
                 candidates = sampled(of_sizes, CANDIDATES, seed=number)
@@ -237,95 +237,22 @@ class Plan:
         return self.later[mix, number]
 
 
-def summary(state: Path, records: Records) -> dict[str, Any]:
-    """Test losses of each arm and their differences from "proportional", with intervals; what the search found."""
-    found: dict[str, Any] = {
-        "command": "python benchmarks/studies/mixing_data.py, mixing_study.py run, summary (see there)"
-    }
-    found |= {"gpu": sorted({r["gpu"] for r in records.values()}), "runs": len(records), "mixes": {}}
-    plan = Plan(state / "mixes")
-    for mix, data in plan.data.items():
-        rate = next((run.rate for run in plan.arms(mix, records)), None)
-        arms: dict[str, dict[int, Mapping[str, Any]]] = {}
-        for record in records.values():
-            if record["mix"] == mix and record["rate"] == rate:
-                arms.setdefault(record["arm"], {})[record["seed"]] = record
-        proxies = [r for r in records.values() if r["mix"] == f"{mix}{PROXY}"]
-        found["mixes"][mix] = {
-            "corpora": NAMES[mix],
-            "training_documents": sizes(data).tolist(),
-            "token_weights": token_weights(data).tolist(),
-            "training_tokens": int(data.lengths[data.parts == "train"].sum()),
-            "rate": rate,
-            "trials": {f"{run.rate:g}": records[run.key]["loss"][""]["validation"] for run in plan.trials(mix)},
-            "arms": {name: _arm(data, runs, arms["proportional"]) for name, runs in arms.items()},
-            "proxies": [{"shares": r["shares"], "round": r["arm"], **r["loss"][""]["validation"]} for r in proxies],
-            "proxy_tokens": sum(r["tokens"] for r in proxies),
-        }
-    return found
-
-
-def _arm(data: StudyData, runs: Mapping[int, Any], base: Mapping[int, Any]) -> dict[str, Any]:
-    seeds = sorted(runs.keys() & base.keys())
-    held_out = np.flatnonzero(np.isin(data.parts, HELD_OUT))
-    own, other = (np.array([unpack(of[s]["document_losses"]) for s in seeds], float) for of in (runs, base))
-    return {
-        "shares": runs[seeds[0]]["shares"],
-        "seeds": seeds,
-        "validation_objective": float(np.mean([objective(runs[s]) for s in seeds])),
-        "test": losses(data, held_out, own.mean(0), "test"),
-        "minus_proportional": differences(data, held_out, own - other),
-    }
-
-
-def differences(data: StudyData, held_out: Ints, change: Floats) -> dict[str, list[float]]:
-    """Differences of the test losses, with 95% intervals: seeds, and documents of each corpus, are resampled.
-
-    `change` [seeds, held-out documents]: summed losses of an arm minus those of the other.
-    """
-    random = np.random.default_rng(0)
-    drawn = random.multinomial(len(change), np.full(len(change), 1 / len(change)), NUM_RESAMPLES) / len(change)
-    counts = (data.lengths - data.answer_starts)[held_out].astype(float)
-    point, spread = [], []
-    for source in range(int(data.sources.max()) + 1):
-        rows = np.flatnonzero((data.sources[held_out] == source) & (data.parts[held_out] == "test"))
-        times = random.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), NUM_RESAMPLES)
-        point.append(change.mean(0)[rows].sum() / counts[rows].sum())
-        spread.append(((drawn @ change[:, rows]) * times).sum(1) / (times @ counts[rows]))
-    weights = {"macro": np.full(len(point), 1 / len(point)), "token": token_weights(data)}
-    weights["mean"] = (weights["macro"] + weights["token"]) / 2
-    return {
-        name: [float(np.array(point) @ w), *np.quantile(w @ np.array(spread), [0.025, 0.975]).tolist()]
-        for name, w in weights.items()
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("run", "summary"))
     parser.add_argument("state", type=Path)
-    parser.add_argument("output", type=Path, nargs="?", help="JSON file of the summary")
     add_arguments(parser)
     parser.add_argument("--smoke", action="store_true", help="a tiny model on a few documents")
     arguments = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if arguments.command == "run":
-        run_all(
-            Plan(arguments.state / "mixes"),
-            arguments.state,
-            arguments,
-            budget=arguments.smoke,
-            base=TINY if arguments.smoke else "embedded",
-            execute=execute,
-            warm_up=partial(warm_up, load=load_data),
-        )
-        return
-    found = summary(arguments.state, read_records(arguments.state / "runs.jsonl"))
-    if arguments.output:
-        write_json(arguments.output, found)
-    for mix, of in found["mixes"].items():
-        for name, arm in of["arms"].items():
-            print(mix, name, len(arm["seeds"]), "seeds", json.dumps(arm["minus_proportional"]))
+    run_all(
+        Plan(arguments.state / "mixes"),
+        arguments.state,
+        arguments,
+        budget=arguments.smoke,
+        base=TINY if arguments.smoke else "embedded",
+        execute=execute,
+        warm_up=partial(warm_up, load=load_data, evaluation_tokens=MOST_TOKENS // 2),
+    )
 
 
 if __name__ == "__main__":
