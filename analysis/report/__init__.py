@@ -12,9 +12,11 @@ from pathlib import Path
 from analysis.atomic_files import save_bytes
 from analysis.figures import png
 from analysis.report.comparison import compare
+from analysis.report.document_map import MAP_POINTS
 from analysis.report.inputs import MoreTable, NextStep, ReportInputs, TokenGates
 from analysis.report.page import render, render_comparison
-from analysis.report.sections import Section, first_picture, sections
+from analysis.report.section import Section
+from analysis.report.sections import first_picture, sections
 from analysis.report.summary import read_summary, summarise, summary_markdown
 
 __all__ = [
@@ -27,7 +29,6 @@ __all__ = [
     "write_report",
 ]
 
-MAP_POINTS = 15_000
 SIDE_BY_SIDE = ("elbow", "composition", "training_curves", "similarity_by_relation", "gates_by_cluster")
 """Figures of both runs that a comparison shows side by side."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from analysis.figures import training
-from analysis.report.sections import Section, Table, table
+from analysis.report.section import Section, Table, table
 from analysis.report.summary import CHOICE, Summary, plain
 from analysis.report.words import RULES, head
 

@@ -16,7 +16,7 @@ from analysis.figures.style import Picture, svg
 from analysis.report.budget import spent
 from analysis.report.comparison import Comparison
 from analysis.report.inputs import ReportInputs, TokenGates
-from analysis.report.sections import Section
+from analysis.report.section import Section
 from analysis.report.summary import plain
 from analysis.report.verdict import verdict
 from analysis.report.words import GLOSSARY

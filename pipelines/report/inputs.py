@@ -60,8 +60,8 @@ def _tables(title: str, command: str, artifacts: Iterable[Artifact]) -> "ReportI
     folders = {method: adapter.folder}
     folders |= {name: baselines.folder / name for name in baselines.record["config"]["methods"]}
     records = {name: json.loads((folder / "run.json").read_text()) for name, folder in folders.items()}
-    labels = inputs["cluster_labels"]
     return ReportInputs(
+        **corpus_tables(inputs),
         title=title,
         command=command,
         base_model=base_model_name(records[method]),
@@ -69,16 +69,7 @@ def _tables(title: str, command: str, artifacts: Iterable[Artifact]) -> "ReportI
         provenance=provenance(inputs, records),
         method=method,
         matched_baseline="lora_matched",
-        choice=inputs["num_clusters"].json("num_clusters"),
         grouping=inputs["expert_assignment"].json("expert_assignment") if method in GIVEN_GATES else None,
-        data_card=inputs["corpus_documents"].json("data_card"),
-        sweep=inputs["cluster_sweep"].read("sweep"),
-        cluster_map=inputs["cluster_names"].read("map").rename({"text": "excerpt"}),
-        projection="PCA",
-        n_documents=labels.scan("labels").select(pl.len()).collect().item(),
-        clusters=named_clusters(labels, inputs["cluster_names"]),
-        representatives=labels.read("examples").filter(pl.col("kind") == "representative"),
-        composition=labels.read("composition"),
         curves=pl.concat([curve(folder, name, records[name]) for name, folder in folders.items()], how="diagonal"),
         evaluation=inputs["evaluation"].read("evaluation"),
         paired=inputs["evaluation"].read("paired"),
@@ -96,10 +87,21 @@ def _tables(title: str, command: str, artifacts: Iterable[Artifact]) -> "ReportI
     )
 
 
-def named_clusters(cluster_labels: Artifact, cluster_names: Artifact) -> pl.DataFrame:
-    """The table of clusters with the names that a person or a model gave them. Terms stand in the table anyway."""
-    names = cluster_names.read("names").filter(pl.col("named_by") != "terms").drop("named_by")
-    return cluster_labels.read("clusters").join(names, on="cluster", how="left", maintain_order="left")
+def corpus_tables(inputs: Inputs) -> dict[str, Any]:
+    """The fields of `ReportInputs` about the corpus and its clusters."""
+    labels, names = inputs["cluster_labels"], inputs["cluster_names"]
+    # The report shows the terms of a cluster anyway.
+    named = names.read("names").filter(pl.col("named_by") != "terms").drop("named_by")
+    return {
+        "choice": inputs["num_clusters"].json("num_clusters"),
+        "data_card": inputs["corpus_documents"].json("data_card"),
+        "sweep": inputs["cluster_sweep"].read("sweep"),
+        "cluster_map": names.read("map").rename({"text": "excerpt"}),
+        "n_documents": labels.scan("labels").select(pl.len()).collect().item(),
+        "clusters": labels.read("clusters").join(named, on="cluster", how="left", maintain_order="left"),
+        "representatives": labels.read("examples").filter(pl.col("kind") == "representative"),
+        "composition": labels.read("composition"),
+    }
 
 
 def base_model_name(record: Mapping[str, Any]) -> str:

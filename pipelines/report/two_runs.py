@@ -18,7 +18,7 @@ from pipelines.store.runs import RUNS, read_run
 
 if TYPE_CHECKING:
     from analysis.answer.corpus_comparison import ClusteredCorpus
-    from analysis.report.sections import Section
+    from analysis.report.section import Section
 
 REPORTS = ("report", "corpus_report")
 MOST_DOCUMENTS = 40_000
@@ -70,7 +70,7 @@ def _made(report: Artifact) -> list[tuple[str, str]]:
 
 def differing_stages(first: Artifacts, second: Artifacts) -> "Section":
     """Which stages are the same artifact, and what the others differ in: configuration, code, or inputs alone."""
-    from analysis.report.sections import Section, Table
+    from analysis.report.section import Section, Table
 
     both = [name for name in first if name in second]
     other = [name for name in both if first[name].fingerprint != second[name].fingerprint]
@@ -122,7 +122,7 @@ def _short(value: Any) -> str:
 def shared_losses(first: Artifacts, second: Artifacts) -> "Section | None":
     """Losses of each method on the held-out documents that both runs measured with the same answer tokens."""
     from analysis.methods.comparison import compare_losses
-    from analysis.report.sections import Section, table
+    from analysis.report.section import Section, table
 
     title = "Losses of the same documents"
     if "evaluation" not in first or "evaluation" not in second:
@@ -158,7 +158,7 @@ def shared_losses(first: Artifacts, second: Artifacts) -> "Section | None":
 def matched_clusters(first: Artifacts, second: Artifacts) -> "Section":
     """The clusters of both runs, matched by the documents of both."""
     from analysis.answer.corpus_comparison import compare_corpora
-    from analysis.report.sections import Section, table
+    from analysis.report.section import Section, table
 
     title = "Clusters matched"
     needed = ("corpus_documents", "document_features", "cluster_labels")

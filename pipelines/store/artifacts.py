@@ -23,7 +23,8 @@ import numpy as np
 import polars as pl
 
 from pipelines.store.files.disk import clear_disk_errors
-from pipelines.store.files.draft import MADE_FROM, UMASK, Draft, without_nan
+from pipelines.store.files.draft import MADE_FROM, UMASK, without_nan
+from pipelines.store.files.draft import Draft as Draft  # offered here too, beside build_artifact
 from pipelines.store.files.locks import exclusive
 from pipelines.store.files.manifest import Manifest, damage, sync, sync_tree, write_manifest
 from pipelines.store.files.pictures import mark_png
@@ -298,18 +299,3 @@ def _identity(
             for name, artifact in sorted(inputs.items())
         },
     }
-
-
-__all__ = [
-    "RECORD",
-    "Artifact",
-    "ArtifactError",
-    "Draft",
-    "artifact_of",
-    "build_artifact",
-    "check_lineage",
-    "find_artifact",
-    "fingerprint_of",
-    "lineage",
-    "without_nan",
-]

@@ -1,7 +1,7 @@
 """Assets whose value is an `Artifact`. One function declares an asset; its name, inputs and code version follow from
 it.
 
-    @artifact_asset(group="clusters", kinds={"numpy"}, describe=described)
+    @artifact_asset(group="clusters", kinds={"numpy"}, describe=_described)
     def cluster_sweep(draft: Draft, config: SweepConfig, document_features: Artifact) -> None:
         \"\"\"K-means for every K.\"\"\"
         draft.write_table("sweep", ...)

@@ -40,13 +40,8 @@ class Planner:
         if domain not in NUM_CLUSTERS:
             raise dg.Failure(f"Expected domains among {', '.join(NUM_CLUSTERS)}, got {domain!r}", allow_retries=False)
         try:
-            documents = study_documents(
-                self.store,
-                self.corpus,
-                self.config.domains[domain],
-                NUM_CLUSTERS[domain],
-                self.config.split(),
-            )
+            sources, n = self.config.domains[domain], NUM_CLUSTERS[domain]
+            documents = study_documents(self.store, self.corpus, sources, n, self.config)
         except ValueError as error:
             raise dg.Failure(f"Nothing was trained. {domain}: {error}", allow_retries=False) from None
         return Setup.of(self.store.directory, documents, self.recipe, self.base_model)

@@ -14,7 +14,8 @@ from typing import Any
 import polars as pl
 import yaml
 
-from pipelines.store.artifacts import Artifact, ArtifactError, without_nan
+from pipelines.store.artifacts import Artifact, ArtifactError
+from pipelines.store.files.draft import without_nan
 from pipelines.store.io_manager import ArtifactStore, store_of
 from pipelines.study.paper import WRITERS
 from pipelines.study.running.run import ASSET as RUNS

@@ -8,7 +8,7 @@ import polars as pl
 from pipelines.store.artifacts import Artifact, Draft, build_artifact
 from pipelines.store.code.versions import code_version
 from pipelines.store.io_manager import ArtifactStore
-from pipelines.study.running.run_documents import Split, write_run_documents
+from pipelines.study.running.run_documents import SplitConfig, write_run_documents
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def study_documents(
     corpus: Corpus,
     sources: list[str],
     num_clusters: int,
-    split: Split,
+    split: SplitConfig,
 ) -> Artifact:
     """Tokens of a domain's documents, with their K-means clusters."""
 
@@ -55,8 +55,8 @@ def study_documents(
         config={
             "sources": sources,
             "num_clusters": num_clusters,
-            "validation": split.validation_per_source,
-            "held_out": split.held_out_per_source,
+            "validation": split.validation_documents_per_source,
+            "held_out": split.held_out_documents_per_source,
         },
         inputs={
             "corpus_documents": corpus.documents,

@@ -23,8 +23,7 @@ class LabelsConfig(dg.Config):
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
-def described(artifact: Artifact, num_clusters: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact, num_clusters: Artifact) -> Description:
     n_clusters = num_clusters.json("num_clusters")["num_clusters"]
     sizes = artifact.scan("labels").group_by("cluster").len("documents").sort("cluster").collect()
     counts = sizes["documents"].to_list()
@@ -50,7 +49,7 @@ def described(artifact: Artifact, num_clusters: Artifact) -> Description:
 @artifact_asset(
     group="clusters",
     kinds={"polars"},
-    describe=described,
+    describe=_described,
     blocking={"every_cluster_populated": "Every cluster has documents."},
 )
 def cluster_labels(

@@ -28,8 +28,7 @@ class NamesConfig(dg.Config):
     """Of `endpoint`: the model's name there."""
 
 
-def described(artifact: Artifact, config: NamesConfig) -> Description:
-    """What Dagster shows of this artifact, and its checks."""
+def _described(artifact: Artifact, config: NamesConfig) -> Description:
     names = artifact.read("names")
     left = [] if config.by == "terms" else names.filter(pl.col("named_by") == "terms")["cluster"].to_list()
     found = f"no name for the clusters {left}: terms were taken" if left else f"{len(names)} names"
@@ -43,7 +42,7 @@ def described(artifact: Artifact, config: NamesConfig) -> Description:
 @artifact_asset(
     group="clusters",
     kinds={"polars"},
-    describe=described,
+    describe=_described,
     warnings={"named_as_asked": "The model that was asked gave each cluster a name of its own."},
     unused=lambda config: () if config.by == "base_model" else ("base_model",),
 )

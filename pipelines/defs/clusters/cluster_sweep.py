@@ -22,8 +22,7 @@ class SweepConfig(dg.Config):
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
-def described(artifact: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact) -> Description:
     sweep = artifact.read("sweep")
     rises = int((sweep["inertia"].diff().drop_nulls() > 1e-6 * sweep["inertia"][0]).sum())
     return Description(
@@ -36,7 +35,7 @@ def described(artifact: Artifact) -> Description:
 @artifact_asset(
     group="clusters",
     kinds={"numpy"},
-    describe=described,
+    describe=_described,
     blocking={"sse_does_not_rise": "The sum of squared errors does not rise with K."},
 )
 def cluster_sweep(draft: Draft, config: SweepConfig, corpus_documents: Artifact, document_features: Artifact) -> None:

@@ -32,8 +32,7 @@ class ExpertsConfig(dg.Config):
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
-def described(artifact: Artifact, config: ExpertsConfig, cluster_labels: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact, config: ExpertsConfig, cluster_labels: Artifact) -> Description:
     answer = artifact.json("expert_assignment")
     n, found = answer["num_experts"], answer["held_out_accuracy"]
     experts = artifact.read("experts")
@@ -63,7 +62,7 @@ def described(artifact: Artifact, config: ExpertsConfig, cluster_labels: Artifac
 @artifact_asset(
     group="clusters",
     kinds={"scikitlearn"},
-    describe=described,
+    describe=_described,
     blocking={
         "every_document_has_an_expert": "Every document of the corpus has an expert.",
         "every_expert_has_documents": "Every expert has documents to train on.",

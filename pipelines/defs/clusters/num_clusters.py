@@ -32,8 +32,7 @@ class ChoiceConfig(dg.Config):
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
-def described(artifact: Artifact, cluster_sweep: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact, cluster_sweep: Artifact) -> Description:
     choice = artifact.json("num_clusters")
     n, fitted = choice["value"], cluster_sweep.read("sweep")["n_clusters"].to_list()
     return Description(
@@ -59,7 +58,7 @@ def described(artifact: Artifact, cluster_sweep: Artifact) -> Description:
 @artifact_asset(
     group="clusters",
     kinds={"numpy"},
-    describe=described,
+    describe=_described,
     blocking={"within_range": "The sweep fitted this number of clusters."},
     warnings={"clear_structure": "The corpus has clusters, rather than gradual topics or one task."},
 )

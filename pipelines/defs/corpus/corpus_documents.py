@@ -31,8 +31,7 @@ class CorpusConfig(fields_from(CleanConfig)):  # type: ignore[misc]
     _named_once = field_validator("evaluation_sets")(named_once)
 
 
-def described(artifact: Artifact, raw_documents: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact, raw_documents: Artifact) -> Description:
     documents, dropped = artifact.scan("documents"), artifact.scan("dropped")
     sizes = documents.group_by("source", "split").len("documents").sort("source", "split").collect()
     reasons = dropped.group_by("reason").len("records").sort("records", descending=True).collect()
@@ -51,7 +50,7 @@ def content(config: CorpusConfig) -> dict[str, Any]:
 @artifact_asset(
     group="corpus",
     kinds={"polars"},
-    describe=described,
+    describe=_described,
     identity=content,
     blocking={
         "ids_unique": "No two documents have one id.",

@@ -51,8 +51,7 @@ class FeaturesConfig(dg.Config):
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
-def described(artifact: Artifact, corpus_documents: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact, corpus_documents: Artifact) -> Description:
     features = artifact.array("features")
     documents = corpus_documents.scan("documents").select(pl.len()).collect().item()
     infinite = int((~np.isfinite(features)).sum())
@@ -80,7 +79,7 @@ def described(artifact: Artifact, corpus_documents: Artifact) -> Description:
 @artifact_asset(
     group="corpus",
     kinds={"polars", "numpy"},
-    describe=described,
+    describe=_described,
     blocking={
         "one_row_per_document": "There is a row of features for each document.",
         "finite": "Every feature is a finite number.",

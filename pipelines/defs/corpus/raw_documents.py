@@ -21,8 +21,7 @@ class RawDocumentsConfig(dg.Config):
     _named_once = field_validator("sources")(named_once)
 
 
-def described(artifact: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact) -> Description:
     counts = artifact.scan("records").group_by("source").len("records").sort("source").collect()
     failures, notes = artifact.json("failures"), artifact.json("notes")
     found = "; ".join(failures.values()) or "every source was read"
@@ -47,7 +46,7 @@ def content(config: RawDocumentsConfig) -> dict[str, Any]:
 @artifact_asset(
     group="corpus",
     kinds={"polars"},
-    describe=described,
+    describe=_described,
     identity=content,
     fresh_days=30,
     warnings={

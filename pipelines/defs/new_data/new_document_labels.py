@@ -25,8 +25,7 @@ class NewDocumentsConfig(dg.Config):
     _named_once = field_validator("sources")(named_once)
 
 
-def described(artifact: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact) -> Description:
     drift = artifact.json("drift")
     return Description(
         table="labels",
@@ -54,7 +53,7 @@ def unused(cluster_labels: Artifact) -> tuple[str, ...]:
 @artifact_asset(
     group="new_data",
     kinds={"polars", "numpy"},
-    describe=described,
+    describe=_described,
     identity=content,
     unused=unused,
     warnings={"num_clusters_stands": "The new documents fit the clusters of the corpus."},

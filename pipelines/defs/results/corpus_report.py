@@ -1,10 +1,9 @@
 """The report of a corpus alone: N, why, and what the groups are."""
 
 import dagster as dg
-import polars as pl
 
 from pipelines.report.commands import CONFIGURATION, identity_of, request_of
-from pipelines.report.inputs import every_figure_present, named_clusters
+from pipelines.report.inputs import corpus_tables, every_figure_present
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Description, artifact_asset
 from pipelines.store.io_manager import ArtifactStore
@@ -18,8 +17,7 @@ class CorpusReportConfig(dg.Config):
     """The command that reproduces this report; by default the one for this run's configuration."""
 
 
-def described(artifact: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact) -> Description:
     return Description(
         metadata={
             "report": dg.MetadataValue.path(artifact.path("report.html").resolve()),
@@ -32,7 +30,7 @@ def described(artifact: Artifact) -> Description:
 @artifact_asset(
     group="corpus_report",
     kinds={"html"},
-    describe=described,
+    describe=_described,
     identity=identity_of,
     blocking={"every_figure_present": "Every figure of the page is also a PNG."},
 )
@@ -52,19 +50,13 @@ def corpus_report(
     from analysis.report import ReportInputs, write_report
 
     request = request_of(context, store, draft)
+    corpus = (corpus_documents, cluster_sweep, num_clusters, cluster_labels, cluster_names)
     inputs = ReportInputs(
+        **corpus_tables({artifact.asset: artifact for artifact in corpus}),
         title=config.title,
         command=config.command or request.command,
         configuration=request.text,
-        choice=num_clusters.json("num_clusters"),
         grouping=expert_assignment.json("expert_assignment"),
-        data_card=corpus_documents.json("data_card"),
-        sweep=cluster_sweep.read("sweep"),
-        cluster_map=cluster_names.read("map").rename({"text": "excerpt"}),
-        n_documents=cluster_labels.scan("labels").select(pl.len()).collect().item(),
-        clusters=named_clusters(cluster_labels, cluster_names),
-        representatives=cluster_labels.read("examples").filter(pl.col("kind") == "representative"),
-        composition=cluster_labels.read("composition"),
     )
     files = write_report(inputs, draft.folder)
     draft.write_bytes(CONFIGURATION, request.text.encode())

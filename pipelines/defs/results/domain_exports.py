@@ -32,8 +32,7 @@ class ExportsConfig(dg.Config):
     batch_tokens: int = Field(2_048, ge=1)
 
 
-def described(artifact: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact) -> Description:
     table = artifact.read("exports")
     agrees, found, largest = agreement(table)
     return Description(
@@ -46,7 +45,7 @@ def described(artifact: Artifact) -> Description:
 @artifact_asset(
     group="serving",
     kinds={"pytorch"},
-    describe=described,
+    describe=_described,
     blocking={"plain_peft_agrees": "peft alone gives the same losses with the exports, up to rounding."},
     pool="gpu",
 )

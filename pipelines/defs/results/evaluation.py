@@ -25,8 +25,7 @@ class EvaluationConfig(dg.Config):
     """Number of bootstrap resamples."""
 
 
-def described(artifact: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact) -> Description:
     table = artifact.read("evaluation")
     overall = table.filter(pl.col("group_kind") == "all").sort("loss")
     by_source = table.filter(pl.col("group_kind") == "source").pivot("method", index="group", values="loss")
@@ -56,7 +55,7 @@ def described(artifact: Artifact) -> Description:
 @artifact_asset(
     group="evaluation",
     kinds={"pytorch", "polars"},
-    describe=described,
+    describe=_described,
     blocking={"every_method_has_every_source": "Every method was measured on every source."},
     warnings={"better_than_base": "Some method predicts held-out answers better than the base model."},
     pool="gpu",

@@ -26,8 +26,7 @@ class BreakdownConfig(dg.Config):
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
-def described(artifact: Artifact, hydralora_adapter: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact, hydralora_adapter: Artifact) -> Description:
     observation = artifact.json("observation")
     counts = artifact.scan("parameters").filter(pl.col("head") == "hydralora").select("n_parameters").sum().collect()
     recorded = hydralora_adapter.json("run")["parameters"]["trainable"]
@@ -58,7 +57,7 @@ def described(artifact: Artifact, hydralora_adapter: Artifact) -> Description:
 @artifact_asset(
     group="analysis",
     kinds={"numpy", "polars"},
-    describe=described,
+    describe=_described,
     blocking={"parameters_equal_closed_form": "The adapter's file has as many parameters as were trained."},
     warnings={"supports_observation_two": "A of separately trained heads converge, and B separate."},
 )

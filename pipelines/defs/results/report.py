@@ -22,8 +22,7 @@ class ReportConfig(dg.Config):
     """Where a web server serves the store, for a link in the UI: browsers do not follow links to files from there."""
 
 
-def described(artifact: Artifact, config: ReportConfig, store: ArtifactStore) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact, config: ReportConfig, store: ArtifactStore) -> Description:
     html = artifact.path("report.html")
     megabytes = html.stat().st_size / 1e6
     compared = compare_with_previous(store, artifact)
@@ -44,7 +43,7 @@ def described(artifact: Artifact, config: ReportConfig, store: ArtifactStore) ->
 @artifact_asset(
     group="report",
     kinds={"html"},
-    describe=described,
+    describe=_described,
     identity=identity_of,
     blocking={
         "every_figure_present": "Every figure of the page is also a PNG.",

@@ -32,8 +32,7 @@ class RoutingConfig(dg.Config):
     batch_tokens: int = Field(2_048, ge=1)
 
 
-def described(artifact: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact) -> Description:
     verdict = artifact.json("routing")
     alarms = [alarm["text"] for alarm in verdict["alarms"]]
     has_gates = (artifact.folder / "usage.parquet").exists()
@@ -56,7 +55,7 @@ def described(artifact: Artifact) -> Description:
 @artifact_asset(
     group="analysis",
     kinds={"pytorch", "polars"},
-    describe=described,
+    describe=_described,
     blocking={"gates_sum_to_one": "The mean gates of each layer sum to one."},
     warnings={"no_alarm": "No expert is unused, collapsed or a copy of another."},
     pool="gpu",

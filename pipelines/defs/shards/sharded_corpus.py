@@ -45,8 +45,7 @@ class ShardedCorpusConfig(fields_from(ShardedConfig, without=("clean",))):  # ty
     _named_once = field_validator("sources", "evaluation_sets")(named_once)
 
 
-def described(artifact: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact) -> Description:
 
     found = artifact.json("corpus")
     card, choice = found["data_card"], found["choice"]
@@ -83,7 +82,7 @@ def content(config: ShardedCorpusConfig) -> dict[str, Any]:
 @artifact_asset(
     group="shards",
     kinds={"polars", "numpy"},
-    describe=described,
+    describe=_described,
     identity=content,
     blocking={"no_source_vanished": "Something is left of every source."},
     warnings={

@@ -7,8 +7,7 @@ from pipelines.study.running.run_documents import SplitConfig, parts_overlap, wr
 from pipelines.training.documents import expert_count, labelled_documents
 
 
-def described(artifact: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact) -> Description:
     overlap = parts_overlap(artifact)
     return Description(
         metadata={"parts": markdown_table(artifact.read("parts"))},
@@ -21,7 +20,7 @@ def described(artifact: Artifact) -> Description:
 @artifact_asset(
     group="comparison",
     kinds={"polars"},
-    describe=described,
+    describe=_described,
     blocking={"parts_do_not_overlap": "No document is both trained on and measured."},
 )
 def comparison_documents(
@@ -37,5 +36,5 @@ def comparison_documents(
     All methods get the same N, the number of groups in `expert_assignment`.
     """
     labelled = labelled_documents(corpus_documents, cluster_labels, expert_assignment)
-    write_run_documents(draft, tokenised_documents, labelled, config.split())
+    write_run_documents(draft, tokenised_documents, labelled, config)
     draft.write_json("num_experts", expert_count(expert_assignment))

@@ -27,8 +27,7 @@ class LearningRatesConfig(dg.Config):
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
-def described(artifact: Artifact, config: LearningRatesConfig) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact, config: LearningRatesConfig) -> Description:
     table, chosen = artifact.read("sweep"), artifact.json("learning_rates")["methods"]
     tried = sum(len(rates) for rates in config.rates.values())
     at_edge = [method for method, choice in chosen.items() if not choice["bracketed"]]
@@ -46,7 +45,7 @@ def described(artifact: Artifact, config: LearningRatesConfig) -> Description:
 @artifact_asset(
     group="comparison",
     kinds={"pytorch"},
-    describe=described,
+    describe=_described,
     blocking={"every_rate_measured": "Every rate of every method was measured."},
     warnings={"best_rates_bracketed": "The best rate of each method lies between others that were tried."},
     pool="gpu",

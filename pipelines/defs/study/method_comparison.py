@@ -34,8 +34,7 @@ class ComparisonConfig(dg.Config):
     measure_energy: bool = True
 
 
-def described(artifact: Artifact, config: ComparisonConfig) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact, config: ComparisonConfig) -> Description:
     loss = dict(artifact.read("comparison").select("method", "loss").iter_rows())
     missing = [method for method in config.methods if method not in loss]
     beats = f"{config.reference} {loss[config.reference]:.3f}, base {loss[BASE]:.3f}"
@@ -65,7 +64,7 @@ def described(artifact: Artifact, config: ComparisonConfig) -> Description:
 @artifact_asset(
     group="comparison",
     kinds={"pytorch", "polars"},
-    describe=described,
+    describe=_described,
     blocking={"every_method_measured": "Every method has a held-out loss."},
     warnings={"reference_beats_base": "The reference predicts held-out answers better than the base model."},
     pool="gpu",

@@ -17,8 +17,7 @@ class PaperConfig(dg.Config):
     """Number of bootstrap resamples."""
 
 
-def described(artifact: Artifact, study_runs: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact, study_runs: Artifact) -> Description:
     rows = len(artifact.read("table"))
     asked = artifact.asset.removeprefix("paper_") in study_runs.record["config"]["experiments"]
     return Description(
@@ -51,7 +50,7 @@ def paper_asset(name: str) -> dg.AssetsDefinition:
     paper_table.__name__ = f"paper_{name}"
     paper_table.__doc__ = f"{what} Ours, what the paper prints, and what differs."
     blocking = {"has_rows": "The table has rows, where the study has its runs."}
-    return artifact_asset(group="study", kinds={"polars"}, describe=described, blocking=blocking)(paper_table)
+    return artifact_asset(group="study", kinds={"polars"}, describe=_described, blocking=blocking)(paper_table)
 
 
 paper_assets = [paper_asset(name) for name in WRITERS]

@@ -32,8 +32,7 @@ class OneRunConfig(DomainsConfig):
     num_experts: int = Field(3, ge=1)
 
 
-def described(artifact: Artifact, config: OneRunConfig) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact, config: OneRunConfig) -> Description:
     loss = artifact.json("run_made")["held_out_loss"]
     return Description(
         table="losses",
@@ -50,7 +49,7 @@ def partition(context: dg.AssetExecutionContext) -> dict[str, str]:
 @artifact_asset(
     group="study_partitions",
     kinds={"pytorch"},
-    describe=described,
+    describe=_described,
     identity=partition,
     blocking={"loss_finite": "The held-out loss is a number."},
     pool="gpu",

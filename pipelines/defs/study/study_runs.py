@@ -33,8 +33,7 @@ class StudyConfig(DomainsConfig):
     measure_energy: bool = True
 
 
-def described(artifact: Artifact, config: StudyConfig) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact, config: StudyConfig) -> Description:
     runs = artifact.read("runs")
     base = runs.filter(pl.col("method") == BASE).select("domain", base_loss="loss").unique()
     worse = runs.join(base, on="domain").filter(pl.col("loss") >= pl.col("base_loss"))
@@ -64,7 +63,7 @@ def described(artifact: Artifact, config: StudyConfig) -> Description:
 @artifact_asset(
     group="study",
     kinds={"pytorch", "polars"},
-    describe=described,
+    describe=_described,
     blocking={"every_run_measured": "Every planned run has a held-out loss."},
     warnings={
         "best_rates_bracketed": "A worse rate lies on each side of every tuned rate.",

@@ -18,14 +18,13 @@ class BaselinesConfig(dg.Config):
     methods: list[str] = ["lora_matched"]
 
 
-def described(artifact: Artifact, config: BaselinesConfig) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact, config: BaselinesConfig) -> Description:
     folders = {method: artifact.folder / method for method in config.methods}
     return Description(metadata=adapter_table(folders), checks=curve_checks(folders))
 
 
 @artifact_asset(
-    group="training", kinds={"pytorch"}, describe=described, blocking=BLOCKING, warnings=WARNINGS, pool="gpu"
+    group="training", kinds={"pytorch"}, describe=_described, blocking=BLOCKING, warnings=WARNINGS, pool="gpu"
 )
 def baseline_adapters(
     draft: Draft,

@@ -24,14 +24,13 @@ class ComponentsConfig(dg.Config):
     """Every cluster is trained again with these, on the same documents: separates what was learnt from the start."""
 
 
-def described(artifact: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact) -> Description:
     folders = {folder.parent.name: folder.parent for folder in sorted(artifact.folder.glob("*/run.json"))}
     return Description(metadata=adapter_table(folders), checks=curve_checks(folders))
 
 
 @artifact_asset(
-    group="training", kinds={"pytorch"}, describe=described, blocking=BLOCKING, warnings=WARNINGS, pool="gpu"
+    group="training", kinds={"pytorch"}, describe=_described, blocking=BLOCKING, warnings=WARNINGS, pool="gpu"
 )
 def component_adapters(
     draft: Draft,

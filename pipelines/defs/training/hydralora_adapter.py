@@ -28,8 +28,7 @@ def trained_method(config: HydraloraConfig, num_clusters: Artifact, expert_assig
     return {"method": config.method if n > 1 else "without_moe"}
 
 
-def described(artifact: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact) -> Description:
     record, method = artifact.json("run"), artifact.record["config"]["method"]
     return Description(metadata={"method": method, **shown(record)}, checks=curve_checks({method: artifact.folder}))
 
@@ -37,7 +36,7 @@ def described(artifact: Artifact) -> Description:
 @artifact_asset(
     group="training",
     kinds={"pytorch"},
-    describe=described,
+    describe=_described,
     identity=trained_method,
     blocking=BLOCKING,
     warnings=WARNINGS,

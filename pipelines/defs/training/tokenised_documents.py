@@ -22,8 +22,7 @@ class TokensConfig(dg.Config):
     """Most tokens of a document; a longer one loses the middle of its prompt."""
 
 
-def described(artifact: Artifact) -> Description:
-    """Metadata and checks for Dagster."""
+def _described(artifact: Artifact) -> Description:
     counts = artifact.json("counts")
     lost = counts["without_answer"]
     return Description(
@@ -42,7 +41,7 @@ def described(artifact: Artifact) -> Description:
 @artifact_asset(
     group="training",
     kinds={"arrow"},
-    describe=described,
+    describe=_described,
     warnings={"every_document_has_an_answer": "No document loses its answer."},
 )
 def tokenised_documents(draft: Draft, config: TokensConfig, base_model: BaseModel, corpus_documents: Artifact) -> None:

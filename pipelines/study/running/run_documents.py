@@ -1,6 +1,5 @@
 """Tokens of a study's documents, in three disjoint parts: for training, for tuning and for reporting."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -16,42 +15,31 @@ if TYPE_CHECKING:
 TRAINING, VALIDATION, HELD_OUT = "training", "validation", "held_out"
 
 
-@dataclass(frozen=True)
-class Split:
-    """How many documents of each source are held out: to choose learning rates, and to report results.
-
-    The documents with the smallest ids are taken; ids are hashes of the text. Validation documents come from the
-    training documents.
-    """
-
-    validation_per_source: int
-    held_out_per_source: int | None
-
-    def parts(self, documents: pl.LazyFrame) -> dict[str, pl.LazyFrame]:
-        """The three parts of a documents table."""
-        train = documents.filter(pl.col("split") == "train").sort("source", "document_id")
-        validates = pl.int_range(pl.len()).over("source") < self.validation_per_source
-        return {
-            TRAINING: train.filter(~validates),
-            VALIDATION: train.filter(validates),
-            HELD_OUT: held_out_documents(documents, self.held_out_per_source),
-        }
-
-
 class SplitConfig(dg.Config):
-    """How many documents of each source are not trained on."""
+    """How many documents of each source are not trained on.
+
+    The documents with the smallest ids are taken; ids are hashes of the text.
+    """
 
     validation_documents_per_source: int = Field(50, ge=0)
     """Of the training documents, to choose learning rates with."""
     held_out_documents_per_source: int | None = Field(200, ge=1)
     """Of the test documents, to report on; null for all."""
 
-    def split(self) -> Split:
-        """The split that the documents are divided by."""
-        return Split(self.validation_documents_per_source, self.held_out_documents_per_source)
+    def parts(self, documents: pl.LazyFrame) -> dict[str, pl.LazyFrame]:
+        """The three parts of a documents table."""
+        train = documents.filter(pl.col("split") == "train").sort("source", "document_id")
+        validates = pl.int_range(pl.len()).over("source") < self.validation_documents_per_source
+        return {
+            TRAINING: train.filter(~validates),
+            VALIDATION: train.filter(validates),
+            HELD_OUT: held_out_documents(documents, self.held_out_documents_per_source),
+        }
 
 
-def write_run_documents(draft: Draft, tokenised_documents: Artifact, documents: pl.LazyFrame, split: Split) -> None:
+def write_run_documents(
+    draft: Draft, tokenised_documents: Artifact, documents: pl.LazyFrame, split: SplitConfig
+) -> None:
     """Write the tokens of the three parts, one folder each, and the table `parts`.
 
     `read_run_documents` memory-maps these folders.
@@ -69,8 +57,8 @@ def write_run_documents(draft: Draft, tokenised_documents: Artifact, documents: 
             sizes = documents.group_by("source", "split").len("n").sort("source", "split").collect().rows()
             found = ", ".join(f"{source} {n} {part}" for source, part, n in sizes)
             raise dg.Failure(
-                f"expected {part} documents beside {split.validation_per_source} of each source for validation, got "
-                f"none ({found}). Give more records, or lower validation_documents_per_source.",
+                f"expected {part} documents beside {split.validation_documents_per_source} of each source for "
+                f"validation, got none ({found}). Give more records, or lower validation_documents_per_source.",
                 allow_retries=False,
             )
         tokens.save(draft.folder / part)

@@ -9,7 +9,7 @@ import pytest
 from analysis.adapters.breakdown import ComponentAdapter, break_down
 from analysis.adapters.routing import analyse_routing
 from analysis.report import MoreTable, ReportInputs, write_report
-from analysis.report.sections import numbers_of
+from analysis.report.training_sections import numbers_of
 from analysis.report.verdict import verdict
 from tests.analysis.report.small_reports import CROSS, EMPTY, grouped_with
 from tests.analysis.synthetic_run import hydralora_state, lora_state
