@@ -70,15 +70,8 @@ class ShardedCleaning:
             )
         self.stages, self.config, self.sources = stages, config, sources
         self.labels = [label(shard) for shard in shards]
-        self.read = stages.map(
-            "read",
-            "analysis.shards.reading:read_shard",
-            [
-                {"shard": shard, "source": _fields(sources[shard["source"]]), "clean": asdict(config)}
-                for shard in shards
-            ],
-            self.labels,
-        )
+        given = [_read_as(shard, sources) | {"clean": asdict(config)} for shard in shards]
+        self.read = self._map("read", "reading:read_shard", given)
         self.records = [one.files[RECORDS] for one in self.read]
         firsts = pl.Series([0, *(one.value["n_rows"] for one in self.read)], dtype=pl.UInt64).cum_sum()
         self.firsts: list[int] = firsts.to_list()[:-1]
@@ -101,22 +94,12 @@ class ShardedCleaning:
         near = self._near([self._rows(table) for table in dropped])
         verdicts = self._verdicts(exact, near)
         leak = self._leaks(verdicts, evaluation) if self.config.decontaminate else [None] * len(verdicts)
-        done = self.stages.map(
-            "documents",
-            "analysis.shards.documents:shard_documents",
-            [
-                {
-                    "records": records,
-                    "duplicates": verdict,
-                    "leaks": found,
-                    "text": text,
-                    "sample_size": sample_size,
-                    "random_state": random_state,
-                }
-                for records, verdict, found in zip(self.records, verdicts, leak, strict=True)
-            ],
-            self.labels,
-        )
+        same = {"text": text, "sample_size": sample_size, "random_state": random_state}
+        given = [
+            {"records": records, "duplicates": verdict, "leaks": found, **same}
+            for records, verdict, found in zip(self.records, verdicts, leak, strict=True)
+        ]
+        done = self._map("documents", "documents:shard_documents", given)
         counts = read_table(self._reduce("card", "documents:merged_cards", done, CARD)["url"])
         card = data_card(counts, list(self.sources))
         if not card["n_kept"]:
@@ -150,11 +133,10 @@ class ShardedCleaning:
             return pl.DataFrame(schema=PAIR_SCHEMA)
         documents = self._compared([one | {"n_parts": len(parts)} for one in shingled], parts)
         files = [self.stages.put("pairs", "parquet", parquet_bytes([part])) for part in parts]
-        alike = self.stages.map(
-            "alike",
-            "analysis.shards.duplicates:alike_pairs",
-            [{"pairs": f, "documents": documents, "part": i, "threshold": threshold} for i, f in enumerate(files)],
-            [f"part {part} of {len(files)}" for part in range(len(files))],
+        same = {"documents": documents, "threshold": threshold}
+        given = [{"pairs": file, "part": part, **same} for part, file in enumerate(files)]
+        alike = self._map(
+            "alike", "duplicates:alike_pairs", given, [f"part {i} of {len(files)}" for i in range(len(files))]
         )
         return duplicates.kept_ones(_pairs(alike))
 
@@ -217,15 +199,8 @@ class ShardedCleaning:
         shards, sources = evaluation
         names = [*sources, HELD_OUT]
         given = [{"records": file, "dropped": rows} for file, rows in zip(self.records, verdicts, strict=True)]
-        other = self.stages.map(
-            "evaluation_ngrams",
-            "analysis.shards.leaks:evaluation_ngrams",
-            [
-                {"shard": shard, "source": _fields(sources[shard["source"]]), "owner": names.index(shard["source"])}
-                for shard in shards
-            ],
-            [label(shard) for shard in shards],
-        )
+        theirs = [_read_as(shard, sources) | {"owner": names.index(shard["source"])} for shard in shards]
+        other = self._map("evaluation_ngrams", "leaks:evaluation_ngrams", theirs, [label(shard) for shard in shards])
         own = self._map("ngrams", "leaks:held_out_ngrams", [g | {"owner": len(names) - 1} for g in given])
         ngrams = self._reduce("ngrams", "leaks:merged_ngrams", [*other, *own], leaks.NGRAMS)
         if read_table(ngrams["url"], ["owner"], group=0).is_empty():
@@ -273,5 +248,7 @@ def _pairs(done: Sequence[Done]) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema=PAIR_SCHEMA), *found])
 
 
-def _fields(source: FilesSource) -> dict[str, Any]:
-    return {name: value for name, value in asdict(source).items() if name != "paths"}
+def _read_as(shard: Shard, sources: Mapping[str, FilesSource]) -> dict[str, Any]:
+    """Arguments of a task that reads a shard: the shard, and the fields of its source."""
+    source = asdict(sources[shard["source"]])
+    return {"shard": shard, "source": {name: value for name, value in source.items() if name != "paths"}}
