@@ -13,13 +13,13 @@ from safetensors.numpy import load_file
 from analysis.adapters.breakdown import ComponentAdapter, ParameterBreakdown, break_down
 from analysis.adapters.observation_two import OTHER_SEED, SAME_SEED, SEED_CONTROL
 from analysis.figures import png
-from analysis.figures.breakdown import similarity_by_layer, similarity_by_relation, submodule_map
+from analysis.figures.breakdown import layer_maps, similarity_by_layer, similarity_by_relation, submodule_map
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "benchmarks" / "results" / "figure3.json"
 IMAGES = REPOSITORY / "docs" / "images"
-DRAWN = {"gsm8k_iid": "a", "dolly_tasks": "b"}
-"""Experiments that the paper draws, and its letters for them."""
+DRAWN = {"gsm8k_iid": "a", "dolly_tasks": "b", "dolly_tasks_fast": "b-fast"}
+"""Experiments that the paper draws, its letters for them, and (b) at a higher rate."""
 DPI = 130
 MEASURES = ("subspace_similarity", "cka", "cosine", "update_cosine", "chance")
 
@@ -109,6 +109,7 @@ def _mean(values: list[float]) -> float:
 
 def _draw(result: ParameterBreakdown, letter: str) -> None:
     pictures = [submodule_map(result.embedding, method) for method in ("t-SNE", "UMAP")]
+    pictures += [layer_maps(result.embedding, "t-SNE", matrix) for matrix in ("A", "B")]  # the paper's Figures 6 and 7
     pictures += [similarity_by_relation(result.pairs), similarity_by_layer(result.pairs)]
     for picture in pictures:
         name = picture.name.removeprefix("submodules_").replace("_", "-")

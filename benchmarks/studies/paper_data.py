@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 import yaml
 from experts_mix import Mix
-from paper_study import TIERS
 
 from pipelines.store.artifacts import Artifact
 from pipelines.store.io_manager import ArtifactStore
@@ -84,7 +83,7 @@ def mix_of(domain: str, documents: Artifact, corpus: Corpus) -> Mix:
         parts=np.repeat(list(parts), [len(part) for part in parts.values()]),
         source_names=tuple(source_names.tolist()),
         task_names=tuple(task_names.tolist()),
-        labels={},
+        labels={"cluster": np.concatenate([np.asarray(part.column("cluster"), int) for part in parts.values()])},
         source_tags=(),
         group_tags=(),
         tag_place=0,
@@ -96,8 +95,7 @@ def plan() -> dict[str, Any]:
     config = configuration()
     recipe, base = (Recipe(**config["resources"]["recipe"]["config"]), BaseModel())
     own = config["ops"]["study_runs"]["config"]
-    trained = {method for methods in TIERS for method in methods} | {"base"}
-    cells = [cell for cell in planned_cells(EXPERIMENTS, own["domains"]) if cell.method in trained]
+    cells = planned_cells(EXPERIMENTS, own["domains"])
     training, settings = recipe.training_config("lora_r8"), recipe.method_config(3)
     return {
         "cells": [

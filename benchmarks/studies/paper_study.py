@@ -7,7 +7,7 @@
 These are the runs of the job `study` (pipelines/configs/study.yaml): the same methods, documents, budget, rates to try,
 and rule to extend them. The loop is that of `study_runs`. STATE/runs.jsonl gets a line after each run, and a rerun goes
 on. Each rate is tuned for its method, domain and N with the whole budget and seed 0, on validation documents. The run
-at the best rate counts as seed 0. LoraHub is left out.
+at the best rate counts as seed 0.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import torch
 from experts_mix import Ints, Mix
 from experts_queue import add_arguments, run_all
 from experts_runs import TINY, load_mix, warm_up
+from paper_lorahub import train_lorahub
 from study_runs import document_sums, fit, pack
 
 from analysis.methods.rates import best_rate, is_bracketed, next_rates
@@ -35,14 +36,9 @@ from hydralora.evaluation.answer_loss import answer_loss
 from hydralora.methods import MethodConfig, adapt
 from hydralora.training import TrainingConfig
 
-BASE = "base"
-# The most important first; within a tier, all rates are tuned before further seeds begin.
-TIERS = (
-    ("hydralora", "lora_r8", "lora_r16", "lora_r32", "lora_matched", "without_gate", "without_hydra"),
-    ("full", "lora_moe", "ia3", "adalora"),
-    ("prefix_tuning", "prompt_tuning", "p_tuning"),
-)
-SEEDS = (5, 5, 3)  # of each tier
+BASE, LORAHUB = "base", "lorahub"
+FIRST_SEEDS, LAST_SEEDS = (1, 2), (3, 4)  # beside seed 0, which tunes the rate
+SLOW = ("prefix_tuning", "prompt_tuning", "p_tuning")  # cannot be packed; their last seeds wait for all other runs
 HELD_OUT = ("validation", "held_out")
 # Padding included. A position of the base takes 0.8 MB of memory (1.5 MB if all weights are trained), an answer token
 # as much again, by the tensors that a forward pass saves: some 4 GB a run, 8 if all weights are trained.
@@ -80,7 +76,11 @@ class Run(Cell):
 
 
 class Plan:
-    """All runs that can be told from the records so far, the most important first."""
+    """All runs that can be told from the records so far, the most important first.
+
+    The rates of all cells are tuned first, since each round waits for the one before. Further seeds follow, in the
+    order of the tables.
+    """
 
     def __init__(self, path: Path) -> None:
         plan = json.loads(path.read_text())
@@ -88,17 +88,15 @@ class Plan:
         self.start: dict[str, list[float]] = plan["rates"]
 
     def __call__(self, records: Records) -> list[Run]:
+        cells = [cell for cell in self.cells if cell.method != BASE]
+        tried = {cell: self.tried(cell, records) for cell in cells}
+        best = {cell: best_rate(losses) for cell, losses in tried.items() if losses and is_bracketed(losses)}
+        slow = [cell for cell in best if cell.method in SLOW]
+        fast = [cell for cell in best if cell.method not in SLOW]
         runs = [Run(**asdict(cell)) for cell in self.cells if cell.method == BASE]
-        for methods, seeds in zip(TIERS, SEEDS, strict=True):
-            cells = [cell for method in methods for cell in self.cells if cell.method == method]
-            tried = {cell: self.tried(cell, records) for cell in cells}
-            runs += [run for cell in cells for run in self.trials(cell, tried[cell])]
-            runs += [
-                Run(**asdict(cell), rate=best_rate(tried[cell]), seed=seed)
-                for seed in range(1, seeds)
-                for cell in cells
-                if tried[cell] and is_bracketed(tried[cell])
-            ]
+        runs += [run for cell in cells for run in self.trials(cell, tried[cell])]
+        for seeds, of in ((FIRST_SEEDS, best), (LAST_SEEDS, fast), (LAST_SEEDS, slow)):
+            runs += [Run(**asdict(cell), rate=best[cell], seed=seed) for cell in of for seed in seeds]
         return runs
 
     def tried(self, cell: Cell, records: Records) -> dict[float, float]:
@@ -142,7 +140,7 @@ def execute(run: Run, folder: Path, device: str, smoke: bool) -> dict[str, Any]:
             total_steps=config.max_steps,
         )
         model = adapt(model, run.method, own)
-        record = _trained(model, mix, config, device)
+        record = _trained(model, mix, run, config, device)
     sums = document_sums(model, mix, held_out, None, device)  # type: ignore[arg-type]
     return {
         "key": run.key,
@@ -156,24 +154,25 @@ def execute(run: Run, folder: Path, device: str, smoke: bool) -> dict[str, Any]:
     }
 
 
-def _trained(model: Any, mix: Mix, config: TrainingConfig, device: str) -> dict[str, Any]:
+def _trained(model: Any, mix: Mix, run: Run, config: TrainingConfig, device: str) -> dict[str, Any]:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     hooks: dict[str, Any] = {}
     if hasattr(getattr(model, "base_model", None), "update_and_allocate"):
         hooks = {"own_loss": _regularised_loss, "before_zero_grad": model.base_model.update_and_allocate}
-    record = fit(
-        model,
-        mix,  # type: ignore[arg-type]
-        mix.indices("training"),
-        config,
-        device,
-        most_tokens=MOST_TOKENS,
-        **hooks,
-    )
+
+    def train(documents: Ints, config: TrainingConfig) -> dict[str, Any]:
+        return fit(model, mix, documents, config, device, most_tokens=MOST_TOKENS, **hooks)  # type: ignore[arg-type]
+
+    adapters, documents = 1, mix.indices("training")
+    if run.method == LORAHUB:
+        adapters = len(np.unique(mix.labels["cluster"]))
+        record = train_lorahub(model, mix, documents, config, device, train)
+    else:
+        record = train(documents, config)
     return {
-        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "trainable": adapters * sum(p.numel() for p in model.parameters() if p.requires_grad),
         **{name: record[name] for name in ("steps", "tokens")},
         "training_loss": [round(float(np.mean(record["losses"][part])), 4) for part in (slice(5), slice(-5, None))],
     }

@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 from experts_mix import Mix
+from paper_claims import compare_claims
 from paper_data import configuration, corpus_of, domain_documents
 from paper_study import BASE, Cell, Plan
 from run_records import read_records
@@ -118,6 +119,7 @@ def main() -> None:
         "sizes": made.read("sizes").to_dicts(),
     }
     inputs = PaperInputs(made, _no_benchmarks(store), corpus, RESAMPLES)
+    results["claims"] = compare_claims(inputs.losses(), RESAMPLES).to_dicts()
     there = {(record["method"], record["mix"], record["num_experts"]) for record in chosen}
     for name in TABLES:
         if not _is_ready(name, there):

@@ -154,7 +154,7 @@ def _shares(documents: TokenisedDocuments, config: TrainingConfig) -> list[_Shar
     if len(names) < 2:
         raise TrainingError(f"LoraHub composes at least two LoRAs; all documents are of cluster {names[0]}")
     rows = [np.flatnonzero(clusters == name) for name in names]
-    steps = _apportion(
+    steps = apportion(
         plan_run(documents, config, num_processes=num_processes()).num_steps,
         [documents.lengths[part].sum() for part in rows],
     )
@@ -191,7 +191,7 @@ def _parts(shares: Sequence[_Share], records: Sequence[Mapping[str, Any]]) -> di
     }
 
 
-def _apportion(total: int, weights: Sequence[int]) -> list[int]:
+def apportion(total: int, weights: Sequence[int]) -> list[int]:
     """Integers in proportion to weights, each at least 1, with the sum `total` if possible (largest remainders)."""
     exact = np.asarray(weights, dtype=np.float64) / np.sum(weights) * total
     parts = np.maximum(np.floor(exact), 1).astype(int)

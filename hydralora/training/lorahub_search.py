@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BUDGET = 40
 _BOUND = 1.5
-_L1 = 0.05
+L1_WEIGHT = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +78,16 @@ def compose_lorahub(
     def loss(weights: Sequence[float]) -> float:
         nonlocal evaluations
         evaluations += 1
-        set_peft_model_state_dict(adapted, _weighted_sum(states, weights))
+        set_peft_model_state_dict(adapted, weighted_sum(states, weights))
         return evaluate_documents(adapted, examples, pad_token_id=0).mean
 
-    found = _minimize(lambda weights: loss(weights) + _L1 * float(np.abs(weights).mean()), len(states), budget, seed)
+    found = minimize(
+        lambda weights: loss(weights) + L1_WEIGHT * float(np.abs(weights).mean()), len(states), budget, seed
+    )
     return adapted, LoraHubResult(tuple(float(weight) for weight in found), loss(found), evaluations)
 
 
-def _minimize(loss: Callable[[Sequence[float]], float], size: int, budget: int, seed: int) -> Sequence[float]:
+def minimize(loss: Callable[[Sequence[float]], float], size: int, budget: int, seed: int) -> Sequence[float]:
     """The weights with the smallest loss among `budget` candidates."""
     import nevergrad
     from nevergrad.optimization.recaster import _MessagingThread
@@ -107,7 +109,8 @@ def _minimize(loss: Callable[[Sequence[float]], float], size: int, budget: int, 
     return best
 
 
-def _weighted_sum(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+def weighted_sum(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+    """The parameters of the composed adapter, from those of each LoRA."""
     return {
         name: torch.stack([float(weight) * state[name] for weight, state in zip(weights, states, strict=True)]).sum(0)
         for name in states[0]

@@ -18,8 +18,8 @@ import hydralora.training.lorahub_search
 from hydralora.data import TokenisedDocuments, tokenise
 from hydralora.evaluation import evaluate_documents
 from hydralora.training import Progress, RunOptions, TrainingConfig, TrainingError, TrainingResult
-from hydralora.training.lorahub import _apportion, train_lorahub
-from hydralora.training.lorahub_search import _minimize, compose_lorahub
+from hydralora.training.lorahub import apportion, train_lorahub
+from hydralora.training.lorahub_search import compose_lorahub, minimize
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
@@ -96,7 +96,7 @@ def test_no_thread_outlives_the_search(fails: bool) -> None:
 
     before = set(threading.enumerate())
     with pytest.raises(MemoryError) if fails else nullcontext():
-        assert np.allclose(_minimize(loss, 3, 40, seed=0), 0.3, atol=0.05)
+        assert np.allclose(minimize(loss, 3, 40, seed=0), 0.3, atol=0.05)
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=5)
         assert not thread.is_alive()
@@ -164,7 +164,7 @@ def test_what_is_refused(
 
 
 def test_steps_are_shared_out() -> None:
-    assert _apportion(10, [3, 5, 2]) == [3, 5, 2]
-    assert _apportion(10, [1, 1, 1]) == [4, 3, 3]
-    assert _apportion(10, [98, 1, 1]) == [8, 1, 1]
-    assert _apportion(2, [5, 3, 1]) == [1, 1, 1]
+    assert apportion(10, [3, 5, 2]) == [3, 5, 2]
+    assert apportion(10, [1, 1, 1]) == [4, 3, 3]
+    assert apportion(10, [98, 1, 1]) == [8, 1, 1]
+    assert apportion(2, [5, 3, 1]) == [1, 1, 1]
