@@ -33,6 +33,7 @@ from study_runs import document_sums, fit, pack
 from analysis.methods.rates import best_rate, is_bracketed, next_rates
 from hydralora.data import IGNORED
 from hydralora.evaluation.answer_loss import answer_loss
+from hydralora.evaluation.chunked_loss import can_chunk
 from hydralora.methods import MethodConfig, adapt
 from hydralora.training import TrainingConfig
 
@@ -40,8 +41,8 @@ BASE, LORAHUB = "base", "lorahub"
 FIRST_SEEDS, LAST_SEEDS = (1, 2), (3, 4)  # beside seed 0, which tunes the rate
 SLOW = ("prefix_tuning", "prompt_tuning", "p_tuning")  # cannot be packed; their last seeds wait for all other runs
 HELD_OUT = ("validation", "held_out")
-# Padding included. A position of the base takes 0.8 MB of memory (1.5 MB if all weights are trained), an answer token
-# as much again, by the tensors that a forward pass saves: some 4 GB a run, 8 if all weights are trained.
+# Of padded micro-batches, padding included. A position of the base takes 0.8 MB of memory (1.5 MB if all weights are
+# trained), by the tensors that a forward pass saves.
 MOST_TOKENS = 3072
 SMOKE = {"max_steps": 10, "tokens_per_step": 256}
 
@@ -163,7 +164,8 @@ def _trained(model: Any, mix: Mix, run: Run, config: TrainingConfig, device: str
         hooks = {"own_loss": _regularised_loss, "before_zero_grad": model.base_model.update_and_allocate}
 
     def train(documents: Ints, config: TrainingConfig) -> dict[str, Any]:
-        return fit(model, mix, documents, config, device, most_tokens=MOST_TOKENS, **hooks)  # type: ignore[arg-type]
+        chunked = can_chunk(model.get_output_embeddings())
+        return fit(model, mix, documents, config, device, most_tokens=MOST_TOKENS, chunked=chunked, **hooks)  # type: ignore[arg-type]
 
     adapters, documents = 1, mix.indices("training")
     if run.method == LORAHUB:
@@ -185,7 +187,10 @@ def _regularised_loss(model: Any, batch: Any, answers: int) -> torch.Tensor:
     products = [p @ p.T if "lora_A" in name else p.T @ p for name, p in factors]
     distances = [torch.linalg.matrix_norm(product - torch.eye(len(product)).to(product)) for product in products]
     share = (batch["labels"] != IGNORED).sum() / answers
-    return answer_loss(model, batch) / answers + share * config.orth_reg_weight * torch.stack(distances).mean()
+    return (
+        answer_loss(model, batch, chunked=True) / answers
+        + share * config.orth_reg_weight * torch.stack(distances).mean()
+    )
 
 
 def losses(mix: Mix, held_out: Ints, sums: Any, part: str) -> dict[str, float]:
