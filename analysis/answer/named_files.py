@@ -9,14 +9,16 @@ from typing import NoReturn
 import polars as pl
 
 from analysis.sources import SourcesRead, read_sources
-from analysis.sources.files import SUFFIXES, FilesSource, format_of, matching_files, stem_of
+from analysis.sources.files import SUFFIXES, FilesSource, each_once, format_of, is_entry, matching_files, stem_of
 from analysis.sources.records import SourceError
 from analysis.sources.splits import side_of
 
 SHARD = re.compile(r"[-_.]\d{5}-of-\d{5}$")
 """Endings by which publishers number the parts of one table: `train-00000-of-00002.parquet`."""
 
-NO_DATA = ("dataset_info.json", "dataset_dict.json", "state.json", "adapter_config.json", "serving.json")
+NUMBERED = re.compile(r"part[-.]\d+.*|0\d{3,}")
+"""Names of parts that say nothing of their table, as Spark, Dask and the hub's converter give them."""
+NO_DATA = re.compile(r"(dataset_infos?|dataset_dict|state|adapter_config|serving)\.json|cache-.*\.arrow", re.IGNORECASE)
 """Files that `datasets` and exports put beside others."""
 OF_ANALYSIS = ("analysis.json", "map.parquet", "summary.json")
 """Files that `hydralora analyze` puts beside its folder `corpus_model`."""
@@ -37,7 +39,7 @@ def named_sources(paths: Sequence[str | Path], columns: Mapping[str, str] | None
     Raises:
         SourceError: a path matches no data file.
     """
-    files = sorted({file for path in paths for file in _files(str(path))})
+    files = each_once(file for path in paths for file in _files(str(path)))
     tables: dict[Path, list[Path]] = {}
     for file in files:
         tables.setdefault(_table(file), []).append(file)
@@ -105,16 +107,17 @@ def _below(folder: Path) -> Iterator[Path]:
         if is_store or (RESULTS & set(names) and Path(root) != folder):
             folders.clear()
             continue
-        others = NO_DATA + (OF_ANALYSIS if "corpus_model" in folders else ())
+        others = OF_ANALYSIS if "corpus_model" in folders else ()
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(root, name) for name in names if not name.startswith(".") and name not in others)
-        yield from (path for path in paths if path.is_file())
+        chosen = (name for name in names if not (name.startswith(".") or name in others or NO_DATA.fullmatch(name)))
+        yield from (path for name in chosen if is_entry(path := Path(root, name)))
 
 
 def _table(file: Path) -> Path:
-    """The path without suffix and number of a shard; the folder of a split that `save_to_disk` wrote."""
+    """The path without suffix and number of a shard; the folder, if the name has nothing else."""
     table = file.with_name(SHARD.sub("", stem_of(file)))
-    return file.parent if format_of(file) == ".arrow" and table.name == "data" else table
+    is_saved = format_of(file) == ".arrow" and table.name == "data"
+    return file.parent if is_saved or NUMBERED.fullmatch(table.name) else table
 
 
 def _side(stem: str) -> str | None:

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from analysis.sources.formats.encodings import check_encoding
 from analysis.sources.formats.json_table import JsonTable
 from analysis.sources.formats.parquet_table import ArrowTable, ParquetTable
 from analysis.sources.reading import Reading, table_records
-from analysis.sources.records import READ_ERRORS, Notes, SourceError, said_by
-from analysis.sources.splits import side_of
+from analysis.sources.records import DAMAGED, READ_ERRORS, Notes, SourceError, said_by
+from analysis.sources.splits import TEST_NAMES, side_of
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
-COMPRESSED = (".gz", ".zst", ".bz2")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".lz4")
 """May follow the suffix of a text file: `a.jsonl.gz`."""
 
 
@@ -79,11 +79,11 @@ def file_blocks(name: str, config: FilesSource, notes: Notes) -> Iterator[pl.Dat
                 has_split = has_split or block["split"].null_count() < len(block)
                 yield block
         except READ_ERRORS as error:
-            damaged = isinstance(error, OSError) and error.errno is None  # of a decoder, not of the system
+            damaged = isinstance(error, DAMAGED) or (isinstance(error, OSError) and error.errno is None)  # of a decoder
             way_out = ". The file is cut off or damaged: fetch it or pack it again" if damaged else ""
             raise SourceError(f"{_shown(path)}: {said_by(error)}{way_out}") from error
-        said = path.parent.name if format_of(path) == ".arrow" else stem_of(path)  # save_to_disk: a folder for a split
-        if not has_split and side_of(said, {}) == "test":
+        is_test = side_of(stem_of(path), {}) == "test" or path.parent.name.casefold() in TEST_NAMES  # test/0000.parquet
+        if not has_split and is_test:
             own.add(
                 "the name says test, but the records have no split, so cleaning divides them. If they are test "
                 "documents, make them a source of their own, with split: test"
@@ -100,11 +100,15 @@ def matching_files(pattern: str) -> list[Path]:
     A link to a missing file counts as a match, so that reading it fails. A file with several names counts once.
     """
     plain = Path(pattern).expanduser()
-    found = [plain] if _is_entry(plain) else sorted(filter(_is_entry, map(Path, glob.glob(str(plain), recursive=True))))
-    return list({_identity(path): path for path in reversed(found)}.values())[::-1]
+    return each_once([plain] if is_entry(plain) else filter(is_entry, map(Path, glob.glob(str(plain), recursive=True))))
 
 
-def _is_entry(path: Path) -> bool:
+def each_once(paths: Iterable[Path]) -> list[Path]:
+    """The files, sorted. Of several names of one file (links, paths with `..`) the first is taken."""
+    return list({_identity(path): path for path in sorted(paths, reverse=True)}.values())[::-1]
+
+
+def is_entry(path: Path) -> bool:
     """Whether a path is a file or a broken link. A link that leads back to itself is neither."""
     try:
         return path.is_file() or (path.is_symlink() and path.stat() is None)
@@ -130,21 +134,20 @@ def expand(patterns: tuple[str, ...]) -> list[Path]:
     Raises:
         SourceError: a pattern matches no file.
     """
-    paths: dict[object, Path] = {}
+    paths: list[Path] = []
     for pattern in patterns:
         files = matching_files(pattern)
         if not files:
             hint = f". It is a folder: name its files, as in {_in_folder(pattern)}" if Path(pattern).is_dir() else ""
             raise SourceError(f"no file matches {pattern!r} (looked from {Path.cwd()}){hint}")
-        for path in files:
-            paths.setdefault(_identity(path), path)
-    return sorted(paths.values())
+        paths += files
+    return each_once(paths)
 
 
 def _in_folder(folder: str) -> str:
     """A glob for the data files of a folder, which `save_to_disk` may have written."""
     saved = [path for pattern in ("*.arrow", "*/*.arrow") for path in sorted(Path(folder).glob(pattern))]
-    return str(saved[0].parent / "*.arrow") if saved else f"{folder.rstrip('/')}/*.jsonl"
+    return str(saved[0].parent / "data-*.arrow") if saved else f"{folder.rstrip('/')}/*.jsonl"
 
 
 def format_of(path: Path) -> str:
@@ -165,7 +168,7 @@ def table_of(path: Path, config: FilesSource) -> Table:
     match format_of(path):
         case ".parquet":
             return ParquetTable(path)
-        case ".arrow":
+        case ".arrow" | ".feather":
             return ArrowTable(path)
         case ".csv" | ".tsv" as suffix:
             default = "\t" if suffix == ".tsv" else ","

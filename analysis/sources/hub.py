@@ -5,15 +5,18 @@ token, it comes from the environment (`HF_TOKEN`), never from a configuration.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from analysis.sources.files import SUFFIXES, FilesSource, format_of, table_of
 from analysis.sources.formats.blocks import Table
-from analysis.sources.formats.dataset_table import DatasetTable, local_tables
+from analysis.sources.formats.dataset_table import DatasetTable, local_files
+from analysis.sources.formats.labels import LabelledTable, Names
 from analysis.sources.reading import Reading, table_records
 from analysis.sources.records import READ_ERRORS, Notes, SourceError, UnreachableError, said_by
 from analysis.sources.splits import side_of
@@ -86,7 +89,7 @@ def hub_blocks(name: str, config: HubSource, notes: Notes) -> Iterator[pl.DataFr
     where = f"{config.dataset}@{config.revision}" if config.revision else config.dataset
     for place, table in _tables(config, notes):
         try:
-            for block in table_records(table, name, config.reading(), where, notes):
+            for block in table_records(table(), name, config.reading(), where, notes):
                 yield block.filter(_kept_tasks(config.tasks))
         except READ_ERRORS as error:
             raise SourceError(f"{place}: {said_by(error)}") from error
@@ -96,17 +99,26 @@ def _kept_tasks(tasks: tuple[str, ...]) -> pl.Expr:
     return pl.col("task").str.split(":").list.first().is_in(tasks) if tasks else pl.lit(True)
 
 
-def _tables(config: HubSource, notes: Notes) -> Iterator[tuple[str, Table]]:
+def _tables(config: HubSource, notes: Notes) -> Iterator[tuple[str, Callable[[], Table]]]:
     """Each table of a split, with its place for error messages."""
     if Path(config.dataset).is_dir():
-        files = _asked(config, lambda: local_tables(config.dataset, config.subset, config.split))
+        files, labels = _asked(config, lambda: local_files(config.dataset, config.subset, config.split, _is_readable))
+        for path in files:
+            yield str(path), partial(_labelled, path, labels)
         if files:
-            yield from files
             return
     dataset = _asked(config, lambda: _load(config))
     _check_revision(dataset, config)
     place = f"{config.dataset}, split {config.split!r}"
-    yield place, DatasetTable(dataset, lambda text: notes.add(f"{place}: {text}"))
+    yield place, lambda: DatasetTable(dataset, lambda text: notes.add(f"{place}: {text}"))
+
+
+def _is_readable(path: Path) -> bool:
+    return format_of(path) in SUFFIXES and not path.name.startswith("cache-")  # results of `map`, beside data-*.arrow
+
+
+def _labelled(path: Path, labels: Names) -> Table:
+    return LabelledTable(table_of(path, FilesSource((str(path),))), labels)
 
 
 def _load(config: HubSource) -> Any:

@@ -151,13 +151,16 @@ def json_or_text(text: str) -> Any:
 
 
 def _call(call: Any) -> str | None:
-    if not isinstance(call, Mapping):
+    made = json_or_text(call) if isinstance(call, str) else call
+    if not isinstance(made, Mapping):
         return call_text(None, call)
-    function = call.get("function") or call.get("custom")
-    made = function if isinstance(function, Mapping) else call
-    name = made.get("name") or made.get("tool_name")
-    arguments = next((made[field] for field in ARGUMENTS if made.get(field) is not None), None)
-    return call_text(name, arguments) if name else None
+    function = made.get("function") or made.get("custom")
+    function = json_or_text(function) if isinstance(function, str) else function
+    made = function if isinstance(function, Mapping) else made
+    name = made.get("name") or made.get("tool_name") or (function if isinstance(function, str) else None)
+    if not name:
+        return call_text(None, call) if isinstance(call, str) else None
+    return call_text(name, next((made[field] for field in ARGUMENTS if made.get(field) is not None), None))
 
 
 def call_text(name: Any, arguments: Any) -> str:

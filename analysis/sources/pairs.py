@@ -98,7 +98,7 @@ class TextReader:
             return None
         completions = _python(self._values(block, shape.completion))
         return [
-            [*_as_messages(prompt, "user"), *_as_messages(completion, "assistant")]
+            _one_conversation(_as_messages(prompt, "user"), _as_messages(completion, "assistant"))
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
 
@@ -174,6 +174,11 @@ def _place(block: Block, row: int, path: str) -> str:
 
 def _is_objects(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(message, Mapping) for message in value)
+
+
+def _one_conversation(prompt: list[Any], completion: list[Any]) -> list[Any]:
+    """Prompt and completion; a completion that begins with the prompt is already the whole conversation."""
+    return completion if completion[: len(prompt)] == prompt else [*prompt, *completion]
 
 
 def _as_messages(value: Any, role: str) -> list[Any]:

@@ -19,6 +19,7 @@ from analysis.sources.shapes import (
     Columns,
     no_shape,
     shapes_in,
+    shown,
     wanted,
 )
 from analysis.sources.splits import HOW, check_sides, named_side, sides
@@ -143,13 +144,14 @@ class _Reader:
         head = path.split(".")[0]
         if head in self.names:
             raise SourceError(f"column {path!r}: no such field in {head!r}. Correct the mapping under `columns`")
-        raise SourceError(f"no column {path!r}; found {list(self.names)}. Correct the mapping under `columns`")
+        raise SourceError(f"no column {path!r}; found {shown(list(self.names))}. Correct the mapping under `columns`")
 
     def _add_notes(self) -> None:
         mapped = {path.split(".")[0] for path in self.reading.columns.values()}
         context = [name for role in CONTEXT_ROLES for name in CONTEXT_COLUMNS[role]] if mapped else []
+        read = mapped | self.texts.first | self.texts.others
         for name in (*context, *UNREAD_COLUMNS):
-            if name in self.names and name not in mapped:
+            if name in self.names and name not in read:
                 self.notes.add(f"column {name!r} is not read")
         if others := self.texts.others:
             self.notes.add(f"columns {sorted(others)} are read only where {sorted(self.texts.first)} are empty")

@@ -1,5 +1,6 @@
 """The return value of every source: a lazy table of records, one row for each instruction pair read."""
 
+import lzma
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -28,7 +29,12 @@ class SourceError(ValueError):
     """A source cannot be read. The message names the place, what was found there, and what to do."""
 
 
-READ_ERRORS = (OSError, ValueError, TypeError, ArithmeticError, RuntimeError, LookupError, pl.exceptions.PolarsError)
+DAMAGED = (EOFError, lzma.LZMAError)
+"""What Python's decoder of xz raises on a file that is cut off or damaged."""
+READ_ERRORS = (
+    *(OSError, ValueError, TypeError, ArithmeticError, RuntimeError, LookupError),
+    *(pl.exceptions.PolarsError, *DAMAGED),
+)
 """Exceptions that a reader may raise on unexpected data. They are converted to SourceError."""
 
 

@@ -26,11 +26,13 @@ CONTEXT_COLUMNS = {"system": ("system", "system_prompt"), "history": ("history",
 """Columns that are placed before the prompt."""
 UNREAD_COLUMNS = (
     *("tools", "functions", "choices", "options", "A", "opa", "option_a", "choice_a", "choice1", "ending0"),
+    *("instruction", "question", "passage", "passages", "article", "paragraph", "story", "document", "documents"),
+    *("evidence", "knowledge", "support", "hint", "table", "schema", "system_message", "chat_history"),
     *("image", "images", "audio", "audios", "video", "videos"),
     *("partition", "fold", "set", "data_split", "dataset_split", "is_train", "is_test"),
 )
-"""Columns that change what a record means but are not read (parts of conversations and exams, media, other names for
-splits). A note reports them."""
+"""Columns that change what a record means (parts of conversations and exams, what a question is about, media, other
+names for splits). A note reports those that are not read."""
 LIKED = "label"
 """Column of preference data: whether the completion is a good one."""
 LABEL_COLUMNS = {
@@ -92,6 +94,12 @@ def mapped_shape(columns: Mapping[str, str]) -> Shape:
     return Shape(prompt=columns["prompt"], completion=columns["completion"], inputs=inputs)
 
 
+def shown(names: Sequence[str]) -> str:
+    """Names of columns, for an error message; an object whose keys are ids has thousands."""
+    more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
+    return f"{list(names)[:20]}{more}"
+
+
 def no_shape(names: Sequence[str]) -> SourceError:
     """The error for a table without a known shape. It lists the columns and explains how to map them."""
     pairs = ", ".join(f"{prompt}/{completion}" for prompt, completion in PAIR_SHAPES)
@@ -99,7 +107,7 @@ def no_shape(names: Sequence[str]) -> SourceError:
     if "chosen" in names:
         ways = "columns: {messages: chosen} for conversations, or columns: {prompt: <column>, completion: chosen}"
     return SourceError(
-        f"no known shape in the columns {list(names)}. Known: {pairs}, {', '.join(CHAT_COLUMNS)}. Map them yourself, "
+        f"no known shape in the columns {shown(names)}. Known: {pairs}, {', '.join(CHAT_COLUMNS)}. Map them yourself, "
         f"for example {ways} (as options of a command: --column prompt=NAME --column completion=NAME)"
     )
 

@@ -11,6 +11,7 @@ import polars as pl
 from analysis.sources.records import SourceError
 
 EXPECTED = "expected text, a number or a list of texts"
+WAY_OUT = "Say under `columns` what to read: column.field for a field of an object, messages for conversations"
 
 
 class Number(str):
@@ -125,7 +126,7 @@ def texts(values: Sequence[Any] | pl.Series, name: str, place: Callable[[int], s
         try:
             found.append(text_of(value))
         except OddValueError as error:
-            raise SourceError(f"{place(row)}, column {name!r}: {error}") from error
+            raise SourceError(f"{place(row)}, column {name!r}: {error}. {WAY_OUT}") from error
     return text_series(found)
 
 

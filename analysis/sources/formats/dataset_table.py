@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.sources.formats.blocks import BLOCK_ROWS, Block, Table, Values, Wanted
-from analysis.sources.formats.csv_table import CsvTable
-from analysis.sources.formats.json_table import JsonTable
-from analysis.sources.formats.labels import LabelledTable, names_in_features, with_names
-from analysis.sources.formats.parquet_table import ParquetTable, arrow_values, row_places
+from analysis.sources.formats.blocks import BLOCK_ROWS, Block, Values, Wanted
+from analysis.sources.formats.labels import Names, names_in_features, with_names
+from analysis.sources.formats.parquet_table import arrow_values, row_places, without_gaps
 from analysis.sources.records import SourceError
 
 TEXTS = ("string", "large_string", "")
@@ -18,11 +16,13 @@ FREE_FIELDS = ("name", "version", "data_dir", "data_files", "description", "feat
 """Fields of a builder's configuration that do not change how its files are read."""
 
 
-def local_tables(folder: str, subset: str | None, split: str) -> list[tuple[str, Table]]:
-    """The files of one split in a local folder, each with its path.
+def local_files(
+    folder: str, subset: str | None, split: str, is_readable: Callable[[Path], bool]
+) -> tuple[list[Path], Names]:
+    """The files of one split in a local folder, and the names of their class labels.
 
     Returns:
-        An empty list if the files cannot be read one by one: a slice of a split, archives, or custom builder settings.
+        No files if these cannot be read one by one: a slice of a split, archives, or custom builder settings.
 
     Raises:
         SourceError: the split does not exist. The message names the splits found.
@@ -40,26 +40,10 @@ def local_tables(folder: str, subset: str | None, split: str) -> list[tuple[str,
         for item in dataclasses.fields(default)
         if item.name not in FREE_FIELDS and getattr(default, item.name) != getattr(builder.config, item.name)
     ]
-    tables = [_table(Path(path)) for path in by_split.get(split, ())]
-    if changed or not tables or not all(tables):
-        return []
-    labels = names_in_features(builder.info.features)
-    return [
-        (str(path), LabelledTable(table, labels)) for path, table in zip(by_split[split], tables, strict=True) if table
-    ]
-
-
-def _table(path: Path) -> Table | None:
-    if not path.is_file():
-        return None
-    match path.suffix.lower():
-        case ".parquet":
-            return ParquetTable(path)
-        case ".csv":
-            return CsvTable(path)
-        case ".jsonl" | ".ndjson" | ".json":
-            return JsonTable(path)
-    return None
+    files = [Path(path) for path in by_split.get(split, ())]
+    if changed or not all(path.is_file() and is_readable(path) for path in files):
+        return [], {}
+    return files, names_in_features(builder.info.features)
 
 
 @dataclass(frozen=True)
@@ -92,7 +76,7 @@ class DatasetTable:
         column = self.dataset.select_columns([name])
         if is_plain:
             return arrow_values(column.with_format("arrow")[start:stop][name])
-        return list(column.with_format(None)[start:stop][name])
+        return [without_gaps(value) for value in column.with_format(None)[start:stop][name]]
 
     def _note_numbers(self, chosen: list[str]) -> None:
         """Add a note on converted numbers: `datasets` gives each column one type, so 4 beside 0.5 becomes 4.0."""

@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import lzma
 from pathlib import Path
 from typing import TextIO
 
@@ -14,14 +15,18 @@ MARKS = (  # longer marks first, because UTF-32's mark begins like UTF-16's
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
-COMPRESSIONS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bz2"))
+COMPRESSIONS = (
+    (b"\x1f\x8b", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"BZh", "bz2"),
+    (b"\xfd7zX", "xz"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+)
 PARQUET = "a Parquet file without the suffix .parquet"
 OTHERS = (
     (b"PK\x03\x04", "a zip archive or an Excel file"),
     (b"PK\x05\x06", "an empty zip archive"),
     (b"7z\xbc\xaf", "a 7z archive"),
-    (b"\xfd7zXZ", "compressed with xz"),
-    (b"\x04\x22\x4d\x18", "compressed with lz4"),
     (b"\xd0\xcf\x11\xe0", "an old Office file"),
     (b"PAR1", PARQUET),
     (b"ARROW1", "an Arrow file"),
@@ -37,7 +42,7 @@ def open_text(path: Path, encoding: str | None = None, newline: str | None = Non
     """Open a text file. Bytes that are invalid in its encoding become U+FFFD.
 
     Args:
-        path: file, which may be compressed with gzip, zstd or bzip2; its suffix does not matter.
+        path: file, which may be compressed, see `COMPRESSIONS`; its suffix does not matter.
         encoding: name of a Python encoding. None takes it from the byte order mark, else UTF-8.
 
     Raises:
@@ -47,8 +52,9 @@ def open_text(path: Path, encoding: str | None = None, newline: str | None = Non
         start = file.read(SAMPLE_BYTES)
     twice = ((magic, f"compressed twice, with {name}") for magic, name in COMPRESSIONS)
     if kind := _kind(start, (*OTHERS, *twice)):
+        packed = ", ".join(name for _, name in COMPRESSIONS)
         raise SourceError(
-            f"the file is {kind}; expected text, or text in gzip, zstd or bzip2. Unpack it first, or convert it"
+            f"the file is {kind}; expected text, also packed with {packed}. Unpack it first, or convert it"
         )
     chosen = _encoding(start, encoding)
     return io.TextIOWrapper(_bytes(path), encoding=chosen, errors="replace", newline=newline)
@@ -83,6 +89,8 @@ def _bytes(path: Path) -> io.BufferedReader:
     compression = next((name for magic, name in COMPRESSIONS if start.startswith(magic)), None)
     if compression is None:
         return path.open("rb")
+    if compression == "xz":
+        return io.BufferedReader(lzma.open(path))
     import pyarrow as pa
 
     return io.BufferedReader(pa.input_stream(str(path), compression=compression))

@@ -87,8 +87,26 @@ def arrow_values(array: "pa.Array[Any] | pa.ChunkedArray[Any]") -> Values:
         array = array.cast(array.type.storage_type) if isinstance(array, pa.ChunkedArray) else array.storage
     kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
     if pa.types.is_nested(kind) or _is_binary(kind):
-        return list(array.to_pylist())
+        written = str(array.type)
+        values = array.to_pylist(maps_as_pydicts="strict" if "map<" in written else None)  # slower, so only for maps
+        return [without_gaps(value) for value in values] if written.count("struct<") > 1 else values
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:  # bytes that are not UTF-8
+        texts = array.cast(pa.large_binary()).to_pylist()
+        return [None if text is None else text.decode("utf-8", "replace") for text in texts]
     return pl.Series(pl.from_arrow(array))
+
+
+def without_gaps(value: Any, is_inside: bool = False) -> Any:
+    """A value without the nulls of objects inside objects: a table gives each object the fields of all the others."""
+    match value:
+        case list():
+            return [without_gaps(item, is_inside) for item in value]
+        case dict():
+            fields = value.items()
+            return {name: without_gaps(item, True) for name, item in fields if not (is_inside and item is None)}
+    return value
 
 
 def _is_binary(kind: "pa.DataType") -> bool:

@@ -62,6 +62,32 @@ def test_the_folders_of_save_to_disk_are_splits_of_one_table(tmp_path):
         check_splits(source, [None])
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("train/0000.parquet", "train/0001.parquet", "test/0000.parquet"),
+        ("train/part-00000-ab-c000.snappy.parquet", "test/part-00000-cd-c000.snappy.parquet"),
+    ],
+)
+def test_parts_with_numbers_for_names_belong_to_the_table_of_their_folder(tmp_path, parts):
+    for name in parts:
+        write_records(tmp_path / "poems" / name, GARDEN, 3)
+    [(name, source)] = named_sources([tmp_path / "poems"]).items()
+    assert (name, len(source.paths)) == ("poems", len(parts))
+    with pytest.raises(SourceError, match=r"test/.*expected a column `split`"):
+        check_splits(source, [None])
+
+
+def test_what_datasets_puts_beside_data_is_no_data_and_links_add_none(tmp_path):
+    for name in ("a.jsonl", "dataset_infos.json", "cache-0a1b.arrow"):
+        write_records(tmp_path / name, GARDEN, 3)
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "a.jsonl")
+    assert list(named_sources([tmp_path, tmp_path / "a.jsonl"])) == ["a"]
+    (tmp_path / "c.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    with pytest.raises(SourceError, match=r"c\.jsonl: .*No such file"):
+        read_named(named_sources([tmp_path]))
+
+
 def test_results_of_hydralora_in_a_folder_are_no_data(tmp_path):
     results = ["out/analysis.json", "out/map.parquet", "out/corpus_model/corpus_model.json", "exports/serving.json"]
     results += [

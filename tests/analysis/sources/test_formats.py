@@ -276,6 +276,8 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
             {"name": "sky", "parameters": {"at": "Rome"}},
             {"tool_name": "sky", "arguments": {"at": "Rome"}, "call_id": "1"},
             {"type": "custom", "custom": {"name": "sky", "input": '{"at": "Rome"}'}},
+            {"function": "sky", "arguments": {"at": "Rome"}, "type": "function"},
+            {"function": json.dumps(CALL["function"]), "index": "0"},
         )
     ),
     (
@@ -321,6 +323,33 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
         JSON | PARQUET,
         [{"prompt": [said("system", "s"), said("user", "u")], "completion": [said("assistant", "a")]}] * 2,
         [("s\n\nu", "a")] * 2,
+    ),
+    (
+        "completions that begin with the prompt again",
+        JSON | PARQUET,
+        [{"prompt": [said("user", "u")], "completion": [said("user", "u"), said("assistant", "a")]}] * 2,
+        [("u", "a")] * 2,
+    ),
+    (
+        "calls as texts",
+        JSON,
+        [
+            {"messages": [said("user", "?"), said("assistant", "", tool_calls=[call])]}
+            for call in (json.dumps(CALL), "f(1)")
+        ],
+        [("?", CALLED), ("?", "<tool_call>\nf(1)\n</tool_call>")],
+    ),
+    (
+        "arguments that other rows have",
+        PARQUET,
+        [
+            {"messages": [said("user", "?"), said("assistant", None, tool_calls=[{"name": "sky", "args": args}])]}
+            for args in ({"at": "Rome"}, {"in": "June", "days": [{"of": 1}, {"to": 2}]})
+        ],
+        [
+            ("?", CALLED),
+            ("?", CALLED.replace('"at": "Rome"', '"in": "June", "days": [{"of": 1}, {"to": 2}]')),
+        ],
     ),
     (
         "an object of lists",

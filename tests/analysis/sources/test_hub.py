@@ -1,5 +1,6 @@
 """The hub: the real client against a hub-shaped server on this machine, and local folders of the same layout."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -169,3 +170,19 @@ def test_a_broken_catalog_is_named(tmp_path: Path, text: str, error: str) -> Non
     file.write_text(text)
     with pytest.raises(SourceError, match=error):
         load_catalog(file)
+
+
+def test_packed_files_of_a_folder_and_what_save_to_disk_wrote(tmp_path: Path) -> None:
+    import datasets
+
+    packed, saved = tmp_path / "packed", tmp_path / "saved"
+    packed.mkdir()
+    rows = [{"prompt": "p", "completion": number} for number in (4, 0.5)]
+    (packed / "train.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    assert read_source("x", HubSource(str(packed))).collect()["completion"].to_list() == ["4", "0.5"]
+    (packed / "train.jsonl.gz").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"train\.jsonl\.gz: the file is empty"):
+        read_source("x", HubSource(str(packed)))
+    data = datasets.Dataset.from_list([{"prompt": "p", "completion": "c"}])
+    datasets.DatasetDict({"train": data, "test": data}).save_to_disk(saved)
+    assert read_source("x", HubSource(str(saved), split="test")).collect()["split"].to_list() == ["test"]

@@ -7,6 +7,7 @@ import json
 import lzma
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ def conversation(*turns: tuple[str, Any]) -> str:
     return json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]}) + "\n"
 
 
-def parquet_of(completion: object) -> bytes:
+def parquet_of(column: pa.Array, name: str = "completion") -> bytes:
     file = io.BytesIO()
-    pq.write_table(pa.table({"prompt": ["p"], "completion": [completion]}), file)
+    pq.write_table(pa.table({"prompt": ["p"] * len(column), name: column}), file)
     return file.getvalue()
 
 
@@ -54,6 +55,18 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a.json", f'{{"train": [{PAIR}], "test": [{PAIR}]}}', {}, r"several lists of objects \['train', 'test'\]"),
     ("a.json", '{"version": 1, "rows": 3}', {}, r"no known shape in the columns \['version', 'rows'\]"),
     ("a.json", '{"dialog": [{"role": "user", "content": "u"}]}', {}, r"no known shape in the columns \['dialog'\]"),
+    (
+        "a.json",
+        json.dumps({f"id{i}": {"prompt": "p"} for i in range(3_000)}),
+        {},
+        r"in the columns \[[^]]*'id19'\] and 2,980 more\. Known",
+    ),
+    (
+        "a.jsonl",
+        '{"question": "q", "answer": "a", "context": {"title": ["t"]}}\n',
+        {},
+        "column 'context': found an object .* Say under `columns` what to read: column.field",
+    ),
     ("a.json", '"a text"', {}, "value 1 of the file: expected a JSON object, got the text 'a text'"),
     ("a.jsonl", PAIR + "[" * 100_000 + "\n", {}, "line 2: the JSON is nested too deep"),
     ("a.jsonl", '{"prompt": ' + "[" * 100_000 + "\n" + PAIR, {}, "line 1: the JSON is nested too deep"),
@@ -172,9 +185,16 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ),
     ("a.jsonl.gz", gzip.compress(PAIR.encode() * 999, mtime=0)[:60], {}, "Truncated .* fetch it or pack it again"),
     ("a.parquet", b"PAR1" + b"\0" * 60, {}, "not readable as .parquet .*write it again"),
-    ("a.csv", lzma.compress(b"prompt,completion\n"), {}, "the file is compressed with xz; .*Unpack it first"),
+    ("a.jsonl.xz", lzma.compress(PAIR.encode())[:-9], {}, "Compressed file ended before .* fetch it or pack it again"),
+    ("a.jsonl.xz", lzma.compress(PAIR.encode())[:32] + b"0" * 60, {}, "Corrupt input data.* fetch it or pack it again"),
+    ("a.csv", b"7z\xbc\xaf" + b"\0" * 9, {}, "the file is a 7z archive; .*Unpack it first"),
     ("a.jsonl", b"PK\x03\x04" + b"0" * 99, {}, "the file is a zip archive"),
-    ("a.parquet", parquet_of(timedelta(1)), {}, "row 1, column 'completion': found a value of type timedelta"),
+    (
+        "a.parquet",
+        parquet_of(pa.array([timedelta(1)])),
+        {},
+        "row 1, column 'completion': found a value of type timedelta",
+    ),
     ("a.arrow", PAIR, {}, "not readable as .arrow: .*Write the table again"),
     ("a.zip", PAIR, {}, "unknown suffix '.zip'"),
     ("a.gz", PAIR, {}, "unknown suffix '.gz'"),
@@ -283,6 +303,8 @@ def test_what_was_not_read_is_said(tmp_path: Path) -> None:
         ),
         ({"prompt": "p", "completion": "c", "response": "r"}, "columns ['response'] are read only where"),
         ({"instruction": "i", "input": "x", "output": "o"}, ""),
+        ({"question": "q", "passage": "x", "answer": True}, "column 'passage' is not read"),
+        ({"instruction": "i", "question": "q", "answer": "a"}, "column 'instruction' is not read"),
         ({"prompt": "<image> p", "completion": "c", "image": "x.png"}, "column 'image' is not read"),
         ({"prompt": "p", "completion": "c", "partition": "test"}, "column 'partition' is not read"),
         (
@@ -318,16 +340,26 @@ def test_what_may_be_read_otherwise_is_said(tmp_path: Path, row: dict[str, Any],
     assert bool(expected) == bool(found)
 
 
-@pytest.mark.parametrize("packed", [gzip.compress, bz2.compress, lambda data: pa.compress(data, "zstd", asbytes=True)])
-@pytest.mark.parametrize("suffix", ["", ".gz", ".zst", ".bz2"])
+def packed_with(name: str, data: bytes) -> bytes:
+    stream = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(stream, name) as file:
+        file.write(data)
+    return bytes(stream.getvalue())
+
+
+PACKED = [gzip.compress, bz2.compress, lzma.compress, *(partial(packed_with, name) for name in ("zstd", "lz4"))]
+
+
+@pytest.mark.parametrize("packed", PACKED)
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst", ".bz2", ".xz", ".lz4"])
 def test_packed_text_under_any_name(tmp_path: Path, packed: Callable[[bytes], bytes], suffix: str) -> None:
     assert read(tmp_path / f"a.jsonl{suffix}", packed(PAIR.encode())) == [("p", "c")]
     assert read(tmp_path / f"a.b.CSV{suffix}", packed(b"prompt,completion\np,c\n")) == [("p", "c")]
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    for suffix in ("jsonl", "arrow"):
-        with pytest.raises(SourceError, match=rf"It is a folder: name its files, as in .*/\*\.{suffix}"):
+    for files in (r"\*\.jsonl", r"data-\*\.arrow"):
+        with pytest.raises(SourceError, match=rf"It is a folder: name its files, as in .*/{files}"):
             read_source("mine", FilesSource((str(tmp_path),)))
         (tmp_path / "state.json").touch()
         (tmp_path / "data.arrow").touch()
@@ -372,6 +404,17 @@ def test_plain_types_of_parquet(tmp_path: Path) -> None:
         assert records["completion"].to_list() == expected
 
 
+def test_maps_of_parquet_are_objects(tmp_path: Path) -> None:
+    turns = [[("role", "user"), ("content", "u")], [("role", "assistant"), ("content", "a")]]
+    column = pa.array([turns], pa.list_(pa.map_(pa.string(), pa.string())))
+    assert read(tmp_path / "a.parquet", parquet_of(column, "messages")) == [("u", "a")]
+
+
+def test_bytes_of_parquet_that_are_not_utf8_are_marked_and_not_lost(tmp_path: Path) -> None:
+    column = pa.Array.from_buffers(pa.string(), 2, pa.array([b"Zo\xeb", b"c"]).buffers())
+    assert read(tmp_path / "a.parquet", parquet_of(column)) == [("p", "Zo\ufffd"), ("p", "c")]
+
+
 def test_a_source_that_is_not_kept_in_memory_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.sources.KEEP_BYTES", 0)
     (tmp_path / "a.jsonl").write_text("".join(f'{{"prompt": "p{i}", "completion": "c"}}\n' for i in range(40_000)))
@@ -390,6 +433,8 @@ def test_a_file_is_read_once_and_a_lost_one_is_an_error(tmp_path: Path) -> None:
     result = read_sources({"x": FilesSource(paths)})
     assert result.records.collect().height == 2
     assert "test.jsonl: the name says test" in " ".join(result.notes["x"])
+    (tmp_path / "dev").mkdir()
+    assert "the name says test" in notes(tmp_path / "dev" / "0000.jsonl", PAIR)
     (tmp_path / "lost.jsonl").symlink_to(tmp_path / "gone.jsonl")
     with pytest.raises(SourceError, match=r"lost\.jsonl: .*No such file"):
         read_source("x", FilesSource(paths))
