@@ -6,7 +6,7 @@ The documents are those of `end_to_end_documents.py`. Each GPU has the same toke
 adapter:GPUs:mode:rows, for example split:2:fsdp:8192 or one:2:ddp:6144x2:checkpointing (rows of a GPU and step: tokens,
 times their number). Each has its own processes and its own time limit, and none stops the others. They run in the order
 given; neighbours on one GPU run side by side, one on each. The processes of the next launch import their libraries
-meanwhile, and wait.
+meanwhile, and wait. With `--one-rank` each launch has its first process alone (see `one_gpu`).
 """
 
 import argparse
@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from another_world_size import difference
 from end_to_end_shapes import FULL_ROW, Row, Tokenizer, adapter, base_model, documents, layer_weights, speed
+from one_gpu import gathered, join_alone
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -136,11 +137,11 @@ def measure(path: Path, launch: Launch, steps: int, size: str, folder: Path) -> 
     }
 
 
-def start(path: Path, launch: Launch, gpu: int, steps: int, size: str, folder: Path) -> "list[subprocess.Popen[bytes]]":
+def start(launch: Launch, gpu: int, folder: Path, given: argparse.Namespace) -> "list[subprocess.Popen[bytes]]":
     """The processes of a launch, which wait for a line; one on a single GPU sees no other."""
-    values = {"path": str(path), "launch": dataclasses.asdict(launch), "steps": steps, "size": size}
-    text = json.dumps({**values, "folder": str(folder / launch.name)})
-    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    values = {"path": str(given.documents), "steps": given.steps, "size": given.size, "one_rank": given.one_rank}
+    text = json.dumps({**values, "launch": dataclasses.asdict(launch), "folder": str(folder / launch.name)})
+    environ = {"OMP_NUM_THREADS": "1", **os.environ}
     if launch.gpus == 1:
         environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     else:
@@ -149,7 +150,8 @@ def start(path: Path, launch: Launch, gpu: int, steps: int, size: str, folder: P
         environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(launch.gpus)}
     command = [sys.executable, __file__, WORKER, text]
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} if launch.gpus > 1 else {} for rank in range(launch.gpus)]
-    return [subprocess.Popen(command, env=environ | rank, stdin=subprocess.PIPE) for rank in ranks]
+    started = ranks[:1] if given.one_rank else ranks
+    return [subprocess.Popen(command, env=environ | rank, stdin=subprocess.PIPE) for rank in started]
 
 
 def begin(process: "subprocess.Popen[bytes]") -> None:
@@ -204,8 +206,12 @@ def work(text: str) -> None:
         return
     values = json.loads(text)
     faulthandler.dump_traceback_later(LATE, repeat=True)
-    folder = Path(values["folder"])
-    row = measure(Path(values["path"]), Launch(**values["launch"]), values["steps"], values["size"], folder)
+    launch, folder = Launch(**values["launch"]), Path(values["folder"])
+    if values["one_rank"] and launch.gpus > 1:
+        join_alone(launch.gpus)
+    row = measure(Path(values["path"]), launch, values["steps"], values["size"], folder)
+    if values["one_rank"]:
+        row["gathered_gib_a_step"] = round(sum(gathered) / values["steps"] / 2**30, 2)
     if os.environ.get("RANK", "0") == "0":
         write_json(folder / "row.json", row)
         print(json.dumps({name: value for name, value in row.items() if name not in ("losses", "steps_s")}))
@@ -215,7 +221,7 @@ def run_all(launches: Sequence[Launch], given: argparse.Namespace, folder: Path)
     """Run launches in their order; yields whenever rows are there."""
 
     def started(batch: Sequence[Launch]) -> "list[list[subprocess.Popen[bytes]]]":
-        return [start(given.documents, launch, i, given.steps, given.size, folder) for i, launch in enumerate(batch)]
+        return [start(launch, i, folder, given) for i, launch in enumerate(batch)]
 
     began = time.monotonic()
     batches = list(side_by_side(launches, max(1, torch.cuda.device_count())))
@@ -247,6 +253,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=240, help="seconds for a launch")
     parser.add_argument("--budget", type=float, default=3600, help="seconds after which no launch starts")
     parser.add_argument("--launches", nargs="+", default=DEFAULT)
+    parser.add_argument("--one-rank", action="store_true", help="only the first process of a launch, on one GPU")
     given = parser.parse_args()
     launches = [Launch.of(text) for text in given.launches]
     with tempfile.TemporaryDirectory() as name:
@@ -254,8 +261,9 @@ def main() -> None:
         paths = [folder / launch.name / "row.json" for launch in launches]
         for _ in run_all(launches, given, folder):
             rows = [json.loads(path.read_text()) for path in paths if path.exists()]
-            result = {"environment": environment(), "steps": given.steps, "trainings": rows}
-            write_json(given.output, {**result, "fsdp_minus_ddp": compared(folder, launches)})
+            result = {"environment": environment(), "steps": given.steps, "one_rank": given.one_rank, "trainings": rows}
+            differences = compared(folder, [] if given.one_rank else launches)
+            write_json(given.output, {**result, "fsdp_minus_ddp": differences})
     print(json.dumps(json.loads(given.output.read_text())["fsdp_minus_ddp"]))
 
 
