@@ -48,8 +48,14 @@ def mixed_order(sources: Sequence[str], shares: Mapping[str, float], seed: int) 
     """Indices of documents without end: a source drawn by its share, and the next document of that source.
 
     The documents of a source come in a new random order in each pass over it.
+
+    Raises:
+        ValueError: A source has a share and no documents.
     """
     names = sorted(shares)
+    there = set(sources)
+    if empty := sorted(name for name in names if shares[name] > 0 and name not in there):
+        raise ValueError(f"Expected documents of each source with a share, got none of {', '.join(empty)}")
     of_source = np.asarray(sources)
     queues = [_passes(np.flatnonzero(of_source == name), seed, place) for place, name in enumerate(names)]
     rng = np.random.default_rng([seed, len(names)])

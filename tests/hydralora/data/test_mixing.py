@@ -53,3 +53,8 @@ def test_an_order_has_the_shares_and_reads_each_document_before_one_again() -> N
 def test_a_source_of_share_zero_is_not_read() -> None:
     order = itertools.islice(mixed_order(["a", "b", "a"], {"a": 0.0, "b": 1.0}, seed=0), 50)
     assert set(order) == {1}
+
+
+def test_a_share_of_a_source_without_documents_is_refused() -> None:
+    with pytest.raises(ValueError, match="got none of b"):
+        next(mixed_order(["a", "a"], {"a": 0.5, "b": 0.5}, seed=0))
