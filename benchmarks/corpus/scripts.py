@@ -56,16 +56,24 @@ def messages(language: str, program: str, seed: int = 0, least: int = 1) -> list
 
 
 def near_duplicates_found(language: str, program: str, size: int) -> dict[str, Any]:
-    """The share of documents that are dropped because they are another one without its middle character."""
+    """How many documents are dropped because they are another one without its middle character.
+
+    "letters": the same for the documents that have a letter there.
+    """
     texts = [text for _, text in messages(language, program, seed=1, least=15)]
-    originals = [" ".join(texts[i : i + size]) for i in range(0, len(texts) - size + 1, size)][:DOCUMENTS]
-    cut = [text[: len(text) // 2] + text[len(text) // 2 + 1 :] for text in originals]
+    documents = [" ".join(texts[i : i + size]) for i in range(0, len(texts) - size + 1, size)][:DOCUMENTS]
+    letters = [text for text in documents if text[len(text) // 2].isalpha()]
+    characters = round(sum(map(len, documents)) / len(documents))
+    found = {"texts": f"{size} of {program}", "of": len(documents), "found": _found(documents)}
+    return found | {"letters": {"of": len(letters), "found": _found(letters)}, "characters": characters}
+
+
+def _found(documents: list[str]) -> int:
+    cut = [text[: len(text) // 2] + text[len(text) // 2 + 1 :] for text in documents]
     empty: dict[str, Any] = dict.fromkeys(RECORD_SCHEMA) | {"source": "messages", "completion": "ok", "split": "train"}
-    records = pl.from_dicts([empty | {"prompt": text} for text in originals + cut], schema=RECORD_SCHEMA)
+    records = pl.from_dicts([empty | {"prompt": text} for text in documents + cut], schema=RECORD_SCHEMA)
     dropped = clean(records.lazy(), CleanConfig(decontaminate=False, detect_language=False)).dropped
-    found = dropped.filter(pl.col("reason") == "near_duplicate").height
-    characters = round(sum(map(len, originals)) / len(originals))
-    return {"texts": f"{size} of {program}", "of": len(originals), "found": found, "characters": characters}
+    return dropped.filter(pl.col("reason") == "near_duplicate").height
 
 
 def clusters_found(language: str) -> dict[str, Any]:
