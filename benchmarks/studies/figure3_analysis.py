@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 from figure3 import EXPERIMENTS, Experiment, Run, planned
+from paper_page import filled, table
 from safetensors.numpy import load_file
 
 from analysis.adapters.breakdown import ComponentAdapter, ParameterBreakdown, break_down
-from analysis.adapters.observation_two import OTHER_SEED, SAME_SEED, SEED_CONTROL
+from analysis.adapters.observation_two import OTHER_SEED, RELATIONS, SAME_SEED, SEED_CONTROL
 from analysis.figures import png
 from analysis.figures.breakdown import layer_maps, similarity_by_layer, similarity_by_relation, submodule_map
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "benchmarks" / "results" / "figure3.json"
+PAGE = REPOSITORY / "docs" / "results" / "figure3.md"
 IMAGES = REPOSITORY / "docs" / "images"
 DRAWN = {"gsm8k_iid": "a", "dolly_tasks": "b", "dolly_tasks_fast": "b-fast"}
 """Experiments that the paper draws, its letters for them, and (b) at a higher rate."""
@@ -25,7 +27,10 @@ MEASURES = ("subspace_similarity", "cka", "cosine", "update_cosine", "chance")
 
 
 def analyse(adapters: Path) -> None:
-    """Write `results/figure3.json` and the figures, of the experiments that are complete; others keep what is there."""
+    """Write `results/figure3.json`, its page's tables, and the figures of the experiments that are complete.
+
+    Other experiments keep what is there.
+    """
     found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for experiment in EXPERIMENTS:
         runs = planned((experiment,))
@@ -40,7 +45,7 @@ def analyse(adapters: Path) -> None:
             _draw(result, letter)
         print(f"{experiment.name}: {result.observation.verdict}\n  {result.observation.reason}", flush=True)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    print(_markdown(found))
+    PAGE.write_text(filled(PAGE.read_text(), found, TABLES))
 
 
 def _break_down(adapters: Path, runs: list[Run], *, drawn: bool) -> ParameterBreakdown:
@@ -116,42 +121,76 @@ def _draw(result: ParameterBreakdown, letter: str) -> None:
         (IMAGES / f"figure3{letter}-{name}.png").write_bytes(png(picture.figure, DPI))
 
 
-def _markdown(found: dict[str, Any]) -> str:
-    """The tables of docs/results/figure3.md."""
-    lines = [
-        "",
-        "| experiment | relation | A | A chance | B | update of A | update of B |",
-        "|---|---|--:|--:|--:|--:|--:|",
+def _verdicts(found: dict[str, Any]) -> str:
+    rows = []
+    for name, numbers in found.items():
+        of, seen = numbers["observation"]["numbers"], {row["matrix"]: row for row in numbers["identification"]}
+        rows.append(
+            [
+                f"`{name}`",
+                f"{numbers['learning_rate']:g}",
+                f"{1 - of['a_to_start']:.3f}",
+                f"A {of['a_same_seed']:.3f}, B {of['b_same_seed']:.3f}",
+                f"A {of['a_other_seed']:.3f}, B {of['b_other_seed']:.3f}; chance {of['a_chance']:.3f}",
+                f"{of['b_same_data_other_seed']:.3f} against {of['b_other_seed']:.3f}, p = {of['b_data_effect_p']:.2g}",
+                ", ".join(f"{matrix} {100 * row['accuracy']:.0f}%" for matrix, row in seen.items()),
+                numbers["observation"]["verdict"],
+            ]
+        )
+    head = [
+        *(
+            "experiment",
+            "rate",
+            "A moved (1 - its similarity to the start)",
+            "one seed",
+            "two seeds",
+            "two seeds, B of the same data",
+        ),
+        *("data recognised", "Observation II"),
     ]
-    for name, numbers in found.items():
-        by_relation: dict[str, dict[str, Any]] = {}
-        for row in numbers["relations"]:
-            by_relation.setdefault(row["relation"], {})[row["matrix"]] = row
-        for relation, rows in by_relation.items():
-            a, b = rows.get("A", {}), rows.get("B", {})
-            cells = (
-                a.get("subspace_similarity"), a.get("chance"), b.get("subspace_similarity"), a.get("update_cosine"),
-                b.get("update_cosine"),
-            )  # fmt: skip
-            lines.append(
-                f"| {name} | {relation} | " + " | ".join("" if c is None else f"{c:.3f}" for c in cells) + " |"
-            )
-    lines += ["", "| experiment | matrix | recognised | chance | p | silhouette | p | neighbours | chance | p |"]
-    lines += ["|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
-    for name, numbers in found.items():
-        for one, other in zip(numbers["identification"], numbers["separability"], strict=True):
-            cells = (
-                one["accuracy"], one["chance"], one["p"], other["silhouette"], other["silhouette_p"],
-                other["knn_accuracy"], other["chance"], other["knn_p"],
-            )  # fmt: skip
-            lines.append(f"| {name} | {one['matrix']} | " + " | ".join(f"{cell:.4g}" for cell in cells) + " |")
-    lines += ["", "| experiment | head | steps | tokens | training loss, first and last | held-out loss |"]
-    lines += ["|---|---|--:|--:|---|---|"]
+    return table(head, rows)
+
+
+def _relations(found: dict[str, Any]) -> str:
+    """Mean subspace similarity of A and of B."""
+    cells = {
+        (name, row["relation"], row["matrix"]): row["subspace_similarity"]
+        for name, numbers in found.items()
+        for row in numbers["relations"]
+    }
+    columns = [(name, matrix) for name in found for matrix in ("A", "B")]
+    rows = []
+    for relation in RELATIONS:
+        of = [cells.get((name, relation, matrix)) for name, matrix in columns]
+        rows.append([relation, *("" if value is None else f"{value:.3f}" for value in of)])
+    return table(["relation", *(f"`{name}` {matrix}" for name, matrix in columns)], rows)
+
+
+def _updates(found: dict[str, Any]) -> str:
+    """Cosine of what training added, of heads of different data."""
+    cells = {
+        (name, row["relation"], row["matrix"]): row["update_cosine"]
+        for name, numbers in found.items()
+        for row in numbers["relations"]
+    }
+    rows = [
+        [
+            f"`{name}`",
+            *(f"{cells[name, relation, matrix]:.2f}" for relation in (SAME_SEED, OTHER_SEED) for matrix in "AB"),
+        ]
+        for name in found
+    ]
+    return table(["experiment", "A, one seed", "B, one seed", "A, two seeds", "B, two seeds"], rows)
+
+
+def _losses(found: dict[str, Any]) -> str:
+    """Held-out losses of the heads of each experiment, in nats per token."""
+    rows = []
     for name, numbers in found.items():
         for head, run in numbers["training"].items():
-            first, last = run["loss_first_and_last_steps"]
-            losses = ", ".join(f"{kind} {loss:.3f}" for kind, loss in run["held_out_loss"].items())
-            lines.append(
-                f"| {name} | {head} | {run['steps']} | {run['tokens']:,} | {first:.2f}, {last:.2f} | {losses} |"
-            )
-    return "\n".join(lines)
+            losses = ", ".join(f"{kind.replace('_', ' ')} {loss:.3f}" for kind, loss in run["held_out_loss"].items())
+            rows.append([f"`{name}`", head, str(run["steps"]), f"{run['tokens']:,}", losses])
+    return table(["experiment", "head", "steps", "tokens", "held-out loss"], rows)
+
+
+TABLES = {"verdicts": _verdicts, "relations": _relations, "updates": _updates, "losses": _losses}

@@ -16,7 +16,7 @@ from experts_mix import Mix
 from pipelines.store.artifacts import Artifact
 from pipelines.store.io_manager import ArtifactStore
 from pipelines.study.experiments import EXPERIMENTS, NUM_CLUSTERS, planned_cells
-from pipelines.study.running.run_documents import HELD_OUT, TRAINING, VALIDATION, Split, read_run_documents
+from pipelines.study.running.run_documents import HELD_OUT, TRAINING, VALIDATION, SplitConfig, read_run_documents
 from pipelines.study.sizes import matched_parameters
 from pipelines.study.study_documents import Corpus, study_documents
 from pipelines.training.recipe import BaseModel, Recipe
@@ -51,7 +51,7 @@ def corpus_of(directory: Path) -> Corpus:
 def domain_documents(directory: Path, corpus: Corpus) -> dict[str, Artifact]:
     """The documents of each domain, as the job `study` makes them."""
     own = configuration()["ops"]["study_runs"]["config"]
-    split = Split(own["validation_documents_per_source"], own["held_out_documents_per_source"])
+    split = SplitConfig(**{name: own[name] for name in SplitConfig.model_fields})
     store = ArtifactStore(directory=str(directory))
     return {
         domain: study_documents(store, corpus, sources, NUM_CLUSTERS[domain], split)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import kendalltau
+
 Row = Mapping[str, Any]
 Results = Mapping[str, Any]
 
@@ -40,6 +42,7 @@ NAMES = {
     "without_hydra": "w/o hydra",
 }
 TOKEN, TASKS = "", "macro_"
+METRICS = {TOKEN: "by token", TASKS: "over tasks"}
 SINGLE = ("general", "medical", "law", "code", "math")
 WORDS = {"better": "better", "worse": "worse", "": "no difference shown"}
 
@@ -111,19 +114,20 @@ def both_metrics(results: Results, name: str) -> str:
 
 
 def heterogeneity(results: Results) -> str:
+    """Differences by the heterogeneity of the corpus, and whether they follow its order."""
     cells = {(row["domain"], row["method"]): row for row in results["figure_2"]}
     domains = sorted({(row["index"], row["domain"]) for row in results["figure_2"]})
-    methods = ("full", "hydralora")
-    head = [
-        "domain",
-        "Rao's index",
-        *(f"{NAMES[m]}, {metric}" for m in methods for metric in ("by token", "over tasks")),
-    ]
+    shown = [(method, metric) for method in ("full", "hydralora") for metric in METRICS]
+    head = ["domain", "Rao's index", *(f"{NAMES[method]}, {METRICS[metric]}" for method, metric in shown)]
     rows = [
-        [domain, f"{index:.2f}", *(difference(cells[domain, m], metric) for m in methods for metric in (TOKEN, TASKS))]
-        for index, domain in domains
+        [name, f"{index:.2f}", *(difference(cells[name, m], metric) for m, metric in shown)] for index, name in domains
     ]
-    return table(head, rows)
+    trends = []
+    for method, metric in shown:
+        differences = [cells[name, method][f"{metric}difference"] for _, name in domains]
+        found = kendalltau([index for index, _ in domains], differences)
+        trends.append(f"{found.statistic:+.2f} (p = {found.pvalue:.2f})")
+    return table(head, [*rows, ["Kendall's tau with the index", "", *trends]])
 
 
 def numbers_of_experts(results: Results) -> str:
@@ -147,7 +151,7 @@ def verdicts(results: Results) -> str:
         [
             name.replace("_", " ").title(),
             f"{NAMES[better]} is better than {NAMES[worse]}",
-            *(_outcomes(of, metric) for metric in (TOKEN, TASKS)),
+            *(_outcomes(of, metric) for metric in METRICS),
         ]
         for (name, better, worse), of in pairs.items()
     ]
@@ -168,7 +172,7 @@ def other_pairs(results: Results) -> str:
     }
     rows = []
     for worse in ("lora_r8", "lora_r32"):
-        for metric, name in ((TOKEN, "by token"), (TASKS, "over tasks")):
+        for metric, name in METRICS.items():
             of = [cells.get(("hydralora", worse, domain)) for domain in SINGLE]
             shown = ["not run" if row is None else difference(row, metric) for row in of]
             rows.append([f"minus {NAMES[worse]}, {name}", *shown])
@@ -224,22 +228,22 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
 }
 
 
-def filled(page: str, results: Results) -> str:
+def filled(page: str, results: Results, blocks: Mapping[str, Callable[[Results], str]] = BLOCKS) -> str:
     """The page with each of its tables made from the results.
 
     Raises:
-        ValueError: the page names a table that is not in `BLOCKS`, or does not end one.
+        ValueError: the page names a table that is not in `blocks`, or does not end one.
     """
     begun = re.findall(r"<!-- (?!end of )(.+?) -->", page)
     for name in begun:
-        if name not in BLOCKS:
-            raise ValueError(f"Expected tables among {', '.join(BLOCKS)}, got {name!r}")
+        if name not in blocks:
+            raise ValueError(f"Expected tables among {', '.join(blocks)}, got {name!r}")
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         before, _, rest = page.partition(begin)
         _, found, after = rest.partition(end)
         if not found:
             raise ValueError(f"Expected {end!r} after {begin!r}, got none")
-        page = f"{before}{begin}\n\n{BLOCKS[name](results)}\n\n{end}{after}"
+        page = f"{before}{begin}\n\n{blocks[name](results)}\n\n{end}{after}"
     return page
 
 
