@@ -88,8 +88,8 @@ def result_of(content: Any) -> Any:
 def _part(part: Any, unused: MutableMapping[str, None]) -> str:
     if not isinstance(part, Mapping):
         return text_of(part) or ""
-    kind = part.get("type") or ("text" if "text" in part else None)
     text = part.get("text")
+    kind = part.get("type") or (None if text is None else "text")
     if isinstance(text, Mapping) and "value" in text:  # as OpenAI's Assistants write it
         if text.get("annotations"):
             unused.setdefault("annotations of texts")
@@ -130,11 +130,8 @@ def own_calls(message: Message, unused: MutableMapping[str, None]) -> Iterator[s
 
 
 def untrained(message: Message) -> bool:
-    """Whether a message says that it must not be trained on: a weight of 0, or one of `TRAINED` false."""
-    weight = message.get("weight")
-    if weight is not None and text_of(weight) in ("0", "0.0"):
-        return True
-    return any(str(message.get(name)).casefold() == "false" for name in TRAINED)
+    """Whether a message says that it must not be trained on: its weight or one of `TRAINED` is 0 or false."""
+    return any(str(message.get(name)).casefold() in ("false", "0", "0.0") for name in ("weight", *TRAINED))
 
 
 def is_thought(message: Message) -> bool:
@@ -168,9 +165,11 @@ def call_text(name: Any, arguments: Any) -> str:
 
     Args:
         name: name of the tool. None if the call is only a text.
-        arguments: an object, or its JSON text, which is not changed.
+        arguments: an object, its JSON text, which is not changed, or any other text.
     """
-    given = arguments if isinstance(arguments, str) and arguments.strip() else as_json(arguments or {})
+    is_text = isinstance(arguments, str) and bool(arguments.strip())
+    is_json = is_text and json_or_text(arguments) is not arguments
+    given = arguments if is_json or (is_text and name is None) else as_json(arguments or {})
     inner = given if name is None else f'{{"name": {as_json(name)}, "arguments": {given}}}'
     return f"<tool_call>\n{inner}\n</tool_call>"
 

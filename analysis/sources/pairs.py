@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import polars as pl
@@ -71,18 +71,17 @@ class TextReader:
         return [value for _, value in inner]
 
     def _shape(self, block: Block, shape: Shape) -> tuple[pl.Series, pl.Series]:
-        system = self._context(block, "system")
-        history = self._context(block, "history")
-        before = None if system is None else self._each_text(system, block)
+        systems = [self._each_text(column, block) for column in self._context(block, "system")]
+        history = next(iter(self._context(block, "history")), None)
+        before = _together(systems) if systems else None
         if shape.messages:
             return self._conversations(block, shape.messages, before, history)
         if (messages := self._as_conversations(block, shape)) is not None:
             joined = replace(block, columns={**block.columns, shape.prompt: messages})
             return self._conversations(joined, shape.prompt, before, history)
         prompt = self.column(block, shape.prompt)
-        inputs = [self.column(block, name) for name in shape.inputs]
-        for i, text in enumerate(inputs):
-            prompt = _joined(prompt, text.set(text.eq_missing(inputs[0]), None) if i else text)  # no copy of the first
+        if shape.inputs:
+            prompt = _joined(prompt, _together([self.column(block, name) for name in shape.inputs]))
         if history is not None:
             prompt = self._with_history(block, prompt, before, history)
         elif before is not None:
@@ -102,13 +101,11 @@ class TextReader:
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
 
-    def _context(self, block: Block, role: str) -> tuple[str, Values] | None:
-        """Name and values of the context column with this role."""
+    def _context(self, block: Block, role: str) -> list[tuple[str, Values]]:
+        """Names and values of the context columns with this role."""
         if self.columns:
-            path = self.columns.get(role)
-            return None if path is None else (path, self._values(block, path))
-        name = next((name for name in CONTEXT_COLUMNS[role] if name in block.columns), None)
-        return None if name is None else (name, block.columns[name])
+            return [(path, self._values(block, path)) for path in (self.columns.get(role),) if path is not None]
+        return [(name, block.columns[name]) for name in CONTEXT_COLUMNS[role] if name in block.columns]
 
     def _each_text(self, column: tuple[str, Values], block: Block) -> pl.Series:
         name, values = column
@@ -206,6 +203,12 @@ def _nothing(n_rows: int) -> pl.Series:
 
 def _is_empty(series: pl.Series) -> pl.Series:
     return series.is_null() | (series.str.strip_chars() == "").fill_null(False)
+
+
+def _together(columns: Sequence[pl.Series]) -> pl.Series:
+    """The texts of several columns, one after the other; a copy of the first column's text is left out."""
+    first, *others = columns
+    return reduce(_joined, (text.set(text.eq_missing(first), None) for text in others), first)
 
 
 def _joined(first: pl.Series, second: pl.Series) -> pl.Series:

@@ -138,7 +138,14 @@ def content_of(config: AnyConfig) -> object:
 
 def _digests(paths: Iterable[Path]) -> dict[str, str]:
     """Path as given -> digest of the file. The full path is the key, so equal file names in two folders both count."""
-    return {str(path): file_hash(path) for path in sorted(set(paths))}
+    return {str(path): _digest(path) for path in sorted(set(paths))}
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_hash(path)
+    except OSError as error:  # such as a link to nothing; reading the source raises it again, where it can be skipped
+        return str(error)
 
 
 def _folder_digests(folder: str) -> dict[str, str]:

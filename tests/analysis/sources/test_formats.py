@@ -340,6 +340,13 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
         [("?", CALLED), ("?", "<tool_call>\nf(1)\n</tool_call>")],
     ),
     (
+        "arguments that are no JSON",
+        JSON,
+        [{"messages": [said("user", "?"), said("assistant", "", tool_calls=[{"name": "sky", "input": "in Rome"}])]}]
+        * 2,
+        [("?", CALLED.replace('{"at": "Rome"}', '"in Rome"'))] * 2,
+    ),
+    (
         "arguments that other rows have",
         PARQUET,
         [
@@ -362,6 +369,15 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
         ALL,
         [{"system": "s", "conversations": [said("user", "u"), said("assistant", "a")]}] * 2,
         [("s\n\nu", "a")] * 2,
+    ),
+    (
+        "system columns of two names",
+        JSON,
+        [
+            {"system": one, "system_prompt": other, "messages": [said("user", "u"), said("assistant", "a")]}
+            for one, other in ((None, "s"), ("s", "s"), ("r", "s"))
+        ],
+        [("s\n\nu", "a"), ("s\n\nu", "a"), ("r\n\ns\n\nu", "a")],
     ),
     (
         "system and history",

@@ -118,6 +118,12 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ),
     (
         "a.jsonl",
+        conversation(("user", [{"text": None, "image": "x"}]), ("assistant", "y")) * 2,
+        {},
+        "line 1, .*content part of type None with the fields .*'image'",
+    ),
+    (
+        "a.jsonl",
         conversation(("user", {"a": 1}), ("assistant", "y")) * 2,
         {},
         "line 1, column 'messages': found a content",
@@ -318,9 +324,12 @@ def test_what_was_not_read_is_said(tmp_path: Path) -> None:
             {"messages": [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]},
             "conversations that end with a question: 1 (the first: record 1, column 'messages')",
         ),
-        (
-            {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 0}]},
-            "weight: 0 or train: false (do not train on this message)",
+        *(
+            (
+                {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", **mark}]},
+                "weight: 0 or train: false (do not train on this message)",
+            )
+            for mark in ({"weight": 0}, {"weight": 0.0}, {"weight": False}, {"train": 0})
         ),
         ({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "weight": 1}]}, ""),
         (

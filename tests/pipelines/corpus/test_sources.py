@@ -25,6 +25,15 @@ def test_files_of_one_name_and_of_local_data_sets_are_in_the_fingerprint(tmp_pat
     assert all(old != content_of(config) for old, config in zip(before, configs, strict=True))
 
 
+def test_a_link_to_nothing_has_a_fingerprint_so_that_its_source_can_be_skipped(tmp_path: Path) -> None:
+    (tmp_path / "lost.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    config = FilesConfig(paths=[str(tmp_path / "*.jsonl")])
+    before = content_of(config)
+    (tmp_path / "gone.jsonl").touch()
+    assert len(before) == 1
+    assert content_of(config) != before
+
+
 def test_a_catalog_entry_is_in_the_fingerprint(tmp_path: Path) -> None:
     file = tmp_path / "catalog.yaml"
     found = []
