@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from experts_mix import Ints, Mix
 from numpy.typing import NDArray
-from study_data import tokenised
+from study_data import SEED, tokenised
 
 from analysis.clusters.choice.selection import elbow
 from analysis.clusters.kmeans import assign, sweep_kmeans
@@ -28,6 +28,9 @@ from hydralora.evaluation import length_batches
 PREFILL_TOKENS = 16_384
 LARGEST_K = 20
 RESTARTS = 10
+NEIGHBOURS = 15
+SMALL = 0.005  # share of the answer tokens below which a community belongs to the tail
+LEAST_TAIL = 0.05  # share of the documents from which a tail gets an expert
 
 Floats = NDArray[np.float32]
 Labels = dict[str, Ints]
@@ -91,9 +94,70 @@ def with_states(mix: Mix, states: Floats, facts: dict[str, Any]) -> Labels:
     labels = dict(mix.labels)
     for name, features, texts in (("hidden", hidden(), prompts), ("joint", JointFeatures(hidden()), pairs)):
         labels[name] = at_elbow(name, features, texts, prompts, training, facts)
-        rows = np.isin(mix.parts, ("validation", "test", "more"))
-        facts[name]["information_about_source"] = information(labels[name][rows], mix.sources[rows])
+    known = _chosen(pairs, training)
+    labels |= beyond_elbow(mix, JointFeatures(hidden()).fit(known).transform(known), prompts, facts)
+    if mix.name == "six":
+        labels |= with_known_sources(mix, labels["joint"])
+    held_out = np.isin(mix.parts, ("validation", "test", "more"))
+    for name in labels.keys() & facts.keys():
+        facts[name]["information_about_source"] = information(labels[name][held_out], mix.sources[held_out])
     return labels
+
+
+def beyond_elbow(mix: Mix, rows: Floats, prompts: list[str], facts: dict[str, Any]) -> Labels:
+    """Groups with one expert more than "joint", from the same rows of training documents.
+
+    "joint_next" has one K-means group more. "joint_tail" has K-means groups of all but the tail, which is the last
+    group; it is left out where the tail is small.
+    """
+    training, n = mix.parts == "train", facts["joint"]["n"]
+    tail = tail_of(rows, (mix.lengths - mix.answer_starts)[training])
+    facts["joint_next"], facts["joint_tail"] = {"n": n + 1}, {"n": n + 1, "tail": float(tail.mean())}
+    groups = {"joint_next": _k_means(rows, n + 1)}
+    if tail.mean() >= LEAST_TAIL:
+        groups["joint_tail"] = np.full(len(rows), n)
+        groups["joint_tail"][~tail] = _k_means(rows[~tail], n)
+    labels = {name: told_by_words(prompts, of, training, facts[name]) for name, of in groups.items()}
+    for name, of in groups.items():
+        labels[name][training] = of
+    return labels
+
+
+def tail_of(rows: Floats, answer_tokens: Ints) -> NDArray[np.bool_]:
+    """Whether each document belongs to a community of few answer tokens, in the graph of nearest neighbours.
+
+    An expert learns what most answer tokens of its group are. K-means puts many small tasks with short answers into the
+    group of a large source, whose tokens then outweigh theirs.
+    """
+    import networkx as nx
+    from sklearn.neighbors import kneighbors_graph
+
+    near = kneighbors_graph(rows, NEIGHBOURS)
+    graph = nx.from_scipy_sparse_array(near.maximum(near.T))
+    community = np.zeros(len(rows), np.int64)
+    for number, members in enumerate(nx.community.louvain_communities(graph, seed=SEED)):
+        community[list(members)] = number
+    tokens = np.bincount(community, answer_tokens)
+    return tokens[community] < SMALL * tokens.sum()
+
+
+def with_known_sources(mix: Mix, joint: Ints) -> Labels:
+    """Of "six", two groupings that tell what joint groups lose to sources.
+
+    "joint_flan": joint groups, but all of Flan has a group of its own. "source_mixed": sources, but Dolly's documents
+    that joint groups put with MedQuAD's have MedQuAD's expert.
+    """
+    dolly, flan, medquad = (mix.source_names.index(name) for name in ("dolly15k", "flan10", "medquad"))
+    of_medquad = np.bincount(joint[mix.sources == medquad]).argmax()
+    return {
+        "joint_flan": np.where(mix.sources == flan, joint.max() + 1, joint),
+        "source_mixed": np.where((mix.sources == dolly) & (joint == of_medquad), medquad, mix.sources),
+    }
+
+
+def _k_means(rows: Floats, n: int) -> Ints:
+    sweep = sweep_kmeans(rows, range(1, n + 2), n_init=RESTARTS)
+    return assign(rows, sweep.centers[sweep.index(n)])[0].astype(np.int64)
 
 
 def at_elbow(

@@ -1,11 +1,31 @@
 """Which runs the study of experts needs next. The plan is made anew after every run, from records alone.
 
 **Rates.** A design is tried at three rates or more, until a worse one lies on each side of the best. The score of a
-rate is the loss of validation documents, mean of macro and token, over the same three seeds for all. A rate whose first
-seed is worse than the best by more than `MARGIN` gets no further ones. Test documents decide nothing.
+rate is the loss of validation documents, mean of macro and token, over the same three seeds for all; of rows that lose
+by more than rates differ, over the first seed alone (`trials`). A rate whose first seed is worse than the best by more
+than `MARGIN` gets no further ones. Test documents decide nothing. Earlier runs choose rates too.
 
 **Seeds.** The better LoRA and the better split by this score get ten: of those that are tuned by now, so that a last
-rate that is far off holds nothing up.
+rate that is far off holds nothing up. Other rows get five.
+
+**Why do joint groups gain less than true sources?** On "six" the losses of earlier runs, by task, say this. Nine tenths
+of what is missing on macro is Flan's, and most of that lies in four small tasks with answers of 10 to 30 tokens
+(e2e_nlg, dart, tatoeba, nq_open; 226 of 6,000 training documents), which K-means puts with Dolly's longer answers for
+each N up to 10. What is missing by token is mainly MedQuAD's and Dolly's, where Dolly's open questions share MedQuAD's
+expert. Hypothesis: an expert learns what most answer tokens of its group are, so small tasks need an expert away from
+large sources. Arms, fixed before their first run, on "six" (on the other mixes less than 5% of the documents are such
+a tail, so the groups stay):
+
+- `joint_tail`: communities of the graph of nearest neighbours with less than 0.5% of the answer tokens each share one
+  expert; all other documents have K-means groups of the elbow's N. Rates and seeds as in the headline.
+- `joint_next`: K-means groups of the elbow's N plus one, the control with as many experts.
+- `joint_flan`: joint groups, all of Flan taken out into one more. If the hypothesis holds, it gains what sources do.
+- `source_mixed`: sources, but Dolly's open questions stay with MedQuAD's expert. It should lose by token what joint
+  groups lose.
+- `joint_tail` with an always-on rank of 13, so that experts have rank 4 instead of 3.
+
+It holds if `joint_tail` beats `joint` and `joint_next` on validation documents. The tasks were read from validation and
+first test documents, so "more" documents are the fair ones for it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,17 +70,18 @@ class Design:
 
     arm: Arm
     rates: Mapping[str, tuple[float, ...]]
+    trials: tuple[int, ...] = TRIALS
 
     def tuned(self, mix: str, score: Score) -> tuple[list[Run], Arm | None]:
         """Runs that choose the rate, as far as scores tell them; and the best arm as soon as it is known."""
         rates = sorted(self.rates[mix])
         while True:
-            first = {rate: score(self._run(mix, rate, TRIALS[0])) for rate in rates}
+            first = {rate: score(self._run(mix, rate, self.trials[0])) for rate in rates}
             known = [value for value in first.values() if value is not None]
             if len(known) < len(rates):
-                return [self._run(mix, rate, TRIALS[0]) for rate in rates], None
+                return [self._run(mix, rate, self.trials[0]) for rate in rates], None
             near = [rate for rate, value in first.items() if value is not None and value <= min(known) + MARGIN[mix]]
-            trials = {rate: [self._run(mix, rate, seed) for seed in TRIALS] for rate in near}
+            trials = {rate: [self._run(mix, rate, seed) for seed in self.trials] for rate in near}
             means = {rate: mean(score, runs) for rate, runs in trials.items()}
             wanted = list(chain.from_iterable(trials.values()))
             if None in means.values():
@@ -88,19 +109,31 @@ def splits(groups: str) -> tuple[Design, Design, Design]:
 LORAS = (Design(Arm("lora", 0.0), LORA_PLUS_RATES), Design(Arm("lora", 0.0, ratio=1.0), PLAIN_RATES))
 OWN = "joint"  # groups of the headline, at their own elbow
 TFIDF, WORDS = "tfidf", "joint_words"
+TAIL = Design(Arm("split", 0.0, "joint_tail"), PLUS_RATES)
+# Arms that explain, at the rate of the split on joint groups.
+EXPLAINING = tuple(
+    Arm("split", 1.2e-3, groups, shared_rank=rank)
+    for groups, rank in (("joint_next", 16), ("joint_flan", 16), ("source_mixed", 16), ("joint_tail", 13))
+)
 
 
 def _tag(groups: str) -> Design:
     return Design(Arm("tag", 0.0, groups), LORA_PLUS_RATES)
 
 
-_ROUTER, _FULL = Design(Arm("router", 0.0), ROUTER_RATES), Design(Arm("full", 0.0), FULL_RATES)
-_EACH = Design(Arm("each", 0.0, "source", ("source_text", "source")), LORA_PLUS_RATES)
-_RANDOM, _SOURCE = (Design(Arm("split", 0.0, groups), PLUS_RATES) for groups in ("random", "source"))
+_TOLD = ("source_text", "source")
+_SOURCE = Design(Arm("split", 0.0, "source", _TOLD), PLUS_RATES, SEEDS[:1])
+_ROUTER = Design(Arm("router", 0.0), ROUTER_RATES)
+_FAR = (  # rows that lose by more than rates differ
+    Design(Arm("full", 0.0), FULL_RATES, SEEDS[:1]),
+    Design(Arm("split", 0.0, "random"), PLUS_RATES, SEEDS[:1]),
+    Design(Arm("balanced", 0.0), LORA_PLUS_RATES, SEEDS[:1]),
+    Design(Arm("each", 0.0, "source", _TOLD), LORA_PLUS_RATES, SEEDS[:1]),
+)
 HONEST = {
-    "six": (_ROUTER, _tag("source"), _tag(OWN), _EACH, _FULL, _RANDOM, Design(Arm("balanced", 0.0), LORA_PLUS_RATES)),
-    "exams": (_EACH, _FULL, _ROUTER, _tag(OWN)),
-    "flan": (_ROUTER, _tag("source"), _tag(OWN), _FULL, _RANDOM),
+    "six": (_ROUTER, _tag("source"), _tag(OWN), *_FAR),
+    "exams": (_ROUTER, _tag(OWN), *_FAR),  # its joint groups are its sources
+    "flan": (_ROUTER, _tag("source"), _tag(OWN), *_FAR),
 }
 
 
@@ -149,11 +182,6 @@ def leading(designs: Sequence[Design], mix: str, score: Score) -> Arm | None:
     return min(scores, key=lambda arm: scores[arm] or 0.0, default=None)
 
 
-def best(designs: Sequence[Design], mix: str, score: Score) -> Arm | None:
-    """The best arm of these designs; None until all are tuned."""
-    return leading(designs, mix, score) if len(tuned(designs, mix, score)) == len(designs) else None
-
-
 def same_kind(designs: Sequence[Design], arm: Arm) -> Design:
     """The one of these designs whose rates are of the kind of this arm's."""
     return next(d for d in designs if (d.arm.ratio, d.arm.shared_scale) == (arm.ratio, arm.shared_scale))
@@ -171,31 +199,38 @@ def planned(score: Score, mixes: Sequence[str]) -> list[Run]:
     def arms(designs: Mapping[str, Sequence[Design]]) -> dict[str, list[Arm]]:
         return {mix: tuned(of, mix, score) for mix, of in designs.items()}
 
-    kinds, both_loras = (arms(dict.fromkeys(mixes, designs)) for designs in (splits(OWN), LORAS))
+    six = [mix for mix in mixes if mix == "six"]
+    tail, source = dict.fromkeys(six, (TAIL,)), {mix: (_SOURCE,) for mix in mixes if mix != "exams"}
+    honest, kinds = {mix: HONEST[mix] for mix in mixes}, dict.fromkeys(mixes, (*LORAS, *splits(OWN)))
     parts: list[Iterator[Run]] = [
         _seeds({mix: of for mix, of in headline.items() if mix == "flan"}, SEEDS),
-        _trials(dict.fromkeys(mixes, (*LORAS, *splits(OWN))), score),
         _seeds(headline, SEEDS),
+        _trials(kinds, score),
         _trials(tfidf, score),
         _seeds(arms(tfidf), SEEDS[:5]),
+        _seeds(dict.fromkeys(six, EXPLAINING[:1]), TRIALS),
+        _trials(tail, score),
+        _trials(source, score),
+        _seeds(arms(source), SEEDS[:5]),
         _trials(words, score),
-        _trials({mix: HONEST[mix] for mix in mixes if mix == "six"}, score),
-        _seeds(kinds, SEEDS[:5]),
-        _seeds(arms(tfidf), SEEDS),
-        _seeds(kinds, SEEDS),
         _seeds(arms(words), SEEDS[:5]),
-        _trials({mix: HONEST[mix] for mix in mixes if mix != "six"}, score),
-        _seeds(both_loras, SEEDS),
-        _trials({mix: (_SOURCE,) for mix in mixes if mix != "exams"}, score),
+        _trials(honest, score),
+        _seeds(arms(honest), TRIALS),
+        _seeds(arms(tail), SEEDS),
+        _seeds(dict.fromkeys(six, EXPLAINING), TRIALS),
+        _seeds(arms(honest), SEEDS[:5]),
+        _seeds(arms(kinds), SEEDS[:5]),
+        _seeds(arms(source), SEEDS),
+        _seeds(arms(kinds), SEEDS),
     ]
     return list(dict.fromkeys(chain.from_iterable(parts)))
 
 
 def planned_for_second_base(score: Score, mixes: Sequence[str]) -> list[Run]:
     """The headline alone: both kinds of LoRA, and the split on the same groups; five seeds at the best rates."""
-    designs = (*LORAS, *splits(OWN))
-    trials = _trials(dict.fromkeys(mixes, designs), score)
-    arms = {mix: tuned(designs, mix, score) for mix in mixes}
+    designs = dict.fromkeys(mixes, (*LORAS, *splits(OWN)[:2]))
+    trials = _trials(designs, score)
+    arms = {mix: tuned(of, mix, score) for mix, of in designs.items()}
     return list(dict.fromkeys(chain(trials, _seeds(arms, SEEDS[:5]))))
 
 
