@@ -18,6 +18,7 @@ from study_runs import document_sums, fit, pack
 
 from hydralora import HydraLoraConfig
 from hydralora.base_model import load_base_model
+from hydralora.evaluation.chunked_loss import can_chunk
 from hydralora.training import TrainingConfig
 
 TOKENS_PER_STEP = {"six": 8192, "exams": 4096, "flan": 4096}
@@ -27,7 +28,7 @@ TOKENS_PER_STEP_OF_PARTS = 4096  # of mixes that are parts of these three
 SHARED_RANK = 16
 LORA_RANK = 28
 LORA_PLUS_RATIO = 4.0
-LARGE_VOCABULARY = 100_000  # from here on, the logits of a batch are not held at once
+LARGE_VOCABULARY = 100_000  # from here on, evaluation takes smaller batches
 
 
 def linear_sizes(model: torch.nn.Module) -> tuple[int, int]:
@@ -205,7 +206,7 @@ def _trained(run: Run, path: Path, training: Ints, tokens_per_step: int, device:
     documents: Any = tagged_mix(path, arm.groups) if arm.kind == "tag" else mix
     gates = arm.groups if arm.kind in ("split", "shared") else None
     weights = _balancing_weights(mix, training) if arm.kind == "balanced" else None
-    chunked = model.config.vocab_size > LARGE_VOCABULARY
+    chunked = can_chunk(model.get_output_embeddings())
     record = fit(model, documents, training, training_config, device, gates=gates, weights=weights, chunked=chunked)
     return model, {
         "experts": experts,
