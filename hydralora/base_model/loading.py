@@ -67,7 +67,7 @@ def load_base_model(
             trust_remote_code=trust_remote_code,
         )
     if blocks is None and not on_cpu:
-        model.to(target)
+        _move(model, name_or_path, target)
     for module in model.modules():
         # Otherwise bitsandbytes rewrites the weights at the first evaluation on some CPUs and rounds their scales.
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -133,6 +133,18 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
+
+
+def _move(model: Any, name_or_path: str, device: torch.device) -> None:
+    try:
+        model.to(device)
+    except torch.OutOfMemoryError as error:
+        gib = sum(parameter.nbytes for parameter in model.parameters()) / 2**30
+        raise BaseModelError(
+            f"{name_or_path}: expected {gib:.1f} GiB free on {device} for its weights, got less. Stop what else runs "
+            f"there, or load the model in 4 bits. To train it on several GPUs, split it between them (fsdp) with "
+            f"gradient_checkpointing."
+        ) from error
 
 
 def _path_of(name_or_path: str) -> str:

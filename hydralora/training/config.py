@@ -80,8 +80,9 @@ class TrainingConfig:
         eval_steps: Steps between two evaluations of the held-out loss; None for no evaluation during the run.
         early_stopping_patience: Number of evaluations without a better held-out loss after which the run stops. The
             best checkpoint becomes the result. None for no early stopping.
-        fsdp: Whether to split the base model and the trained parameters between the processes, for base models that do
-            not fit on one GPU.
+        fsdp: Whether to split the base model and the trained parameters between the processes. This is slower than a
+            whole model in each: use it for base models that do not fit on one GPU, and with `gradient_checkpointing`,
+            because without it activations take most of the memory.
         mixing_temperature: Documents are drawn from a source in proportion to its size ** (1 / temperature).
         mixing_weights: Source -> factor on its share; 0 leaves the source out. See `hydralora.data.mixing`.
         mixing_cap: Largest share of a source among the documents read.

@@ -274,10 +274,12 @@ def clear_errors(config: TrainingConfig, folder: Path) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
+        further = "use more GPUs" if config.fsdp else "split the base model between GPUs (fsdp)"
+        last_advice = further if config.gradient_checkpointing else "switch gradient_checkpointing on"
         raise TrainingError(
             f"Out of memory at {config.tokens_per_step} tokens a step in {config.gradient_accumulation_steps} "
             f"micro-batches. Raise gradient_accumulation_steps (the result stays the same), lower max_length, or "
-            f"switch gradient_checkpointing on. The last checkpoint is kept."
+            f"{last_advice}. The last checkpoint is kept."
         ) from error
     except OSError as error:
         if not is_disk_full(error):

@@ -70,7 +70,8 @@ class Launcher(dg.ConfigurableResource):
     processes_per_training: int = limited(1, ge=1)
     """Number of processes of one training, each with its own GPU if there are GPUs."""
     fsdp: bool = False
-    """Shard the base model over the processes of a training (FSDP), instead of a full copy in each."""
+    """Split the base model between the processes of a training (FSDP), in place of a whole copy in each. It is slower:
+    for base models that do not fit one GPU, with gradient_checkpointing."""
 
     def train(
         self, context: dg.AssetExecutionContext, jobs: Sequence[Job], recipe: Recipe, base_model: BaseModel

@@ -65,6 +65,19 @@ def test_a_local_folder(tmp_path: Path) -> None:
     assert tokenizer.pad_token == "<|pad|>"
 
 
+def test_a_model_larger_than_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    model.save_pretrained(tmp_path)
+    small_tokenizer().save_pretrained(tmp_path)
+
+    def is_full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(model), "to", is_full)
+    with pytest.raises(BaseModelError, match=r"expected 0\.0 GiB free on cpu for its weights.*in 4 bits.*fsdp"):
+        load_base_model(str(tmp_path), device="cpu")
+
+
 def test_what_waits_on_the_cpu_to_be_split_has_the_attention_of_its_device(tmp_path: Path) -> None:
     small_model().save_pretrained(tmp_path)
     small_tokenizer().save_pretrained(tmp_path)

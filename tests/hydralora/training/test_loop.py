@@ -19,6 +19,7 @@ from hydralora import HydraLoraConfig
 from hydralora.data import IGNORED, TokenisedDocuments, collate, tokenise
 from hydralora.evaluation.answer_loss import answer_loss
 from hydralora.training import Progress, RunOptions, TrainingConfig, TrainingError, TrainingResult, plan_run, train
+from hydralora.training.loop import clear_errors
 from hydralora.training.trainer import AnswerTrainer, adamw, schedule
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
 
@@ -222,6 +223,19 @@ def test_no_memory(tmp_path: Path, plain: TokenisedDocuments, monkeypatch: pytes
         TrainingError, match=r"128 tokens a step in 2 micro-batches\. Raise gradient_accumulation_steps"
     ):
         run(tmp_path, plain)
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({}, "or switch gradient_checkpointing on"),
+        ({"gradient_checkpointing": True}, r"or split the base model between GPUs \(fsdp\)"),
+        ({"gradient_checkpointing": True, "fsdp": True}, "or use more GPUs"),
+    ],
+)
+def test_advice_without_memory_names_what_is_not_done_yet(settings: dict[str, bool], advice: str) -> None:
+    with pytest.raises(TrainingError, match=advice), clear_errors(TrainingConfig(max_steps=1, **settings), Path()):
+        raise torch.OutOfMemoryError("CUDA")
 
 
 def test_early_stopping_takes_the_best_checkpoint(tmp_path: Path, plain: TokenisedDocuments) -> None:
