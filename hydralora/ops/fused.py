@@ -135,7 +135,7 @@ def hydra_linear(
     if kernels is triton_launch and rows.shape[0] <= triton_launch.FEW_TOKENS:  # decoding: launches dominate
         triton_launch.add_experts_few(y.view(-1, y.shape[-1]), rows, weight_a, gating, weight_b, *split)
     else:
-        _add_adapter(y, rows, weight_a, weight_b, gating, *split)
+        _add_adapter(y, rows, weight_a, weight_b, gating, split)
     return y
 
 
@@ -158,7 +158,7 @@ class _HydraLinear(torch.autograd.Function):
         saved_x = _cast(x, dtype)
         rows = _rows(saved_x, dtype)
         y = _base(saved_x, rows, base_weight, base_bias)
-        low = _add_adapter(y, rows, weight_a, weight_b, gating, *split)
+        low = _add_adapter(y, rows, weight_a, weight_b, gating, split)
         # Backward casts the weights to low precision again: keeping the copies would cost more memory than LoRA.
         ctx.save_for_backward(saved_x, low, base_weight, weight_a, weight_b, gating)
         ctx.split, ctx.x_dtype = split, x.dtype
@@ -215,22 +215,14 @@ _apply_directly = super(torch.autograd.Function, _HydraLinear).apply
 
 
 def _add_adapter(
-    y: Tensor,
-    x: Tensor,
-    weight_a: Tensor,
-    weight_b: Tensor,
-    gating: Tensor | None,
-    scaling: float,
-    router_input: str,
-    shared_rank: int,
-    shared_scaling: float,
+    y: Tensor, x: Tensor, weight_a: Tensor, weight_b: Tensor, gating: Tensor | None, split: Split
 ) -> Tensor:
     """Add the adapter's update for x [T, in] to y [..., out], in x's dtype; returns `low`, which backward needs."""
     dtype = x.dtype
+    _, router_input, shared_rank, _ = split
     blocks = (weight_b.shape[1] - shared_rank) // (weight_a.shape[0] - shared_rank)
     router = _gating(gating, dtype, router_input)
     kernels = _kernels(x)
-    split = (scaling, router_input, shared_rank, shared_scaling)
     low, u = kernels.project_and_gate(x, _cast(weight_a, dtype), router, blocks, *split)
     kernels.accumulate(y.view(-1, y.shape[-1]), u, _cast(weight_b, dtype).t())
     return low

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -104,22 +104,28 @@ def train_lorahub(
             model = trained.unload().eval()
         records.append(json.loads((component / RECORD).read_text()))
     examples = _examples(documents, shares, examples_per_cluster, config.seed)
-    with clear_errors(config, folder), _Cost(options.measure_energy) as cost:
+    started, cpu_started = time.monotonic(), time.process_time()
+    with clear_errors(config, folder), EnergyMeter(enabled=options.measure_energy) as energy:
         composed, search = compose_lorahub(model, folders, examples, budget=budget, seed=config.seed)
+    cost = {
+        "seconds": time.monotonic() - started,
+        "cpu_seconds": time.process_time() - cpu_started,
+        "energy": None if energy.use is None else dataclasses.asdict(energy.use),
+    }
     after = None if held_out is None else evaluate_documents(composed, held_out, pad_token_id=0)
     check_base_unchanged(composed, base_weights)
     parameters = parameter_values(composed)
     record = {
         **identity,
         "parameters": {name: n if name == "all" else n * len(shares) for name, n in parameters.items()},
-        **_sums([*records, cost.values]),
+        **_sums([*records, cost]),
         "held_out": held_out_values(before, after),
         "lorahub": {
             **dataclasses.asdict(search),
             **_parts(shares, records),
             "examples": len(examples),
             "search_tokens": int(examples.lengths.sum()) * search.evaluations,
-            "search_seconds": cost.values["seconds"],
+            "search_seconds": cost["seconds"],
             "saved_parameters": parameters["trainable"],
         },
         "environment": environment(),
@@ -211,28 +217,6 @@ def _as_part(
     return lambda part: progress(
         dataclasses.replace(part, step=steps + part.step, num_steps=num_steps, tokens=tokens + part.tokens)
     )
-
-
-class _Cost:
-    """Measures time and energy of the search, under the names of a record."""
-
-    def __init__(self, measure_energy: bool) -> None:
-        self._meter = EnergyMeter(enabled=measure_energy)
-
-    def __enter__(self) -> Self:
-        self._started = time.monotonic(), time.process_time()
-        self._meter.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._meter.__exit__(*error)
-        wall, cpu = self._started
-        use = self._meter.use
-        self.values = {
-            "seconds": time.monotonic() - wall,
-            "cpu_seconds": time.process_time() - cpu,
-            "energy": None if use is None else dataclasses.asdict(use),
-        }
 
 
 def _sums(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -46,7 +46,6 @@ class ShardedCorpusConfig(fields_from(ShardedConfig, without=("clean",))):  # ty
 
 
 def _described(artifact: Artifact) -> Description:
-
     found = artifact.json("corpus")
     card, choice = found["data_card"], found["choice"]
     sizes = pl.DataFrame({"cluster": range(len(found["sizes"])), "documents": found["sizes"]})
