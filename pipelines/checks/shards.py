@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-import dagster as dg
-
 from pipelines.checks.configured_run import ConfiguredRun
 from pipelines.checks.corpus import LEAST_FOR_AN_ELBOW
 from pipelines.checks.problem import AnyProblem, Problem, Refusal
-from pipelines.checks.sources import HELD_OUT, files, is_held_out, names
+from pipelines.checks.sources import HELD_OUT, files, is_held_out, names, refused
 from pipelines.checks.store import folder
 from pipelines.engine.resource import ShardEngine
 
@@ -73,20 +71,11 @@ def _sources(config: Any) -> Iterator[AnyProblem]:
 
 
 def _source(read: Any, field: str) -> Iterator[AnyProblem]:
-    from pipelines.corpus.sources import to_source
-
     wrong = list(files(read, field, must_exist=True, urls=True))
     for i, path in enumerate(read.paths):
         if "://" in path:
             wrong += _url(path, f"{field}.paths[{i}]")
-    if not wrong:
-        try:
-            to_source(read)
-        except dg.Failure as error:
-            wrong.append(Refusal(field, str(error.description)))
-        except ValueError as error:
-            wrong.append(Refusal(field, f"{error}."))
-    yield from wrong
+    yield from wrong or refused(read, field)
 
 
 def _url(url: str, field: str) -> Iterator[AnyProblem]:

@@ -110,17 +110,19 @@ def _of_source(read: Any, field: str, purpose: "Purpose", must_exist: bool) -> I
             found += _hub(read, f"{field}.hub", must_exist)
         case CatalogConfig():
             found += _catalog(read, f"{field}.catalog", purpose) if must_exist else ()
-    if found:
-        yield from found
-        return
+    yield from found or refused(read, f"{field}.{read.kind}", purpose, pinned=must_exist)
+
+
+def refused(read: Any, field: str, purpose: "Purpose" = "train", *, pinned: bool = False) -> Iterator[AnyProblem]:
+    """What `analysis.sources` refuses of a source, such as its roles and its revision."""
     try:
         source = to_source(read, purpose)
-        if must_exist and isinstance(source, HubSource):
+        if pinned and isinstance(source, HubSource):
             source.check_pinned()
     except dg.Failure as error:
-        yield Refusal(f"{field}.{read.kind}", str(error.description))
-    except ValueError as error:  # SourceError; analysis.sources checks roles and revisions
-        yield Refusal(f"{field}.{read.kind}", f"{error}.")
+        yield Refusal(field, str(error.description))
+    except ValueError as error:
+        yield Refusal(field, f"{error}.")
 
 
 def _packages(read: PackagesConfig, field: str) -> Iterator[AnyProblem]:

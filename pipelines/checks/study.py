@@ -82,11 +82,10 @@ def _study(run: ConfiguredRun) -> Iterator[AnyProblem]:
         advice = "Rates are chosen by the loss of validation documents."
         yield Problem(f"{field}.validation_documents_per_source", "at least 1 with rates to tune", 0, advice)
     yield from _domains(run, config, field)
-    chosen = [EXPERIMENTS[name] for name in config.experiments if name in EXPERIMENTS]
-    for name, experiment in zip([name for name in config.experiments if name in EXPERIMENTS], chosen, strict=True):
-        if config.domains and not set(experiment.domains) & set(config.domains):
+    for name in config.experiments if config.domains else ():
+        if name in EXPERIMENTS and not set(EXPERIMENTS[name].domains) & set(config.domains):
             advice = f"It has no row without one. Give it sources under {field}.domains, or leave it out."
-            what = f"a domain of {name} ({listed(experiment.domains)})"
+            what = f"a domain of {name} ({listed(EXPERIMENTS[name].domains)})"
             yield Problem(f"{field}.experiments", what, list(config.domains), advice)
 
 

@@ -66,11 +66,11 @@ def reference_near_duplicates(texts: list[str], threshold: float) -> set[int]:
     content = [{w for w in windows if counts[w] <= TEMPLATE_DOCUMENTS} or windows for windows in every]
     dropped: set[int] = set()
     for row in range(len(texts)):
-        for kept in range(row):
+        for kept in set(range(row)) - dropped:
+            if reference_jaccard(content[kept], content[row]) < CONTENT_SHARE * threshold:
+                continue
             alike = reference_jaccard(every[kept], every[row]) >= threshold
-            alike = alike or one_letter_similarity(texts[kept], texts[row]) >= threshold
-            enough = CONTENT_SHARE * threshold
-            if kept not in dropped and alike and reference_jaccard(content[kept], content[row]) >= enough:
+            if alike or one_letter_similarity(texts[kept], texts[row]) >= threshold:
                 dropped.add(row)
                 break
     return dropped
