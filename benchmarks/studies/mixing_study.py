@@ -95,7 +95,8 @@ def execute(run: Run, folder: Path, device: str, smoke: bool) -> dict[str, Any]:
         gradient_accumulation_steps=1,
         seed=run.seed,
     )
-    record = fit(model, data, training, config, device, order=_order(run, data, training), most_tokens=MOST_TOKENS)
+    order = _order(run, data, training)
+    record = fit(model, data, training, config, device, order=order, most_tokens=MOST_TOKENS, chunked=True)
     sums = document_sums(model, data, held_out, None, device)
     return {
         "key": run.key,
