@@ -133,7 +133,9 @@ def fit(
         return loss.detach()
 
     with packed_rows(model, device) as packed:
-        micro_batches = 1 if packed else config.gradient_accumulation_steps
+        # A row of more tokens would need more memory, and not be faster.
+        one_row = packed and config.tokens_per_step <= 4096
+        micro_batches = 1 if one_row else config.gradient_accumulation_steps
         plan = plan_steps(
             data.lengths[documents],
             tokens_per_step=config.tokens_per_step,
