@@ -1,6 +1,7 @@
 """A corpus in shards: the documents of the corpus stage on one machine, and the same bytes on every engine."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path, di
     return sources, evaluation, out, sharded_corpus(sources, str(out), SerialEngine(), CONFIG, evaluation=evaluation)
 
 
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessEngine]:
+    """Two processes, whose start takes longer than their tasks."""
+    engine = ProcessEngine(2)
+    yield engine
+    engine.close()
+
+
 def test_documents_and_card_are_those_of_one_machine(corpus: Any) -> None:
     sources, evaluation, _, result = corpus
     read = {name: read_source(name, source) for name, source in evaluation.items()}
@@ -57,9 +66,9 @@ def test_a_large_corpus_counts_templates_in_the_same_records_and_compares_keys_i
     assert pl.read_parquet(fewer["dropped"]).equals(expected.dropped)
 
 
-def test_processes_and_another_size_of_shards(corpus: Any, tmp_path: Path) -> None:
+def test_processes_and_another_size_of_shards(corpus: Any, processes: ProcessEngine, tmp_path: Path) -> None:
     sources, evaluation, out, result = corpus
-    other = sharded_corpus(sources, str(tmp_path), ProcessEngine(2), CONFIG, evaluation=evaluation)
+    other = sharded_corpus(sources, str(tmp_path), processes, CONFIG, evaluation=evaluation)
     assert content_of(tmp_path) == content_of(out)
     assert {name for name, (_, ran) in other["stages"].items() if not ran} <= {"evaluation_ngrams"}
     coarse = sharded_corpus(
@@ -112,13 +121,13 @@ def test_other_code_uses_no_old_file(corpus: Any) -> None:
     assert all(total == ran for total, ran in again["stages"].values())
 
 
-@pytest.mark.parametrize("engine", [SerialEngine(), ProcessEngine(2)], ids=["serial", "processes"])
-def test_broken_shard_names_its_file(tmp_path: Path, engine: Any) -> None:
+def test_broken_shard_names_its_file(processes: ProcessEngine, tmp_path: Path) -> None:
     sources, _ = write_corpus(tmp_path / "in")
     broken = tmp_path / "in" / "harbour" / "0.jsonl"
     broken.write_text(broken.read_text() + '{"prompt": "cut of')
-    with pytest.raises(ShardError, match=r"harbour/0\.jsonl"):
-        sharded_corpus(sources, str(tmp_path / "out"), engine, CONFIG)
+    for engine in (SerialEngine(), processes):
+        with pytest.raises(ShardError, match=r"harbour/0\.jsonl"):
+            sharded_corpus(sources, str(tmp_path / type(engine).__name__), engine, CONFIG)
 
 
 def test_urls_in_and_out(corpus: Any, tmp_path: Path) -> None:

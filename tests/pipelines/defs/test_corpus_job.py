@@ -21,12 +21,13 @@ def run(
     *,
     raises: bool = True,
     only: list[str] | None = None,
+    on_error: str = "raise",
     **ops: object,
 ) -> dg.ExecuteInProcessResult:
     job = build_defs().resolve_job_def("corpus")
     config = {
         "resources": {"store": {"config": {"directory": str(store)}}},
-        "ops": {"raw_documents": {"config": {"sources": sources}}}
+        "ops": {"raw_documents": {"config": {"sources": sources, "on_error": on_error}}}
         | {name: {"config": value} for name, value in ops.items()},
     }
     chosen = only and [dg.AssetKey(name) for name in only]
@@ -53,22 +54,29 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-@pytest.fixture
-def real(shared_corpora: Path, tmp_path: Path) -> list[dict[str, object]]:
+@pytest.fixture(scope="module")
+def real(shared_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     """Three real corpora, 300 records each, split by the pipeline."""
-    folder = tmp_path / "corpora"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("corpora")
     for name in ("gsm8k", "medquad", "legalbench"):
         sample = pl.read_parquet(shared_corpora / f"{name}_train.parquet").drop("split").sample(300, seed=1)
         sample.write_parquet(folder / f"{name}.parquet")
     return [files(path.stem, path) for path in sorted(folder.iterdir())]
 
 
+@pytest.fixture(scope="module")
+def finished(real: list[dict[str, object]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A store with a finished run on the real corpora, and the run's id."""
+    store = tmp_path_factory.mktemp("finished") / "store"
+    result = run(store, real)
+    assert result.success
+    return store, result.run_id
+
+
 def test_real_corpora_give_clusters_and_a_second_run_does_no_work(
-    real: list[dict[str, object]], tmp_path: Path
+    real: list[dict[str, object]], finished: tuple[Path, str]
 ) -> None:
-    assert run(tmp_path / "store", real).success
-    store = ArtifactStore(directory=str(tmp_path / "store"))
+    store = ArtifactStore(directory=str(finished[0]))
     answer = store.last("num_clusters").json("num_clusters")
     assert 2 <= answer["num_clusters"] <= 8
     labels = store.last("cluster_labels").read("labels")
@@ -77,7 +85,7 @@ def test_real_corpora_give_clusters_and_a_second_run_does_no_work(
     assert len(labels) + len(dropped) == 900
     assert dropped["reason"].null_count() == 0
 
-    second = run(tmp_path / "store", real)
+    second = run(finished[0], real)
     reused = {
         event.asset_key.path[-1]: event.step_materialization_data.materialization.metadata["reused"].value
         for event in second.get_asset_materialization_events()
@@ -100,11 +108,13 @@ def assert_the_web_ui_has_something_to_show(result: dg.ExecuteInProcessResult) -
         assert all(len(f"{number:.12g}") <= 9 for number in numbers), (event.asset_key, numbers)
 
 
-def test_another_configuration_is_another_data_version(real: list[dict[str, object]], tmp_path: Path) -> None:
+def test_another_configuration_is_another_data_version(
+    real: list[dict[str, object]], finished: tuple[Path, str]
+) -> None:
     versions = set()
     needed = ["raw_documents", "corpus_documents", "document_features", "cluster_sweep"]
     for largest in (3, 5):
-        result = run(tmp_path / "store", real, only=needed, cluster_sweep={"max_clusters": largest})
+        result = run(finished[0], real, only=needed, cluster_sweep={"max_clusters": largest})
         event = result.asset_materializations_for_node("cluster_sweep")[0]
         versions.add(event.tags["dagster/data_version"])
     assert len(versions) == 2
@@ -116,12 +126,7 @@ def test_failing_source_is_named_and_the_others_go_on_if_asked(real: list[dict[s
     said = failure(tmp_path / "store", broken)
     assert "sources[3].read.files.paths[0]: expected a file" in said
     assert "sources[4].read.hub.dataset: expected an id on the hub (owner/name), or a folder that exists" in said
-    job = build_defs().resolve_job_def("corpus")
-    config = {
-        "resources": {"store": {"config": {"directory": str(tmp_path / "store")}}},
-        "ops": {"raw_documents": {"config": {"sources": broken, "on_error": "skip"}}},
-    }
-    assert job.execute_in_process(run_config=config).success
+    assert run(tmp_path / "store", broken, only=["raw_documents", "corpus_documents"], on_error="skip").success
     failures = ArtifactStore(directory=str(tmp_path / "store")).last("raw_documents").json("failures")
     assert list(failures) == ["lost", "lost_hub"]
     assert "no file matches" in failures["lost"]
@@ -282,18 +287,16 @@ def test_asked_for_more_experts_than_documents(tmp_path: Path) -> None:
     assert "50" in text
 
 
-def test_documents_that_arrive_later(real: list[dict[str, object]], shared_corpora: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
+def test_documents_that_arrive_later(finished: tuple[Path, str], shared_corpora: Path) -> None:
+    store, run_id = finished
     assign = build_defs().resolve_job_def("assign")
 
     def verdict(*names: str) -> dg.AssetCheckEvaluation:
         new = [files(name, shared_corpora / f"{name}_test.parquet") for name in names]
-        resources = {"store": {"config": {"directory": str(store), "from_run": corpus.run_id}}}
+        resources = {"store": {"config": {"directory": str(store), "from_run": run_id}}}
         config = {"resources": resources, "ops": {"new_document_labels": {"config": {"sources": new}}}}
         return assign.execute_in_process(run_config=config).get_asset_check_evaluations()[0]
 
-    corpus = run(store, real)
-    assert corpus.success
     same = verdict("gsm8k", "medquad", "legalbench")
     assert same.passed
     new = verdict("mbxp")
