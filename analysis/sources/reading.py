@@ -28,7 +28,7 @@ REPLACED = "\ufffd"
 SURROGATE = re.compile(r"\\ud[89a-f]")
 LOST_BYTES = (
     "U+FFFD, which stands for bytes that were lost",
-    "If the file has another encoding than UTF-8, name it, for example encoding: latin-1",
+    "If it is a text file of another encoding than UTF-8, name that, for example encoding: latin-1",
 )
 HALF_PAIR = (
     "half of a surrogate pair, such as \\ud83d without its second half",

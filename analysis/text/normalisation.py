@@ -5,9 +5,11 @@ import unicodedata
 
 import polars as pl
 
-# C0 and C1 controls except tab and line feed, the byte order mark, and the invisible zero-width space;
-# as characters, because `re` and polars escape them in different ways
-INVISIBLE = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u200b]"
+# As characters, because `re` and polars escape them in different ways.
+LINE_END = "\r\n?|[\x0b\x0c\x85\u2028\u2029]"
+"""Line and page ends of other systems, such as the form feed between two pages."""
+INVISIBLE = "[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\u200b]"
+"""C0 and C1 controls except tab and line ends, the byte order mark, and the zero-width space."""
 
 NOT_NFC = r"[^\x00-\x{2ff}]"
 """Characters that NFC may change. Polars needs 8 microseconds to look at a text without one."""
@@ -21,7 +23,7 @@ def normalised(text: pl.Expr) -> pl.Expr:
     """
     cleaned = (
         text.fill_null("")
-        .str.replace_all(r"\r\n?|\x{2028}|\x{2029}", "\n")
+        .str.replace_all(LINE_END, "\n")
         .str.replace_all(INVISIBLE, "")
         .str.replace_all(r"[ \t\x{a0}]+\n", "\n")
         .str.replace(r"^\n+", "")
@@ -33,7 +35,7 @@ def normalised(text: pl.Expr) -> pl.Expr:
 
 def normalised_text(text: str) -> str:
     """One text as `normalised` makes it, without the fixed costs of a table."""
-    text = re.sub(r"\r\n?|\u2028|\u2029", "\n", text)
+    text = re.sub(LINE_END, "\n", text)
     text = re.sub(INVISIBLE, "", text)
     text = re.sub(r"[ \t\xa0]+\n", "\n", text)
     return unicodedata.normalize("NFC", text.lstrip("\n").rstrip())

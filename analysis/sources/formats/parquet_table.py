@@ -85,16 +85,19 @@ def arrow_values(array: "pa.Array[Any] | pa.ChunkedArray[Any]") -> Values:
 
     if isinstance(array.type, pa.BaseExtensionType):
         array = array.cast(array.type.storage_type) if isinstance(array, pa.ChunkedArray) else array.storage
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        if not _is_text(array.type):
+            raise
+        raw = array.cast(pa.large_binary())
+        raw.validate(full=True)  # a damaged file, unless only its bytes are not UTF-8
+        return [None if text is None else text.decode("utf-8", "replace") for text in raw.to_pylist()]
     kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
     if pa.types.is_nested(kind) or _is_binary(kind):
         written = str(array.type)
         values = array.to_pylist(maps_as_pydicts="strict" if "map<" in written else None)  # slower, so only for maps
         return [without_gaps(value) for value in values] if written.count("struct<") > 1 else values
-    try:
-        array.validate(full=True)
-    except pa.ArrowInvalid:  # bytes that are not UTF-8
-        texts = array.cast(pa.large_binary()).to_pylist()
-        return [None if text is None else text.decode("utf-8", "replace") for text in texts]
     return pl.Series(pl.from_arrow(array))
 
 
@@ -107,6 +110,12 @@ def without_gaps(value: Any, is_inside: bool = False) -> Any:
             fields = value.items()
             return {name: without_gaps(item, True) for name, item in fields if not (is_inside and item is None)}
     return value
+
+
+def _is_text(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 def _is_binary(kind: "pa.DataType") -> bool:

@@ -69,9 +69,12 @@ def test_every_record_is_kept_or_dropped_with_its_reason() -> None:
 
 
 def test_text_is_normalised_and_code_keeps_its_indentation() -> None:
-    row = {"prompt": "\r\n  cafe\u0301\x00 \r\ntwo\rthree\n\n", "completion": "\n    if x:\t \n        return 1\n"}
+    row = {
+        "prompt": "\r\n  cafe\u0301\x00 \r\ntwo\rthree\x0cfour\x85five\n\n",
+        "completion": "\n    if x:\t \n        return 1\n",
+    }
     [document] = clean(records(row), QUIET).documents.collect().to_dicts()
-    assert document["prompt"] == "  café\ntwo\nthree"
+    assert document["prompt"] == "  café\ntwo\nthree\nfour\nfive"
     assert document["completion"] == "    if x:\n        return 1"
 
 

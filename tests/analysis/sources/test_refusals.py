@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import struct
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -19,6 +20,7 @@ import pytest
 from analysis.sources import FilesSource, SourceError, read_source, read_sources
 
 PAIR = '{"prompt": "p", "completion": "c"}\n'
+NOT_UTF8 = pa.Array.from_buffers(pa.string(), 2, pa.array([b"Zo\xeb", b"c"]).buffers())
 
 
 def conversation(*turns: tuple[str, Any]) -> str:
@@ -29,6 +31,15 @@ def parquet_of(column: pa.Array, name: str = "completion") -> bytes:
     file = io.BytesIO()
     pq.write_table(pa.table({"prompt": ["p"] * len(column), name: column}), file)
     return file.getvalue()
+
+
+def damaged_arrow() -> bytes:
+    """A file in which the second text of each column ends a million bytes behind the file."""
+    file = io.BytesIO()
+    table = pa.table({"prompt": ["p", "q"], "completion": ["c", "d"]})
+    with pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    return file.getvalue().replace(struct.pack("<3i", 0, 1, 2), struct.pack("<3i", 0, 1, 1_000_000))
 
 
 PICTURE = [{"type": "image_url", "image_url": {"url": "http://x"}}]
@@ -200,6 +211,13 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
         parquet_of(pa.array([timedelta(1)])),
         {},
         "row 1, column 'completion': found a value of type timedelta",
+    ),
+    ("a.arrow", damaged_arrow(), {}, "not readable as .arrow: .*Write the table again"),
+    (
+        "a.parquet",
+        parquet_of(pa.ListArray.from_arrays(pa.array([0, 1]), NOT_UTF8[:1])),
+        {},
+        "not readable as .parquet .*Invalid UTF8",
     ),
     ("a.arrow", PAIR, {}, "not readable as .arrow: .*Write the table again"),
     ("a.zip", PAIR, {}, "unknown suffix '.zip'"),
@@ -420,8 +438,7 @@ def test_maps_of_parquet_are_objects(tmp_path: Path) -> None:
 
 
 def test_bytes_of_parquet_that_are_not_utf8_are_marked_and_not_lost(tmp_path: Path) -> None:
-    column = pa.Array.from_buffers(pa.string(), 2, pa.array([b"Zo\xeb", b"c"]).buffers())
-    assert read(tmp_path / "a.parquet", parquet_of(column)) == [("p", "Zo\ufffd"), ("p", "c")]
+    assert read(tmp_path / "a.parquet", parquet_of(NOT_UTF8)) == [("p", "Zo\ufffd"), ("p", "c")]
 
 
 def test_a_source_that_is_not_kept_in_memory_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
