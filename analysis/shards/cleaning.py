@@ -133,11 +133,12 @@ class ShardedCleaning:
             return pl.DataFrame(schema=PAIR_SCHEMA)
         documents = self._compared([one | {"n_parts": len(parts)} for one in shingled], parts)
         files = [self.stages.put("pairs", "parquet", parquet_bytes([part])) for part in parts]
-        same = {"documents": documents, "threshold": threshold}
-        given = [{"pairs": file, "part": part, **same} for part, file in enumerate(files)]
-        alike = self._map(
-            "alike", "duplicates:alike_pairs", given, [f"part {i} of {len(files)}" for i in range(len(files))]
-        )
+        arguments = [
+            {"pairs": file, "documents": documents, "part": part, "threshold": threshold}
+            for part, file in enumerate(files)
+        ]
+        labels = [f"part {part} of {len(files)}" for part in range(len(files))]
+        alike = self._map("alike", "duplicates:alike_pairs", arguments, labels)
         return duplicates.kept_ones(_pairs(alike))
 
     def _candidates(self, given: Sequence[dict[str, Any]], threshold: float) -> pl.DataFrame:
