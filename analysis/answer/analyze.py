@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from analysis.answer.analysis import Analysis
-from analysis.answer.named_files import named_sources, read_named
+from analysis.answer.named_files import left_out, named_sources, read_named
 from analysis.clusters.choice.resampling import resampled_numbers
 from analysis.clusters.choice.selection import select_num_clusters, source_weights
 from analysis.clusters.corpus_model import CorpusModel
@@ -101,7 +101,8 @@ def analyze(
         ValueError: fewer than two prompts are left, or no text has a word.
     """
     clock = _Clock(progress)
-    sources = named_sources([files] if isinstance(files, str | Path) else files, columns)
+    files = [files] if isinstance(files, str | Path) else files
+    sources = named_sources(files, columns)
     read = read_named(sources)
     n_read = read.records.select(pl.len()).collect().item()
     clock.finished("read", f"{n_read:,} records, {_number(len(sources), 'source')}")
@@ -147,7 +148,7 @@ def analyze(
         columns=dict(columns or {}),
         documents=documents.with_columns(cluster=clusters),
         data_card=card,
-        notes=tuple(f"{name}: {text}" for name, texts in read.notes.items() for text in texts),
+        notes=(*left_out(files), *(f"{name}: {text}" for name, texts in read.notes.items() for text in texts)),
         choice=choice,
         samples=samples,
         grouping=grouping,

@@ -9,7 +9,16 @@ from typing import NoReturn
 import polars as pl
 
 from analysis.sources import SourcesRead, read_sources
-from analysis.sources.files import SUFFIXES, FilesSource, each_once, format_of, is_entry, matching_files, stem_of
+from analysis.sources.files import (
+    SUFFIXES,
+    FilesSource,
+    as_text,
+    each_once,
+    format_of,
+    is_entry,
+    matching_files,
+    stem_of,
+)
 from analysis.sources.records import SourceError
 from analysis.sources.splits import side_of
 
@@ -20,6 +29,11 @@ NUMBERED = re.compile(r"part[-.]\d+.*|0\d{3,}")
 """Names of parts that say nothing of their table, as Spark, Dask and the hub's converter give them."""
 NO_DATA = re.compile(r"(dataset_infos?|dataset_dict|state|adapter_config|serving)\.json|cache-.*\.arrow", re.IGNORECASE)
 """Files that `datasets` and exports put beside others."""
+NOT_READ = (
+    *(".xlsx", ".xls", ".ods", ".zip", ".tar", ".tgz", ".7z", ".pkl", ".pickle", ".avro", ".orc", ".xml", ".db"),
+    *(".sqlite", ".jsonlines", ".jl"),
+)
+"""Formats in which people keep data, and which are left out of a folder with a note."""
 OF_ANALYSIS = ("analysis.json", "map.parquet", "summary.json")
 """Files that `hydralora analyze` puts beside its folder `corpus_model`."""
 RESULTS = {"artifact.json", "corpus_model.json", "classifier.json"}
@@ -37,9 +51,11 @@ def named_sources(paths: Sequence[str | Path], columns: Mapping[str, str] | None
         columns: role -> column, for all files; see `FilesSource`. Empty: the shape of each file is recognised.
 
     Raises:
-        SourceError: a path matches no data file.
+        SourceError: a path matches no data file, or a name is not UTF-8.
     """
     files = each_once(file for path in paths for file in _files(str(path)))
+    if odd := [as_text(file) for file in files if as_text(file) != str(file)]:
+        raise SourceError(f"{odd[0]}: expected the name of a file in UTF-8. Rename it")
     tables: dict[Path, list[Path]] = {}
     for file in files:
         tables.setdefault(_table(file), []).append(file)
@@ -48,6 +64,14 @@ def named_sources(paths: Sequence[str | Path], columns: Mapping[str, str] | None
         groups.setdefault(_without_split(table, list(tables)), []).extend(parts)
     names = _names(list(groups))
     return {names[group]: FilesSource(tuple(map(str, parts)), dict(columns or {})) for group, parts in groups.items()}
+
+
+def left_out(paths: Sequence[str | Path]) -> Iterator[str]:
+    """A note on each folder that has data in other formats, which `named_sources` leaves out."""
+    for folder in filter(Path.is_dir, (Path(path).expanduser() for path in paths)):
+        others = sorted(path.name for path in _below(folder) if format_of(path) in NOT_READ)
+        if others:
+            yield f"{folder}: files of other formats are not read: {len(others)}, such as {others[0]}. Convert them"
 
 
 def read_named(sources: Mapping[str, FilesSource]) -> SourcesRead:

@@ -74,14 +74,14 @@ def file_blocks(name: str, config: FilesSource, notes: Notes) -> Iterator[pl.Dat
     for path in expand(config.paths):
         own, has_split = Notes(), False
         try:
-            for block in table_records(table_of(path, config), name, config.reading(), _shown(path.name), own):
+            for block in table_records(table_of(path, config), name, config.reading(), as_text(path.name), own):
                 n_records += len(block)
                 has_split = has_split or block["split"].null_count() < len(block)
                 yield block
         except READ_ERRORS as error:
             damaged = isinstance(error, DAMAGED) or (isinstance(error, OSError) and error.errno is None)  # of a decoder
             way_out = ". The file is cut off or damaged: fetch it or pack it again" if damaged else ""
-            raise SourceError(f"{_shown(path)}: {said_by(error)}{way_out}") from error
+            raise SourceError(f"{as_text(path)}: {said_by(error)}{way_out}") from error
         is_test = side_of(stem_of(path), {}) == "test" or path.parent.name.casefold() in TEST_NAMES  # test/0000.parquet
         if not has_split and is_test:
             own.add(
@@ -89,7 +89,7 @@ def file_blocks(name: str, config: FilesSource, notes: Notes) -> Iterator[pl.Dat
                 "documents, make them a source of their own, with split: test"
             )
         for text in own.texts:
-            notes.add(f"{_shown(path)}: {text}")
+            notes.add(f"{as_text(path)}: {text}")
     if not n_records:
         raise SourceError(f"no records in {list(config.paths)}")
 
@@ -123,7 +123,7 @@ def _identity(path: Path) -> object:
     return (path.stat().st_dev, path.stat().st_ino) if path.exists() else path
 
 
-def _shown(path: Path | str) -> str:
+def as_text(path: Path | str) -> str:
     """A path as valid text. File names may contain bytes that are not UTF-8."""
     return os.fsencode(path).decode("utf-8", "replace")
 

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from analysis.answer.named_files import check_splits, named_sources, read_named
+from analysis.answer.named_files import check_splits, left_out, named_sources, read_named
 from analysis.sources import SourceError
 from tests.analysis.answer.small_corpus import GARDEN, write_records
 
@@ -88,6 +88,12 @@ def test_what_datasets_puts_beside_data_is_no_data_and_links_add_none(tmp_path):
         read_named(named_sources([tmp_path]))
 
 
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_read(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).touch()
+    with pytest.raises(SourceError, match=r"caf.\.jsonl: expected the name of a file in UTF-8"):
+        named_sources([tmp_path])
+
+
 def test_results_of_hydralora_in_a_folder_are_no_data(tmp_path):
     results = ["out/analysis.json", "out/map.parquet", "out/corpus_model/corpus_model.json", "exports/serving.json"]
     results += [
@@ -106,6 +112,9 @@ def test_a_folder_that_cannot_be_read_is_named_and_hidden_files_are_left(tmp_pat
     for name in ("open/a.jsonl", "open/.cache/b.jsonl", "open/.c.jsonl", "closed/d.jsonl"):
         write_records(tmp_path / name, GARDEN, 3)
     assert list(named_sources([tmp_path / "open"])) == ["a"]
+    assert list(left_out([tmp_path / "open", tmp_path / "open" / "a.jsonl"])) == []
+    (tmp_path / "open" / "e.xlsx").touch()
+    assert "not read: 1, such as e.xlsx" in " ".join(left_out([tmp_path / "open"]))
     scandir = os.scandir
 
     def scanned(path):

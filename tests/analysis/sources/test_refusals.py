@@ -328,6 +328,10 @@ def test_what_was_not_read_is_said(tmp_path: Path) -> None:
         ({"prompt": "p", "completion": "c", "response": "r"}, "columns ['response'] are read only where"),
         ({"instruction": "i", "input": "x", "output": "o"}, ""),
         ({"question": "q", "passage": "x", "answer": True}, "column 'passage' is not read"),
+        (
+            {"context": "x", "messages": [{"role": role, "content": "x"} for role in ("user", "assistant")]},
+            "column 'context' is not read",
+        ),
         ({"instruction": "i", "question": "q", "answer": "a"}, "column 'instruction' is not read"),
         ({"prompt": "<image> p", "completion": "c", "image": "x.png"}, "column 'image' is not read"),
         ({"prompt": "p", "completion": "c", "partition": "test"}, "column 'partition' is not read"),
