@@ -45,10 +45,5 @@ class Dropped(dy.Schema):
 
 def document_ids(source: pl.Series, prompt: pl.Series, completion: pl.Series) -> pl.Series:
     """Id of each record: 16 hex digits of the BLAKE2b hash of source, prompt and completion."""
-    return pl.Series(
-        "document_id", [_digest("\0".join(texts)) for texts in zip(source, prompt, completion, strict=True)], pl.String
-    )
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    texts = ("\0".join(record).encode() for record in zip(source, prompt, completion, strict=True))
+    return pl.Series("document_id", [hashlib.blake2b(text, digest_size=8).hexdigest() for text in texts], pl.String)

@@ -82,8 +82,8 @@ def _glossary_of(inputs: ReportInputs, section: Section) -> str:
 
 
 def _swatch(index: int) -> dict[str, Any]:
-    """Colour and shape of a category in legends."""
-    return {"color": _variable(index), "shape": index % len(SHAPES)}
+    """Colour and shape of a category in legends. The colour is a CSS variable with a light and a dark value."""
+    return {"color": f"var(--c{index % len(OKABE_ITO)})", "shape": index % len(SHAPES)}
 
 
 def render_comparison(comparison: Comparison, images: Sequence[tuple[str, bytes, bytes]]) -> str:
@@ -120,11 +120,6 @@ def _filled(template: str, script: str, **values: Any) -> str:
         script_hash=Markup(f"sha256-{digest}"),
         **values,
     )
-
-
-def _variable(index: int) -> str:
-    """The CSS variable of colour `index`, which has a light and a dark value."""
-    return f"var(--c{index % len(OKABE_ITO)})"
 
 
 def _resource(name: str) -> str:

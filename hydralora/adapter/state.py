@@ -159,7 +159,8 @@ def names_outside_adapters(base: nn.Module) -> list[str]:
     """Names under which a model calls the base layer of an adapter layer without the adapter."""
     named = dict(base.named_modules(remove_duplicate=False))
     bases = {id(module.get_base_layer()) for module in named.values() if isinstance(module, HydraLoraLayer)}
-    return [plain_name(name) for name, module in named.items() if id(module) in bases and not _is_base_layer(name)]
+    called = (name for name, module in named.items() if id(module) in bases)
+    return [plain_name(name) for name in called if name.split(".")[-1] != "base_layer"]
 
 
 def refuse_unmergeable_weights(base: nn.Module, adapter_names: Sequence[str] | None = None) -> None:
@@ -199,10 +200,6 @@ def _uses_weight_as_it_is(layer: nn.Module) -> bool:
         return True
     x = torch.linspace(-1, 1, layer.in_features, device=layer.weight.device, dtype=layer.weight.dtype)[None]
     return torch.allclose(layer(x), F.linear(x, layer.weight, layer.bias), rtol=1e-2, atol=1e-3)
-
-
-def _is_base_layer(name: str) -> bool:
-    return name.split(".")[-1] == "base_layer"
 
 
 def _has_adapter(layer: BaseTunerLayer, adapter_name: str) -> bool:

@@ -61,7 +61,8 @@ def provision_embedded_base_model(cache_dir: Path | None = None) -> Path:
         if not folder.exists():
             partial = folder.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            _check_disk_space(folder.parent)
+            if shutil.disk_usage(folder.parent).free < _BYTES_NEEDED:
+                raise _no_space(folder.parent)
             try:
                 _convert(gguf, partial)
             except OSError as error:
@@ -130,11 +131,6 @@ def _read_once() -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(gguf, name, original)
-
-
-def _check_disk_space(folder: Path) -> None:
-    if shutil.disk_usage(folder).free < _BYTES_NEEDED:
-        raise _no_space(folder)
 
 
 def _no_space(folder: Path) -> BaseModelError:

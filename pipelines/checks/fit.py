@@ -110,8 +110,8 @@ def _methods(run: ConfiguredRun, methods: Mapping[str, list[str]], skeleton: Any
     known = None if choice is None else choice.value
     for field, names in methods.items():
         for name in names:
-            # With one expert `hydralora_adapter` trains a plain LoRA.
-            n = max(known or 0, METHODS[name].min_experts) if known is None or _falls_back(field) else known
+            falls_back = field.startswith("ops.hydralora_adapter.")  # with one expert it trains a plain LoRA
+            n = max(known or 0, METHODS[name].min_experts) if known is None or falls_back else known
             shared = replace(
                 recipe.method_config(n), match_parameters=ANY_SIZE, total_steps=recipe.max_steps or MANY_STEPS
             )
@@ -120,10 +120,6 @@ def _methods(run: ConfiguredRun, methods: Mapping[str, list[str]], skeleton: Any
             except MethodError as error:
                 yield Refusal(field, f"{name}: {error}")
     yield from _ratios(run, {name for names in methods.values() for name in names})
-
-
-def _falls_back(field: str) -> bool:
-    return field.startswith("ops.hydralora_adapter.")
 
 
 def _ratios(run: ConfiguredRun, methods: set[str]) -> Iterator[AnyProblem]:

@@ -60,12 +60,9 @@ def compare_runs(first: Artifact, second: Artifact, path: Path) -> Path:
 def made_from(report: Artifact) -> dict[str, Artifact]:
     """Asset -> artifact of all that a report was made from and that is still in the store."""
     store = report.folder.parents[1]
-    found = {asset: Artifact(asset, fingerprint, store / asset / fingerprint) for asset, fingerprint in _made(report)}
+    made = sorted(lineage(report).items())
+    found = {asset: Artifact(asset, fingerprint, store / asset / fingerprint) for asset, fingerprint in made}
     return {asset: artifact for asset, artifact in found.items() if (artifact.folder / RECORD).exists()}
-
-
-def _made(report: Artifact) -> list[tuple[str, str]]:
-    return sorted(lineage(report).items())
 
 
 def differing_stages(first: Artifacts, second: Artifacts) -> "Section":

@@ -38,7 +38,8 @@ def clear_failures(asset: str) -> Iterator[None]:
         if sentence is None:
             raise
         is_ours = _is_of_project(type(error).__module__)
-        metadata = {} if is_ours else {"stack_trace": dg.MetadataValue.md(f"```\n{_trace(error)}\n```")}
+        trace = "".join(traceback.format_exception(error))
+        metadata = {} if is_ours else {"stack_trace": dg.MetadataValue.md(f"```\n{trace}\n```")}
         text = sentence if sentence.startswith(f"{asset}: ") else f"{asset}: {sentence}"
         raise dg.Failure(text, metadata, allow_retries=False) from None
 
@@ -72,7 +73,3 @@ def sentence_of(error: BaseException) -> str | None:
 
 def _is_of_project(module: str) -> bool:
     return module.partition(".")[0] in PROJECT
-
-
-def _trace(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
