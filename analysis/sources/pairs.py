@@ -85,7 +85,7 @@ class TextReader:
         if history is not None:
             prompt = self._with_history(block, prompt, before, history)
         elif before is not None:
-            prompt = _joined(before, prompt)
+            prompt = _joined(before.set(_is_empty(prompt), None), prompt)  # system alone is no question
         return prompt, self.column(block, shape.completion)
 
     def _as_conversations(self, block: Block, shape: Shape) -> Values | None:
@@ -137,7 +137,7 @@ class TextReader:
         before = self._turns_before(block, system, history)
         return text_series(
             [
-                text if text is None or not turns else prompt_of([*turns, ("user", text)])
+                prompt_of([*turns, ("user", text)]) if turns and text and text.strip() else text
                 for text, turns in zip(prompt.to_list(), before, strict=True)
             ]
         )

@@ -389,6 +389,24 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
         [("s\n\nUser: 1\n\nAssistant: 2\n\nUser: 3", "4"), ("5", "6")],
     ),
     (
+        "system and history without a question",
+        ALL,
+        [
+            {"system": "s", "instruction": None, "output": "o", "history": [["1", "2"]]},
+            {"system": "s", "instruction": "", "output": "o", "history": [["1", "2"]]},
+        ],
+        [("", "o")] * 2,
+    ),
+    (
+        "system without a question, and another shape",
+        ALL,
+        [
+            {"system": "s", "prompt": "", "completion": "c", "instruction": None, "output": "o"},
+            {"system": "s", "prompt": None, "completion": "c", "instruction": "i", "output": "o"},
+        ],
+        [("", "c"), ("s\n\ni", "o")],
+    ),
+    (
         "numbers in a history",
         ALL,
         [{"instruction": "3", "output": "4", "history": '[[1.50, "2"]]'}] * 2,
