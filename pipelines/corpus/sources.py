@@ -114,6 +114,11 @@ def expanded(path: str) -> str:
     return VARIABLE.sub(value, path)
 
 
+def content_of_sources(config: Any) -> dict[str, Any]:
+    """The content of the field `sources` of an asset's configuration, for its fingerprint."""
+    return {"content": [content_of(source.read) for source in config.sources]}
+
+
 def content_of(config: AnyConfig) -> object:
     """Inputs of the fingerprint besides the configuration: paths and hashes of files, and versions of packages."""
     from analysis.sources import SourceError, hub_source, matching_files

@@ -1,11 +1,11 @@
 """Reading all sources into one table."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import dagster as dg
 from pydantic import field_validator
 
-from pipelines.corpus.sources import SourceConfig, content_of, named_once, to_source
+from pipelines.corpus.sources import SourceConfig, content_of_sources, named_once, to_source
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.metadata import markdown_table
@@ -38,16 +38,11 @@ def _described(artifact: Artifact) -> Description:
     )
 
 
-def content(config: RawDocumentsConfig) -> dict[str, Any]:
-    """Hashes of files and versions of packages, which the configuration does not contain."""
-    return {"content": [content_of(source.read) for source in config.sources]}
-
-
 @artifact_asset(
     group="corpus",
     kinds={"polars"},
     describe=_described,
-    identity=content,
+    identity=content_of_sources,
     fresh_days=30,
     warnings={
         "every_source_read": "Every configured source was read.",

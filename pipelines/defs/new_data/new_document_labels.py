@@ -2,12 +2,11 @@
 
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any
 
 import dagster as dg
 from pydantic import field_validator
 
-from pipelines.corpus.sources import SourceConfig, content_of, named_once, to_source
+from pipelines.corpus.sources import SourceConfig, content_of_sources, named_once, to_source
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.metadata import markdown_table
@@ -38,11 +37,6 @@ def _described(artifact: Artifact) -> Description:
     )
 
 
-def content(config: NewDocumentsConfig) -> dict[str, Any]:
-    """Hashes of the new files."""
-    return {"content": [content_of(source.read) for source in config.sources]}
-
-
 def unused(cluster_labels: Artifact) -> tuple[str, ...]:
     """The base model, unless the clusters are those of its hidden states."""
     from analysis.features.loading import encoded_by
@@ -54,7 +48,7 @@ def unused(cluster_labels: Artifact) -> tuple[str, ...]:
     group="new_data",
     kinds={"polars", "numpy"},
     describe=_described,
-    identity=content,
+    identity=content_of_sources,
     unused=unused,
     warnings={"num_clusters_stands": "The new documents fit the clusters of the corpus."},
 )
