@@ -17,10 +17,6 @@ from hydralora.adapter.config import EARLIER_PEFT_TYPE, HOW_TO_LOAD
 from hydralora.adapter.registration import add_peft_type, register
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
-
-
 def test_a_real_member_of_the_enumeration() -> None:
     member = PeftType.HYDRALORA
     assert isinstance(member, PeftType)
@@ -42,14 +38,6 @@ def test_a_second_registration_does_nothing_and_another_class_is_refused() -> No
         register(LoraConfig, HydraLoraModel, EARLIER_PEFT_TYPE)
 
 
-def test_a_process_without_the_import_is_told_so(hydra_llama: Any, tmp_path: Path) -> None:
-    hydra_llama().save_pretrained(tmp_path)
-    result = run(f"from peft import PeftConfig; PeftConfig.from_pretrained({str(tmp_path)!r})")
-    assert result.returncode != 0
-    assert result.stderr.strip().splitlines()[-1] == "KeyError: 'HYDRALORA'"
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["how_to_load"] == HOW_TO_LOAD
-
-
 def test_the_peft_type_survives_every_round_trip(tmp_path: Path) -> None:
     config = HydraLoraConfig(r=2, target_modules=["q_proj"])
     assert config.to_dict()["peft_type"] == "HYDRALORA"
@@ -67,13 +55,23 @@ def test_adapters_of_earlier_versions_load(hydra_llama: Any, tmp_path: Path) -> 
     assert isinstance(PeftConfig.from_pretrained(str(tmp_path)), HydraLoraConfig)
 
 
-def test_an_import_is_light_and_can_be_repeated() -> None:
-    """Nothing comes that PEFT does not bring, no other package of the project, and a second import works."""
+def test_before_and_after_the_import(hydra_llama: Any, tmp_path: Path) -> None:
+    """Before it, PEFT names the unknown method, and the file says how to load it. It brings nothing that PEFT does not
+    bring, and no other package of the project; a second import works.
+    """
+    hydra_llama().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["how_to_load"] == HOW_TO_LOAD
     code = """
 import importlib, sys
 import peft, torch, transformers.pytorch_utils
 before = set(sys.modules)
+try:
+    peft.PeftConfig.from_pretrained(sys.argv[1])
+    raise SystemExit("expected an error")
+except KeyError as error:
+    assert str(error) == "'HYDRALORA'", error
 import hydralora
+assert type(peft.PeftConfig.from_pretrained(sys.argv[1])) is hydralora.HydraLoraConfig
 heavy = {"datasets", "trl", "matplotlib", "pandas", "lm_eval"} & (set(sys.modules) - before)
 other_layers = {"dagster", "polars", "sklearn", "analysis", "pipelines"} & set(sys.modules)
 assert not heavy | other_layers, heavy | other_layers
@@ -88,5 +86,6 @@ assert type(model.base_model) is hydralora.HydraLoraModel
 hydralora.to_lora(model)
 print("fine")
 """
-    result = run(code)
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.stdout.strip() == "fine", result.stderr
