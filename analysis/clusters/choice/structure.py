@@ -102,15 +102,13 @@ def measure_structure(
 
 def vocabulary_halves(texts: Texts, random_state: int = 0) -> tuple[Features, Features, int]:
     """LSA matrices [n, N_COMPONENTS] of documents by disjoint halves of the vocabulary, and the number of its words."""
-    from sklearn.preprocessing import normalize
-
     tfidf = Tfidf()
     try:
         matrix = tfidf.fit_transform(texts)
     except ValueError:  # no text has a word
         return *((np.zeros((len(texts), 1), np.float32),) * 2), 0
     side = np.array([zlib.crc32(term.encode()) & 1 for term in tfidf.vocabulary_])
-    first, second = (_lsa(normalize(matrix[:, side == half]), random_state) for half in (0, 1))
+    first, second = (_lsa(matrix[:, side == half], random_state) for half in (0, 1))
     return first, second, len(tfidf.vocabulary_)
 
 
@@ -138,8 +136,11 @@ def _sample(n_rows: int, random_state: int) -> NDArray[np.int64]:
 
 def _lsa(matrix: "csr_array", random_state: int) -> Features:
     """LSA rows of L2 norm one; zero rows stay zero."""
+    from sklearn.preprocessing import normalize
+
     if not matrix.shape[1]:
         return np.zeros((matrix.shape[0], 1), np.float32)
+    matrix = normalize(matrix)
     rows = matrix @ leading_directions(matrix, N_COMPONENTS, random_state).T
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(lengths > 0, lengths, 1), np.float32)

@@ -41,8 +41,9 @@ def test_explained_by_groups():
     assert once == pytest.approx(copied, abs=0.02)  # which differ in degrees of freedom
 
 
-def test_texts_without_words_have_no_structure():
-    assert not measure_structure(["", "?", "1"] * 20).structure
+@pytest.mark.parametrize("texts", [["", "?", "1"], ["tool 1", "tool 2"]])
+def test_texts_with_no_word_or_one_have_no_structure(texts):
+    assert not measure_structure(texts * 20).structure
 
 
 def test_few_documents_or_few_words_are_too_little_to_say():
