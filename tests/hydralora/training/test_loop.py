@@ -92,7 +92,7 @@ def test_leaves_a_whole_folder(tmp_path: Path, plain: TokenisedDocuments) -> Non
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL; the true one is in test_training_processes.py."""
+    """Stands for SIGKILL; the true one is in test_processes.py."""
 
 
 @contextmanager
