@@ -7,15 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hydralora.adapter.card import sort_adapter_configs
+from hydralora.training.run import run_from_json
 from tests.hydralora.small import save_run
 
 TRAIN = """
-import sys
+import sys, torch
 from pathlib import Path
 from hydralora.training.run import run_from_json
-for path in sys.argv[1:]:
+torch.set_num_threads(int(sys.argv[1]))
+for path in sys.argv[2:]:
     run_from_json(Path(path))
 """
 KINDS = ("LORA", "HYDRALORA", "IA3")
@@ -28,18 +31,22 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, bytes]]]:
-    """The files of each kind from two processes: importing costs more than training."""
+    """The files of each kind from this process and another one: importing costs more than training."""
     folder = tmp_path_factory.mktemp("same_bytes")
     values = json.loads(save_run(folder, max_steps=3).read_text())
-    for seed in ("1", "2"):
-        paths = []
+    paths: dict[str, list[Path]] = {"here": [], "there": []}
+    for where, of_kinds in paths.items():
         for kind in KINDS:
             peft = {"peft_type": kind, "task_type": "CAUSAL_LM", "target_modules": NAMES}
             peft |= {"feedforward_modules": NAMES[-3:]} if kind == "IA3" else {"r": 2}  # type: ignore[dict-item]
-            paths.append(folder / f"{kind}{seed}.json")
-            paths[-1].write_text(json.dumps({**values, "folder": str(folder / kind / seed), "peft_config": peft}))
-        subprocess.run([sys.executable, "-c", TRAIN, *paths], check=True, env={**os.environ, "PYTHONHASHSEED": seed})
-    return {kind: [files(folder / kind / seed) for seed in ("1", "2")] for kind in KINDS}
+            of_kinds.append(folder / f"{kind}_{where}.json")
+            of_kinds[-1].write_text(json.dumps({**values, "folder": str(folder / kind / where), "peft_config": peft}))
+    for path in paths["here"]:
+        run_from_json(path)
+    env = {**os.environ, "PYTHONHASHSEED": "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"}
+    command = [sys.executable, "-c", TRAIN, str(torch.get_num_threads()), *map(str, paths["there"])]
+    subprocess.run(command, check=True, env=env)
+    return {kind: [files(folder / kind / where) for where in paths] for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
