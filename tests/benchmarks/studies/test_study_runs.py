@@ -1,6 +1,7 @@
 """The studies' training loop: packed rows give what padded ones give."""
 
 import copy
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ STUDIES = Path(__file__).parents[3] / "benchmarks" / "studies"
 @pytest.mark.parametrize("weighted", [False, True])
 def test_packed_rows_give_the_losses_of_padded_ones(monkeypatch: pytest.MonkeyPatch, weighted: bool) -> None:
     monkeypatch.syspath_prepend(str(STUDIES))
-    import study_runs
-    from study_data import StudyData
-
+    # Modules of studies import each other by name, as a script's folder allows.
+    study_runs: Any = importlib.import_module("study_runs")
+    study_data: Any = importlib.import_module("study_data")
     random = np.random.default_rng(0)
     lengths = random.integers(5, 12, 24)
-    data = StudyData(
+    data = study_data.StudyData(
         tokens=random.integers(3, 64, lengths.sum()).astype(np.uint16),
         lengths=lengths,
         answer_starts=lengths // 2,
@@ -50,4 +51,4 @@ def test_packed_rows_give_the_losses_of_padded_ones(monkeypatch: pytest.MonkeyPa
     (padded, sums), (packed, packed_sums) = losses(packed=False), losses(packed=True)
     assert packed == pytest.approx(padded, abs=2e-4)
     assert packed_sums == pytest.approx(sums, rel=1e-3)
-    sys.modules.pop("study_runs"), sys.modules.pop("study_data")
+    del sys.modules["study_runs"], sys.modules["study_data"]
