@@ -1,7 +1,7 @@
 """The runs of the paper's tables on a machine with a GPU that has neither Dagster nor the corpora.
 
     python benchmarks/studies/paper_data.py STORE STATE                                    # once, on a CPU
-    python benchmarks/studies/paper_study.py STATE --minutes 17 --workers 14               # again until nothing is left
+    python benchmarks/studies/paper_study.py STATE --minutes 24 --workers 10               # again until nothing is left
     python benchmarks/studies/paper_summary.py STORE STATE RESULTS.json                    # on a CPU
 
 These are the runs of the job `study` (pipelines/configs/study.yaml): the same methods, documents, budget, rates to try,
