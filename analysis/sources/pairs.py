@@ -31,7 +31,10 @@ class TextReader:
         self.others: set[str] = set()
 
     def pairs(self, block: Block) -> tuple[pl.Series, pl.Series]:
-        """Prompts and completions. Each row uses the first shape with both texts; null if a text is missing."""
+        """Prompts and completions; null if a text is missing.
+
+        Each row uses the first shape with both texts, else the first with one.
+        """
         shapes = [mapped_shape(self.columns)] if self.columns else list(shapes_in(block.names))
         if not shapes:
             return _nothing(block.n_rows), _nothing(block.n_rows)
@@ -44,8 +47,9 @@ class TextReader:
                 break
             other_prompt, other_completion = self._shape(block.take(holes.to_list()), shape)
             full = ~(_is_empty(other_prompt) | _is_empty(other_completion))
-            prompt = prompt.scatter(holes.filter(full), other_prompt.filter(full))
-            completion = completion.scatter(holes.filter(full), other_completion.filter(full))
+            taken = full | (_is_empty(prompt) & _is_empty(completion)).gather(holes)  # one text is better than none
+            prompt = prompt.scatter(holes.filter(taken), other_prompt.filter(taken))
+            completion = completion.scatter(holes.filter(taken), other_completion.filter(taken))
         return prompt, completion
 
     def column(self, block: Block, path: str) -> pl.Series:

@@ -425,6 +425,17 @@ CASES: list[tuple[str, dict[str, Writer], Rows, list[tuple[str, str]]]] = [
         [("p", "c"), ("u", "a")],
     ),
     (
+        "two shapes in one file, and rows with one text",
+        JSON,
+        [
+            {"messages": [said("user", "u"), said("assistant", "a")], "prompt": "p"},
+            {"prompt": "p"},
+            {"completion": "c", "question": "q", "answer": "a"},
+            {"completion": "c", "question": "q"},
+        ],
+        [("u", "a"), ("p", ""), ("q", "a"), ("", "c")],
+    ),
+    (
         "unused columns of any type",
         JSON,
         [  # type: ignore[var-annotated]
