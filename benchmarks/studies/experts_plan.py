@@ -122,7 +122,7 @@ def _tag(groups: str) -> Design:
 
 
 _TOLD = ("source_text", "source")
-_SOURCE = Design(Arm("split", 0.0, "source", _TOLD), PLUS_RATES, SEEDS[:1])
+SOURCE = Design(Arm("split", 0.0, "source", _TOLD), PLUS_RATES, SEEDS[:1])
 _ROUTER = Design(Arm("router", 0.0), ROUTER_RATES)
 _FAR = (  # rows that lose by more than rates differ
     Design(Arm("full", 0.0), FULL_RATES, SEEDS[:1]),
@@ -200,7 +200,7 @@ def planned(score: Score, mixes: Sequence[str]) -> list[Run]:
         return {mix: tuned(of, mix, score) for mix, of in designs.items()}
 
     six = [mix for mix in mixes if mix == "six"]
-    tail, source = dict.fromkeys(six, (TAIL,)), {mix: (_SOURCE,) for mix in mixes if mix != "exams"}
+    tail, source = dict.fromkeys(six, (TAIL,)), {mix: (SOURCE,) for mix in mixes if mix != "exams"}
     honest, kinds = {mix: HONEST[mix] for mix in mixes}, dict.fromkeys(mixes, (*LORAS, *splits(OWN)))
     parts: list[Iterator[Run]] = [
         _seeds({mix: of for mix, of in headline.items() if mix == "flan"}, SEEDS),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from experts_mix import Mix
-from experts_plan import LORAS, OWN, TRIALS, Design, leading, mean, read_earlier, scores, splits
+from experts_plan import LORAS, OWN, SOURCE, TRIALS, Score, leading, mean, read_earlier, scores, splits, tuned
 from experts_runs import HELD_OUT, Run
 from numpy.typing import NDArray
 from run_records import read_records
@@ -17,9 +17,8 @@ from hydralora.training.outputs.record import write_json
 
 NUM_RESAMPLES = 4000
 METRICS = ("macro", "token")
-TRUE_SOURCE = "split by source lr=0.0012"
-# Sets of documents: those that earlier runs measured too; all; tasks that no training document has.
-SETS = {"first": ("test",), "all": ("test", "more"), "unseen": ("unseen",)}
+# Sets of documents; "unseen" are tasks that no training document has.
+SETS = {"all": ("test", "more"), "first": ("test",), "more": ("more",), "unseen": ("unseen",)}
 DESIGNS = {"lora": LORAS, "split": splits(OWN)}
 
 Floats = NDArray[np.float64]
@@ -30,78 +29,70 @@ Losses = dict[tuple[str, str], dict[int, Floats]]
 def summarise(state: Path, output: Path | None) -> None:
     """Write the summary of all mixes, and print it as Markdown."""
     records, earlier = read_records(state / "runs.jsonl"), read_earlier(state / "earlier.jsonl")
+    score = scores(records, earlier)
     result: dict[str, Any] = {
         "command": "python benchmarks/studies/experts_study.py prepare|run|summary (see its first lines)",
-        "hardware": sorted({f"{r['gpu']}, torch {r['torch']}" for r in (earlier | records).values() if "gpu" in r}),
-        "runs": {"whole": len(records), "earlier, or means alone": len(earlier)},
+        "hardware": sorted({f"{r['gpu']}, torch {r['torch']}" for r in records.values()}),
+        "runs": {"summarised": len(records), "of before, which help to choose rates": len(earlier)},
         "resamples": NUM_RESAMPLES,
         "intervals": "95%; seeds, tasks within each corpus, and documents within each task drawn with replacement",
         "mixes": {},
     }
     for path in sorted((state / "mixes").glob("*.npz")):
-        new, old = ([r for r in of.values() if r["mix"] == path.stem] for of in (records, earlier))
-        if new or old:
-            result["mixes"][path.stem] = of_one_mix(Mix.load(path), new, old)
+        if of_mix := [r for r in records.values() if r["mix"] == path.stem]:
+            result["mixes"][path.stem] = of_one_mix(Mix.load(path), of_mix, score)
             print_mix(path.stem, result["mixes"][path.stem])
     if output is not None:
         write_json(output, result)
 
 
-def of_one_mix(mix: Mix, new: list[Mapping[str, Any]], old: list[Mapping[str, Any]]) -> dict[str, Any]:
+def of_one_mix(mix: Mix, records: list[Mapping[str, Any]], score: Score) -> dict[str, Any]:
     """Choices by validation documents, and rows of each set: each arm under each of its kinds of held-out groups."""
-    score = scores({r["key"]: r for r in new}, {r["key"]: r for r in old})
-    tuned = {_name(d): d.tuned(mix.name, score)[1] for d in (*LORAS, *splits(OWN))}
     chosen = {f"best {name}": leading(designs, mix.name, score) for name, designs in DESIGNS.items()}
+    for design in (*LORAS, *splits(OWN), SOURCE):
+        chosen[_design(design.arm.name)] = design.tuned(mix.name, score)[1]
     if (lora := chosen["best lora"]) is None:
         raise ValueError(f"{mix.name}: expected a LoRA with a chosen rate; run the study further")
     held_out = mix.indices(*HELD_OUT)
+    references = {
+        name: (arm.name, arm.groups) for name, arm in (("lora", lora), ("split", chosen["best split"])) if arm
+    }
+    true = chosen[_design(SOURCE.arm.name)]
     rows: dict[str, Any] = {}
     for name, parts in SETS.items():
         places = np.flatnonzero(np.isin(mix.parts[held_out], parts))
-        if len(places) == 0 or (name == "all" and not new):
+        if len(places) == 0:
             continue
         measure = Measure(mix, held_out[places], resampled_documents(mix, held_out[places]))
-        losses = collect(new, places) if name == "all" else collect([*old, *new], places)
-        rows[name] = {_label(key): _row(key, losses, lora.name, measure, [*old, *new]) for key in losses}
+        losses = collect(records, places)
+        of_true = losses.get((true.name, "source"), {}) if true else {}
+        rows[name] = {_label(key): _row(key, losses, references, of_true, measure, records) for key in losses}
     return {
         "documents": {part: int((mix.parts == part).sum()) for part in np.unique(mix.parts)},
         "training_tokens": int(mix.lengths[mix.parts == "train"].sum()),
         "facts": mix.facts,
-        "chosen": {name: arm.name if arm else None for name, arm in (tuned | chosen).items()},
-        "by_the_rule_of_before": by_first_seed([*old, *new]),
-        "validation": {
-            arm.name: mean(score, [Run(mix.name, arm, seed) for seed in TRIALS]) for arm in tuned.values() if arm
-        },
-        "minus_lora_of_means": {
-            arm.name: of_means(arm.name, lora.name, [*old, *new]) for arm in tuned.values() if arm and arm != lora
-        },
+        "chosen": {name: arm.name if arm else None for name, arm in chosen.items()},
+        "validation": validation(mix.name, records, score),
         "rows": rows,
     }
 
 
-def of_means(arm: str, lora: str, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean difference on the first test documents over all seeds of both, also those without losses of documents."""
-    test = {(r["arm"], r["seed"]): next(iter(r["loss"].values()))["test"] for r in records}
-    seeds = sorted(seed for name, seed in test if name == arm and (lora, seed) in test)
-    return {"seeds": seeds} | {m: float(np.mean([test[arm, s][m] - test[lora, s][m] for s in seeds])) for m in METRICS}
-
-
-def by_first_seed(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """What the rule of before chooses: of LoRAs, and of splits on the groups of the headline, macro of seed 1 alone."""
-    kinds = {_name(d): kind for kind, designs in DESIGNS.items() for d in designs}
-    found: dict[str, dict[str, float]] = {kind: {} for kind in DESIGNS}
+def validation(mix: str, records: Iterable[Mapping[str, Any]], score: Score) -> dict[str, Any]:
+    """Scores of arms over the seeds that choose, and each metric over these seeds of the records."""
+    found: dict[str, dict[int, Any]] = {}
     for record in records:
-        if record["seed"] == 1 and (kind := kinds.get(_design(record["arm"]))):
-            found[kind][record["arm"]] = next(iter(record["loss"].values()))["validation"]["macro"]
-    return {kind: min(arms, key=lambda arm: arms[arm]) for kind, arms in found.items() if arms}
+        if record["seed"] in TRIALS:
+            found.setdefault(record["arm"], {})[record["seed"]] = next(iter(record["loss"].values()))["validation"]
+    arms = [arm for designs in DESIGNS.values() for arm in tuned(designs, mix, score)]
+    means = {name: {m: float(np.mean([r[m] for r in of.values()])) for m in METRICS} for name, of in found.items()}
+    rows: dict[str, Any] = {name: {"seeds": sorted(found[name])} | of for name, of in means.items()}
+    return rows | {
+        arm.name: rows.get(arm.name, {}) | {"score": mean(score, [Run(mix, arm, s) for s in TRIALS])} for arm in arms
+    }
 
 
 def _design(arm: str) -> str:
     return arm.split(" lr=")[0]
-
-
-def _name(design: Design) -> str:
-    return _design(design.arm.name)
 
 
 class Measure:
@@ -161,22 +152,28 @@ def collect(records: Iterable[Mapping[str, Any]], places: NDArray[np.int64]) -> 
 
 
 def _row(
-    key: tuple[str, str], losses: Losses, lora: str, measure: Measure, records: list[Mapping[str, Any]]
+    key: tuple[str, str],
+    losses: Losses,
+    references: Mapping[str, tuple[str, str]],
+    true: Mapping[int, Floats],
+    measure: Measure,
+    records: list[Mapping[str, Any]],
 ) -> dict[str, Any]:
     seeds = losses[key]
-    record = next(r for r in records if r["arm"] == key[0] and "trainable" in r)
+    record = next(r for r in records if r["arm"] == key[0])
     row: dict[str, Any] = {
         "seeds": sorted(seeds),
         **{name: record[name] for name in ("experts", "r", "trainable")},
         "loss": measure.point(np.mean(list(seeds.values()), axis=0)),
     }
-    common = sorted(set(seeds) & set(losses.get((lora, ""), {})))
-    if key[0] != lora and common:
-        difference = np.array([seeds[seed] - losses[lora, ""][seed] for seed in common])
-        row["minus_lora"] = {"lora": lora, "seeds": common} | difference_row(difference, measure)
-        true = losses.get((TRUE_SOURCE, "source"), {})
-        if len(both := [i for i, seed in enumerate(common) if seed in true]) > 2:
-            most = np.array([true[common[i]] - losses[lora, ""][common[i]] for i in both])
+    for name, reference in references.items():
+        of = losses.get(reference, {})
+        if key == reference or not (common := sorted(set(seeds) & set(of))):
+            continue
+        difference = np.array([seeds[seed] - of[seed] for seed in common])
+        row[f"minus_{name}"] = {name: reference[0], "seeds": common} | difference_row(difference, measure)
+        if name == "lora" and len(both := [i for i, seed in enumerate(common) if seed in true]) > 2:
+            most = np.array([true[common[i]] - of[common[i]] for i in both])
             row["minus_lora"]["share_of_true_sources"] = _share(difference[both], most, measure)
     return row
 
