@@ -7,10 +7,10 @@
 
 `run` takes the most important runs first (`experts_plan`), writes a line to STATE/runs.jsonl after each, skips what is
 there, and starts none that would end after its limit. One process deals its workers out to all GPUs it sees.
-STATE/earlier.jsonl may hold runs of an earlier version, and means of runs whose other records were lost. They help to
-choose rates, and what has losses of documents is summarised too (RUNS is benchmarks/results/experts_study_runs):
+STATE/earlier.jsonl may hold losses of an earlier version's runs, which help to choose rates
+(RUNS is benchmarks/results/experts_study_runs):
 
-    cat RUNS/means_of_seeds.jsonl RUNS/earlier_*.jsonl > STATE/earlier.jsonl; cat RUNS/whole_*.jsonl > STATE/runs.jsonl
+    cp RUNS/earlier.jsonl STATE/earlier.jsonl; cat RUNS/runs_*.jsonl > STATE/runs.jsonl
 
 On another base (a folder or a hub id), with the groups of the first:
 

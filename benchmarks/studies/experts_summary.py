@@ -105,6 +105,7 @@ class Measure:
         self.names = [mix.source_names[s] for s in self.there]
         self.member = (self.sources[:, None] == self.there).astype(float)
         self.weights = weights
+        self.drawn = weights @ (self.counts[:, None] * self.member)  # answer tokens of each resample and source
 
     def point(self, sums: Floats) -> dict[str, float]:
         """Of summed losses [documents]."""
@@ -112,19 +113,23 @@ class Measure:
         found = {"macro": float(of_source.mean()), "token": float(sums.sum() / self.counts.sum())}
         return found | dict(zip(self.names, of_source.tolist(), strict=True))
 
-    def over_documents(self, sums: Floats) -> dict[str, Floats]:
-        """Of summed losses [documents] or [resamples, documents]: macro and token of each resample of documents."""
-        weighted, counts = sums * self.weights, self.weights * self.counts
+    def of_sources(self, sums: Floats) -> Floats:
+        """Of summed losses [seeds, documents]: those of each resample of documents and source [resamples, seeds, n]."""
+        parts = sums.T[:, :, None] * self.member[:, None]
+        return (self.weights @ parts.reshape(len(parts), -1)).reshape(len(self.weights), *parts.shape[1:])
+
+    def metrics(self, loss: Floats) -> dict[str, Floats]:
+        """Macro and token of each resample, of summed losses [resamples, sources]."""
         with np.errstate(invalid="ignore"):
-            of_source = (weighted @ self.member) / (counts @ self.member)
-        return {"macro": np.nanmean(of_source, axis=1), "token": weighted.sum(axis=1) / counts.sum(axis=1)}
+            of_source = loss / self.drawn
+        return {"macro": np.nanmean(of_source, axis=1), "token": loss.sum(axis=1) / self.drawn.sum(axis=1)}
 
     def resampled(self, sums: Floats) -> dict[str, Floats]:
         """Of summed losses [seeds, documents]: macro and token of each resample of seeds and documents."""
         random = np.random.default_rng(1)
         n_seeds = len(sums)
         seeds = random.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), len(self.weights)) / n_seeds
-        return self.over_documents(seeds @ sums)
+        return self.metrics(np.einsum("rs,rsn->rn", seeds, self.of_sources(sums)))
 
 
 def resampled_documents(mix: Mix, documents: NDArray[np.int64]) -> Floats:
@@ -197,8 +202,9 @@ def _power(difference: Floats, metric: str, measure: Measure) -> dict[str, Any]:
     """
     n = len(difference)
     seeds = float(np.var([measure.point(d)[metric] for d in difference], ddof=1))
-    one = float(np.mean([np.nanvar(measure.over_documents(d)[metric]) for d in difference]))
-    of_mean = float(np.nanvar(measure.over_documents(difference.mean(axis=0))[metric]))
+    of_sources = measure.of_sources(difference)
+    one = float(np.mean([np.nanvar(measure.metrics(of)[metric]) for of in of_sources.swapaxes(0, 1)]))
+    of_mean = float(np.nanvar(measure.metrics(of_sources.mean(axis=1))[metric]))
     documents = max(0.0, (n * of_mean - one) / (n - 1))
     room = (measure.point(difference.mean(axis=0))[metric] / 1.96) ** 2 - documents
     needed = int(np.ceil(seeds / room)) if room > 0 else None
