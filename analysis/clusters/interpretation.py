@@ -8,7 +8,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.text.blocks import Texts, text_blocks
-from analysis.text.terms.stop_words import stop_words
+from analysis.text.terms.stop_words import in_english_list, stop_words
 from analysis.text.terms.term_counts import TermCounter
 
 # A document is an outlier if its distance exceeds its cluster's upper quartile by this many interquartile ranges.
@@ -35,8 +35,8 @@ def top_terms(texts: Texts, labels: ArrayLike, n_terms: int = 12) -> pl.DataFram
     The weight of term t in cluster c is its share of the cluster's words times log(1 + A / f_t). A is the mean number
     of words in a cluster, and f_t is the count of t in the corpus. Two kinds of words are excluded: words found in more
     than a tenth of the documents of more than half of the clusters, and stop words found in more than a tenth of the
-    documents of any cluster ("and", in any language; see `analysis.text.terms.stop_words`). Where all texts of a
-    cluster follow one pattern, a function word that hardly occurs elsewhere stays.
+    documents of any cluster ("and", in any language; see `analysis.text.terms.stop_words`), or in fewer if they are
+    English. Where all texts of a cluster follow one pattern, a function word that hardly occurs elsewhere stays.
 
     Args:
         labels: [n], cluster of each text.
@@ -54,7 +54,8 @@ def top_terms(texts: Texts, labels: ArrayLike, n_terms: int = 12) -> pl.DataFram
     widespread = shares > WIDESPREAD
     if len(counts) > 1:
         weights[:, widespread.sum(axis=0) > len(counts) / 2] = 0
-    weights[:, widespread.any(axis=0) & stop_words(texts, terms, clusters, shares)] = 0
+    candidates = widespread.any(axis=0) | in_english_list(terms)
+    weights[:, candidates & stop_words(texts, terms, clusters, shares)] = 0
     rows = []
     for cluster, row in enumerate(weights):
         best = sorted(np.flatnonzero(row).tolist(), key=lambda term, row=row: (-row[term], terms[term]))  # type: ignore[misc]

@@ -35,8 +35,16 @@ def test_a_word_of_one_group_alone_is_its_subject(monkeypatch: pytest.MonkeyPatc
     rates = np.array([[0.05, 0.05, 0.01], [0.05, 0.05, 0.01]])
     monkeypatch.setattr(module, "repeat_rates", lambda *_: rates)
     shares = np.array([[0.5, 0.5, 0.5], [0.2, 0.0, 0.0]])
-    assert stop_words([], [], [0, 1], shares).tolist() == [True, False, True]
-    assert stop_words([], []).tolist() == [False, False, True]
+    assert stop_words([], ["about5", "syndrome", "x"], [0, 1], shares).tolist() == [True, False, True]
+    assert stop_words([], ["about5", "syndrome", "x"]).tolist() == [False, False, True]
+
+
+def test_words_of_the_english_list_are_stop_words_at_higher_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = np.array([[0.2, 0.2, 0.4], [0.2, 0.2, 0.4]])
+    monkeypatch.setattr(module, "repeat_rates", lambda *_: rates)
+    terms, shares = ["many", "clips", "amount"], np.array([[0.5, 0.5, 0.5], [0.0, 0.0, 0.0]])
+    assert stop_words([], terms, [0, 1], shares).tolist() == [True, False, False]
+    assert stop_words([], terms).tolist() == [True, False, False]
 
 
 def test_function_words_stand_between_ever_other_words(shared_corpora: Path) -> None:
