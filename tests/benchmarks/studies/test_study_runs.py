@@ -2,7 +2,6 @@
 
 import copy
 import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,4 +50,3 @@ def test_packed_rows_give_the_losses_of_padded_ones(monkeypatch: pytest.MonkeyPa
     (padded, sums), (packed, packed_sums) = losses(packed=False), losses(packed=True)
     assert packed == pytest.approx(padded, abs=2e-4)
     assert packed_sums == pytest.approx(sums, rel=1e-3)
-    del sys.modules["study_runs"], sys.modules["study_data"]
