@@ -1,16 +1,18 @@
-"""Three mixes of corpora for the study of label-free experts, each as one .npz file.
+"""Five mixes of corpora for the study of label-free experts, each as one .npz file.
 
     OMP_NUM_THREADS=1 python benchmarks/studies/experts_data.py FOLDER
 
-"six" is the mix of study_data.py, document for document. The other two were fixed before the first run and
-nothing was tuned on them: "exams" (MMLU, PubMedQA, MBPP) and "flan" (ten clusters of Flan-like tasks, without the
-documents of "six"; BIG-Bench Hard is measured beside them and never trained on, as its authors ask).
+"six" is the mix that ideas came from. The others were fixed before their first run and nothing was tuned on them:
+"exams" (MMLU, PubMedQA, MBPP), "flan" (ten clusters of Flan-like tasks; BIG-Bench Hard is measured beside them and
+never trained on, as its authors ask), and two in which small tasks with short answers stand beside large sources with
+long ones: "wide" (Dolly, MedQuAD, LegalBench, MMLU) and "skills" (GSM8K, MBXP, Flan-like tasks). No document of "six"
+is in "flan", "wide" or "skills", and none of "exams" in "wide"; "skills" shares documents with "flan".
 Groups of words and predicted sources are computed here; those of the hidden state need a GPU
-(benchmarks/studies/experts_study.py prepare).
+(benchmarks/studies/experts_study.py states).
 
-"more" are further test documents of the same tasks: at most `MORE` of each corpus, those of test splits first, then
-those of training splits. None is in another part, and what is nearly equal to a training or validation document, or
-shares a run of words with one, is left out. They were added for smaller intervals, before any run had seen them.
+Test documents are those of the test splits first, then at most `MORE` of each corpus from what is left, test splits
+before training splits. Of the latter, what is nearly equal to another document of the mix, or shares a run of words
+with one, is left out.
 """
 
 import argparse
@@ -33,7 +35,9 @@ TEST = PARTS["test"]
 # Training and (at most) validation documents; what cleaning leaves of MBPP and PubMedQA is no more than that.
 EXAMS = {"mmlu": (1000, 150), "pubmedqa": (410, 75), "mbpp": (320, 75)}
 FLAN_TRAIN, FLAN_VALIDATION, UNSEEN_OF_TASK = 400, 30, 13
-MORE = {"six": 650, "exams": 650, "flan": 350}
+MORE = {"six": 650, "exams": 650, "flan": 350, "wide": 650, "skills": 650}
+WIDE = ("dolly15k", "medquad", "legalbench", "mmlu")
+SKILLS = ("gsm8k", "mbxp", "flan10")
 NUM_TAGS = 32  # "Group 0" to "Group 31"
 
 
@@ -57,6 +61,16 @@ def exams() -> tuple[pl.DataFrame, pl.DataFrame]:
     for source, (n_train, n_validation) in EXAMS.items():
         train, test = (_shuffled(documents.filter(source=source, split=split)) for split in ("train", "test"))
         chosen += [*_cut(train, n_train, n_validation), test[:TEST].with_columns(part=pl.lit("test"))]
+    return pl.concat(chosen).select(COLUMNS), documents
+
+
+def of_sources(pool: pl.DataFrame, sources: Sequence[str], used: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """As many documents of each source as "six" has, without those of `used`; and all documents of these sources."""
+    documents = pool.filter(pl.col("source").is_in(sources)).join(used, on=["prompt", "completion"], how="anti")
+    chosen = []
+    for source in sources:
+        train, test = (_shuffled(documents.filter(source=source, split=split)) for split in ("train", "test"))
+        chosen += [*_cut(train, PARTS["train"], PARTS["validation"]), test[:TEST].with_columns(part=pl.lit("test"))]
     return pl.concat(chosen).select(COLUMNS), documents
 
 
@@ -94,7 +108,7 @@ def with_more(documents: pl.DataFrame, pool: pl.DataFrame, number: int) -> pl.Da
     tables = [table.select(columns).match_to_schema(RECORD_SCHEMA) for table in (known, candidates)]
     kept = _cleaned(pl.concat(tables).lazy()).filter(split="train")
     ordered = _shuffled(kept).sort("source", "origin", maintain_order=True)  # "test" before "train"
-    more = ordered.group_by("source", maintain_order=True).head(number).with_columns(part=pl.lit("more"))
+    more = ordered.group_by("source", maintain_order=True).head(number).with_columns(part=pl.lit("test"))
     return pl.concat([documents, more.select(COLUMNS)])
 
 
@@ -197,10 +211,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    of_six = six()
-    for name, (documents, pool) in (("six", of_six), ("exams", exams()), ("flan", flan(of_six[0]))):
-        documents = with_more(documents, pool, MORE[name])
-        build(name, documents).save(folder / f"{name}.npz")
+    of_six, of_exams = six(), exams()
+    used = pl.concat([of_six[0], of_exams[0]])
+    pool = pl.concat([of_six[1], of_exams[1].filter(source="mmlu")])
+    mixes = {
+        "six": of_six,
+        "exams": of_exams,
+        "flan": flan(of_six[0]),
+        "wide": of_sources(pool, WIDE, used),
+        "skills": of_sources(pool, SKILLS, used),
+    }
+    for name, (documents, pool) in mixes.items():
+        build(name, with_more(documents, pool, MORE[name])).save(folder / f"{name}.npz")
 
 
 if __name__ == "__main__":

@@ -36,18 +36,26 @@ Floats = NDArray[np.float32]
 Labels = dict[str, Ints]
 
 
-def prepare(mixes: Path, state: Path, device: str) -> None:
-    """Mixes with groups of the hidden state into STATE/mixes, states of training prompts into STATE/NAME_states.npz."""
-    (state / "mixes").mkdir(parents=True, exist_ok=True)
+def read_states(mixes: Path, state: Path, device: str) -> None:
+    """States of all training prompts, and the seconds that reading them took, into STATE/states/NAME.npz."""
+    (state / "states").mkdir(parents=True, exist_ok=True)
     base = load_base_model(device=device, dtype=torch.bfloat16)[0]
     for path in sorted(mixes.glob("*.npz")):
-        mix, file = Mix.load(path), state / f"{path.stem}_states.npz"
-        started = time.perf_counter()
-        if not file.exists():
-            states = prompt_states(base, mix, mix.indices("train"), device)
-            np.savez_compressed(file, states=states.astype(np.float16))
-        facts: dict[str, Any] = {"prefill_seconds": round(time.perf_counter() - started, 2)}
-        labels = with_states(mix, np.load(file)["states"].astype(np.float32), facts)
+        mix, started = Mix.load(path), time.perf_counter()
+        states = prompt_states(base, mix, mix.indices("train"), device)
+        seconds = round(time.perf_counter() - started, 2)
+        np.savez_compressed(state / "states" / path.name, states=states.astype(np.float16), seconds=seconds)
+        print(f"{seconds:6.2f} s  {path.stem}  {len(states)} prompts", flush=True)
+
+
+def prepare(mixes: Path, state: Path) -> None:
+    """Mixes whose states are read, with groups of the hidden state, into STATE/mixes."""
+    (state / "mixes").mkdir(parents=True, exist_ok=True)
+    for path in sorted((state / "states").glob("*.npz")):
+        mix, started = Mix.load(mixes / path.name), time.perf_counter()
+        with np.load(path) as file:
+            states, facts = file["states"].astype(np.float32), {"prefill_seconds": float(file["seconds"])}
+        labels = with_states(mix, states, facts)
         replace(mix, labels=labels, facts={**mix.facts, **facts}).save(state / "mixes" / path.name)
         print(f"{time.perf_counter() - started:6.1f} s  {path.stem}  {json.dumps(facts)}", flush=True)
 
@@ -98,7 +106,7 @@ def with_states(mix: Mix, states: Floats, facts: dict[str, Any]) -> Labels:
     labels |= beyond_elbow(mix, JointFeatures(hidden()).fit(known).transform(known), prompts, facts)
     if mix.name == "six":
         labels |= with_known_sources(mix, labels["joint"])
-    held_out = np.isin(mix.parts, ("validation", "test", "more"))
+    held_out = np.isin(mix.parts, ("validation", "test"))
     for name in labels.keys() & facts.keys():
         facts[name]["information_about_source"] = information(labels[name][held_out], mix.sources[held_out])
     return labels

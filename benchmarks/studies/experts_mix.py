@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 
+def groupings_of(path: Path) -> set[str]:
+    """Names of the groupings in the file of a mix."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name.removeprefix("labels/") for name in file.files if name.startswith("labels/")}
+
+
 @dataclass(frozen=True)
 class Mix:
     """Documents of one mix. Arrays have one entry a document, `tokens` excepted.
@@ -18,13 +24,12 @@ class Mix:
     `rows`, `lengths`, `answer_starts`, `sources`, `parts` and `gates` are what `study_runs.fit` reads.
 
     Attributes:
-        name: "six", "exams" or "flan".
+        name: of the mix.
         tokens: token ids of all documents, one after the other.
         lengths: tokens of each document.
         answer_starts: position of the first token of the answer; the prompt stands before it.
         sources, tasks: indices into `source_names` and `task_names`.
-        parts: "train", "validation", "test", "more" (further test documents of the same tasks), or "unseen" (tasks that
-            no training document has).
+        parts: "train", "validation", "test", or "unseen" (tasks that no training document has).
         labels: name of a grouping -> group of each document, int.
         source_tags, group_tags: tokens that stand for a source, or for the group of a number, in a prompt.
         tag_place: position at which a tag is put in: after what all prompts start with.

@@ -21,10 +21,10 @@ from hydralora.base_model import load_base_model
 from hydralora.evaluation.chunked_loss import can_chunk
 from hydralora.training import TrainingConfig
 
-TOKENS_PER_STEP = {"six": 8192, "exams": 4096, "flan": 4096}
-HELD_OUT = ("validation", "test", "more", "unseen")
+TOKENS_PER_STEP = {"six": 8192, "exams": 4096, "flan": 4096, "wide": 8192, "skills": 4096}
+HELD_OUT = ("validation", "test", "unseen")
 TINY = "tiny"
-TOKENS_PER_STEP_OF_PARTS = 4096  # of mixes that are parts of these three
+TOKENS_PER_STEP_OF_PARTS = 4096  # of mixes that are parts of these
 SHARED_RANK = 16
 LORA_RANK = 28
 LORA_PLUS_RATIO = 4.0

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from experts_mix import Mix
-from experts_plan import LORAS, OWN, SOURCE, TRIALS, Score, leading, mean, read_earlier, scores, splits, tuned
+from experts_plan import LORAS, OWN, TAIL, TFIDF, TRIALS, Score, leading, like_own, mean, scores, splits, tuned
 from experts_runs import HELD_OUT, Run
 from numpy.typing import NDArray
 from run_records import read_records
@@ -17,8 +17,7 @@ from hydralora.training.outputs.record import write_json
 
 NUM_RESAMPLES = 4000
 METRICS = ("macro", "token")
-# Sets of documents; "unseen" are tasks that no training document has.
-SETS = {"all": ("test", "more"), "first": ("test",), "more": ("more",), "unseen": ("unseen",)}
+SETS = ("test", "unseen")  # "unseen" are tasks that no training document has
 DESIGNS = {"lora": LORAS, "split": splits(OWN)}
 
 Floats = NDArray[np.float64]
@@ -28,12 +27,15 @@ Losses = dict[tuple[str, str], dict[int, Floats]]
 
 def summarise(state: Path, output: Path | None) -> None:
     """Write the summary of all mixes, and print it as Markdown."""
-    records, earlier = read_records(state / "runs.jsonl"), read_earlier(state / "earlier.jsonl")
-    score = scores(records, earlier)
+    records, first_draw = read_records(state / "runs.jsonl"), read_records(state / "first_draw.jsonl")
+    score = scores(records, first_draw)
     result: dict[str, Any] = {
         "command": "python benchmarks/studies/experts_study.py prepare|run|summary (see its first lines)",
         "hardware": sorted({f"{r['gpu']}, torch {r['torch']}" for r in records.values()}),
-        "runs": {"summarised": len(records), "of before, which help to choose rates": len(earlier)},
+        "runs": {
+            "summarised": len(records),
+            "of the first draw, which choose rates beside the headline": len(first_draw),
+        },
         "resamples": NUM_RESAMPLES,
         "intervals": "95%; seeds, tasks within each corpus, and documents within each task drawn with replacement",
         "mixes": {},
@@ -49,18 +51,17 @@ def summarise(state: Path, output: Path | None) -> None:
 def of_one_mix(mix: Mix, records: list[Mapping[str, Any]], score: Score) -> dict[str, Any]:
     """Choices by validation documents, and rows of each set: each arm under each of its kinds of held-out groups."""
     chosen = {f"best {name}": leading(designs, mix.name, score) for name, designs in DESIGNS.items()}
-    for design in (*LORAS, *splits(OWN), SOURCE):
+    if (lora := chosen["best lora"]) is None or (own := chosen["best split"]) is None:
+        raise ValueError(f"{mix.name}: expected a LoRA and a split with a chosen rate; run the study further")
+    others = [like_own(groups, own) for groups in (TFIDF, TAIL, "source")]
+    for design in (*LORAS, *splits(OWN), *others):
         chosen[_design(design.arm.name)] = design.tuned(mix.name, score)[1]
-    if (lora := chosen["best lora"]) is None:
-        raise ValueError(f"{mix.name}: expected a LoRA with a chosen rate; run the study further")
     held_out = mix.indices(*HELD_OUT)
-    references = {
-        name: (arm.name, arm.groups) for name, arm in (("lora", lora), ("split", chosen["best split"])) if arm
-    }
-    true = chosen[_design(SOURCE.arm.name)]
+    references = {name: (arm.name, arm.groups) for name, arm in (("lora", lora), ("split", own))}
+    true = chosen[_design(others[-1].arm.name)]
     rows: dict[str, Any] = {}
-    for name, parts in SETS.items():
-        places = np.flatnonzero(np.isin(mix.parts[held_out], parts))
+    for name in SETS:
+        places = np.flatnonzero(mix.parts[held_out] == name)
         if len(places) == 0:
             continue
         measure = Measure(mix, held_out[places], resampled_documents(mix, held_out[places]))
