@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[3]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 DIFFERENCE = re.compile(r"[+-]\d\.\d{4} \[[+-]\d\.\d{4}, [+-]\d\.\d{4}\]")
-EXPERTS = ("experts_study", "experts_study_padded", "experts_earlier", "experts_benefit")
+EXPERTS = ("experts_study", "experts_first_draw", "experts_study_padded", "experts_earlier", "experts_benefit")
 
 
 def triples(value: Any) -> Iterator[list[float]]:
