@@ -12,28 +12,27 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from analysis.text._bits import classify_64_bytes, count_ones, count_trailing_zeros, load_8_bytes
+from analysis.text._utf8 import (
+    classify_64_bytes,
+    code_point_at,
+    count_ones,
+    count_trailing_zeros,
+    load_8_bytes,
+    lower_ascii,
+    utf8,
+)
 from analysis.text.characters import CLASS_SHIFT, CODE_POINT, IGNORED, MARK, UNSPACED
 
 # Maximum number of tokens from one call of `read_tokens`; a block of 64 bytes has at most 32.
 MAX_TOKENS = 256
 
 _U64 = np.uint64
-_ALL = _U64(0xFFFFFFFFFFFFFFFF)
 # Number of a token's bytes in the first and second half of its key, by its length.
 _LOW_MASK = np.array([(1 << 8 * min(n, 8)) - 1 for n in range(17)], np.uint64)
 _HIGH_MASK = np.array([(1 << 8 * max(n - 8, 0)) - 1 for n in range(17)], np.uint64)
-_CASE_BITS = _U64(0x4040404040404040)
 _ONE, _EIGHT, _THIRTY_TWO = _U64(1), _U64(8), _U64(32)
 _FIRST_LEADING, _LAST_LEADING, _LAO = 0x0E40, 0x0E44, 0x80  # Thai vowels written before their consonant
 _MIX_1, _MIX_2 = _U64(0x9E3779B97F4A7C15), _U64(0xC2B2AE3D27D4EB4F)
-
-
-@njit(cache=True, inline="always")
-def _lower_ascii(word: Any) -> Any:
-    # Letters and the underscore have bit 0x40, digits do not. Bytes with this bit get 0x20, so "_" becomes 0x7f, which
-    # is no other word character.
-    return word | ((word & _CASE_BITS) >> _ONE)
 
 
 @njit(cache=True)
@@ -56,38 +55,8 @@ def _long_ascii_key(data: Any, start: Any, length: Any) -> Any:
     low = high = _U64(0)
     for i in range(0, length, 8):
         mask = _LOW_MASK[min(length - i, 8)]
-        low, high = _fold(low, high, _lower_ascii(load_8_bytes(data, start + i)) & mask)
+        low, high = _fold(low, high, lower_ascii(load_8_bytes(data, start + i)) & mask)
     return _hashed(low, high, length)
-
-
-@njit(cache=True)
-def code_point_at(data: Any, position: Any) -> Any:
-    """Code point at `position` of valid UTF-8, and its number of bytes."""
-    first = np.int64(data[position])
-    if first < 0x80:
-        return first, 1
-    second = np.int64(data[position + 1]) & 0x3F
-    if first < 0xE0:
-        return (first & 0x1F) << 6 | second, 2
-    third = np.int64(data[position + 2]) & 0x3F
-    if first < 0xF0:
-        return (first & 0x0F) << 12 | second << 6 | third, 3
-    fourth = np.int64(data[position + 3]) & 0x3F
-    return (first & 0x07) << 18 | second << 12 | third << 6 | fourth, 4
-
-
-@njit(cache=True)
-def utf8(code_point: Any) -> Any:
-    """UTF-8 bytes of a code point as a little-endian uint64, and their number; "_" is 0x7f as in `_lower_ascii`."""
-    c = code_point
-    if c < 0x80:
-        return _lower_ascii(_U64(c)), 1
-    if c < 0x800:
-        return _U64(0xC0 | c >> 6 | (0x80 | c & 0x3F) << 8), 2
-    if c < 0x10000:
-        return _U64(0xE0 | c >> 12 | (0x80 | c >> 6 & 0x3F) << 8 | (0x80 | c & 0x3F) << 16), 3
-    tail = (0x80 | c >> 12 & 0x3F) << 8 | (0x80 | c >> 6 & 0x3F) << 16 | (0x80 | c & 0x3F) << 24
-    return _U64(0xF0 | c >> 18 | tail), 4
 
 
 @njit(cache=True, inline="always")
@@ -263,8 +232,8 @@ def read_tokens(data: Any, position: Any, end: Any, table: Any, keys: Any, spans
             ends &= ends - _ONE
             start = position + offset
             if length <= 16:
-                keys[n, 0] = _lower_ascii(load_8_bytes(data, start)) & _LOW_MASK[length]
-                keys[n, 1] = _lower_ascii(load_8_bytes(data, start + 8)) & _HIGH_MASK[length]
+                keys[n, 0] = lower_ascii(load_8_bytes(data, start)) & _LOW_MASK[length]
+                keys[n, 1] = lower_ascii(load_8_bytes(data, start + 8)) & _HIGH_MASK[length]
             else:
                 keys[n, 0], keys[n, 1] = _long_ascii_key(data, start, length)
             spans[n, 0], spans[n, 1] = start, start + length
@@ -308,27 +277,6 @@ def token_spans(data: Any, offsets: Any, table: Any) -> Any:
             n += n_read
         ends[document] = n
     return found[:n].copy(), ends
-
-
-@njit(nogil=True, cache=True)
-def contextual_capitals(data: Any, offsets: Any) -> Any:
-    """Find documents with capitals whose lower-case form a table cannot give.
-
-    These are sigma (its lower-case form depends on its neighbours) and dotted I (its lower-case form has two
-    characters).
-    """
-    found = np.zeros(offsets.size - 1, np.bool_)
-    for document in range(offsets.size - 1):
-        end = offsets[document + 1]
-        for position in range(offsets[document], end, 64):
-            _, other = classify_64_bytes(data, position)
-            while other != 0:
-                i = position + count_trailing_zeros(other)
-                other &= other - _ONE
-                if i + 1 < end:
-                    first, second = data[i], data[i + 1]
-                    found[document] |= (first == 0xCE and second == 0xA3) or (first == 0xC4 and second == 0xB0)
-    return found
 
 
 @njit(nogil=True, cache=True)

@@ -132,7 +132,7 @@ def _offsets(array: pa.Array) -> NDArray[np.int64]:
 
 
 def _text_block(array: pa.Array) -> TextBlock:
-    from analysis.text._tokens import contextual_capitals
+    from analysis.text._utf8 import contextual_capitals
 
     n_null, n_invalid = array.null_count, 0
     if n_null:

@@ -14,7 +14,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from analysis.text._tokens import code_point_at, unit_end, utf8
+from analysis.text._tokens import unit_end
+from analysis.text._utf8 import code_point_at, utf8
 from analysis.text.characters import CLASS_SHIFT, CODE_POINT, IGNORED, UNSPACED, WORD, character_table
 
 FNV_OFFSET = np.uint64(0xCBF29CE484222325)

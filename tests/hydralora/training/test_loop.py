@@ -20,7 +20,7 @@ from hydralora.data import IGNORED, TokenisedDocuments, collate, tokenise
 from hydralora.evaluation.answer_loss import answer_loss
 from hydralora.training import Progress, RunOptions, TrainingConfig, TrainingError, TrainingResult, plan_run, train
 from hydralora.training.loop import clear_errors
-from hydralora.training.trainer import AnswerTrainer, adamw, schedule
+from hydralora.training.trainer import AnswerTrainer
 from tests.hydralora.small import small_documents, small_model, small_tokenizer
 
 LORA = LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
@@ -288,44 +288,9 @@ def test_gates_of_sequences_reach_the_layers(tmp_path: Path, documents: Tokenise
         assert weight[:, 4:].abs().sum() == 0
 
 
-def test_rates_of_parameter_groups() -> None:
-    model = torch.nn.ModuleDict({"lora_A": torch.nn.Linear(2, 2), "lora_B": torch.nn.Linear(2, 2)})
-    config = TrainingConfig(max_steps=1, learning_rate=0.1, learning_rate_ratios={"lora_B": 16.0})
-    optimizer = adamw(model, config)
-    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2]
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 1.6])
-    assert schedule(optimizer, config, 1).get_last_lr() == pytest.approx([0.05, 0.8])
-
-
 def test_a_model_is_split_only_between_several_processes(tmp_path: Path, plain: TokenisedDocuments) -> None:
     with pytest.raises(TrainingError, match="this is the only one: start it with torchrun"):
         run(tmp_path, plain, fsdp=True)
-
-
-@pytest.mark.parametrize("mixing", [{}, {"mixing_temperature": 2.0}])
-def test_runs_with_one_data_seed_read_the_same_documents(plain: TokenisedDocuments, mixing: dict[str, Any]) -> None:
-    def order(**seeds: int) -> list[int]:
-        plan = plan_run(plain, TrainingConfig(max_steps=5, tokens_per_step=200, **mixing, **seeds))
-        return [int(document) for batch in plan.micro_batches for document in batch]
-
-    assert order(seed=0) == order(seed=1, data_seed=0)
-    assert order(seed=0) != order(seed=1)
-
-
-def test_sources_are_read_by_their_weights(plain: TokenisedDocuments) -> None:
-    def sums(**mixing: Any) -> float:
-        plan = plan_run(plain, TrainingConfig(max_steps=60, tokens_per_step=200, **mixing))
-        sources = np.array(plain.column("source"))[np.concatenate(plan.micro_batches)]
-        return float((sources == "sums").mean())
-
-    assert sums() == pytest.approx(0.5, abs=0.05)
-    assert sums(mixing_weights={"sums": 4.0}) == pytest.approx(0.8, abs=0.05)
-    assert sums(mixing_weights={"sums": 4.0}, mixing_cap=0.6) == pytest.approx(0.6, abs=0.05)
-    with pytest.raises(TrainingError, match="expected sources among reversals, sums, got sum"):
-        sums(mixing_weights={"sum": 4.0})
-    for wrong in ({"mixing_temperature": 0.0}, {"mixing_cap": 1.5}, {"mixing_weights": {"sums": -1.0}}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            TrainingConfig(max_steps=1, **wrong)  # type: ignore[arg-type]
 
 
 def test_an_adapter_on_an_adapter_is_refused(tmp_path: Path, plain: TokenisedDocuments) -> None:
