@@ -92,24 +92,14 @@ def train_on_ray(config: Path, workers: int) -> dict[str, Any]:
 def _train(config: dict[str, str]) -> None:
     """The work of one worker. An error of the training itself is also written to a file: another try would not help."""
     from hydralora.base_model import BaseModelError
-    from hydralora.data import DataError
-    from hydralora.methods import MethodError
     from hydralora.training import TrainingError
     from hydralora.training.run import run_from_json
 
     description = Path(config["description"])
     try:
         run_from_json(description)
-    except (
-        BaseModelError,
-        DataError,
-        MethodError,
-        TrainingError,
-        FileNotFoundError,
-        ImportError,
-        TypeError,
-        ValueError,
-    ) as error:
+    # DataError and MethodError are ValueErrors.
+    except (BaseModelError, TrainingError, FileNotFoundError, ImportError, TypeError, ValueError) as error:
         description.with_name("error.txt").write_text(str(error))
         raise
 

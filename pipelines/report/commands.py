@@ -123,5 +123,4 @@ def _run(file: str, job: str) -> str:
 
 
 def _yaml(values: Mapping[str, Any]) -> str:
-    text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=110)
-    return text
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=110)

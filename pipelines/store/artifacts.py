@@ -199,17 +199,9 @@ def _finish(draft: Draft, folder: Path, record: Mapping[str, Any]) -> None:
     _HASHED.add((folder, (folder / RECORD).stat().st_mtime_ns))
 
 
-def find_artifact(
-    directory: Path,
-    asset: str,
-    *,
-    code_version: str,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, Artifact],
-    log: Log = logger.info,
-) -> Artifact | None:
-    """The artifact that `build_artifact` would reuse, or None if it would build one."""
-    return _find(directory, asset, fingerprint_of(_identity(asset, code_version, config, inputs)), log)
+def find_artifact(directory: Path, asset: str, **made_of: Any) -> Artifact | None:
+    """The artifact that `build_artifact` would reuse for this `code_version`, `config` and `inputs`, or None."""
+    return _find(directory, asset, fingerprint_of(_identity(asset, **made_of)), logger.info)
 
 
 def _digest(record: Mapping[str, Any]) -> str:

@@ -50,7 +50,8 @@ def clean(
             f"{directory.resolve()}: expected a store (artifacts, or the folder {RUNS!r}), found neither."
         )
     forgotten = [] if keep_runs is None else run_folders(directory)[keep_runs:]
-    found = [*_leftovers(directory), *_unreferenced(directory, forgotten), *_records(forgotten)]
+    records = [(folder, "record of an old run") for folder in forgotten]
+    found = [*_leftovers(directory), *_unreferenced(directory, forgotten), *records]
     building = _builds_going_on(directory)
     items = []
     for path, why in found:
@@ -104,11 +105,6 @@ def _unreferenced(directory: Path, forgotten: list[Path]) -> Iterator[tuple[Path
         folder = record.parent
         if not folder.suffix and (folder.parent.name, folder.name) not in needed:
             yield folder, "artifact that no recorded run refers to"
-
-
-def _records(forgotten: list[Path]) -> Iterator[tuple[Path, str]]:
-    for folder in forgotten:
-        yield folder, "record of an old run"
 
 
 def _kept(path: Path, why: str, free: bool, building: list[Path], rest_seconds: float) -> str | None:

@@ -41,8 +41,7 @@ class PaperInputs:
     @property
     def domains(self) -> Mapping[str, list[str]]:
         """Domain -> its sources, from the study's configuration."""
-        domains: Mapping[str, list[str]] = self.runs.record["config"]["domains"]
-        return domains
+        return self.runs.record["config"]["domains"]
 
     def losses(self) -> pl.DataFrame:
         """Losses of every document in every run, with the task of each document."""

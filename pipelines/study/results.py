@@ -93,8 +93,7 @@ def _last(store: ArtifactStore, asset: str) -> Artifact | None:
 def _environment(store: ArtifactStore) -> dict[str, Any] | None:
     """Versions and hardware of the first run in the store."""
     for path in sorted((Path(store.directory) / RUNS).glob("*/run.json")):
-        environment: dict[str, Any] = json.loads(path.read_text())["environment"]
-        return environment
+        return json.loads(path.read_text())["environment"]
     return None
 
 

@@ -170,6 +170,13 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "adapter_config.json").read_text())
 
 
+def always_on(folder: Path) -> dict[str, Any]:
+    """What an adapter has beside its experts: `shared_expert` and `shared_rank`, False and 0 in a plain LoRA."""
+    return {"shared_expert": False, "shared_rank": 0} | {
+        name: value for name, value in adapter_config(folder).items() if name in ("shared_expert", "shared_rank")
+    }
+
+
 def read_curve(folder: Path) -> pl.DataFrame:
     """The training curve that `hydralora.training` wrote into a folder."""
     return pl.read_ndjson(folder / "curve.jsonl")

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import polars as pl
@@ -30,7 +31,7 @@ def curve_checks(folders: dict[str, Path]) -> list[Check]:
     losses = {name: read_curve(folder)["loss"].drop_nulls().to_list() for name, folder in folders.items()}
     long = {name: values for name, values in losses.items() if len(values) >= 2 * COMPARED_STEPS}
     rising = [
-        name for name, values in long.items() if _mean(values[-COMPARED_STEPS:]) >= _mean(values[:COMPARED_STEPS])
+        name for name, values in long.items() if fmean(values[-COMPARED_STEPS:]) >= fmean(values[:COMPARED_STEPS])
     ]
     infinite = [name for name, values in losses.items() if not all(math.isfinite(value) for value in values)]
     # `train` writes no record if training changed the hash of the base weights. Adapters that are compared must also
@@ -66,10 +67,6 @@ def curve_checks(folders: dict[str, Path]) -> list[Check]:
             {"adapters_that_do_not": len(rising)},
         ),
     ]
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def shown(record: dict[str, Any]) -> dict[str, Any]:

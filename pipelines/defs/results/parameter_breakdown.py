@@ -13,7 +13,7 @@ from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.configuration import LARGEST_SEED
 from pipelines.store.metadata import markdown_table
 from pipelines.store.thumbnails import write_thumbnail
-from pipelines.training.adapters import UNTRAINED, adapter_config, load_state
+from pipelines.training.adapters import UNTRAINED, always_on, load_state
 
 TABLES = ("submodules", "pairs", "separability", "identification", "embedding", "parameters")
 
@@ -39,7 +39,7 @@ def _described(artifact: Artifact, hydralora_adapter: Artifact) -> Description:
         },
         checks=[
             Check(
-                "parameters_equal_closed_form",
+                "parameters_equal_trained",
                 counts.item() == recorded,
                 found,
                 {"in_the_file": counts.item(), "trained": recorded},
@@ -58,7 +58,7 @@ def _described(artifact: Artifact, hydralora_adapter: Artifact) -> Description:
     group="analysis",
     kinds={"numpy", "polars"},
     describe=_described,
-    blocking={"parameters_equal_closed_form": "The adapter's file has as many parameters as were trained."},
+    blocking={"parameters_equal_trained": "The adapter's file has as many parameters as were trained."},
     warnings={"supports_observation_two": "A of separately trained heads converge, and B separate."},
 )
 def parameter_breakdown(
@@ -74,8 +74,7 @@ def parameter_breakdown(
     result = break_down(
         components(component_adapters.folder),
         load_state(hydralora_adapter.folder),
-        shared_expert=adapter_config(hydralora_adapter.folder).get("shared_expert", False),
-        shared_rank=adapter_config(hydralora_adapter.folder).get("shared_rank", 0),
+        **always_on(hydralora_adapter.folder),
         methods=("t-SNE", "UMAP") if config.umap else ("t-SNE",),
         random_state=config.random_state,
     )

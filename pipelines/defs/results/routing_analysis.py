@@ -10,7 +10,7 @@ from pydantic import Field
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.thumbnails import write_thumbnail
-from pipelines.training.adapters import adapter_config, load_adapter, load_state
+from pipelines.training.adapters import adapter_config, always_on, load_adapter, load_state
 from pipelines.training.documents import held_out_documents, labelled_documents, read_tokens
 from pipelines.training.recipe import BaseModel
 from pipelines.training.recorded_gates import GROUP_KINDS, RecordedGates, collect_gates, gate_table
@@ -107,8 +107,7 @@ def analyse(
         document_gates=DocumentGates(recorded.gates, recorded.modules, documents["document_id"].to_list()),
         documents=documents.select("document_id", *GROUP_KINDS),
         adapter=load_state(hydralora_adapter.folder),
-        shared_expert=adapter_config(hydralora_adapter.folder).get("shared_expert", False),
-        shared_rank=adapter_config(hydralora_adapter.folder).get("shared_rank", 0),
+        **always_on(hydralora_adapter.folder),
         top_terms=top_terms,
         given_by=given_by,
     )

@@ -12,7 +12,7 @@ from pipelines.store.thumbnails import write_thumbnail
 from pipelines.study.learning_rates import rate_of
 from pipelines.study.running.costs import check_meter, measure_costs
 from pipelines.study.running.run import Run, Setup
-from pipelines.study.running.runs import build_runs, run_losses, run_table
+from pipelines.study.running.runs import build_runs, run_table
 from pipelines.study.sizes import checked_sizes, planned_run
 from pipelines.training.launcher import Launcher
 from pipelines.training.losses import BASE
@@ -102,7 +102,7 @@ def method_comparison(
     artifacts = build_runs([(setup, run) for run in [*base, *runs]], launcher, log)
     done = run_table([*base, *runs], artifacts)
     draft.write_table("runs", done)
-    losses = run_losses(artifacts)
+    losses = pl.concat(artifact.read("losses") for artifact in artifacts)
     table = compare_losses(losses, config.reference, resamples=config.resamples)
     rates = done.filter(pl.col("method") != BASE).select("method", "learning_rate").unique()
     table = table.join(rates, on="method", how="left").join(sizes, on="method", how="left")

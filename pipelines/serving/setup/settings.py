@@ -61,11 +61,7 @@ class Settings:
             raise ExportsError(f"threshold: expected a probability from 0 to 1, got {self.threshold}")
         if self.base in ("", "auto"):
             raise ExportsError(f"base: expected the backend's name of the base model, got {self.base!r}")
-        for name in ("max_conversations", "max_body_bytes", "max_header_bytes", "max_requests", "header_seconds"):
-            self._positive(name)
-        for name in ("body_seconds", "connect_seconds", "idle_seconds", "poll_seconds"):
-            self._positive(name)
-
-    def _positive(self, name: str) -> None:
-        if not getattr(self, name) > 0:
-            raise ExportsError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        limits = (name for name in vars(self) if name.startswith("max_") or name.endswith("_seconds"))
+        for name in limits:
+            if not getattr(self, name) > 0:
+                raise ExportsError(f"{name}: expected a positive number, got {getattr(self, name)}")

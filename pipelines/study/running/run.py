@@ -112,5 +112,4 @@ def mean_loss(artifact: Artifact, part: str = HELD_OUT) -> float:
     """Mean over sources of the mean answer-token loss, as in `analysis.methods.comparison`."""
     from analysis.methods.comparison import losses_by_source
 
-    mean: float = losses_by_source(artifact.read(LOSSES[part])).select(pl.col("loss").mean()).item()
-    return mean
+    return losses_by_source(artifact.read(LOSSES[part])).select(pl.col("loss").mean()).item()

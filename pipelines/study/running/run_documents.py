@@ -75,8 +75,7 @@ def read_run_documents(artifact: Artifact, part: str) -> "TokenisedDocuments":
 
 def part_size(artifact: Artifact, part: str) -> int:
     """Number of documents of one part."""
-    size: int = artifact.read("parts").filter(pl.col("part") == part)["documents"].item()
-    return size
+    return artifact.read("parts").filter(pl.col("part") == part)["documents"].item()
 
 
 def parts_overlap(artifact: Artifact) -> int:

@@ -41,11 +41,6 @@ def build_runs(runs: Sequence[tuple[Setup, Run]], launcher: Launcher, log: Log) 
     return [build_run(setup, run, log) for setup, run in runs]
 
 
-def run_losses(artifacts: Sequence[Artifact]) -> pl.DataFrame:
-    """Losses of every document in every run, as a table for `analysis.methods.comparison`."""
-    return pl.concat(artifact.read("losses") for artifact in artifacts)
-
-
 def run_table(runs: Sequence[Run], artifacts: Sequence[Artifact]) -> pl.DataFrame:
     """One row per run: `method, num_experts, seed, learning_rate, loss, fingerprint, steps, tokens, seconds`.
 

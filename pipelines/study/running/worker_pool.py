@@ -59,7 +59,8 @@ def build_all(work: Mapping[str, Work], launcher: Launcher, log: Log, outcome: C
     if work:
         log(f"{len(work)} to do, {launcher.parallel} at a time")
     side_by_side = launcher.parallel > 1 and len(work) > 1
-    results = _side_by_side(work, launcher) if side_by_side else _one_by_one(work, log)
+    one_by_one = ((label, partial(build, log)) for label, build in work.items())
+    results = _side_by_side(work, launcher) if side_by_side else one_by_one
     failed = _collect(results, len(work), log, outcome)
     if side_by_side and failed:
         log(f"{len(failed)} failed and are retried once, one at a time")
@@ -89,11 +90,6 @@ def _collect(results: Results, total: int, log: Log, outcome: Callable[[Artifact
             failed[label] = text = str(error)
         log(f"{done} of {total}: {label}: {text}")
     return failed
-
-
-def _one_by_one(work: Mapping[str, Work], log: Log) -> Results:
-    for label, build in work.items():
-        yield label, partial(build, log)
 
 
 def _side_by_side(work: Mapping[str, Work], launcher: Launcher) -> Results:
@@ -133,10 +129,9 @@ def _result(reference: Any) -> Artifact:
     from ray.exceptions import RayTaskError
 
     try:
-        artifact: Artifact = ray.get(reference)
+        return ray.get(reference)
     except RayTaskError as error:
         raise error.cause from None
-    return artifact
 
 
 def _start(environments: "Queue[dict[str, str]]") -> None:
