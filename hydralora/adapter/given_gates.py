@@ -176,17 +176,36 @@ def _copies(model: Any, inputs: Any = None, generation_config: Any = None, *_: A
     return max(counts)
 
 
-def token_gates(gates: Tensor, shape: tuple[int, ...], call: Call, place: Place, copies: int) -> Tensor:
-    """Order the gates as the input's T tokens use them: [G, N], each row for the next T / G tokens.
+def token_gates(gates: Tensor, experts: int, shape: tuple[int, ...], call: Call, place: Place, copies: int) -> Tensor:
+    """Order the gates as the input's T tokens use them: [G, N], or indices [G]; each row for the next T / G tokens.
 
     Args:
-        gates: Gates as they were given, [batch, N] or [batch, length, N].
+        gates: Gates as they were given, [batch, N] or [batch, length, N], or indices [batch] or [batch, length].
+        experts: Number of experts N.
         shape: Shape of the input without its last axis.
         copies: Number of copies that generation made of each sequence.
 
     Raises:
         ValueError: If the gates do not fit the call, or it is unclear which row each token of the input belongs to.
     """
+    is_index = not gates.is_floating_point()
+    if is_index and gates.dim() == 2 and gates.shape[1] == experts == shape[-1]:
+        raise ValueError(
+            f"Expected expert_gates with one meaning, got integers {tuple(gates.shape)}, which may be gates "
+            f"of {experts} experts or experts of {experts} tokens. Pass gates as floating point numbers."
+        )
+    by_place = gates.unsqueeze(-1) if is_index else gates  # [batch, N] or [batch, length, N]; N = 1 for indices
+    if by_place.dim() not in (2, 3) or not (is_index or gates.shape[-1] == experts):
+        raise ValueError(
+            f"Expected expert_gates [batch, {experts}] for an input of shape {shape}, "
+            f"got {tuple(gates.shape)}. Also accepted: [batch, length, {experts}] for gates of each token, and "
+            f"integers [batch] or [batch, length], the index of the one expert that is on."
+        )
+    in_order = _in_order(by_place, shape, call, place, copies)
+    return in_order[:, 0].contiguous() if is_index else in_order
+
+
+def _in_order(gates: Tensor, shape: tuple[int, ...], call: Call, place: Place, copies: int) -> Tensor:
     if copies > 1 and call.batch == len(gates) * copies:
         gates = gates.repeat_interleave(copies, dim=0)
     if len(gates) != call.batch:

@@ -143,20 +143,6 @@ class HydraLoraLayer(BaseTunerLayer):
         else:
             nn.init.kaiming_uniform_(self.hydralora_B[adapter_name].weight, a=math.sqrt(5))
 
-    def gates(self, x: Tensor, adapter_name: str = "default") -> Tensor:
-        """Gates of an adapter's experts for an input of this layer.
-
-        Args:
-            x: Input [..., in].
-
-        Returns:
-            Gates [..., N] without the shared expert's, in float32, or wider if the router is wider.
-        """
-        x = self._cast_input_dtype(x, self.hydralora_A[adapter_name].weight.dtype)
-        low = self.hydralora_A[adapter_name](self.hydralora_dropout[adapter_name](x))
-        h = expert_part(low, self.shared_rank[adapter_name])
-        return self._gates(x, h, adapter_name).expand(*x.shape[:-1], -1)
-
     def fixed_gates(self, adapter_name: str) -> Tensor | None:
         """Gates [N] that are the same for every input (one expert, fixed or uniform gates), else None."""
         gates: Tensor | None = self._modules["fixed_gate_vectors"]._buffers.get(adapter_name)
@@ -229,7 +215,7 @@ class HydraLoraLayer(BaseTunerLayer):
         return a, columns
 
     def _gates(self, x: Tensor, h: Tensor, adapter_name: str, rows: Rows | None = None) -> Tensor:
-        """Gates [..., N], or [N] if they are fixed.
+        """Gates [..., N] without the shared expert's, or [N] if they are fixed; in float32 or wider.
 
         Args:
             rows: The rows of the layer's input that x holds; None for all.
@@ -292,21 +278,7 @@ class HydraLoraLayer(BaseTunerLayer):
         dealt = self.calls.dealt if self.calls.running else {}
         if key in dealt:
             return dealt[key]
-        is_index = not gates.is_floating_point()
-        if is_index and gates.dim() == 2 and gates.shape[1] == experts == shape[-2]:
-            raise ValueError(
-                f"Expected expert_gates with one meaning, got integers {tuple(gates.shape)}, which may be gates "
-                f"of {experts} experts or experts of {experts} tokens. Pass gates as floating point numbers."
-            )
-        by_place = gates.unsqueeze(-1) if is_index else gates  # [batch, N] or [batch, length, N]; N = 1 for indices
-        if by_place.dim() not in (2, 3) or not (is_index or gates.shape[-1] == experts):
-            raise ValueError(
-                f"Expected expert_gates [batch, {experts}] for an input of shape {tuple(shape[:-1])}, "
-                f"got {tuple(gates.shape)}. Also accepted: [batch, length, {experts}] for gates of each token, and "
-                f"integers [batch] or [batch, length], the index of the one expert that is on."
-            )
-        in_order = token_gates(by_place, tuple(shape[:-1]), call, place, self.calls.copies).to(device)
-        dealt[key] = in_order[:, 0].contiguous() if is_index else in_order
+        dealt[key] = token_gates(gates, experts, tuple(shape[:-1]), call, place, self.calls.copies).to(device)
         return dealt[key]
 
 

@@ -111,10 +111,8 @@ def read_as_experts(model: nn.Module, names: Iterable[str]) -> list[str]:
     Transformers 5 fuses the experts of a mixture. PEFT then reads a target such as `gate_proj` as the fused parameter.
     In some models (DeepSeek-V3, Qwen3-Next) it does so even for a dense layer or a shared expert beside the mixture.
     """
-    try:
-        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
-    except ImportError:  # transformers 4
-        return []
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
     asked = LoraConfig(target_modules=[*names, "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"])
     convert_peft_config_for_transformers(asked, model, None)
     return sorted(set(names) - set(asked.target_modules or ()))

@@ -50,16 +50,20 @@ def base_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def _adapter_parameter_names(base: torch.nn.Module) -> set[str]:
+    names: set[str] = set()
+    for module_name, module in base.named_modules():
+        original = original_attribute(module)
+        if original is not None:
+            own = f"{original}."
+            names |= {f"{module_name}.{name}" for name, _ in module.named_parameters() if not name.startswith(own)}
+    return names
+
+
+def original_attribute(module: torch.nn.Module) -> str | None:
+    """The attribute in which one of PEFT's modules keeps the base model's own; None for any other module."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper
 
-    names: set[str] = set()
-    for module_name, module in base.named_modules():
-        if isinstance(module, BaseTunerLayer):
-            original = "base_layer."
-        elif isinstance(module, AuxiliaryTrainingWrapper):
-            original = "original_module."
-        else:
-            continue
-        names |= {f"{module_name}.{name}" for name, _ in module.named_parameters() if not name.startswith(original)}
-    return names
+    if isinstance(module, BaseTunerLayer):
+        return "base_layer"
+    return "original_module" if isinstance(module, AuxiliaryTrainingWrapper) else None

@@ -34,12 +34,6 @@ def varlen_refusal(model: Any, *, autocast: bool) -> str | None:
         return f"attention over bounds needs bfloat16 or float16, and the model computes in {model.dtype}"
     if getattr(model.config, "attention_dropout", 0):
         return "attention over bounds has no dropout, and the model's configuration asks for it"
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return "attention over bounds needs torch's varlen_attn (2.11 or later)"
-    if not {"scale", "window_size"} <= _parameters(varlen_attn):
-        return "attention over bounds needs torch's varlen_attn with a window (2.11 or later)"
     return None
 
 
@@ -115,14 +109,16 @@ def _varlen(
     """query [T, heads, d], key and value [T, key heads, d] -> [T, heads, d]."""
     from torch.nn.attention.varlen import varlen_attn
 
-    known = _parameters(varlen_attn)
     options: dict[str, Any] = {"scale": scaling, "window_size": window}
-    if query.shape[1] != key.shape[1] and "enable_gqa" in known:
-        options["enable_gqa"] = True  # torch 2.11 has no such option and does not need it
+    if query.shape[1] != key.shape[1] and _has_gqa_option():
+        options["enable_gqa"] = True
     result: Any = varlen_attn(query, key, value, bounds, bounds, longest, longest, **options)
     return result
 
 
 @functools.cache
-def _parameters(function: Any) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)
+def _has_gqa_option() -> bool:
+    """Whether `varlen_attn` has to be told of grouped queries. torch 2.11 has no such option and does not need it."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters

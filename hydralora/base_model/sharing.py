@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from hydralora.base_model.fingerprint import weights_fingerprint
+from hydralora.base_model.fingerprint import original_attribute, weights_fingerprint
 from hydralora.base_model.loading import load_base_model
 
 if TYPE_CHECKING:
@@ -69,19 +69,7 @@ def _key(arguments: dict[str, Any]) -> str:
 
 def take_off_adapters(model: Any) -> None:
     """Put a base model's own layers back in place of PEFT's; freeze it and set evaluation mode, as after loading."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import AuxiliaryTrainingWrapper
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            original = module.get_base_layer()
-        elif isinstance(module, AuxiliaryTrainingWrapper):
-            original = module.original_module
-        else:
-            continue
-        parent, _, child = name.rpartition(".")
-        if _is_in(model, name):
-            setattr(model.get_submodule(parent), child, original)
+    _put_back(model)
     if hasattr(model, "peft_config"):
         del model.peft_config
     model.requires_grad_(False)
@@ -89,13 +77,14 @@ def take_off_adapters(model: Any) -> None:
     model.eval()
 
 
-def _is_in(model: nn.Module, name: str) -> bool:
-    """Whether a layer is still in the model; a layer inside a removed adapter layer is not."""
-    try:
-        model.get_submodule(name)
-    except AttributeError:
-        return False
-    return True
+def _put_back(parent: nn.Module) -> None:
+    for name, child in parent.named_children():
+        own: Any = child
+        while (attribute := original_attribute(own)) is not None:
+            own = getattr(own, attribute)
+        if own is not child:
+            setattr(parent, name, own)
+        _put_back(own)
 
 
 def _structure(model: Any) -> list[Any]:

@@ -1,7 +1,6 @@
 """Held-out answer loss of documents, by source and cluster, with bootstrap intervals."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,11 +39,6 @@ class DocumentLosses:
     def mean(self) -> float:
         """Mean loss of an answer token."""
         return float(self.loss_sums.sum() / self.token_counts.sum())
-
-    @property
-    def perplexity(self) -> float:
-        """exp of the mean loss of an answer token."""
-        return math.exp(self.mean)
 
     def groups(self) -> dict[tuple[str, str], "DocumentLosses"]:
         """`(group_kind, group)` -> its documents, for the kinds `all`, `source` and, if known, `cluster`."""

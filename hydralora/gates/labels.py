@@ -22,7 +22,7 @@ def labelled_predictions(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, 
     inputs = {key: value.to(device).contiguous() for key, value in batch.items() if isinstance(value, Tensor)}
     labels = inputs["labels"]
     shift = _known_shift(base_of(model))
-    needs_labels = shift is None or _makes_decoder_inputs(base_of(model), inputs)
+    needs_labels = shift is None or makes_decoder_inputs(base_of(model), inputs)
     given = inputs if needs_labels else {key: value for key, value in inputs.items() if key != "labels"}
     output = model(**given, use_cache=False)
     logits = output.logits
@@ -45,17 +45,21 @@ def _known_shift(base: Any) -> int | None:
     from transformers.models.auto import modeling_auto as auto
 
     name = type(base).__name__
-    if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
+    if has_decoder(base):
         return 0 if name in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values() else None
     if name in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         return 1
     return 0 if name in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values() else None
 
 
-def _makes_decoder_inputs(base: Any, inputs: Mapping[str, Tensor]) -> bool:
+def has_decoder(base: Any) -> bool:
+    """Whether a model has an encoder and a decoder."""
+    return bool(getattr(getattr(base, "config", None), "is_encoder_decoder", False))
+
+
+def makes_decoder_inputs(base: Any, inputs: Mapping[str, Tensor]) -> bool:
     """Whether the model makes the decoder's inputs from labels."""
-    has_decoder = bool(getattr(getattr(base, "config", None), "is_encoder_decoder", False))
-    return has_decoder and not any(key.startswith("decoder_input") for key in inputs)
+    return has_decoder(base) and not any(key.startswith("decoder_input") for key in inputs)
 
 
 def _shift_of_loss(logits: Tensor, labels: Tensor, loss: Tensor | None, name: str) -> int:

@@ -8,7 +8,7 @@ loss = loss + 0.01 * balance_loss(gates, batch["attention_mask"])
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from hydralora.adapter.batch_axis import Call, Place, locate, place_of
 from hydralora.adapter.calls import ModelCalls, watched
 from hydralora.adapter.layer import GateObserver, HydraLoraLayer
 from hydralora.adapter.state import adapter_state, base_of, device_of, hydralora_layers, plain_name
-from hydralora.gates.labels import IGNORED
+from hydralora.gates.labels import IGNORED, has_decoder, makes_decoder_inputs
 from hydralora.gates.statistics import GateStatistics, Masks
 
 
@@ -59,8 +59,7 @@ def record_gates(model: nn.Module, adapter_name: str = "default") -> Iterator[di
         for name, layer in layers.items():
             router = dict(layer.hydralora_router.items()).get(adapter_name)
             needs_gradient = router is not None and router.weight.requires_grad
-            recorder = _Recorder(gates, runs, calls, places[name], name, needs_gradient)
-            layer.gate_observer = _observer(recorder, adapter_name)
+            layer.gate_observer = _observer(adapter_name, name, gates, runs, calls, places[name], needs_gradient)
         try:
             yield gates
         finally:
@@ -77,19 +76,16 @@ def _start_pass(runs: dict[str, int]) -> None:
     runs[_GRADIENTS] = int(torch.is_grad_enabled())
 
 
-class _Recorder(NamedTuple):
-    """Values that an observer needs to record the gates of one layer."""
-
-    gates: dict[str, Tensor]
-    runs: dict[str, int]  # number of runs of each layer in this forward pass
-    calls: ModelCalls
-    place: Place
-    name: str
-    needs_gradient: bool
-
-
-def _observer(recorder: _Recorder, adapter_name: str) -> GateObserver:
-    gates, runs, calls, place, name, needs_gradient = recorder
+def _observer(
+    adapter_name: str,
+    name: str,
+    gates: dict[str, Tensor],
+    runs: dict[str, int],
+    calls: ModelCalls,
+    place: Place,
+    needs_gradient: bool,
+) -> GateObserver:
+    """Records the gates of the layer `name`; `runs` counts the runs of each layer in this forward pass."""
 
     def observe(adapter: str, layer_gates: Tensor) -> None:
         if adapter != adapter_name:
@@ -152,21 +148,20 @@ def document_statistics(
     base = base_of(model)
     device = device_of(base)
     inputs = {key: value.to(device).contiguous() for key, value in batch.items() if isinstance(value, Tensor)}
-    has_decoder = bool(getattr(getattr(base, "config", None), "is_encoder_decoder", False))
     labels = inputs.pop("labels", None)
-    if has_decoder and labels is not None and not any(key.startswith("decoder_input") for key in inputs):
+    if labels is not None and makes_decoder_inputs(base, inputs):
         inputs["labels"] = labels
     was_training = model.training
     model.eval()
     masks: Masks = inputs.get("attention_mask")
     try:
-        with record_gates(model, adapter_name) as gates, _layers_of_the_encoder(base, has_decoder) as of_encoder:
+        with record_gates(model, adapter_name) as gates, _layers_of_the_encoder(base) as of_encoder:
             model(**inputs, **({"use_cache": False} if hasattr(base, "config") else {}))
     finally:
         model.train(was_training)
     if not gates:
         raise ValueError(f"No layer with adapter {adapter_name!r} ran in the forward pass")
-    if has_decoder:
+    if has_decoder(base):
         decoder_mask = inputs.get("decoder_attention_mask")
         if decoder_mask is None and labels is not None:
             decoder_mask = labels != IGNORED
@@ -178,11 +173,11 @@ def document_statistics(
 
 
 @contextmanager
-def _layers_of_the_encoder(base: Any, has_decoder: bool) -> Iterator[set[str]]:
+def _layers_of_the_encoder(base: Any) -> Iterator[set[str]]:
     """Names of layers that see the encoder's tokens: its own, and the decoder's layers that read its output."""
     names: set[str] = set()
     handles: list[Any] = []
-    if has_decoder:
+    if has_decoder(base):
         encoder = base.get_encoder()
         inside = {id(module) for module in encoder.modules()}
         outputs: list[Tensor] = []

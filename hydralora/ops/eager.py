@@ -51,33 +51,6 @@ def one_hot_gates(index: Integer[Tensor, "*tokens"], num_experts: int) -> Float[
     return torch.where(is_known, (index == experts).float(), torch.nan)
 
 
-def add_experts(
-    result: Float[Tensor, "*tokens out"],
-    low: Float[Tensor, "*tokens width"],
-    gates: Float[Tensor, "*#tokens E"] | None,
-    weight_b: Float[Tensor, "out inner"],
-    scaling: float,
-    shared_rank: int = 0,
-    shared_scaling: float = 1.0,
-) -> Float[Tensor, "*tokens out"]:
-    """Add experts and shared LoRA to the base layer's output: result + scaling * sum_i g_i B_i h + ... B_s h_s.
-
-    Args:
-        result: Output of the base layer [..., out].
-        low: [h | h_s] = [A x | A_s x], [..., r + shared_rank].
-        gates: Gates [..., E], one for each column block of experts, broadcast over h's leading dimensions. None means a
-            single expert with gate 1.
-        weight_b: Matrix [out, E * r + shared_rank]. Column block i is B_i, the last columns are B_s.
-        scaling: lora_alpha / r (or / sqrt(r)).
-        shared_rank: Rank of the shared LoRA; 0 means none.
-
-    Returns:
-        Output [..., out] in the promoted dtype of ``result`` and ``low``; the caller casts to the base layer's dtype.
-    """
-    r = low.shape[-1] - shared_rank
-    return result + F.linear(gate_and_scale(low, gates, r, scaling, shared_rank, shared_scaling), weight_b)
-
-
 def expert_part(low: Float[Tensor, "*tokens width"], shared_rank: int) -> Float[Tensor, "*tokens width-{shared_rank}"]:
     """The experts' part of [experts | shared LoRA] along the last dimension."""
     return low[..., : low.shape[-1] - shared_rank] if shared_rank else low
@@ -93,7 +66,14 @@ def gate_and_scale(
 ) -> Float[Tensor, "*tokens inner"]:
     """The inputs of B: [scaling * g_1 h | ... | scaling * g_E h | shared_scaling * h_s], [..., E * r + shared_rank].
 
-    For the arguments, see `add_experts` and `gate_low_rank`.
+    B [out, E * r + shared_rank] applied to them is the adapter's update: column block i of B is B_i, the last columns
+    are B_s.
+
+    Args:
+        low: [h | h_s] = [A x | A_s x], [..., r + shared_rank].
+        gates: See `gate_low_rank`.
+        scaling: lora_alpha / r (or / sqrt(r)).
+        shared_rank: Rank of the shared LoRA; 0 means none.
     """
     # Scaling r columns is cheaper than scaling all `out` columns, as PEFT's LoRA does.
     gated = gate_low_rank(expert_part(low, shared_rank) * scaling, gates, r)

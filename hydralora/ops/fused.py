@@ -98,7 +98,7 @@ def hydra_linear(
 ) -> Tensor:
     """y = W0 x + b + scaling * sum_i g_i B_i A x with g = softmax(W_g z) (arXiv 2404.19245, section 3.2).
 
-    A shared LoRA adds shared_scaling * B_s A_s x. Up to rounding, the result equals `router_gates` and `add_experts`
+    A shared LoRA adds shared_scaling * B_s A_s x. Up to rounding, the result equals `router_gates` and `gate_and_scale`
     over the base layer. With autocast all matrix products run in autocast's dtype, as in PEFT's LoRA; gates are always
     float32 or wider.
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -72,7 +73,7 @@ class AnswerTrainer(LateTrainer):
             ),
             # Trainer evaluates only if it has a data set; `evaluate` holds the real one.
             eval_dataset=None if evaluate is None else [],
-            data_collator=_only_item,
+            data_collator=itemgetter(0),  # an item is a whole micro-batch
         )
         if config.fsdp and not self.is_fsdp_enabled:
             raise TrainingError(
@@ -190,8 +191,7 @@ class AnswerTrainer(LateTrainer):
             return answer_loss(model, inputs, chunked=self._chunks_loss(model, inputs)) / num_items
         # AdaLoRA adds its regulariser to the model's own loss, so the model must compute it.
         arguments = model_inputs(model, inputs) | {"labels": inputs["labels"]}
-        loss: Tensor = model(**arguments, num_items_in_batch=num_items, use_cache=False).loss
-        return loss
+        return model(**arguments, num_items_in_batch=num_items, use_cache=False).loss
 
     def _chunks_loss(self, model: nn.Module, inputs: Batch) -> bool:
         """Whether to chunk the loss: only on GPUs, where logits need much memory; decided at the first batch."""
@@ -283,11 +283,6 @@ class AnswerTrainer(LateTrainer):
 def step_of(checkpoint: str | None) -> int:
     """Number of steps that were done when a checkpoint was written; 0 for None."""
     return 0 if checkpoint is None else int(Path(checkpoint).name.split("-")[1])
-
-
-def _only_item(batches: list[Batch]) -> Batch:
-    [batch] = batches
-    return batch
 
 
 def _collated(rows: Sequence[dict[str, Any]], pad_token_id: int | None, sizes: RowSizes | None) -> Batch:

@@ -24,11 +24,6 @@ class EnergyUse:
     ram_kwh: float
     hours: float
 
-    @property
-    def kwh(self) -> float:
-        """Energy of CPU, GPU and memory together, in kWh."""
-        return self.cpu_kwh + self.gpu_kwh + self.ram_kwh
-
 
 class EnergyMeter:
     """Context manager that measures energy; afterwards `use` holds the result, or None if it is disabled.

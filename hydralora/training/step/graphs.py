@@ -239,5 +239,4 @@ def _grad(parameter: nn.Parameter) -> Tensor:
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    norm: Tensor = torch.stack(torch._foreach_norm(list(tensors))).norm()
-    return norm
+    return torch.stack(torch._foreach_norm(list(tensors))).norm()

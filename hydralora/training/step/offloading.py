@@ -62,7 +62,6 @@ class Offloaded(saved_tensors_hooks):
             if isinstance(packed, Tensor):
                 return packed
             device, host = packed
-            moved: Tensor = host.to(device, non_blocking=True)
-            return moved
+            return host.to(device, non_blocking=True)
 
         super().__init__(pack, unpack)

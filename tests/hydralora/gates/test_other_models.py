@@ -67,7 +67,7 @@ def test_all_runs_of_a_layer_count(tokens: Tensor) -> None:
     model = adapted(transformers.AlbertForSequenceClassification(config), target_modules=["query"])
     ((name, layer),) = hydralora_layers(model).items()
     runs: list[Tensor] = []
-    layer.register_forward_hook(lambda module, args, _: runs.append(module.gates(args[0]).detach()))
+    layer.hydralora_router["default"].register_forward_hook(lambda _, __, logits: runs.append(logits.softmax(-1)))
     with record_gates(model) as gates, torch.no_grad():
         model(input_ids=tokens)
         first = gates[name].clone()

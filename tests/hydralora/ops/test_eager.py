@@ -32,11 +32,6 @@ def test_a_layer_step_by_step(tokens: tuple[int, ...], shared_rank: int, dtype: 
     assert checked("with_shared_expert")(gates)[..., -1].eq(1).all()
     inner = checked("gate_and_scale")(low, gates, R, 2.0, shared_rank, 1.0)
     assert inner.shape == (*tokens, N * R + shared_rank)
-    result = torch.zeros(*tokens, OUT, dtype=dtype)
-    added = checked("add_experts")(
-        result, low, gates, torch.randn(OUT, N * R + shared_rank, dtype=dtype), 2.0, shared_rank
-    )
-    assert added.shape == (*tokens, OUT)
 
 
 def test_gates_of_a_sequence_hold_for_all_its_tokens() -> None:
@@ -52,7 +47,7 @@ def test_gates_of_a_sequence_hold_for_all_its_tokens() -> None:
         ("router_gates", (torch.ones(2, R), torch.ones(N, R + 1))),
         ("router_gates", (torch.ones(2, R, dtype=torch.long), torch.ones(N, R))),
         ("gate_low_rank", (torch.ones(2, R), torch.ones(3, N), R)),
-        ("add_experts", (torch.ones(2, OUT), torch.ones(3, R), None, torch.ones(OUT, R), 1.0)),
+        ("gate_and_scale", (torch.ones(2, R), torch.ones(3, N), R, 1.0)),
         ("one_hot_gates", (torch.ones(2), N)),
     ],
 )

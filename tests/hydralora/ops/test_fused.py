@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hydralora.ops import add_experts, can_fuse, hydra_linear, router_gates, with_shared_expert
+from hydralora.ops import can_fuse, gate_and_scale, hydra_linear, router_gates, with_shared_expert
 from hydralora.ops.eager import one_hot_gates
 
 IN, OUT = 12, 9
@@ -61,8 +61,8 @@ class Layer:
         elif blocks > 1:
             gates = h.new_ones(blocks)
         result = F.linear(x, self.base_weight, self.base_bias)
-        shared = (self.shared_rank, self.shared_scaling)
-        return add_experts(result, low, gates, self.weight_b, self.scaling, *shared).to(result.dtype)
+        inner = gate_and_scale(low, gates, self.rank, self.scaling, self.shared_rank, self.shared_scaling)
+        return (result + F.linear(inner, self.weight_b)).to(result.dtype)
 
     def slow(self, x: Tensor) -> Tensor:
         """Token by token, expert by expert."""

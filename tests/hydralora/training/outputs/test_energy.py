@@ -54,5 +54,4 @@ def test_a_second_of_work_has_energy() -> None:
         time.sleep(1)
     assert meter.use is not None
     assert meter.use.cpu_kwh > 0
-    assert meter.use.kwh == meter.use.cpu_kwh + meter.use.gpu_kwh + meter.use.ram_kwh
     assert 1 / 3600 < meter.use.hours < 0.1
