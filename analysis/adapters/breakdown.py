@@ -17,10 +17,12 @@ from threadpoolctl import threadpool_limits
 from analysis.adapters.observation_two import (
     EXPERTS,
     FROM_START,
+    OTHER_SEED,
+    SAME_SEED,
+    SEED_CONTROL,
     UNTRAINED,
     ObservationTwo,
     observation_two,
-    relation_of,
 )
 from analysis.adapters.pairs import PAIR_SCHEMA, Starts, compare
 from analysis.adapters.parts import SHARED_LORA, State, Submodule, parameter_counts, submodules
@@ -208,6 +210,17 @@ def _pairs(
     for blocks in by_place.values():
         rows += [{"relation": EXPERTS, **compare(a, b, None, None)} for a, b in combinations(blocks, 2)]
     return pl.DataFrame(rows, schema=PAIR_SCHEMA)
+
+
+def relation_of(a: ComponentAdapter, b: ComponentAdapter) -> str | None:
+    """How two adapters are related; None if comparing them says nothing about Observation II."""
+    if a.trained and b.trained:
+        if a.seed == b.seed:
+            return SAME_SEED if a.part != b.part else None
+        return OTHER_SEED if a.part != b.part else SEED_CONTROL
+    if not a.trained and not b.trained:
+        return UNTRAINED if a.seed != b.seed else None
+    return FROM_START if a.seed == b.seed else None
 
 
 def _separability(shown: Sequence[Submodule], random_state: int) -> pl.DataFrame:

@@ -1,7 +1,6 @@
 """Does a run support the paper's Observation II: do A of separately trained heads converge while their B separate?"""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -23,17 +22,6 @@ LEAST_EFFECT = 0.05
 """Smaller differences between mean similarities are ignored: they are too small to matter."""
 
 
-class _Trained(Protocol):
-    """The properties that decide how two adapters are related."""
-
-    @property
-    def part(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def trained(self) -> bool: ...
-
-
 @dataclass(frozen=True)
 class ObservationTwo:
     """The answer and its evidence.
@@ -46,17 +34,6 @@ class ObservationTwo:
     verdict: str
     reason: str
     numbers: dict[str, float]
-
-
-def relation_of(a: _Trained, b: _Trained) -> str | None:
-    """How two adapters are related; None if comparing them says nothing about Observation II."""
-    if a.trained and b.trained:
-        if a.seed == b.seed:
-            return SAME_SEED if a.part != b.part else None
-        return OTHER_SEED if a.part != b.part else SEED_CONTROL
-    if not a.trained and not b.trained:
-        return UNTRAINED if a.seed != b.seed else None
-    return FROM_START if a.seed == b.seed else None
 
 
 def observation_two(pairs: pl.DataFrame, *, random_state: int = 0) -> ObservationTwo:

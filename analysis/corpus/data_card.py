@@ -71,13 +71,13 @@ def halved_sources(card: Mapping[str, Any]) -> list[str]:
     return [
         f"Source {row['source']!r} has lost {lost} of {row['n_read']} records: {_reasons(card, row)}"
         for row in card["sources"]
-        if row["n_kept"] and 2 * (lost := _lost(card, row)) >= row["n_read"]
+        if row["n_kept"] and 2 * (lost := _lost(card, row["source"])) >= row["n_read"]
     ]
 
 
-def _lost(card: Mapping[str, Any], source: Mapping[str, Any]) -> int:
-    dropped = [row for row in card["dropped"] if row["source"] == source["source"]]
-    return sum(int(row["n"]) for row in dropped if row["reason"] != "over_source_limit")
+def _lost(card: Mapping[str, Any], source: str) -> int:
+    rows = (row for row in card["dropped"] if row["source"] == source and row["reason"] != "over_source_limit")
+    return sum(int(row["n"]) for row in rows)
 
 
 def _reasons(card: Mapping[str, Any], source: Mapping[str, Any]) -> str:

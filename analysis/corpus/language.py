@@ -26,11 +26,9 @@ def languages(texts: pl.Series) -> pl.Series:
         .select(head)
         .with_columns(pl.when(shouted).then(pl.col("text").str.to_lowercase()).otherwise("text"))
     )
-    return pl.Series("language", [_code(*model.predict(head)) for head in heads["text"].to_list()], pl.String)
-
-
-def _code(labels: tuple[str, ...], probabilities: tuple[float, ...]) -> str | None:
-    return labels[0].removeprefix("__label__") if labels else None
+    found = (model.predict(head)[0] for head in heads["text"].to_list())
+    codes = [labels[0].removeprefix("__label__") if labels else None for labels in found]
+    return pl.Series("language", codes, pl.String)
 
 
 @cache

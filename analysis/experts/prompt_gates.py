@@ -7,7 +7,7 @@ with hydralora.expert_gates(model, gates):
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +35,7 @@ class GroupModel(Protocol):
 
 def prompt_gates(model: GroupModel, prompts: Texts) -> NDArray[np.float32]:
     """One-hot gates [n, n_groups]: 1 for the expert of the prompt's group, 0 for the others."""
-    return one_hot(model.assign(prompts)[0], model.n_groups)
-
-
-def one_hot(labels: NDArray[Any], n_groups: int) -> NDArray[np.float32]:
-    """Group numbers [n] as one-hot rows [n, n_groups]."""
-    return np.eye(n_groups, dtype=np.float32)[labels]
+    return np.eye(model.n_groups, dtype=np.float32)[model.assign(prompts)[0]]
 
 
 def load_group_model(folder: Path | str) -> GroupModel:

@@ -2,8 +2,8 @@
 
 import polars as pl
 
-from analysis.figures.palette import color, marker
-from analysis.figures.style import Picture, plain_text, styled, subplots
+from analysis.figures.palette import color
+from analysis.figures.style import Picture, intervals, plain_text, styled, subplots
 
 
 @styled
@@ -17,20 +17,10 @@ def compared_methods(table: pl.DataFrame, reference: str) -> Picture:
     table = table.sort("loss")
     figure, axes = subplots(1, 2, width=7.6, height=1.0 + 0.24 * len(table), share_y=True)
     names = [plain_text(name) + _size(n) for name, n in table.select("method", "n_parameters").iter_rows()]
-    for ax, column, label in (
-        (axes[0], "loss", "held-out loss"),
-        (axes[1], "difference", f"minus {plain_text(reference)}"),
-    ):
+    labels = {"loss": "held-out loss", "difference": f"minus {plain_text(reference)}"}
+    for i, (ax, (column, label)) in enumerate(zip(axes, labels.items(), strict=True)):
         shown = table.with_row_index("y").drop_nulls(column)
-        value, low, high = (shown[name].to_numpy() for name in (column, f"{column}_low", f"{column}_high"))
-        ax.errorbar(
-            value,
-            shown["y"].to_numpy(),
-            xerr=[(value - low).clip(0), (high - value).clip(0)],
-            fmt=marker(0),
-            color=color(0 if column == "loss" else 1),
-            elinewidth=1,
-        )
+        intervals(ax, shown, column, shown["y"].to_numpy(), 0, color=color(i))
         ax.set_xlabel(f"{label}, nats per token")
         ax.grid(axis="x")
         ax.tick_params(axis="y", length=0)

@@ -6,8 +6,8 @@ from typing import Any
 import polars as pl
 
 from analysis.figures.clusters import draw_map
-from analysis.figures.palette import color, marker, method_numbers
-from analysis.figures.style import Picture, plain_text, styled, subplots
+from analysis.figures.palette import method_numbers
+from analysis.figures.style import Picture, intervals, plain_text, styled, subplots
 
 MOST_DOTS = 1_200
 """Dots of the small map: enough to see the clusters, few enough to be drawn one by one in the page's colours."""
@@ -64,11 +64,7 @@ def _losses(axes: Any, evaluation: pl.DataFrame, numbers: Mapping[str, int]) -> 
     for y, method in enumerate(methods):
         of_method = method_numbers(methods, numbers)[method]
         rows = table.filter(pl.col("method") == method)
-        loss, low, high = (rows[name].to_numpy() for name in ("loss", "loss_low", "loss_high"))
-        axes.errorbar(
-            loss, [y] * len(loss), xerr=[(loss - low).clip(0), (high - loss).clip(0)], fmt=marker(of_method),
-            color=color(of_method), markersize=5, elinewidth=1.2,
-        )  # fmt: skip
+        intervals(axes, rows, "loss", [y] * len(rows), of_method, markersize=5, elinewidth=1.2)
     axes.set_yticks(range(len(methods)), [plain_text(method, 20) for method in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.set_title("Held-out loss by method")

@@ -3,9 +3,7 @@
 import polars as pl
 
 from analysis.figures.palette import color, marker
-from analysis.figures.style import Picture, integer_ticks, plain_text, styled, subplots
-
-DIFFERENCE = ("difference", "difference_low", "difference_high")
+from analysis.figures.style import Picture, integer_ticks, intervals, plain_text, styled, subplots
 
 
 @styled
@@ -19,16 +17,8 @@ def heterogeneity_gaps(table: pl.DataFrame) -> Picture:
     parts = table.partition_by("method", maintain_order=True)
     figure, axes = subplots(1, len(parts), width=7.2, height=3.0)
     for i, (ax, part) in enumerate(zip(axes, parts, strict=True)):
-        index, value, low, high = (part[c].to_numpy() for c in ("index", *DIFFERENCE))
-        ax.errorbar(
-            index,
-            value,
-            yerr=[(value - low).clip(0), (high - value).clip(0)],
-            fmt=marker(i),
-            color=color(i),
-            elinewidth=1,
-        )
-        for domain, x, y in zip(part["domain"], index, value, strict=True):
+        intervals(ax, part, "difference", part["index"].to_numpy(), i, upright=True)
+        for domain, x, y in part.select("domain", "index", "difference").iter_rows():
             ax.annotate(plain_text(domain), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
         ax.axhline(0, color=color(6), linewidth=0.8)
         ax.set(title=f"{plain_text(part['method'][0])} minus LoRA", xlabel="heterogeneity index")
@@ -54,11 +44,8 @@ def clusters_and_losses(sweep: pl.DataFrame, losses: pl.DataFrame) -> Picture:
     axes[0].plot(sweep["n_clusters"], sweep["inertia"], marker(0), linestyle="-", color=color(0))
     axes[0].set(xlabel="K", ylabel="sum of squared errors")
     integer_ticks(axes[0], sweep["n_clusters"].to_list())
-    value, low, high = (losses[name].fill_null(0.0).to_numpy() for name in DIFFERENCE)
     n = losses["num_experts"].to_numpy()
-    axes[1].errorbar(
-        n, value, yerr=[(value - low).clip(0), (high - value).clip(0)], fmt=marker(1), color=color(1), elinewidth=1
-    )
+    intervals(axes[1], losses.fill_null(0.0), "difference", n, 1, upright=True)
     axes[1].axhline(0, color=color(6), linewidth=0.8)
     axes[1].set(xlabel="N", ylabel=f"held-out loss minus that of N = {n[0]}")
     integer_ticks(axes[1], n.tolist())

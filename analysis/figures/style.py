@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from analysis.figures.palette import OKABE_ITO
+from analysis.figures.palette import OKABE_ITO, color, marker
 
 if TYPE_CHECKING:
+    import polars as pl
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -178,6 +179,21 @@ def subplots(
     for spare in axes[used:] if used else ():
         spare.set_visible(False)
     return figure, axes
+
+
+def intervals(
+    axes: "Axes", rows: "pl.DataFrame", column: str, places: Any, number: int, *, upright: bool = False, **style: Any
+) -> None:
+    """Draw a column as marks of category `number`, with bars from `<column>_low` to `<column>_high`.
+
+    Args:
+        places: where the marks are along the other axis: y, or x if the bars are upright.
+        style: further arguments of `Axes.errorbar`.
+    """
+    value, low, high = (rows[name].to_numpy() for name in (column, f"{column}_low", f"{column}_high"))
+    bars = [(value - low).clip(0), (high - value).clip(0)]
+    at = {"x": places, "y": value, "yerr": bars} if upright else {"x": value, "y": places, "xerr": bars}
+    axes.errorbar(**{"fmt": marker(number), "color": color(number), "elinewidth": 1, **at, **style})
 
 
 def legend_below(figure: "Figure", n_entries: int) -> None:

@@ -6,7 +6,16 @@ import numpy as np
 import polars as pl
 
 from analysis.figures.palette import PARTS, color, marker, method_numbers
-from analysis.figures.style import Picture, group_name, legend_below, ordered_groups, plain_text, styled, subplots
+from analysis.figures.style import (
+    Picture,
+    group_name,
+    intervals,
+    legend_below,
+    ordered_groups,
+    plain_text,
+    styled,
+    subplots,
+)
 
 
 @styled
@@ -62,11 +71,7 @@ def losses(evaluation: pl.DataFrame, group_kind: str, numbers: Mapping[str, int]
     for place, (method, i) in enumerate(_numbered(methods, numbers)):
         for n, run in enumerate(table.filter(pl.col("method") == method).partition_by("seed", maintain_order=True)):
             y = np.array([groups.index(g) for g in run["group"]]) + (place - (len(methods) - 1) / 2) * spread
-            loss, low, high = (run[c].to_numpy() for c in ("loss", "loss_low", "loss_high"))
-            axes.errorbar(
-                loss, y, xerr=[np.maximum(loss - low, 0), np.maximum(high - loss, 0)], fmt=marker(i), color=color(i),
-                markersize=4.5, elinewidth=1, label=plain_text(method) if n == 0 else None,
-            )  # fmt: skip
+            intervals(axes, run, "loss", y, i, markersize=4.5, label=plain_text(method) if n == 0 else None)
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)

@@ -158,8 +158,7 @@ def _over_seeds(means: Floats, random: np.random.Generator) -> Floats:
     """Mean over resampled seeds [resamples, methods] of means [resamples, methods, seeds]."""
     seeds = means.shape[2]
     weights = random.multinomial(seeds, np.full(seeds, 1 / seeds), len(means)) / seeds
-    of_seeds: Floats = np.einsum("rms,rs->rm", means, weights)
-    return of_seeds
+    return np.einsum("rms,rs->rm", means, weights)
 
 
 def comparison_markdown(table: pl.DataFrame, reference: str) -> str:

@@ -225,8 +225,7 @@ def _pairs(kept: NDArray[np.uint64], rank: NDArray[np.uint64]) -> Output:
 
 
 def _compressed(counts: NDArray[np.uint8]) -> bytes:
-    content: bytes = pa.compress(counts, "zstd", asbytes=True)
-    return content
+    return pa.compress(counts, "zstd", asbytes=True)
 
 
 def _counts(file: Ref) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from analysis.clusters.corpus_model import CorpusModel
 from analysis.experts.agreement import Agreement
 from analysis.experts.grouping import choose_grouping
 from analysis.experts.prompt_classifier import PromptClassifier
-from analysis.experts.prompt_gates import load_group_model, one_hot, prompt_gates
+from analysis.experts.prompt_gates import load_group_model, prompt_gates
 from analysis.features.lsa import TfidfLsa
 
 ANIMALS = [f"how much does the {animal} number {i} eat" for i in range(40) for animal in ("cat", "dog", "hen")]
@@ -166,7 +166,7 @@ def test_gates_from_either_kind_of_model(classifier: PromptClassifier, tmp_path:
     prompts = [ANIMALS[1], SHIPS[1], TREES[1]]
     np.testing.assert_array_equal(prompt_gates(classifier, prompts), np.eye(3))
     gates = prompt_gates(load_group_model(tmp_path), prompts)
-    np.testing.assert_array_equal(gates, one_hot(corpus_model.assign(prompts)[0], 2))
+    np.testing.assert_array_equal(gates, np.eye(2)[corpus_model.assign(prompts)[0]])
     assert gates.dtype == np.float32
     with pytest.raises(ValueError, match=r"expected classifier\.json or centers\.npy in .*, got neither"):
         load_group_model(tmp_path / "nothing")
