@@ -123,14 +123,7 @@ def train(
     from hydralora.training.trainer import AnswerTrainer, step_of
 
     held_out = options.held_out
-    if config.eval_steps is not None and held_out is None:
-        raise TrainingError("eval_steps needs held_out documents; there are none")
-    _check_trackers(config)
-    if config.fsdp:
-        _check_can_split(model, peft_config)
-    else:
-        check_is_causal(model, autocast=config.autocast)  # with fsdp a large model is on the CPU here
-    check_can_offload(model, config)
+    _check(model, peft_config, config, held_out)
     set_seed(config.seed)
     fuses = wants_kernels(model, config)
     packing = decide_packing(model, peft_config, config)
@@ -225,10 +218,20 @@ def _prepare(model: Any, peft_config: "PeftConfig | None") -> Any:
     return get_peft_model(model, peft_config)
 
 
-def _check_trackers(config: TrainingConfig) -> None:
+def _check(
+    model: Any, peft_config: "PeftConfig | None", config: TrainingConfig, held_out: TokenisedDocuments | None
+) -> None:
+    """Refuse a config that does not fit the model, the documents or the machine."""
+    if config.eval_steps is not None and held_out is None:
+        raise TrainingError("eval_steps needs held_out documents; there are none")
     for name in config.report_to:
         if importlib.util.find_spec(name) is None:
             raise TrainingError(f"report_to names {name!r}, which is not installed: pip install {name}")
+    if config.fsdp:
+        _check_can_split(model, peft_config)
+    else:
+        check_is_causal(model, autocast=config.autocast)  # with fsdp a large model is on the CPU here
+    check_can_offload(model, config)
 
 
 def _check_can_split(model: Any, peft_config: "PeftConfig | None") -> None:
