@@ -19,7 +19,7 @@ from analysis.shards import duplicates, leaks
 from analysis.shards.documents import CARD, SAMPLE
 from analysis.shards.duplicates import PAIR_SCHEMA, number_of
 from analysis.shards.planning import label
-from analysis.shards.reading import RECORDS
+from analysis.shards.reading import RECORDS, check_pieces
 from analysis.sources import FilesSource
 
 Shard = Mapping[str, Any]
@@ -72,6 +72,7 @@ class ShardedCleaning:
         self.labels = [label(shard) for shard in shards]
         given = [_read_as(shard, sources) | {"clean": asdict(config)} for shard in shards]
         self.read = self._map("read", "reading:read_shard", given)
+        check_pieces(shards, _lacking(self.read), sources)
         self.records = [one.files[RECORDS] for one in self.read]
         firsts = pl.Series([0, *(one.value["n_rows"] for one in self.read)], dtype=pl.UInt64).cum_sum()
         self.firsts: list[int] = firsts.to_list()[:-1]
@@ -202,6 +203,7 @@ class ShardedCleaning:
         given = [{"records": file, "dropped": rows} for file, rows in zip(self.records, verdicts, strict=True)]
         theirs = [_read_as(shard, sources) | {"owner": names.index(shard["source"])} for shard in shards]
         other = self._map("evaluation_ngrams", "leaks:evaluation_ngrams", theirs, [label(shard) for shard in shards])
+        check_pieces(shards, _lacking(other), sources)
         own = self._map("ngrams", "leaks:held_out_ngrams", [g | {"owner": len(names) - 1} for g in given])
         ngrams = self._reduce("ngrams", "leaks:merged_ngrams", [*other, *own], leaks.NGRAMS)
         if read_table(ngrams["url"], ["owner"], group=0).is_empty():
@@ -247,6 +249,10 @@ class ShardedCleaning:
 def _pairs(done: Sequence[Done]) -> pl.DataFrame:
     found = [read_table(one.files[duplicates.PAIRS]["url"]) for one in done if one.value]
     return pl.concat([pl.DataFrame(schema=PAIR_SCHEMA), *found])
+
+
+def _lacking(done: Sequence[Done]) -> list[dict[str, Any]]:
+    return [piece for one in done for piece in one.value["lacking"]]
 
 
 def _read_as(shard: Shard, sources: Mapping[str, FilesSource]) -> dict[str, Any]:

@@ -32,9 +32,9 @@ def held_out_ngrams(records: Ref, dropped: Ref, owner: int) -> Output:
 
 def evaluation_ngrams(shard: Mapping[str, Any], source: Mapping[str, Any], owner: int) -> Output:
     """The n-grams of a shard of an evaluation set: `ngrams.parquet`."""
-    records, _ = shard_records(shard, source)
+    records, _, lacking = shard_records(shard, source)
     texts = (batch.select("prompt", TEXT) for batch in records.iter_slices(BATCH_ROWS))
-    return _ngrams(ngrams_of({"": texts})[0], owner)
+    return Output({"lacking": lacking}, _ngrams(ngrams_of({"": texts})[0], owner).files)
 
 
 def merged_ngrams(files: Sequence[Ref]) -> Output:

@@ -8,11 +8,12 @@ import pyarrow.parquet as pq
 
 from analysis.engine.files import matching, open_url
 from analysis.sources import FilesSource, SourceError
+from analysis.sources.formats.json_table import is_object
 
 LARGEST_FILE = 2 << 30
 """Largest size in bytes of a file whose format cannot be cut."""
 
-HEAD = 1_000
+HEAD = 100_000
 """Bytes of a file that tell whether it can be cut."""
 
 Part = dict[str, Any]
@@ -114,5 +115,7 @@ def _has_lines(system: Any, path: str) -> bool:
     It does not if it is packed, an array, pretty-printed, or in UTF-16 or UTF-32.
     """
     head: bytes = system.cat_file(path, start=0, end=HEAD).removeprefix(codecs.BOM_UTF8).lstrip()
-    line = head.partition(b"\n")[0].strip()
+    line, line_end, _ = head.partition(b"\n")
+    if line_end:
+        return is_object(line.decode("utf-8", "replace"))
     return line.startswith(b"{") and line[1:2] not in (b"", b"\0")

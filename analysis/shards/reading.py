@@ -1,7 +1,8 @@
 """The first stage: from files to normalised records with an index, one table for each shard."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from analysis.corpus.deduplication import TEXT
 from analysis.corpus.documents import document_ids
 from analysis.engine.files import is_local, open_url, parquet_bytes, read_table, row_groups_of
 from analysis.engine.stages import Output
-from analysis.sources import FilesSource, SourceError, read_sources
-from analysis.sources.records import RECORD_SCHEMA
+from analysis.sources import FilesSource, SourceError
+from analysis.sources.files import file_blocks
+from analysis.sources.records import RECORD_SCHEMA, MissingColumnsError, Notes
+from analysis.sources.shapes import check_columns
 from analysis.text.normalisation import normalised
 
 Ref = Mapping[str, Any]
@@ -32,7 +35,7 @@ def read_shard(shard: Mapping[str, Any], source: Mapping[str, Any], clean: Mappi
         clean: fields of `CleanConfig`.
     """
     config = CleanConfig(**clean)
-    records, notes = shard_records(shard, source)
+    records, notes, lacking = shard_records(shard, source)
     tables = []
     numbered = records.with_row_index("row")
     for batch in list(numbered.iter_slices(BATCH_ROWS)) or [numbered]:
@@ -46,32 +49,66 @@ def read_shard(shard: Mapping[str, Any], source: Mapping[str, Any], clean: Mappi
         )
         tables.append(pl.concat([index, batch.select("prompt", "completion", "origin")], how="horizontal"))
     table = pl.concat(tables)
-    value = {"n_rows": len(table), "n_candidates": table["reason"].null_count(), "notes": notes}
+    value = {"n_rows": len(table), "n_candidates": table["reason"].null_count(), "notes": notes, "lacking": lacking}
     return Output(value, {RECORDS: parquet_bytes(row_groups_of(table))})
 
 
-def shard_records(shard: Mapping[str, Any], source: Mapping[str, Any]) -> tuple[pl.DataFrame, list[str]]:
-    """Normalised records of a shard, and what was not read.
+def shard_records(
+    shard: Mapping[str, Any], source: Mapping[str, Any]
+) -> tuple[pl.DataFrame, list[str], list[dict[str, Any]]]:
+    """Normalised records of a shard, what was not read, and the pieces that lack columns; see `check_pieces`.
 
     Raises:
         SourceError: a file cannot be read. The message has its URL.
     """
-    frames, notes = [], []
+    frames: list[pl.DataFrame] = []
+    notes, lacking = [], []
+    name = shard["source"]
     for part in shard["parts"]:
         with tempfile.TemporaryDirectory() as folder:
             path = _local_copy(part, Path(folder))
-            if part["kind"] == "bytes" and not path.read_bytes().strip():
+            is_piece = part["kind"] == "bytes" and path.stat().st_size < part["file_size"]
+            if is_piece and not path.read_bytes().strip():
+                lacking.append({"url": part["url"], "names": [], "found": []})
                 continue  # the whole part lies within one long line, or between blank lines
             place = part["url"] if part["kind"] == "whole" else f"{part['url']} (from {part['kind']} {part['start']})"
+            own = Notes()
             try:
-                read = read_sources({shard["source"]: FilesSource(**{**source, "paths": (str(path),)})})
-                frames.append(read.records.collect())
+                config = FilesSource(**{**source, "paths": (str(path),)})
+                for block in file_blocks(name, config, own, is_piece=is_piece):
+                    frames.append(block)
             except SourceError as error:
-                raise SourceError(str(error).replace(str(path), place)) from error
-            notes += [text.replace(str(path), place) for texts in read.notes.values() for text in texts]
+                if not (is_piece and isinstance(error, MissingColumnsError)):
+                    raise SourceError(f"source {name!r}: {str(error).replace(str(path), place)}") from error
+                lacking.append({"url": part["url"], "names": error.names, "found": sorted(error.found)})
+            notes += [text.replace(str(path), place) for text in own.texts]
     records = pl.concat(frames or [pl.DataFrame(schema=RECORD_SCHEMA)])
     # A lazy table computes the common part of the expression once.
-    return records.lazy().with_columns(normalised(pl.col("prompt", "completion"))).collect(), notes
+    return records.lazy().with_columns(normalised(pl.col("prompt", "completion"))).collect(), notes, lacking
+
+
+def check_pieces(
+    shards: Sequence[Mapping[str, Any]], lacking: Sequence[Mapping[str, Any]], sources: Mapping[str, FilesSource]
+) -> None:
+    """Refuse a file of which no piece has a needed column; one that is in some pieces alone is fine.
+
+    Args:
+        shards: result of `plan`.
+        lacking: the pieces that lack columns, of all shards: `url`, `names` of the columns, `found` among the mapped.
+
+    Raises:
+        SourceError: the message has the source and the URL.
+    """
+    parts = [(shard["source"], part["url"]) for shard in shards for part in shard["parts"]]
+    for (name, url), n_pieces in Counter(parts).items():
+        pieces = [piece for piece in lacking if piece["url"] == url]
+        if len(pieces) == n_pieces:
+            names = list(dict.fromkeys(column for piece in pieces for column in piece["names"]))
+            found = {column for piece in pieces for column in piece["found"]}
+            try:
+                check_columns(sources[name].columns, names, found)
+            except MissingColumnsError as error:
+                raise SourceError(f"source {name!r}: {url}: {error}") from error
 
 
 def texts_of(records: Ref, dropped: Ref | None, keep: pl.Expr | None = None) -> Iterator[pl.DataFrame]:

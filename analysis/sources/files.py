@@ -14,7 +14,7 @@ from analysis.sources.formats.encodings import check_encoding
 from analysis.sources.formats.json_table import JsonTable
 from analysis.sources.formats.parquet_table import ArrowTable, ParquetTable
 from analysis.sources.reading import Reading, table_records
-from analysis.sources.records import DAMAGED, READ_ERRORS, Notes, SourceError, said_by
+from analysis.sources.records import DAMAGED, READ_ERRORS, MissingColumnsError, Notes, SourceError, said_by
 from analysis.sources.splits import TEST_NAMES, side_of
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
@@ -63,21 +63,28 @@ class FilesSource:
         return Reading(self.columns, self.task, self.split, self.licence, self.roles, self.splits)
 
 
-def file_blocks(name: str, config: FilesSource, notes: Notes) -> Iterator[pl.DataFrame]:
+def file_blocks(name: str, config: FilesSource, notes: Notes, *, is_piece: bool = False) -> Iterator[pl.DataFrame]:
     """Records of all files, in the order of their paths, block by block.
 
+    Args:
+        is_piece: whether the only file is a piece of a file of JSON lines.
+
     Raises:
-        SourceError: a file or column is missing, a suffix is unknown, a line is broken, or there is no record. The
-            message names the file.
+        MissingColumnsError: a file lacks a needed column; raised after its blocks.
+        SourceError: a file is missing, a suffix is unknown, a line is broken, or there is no record. The message names
+            the file.
     """
     n_records = 0
     for path in expand(config.paths):
         own, has_split = Notes(), False
         try:
-            for block in table_records(table_of(path, config), name, config.reading(), as_text(path.name), own):
+            table = JsonTable(path, config.encoding, is_lines=True) if is_piece else table_of(path, config)
+            for block in table_records(table, name, config.reading(), as_text(path.name), own):
                 n_records += len(block)
                 has_split = has_split or block["split"].null_count() < len(block)
                 yield block
+        except MissingColumnsError as error:
+            raise MissingColumnsError(f"{as_text(path)}: {error}", error.names, error.found) from error
         except READ_ERRORS as error:
             damaged = isinstance(error, DAMAGED) or (isinstance(error, OSError) and error.errno is None)  # of a decoder
             way_out = ". The file is cut off or damaged: fetch it or pack it again" if damaged else ""

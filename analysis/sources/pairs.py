@@ -11,7 +11,7 @@ from analysis.sources.chat import Chat, Turn, history_turns, pair, prompt_of
 from analysis.sources.formats.blocks import Block, Values
 from analysis.sources.messages import content_of
 from analysis.sources.records import SourceError
-from analysis.sources.shapes import CONTEXT_COLUMNS, Shape, mapped_shape, shapes_in
+from analysis.sources.shapes import CONTEXT_COLUMNS, Shape, mapped_shape, shapes_of_block
 from analysis.sources.values import OddValueError, text_series, texts
 
 
@@ -20,26 +20,20 @@ class TextReader:
 
     Attributes:
         found: the mapped columns that exist.
-        first: columns of the first shape found.
-        others: columns that only other shapes have.
     """
 
     def __init__(self, columns: Mapping[str, str], chat: Chat) -> None:
         self.columns, self.chat = columns, chat
         self.found: set[str] = set()
-        self.first: set[str] = set()
-        self.others: set[str] = set()
 
     def pairs(self, block: Block) -> tuple[pl.Series, pl.Series]:
         """Prompts and completions; null if a text is missing.
 
         Each row uses the first shape with both texts, else the first with one.
         """
-        shapes = [mapped_shape(self.columns)] if self.columns else list(shapes_in(block.names))
+        shapes = [mapped_shape(self.columns)] if self.columns else shapes_of_block(block.names)
         if not shapes:
             return _nothing(block.n_rows), _nothing(block.n_rows)
-        columns = [{shape.messages, shape.prompt, shape.completion, *shape.inputs} - {""} for shape in shapes]
-        self.first, self.others = columns[0], set().union(*columns[1:]) - columns[0]
         prompt, completion = self._shape(block, shapes[0])
         for shape in shapes[1:]:
             holes = (_is_empty(prompt) | _is_empty(completion)).arg_true()

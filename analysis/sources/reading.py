@@ -17,9 +17,8 @@ from analysis.sources.shapes import (
     LIKED,
     UNREAD_COLUMNS,
     Columns,
-    no_shape,
+    check_columns,
     shapes_in,
-    shown,
     wanted,
 )
 from analysis.sources.splits import HOW, check_sides, named_side, sides
@@ -123,14 +122,9 @@ class _Reader:
         """Report what is known only after the whole table was read.
 
         Raises:
-            SourceError: a mapped column is missing, the table has no known shape, or a role or split name is unknown.
+            MissingColumnsError: a mapped column is missing, or the table has no known shape.
+            SourceError: a role or split name is unknown.
         """
-        names = list(self.names)
-        for path in self.reading.columns.values():
-            if path not in self.texts.found:
-                self._missing(path)
-        if not self.reading.columns and not any(shapes_in(names)):
-            raise no_shape(names)
         self.texts.chat.check()
         if self.odd_splits:
             place = next(iter(self.odd_splits.values()))
@@ -138,23 +132,19 @@ class _Reader:
                 f"{place}: unknown names of splits: {sorted(self.odd_splits)}; expected train, test, validation or "
                 f"another common name. {HOW}, or give one split to the whole source"
             )
+        check_columns(self.reading.columns, list(self.names), self.texts.found)
         self._add_notes()
-
-    def _missing(self, path: str) -> None:
-        head = path.split(".")[0]
-        if head in self.names:
-            raise SourceError(f"column {path!r}: no such field in {head!r}. Correct the mapping under `columns`")
-        raise SourceError(f"no column {path!r}; found {shown(list(self.names))}. Correct the mapping under `columns`")
 
     def _add_notes(self) -> None:
         mapped = {path.split(".")[0] for path in self.reading.columns.values()}
         context = [name for role in CONTEXT_ROLES for name in CONTEXT_COLUMNS[role]] if mapped else []
-        read = mapped | self.texts.first | self.texts.others
+        first, *rest = (shape.columns for shape in shapes_in(list(self.names))) if not mapped else [mapped]
+        others = set().union(*rest) - first
         for name in (*context, *UNREAD_COLUMNS):
-            if name in self.names and name not in read:
+            if name in self.names and name not in first | others:
                 self.notes.add(f"column {name!r} is not read")
-        if others := self.texts.others:
-            self.notes.add(f"columns {sorted(others)} are read only where {sorted(self.texts.first)} are empty")
+        if others:
+            self.notes.add(f"columns {sorted(others)} are read only where {sorted(first)} are empty")
         if places := self.texts.chat.unanswered:
             self.notes.add(
                 f"conversations that end with a question: {len(places)} (the first: {places[0]}); what follows the "

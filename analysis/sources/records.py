@@ -1,7 +1,7 @@
 """The return value of every source: a lazy table of records, one row for each instruction pair read."""
 
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -27,6 +27,19 @@ KEEP_BYTES = 256_000_000
 
 class SourceError(ValueError):
     """A source cannot be read. The message names the place, what was found there, and what to do."""
+
+
+class MissingColumnsError(SourceError):
+    """No row of a table has the needed columns. A piece of a file may lack columns that other pieces have.
+
+    Attributes:
+        names: all columns of the table.
+        found: the mapped columns among them, see `FilesSource.columns`.
+    """
+
+    def __init__(self, text: str, names: Sequence[str], found: Set[str]) -> None:
+        super().__init__(text)
+        self.names, self.found = tuple(names), frozenset(found)
 
 
 DAMAGED = (EOFError, lzma.LZMAError)

@@ -1,10 +1,10 @@
 """Which columns of a table make a record: a given mapping, or one of the shapes that publishers use."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from analysis.sources.formats.blocks import Wanted
-from analysis.sources.records import SourceError
+from analysis.sources.records import MissingColumnsError, SourceError
 
 CONTEXT_ROLES = ("system", "history")
 LABEL_ROLES = ("task", "split", "licence", "origin")
@@ -86,14 +86,28 @@ class Shape:
     completion: str = ""
     inputs: tuple[str, ...] = ()
 
+    @property
+    def columns(self) -> set[str]:
+        """All its columns."""
+        return {self.messages, self.prompt, self.completion, *self.inputs} - {""}
+
 
 def shapes_in(names: Sequence[str]) -> Iterator[Shape]:
     """All known shapes whose columns are present, in the order in which they are tried."""
     for chat in CHAT_COLUMNS:
         if chat in names:
             yield Shape(messages=chat)
+    yield from _pair_shapes(names, all)
+
+
+def shapes_of_block(names: Sequence[str]) -> list[Shape]:
+    """The shapes to try in a block. If it has none, those with one column: later rows of the file may have the other."""
+    return list(shapes_in(names)) or list(_pair_shapes(names, any))
+
+
+def _pair_shapes(names: Sequence[str], present: Callable[[Iterable[bool]], bool]) -> Iterator[Shape]:
     for prompt, completion in PAIR_SHAPES:
-        if prompt in names and completion in names:
+        if present((prompt in names, completion in names)):
             inputs = tuple(name for name in INPUT_COLUMNS if name in names and name != prompt)
             yield Shape(prompt=prompt, completion=completion, inputs=inputs)
 
@@ -112,13 +126,33 @@ def shown(names: Sequence[str]) -> str:
     return f"{list(names)[:20]}{more}"
 
 
-def no_shape(names: Sequence[str]) -> SourceError:
-    """The error for a table without a known shape. It lists the columns and explains how to map them."""
+def check_columns(columns: Mapping[str, str], names: Sequence[str], found: Set[str]) -> None:
+    """Refuse a table that lacks a mapped column, or, without a mapping, that has no known shape.
+
+    Args:
+        columns: role -> column; see `FilesSource`.
+        names: all columns of the table.
+        found: the mapped columns that it has.
+
+    Raises:
+        MissingColumnsError: the message lists the columns and explains how to map them.
+    """
+    for path in columns.values():
+        if path not in found:
+            head = path.split(".")[0]
+            is_inside = head in names
+            what = f"column {path!r}: no such field in {head!r}" if is_inside else f"no column {path!r}; found {shown(names)}"
+            raise MissingColumnsError(f"{what}. Correct the mapping under `columns`", names, found)
+    if not columns and not any(shapes_in(names)):
+        raise MissingColumnsError(_no_shape(names), names, found)
+
+
+def _no_shape(names: Sequence[str]) -> str:
     pairs = ", ".join(f"{prompt}/{completion}" for prompt, completion in PAIR_SHAPES)
     ways = "columns: {prompt: <column>, completion: <column>}, or columns: {messages: <column>} for conversations"
     if "chosen" in names:
         ways = "columns: {messages: chosen} for conversations, or columns: {prompt: <column>, completion: chosen}"
-    return SourceError(
+    return (
         f"no known shape in the columns {shown(names)}. Known: {pairs}, {', '.join(CHAT_COLUMNS)}. Map them yourself, "
         f"for example {ways} (as options of a command: --column prompt=NAME --column completion=NAME)"
     )

@@ -40,17 +40,23 @@ class JsonTable:
     """A file of JSON lines, an array of objects, concatenated objects, or an object that contains one list of objects.
 
     The content decides which of these it is, not the suffix.
+
+    Args:
+        is_lines: whether the file is known to be JSON lines, even if it has a single one.
     """
 
     path: Path
     encoding: str | None = None
+    is_lines: bool = False
 
     def blocks(self, wanted: Wanted) -> Iterator[Block]:
         """All objects; see `Table`."""
+        yield from self._lines(wanted) if self.is_lines or self._has_lines() else self._document(wanted)
+
+    def _has_lines(self) -> bool:
         with open_text(self.path, self.encoding) as file:
             start = list(islice((line for line in file if line.strip()), 2))
-        is_lines = len(start) > 1 and _is_object(start[0])
-        yield from self._lines(wanted) if is_lines else self._document(wanted)
+        return len(start) > 1 and is_object(start[0])
 
     def _lines(self, wanted: Wanted) -> Iterator[Block]:
         number, part = 1, _Part(wanted)
@@ -178,7 +184,8 @@ def _way_out(line: str, error: json.JSONDecodeError) -> str:
     return ". Remove the comma before it" if before.endswith(",") else ". Remove the comma" if rest[:1] == "," else ""
 
 
-def _is_object(line: str) -> bool:
+def is_object(line: str) -> bool:
+    """Whether a line is a JSON object."""
     try:
         return isinstance(LAST.decode(line), dict)
     except RecursionError:
