@@ -94,7 +94,8 @@ def _part(part: Any, unused: MutableMapping[str, None]) -> str:
         if text.get("annotations"):
             unused.setdefault("annotations of texts")
         text = text["value"]
-    if kind in TEXT_PARTS and (text is None or isinstance(text, str)):
+    is_empty = text is None and all(value in (None, "", [], {}) for name, value in part.items() if name != "type")
+    if kind in TEXT_PARTS and (isinstance(text, str) or is_empty):
         return str(text or "")
     if kind == "tool_use":
         return call_text(part.get("name"), part.get("input"))

@@ -9,7 +9,7 @@ import polars as pl
 
 from analysis.sources.chat import Chat, Turn, history_turns, pair, prompt_of
 from analysis.sources.formats.blocks import Block, Values
-from analysis.sources.messages import content_of
+from analysis.sources.messages import content_of, json_or_text
 from analysis.sources.records import SourceError
 from analysis.sources.shapes import CONTEXT_COLUMNS, Shape, mapped_shape, shapes_of_block
 from analysis.sources.values import OddValueError, text_series, texts
@@ -74,12 +74,14 @@ class TextReader:
         before = _together(systems) if systems else None
         if shape.messages:
             return self._conversations(block, shape.messages, before, history)
+        inputs = _together([self.column(block, name) for name in shape.inputs]) if shape.inputs else None
         if (messages := self._as_conversations(block, shape)) is not None:
             joined = replace(block, columns={**block.columns, shape.prompt: messages})
-            return self._conversations(joined, shape.prompt, before, history)
+            prompt, completion = self._conversations(joined, shape.prompt, before, history)
+            return prompt if inputs is None else _joined(prompt, inputs), completion
         prompt = self.column(block, shape.prompt)
-        if shape.inputs:
-            prompt = _joined(prompt, _together([self.column(block, name) for name in shape.inputs]))
+        if inputs is not None:
+            prompt = _joined(prompt, inputs)
         if history is not None:
             prompt = self._with_history(block, prompt, before, history)
         elif before is not None:
@@ -87,16 +89,22 @@ class TextReader:
         return prompt, self.column(block, shape.completion)
 
     def _as_conversations(self, block: Block, shape: Shape) -> Values | None:
-        """If prompts are lists of messages: prompt and completion of each row as one conversation; else None."""
-        prompts = self._values(block, shape.prompt)
-        if isinstance(prompts, pl.Series) or list not in set(map(type, prompts)):
+        """If prompts or completions are lists of messages: both of each row as one conversation; else None.
+
+        A list may be JSON text, as in a CSV file.
+        """
+        prompts, completions = self._values(block, shape.prompt), self._values(block, shape.completion)
+        if not (_may_hold_lists(prompts) or _may_hold_lists(completions)):
             return None
-        if not any(map(_is_objects, prompts)):
+        pairs = [
+            (one := _listed(prompt), _listed(completion) if _is_objects(one) else completion)
+            for prompt, completion in zip(_python(prompts), _python(completions), strict=True)
+        ]
+        if not any(_is_objects(prompt) or _is_messages(completion) for prompt, completion in pairs):
             return None
-        completions = _python(self._values(block, shape.completion))
         return [
             _one_conversation(_as_messages(prompt, "user"), _as_messages(completion, "assistant"))
-            for prompt, completion in zip(prompts, completions, strict=True)
+            for prompt, completion in pairs
         ]
 
     def _context(self, block: Block, role: str) -> list[tuple[str, Values]]:
@@ -123,7 +131,8 @@ class TextReader:
             except OddValueError as error:
                 raise SourceError(f"{block.place(row)}, column {path!r}: {error}") from error
             first = before[row] if before else []
-            first = first[1:] if first and turns and turns[0] == first[0] else first
+            if first and turns and _same(turns[0], first[0]):
+                first = first[1:]
             prompt, completion = pair([*first, *turns]) if turns else (None, None)
             prompts.append(prompt)
             completions.append(completion)
@@ -163,12 +172,33 @@ class TextReader:
         return turns
 
 
+def _same(turn: Turn, other: Turn) -> bool:
+    return turn[0] == other[0] and turn[1].strip() == other[1].strip()
+
+
 def _place(block: Block, row: int, path: str) -> str:
     return f"{block.place(row)}, column {path!r}"
 
 
 def _is_objects(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(message, Mapping) for message in value)
+
+
+def _is_messages(value: Any) -> bool:
+    return _is_objects(value) and all({"role", "from"} & message.keys() for message in value)
+
+
+def _may_hold_lists(values: Values) -> bool:
+    """Whether a value may be a list, or JSON text of one."""
+    if isinstance(values, pl.Series):
+        return values.dtype == pl.String and bool(values.str.starts_with("[").any())
+    return any(isinstance(value, list) or (isinstance(value, str) and value.startswith("[")) for value in values)
+
+
+def _listed(value: Any) -> Any:
+    """The messages in a JSON text; any other value as it is."""
+    found = json_or_text(value) if isinstance(value, str) and value.startswith("[") else value
+    return found if _is_messages(found) else value
 
 
 def _one_conversation(prompt: list[Any], completion: list[Any]) -> list[Any]:
