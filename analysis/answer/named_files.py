@@ -10,6 +10,8 @@ import polars as pl
 
 from analysis.sources import SourcesRead, read_sources
 from analysis.sources.files import (
+    NO_DATA,
+    SHARD,
     SUFFIXES,
     FilesSource,
     as_text,
@@ -22,13 +24,8 @@ from analysis.sources.files import (
 from analysis.sources.records import SourceError
 from analysis.sources.splits import side_of
 
-SHARD = re.compile(r"[-_.]\d{5}-of-\d{5}$")
-"""Endings by which publishers number the parts of one table: `train-00000-of-00002.parquet`."""
-
 NUMBERED = re.compile(r"part[-.]\d+.*|0\d{3,}")
 """Names of parts that say nothing of their table, as Spark, Dask and the hub's converter give them."""
-NO_DATA = re.compile(r"(dataset_infos?|dataset_dict|state|adapter_config|serving)\.json|cache-.*\.arrow", re.IGNORECASE)
-"""Files that `datasets` and exports put beside others."""
 NOT_READ = (
     *(".xlsx", ".xls", ".ods", ".zip", ".tar", ".tgz", ".7z", ".pkl", ".pickle", ".avro", ".orc", ".xml", ".db"),
     *(".sqlite", ".jsonlines", ".jl"),

@@ -76,10 +76,10 @@ def shard_records(
             try:
                 config = FilesSource(**{**source, "paths": (str(path),)})
                 for block in file_blocks(name, config, own, is_piece=is_piece):
-                    frames.append(block)
+                    frames.append(block)  # noqa: PERF402  # because the last step may raise
             except SourceError as error:
                 if not (is_piece and isinstance(error, MissingColumnsError)):
-                    raise SourceError(f"source {name!r}: {str(error).replace(str(path), place)}") from error
+                    raise SourceError(f"source {name!r}: {error}".replace(str(path), place)) from error
                 lacking.append({"url": part["url"], "names": error.names, "found": sorted(error.found)})
             notes += [text.replace(str(path), place) for text in own.texts]
     records = pl.concat(frames or [pl.DataFrame(schema=RECORD_SCHEMA)])

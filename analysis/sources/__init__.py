@@ -44,8 +44,8 @@ def read_source(name: str, config: Source) -> pl.LazyFrame:
 def _read(name: str, config: Source, keep_bytes: int) -> SourceRecords:
     try:
         return read_blocks(_blocks(name, config), keep_bytes)
-    except UnreachableError as error:
-        raise UnreachableError(f"source {name!r}: {error}") from error
+    except SourceError as error:
+        raise error.at(f"source {name!r}") from error
     except READ_ERRORS as error:
         raise SourceError(f"source {name!r}: {said_by(error)}") from error
 

@@ -16,7 +16,7 @@ from analysis.sources.messages import (
     result_of,
     untrained,
 )
-from analysis.sources.records import SourceError
+from analysis.sources.records import SettingError, SourceError
 from analysis.sources.values import OddValueError, decoded, describe, text_of
 
 Speaker = Literal["system", "user", "assistant", "tool"]
@@ -62,7 +62,7 @@ class Chat:
         """
         if self.unknown:
             name, place = next(iter(self.unknown.items()))
-            raise SourceError(
+            raise SettingError(
                 f"{place}: unknown roles in the messages: {sorted(self.unknown)}; expected system, user, "
                 f"assistant, tool or a common name like these. Say who speaks: roles: {{{json.dumps(name)}: user}}"
             )

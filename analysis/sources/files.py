@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,16 @@ from analysis.sources.formats.encodings import check_encoding
 from analysis.sources.formats.json_table import JsonTable
 from analysis.sources.formats.parquet_table import ArrowTable, ParquetTable
 from analysis.sources.reading import Reading, table_records
-from analysis.sources.records import DAMAGED, READ_ERRORS, MissingColumnsError, Notes, SourceError, said_by
-from analysis.sources.splits import TEST_NAMES, side_of
+from analysis.sources.records import DAMAGED, READ_ERRORS, Notes, SourceError, said_by
+from analysis.sources.splits import TEST_NAMES, side_of_name
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+NO_DATA = re.compile(
+    r"(config|dataset_infos?|dataset_dict|state|adapter_config|serving)\.json|cache-.*\.arrow", re.IGNORECASE
+)
+"""Files that `datasets` and exports put beside others."""
+SHARD = re.compile(r"[-_.]\d{5}-of-\d{5}$")
+"""Endings by which publishers number the parts of one table: `train-00000-of-00002.parquet`."""
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".lz4")
 """May follow the suffix of a text file: `a.jsonl.gz`."""
 
@@ -83,13 +90,14 @@ def file_blocks(name: str, config: FilesSource, notes: Notes, *, is_piece: bool 
                 n_records += len(block)
                 has_split = has_split or block["split"].null_count() < len(block)
                 yield block
-        except MissingColumnsError as error:
-            raise MissingColumnsError(f"{as_text(path)}: {error}", error.names, error.found) from error
+        except SourceError as error:
+            raise error.at(as_text(path)) from error
         except READ_ERRORS as error:
             damaged = isinstance(error, DAMAGED) or (isinstance(error, OSError) and error.errno is None)  # of a decoder
             way_out = ". The file is cut off or damaged: fetch it or pack it again" if damaged else ""
             raise SourceError(f"{as_text(path)}: {said_by(error)}{way_out}") from error
-        is_test = side_of(stem_of(path), {}) == "test" or path.parent.name.casefold() in TEST_NAMES  # test/0000.parquet
+        names = (SHARD.sub("", stem_of(path)), path.parent.name)  # test/0000.parquet
+        is_test = side_of_name(names[0]) == "test" or names[1].casefold() in TEST_NAMES
         if not has_split and is_test:
             own.add(
                 "the name says test, but the records have no split, so cleaning divides them. If they are test "

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from analysis.sources.files import SUFFIXES, FilesSource, format_of, table_of
+from analysis.sources.files import NO_DATA, SUFFIXES, FilesSource, as_text, format_of, table_of
 from analysis.sources.formats.blocks import Table
 from analysis.sources.formats.dataset_table import DatasetTable, local_files
 from analysis.sources.formats.labels import LabelledTable, Names
@@ -91,6 +91,8 @@ def hub_blocks(name: str, config: HubSource, notes: Notes) -> Iterator[pl.DataFr
         try:
             for block in table_records(table(), name, config.reading(), where, notes):
                 yield block.filter(_kept_tasks(config.tasks))
+        except SourceError as error:
+            raise error.at(place) from error
         except READ_ERRORS as error:
             raise SourceError(f"{place}: {said_by(error)}") from error
 
@@ -102,10 +104,15 @@ def _kept_tasks(tasks: tuple[str, ...]) -> pl.Expr:
 def _tables(config: HubSource, notes: Notes) -> Iterator[tuple[str, Callable[[], Table]]]:
     """Each table of a split, with its place for error messages."""
     if Path(config.dataset).is_dir():
-        files, labels = _asked(config, lambda: local_files(config.dataset, config.subset, config.split, _is_readable))
-        for path in files:
-            yield str(path), partial(_labelled, path, labels)
-        if files:
+        found = _asked(config, lambda: local_files(config.dataset, config.subset, config.split, _is_readable))
+        if found.left_out:
+            notes.add(
+                f"files that `datasets` gives to no split are not read: {len(found.left_out)}, such as "
+                f"{as_text(found.left_out[0])}. Read them as `files`"
+            )
+        for path in found.paths:
+            yield str(path), partial(_labelled, path, found.labels)
+        if found.paths:
             return
     dataset = _asked(config, lambda: _load(config))
     _check_revision(dataset, config)
@@ -114,7 +121,7 @@ def _tables(config: HubSource, notes: Notes) -> Iterator[tuple[str, Callable[[],
 
 
 def _is_readable(path: Path) -> bool:
-    return format_of(path) in SUFFIXES and not path.name.startswith("cache-")  # results of `map`, beside data-*.arrow
+    return format_of(path) in SUFFIXES and path.is_file() and not NO_DATA.fullmatch(path.name)
 
 
 def _labelled(path: Path, labels: Names) -> Table:
@@ -137,8 +144,10 @@ def _asked(config: HubSource, call: Any) -> Any:
         raise
     except Exception as error:  # whatever the readers of `datasets` raise, such as BadZipFile
         kind = UnreachableError if isinstance(error, ConnectionError | TimeoutError) else SourceError
+        cause = f" ({error.__cause__})" if error.__cause__ is not None else ""
         raise kind(
-            f"{config.dataset}, subset {config.subset}, split {config.split!r}, revision {config.revision}: {error}"
+            f"{config.dataset}, subset {config.subset}, split {config.split!r}, revision {config.revision}: "
+            f"{error}{cause}"
         ) from error
 
 

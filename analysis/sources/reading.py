@@ -9,7 +9,7 @@ import polars as pl
 from analysis.sources.chat import Chat
 from analysis.sources.formats.blocks import Block, Table
 from analysis.sources.pairs import TextReader
-from analysis.sources.records import RECORD_SCHEMA, Notes, SourceError
+from analysis.sources.records import RECORD_SCHEMA, Notes, SettingError, SourceError
 from analysis.sources.shapes import (
     CONTEXT_COLUMNS,
     CONTEXT_ROLES,
@@ -27,7 +27,8 @@ REPLACED = "\ufffd"
 SURROGATE = re.compile(r"\\ud[89a-f]")
 LOST_BYTES = (
     "U+FFFD, which stands for bytes that were lost",
-    "If it is a text file of another encoding than UTF-8, name that, for example encoding: latin-1",
+    "If it is a text file of another encoding than UTF-8, name that in the configuration "
+    "of the source: encoding: latin-1 (Western Europe), gbk (Chinese) or shift_jis (Japanese)",
 )
 HALF_PAIR = (
     "half of a surrogate pair, such as \\ud83d without its second half",
@@ -128,7 +129,7 @@ class _Reader:
         self.texts.chat.check()
         if self.odd_splits:
             place = next(iter(self.odd_splits.values()))
-            raise SourceError(
+            raise SettingError(
                 f"{place}: unknown names of splits: {sorted(self.odd_splits)}; expected train, test, validation or "
                 f"another common name. {HOW}, or give one split to the whole source"
             )

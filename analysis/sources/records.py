@@ -1,5 +1,6 @@
 """The return value of every source: a lazy table of records, one row for each instruction pair read."""
 
+import copy
 import lzma
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
@@ -28,6 +29,19 @@ KEEP_BYTES = 256_000_000
 class SourceError(ValueError):
     """A source cannot be read. The message names the place, what was found there, and what to do."""
 
+    def at(self, place: str) -> "SourceError":
+        """The same error, with the place before its message."""
+        error = copy.copy(self)
+        error.args = (f"{place}: {self}",)
+        return error
+
+
+class SettingError(SourceError):
+    """A source can be read once a setting says how; the message names it: roles, splits, encoding, or a dialect of CSV.
+
+    Settings of a source are arguments of `FilesSource` and entries of a run configuration.
+    """
+
 
 class MissingColumnsError(SourceError):
     """No row of a table has the needed columns. A piece of a file may lack columns that other pieces have.
@@ -37,7 +51,7 @@ class MissingColumnsError(SourceError):
         found: the mapped columns among them, see `FilesSource.columns`.
     """
 
-    def __init__(self, text: str, names: Sequence[str], found: Set[str]) -> None:
+    def __init__(self, text: str, names: Sequence[str] = (), found: Set[str] = frozenset()) -> None:
         super().__init__(text)
         self.names, self.found = tuple(names), frozenset(found)
 

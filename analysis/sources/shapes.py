@@ -40,11 +40,13 @@ UNREAD_COLUMNS = (
         "documents",
     ),
     *("evidence", "knowledge", "support", "hint", "table", "schema", "system_message", "chat_history"),
+    *("weight", "sample_weight", "reasoning", "reasoning_content", "thinking", "thought", "thoughts", "rationale"),
+    *("explanation", "chain_of_thought", "cot", "solution"),
     *("image", "images", "audio", "audios", "video", "videos"),
     *("partition", "fold", "set", "data_split", "dataset_split", "is_train", "is_test"),
 )
-"""Columns that change what a record means (parts of conversations and exams, what a question is about, media, other
-names for splits). A note reports those that are not read."""
+"""Columns that change what a record means (parts of conversations and exams, what a question is about, weights,
+thoughts, media, other names for splits). A note reports those that are not read."""
 LIKED = "label"
 """Column of preference data: whether the completion is a good one."""
 LABEL_COLUMNS = {
@@ -101,7 +103,7 @@ def shapes_in(names: Sequence[str]) -> Iterator[Shape]:
 
 
 def shapes_of_block(names: Sequence[str]) -> list[Shape]:
-    """The shapes to try in a block. If it has none, those with one column: later rows of the file may have the other."""
+    """The shapes to try in a block. If it has none, those with one column, because later rows may have the other."""
     return list(shapes_in(names)) or list(_pair_shapes(names, any))
 
 
@@ -141,7 +143,11 @@ def check_columns(columns: Mapping[str, str], names: Sequence[str], found: Set[s
         if path not in found:
             head = path.split(".")[0]
             is_inside = head in names
-            what = f"column {path!r}: no such field in {head!r}" if is_inside else f"no column {path!r}; found {shown(names)}"
+            what = (
+                f"column {path!r}: no such field in {head!r}"
+                if is_inside
+                else f"no column {path!r}; found {shown(names)}"
+            )
             raise MissingColumnsError(f"{what}. Correct the mapping under `columns`", names, found)
     if not columns and not any(shapes_in(names)):
         raise MissingColumnsError(_no_shape(names), names, found)

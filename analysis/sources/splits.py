@@ -7,8 +7,11 @@ import polars as pl
 
 from analysis.sources.records import SourceError
 
-TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("test", "testing", "validation", "valid", "val", "dev", "development", "eval", "evaluation", "heldout")
+TRAIN_NAMES = ("train", "training", "trainset")
+TEST_NAMES = (
+    *("test", "testing", "validation", "valid", "val", "dev", "development", "eval", "evaluation"),
+    *("heldout", "holdout", "testset", "valset", "devset", "evalset"),
+)
 SIDES = ("train", "test")
 HOW = "Say which side a name means, for example splits: {extra: train, final: test}"
 
@@ -26,11 +29,16 @@ def side_of(name: str, splits: Mapping[str, str]) -> str | None:
     own = {key.strip().casefold(): side for key, side in splits.items()}
     if plain in own:
         return own[plain]
-    words = re.split(r"[\s_.\[-]+", re.sub("held[_ -]out", "heldout", plain))
+    words = re.split(r"\d*(?:[\s_.\[-]+|$)", re.sub("h([eo]ld)[_ -]out", r"h\1out", plain))  # without numbers: val2017
     found = [word in TRAIN_NAMES for word in words if word in TRAIN_NAMES + TEST_NAMES]
     if not found or words[0] not in TRAIN_NAMES + TEST_NAMES or len(set(found)) > 1:
         return None
     return "train" if found[0] else "test"
+
+
+def side_of_name(stem: str) -> str | None:
+    """The side that the name of a file says, at its beginning or its end: `test_a`, `gsm8k_test`."""
+    return side_of(stem, {}) or side_of(re.split(r"[-_.]", stem)[-1], {})
 
 
 def check_sides(splits: Mapping[str, str]) -> None:

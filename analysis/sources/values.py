@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
@@ -56,6 +57,8 @@ def text_of(value: Any) -> str | None:
             return "true" if value else "false"
         case float():
             return None if math.isnan(value) else repr(value)
+        case Decimal():
+            return format(value, "f")
         case list() | tuple():
             texts = [item for item in value if item is not None]
             if all(isinstance(item, str) and not isinstance(item, Number) for item in texts):

@@ -26,7 +26,16 @@ def one_error(*kinds: type[Exception], code: int = 2) -> Iterator[None]:
         text = str(error)
         if isinstance(error, OSError) and error.filename is not None:
             text = f"{error.filename2 or error.filename}: {error.strerror}"
+        if is_setting(error):
+            text += ". Settings of a source go into a configuration; `hydralora init` writes it"
         fail(text, code)
+
+
+def is_setting(error: Exception) -> bool:
+    """Whether the files can be read once a configuration says how."""
+    from analysis.sources.records import SettingError
+
+    return isinstance(error, SettingError)
 
 
 def checked_folder(folder: Path, option: str = "--out") -> None:

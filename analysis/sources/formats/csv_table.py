@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from analysis.sources.formats.blocks import BLOCK_ROWS, Block, Wanted
 from analysis.sources.formats.encodings import open_text
-from analysis.sources.records import SourceError
+from analysis.sources.records import SettingError, SourceError
 
 SEPARATORS = (",", ";", "\t", "|")
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*')
@@ -21,6 +21,8 @@ ESCAPED = re.compile(r'\\["\\]')
 REASONS = {"unexpected end of data": "a quote is opened here and never closed"}
 WAY_OUT = 'Write a quote inside a quoted field twice (""), or name the dialect: separator, quote, escape'
 
+BLANKS = " \t\ufeff"
+"""Around names of columns; a second byte order mark is among them."""
 NO_HEADER = "Remove the lines before the names of the columns, or name the separator"
 
 
@@ -118,7 +120,7 @@ class CsvTable:
 
     def _refuse_repeated(self, header: list[str], rows: list[list[str]], dialect: Dialect, n_before: int) -> None:
         for row, fields in enumerate(rows):
-            if fields[-1].strip() == header[-1] and [name.strip("\ufeff ") for name in fields] == header:
+            if fields[-1].strip() == header[-1] and [name.strip(BLANKS) for name in fields] == header:
                 place = self._places(dialect, n_before)(row)
                 raise SourceError(f"{place}: the header again, as in files that were put together. Remove the line")
 
@@ -126,7 +128,7 @@ class CsvTable:
         """Column names, from the first row that is not blank."""
         while batch := self._batch(reader, 1, dialect):
             if batch[0]:
-                return [name.strip() for name in batch[0]]
+                return [name.strip(BLANKS) for name in batch[0]]
         return []
 
     def _batch(self, reader: Any, n_rows: int, dialect: Dialect) -> list[list[str]]:
@@ -154,9 +156,11 @@ class CsvTable:
                     width = width or len(fields)
                     if fields and len(fields) != width:
                         way_out = WAY_OUT if width > 1 else NO_HEADER
-                        return SourceError(f"line {line}: {len(fields)} fields where the header has {width}. {way_out}")
+                        return SettingError(
+                            f"line {line}: {len(fields)} fields where the header has {width}. {way_out}"
+                        )
         except _RowError as error:
-            return SourceError(f"line {error.line}: {error.reason}. {WAY_OUT}")
+            return SettingError(f"line {error.line}: {error.reason}. {WAY_OUT}")
         return None
 
     # ---- the dialect of a file
@@ -166,6 +170,8 @@ class CsvTable:
         plain = self._with_separator(plain, wanted)
         with self._open() as file:
             header: list[str] = next(filter(None, replace(plain, quote=None).reader(file)), [])
+        if "".join(header[:1]).startswith(('{"', '[{"')):
+            raise SourceError("the file begins as JSON does, not as CSV. Rename it: .jsonl or .json")
         plain = replace(plain, skip_blank=len(header) > 1 and all(name.startswith(" ") for name in header[1:]))
         if self.escape is None and self.quote and self._escapes_quotes() and self._fault(plain):
             escaped = replace(plain, escape="\\")
@@ -188,7 +194,7 @@ class CsvTable:
         """The number of wanted columns in the header, and the number of all its columns."""
         with self._open() as file:
             try:
-                header = [name.strip() for name in next(filter(None, dialect.reader(file)), [])]
+                header = [name.strip(BLANKS) for name in next(filter(None, dialect.reader(file)), [])]
             except csv.Error:
                 return 0, 0
         return len(wanted.texts.intersection(header)), len(header)

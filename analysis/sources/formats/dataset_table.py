@@ -16,13 +16,27 @@ FREE_FIELDS = ("name", "version", "data_dir", "data_files", "description", "feat
 """Fields of a builder's configuration that do not change how its files are read."""
 
 
-def local_files(
-    folder: str, subset: str | None, split: str, is_readable: Callable[[Path], bool]
-) -> tuple[list[Path], Names]:
-    """The files of one split in a local folder, and the names of their class labels.
+@dataclass(frozen=True)
+class LocalFiles:
+    """The files of one split in a local folder.
 
-    Returns:
-        No files if these cannot be read one by one: a slice of a split, archives, or custom builder settings.
+    Attributes:
+        paths: none if the files cannot be read one by one: a slice of a split, archives, or custom builder settings.
+        labels: names of their class labels.
+        left_out: readable files of the folder that `datasets` gives to no split: it takes one format, and where a name
+            says train or test, only names that do.
+    """
+
+    paths: list[Path]
+    labels: Names
+    left_out: list[Path]
+
+
+def local_files(folder: str, subset: str | None, split: str, is_readable: Callable[[Path], bool]) -> LocalFiles:
+    """The files of one split in a local folder.
+
+    Args:
+        is_readable: whether a file is data of a known format.
 
     Raises:
         SourceError: the split does not exist. The message names the splits found.
@@ -40,10 +54,22 @@ def local_files(
         for item in dataclasses.fields(default)
         if item.name not in FREE_FIELDS and getattr(default, item.name) != getattr(builder.config, item.name)
     ]
-    files = [Path(path) for path in by_split.get(split, ())]
-    if changed or not all(path.is_file() and is_readable(path) for path in files):
-        return [], {}
-    return files, names_in_features(builder.info.features)
+    chosen = [Path(path) for path in by_split.get(split, ())]
+    left_out: list[Path] = []
+    if len(builder.builder_configs) < 2:  # else they may belong to another one
+        used = {Path(path) for paths in by_split.values() for path in paths}
+        files = (path for path in _below(Path(folder).resolve()) if is_readable(path))
+        left_out = sorted(set(files) - {path.resolve() for path in used})
+    if changed or not all(map(is_readable, chosen)):
+        return LocalFiles([], {}, left_out)
+    return LocalFiles(chosen, names_in_features(builder.info.features), left_out)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files below a folder, without hidden ones, which `datasets` leaves out too."""
+    for path in folder.rglob("*"):
+        if not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts):
+            yield path.resolve()
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
-"""Opens text files; their first bytes give encoding and compression."""
+"""Opens text files; their first bytes give the encoding."""
 
 import codecs
 import io
-import lzma
+import re
 from pathlib import Path
 from typing import TextIO
 
-from analysis.sources.records import SourceError
+from analysis.sources.formats.compression import COMPRESSIONS, open_bytes
+from analysis.sources.records import SettingError, SourceError
 
 MARKS = (  # longer marks first, because UTF-32's mark begins like UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -14,13 +15,6 @@ MARKS = (  # longer marks first, because UTF-32's mark begins like UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
-)
-COMPRESSIONS = (
-    (b"\x1f\x8b", "gzip"),
-    (b"\x28\xb5\x2f\xfd", "zstd"),
-    (b"BZh", "bz2"),
-    (b"\xfd7zX", "xz"),
-    (b"\x04\x22\x4d\x18", "lz4"),
 )
 PARQUET = "a Parquet file without the suffix .parquet"
 OTHERS = (
@@ -32,23 +26,28 @@ OTHERS = (
     (b"ARROW1", "an Arrow file"),
     (b"SQLite format 3", "an SQLite database"),
     (b"%PDF-", "a PDF file"),
-    (b"<!DOCTYPE html", "a web page"),
+    (b"Rar!", "a RAR archive"),
+    (b"<?xml", "an XML file"),
     (b"version https://git-lfs", "a pointer of Git LFS (`git lfs pull` fetches the file itself)"),
 )
 SAMPLE_BYTES = 4_096
+NAME_BYTES = 16
+"""The beginning of the first name of a column or field, which is mostly ASCII even if the texts are not."""
+CONTROLS = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
+"""Bytes that texts do not have; ESC is part of some encodings."""
 
 
 def open_text(path: Path, encoding: str | None = None, newline: str | None = None) -> TextIO:
     """Open a text file. Bytes that are invalid in its encoding become U+FFFD.
 
     Args:
-        path: file, which may be compressed, see `COMPRESSIONS`; its suffix does not matter.
+        path: file, which may be compressed, see `analysis.sources.formats.compression`.
         encoding: name of a Python encoding. None takes it from the byte order mark, else UTF-8.
 
     Raises:
         SourceError: the encoding is unknown, the file is UTF-16 without a byte order mark, or it is packed otherwise.
     """
-    with _bytes(path) as file:
+    with open_bytes(path) as file:
         start = file.read(SAMPLE_BYTES)
     twice = ((magic, f"compressed twice, with {name}") for magic, name in COMPRESSIONS)
     if kind := _kind(start, (*OTHERS, *twice)):
@@ -57,7 +56,7 @@ def open_text(path: Path, encoding: str | None = None, newline: str | None = Non
             f"the file is {kind}; expected text, also packed with {packed}. Unpack it first, or convert it"
         )
     chosen = _encoding(start, encoding)
-    return io.TextIOWrapper(_bytes(path), encoding=chosen, errors="replace", newline=newline)
+    return io.TextIOWrapper(open_bytes(path), encoding=chosen, errors="replace", newline=newline)
 
 
 def check_encoding(name: str) -> str:
@@ -80,20 +79,9 @@ def other_kind(path: Path) -> str:
 
 
 def _kind(start: bytes, kinds: tuple[tuple[bytes, str], ...]) -> str:
+    if start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        return "a web page"
     return next((name for magic, name in kinds if start.startswith(magic)), "")
-
-
-def _bytes(path: Path) -> io.BufferedReader:
-    with path.open("rb") as file:
-        start = file.read(4)
-    compression = next((name for magic, name in COMPRESSIONS if start.startswith(magic)), None)
-    if compression is None:
-        return path.open("rb")
-    if compression == "xz":
-        return io.BufferedReader(lzma.open(path))
-    import pyarrow as pa
-
-    return io.BufferedReader(pa.input_stream(str(path), compression=compression))
 
 
 def _encoding(start: bytes, named: str | None) -> str:
@@ -102,14 +90,19 @@ def _encoding(start: bytes, named: str | None) -> str:
         return _checked(check_encoding(named), marked, start)
     if marked is not None:
         return marked
-    is_wide = [start[offset::2].count(0) > len(start) // 4 > 0 for offset in (0, 1)]
-    if all(is_wide):
-        raise SourceError(
-            "the file begins with NUL bytes, as binary files do, and files that a crash cut off; expected text"
-        )
-    if any(is_wide):
-        name = "utf-16-be" if is_wide[0] else "utf-16-le"
-        raise SourceError(f"the file looks like UTF-16 without a mark; name it: encoding: {name}, or write UTF-8")
+    for part in (start, start[:NAME_BYTES]):
+        if CONTROLS.search(part.replace(b"\0", b"")):
+            continue
+        is_wide = [part[offset::2].count(0) > len(part) // 4 > 0 for offset in (0, 1)]
+        if all(is_wide):
+            raise SourceError(
+                "the file begins with NUL bytes, as binary files do, and files that a crash cut off; expected text"
+            )
+        if any(is_wide):
+            name = "utf-16-be" if is_wide[0] else "utf-16-le"
+            raise SettingError(f"the file looks like UTF-16 without a mark; name it: encoding: {name}, or write UTF-8")
+    if len(CONTROLS.findall(start)) > max(1, len(start) // 20):
+        raise SourceError("the file begins with control characters, as binary files do; expected text. Convert it")
     return "utf-8-sig"
 
 

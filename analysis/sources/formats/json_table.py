@@ -10,12 +10,13 @@ from typing import Any
 
 from analysis.sources.formats.blocks import BLOCK_ROWS, Block, Wanted
 from analysis.sources.formats.encodings import open_text
-from analysis.sources.records import SourceError
+from analysis.sources.records import SettingError, SourceError
 from analysis.sources.values import describe, json_decoder
 
 CHUNK_CHARACTERS = 100_000
 """Number of objects decoded at a time. A small number stays in the CPU cache and avoids garbage collection."""
-NOT_BLANK = re.compile(r"\S")
+NOT_BLANK = re.compile(r"[^\s\ufeff]")
+BINARY = re.compile(r"[\0-\x08\x0e-\x1a\x1c-\x1f]")
 Row = dict[str, Any]
 
 
@@ -56,7 +57,7 @@ class JsonTable:
     def _has_lines(self) -> bool:
         with open_text(self.path, self.encoding) as file:
             start = list(islice((line for line in file if line.strip()), 2))
-        return len(start) > 1 and is_object(start[0])
+        return len(start) > 1 and is_object(start[0].lstrip("\ufeff"))
 
     def _lines(self, wanted: Wanted) -> Iterator[Block]:
         number, part = 1, _Part(wanted)
@@ -146,7 +147,7 @@ def _line_by_line(lines: Sequence[str], first: int, wanted: Wanted) -> tuple[lis
         try:
             row = LAST.decode(line)
         except json.JSONDecodeError as error:
-            raise SourceError(_not_json(number, error, line)) from error
+            raise _not_json(number, error, line) from error
         except RecursionError as error:
             raise SourceError(f"line {number}: the JSON is nested too deep to be read") from error
         if not isinstance(row, dict):
@@ -163,14 +164,17 @@ def _check_fields(place: str, last: Row, first: Row, wanted: Wanted) -> None:
             raise SourceError(f"{place}, column {name!r}: an object has a field twice, with two values. Keep one")
 
 
-def _not_json(number: int, error: json.JSONDecodeError, line: str) -> str:
+def _not_json(number: int, error: json.JSONDecodeError, line: str) -> SourceError:
     message = error.msg.removesuffix(" starting at")
-    return f"line {number} is not JSON: {message} at character {error.colno}{_way_out(line, error)}"
+    kind = SettingError if "\ufffd" in line and not BINARY.search(line) else SourceError
+    return kind(f"line {number} is not JSON: {message} at character {error.colno}{_way_out(line, error)}")
 
 
 def _way_out(line: str, error: json.JSONDecodeError) -> str:
     """What to do about a line that is not JSON."""
     before, rest = line[: error.colno - 1].rstrip(), line[error.colno - 1 :].lstrip()
+    if BINARY.search(line):
+        return ". It has control characters, as binary files do; expected text"
     if "\ufffd" in line:
         return ". The line has bytes that are not in the file's encoding: name it under `encoding`"
     if rest.startswith(("#", "//", "/*")):
@@ -202,7 +206,7 @@ def _values(text: str, decoder: json.JSONDecoder) -> Iterator[Any]:
             value, end = decoder.raw_decode(text, place)
         except json.JSONDecodeError as error:
             line = text.split("\n")[error.lineno - 1]
-            raise SourceError(_not_json(error.lineno, error, line)) from error
+            raise _not_json(error.lineno, error, line) from error
         except RecursionError as error:
             raise SourceError("the JSON is nested too deep to be read") from error
         yield value

@@ -94,11 +94,14 @@ def arrow_values(array: "pa.Array[Any] | pa.ChunkedArray[Any]") -> Values:
         raw.validate(full=True)  # a damaged file, unless only its bytes are not UTF-8
         return [None if text is None else text.decode("utf-8", "replace") for text in raw.to_pylist()]
     kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
-    if pa.types.is_nested(kind) or _is_binary(kind):
+    if pa.types.is_nested(kind) or _is_binary(kind) or pa.types.is_decimal256(kind):  # polars panics at the last
         written = str(array.type)
         values = array.to_pylist(maps_as_pydicts="strict" if "map<" in written else None)  # slower, so only for maps
         return [without_gaps(value) for value in values] if written.count("struct<") > 1 else values
-    return pl.Series(pl.from_arrow(array))
+    try:
+        return pl.Series(pl.from_arrow(array))
+    except pl.exceptions.ComputeError:  # polars lacks the type, such as a time zone +05:30
+        return array.to_pylist()
 
 
 def without_gaps(value: Any, is_inside: bool = False) -> Any:

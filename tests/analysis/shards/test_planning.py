@@ -89,7 +89,9 @@ def test_a_file_without_the_needed_columns_is_refused(tmp_path: Path, columns: d
             )
 
 
-@pytest.mark.parametrize("start", ['{"prompt": "p",\n"completion": "c"}', '{"data": [{"prompt": "p", "completion": "c"}]}'])
+@pytest.mark.parametrize(
+    "start", ['{"prompt": "p",\n"completion": "c"}', '{"data": [{"prompt": "p", "completion": "c"}]}']
+)
 def test_objects_over_lines_and_objects_around_lists_are_not_cut(tmp_path: Path, start: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(start)

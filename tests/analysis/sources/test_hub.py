@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from analysis.sources import CatalogSource, HubSource, SourceError, load_catalog, read_source
+from analysis.sources import CatalogSource, HubSource, SourceError, load_catalog, read_source, read_sources
 
 COMMIT, OTHER_COMMIT = "a" * 40, "b" * 40
 SERVER = Path(__file__).with_name("hub_server.py")
@@ -170,6 +171,31 @@ def test_a_broken_catalog_is_named(tmp_path: Path, text: str, error: str) -> Non
     file.write_text(text)
     with pytest.raises(SourceError, match=error):
         load_catalog(file)
+
+
+@pytest.mark.parametrize(
+    ("names", "left_out"),
+    [
+        (["a.jsonl", "b.json", "sub/c.jsonl.gz"], ""),
+        (["train.jsonl", "test.jsonl", ".cache/more.jsonl", "_more.jsonl", "dataset_info.json"], ""),
+        (["train.jsonl", "more.jsonl"], "1, such as .*/more.jsonl"),
+        (["a.csv", "b.jsonl", "sub/c.csv"], r"[12], such as .*/(a\.csv|b\.jsonl)"),
+    ],
+)
+def test_files_of_a_folder_that_no_split_has_are_named(tmp_path: Path, names: list[str], left_out: str) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        content = "prompt,completion\np,c\n" if name.endswith("csv") else '{"prompt": "p", "completion": "c"}\n'
+        (tmp_path / name).write_bytes(gzip.compress(content.encode()) if name.endswith("gz") else content.encode())
+    notes = " ".join(read_sources({"x": HubSource(str(tmp_path))}).notes.get("x", ()))
+    assert bool(notes) == bool(left_out)
+    assert re.search(f"to no split are not read: {left_out}" if left_out else "", notes)
+
+
+def test_the_cause_of_an_error_of_datasets_is_said(tmp_path: Path) -> None:
+    (tmp_path / "train.xml").write_text("<a/>")
+    with pytest.raises(SourceError, match=r"generating the dataset \(.+\)"):
+        read_source("x", HubSource(str(tmp_path)))
 
 
 def test_packed_files_of_a_folder_and_what_save_to_disk_wrote(tmp_path: Path) -> None:

@@ -133,6 +133,32 @@ def test_wrong_input_is_one_sentence_and_code_2(hydralora, files, arguments, sen
     assert told == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "setting"),
+    [
+        ("odd.jsonl", '{"messages": [{"role": "poet", "content": "x"}]}\n' * 2, 'roles: {"poet": user}'),
+        ("odd.csv", "prompt,completion,split\np,c,extra\n", "splits: {extra: train"),
+        ("odd.tsv", 'prompt\tcompletion\n"Hi" she said\tc\n', "separator, quote, escape"),
+        ("wide.csv", "prompt,completion\np,c\n".encode("utf-16-le"), "encoding: utf-16-le"),
+        ("latin.json", '[{"prompt": "caf\xe9"; "completion": "c"}]'.encode("latin-1"), "under `encoding`"),
+    ],
+)
+def test_init_writes_the_configuration_for_files_that_need_a_setting(hydralora, name, content, setting):
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, told, error = hydralora("analyze", name)
+    assert (code, told) == (2, "")
+    assert setting in error
+    assert "Settings of a source go into a configuration; `hydralora init` writes it" in error
+    code, told, error = hydralora("init", name)
+    assert (code, told) == (2, "")
+    assert setting in error
+    assert "Wrote hydralora.yaml: give the setting there" in error
+    assert f"paths: [{name}]" in Path("hydralora.yaml").read_text()
+    Path("broken.jsonl").write_text("{\n")
+    assert hydralora("init", "broken.jsonl", "--out", "broken.yaml")[0] == 2
+    assert not Path("broken.yaml").exists()
+
+
 def test_a_source_that_vanishes_in_cleaning_is_an_error(hydralora, files):
     Path("mute.jsonl").write_text('{"prompt": "dig a hole", "completion": " "}\n' * 3)
     code, told, error = hydralora("analyze", *files, "mute.jsonl")
