@@ -7,11 +7,8 @@ import polars as pl
 
 from analysis.sources.records import SourceError
 
-TRAIN_NAMES = ("train", "training", "trainset")
-TEST_NAMES = (
-    *("test", "testing", "validation", "valid", "val", "dev", "development", "eval", "evaluation"),
-    *("heldout", "holdout", "testset", "valset", "devset", "evalset"),
-)
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "validation", "valid", "val", "dev", "development", "eval", "evaluation", "heldout")
 SIDES = ("train", "test")
 HOW = "Say which side a name means, for example splits: {extra: train, final: test}"
 
@@ -29,7 +26,8 @@ def side_of(name: str, splits: Mapping[str, str]) -> str | None:
     own = {key.strip().casefold(): side for key, side in splits.items()}
     if plain in own:
         return own[plain]
-    words = re.split(r"\d*(?:[\s_.\[-]+|$)", re.sub("h([eo]ld)[_ -]out", r"h\1out", plain))  # without numbers: val2017
+    plain = re.sub("h[eo]ld[_ -]?out", "heldout", plain)
+    words = re.split(r"(?:set)?\d*(?:[\s_.\[-]+|$)", plain)  # val2017, testset
     found = [word in TRAIN_NAMES for word in words if word in TRAIN_NAMES + TEST_NAMES]
     if not found or words[0] not in TRAIN_NAMES + TEST_NAMES or len(set(found)) > 1:
         return None
