@@ -11,14 +11,12 @@ from analysis.sources.formats.blocks import Block, Table
 from analysis.sources.pairs import TextReader
 from analysis.sources.records import RECORD_SCHEMA, Notes, SettingError, SourceError
 from analysis.sources.shapes import (
-    CONTEXT_COLUMNS,
-    CONTEXT_ROLES,
     LABEL_COLUMNS,
     LIKED,
-    UNREAD_COLUMNS,
     Columns,
     check_columns,
     shapes_in,
+    unread,
     wanted,
 )
 from analysis.sources.splits import HOW, check_sides, named_side, sides
@@ -138,12 +136,10 @@ class _Reader:
 
     def _add_notes(self) -> None:
         mapped = {path.split(".")[0] for path in self.reading.columns.values()}
-        context = [name for role in CONTEXT_ROLES for name in CONTEXT_COLUMNS[role]] if mapped else []
         first, *rest = (shape.columns for shape in shapes_in(list(self.names))) if not mapped else [mapped]
         others = set().union(*rest) - first
-        for name in (*context, *UNREAD_COLUMNS):
-            if name in self.names and name not in first | others:
-                self.notes.add(f"column {name!r} is not read")
+        for name in unread(list(self.names), first | others, mapped=bool(mapped)):
+            self.notes.add(f"column {name!r} is not read")
         if others:
             self.notes.add(f"columns {sorted(others)} are read only where {sorted(first)} are empty")
         if places := self.texts.chat.unanswered:

@@ -1,5 +1,6 @@
 """Which columns of a table make a record: a given mapping, or one of the shapes that publishers use."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
@@ -42,11 +43,12 @@ UNREAD_COLUMNS = (
     *("evidence", "knowledge", "support", "hint", "table", "schema", "system_message", "chat_history"),
     *("weight", "sample_weight", "reasoning", "reasoning_content", "thinking", "thought", "thoughts", "rationale"),
     *("explanation", "chain_of_thought", "cot", "solution"),
+    *("chosen", "rejected", "accepted", "preferred", "is_correct", "correct", "score", "rating", "reward"),
     *("image", "images", "audio", "audios", "video", "videos"),
     *("partition", "fold", "set", "data_split", "dataset_split", "is_train", "is_test"),
 )
 """Columns that change what a record means (parts of conversations and exams, what a question is about, weights,
-thoughts, media, other names for splits). A note reports those that are not read."""
+thoughts, verdicts, media, other names for splits). A note reports those that are not read."""
 LIKED = "label"
 """Column of preference data: whether the completion is a good one."""
 LABEL_COLUMNS = {
@@ -55,6 +57,23 @@ LABEL_COLUMNS = {
     "licence": ("licence", "license"),
     "origin": ("origin", "source_url", "url"),
 }
+
+
+def unread(names: Sequence[str], read: Set[str], *, mapped: bool) -> Iterator[str]:
+    """The columns that matter, and are not read: of known names, or of such names in another spelling (`Split`).
+
+    Args:
+        read: the columns with texts.
+        mapped: whether the user named the columns, so that those with context are not read either.
+    """
+    labels = [name for group in LABEL_COLUMNS.values() for name in group]
+    context = [name for group in CONTEXT_COLUMNS.values() for name in group]
+    known = {*UNREAD_COLUMNS, *(context if mapped else ())}
+    for name in names:
+        plain = re.sub(r"\W+", "_", name.strip().casefold())
+        is_respelled = plain != name and plain in known.union(labels, context, INPUT_COLUMNS)
+        if name not in read and (name in known or is_respelled):
+            yield name
 
 
 @dataclass(frozen=True)
