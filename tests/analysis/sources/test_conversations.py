@@ -176,6 +176,46 @@ CASES: list[Case] = [
         [("s\n\nu", "a")] * 2,
     ),
     (
+        "prompts and completions as JSON text of messages",
+        TEXT | PARQUET,
+        [
+            {"prompt": json.dumps([said("user", one)]), "completion": json.dumps([said("assistant", "a")]), "input": x}
+            for one, x in (("u", None), ("v", "x"))
+        ],
+        [("u", "a"), ("v\n\nx", "a")],
+    ),
+    (
+        "JSON text that is no messages",
+        ALL,
+        [{"prompt": "[INST] p", "completion": json.dumps(value)} for value in ([said("user", "u")], [{"name": "x"}])],
+        [("[INST] p", json.dumps(value)) for value in ([said("user", "u")], [{"name": "x"}])],
+    ),
+    (
+        "completions as messages, and prompts as texts",
+        JSON | PARQUET,
+        [
+            {"instruction": "u", "output": [said("assistant", "a")], "input": "x", "system": "s"},
+            {"instruction": "u", "output": [said("user", "u"), said("assistant", "a")], "input": None, "system": "s"},
+        ],
+        [("s\n\nu\n\nx", "a"), ("s\n\nu", "a")],
+    ),
+    (
+        "inputs beside prompts that are messages in some rows",
+        JSON,
+        [
+            {"question": [said("user", "u")], "answer": "a", "context": "x"},
+            {"question": "q", "answer": "a", "context": "y"},
+            {"question": [said("user", "1"), said("assistant", "2"), said("user", "3")], "answer": "4", "context": "z"},
+        ],
+        [("u\n\nx", "a"), ("q\n\ny", "a"), ("User: 1\n\nAssistant: 2\n\nUser: 3\n\nz", "4")],
+    ),
+    (
+        "a system text in a column and, with a line end less, in a message",
+        ALL,
+        [{"system": "s\n", "messages": [said("system", "s"), said("user", "u"), said("assistant", "a")]}] * 2,
+        [("s\n\nu", "a")] * 2,
+    ),
+    (
         "completions that begin with the prompt again",
         JSON | PARQUET,
         [{"prompt": [said("user", "u")], "completion": [said("user", "u"), said("assistant", "a")]}] * 2,

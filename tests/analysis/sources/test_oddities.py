@@ -4,7 +4,9 @@ import bz2
 import gzip
 import json
 import lzma
+import struct
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from tests.analysis.sources.writers import NOT_UTF8, PAIR, conversation, notes, 
         ("sep=;\nprompt;completion\np;c\n", {}, ("p", "c")),
         ('prompt, completion\np, "c, d"\n', {}, ("p", "c, d")),
         ("prompt,completion\r\rp,c\r", {}, ("p", "c")),
+        ("\ufeff\ufeffprompt,completion\np,c\n", {}, ("p", "c")),
         ("\n\nprompt,completion\np,c\n\n", {}, ("p", "c")),
         ("prompt~completion\np~c\n", {"separator": "~"}, ("p", "c")),
         ('prompt\tcompletion\n"Hi" she said\tc\n', {"quote": ""}, ('"Hi" she said', "c")),
@@ -69,6 +72,26 @@ def test_packed_text_under_any_name(tmp_path: Path, packed: Callable[[bytes], by
     assert read(tmp_path / f"a.b.CSV{suffix}", packed(b"prompt,completion\np,c\n")) == [("p", "c")]
 
 
+SKIPPED = [struct.pack("<2I", 0x184D2A50 + i, n) + bytes(n) for i, n in ((0, 4), (15, 0))]
+"""Frames of zstd and lz4 that readers skip, as pzstd writes them."""
+
+
+@pytest.mark.parametrize("packed", PACKED)
+def test_all_streams_of_a_packed_file_are_read(tmp_path: Path, packed: Callable[[bytes], bytes]) -> None:
+    one, n = packed(PAIR.encode()), 3_000
+    assert len(read(tmp_path / "a.jsonl", one * n)) == n
+    with pytest.raises(SourceError, match="fetch it or pack it again"):
+        read(tmp_path / "a.jsonl", one * 2 + b"and something else")
+    if packed is lzma.compress:
+        assert len(read(tmp_path / "a.jsonl", (one + bytes(8)) * n)) == n  # padding, which the format allows
+        assert len(read(tmp_path / "a.jsonl", one + bytes(1 << 17) + one)) == 2
+    if packed in PACKED[-2:]:
+        for place in range(3):
+            pieces = [one, one]
+            pieces[place:place] = SKIPPED
+            assert len(read(tmp_path / "a.jsonl", b"".join(pieces))) == 2
+
+
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     for files in (r"\*\.jsonl", r"data-\*\.arrow"):
         with pytest.raises(SourceError, match=rf"It is a folder: name its files, as in .*/{files}"):
@@ -103,6 +126,10 @@ def test_plain_types_of_parquet(tmp_path: Path) -> None:
         "dictionary": (["x", None], pa.dictionary(pa.int32(), pa.string()), ["x", ""]),
         "large": (["x", None], pa.large_string(), ["x", ""]),
         "decimal": ([1.5, None], pa.decimal128(5, 2), ["1.50", ""]),
+        "long decimal": ([1.5, None], pa.decimal256(50, 9), ["1.500000000", ""]),
+        "whole decimal": ([1.5, None], pa.decimal256(50, 0), ["2", ""]),
+        "coarse decimal": ([1.5, None], pa.decimal128(9, -3), ["2000", ""]),
+        "zone": ([datetime(2024, 5, 6), None], pa.timestamp("us", "+05:30"), ["2024-05-06 05:30:00+05:30", ""]),
         "float": ([0.1, float("nan")], pa.float64(), ["0.1", ""]),
         "fixed list": ([["x", "y"], None], pa.list_(pa.string(), 2), ["x\ny", ""]),
         "null": ([None, None], pa.null(), ["", ""]),
@@ -110,10 +137,17 @@ def test_plain_types_of_parquet(tmp_path: Path) -> None:
     for column, dtype, expected in values.values():
         from decimal import Decimal
 
-        column = [Decimal("1.50") if pa.types.is_decimal(dtype) and value else value for value in column]
-        pq.write_table(pa.table({"prompt": ["p", "q"], "completion": pa.array(column, dtype)}), tmp_path / "a.parquet")
-        records = read_source("x", FilesSource((str(tmp_path / "a.parquet"),))).collect()
-        assert records["completion"].to_list() == expected
+        if pa.types.is_decimal(dtype):
+            column = [Decimal(expected[0]), None]
+        table = pa.table({"prompt": ["p", "q"], "completion": pa.array(column, dtype)})
+        paths = [tmp_path / "a.arrow"]
+        with pa.ipc.new_file(paths[0], table.schema) as file:
+            file.write_table(table)
+        if expected[0] != "2000":  # Parquet has no such type
+            paths.append(tmp_path / "a.parquet")
+            pq.write_table(table, paths[1])
+        for path in paths:
+            assert read_source("x", FilesSource((str(path),))).collect()["completion"].to_list() == expected
 
 
 def test_maps_of_parquet_are_objects(tmp_path: Path) -> None:
@@ -145,7 +179,10 @@ def test_a_file_is_read_once_and_a_lost_one_is_an_error(tmp_path: Path) -> None:
     assert result.records.collect().height == 2
     assert "test.jsonl: the name says test" in " ".join(result.notes["x"])
     (tmp_path / "dev").mkdir()
-    assert "the name says test" in notes(tmp_path / "dev" / "0000.jsonl", PAIR)
+    held_out = ("dev/0000", "x_test", "x-test-00000-of-00002", "val2017", "x_holdout", "testset", "hold-out.b")
+    for name in (*held_out, "latest", "contest", "x_train", "test_train"):
+        found = notes(tmp_path / f"{name}.jsonl", PAIR)
+        assert ("the name says test" in found) == (name in held_out), name
     (tmp_path / "lost.jsonl").symlink_to(tmp_path / "gone.jsonl")
     with pytest.raises(SourceError, match=r"lost\.jsonl: .*No such file"):
         read_source("x", FilesSource(paths))
@@ -157,6 +194,7 @@ def test_a_file_is_read_once_and_a_lost_one_is_an_error(tmp_path: Path) -> None:
         PAIR.replace("}", ', "meta": 1, "meta": 2}'),  # twice in a column that is not read
         PAIR.replace("}", ', "prompt": "p"}'),  # twice the same
         "\ufeff" + PAIR,  # of files that were put together
+        "\ufeff\ufeff" + PAIR,
         PAIR.replace("}", ', "messages": [], "instruction": " ", "output": "o"}'),  # blank is empty
     ],
 )

@@ -118,6 +118,12 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ),
     (
         "a.jsonl",
+        conversation(("user", [{"type": "text", "content": "hi"}]), ("assistant", "y")) * 2,
+        {},
+        r"line 1, .*content part of type 'text' with the fields \['type', 'content'\]",
+    ),
+    (
+        "a.jsonl",
         conversation(("user", {"a": 1}), ("assistant", "y")) * 2,
         {},
         "line 1, column 'messages': found a content",
@@ -170,10 +176,21 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a.jsonl", PAIR, {"encoding": "utf-16"}, "no byte order mark; .* with encoding utf-16"),
     ("a.csv", "prompt,completion\n\u00e9\u00e8\u00e0\u00fc,c\n", {"encoding": "latin-1"}, "but the file is UTF-8"),
     ("a.jsonl", PAIR + "\0" * 500, {}, "begins with NUL bytes"),
+    (
+        "a.jsonl",
+        '{"prompt": "\u4f60", "completion": "c"}\n'.replace("c", "\u597d" * 3_000).encode("utf-16-le"),
+        {},
+        "name it: encoding: utf-16-le",
+    ),
     # other kinds of files
     ("a.jsonl", b"PAR1" + b"0" * 99, {}, "the file is a Parquet file"),
     ("a.csv", b"\xd0\xcf\x11\xe0" + b"\0" * 99, {}, "the file is an old Office file"),
     ("a.json", "<!DOCTYPE html><html>", {}, "the file is a web page"),
+    ("a.csv", "\n<html>\n<body>\n", {}, "the file is a web page"),
+    ("a.jsonl", b"P*M\x18\4\0\0\0abcd", {}, "begins with control characters, as binary files do"),
+    ("a.csv", bytes(range(256)), {}, "begins with control characters, as binary files do"),
+    ("a.json", b"Obj\x01\xfe", {}, "line 1 is not JSON: .* control characters, as binary files do"),
+    ("a.csv", PAIR, {}, "begins as JSON does, not as CSV. Rename it"),
     ("a.jsonl", "version https://git-lfs.github.com/spec/v1\noid", {}, "a pointer of Git LFS"),
     ("a.parquet", "version https://git-lfs.github.com/spec/v1\noid", {}, "a pointer of Git LFS"),
     # packed files
