@@ -58,7 +58,8 @@ study_job = dg.define_asset_job(
 study_run_job = dg.define_asset_job(
     "one_run",
     selection=ONE_RUN,
-    description="One run of the study: a partition for each method, seed and learning rate.",
+    description="One run of the study: a partition for each method, seed and learning rate. A backfill needs a "
+    "configuration, in its dialog or in a configured job.",
 )
 JOBS = (hydralora_job, corpus_job, train_job, assign_job, sharded_job, compare_job, study_job, study_run_job)
 

@@ -148,6 +148,6 @@ def similarity_by_layer(pairs: pl.DataFrame) -> Picture:
     return Picture(
         "similarity_by_layer",
         figure,
-        "Similarity of heads trained on different data from one seed, by layer: mean over pairs, A light blue, B red.",
+        "Similarity of heads of different data and one seed, by layer: mean over pairs. A is light blue, B is orange.",
         "Lines over layers for A and B of each module; the numbers are in the table.",
     )

@@ -79,31 +79,47 @@ def heat_map(
     *,
     limits: tuple[float, float],
 ) -> None:
-    """Draw a labelled heat map. With at most 150 cells, each cell shows its number."""
+    """Draw a labelled heat map. With at most 150 cells, and room for it, each cell shows its number."""
     image = axes.imshow(values, cmap=HEAT_MAP, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest")
     columns, rows = [plain_text(name) for name in columns], [plain_text(name) for name in rows]
-    slanted = max(map(len, columns)) > 3
-    axes.set_xticks(
-        range(len(columns)), columns, rotation=40 if slanted else 0, ha="right" if slanted else "center",
-        rotation_mode="anchor" if slanted else "default",
-    )  # fmt: skip
     step = max(1, -(-len(rows) // 36))
     axes.set_yticks(range(0, len(rows), step), rows[::step])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, label=label, pad=0.02, fraction=0.06)
     bar.outline.set_visible(False)
-    if values.size <= 150:
+    _column_names(figure, axes, columns)
+    digits = 0 if limits[1] > 10 else 2
+    words = {place: f"{round(value, digits) + 0.0:.{digits}f}" for place, value in np.ndenumerate(values)}
+    if values.size <= 150 and _cell_width(figure, axes, len(columns)) > 5.2 * max(map(len, words.values())):
         middle = sum(limits) / 2
-        digits = 0 if limits[1] > 10 else 2
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
                 # Light cells get near-black text instead of the theme's text colour, because cells keep their colour in
                 # dark mode.
                 ink = "#101418" if value > middle else "white"
-                axes.text(
-                    j, i, f"{round(value, digits) + 0.0:.{digits}f}", ha="center", va="center", color=ink, fontsize=8
-                )
+                axes.text(j, i, words[i, j], ha="center", va="center", color=ink, fontsize=8)
+
+
+def _cell_width(figure: Any, axes: Any, n_columns: int) -> float:
+    """Width of a column of a heat map in points, as it is laid out now."""
+    figure.draw_without_rendering()
+    return float(axes.get_window_extent().width * 72 / figure.dpi / n_columns)
+
+
+def _column_names(figure: Any, axes: Any, names: list[str]) -> None:
+    """Names below a heat map: flat if short, slanted if long, upright where slanted ones would lie on each other."""
+    places = range(len(names))
+    if max(map(len, names)) <= 3:
+        axes.set_xticks(places, names)
+        return
+    axes.set_xticks(places, names, rotation=40, ha="right", rotation_mode="anchor")
+    if _cell_width(figure, axes, len(names)) > 13:  # points: a line of text is 8 high, so 8 / sin(40 degrees) wide
+        return
+    names = [plain_text(name, 20) for name in names]
+    axes.set_xticks(places, names, rotation=90, ha="center", rotation_mode="default")
+    step = int(np.ceil(9 / _cell_width(figure, axes, len(names))))
+    axes.set_xticks(places[::step], names[::step])
 
 
 @styled

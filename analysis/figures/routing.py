@@ -51,7 +51,7 @@ def gates_by_layer(gates: pl.DataFrame, group_kind: str) -> Picture:
     for ax, title, matrix in zip(axes, titles, values, strict=False):
         image = ax.imshow(matrix, cmap="cividis", vmin=0, vmax=limit, aspect="auto", interpolation="nearest")
         ax.set_title(title, fontsize=8)
-        ax.set_xticks(range(len(experts)), [str(e) for e in experts])
+        integer_ticks(ax, experts, most=8)
         ax.set_yticks(firsts, [str(places[row][0]) for row in firsts])
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
@@ -94,7 +94,7 @@ def entropy_and_usage(entropy: pl.DataFrame, usage: pl.DataFrame) -> Picture:
         axes[1].plot([i - 0.3, i + 0.3], [values.mean()] * 2, color=color(i), linewidth=2)
     axes[1].axhline(1 / len(experts), color="#777777", linestyle=":", linewidth=1.2)
     axes[1].set(xlabel="expert", ylabel="mean gate", ylim=(0, 1.1 * float(usage["usage"].to_numpy().max())))
-    axes[1].set_xticks(range(len(experts)), [str(e) for e in experts])
+    integer_ticks(axes[1], experts)
     axes[1].grid(axis="y")
     mean = float(entropy["entropy"].to_numpy().mean())
     return Picture(

@@ -220,18 +220,23 @@ def short_names(names: Sequence[str], longest: int) -> list[str]:
     return [plain_text(name.removeprefix(shared) if shared != "/" else name, longest) for name in names]
 
 
-def integer_ticks(axes: "Axes", values: Sequence[int], also: int | None = None) -> None:
-    """Put at most twelve ticks on the x axis, at whole numbers.
+def integer_ticks(axes: "Axes", values: Sequence[int], also: int | None = None, *, most: int = 12) -> None:
+    """Put at most `most` ticks on the x axis, at whole numbers; on a phone half as many.
 
     Args:
         also: a number that has a tick in any case; ticks too near to it give way.
     """
-    step = max(1, -(-len(values) // (6 if _is_narrow.get() else 12)))
+    step = max(1, -(-len(values) // (most // 2 if _is_narrow.get() else most)))
     ticks = list(values)[::step]
     if also is not None and also not in ticks:
         near = step * (values[1] - values[0]) / 2 if len(values) > 1 else 0
         ticks = sorted([tick for tick in ticks if abs(tick - also) > near] + [also])
     axes.set_xticks(ticks)
+
+
+def at_end_of_bar(axes: "Axes", x: float, y: float, text: str) -> None:
+    """Write a number to the right of a horizontal bar that ends at `x`. (An SVG drops a space before a text.)"""
+    axes.annotate(text, (x, y), xytext=(3, 0), textcoords="offset points", va="center")
 
 
 def png(figure: "Figure", dpi: int = 200) -> bytes:

@@ -8,6 +8,7 @@ import polars as pl
 from analysis.figures.palette import PARTS, color, marker, method_numbers
 from analysis.figures.style import (
     Picture,
+    at_end_of_bar,
     group_name,
     intervals,
     legend_below,
@@ -76,7 +77,7 @@ def losses(evaluation: pl.DataFrame, group_kind: str, numbers: Mapping[str, int]
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
     axes.set_yticks(range(len(groups)), [group_name(group_kind, group) for group in groups])
-    axes.set_xlabel("held-out loss, nats per token (less is better)")
+    axes.set_xlabel("held-out loss, nats per token (less is better)", loc="right")  # long names leave a phone no room
     legend_below(figure, len(methods))
     return Picture(
         f"losses_by_{group_kind}",
@@ -114,7 +115,7 @@ def parameters(table: pl.DataFrame) -> Picture:
         left += widths
     axes.set_yticks(range(len(methods)), [plain_text(name) for name in methods])
     for y, total in enumerate(left):
-        axes.text(total, y, f" {total:,.0f}", va="center")
+        at_end_of_bar(axes, total, y, f"{total:,.0f}")
     axes.set(xlabel="trainable parameters", xlim=(0, 1.18 * left.max()))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.invert_yaxis()
@@ -144,7 +145,7 @@ def energy(table: pl.DataFrame, numbers: Mapping[str, int] | None = None) -> Pic
         values = means[column].fill_null(float("nan")).to_numpy() * scale
         ax.barh(range(len(means)), values, color=colors, height=0.6)
         for y, value in enumerate(values):
-            ax.text(np.nan_to_num(value), y, f" {value:,.0f}" if value >= 100 else f" {value:,.3g}", va="center")
+            at_end_of_bar(ax, np.nan_to_num(value), y, f"{value:,.0f}" if value >= 100 else f"{value:,.3g}")
         ax.set(xlabel=label, xlim=(0, 1.2 * float(np.nanmax(values) or 1)))
         ax.tick_params(axis="y", length=0)
     axes[0].set_yticks(range(len(means)), [plain_text(name) for name in means["method"]])

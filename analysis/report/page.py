@@ -164,7 +164,7 @@ def _cards(inputs: ReportInputs) -> list[dict[str, Any]]:
         documents = _of_cluster(inputs.representatives, row["cluster"])
         sources = sorted(_of_cluster(inputs.composition, row["cluster"]), key=lambda source: -source["n_documents"])
         total = sum(source["n_documents"] for source in sources) or 1
-        shares = [f"{source['source']} {100 * source['n_documents'] / total:.0f}%" for source in sources[:3]]
+        shares = [f"{100 * source['n_documents'] / total:.0f}% {source['source']}" for source in sources[:3]]
         card = {"name": None, **row, **_swatch(int(row["cluster"]))}
         cards.append({**card, "documents": documents, "composition": ", ".join(shares)})
     return cards

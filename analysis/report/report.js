@@ -18,6 +18,12 @@
   const toMap = ([x, y]) => [view.x + (x - canvas.clientWidth / 2) / span(), view.y - (y - canvas.clientHeight / 2) / span()];
   const pixel = (i) => toPixel([data.x[i] / scale, data.y[i] / scale]);
 
+  const median = (values) => values.sort((a, b) => a - b)[values.length >> 1] / scale;
+  const medians = data.clusters.map((_, group) => {
+    const of = (values) => median(values.filter((_, i) => data.cluster[i] === group));
+    return data.cluster.includes(group) ? [of(data.x), of(data.y)] : null;
+  });
+
   const line = (points) => { points.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y))); context.closePath(); };
 
   /* A shape beside each colour, as in the figures (analysis.figures.palette): colour is never the only sign. */
@@ -27,6 +33,19 @@
     else if (shape === 3) line([[x, y - 1.3 * r], [x + 1.3 * r, y], [x, y + 1.3 * r], [x - 1.3 * r, y]]);
     else if (shape === 4) { context.rect(x - 1.3 * r, y - 0.5 * r, 2.6 * r, r); context.rect(x - 0.5 * r, y - 1.3 * r, r, 2.6 * r); }
     else { context.moveTo(x + r, y); context.arc(x, y, r, 0, 7); }
+  }
+
+  /* The number of each cluster at its median: above eight clusters a colour stands for two, told apart by shape alone. */
+  function numbers() {
+    if (kind() !== "cluster") return;
+    const css = getComputedStyle(document.body);
+    context.font = "bold 13px " + css.fontFamily; context.textAlign = "center"; context.textBaseline = "middle"; context.lineWidth = 4;
+    medians.forEach((place, group) => {
+      if (!place || !get("map-cluster").querySelectorAll("input")[group].checked) return;
+      const [x, y] = toPixel(place);
+      context.strokeStyle = css.backgroundColor; context.strokeText(group, x, y);
+      context.fillStyle = css.color; context.fillText(group, x, y);
+    });
   }
 
   function draw() {
@@ -47,6 +66,7 @@
       context.fill();
     }
     context.globalAlpha = 1;
+    numbers();
     if (lasso) {
       context.strokeStyle = getComputedStyle(document.body).color; context.lineWidth = 1.5; context.setLineDash([5, 4]);
       context.beginPath(); line(lasso.map(toPixel)); context.stroke(); context.setLineDash([]);
@@ -135,6 +155,12 @@
   function zoom(factor) { view.zoom = Math.max(0.5, Math.min(60, view.zoom * factor)); redraw(); }
 
   function boxes(id, names, prefix) {
+    if (names.length > 2) for (const [text, value] of [["all", true], ["none", false]]) {
+      const button = document.createElement("button");
+      button.type = "button"; button.textContent = text;
+      button.addEventListener("click", () => { get(id).querySelectorAll("input").forEach((box) => { box.checked = value; }); filter(); });
+      get(id).append(button);
+    }
     names.forEach((name) => {
       const label = document.createElement("label"), box = document.createElement("input"), swatch = document.createElement("span");
       box.type = "checkbox"; box.checked = true; box.addEventListener("change", filter);
@@ -142,12 +168,6 @@
       label.append(box, " ", swatch, prefix + name);
       get(id).append(label);
     });
-    if (names.length > 2) for (const [text, value] of [["all", true], ["none", false]]) {
-      const button = document.createElement("button");
-      button.type = "button"; button.textContent = text;
-      button.addEventListener("click", () => { get(id).querySelectorAll("input").forEach((box) => { box.checked = value; }); filter(); });
-      get(id).append(button);
-    }
   }
   function recolor() {
     for (const id of ["cluster", "source"])

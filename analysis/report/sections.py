@@ -21,7 +21,7 @@ from analysis.report.training_sections import (
     parameters,
     training_curves,
 )
-from analysis.report.words import RULES, head, in_words
+from analysis.report.words import RULES, head
 
 
 def sections(inputs: ReportInputs) -> tuple[Section, ...]:
@@ -97,7 +97,7 @@ def number_of_experts(inputs: ReportInputs) -> Section:
     return Section(
         "experts",
         title,
-        f"{in_words(choice['reason'])} {words}".strip(),
+        f"{choice['reason']} {words}".strip(),
         (clusters.elbow(inputs.sweep, choice),),
         (Table("The choice", ("measure", "value"), rows, False), *_groups(inputs), table(inputs.sweep, "Every K")),
     )

@@ -11,7 +11,6 @@ from analysis.adapters.cross_experts import cross_experts, mean_interval
 from analysis.corpus.data_card import halved_sources
 from analysis.report.budget import spent
 from analysis.report.inputs import ReportInputs
-from analysis.report.words import in_words
 
 GENERAL_SERVING = (
     "Live routing needs this package in the process that serves. For fixed gates (an average over a calibration set, "
@@ -127,7 +126,7 @@ def _number_of_experts(inputs: ReportInputs) -> Statement:
     if n_experts == 1:
         answer = "One cluster at the elbow: one LoRA is enough"
     structured = choice.get("structure", True)
-    detail = in_words(str(choice["reason"]))
+    detail = str(choice["reason"])
     detail += _how_sure(choice)
     level = "unknown" if choice.get("too_small") else "good" if structured else "neutral"
     return Statement(question, answer, detail, level)

@@ -38,6 +38,8 @@ HEADS = {
     "p_value": "p value",
     "lift": "use in that cluster / mean use",
     "cka": "CKA",
+    "mean_angle": "mean angle, degrees",
+    "largest_angle": "largest angle, degrees",
     "energy_kwh": "energy, kWh",
     "from_start": "distance from the start",
     "wall_seconds": "seconds",
@@ -102,13 +104,6 @@ GLOSSARY: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 """Section -> its terms and their meanings, shown below its heading."""
-
-
-def in_words(reason: str) -> str:
-    """A reason with its rule in words instead of the configuration's name."""
-    for name, words in RULES.items():
-        reason = reason.replace(f"(rule {name})", f"({words})")
-    return reason
 
 
 def head(column: str) -> str:

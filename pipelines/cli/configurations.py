@@ -95,9 +95,15 @@ def configuration_text(request: Request, sources: Mapping[str, Any], *, gpu: boo
         component_tokens=max(budget // 8, 1024),
         evaluated=100 if gpu else 20,
         exported=20 if gpu else 8,
-        title=_flow(", ".join(sources)[:60]),
+        title=_flow(_title(list(sources))),
         command=_flow(f"hydralora run {path.name}"),
     )
+
+
+def _title(sources: list[str]) -> str:
+    """The names of three sources at most; a name is never cut."""
+    more = f" and {len(sources) - 2} more" if len(sources) > 3 else ""
+    return ", ".join(sources[:2] if more else sources) + more
 
 
 def base_model_values(name: str, revision: str | None) -> dict[str, str]:

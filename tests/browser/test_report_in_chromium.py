@@ -1,5 +1,6 @@
 """The report as a reader sees it: drawn, quiet, usable by mouse and keyboard, at desktop and phone width."""
 
+import dataclasses
 import io
 import re
 import time
@@ -10,7 +11,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from analysis.report import write_comparison, write_report
+from analysis.report import NextStep, write_comparison, write_report
 from tests.analysis.synthetic_run import report_inputs
 
 from .chromium import Page, chromium_page
@@ -76,6 +77,27 @@ def test_the_map_has_many_colours_on_the_page_s_paper(opened: Page):
     paper = max(colors)[1]
     is_dark = opened.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     assert (sum(paper) < 128) == is_dark  # type: ignore[call-overload]
+
+
+def test_a_desk_s_first_screen_has_the_verdict_what_was_spent_and_the_command_to_type(page: Page, tmp_path: Path):
+    texts = ["What is two plus two?", "Name a city.", "Add one.", "Write a loop."] * 30
+    sources = ["General questions (final) v2", "math", "NIH - MedQuAD, santé", "code.all_languages"] * 30
+    folder = "outputs/hydralora/{}/0123456789abcdef0123456789abcdef"
+    steps = [
+        NextStep(
+            "Spend enough", f"hydralora run {folder.format('report')}/compare.yaml --job compare", "With 3 seeds."
+        ),
+        NextStep("Serve", f"hydralora serve {folder.format('domain_exports')} --backend http://localhost:8000", "Now."),
+    ]
+    inputs = dataclasses.replace(
+        report_inputs(texts, sources), base_model="owner/a-model-of-some-size-Instruct", n_training_documents=90,
+        title=", ".join(sources[:4]), next_steps=steps,
+    )  # fmt: skip
+    page.open(write_report(inputs, tmp_path).html, width=1280, height=900)
+    bottom = "Math.max(...[...document.querySelectorAll('{}')].map(e => e.getBoundingClientRect().bottom))"
+    for part in (".facts", ".verdict:first-of-type .statement", ".next pre"):
+        assert 0 < page.evaluate(bottom.format(part)) <= 900
+    assert page.evaluate("document.querySelectorAll('.verdict:first-of-type .statement').length") == 3
 
 
 def test_it_opens_within_two_seconds(page: Page, report: Path):

@@ -187,7 +187,7 @@ def _reason(
     else:
         sentences.append(
             f"{value} clusters: up to there each one removes {sharpness:.1f} times as much of the remaining "
-            f"error as later ones do (rule {rule})."
+            f"error as later ones do (L-method)."
         )
     one = evidence.probability_of_one
     weak = f", so the evidence {'for several ' * evidence.structure}is weak" if 0.1 < one < 0.9 else ""

@@ -131,3 +131,31 @@ def test_numbers_on_a_map_do_not_hide_each_other():
     between = np.linalg.norm(moved[:, None] - moved, axis=2) + np.eye(4) * 9
     assert between.min() > 0.99
     assert np.allclose(moved[3], places[3], atol=0.01)
+
+
+@pytest.mark.parametrize("is_narrow", [False, True])
+@pytest.mark.parametrize("n", [3, 12, 30])
+def test_numbers_in_a_heat_map_and_names_below_it_do_not_touch(n: int, is_narrow: bool):
+    rows = [(i, f"General Q&A (Dolly) v2 / {j}", 100 if i == j else 1) for i in range(n) for j in range(n)]
+    picture = clusters.composition(pl.DataFrame(rows, schema=["cluster", "source", "n_documents"], orient="row"))
+    assert picture.narrow is not None
+    figure = picture.narrow() if is_narrow else picture.figure
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert bool(axes.texts) == (n < 30)
+    for row in range(n if axes.texts else 0):
+        boxes = [text.get_window_extent() for text in axes.texts[n * row : n * (row + 1)]]
+        assert all(second.x0 > first.x1 for first, second in itertools.pairwise(boxes))
+    below = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+    assert len(below) >= min(n, 12)
+    if axes.get_xticklabels()[0].get_rotation() == 90:
+        assert all(second.x0 > first.x1 for first, second in itertools.pairwise(below))
+
+
+def test_a_number_stands_off_its_bar():
+    table = pl.DataFrame({"method": ["a", "b"], "part": ["A", "A"], "n_parameters": [10, 20]})
+    figure = training.parameters(table).figure
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    for bar, number in zip(axes.patches, axes.texts, strict=True):
+        assert number.get_window_extent().x0 > bar.get_window_extent().x1 + 1

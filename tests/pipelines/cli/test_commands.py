@@ -302,3 +302,10 @@ def test_an_interrupt_while_the_package_is_imported_is_told():
     stop = "import pathlib\ndef stop(*_): raise KeyboardInterrupt\npathlib.Path.rglob = stop\nimport pipelines"
     done = subprocess.run([sys.executable, "-c", stop], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "hydralora: stopped.\n")
+
+
+def test_a_title_of_many_sources_cuts_no_name():
+    from pipelines.cli.configurations import _title
+
+    assert _title(["General questions (final) v2", "NIH - MedQuAD, santé", "code.all_languages"]).endswith("languages")
+    assert _title(["a", "b", "c", "d"]) == "a, b and 2 more"
