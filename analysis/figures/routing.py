@@ -8,6 +8,7 @@ import polars as pl
 from analysis.figures.clusters import heat_map
 from analysis.figures.palette import color, marker
 from analysis.figures.style import (
+    HEAT_MAP,
     Picture,
     group_name,
     integer_ticks,
@@ -49,7 +50,7 @@ def gates_by_layer(gates: pl.DataFrame, group_kind: str) -> Picture:
     limit = max(float(np.nanmax(values)), 1.5 / len(experts))
     titles = short_names([group_name(group_kind, group) for group in groups], LONGEST_TITLE)
     for ax, title, matrix in zip(axes, titles, values, strict=False):
-        image = ax.imshow(matrix, cmap="cividis", vmin=0, vmax=limit, aspect="auto", interpolation="nearest")
+        image = ax.imshow(matrix, cmap=HEAT_MAP, vmin=0, vmax=limit, aspect="auto", interpolation="nearest")
         ax.set_title(title, fontsize=8)
         integer_ticks(ax, experts, most=8)
         ax.set_yticks(firsts, [str(places[row][0]) for row in firsts])

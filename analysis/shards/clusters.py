@@ -82,7 +82,9 @@ def chosen_clusters(
     choice = select_num_clusters(rows, sweep, table["text"], random_state=random_state)
     labels = sweep.labels[sweep.index(choice.value)]
     with tempfile.TemporaryDirectory() as folder:
-        model = CorpusModel(_vectoriser(features, Path(folder)), sweep.centers[sweep.index(choice.value)], text)
+        model = CorpusModel(
+            TfidfLsa.load(_fetched(features, Path(folder))), sweep.centers[sweep.index(choice.value)], text
+        )
         saved = Path(folder) / "saved" / "model"
         model.save(saved)
         is_held_out = np.zeros(len(table), bool)
@@ -170,10 +172,6 @@ def _one_block(blocks: Sequence[AssignedBlock]) -> AssignedBlock:
         np.concatenate([np.empty(0, np.float32), *(block.explained for block in blocks)]),
         sum((block.statistics for block in blocks), TextStatistics()),
     )
-
-
-def _vectoriser(files: Mapping[str, Ref], folder: Path) -> TfidfLsa:
-    return TfidfLsa.load(_fetched(files, folder))
 
 
 def _files_in(folder: Path) -> dict[str, bytes]:

@@ -111,17 +111,16 @@ def check_pieces(
                 raise SourceError(f"source {name!r}: {url}: {error}") from error
 
 
-def texts_of(records: Ref, dropped: Ref | None, keep: pl.Expr | None = None) -> Iterator[pl.DataFrame]:
+def texts_of(records: Ref, dropped: Ref, keep: pl.Expr | None = None) -> Iterator[pl.DataFrame]:
     """Batches with `row`, `split`, `prompt` and `text` of the records that are not dropped yet.
 
     Args:
-        dropped: table with a column `row`; None if no record was dropped after reading.
+        dropped: table with a column `row`, of those dropped after reading.
         keep: condition on the columns of the index.
     """
     table = read_table(records["url"], ["row", "split", "reason", "prompt", "completion"])
     table = table.filter(pl.col("reason").is_null(), *([] if keep is None else [keep]))
-    if dropped is not None:
-        table = table.join(read_table(dropped["url"], ["row"]), on="row", how="anti", maintain_order="left")
+    table = table.join(read_table(dropped["url"], ["row"]), on="row", how="anti", maintain_order="left")
     for batch in table.iter_slices(BATCH_ROWS):
         yield batch.select("row", "split", "prompt", TEXT)
 

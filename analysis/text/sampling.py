@@ -75,25 +75,20 @@ def _largest_of_smallest(blocks: Iterable[NDArray[np.uint64]], size: int) -> int
 
 
 class TextSample:
-    """The texts with the `size` smallest distinct hashes among those offered: an incremental `sample_texts`.
+    """The texts with the `size` smallest distinct hashes among those offered: an incremental `sample_texts`."""
 
-    Args:
-        random_state: seed of the hashes in `add`.
-    """
-
-    def __init__(self, size: int, random_state: int = 0) -> None:
+    def __init__(self, size: int) -> None:
         self.size = size
-        self.random_state = random_state
         self._texts: list[pa.Array] = [pa.array([], pa.large_string())]
         self._hashes: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
         self._largest = np.uint64(2**64 - 1)
 
     def add(self, texts: Texts) -> None:
-        """Offer texts."""
+        """Offer texts, with hashes of seed 0."""
         from analysis.text._tokens import hash_documents
 
         for block in text_blocks(texts):
-            self.offer(block, hash_documents(block.data, block.offsets, np.uint64(self.random_state)))
+            self.offer(block, hash_documents(block.data, block.offsets, np.uint64(0)))
 
     def offer(self, block: TextBlock, hashes: NDArray[np.uint64]) -> None:
         """Offer the documents of a block by their hashes."""

@@ -86,7 +86,6 @@ class StepGraphs:
         trained: The parameters that get gradients.
         required: Whether to keep graphs even if they are not faster, and to raise if recording fails.
         has_dropout: Whether two passes over a batch differ.
-        capture: Records a function, see `Capture`.
         timed: Runs a function, see `run_time`.
     """
 
@@ -96,11 +95,10 @@ class StepGraphs:
         *,
         required: bool,
         has_dropout: bool = False,
-        capture: "Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None" = None,
         timed: "Callable[[Callable[[], Tensor]], tuple[Tensor, float, float]] | None" = None,
     ) -> None:
         self._trained, self._required, self._has_dropout = trained, required, has_dropout
-        self._capture, self._timed = capture or Capture(), timed or run_time
+        self._capture, self._timed = Capture(), timed or run_time
         self._graphs: dict[Any, tuple[dict[str, Any], Tensor, Callable[[], Tensor]]] = {}
         self._launched: set[Any] = set()
         self._seen = 0
