@@ -216,7 +216,10 @@ def checked_experts(experts: str, n_sources: int) -> None:
 def checked_tasks(experts: str, records: "pl.LazyFrame") -> None:
     """Raise a ValueError for `tasks` if no record has one."""
     if experts == "tasks" and records.select("task").drop_nulls().limit(1).collect().is_empty():
-        raise ValueError("--experts tasks: expected records with a task, got none. Name its column: --column task=NAME")
+        raise ValueError(
+            "--experts tasks: expected records with a task, got none. Name its column, and those of the texts: "
+            "--column prompt=NAME --column completion=NAME --column task=NAME"
+        )
 
 
 def checked_methods(methods: Sequence[str]) -> tuple[str, ...]:
