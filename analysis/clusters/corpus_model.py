@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.atomic_files import load_array, load_json, save_array, save_json
+from analysis.clusters.tail import Communities, assign_with_tail
 from analysis.features.hidden_states import Encoder
 from analysis.features.loading import load_features
 from analysis.features.vectoriser import Features, TextStatistics
@@ -20,8 +21,8 @@ class AssignedBlock:
     """Consecutive documents and their clusters.
 
     Attributes:
-        labels: [n_documents], number of the nearest centre.
-        squared_distances: [n_documents], squared distance to that centre, 0 to 4.
+        labels: [n_documents], number of the nearest centre, or of the tail.
+        squared_distances: [n_documents], squared distance to that centre, or to the nearest part of the tail, 0 to 4.
         explained: [n_documents], share of a document that its features keep (see `FeatureBlock`).
     """
 
@@ -40,14 +41,18 @@ class CorpusModel:
     Args:
         centers: [n_clusters, n_components].
         text: which text of a document is clustered; see `analysis.corpus.document_text`.
+        communities: of a corpus whose last cluster is the tail: documents that are nearest to a small one belong to it.
 
     Raises:
         ValueError: the shape of the centres does not match the features, or a centre is not finite.
     """
 
-    def __init__(self, features: Features, centers: ArrayLike, text: str = "prompt") -> None:
+    def __init__(
+        self, features: Features, centers: ArrayLike, text: str = "prompt", communities: Communities | None = None
+    ) -> None:
         self.features = features
         self.text = text
+        self.communities = communities
         self.centers: NDArray[np.float32] = np.array(centers, np.float32)
         if self.centers.ndim != 2 or self.centers.shape[1] != features.n_components or not len(self.centers):
             expected = f"[n_clusters, {features.n_components}]"
@@ -62,8 +67,8 @@ class CorpusModel:
 
     @property
     def n_clusters(self) -> int:
-        """Number of clusters K."""
-        return len(self.centers)
+        """Number of clusters, the tail included."""
+        return len(self.centers) + (self.communities is not None)
 
     def assign(self, texts: Texts) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Cluster [n] of each document and squared distance [n] to its centre; logs what is odd about the texts."""
@@ -74,18 +79,20 @@ class CorpusModel:
 
     def stream(self, batches: Iterable[Texts]) -> Iterator[AssignedBlock]:
         """Assign the documents of all batches, in order. Memory does not grow with their number."""
-        from analysis.clusters.kmeans import assign
-
         for block in self.features.stream(batches):
-            labels, squared_distances = assign(block.features, self.centers)
+            labels, squared_distances = assign_with_tail(block.features, self.centers, self.communities)
             yield AssignedBlock(labels, squared_distances, block.explained, block.statistics)
 
     def soft_assign(self, texts: Texts, temperature: float) -> NDArray[np.float32]:
         """Soft cluster weights [n, n_clusters]: softmax of -(squared distance) / temperature.
 
         Raises:
-            ValueError: if `temperature` is not positive.
+            ValueError: `temperature` is not positive, or a cluster is the tail.
         """
+        if self.communities is not None:
+            raise ValueError(
+                "expected clusters with a centre each, got a tail, which has none; take a prompt classifier"
+            )
         if not temperature > 0:
             raise ValueError(f"temperature: expected a positive number, got {temperature}; `assign` is its limit at 0")
         rows = self.features.transform(texts)
@@ -95,13 +102,16 @@ class CorpusModel:
         return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
     def save(self, folder: Path) -> None:
-        """Write `corpus_model.json`, `centers.npy` and the features' files into `folder`."""
+        """Write `corpus_model.json`, `centers.npy`, the features' files, and those of communities, into `folder`."""
         self.features.save(Path(folder))
         save_array(Path(folder) / "centers.npy", self.centers)
+        if self.communities is not None:
+            self.communities.save(folder)
         save_json(Path(folder) / "corpus_model.json", {"text": self.text})
 
     @classmethod
     def load(cls, folder: Path, encoder: Encoder | None = None) -> Self:
         """Read what `save` wrote; `encoder` as of `load_features`."""
         centers = load_array(Path(folder) / "centers.npy")
-        return cls(load_features(folder, encoder), centers, **load_json(Path(folder) / "corpus_model.json"))
+        values, communities = load_json(Path(folder) / "corpus_model.json"), Communities.load(folder)
+        return cls(load_features(folder, encoder), centers, **values, communities=communities)

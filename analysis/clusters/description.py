@@ -1,6 +1,7 @@
 """The description of a clustering: tables of what each cluster holds, and the model that assigns new documents."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -10,6 +11,7 @@ from analysis.clusters.corpus_model import AssignedBlock, CorpusModel
 from analysis.clusters.drift import REFERENCE, summarise_corpus
 from analysis.clusters.interpretation import cross_table, examples, top_terms
 from analysis.clusters.known_groups import GROUPS, describe_groups
+from analysis.clusters.tail import Communities, answer_lengths
 from analysis.corpus.document_text import document_text
 from analysis.features.vectoriser import TextStatistics
 
@@ -47,6 +49,36 @@ def describe_clusters(
             for name, column in (("composition", "source"), ("tasks", "task"))
         },
     }
+
+
+def describe_tail(
+    training: pl.DataFrame, text: str, communities: Communities, of_row: NDArray[np.int32], n_terms: int = 8
+) -> pl.DataFrame:
+    """The parts of the tail, largest first: `part, n_documents, share_of_answers, top_terms, sources`.
+
+    `share_of_answers` is the part's share of the words of all answers; `sources` holds its sources, largest first.
+
+    Args:
+        training: training documents.
+        text: which text is clustered; see `analysis.corpus.document_text`.
+        of_row: [n_training], the community of each training document.
+    """
+    columns: dict[str, Any] = {"community": of_row, "text": training.select(text=document_text(text))["text"]}
+    lengths = answer_lengths(training["completion"])
+    columns["share"] = lengths / max(lengths.sum(), 1)
+    table = training.select("source").with_columns(**columns)
+    table = table.filter(communities.is_small[of_row])
+    order = table.group_by("community").len().sort("len", "community", descending=[True, False])["community"]
+    table = table.with_columns(part=pl.col("community").replace_strict(order, range(len(order)), return_dtype=pl.Int32))
+    terms = top_terms(table["text"], table["part"].to_numpy(), n_terms).group_by("cluster")
+    parts = table.group_by("part").agg(
+        n_documents=pl.len(),
+        share_of_answers=pl.col("share").sum(),
+        sources=pl.col("source").value_counts(sort=True).struct.field("source"),
+    )
+    named = terms.agg(top_terms=pl.col("term").sort_by("rank")).rename({"cluster": "part"})
+    found = parts.join(named, on="part", how="left").with_columns(pl.col("top_terms").fill_null([])).sort("part")
+    return found.select("part", "n_documents", "share_of_answers", "top_terms", "sources")
 
 
 def save_corpus_model(

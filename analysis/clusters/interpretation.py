@@ -86,12 +86,21 @@ def _cluster_term_counts(
     return counter.terms, occurrences, documents
 
 
-def document_positions(X: ArrayLike, centers: ArrayLike) -> pl.DataFrame:
+def document_positions(
+    X: ArrayLike, centers: ArrayLike, in_tail: NDArray[np.bool_] | None = None, tail_distances: ArrayLike = ()
+) -> pl.DataFrame:
     """Position of each document: columns `row, cluster, distance, neighbour, margin, is_outlier`.
 
     `distance` is the distance to the document's own centre, `neighbour` is the second nearest cluster. `margin` is
     (distance to the neighbour - `distance`) / (distance to the neighbour): 0 on the border, 1 at the centre. An outlier
     is far from its own centre, compared with the other documents of the cluster.
+
+    Args:
+        X: [n, d].
+        centers: [K, d].
+        in_tail: [n], whether a document belongs to the tail (`analysis.clusters.tail`), which is cluster K. Its
+            `distance` is that to the nearest small community, and its `neighbour` the nearest centre.
+        tail_distances: [number in the tail], these distances.
     """
     rows, points = np.asarray(X, dtype=np.float32), np.asarray(centers, dtype=np.float32)
     squared = np.square(rows).sum(axis=1)[:, None] + np.square(points).sum(axis=1) - 2 * rows @ points.T
@@ -99,7 +108,10 @@ def document_positions(X: ArrayLike, centers: ArrayLike) -> pl.DataFrame:
     order = np.argsort(distances, axis=1, kind="stable")
     cluster, neighbour = order[:, 0], order[:, min(1, len(points) - 1)]
     own, other = np.take_along_axis(distances, np.stack([cluster, neighbour], axis=1), axis=1).T
-    margin = np.ones(len(rows)) if len(points) == 1 else (other - own) / np.maximum(other, 1e-12)
+    if in_tail is not None:
+        neighbour[in_tail], other[in_tail] = cluster[in_tail], own[in_tail]
+        cluster[in_tail], own[in_tail] = len(points), tail_distances
+    margin = np.ones(len(rows)) if len(points) == 1 else np.maximum(other - own, 0) / np.maximum(other, 1e-12)
     table = pl.DataFrame({"cluster": cluster, "distance": own, "neighbour": neighbour, "margin": margin})
     low, high = (pl.col("distance").quantile(q, "linear").over("cluster") for q in (0.25, 0.75))
     is_outlier = pl.col("distance") > high + OUTLIER_RANGES * (high - low)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 NAME_TERMS = 3
+TAIL_NAME = "tail of small tasks"
 MAX_WORDS = 6
 """A longer answer of a model is a sentence, not a name."""
 EXCERPT = 150
@@ -41,7 +42,10 @@ def names_problem(names: Mapping[str, str], n_clusters: int | None) -> str | Non
 
 
 def cluster_names(
-    clusters: pl.DataFrame, given: Mapping[str, str] | None = None, answers: Mapping[int, str] | None = None
+    clusters: pl.DataFrame,
+    given: Mapping[str, str] | None = None,
+    answers: Mapping[int, str] | None = None,
+    tail: int | None = None,
 ) -> pl.DataFrame:
     """The name of each cluster: columns `cluster, name, named_by`.
 
@@ -50,6 +54,7 @@ def cluster_names(
         given: number of a cluster, as text -> the name that a person gives it.
         answers: cluster -> the answer of a model to its request. An answer is left out if it is not a name, or if two
             clusters have it.
+        tail: the cluster of small tasks, whose terms would name one of them (`analysis.clusters.tail`).
 
     Raises:
         ValueError: see `names_problem`.
@@ -67,6 +72,8 @@ def cluster_names(
             rows.append((cluster, given[str(cluster)].strip(), "you"))
         elif answer and taken.count(answer.casefold()) == 1:
             rows.append((cluster, answer, "model"))
+        elif cluster == tail:
+            rows.append((cluster, TAIL_NAME, "tail"))
         else:
             rows.append((cluster, ", ".join((terms or [])[:NAME_TERMS]) or f"cluster {cluster}", "terms"))
     schema = {"cluster": pl.Int64, "name": pl.String, "named_by": pl.String}

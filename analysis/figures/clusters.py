@@ -17,9 +17,9 @@ def elbow(sweep: pl.DataFrame, choice: Mapping[str, Any]) -> Picture:
 
     Args:
         sweep: n_clusters, inertia.
-        choice: `num_clusters`, and `interval` if it is known.
+        choice: `num_clusters`, or `value` where edits or a tail changed that; and `interval` if it is known.
     """
-    n_clusters = int(choice["num_clusters"])
+    n_clusters = int(choice.get("value", choice["num_clusters"]))
     figure, (axes,) = subplots(width=5.2, height=2.6)
     ks, inertia = sweep["n_clusters"].to_list(), sweep["inertia"].to_numpy()
     relative = 100 * inertia / (inertia[0] or 1.0)  # a single document has an SSE of zero

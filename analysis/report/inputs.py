@@ -66,7 +66,7 @@ class ReportInputs:
         method: name of the reported adapter in `evaluation`, `curves`, `parameters` and `energy`.
         matched_baseline: name in the same tables of the LoRA with as many trainable parameters.
         choice: `num_clusters`, `reason`, and if known `interval`, `rule`, `sharpness`, `stability`, `runner_up`,
-            `structure`.
+            `structure`, `value` (the number at the elbow, without edits and tail), `tail` (None without one).
         grouping: for experts chosen by the prompt: `num_experts`, `group_kind`, `groups` (one per expert), `reason`,
             `held_out_accuracy` (share of held-out prompts whose group is predicted correctly, or None).
         sweep: n_clusters, inertia.
@@ -76,6 +76,8 @@ class ReportInputs:
         clusters: cluster, n_documents, top_terms (list of str), and if clusters have names, name.
         representatives: cluster, document_id, source, excerpt, with the most typical document first.
         composition: cluster, source, n_documents.
+        tail: part, n_documents, share_of_answers, top_terms, sources: parts of the last cluster, if it is the tail of
+            small tasks (`analysis.clusters.tail`).
         curves: method, seed, step, tokens, loss, learning_rate, seconds, eval_loss.
         evaluation: method, seed, group_kind, group, loss, loss_low, loss_high, n_documents, n_tokens.
         paired: method, baseline, group_kind, group, difference, low, high: paired loss differences (method minus
@@ -109,6 +111,7 @@ class ReportInputs:
     clusters: pl.DataFrame | None = None
     representatives: pl.DataFrame | None = None
     composition: pl.DataFrame | None = None
+    tail: pl.DataFrame | None = None
     curves: pl.DataFrame | None = None
     evaluation: pl.DataFrame | None = None
     paired: pl.DataFrame | None = None
@@ -141,6 +144,7 @@ REQUIRED_COLUMNS = {
     "clusters": ("cluster", "n_documents", "top_terms"),
     "representatives": ("cluster", "document_id", "source", "excerpt"),
     "composition": ("cluster", "source", "n_documents"),
+    "tail": ("part", "n_documents", "share_of_answers", "top_terms", "sources"),
     "curves": ("method", "seed", "step", "tokens", "loss"),
     "evaluation": ("method", "seed", "group_kind", "group", "loss", "loss_low", "loss_high"),
     "paired": ("method", "baseline", "group_kind", "group", "difference", "low", "high"),

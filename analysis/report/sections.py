@@ -21,7 +21,7 @@ from analysis.report.training_sections import (
     parameters,
     training_curves,
 )
-from analysis.report.words import RULES, head
+from analysis.report.words import RULES, TAIL, head
 
 
 def sections(inputs: ReportInputs) -> tuple[Section, ...]:
@@ -135,9 +135,16 @@ def cluster_pages(inputs: ReportInputs) -> Section:
     if inputs.clusters is None:
         return Section("clusters", "Clusters", missing="This run has no table of clusters.")
     pictures = (clusters.composition(inputs.composition),) if inputs.composition is not None else ()
-    return Section(
-        "clusters", "Clusters", "Each cluster by its most telling terms and most typical documents.", pictures
-    )
+    lead = "Each cluster by its most telling terms and most typical documents."
+    if inputs.tail is None:
+        return Section("clusters", "Clusters", lead, pictures)
+    return Section("clusters", "Clusters", f"{lead} {TAIL}", pictures, (_parts_of_tail(inputs.tail),))
+
+
+def _parts_of_tail(parts: pl.DataFrame) -> Table:
+    terms, sources = pl.col("top_terms").list.join(", "), pl.col("sources").list.join(", ")
+    shown = parts.with_columns(terms, sources, pl.col("share_of_answers").round(5))
+    return table(shown, f"The {len(parts)} parts of the tail, training documents", folded=False)
 
 
 def provenance(inputs: ReportInputs) -> Section:

@@ -84,7 +84,7 @@ def plain(value: Any) -> str:
 def _numbers(inputs: ReportInputs) -> dict[str, float | int]:
     numbers: dict[str, Any] = {}
     if inputs.choice is not None:
-        numbers["clusters at the elbow"] = int(inputs.choice["num_clusters"])
+        numbers["clusters at the elbow"] = int(inputs.choice.get("value", inputs.choice["num_clusters"]))
         numbers["experts" if inputs.corpus_only else "experts trained"] = experts_of(inputs)
     if inputs.data_card is not None:
         numbers["n_documents"] = inputs.data_card["n_kept"]

@@ -123,6 +123,8 @@ def _number_of_experts(inputs: ReportInputs) -> Statement:
     if inputs.grouping is not None:
         return Statement(question, *_groups(inputs.grouping, choice))
     answer = f"{n_experts} clusters at the elbow, and as many experts"
+    if choice.get("tail"):
+        answer = f"Clusters at the elbow: {_with_tail(choice)}; as many experts"
     if n_experts == 1:
         answer = "One cluster at the elbow: one LoRA is enough"
     structured = choice.get("structure", True)
@@ -139,6 +141,11 @@ def experts_of(inputs: ReportInputs) -> int | None:
     return None if inputs.choice is None else int(inputs.choice["num_clusters"])
 
 
+def _with_tail(choice: Mapping[str, Any]) -> str:
+    """The number of clusters in words, where the last one is the tail."""
+    return f"{choice['num_clusters'] - 1}, and the tail of small tasks"
+
+
 def _how_sure(choice: Mapping[str, Any]) -> str:
     """A sentence with the interval of the number of clusters, where it is known."""
     low, high = choice.get("interval", (0, 0))
@@ -150,7 +157,8 @@ def _groups(grouping: Mapping[str, Any], choice: Mapping[str, Any]) -> tuple[str
     detail = str(grouping["reason"])
     if found is not None:
         detail += f" On the test documents: {100 * found:.1f}%."
-    detail += f" Clusters at the elbow of K-means: {choice['num_clusters']}.{_how_sure(choice)}"
+    clusters = _with_tail(choice) if choice.get("tail") else choice["num_clusters"]
+    detail += f" Clusters at the elbow of K-means: {clusters}.{_how_sure(choice)}"
     answer = f"{n_experts} experts, one for each {kind}" if n_experts > 1 else "One expert, which is a plain LoRA"
     return answer, detail, "neutral"
 

@@ -53,6 +53,7 @@ HEADS = {
     "n_second": "documents of second",
     "share_first": "share of first",
     "share_second": "share of second",
+    "share_of_answers": "share of the words of all answers",
 }
 """Column of a table -> what the page calls it. Other columns are shown with spaces for underscores."""
 
@@ -61,6 +62,12 @@ RULES = {
     "manual": "set in the configuration",
 }
 """Rule that chose the number of clusters -> the same in words."""
+
+TAIL = (
+    "The last one is the tail: small tasks with short answers, each a community of its own in the graph of nearest "
+    "neighbours. They share one cluster, so that no large source outweighs them in an expert."
+)
+"""What the tail of small tasks is (`analysis.clusters.tail`)."""
 
 METHODS = {
     "base": "the base model without an adapter",

@@ -16,6 +16,7 @@ from study_data import SEED, tokenised
 
 from analysis.clusters.choice.selection import elbow
 from analysis.clusters.kmeans import assign, sweep_kmeans
+from analysis.clusters.tail import LEAST_TAIL, communities_in_order, is_small
 from analysis.experts.prompt_classifier import PromptClassifier
 from analysis.features.hidden_states import HiddenStates
 from analysis.features.joint import JointFeatures
@@ -28,9 +29,6 @@ from hydralora.evaluation import length_batches
 PREFILL_TOKENS = 16_384
 LARGEST_K = 20
 RESTARTS = 10
-NEIGHBOURS = 15
-SMALL = 0.005  # share of the answer tokens below which a community belongs to the tail
-LEAST_TAIL = 0.05  # share of the documents from which a tail gets an expert
 
 Floats = NDArray[np.float32]
 Labels = dict[str, Ints]
@@ -119,7 +117,9 @@ def beyond_elbow(mix: Mix, rows: Floats, prompts: list[str], facts: dict[str, An
     group; it is left out where the tail is small.
     """
     training, n = mix.parts == "train", facts["joint"]["n"]
-    tail = tail_of(rows, (mix.lengths - mix.answer_starts)[training])
+    # In the order of the mix, as in the study; the product sorts the rows first.
+    community = communities_in_order(rows, random_state=SEED)
+    tail = is_small(community, (mix.lengths - mix.answer_starts)[training])[community]
     facts["joint_next"], facts["joint_tail"] = {"n": n + 1}, {"n": n + 1, "tail": float(tail.mean())}
     groups = {"joint_next": _k_means(rows, n + 1)}
     if tail.mean() >= LEAST_TAIL:
@@ -129,24 +129,6 @@ def beyond_elbow(mix: Mix, rows: Floats, prompts: list[str], facts: dict[str, An
     for name, of in groups.items():
         labels[name][training] = of
     return labels
-
-
-def tail_of(rows: Floats, answer_tokens: Ints) -> NDArray[np.bool_]:
-    """Whether each document belongs to a community of few answer tokens, in the graph of nearest neighbours.
-
-    An expert learns what most answer tokens of its group are. K-means puts many small tasks with short answers into the
-    group of a large source, whose tokens then outweigh theirs.
-    """
-    import networkx as nx
-    from sklearn.neighbors import kneighbors_graph
-
-    near = kneighbors_graph(rows, NEIGHBOURS)
-    graph = nx.from_scipy_sparse_array(near.maximum(near.T))
-    community = np.zeros(len(rows), np.int64)
-    for number, members in enumerate(nx.community.louvain_communities(graph, seed=SEED)):
-        community[list(members)] = number
-    tokens = np.bincount(community, answer_tokens)
-    return tokens[community] < SMALL * tokens.sum()
 
 
 def with_known_sources(mix: Mix, joint: Ints) -> Labels:

@@ -42,6 +42,7 @@ def _clusters(run: ConfiguredRun) -> Iterator[AnyProblem]:
         return
     field = "ops.num_clusters.config"
     yield from _edits(choice, field)
+    yield from _tail(choice, field)
     if sweep is None:
         return
     if choice.value is not None and choice.value > sweep.max_clusters:
@@ -70,6 +71,16 @@ def _edits(choice: Any, field: str) -> Iterator[AnyProblem]:
             yield Refusal(f"{field}.{'merge' if choice.merge else 'split'}", f"{problem}.")
 
 
+def _tail(choice: Any, field: str) -> Iterator[AnyProblem]:
+    """Check that clusters beside a tail are not edited: without the tail, they are not those that a run showed."""
+    if choice.tail and (choice.merge or choice.split):
+        advice = "The clusters beside a tail are fitted anew. Leave the edits or the tail out."
+        yield Problem(f"{field}.tail", "false with merge and split", choice.tail, advice)
+    elif choice.tail and choice.value == 1:
+        advice = "A corpus of one cluster has no tail. Raise it, or leave the tail out."
+        yield Problem(f"{field}.value", "at least 2 with tail: true", choice.value, advice)
+
+
 def _names(run: ConfiguredRun) -> Iterator[AnyProblem]:
     """Names that clusters are given, and the server that is asked for others."""
     from analysis.clusters.naming import names_problem
@@ -81,7 +92,9 @@ def _names(run: ConfiguredRun) -> Iterator[AnyProblem]:
     )
     if config is None:
         return
-    n_clusters = choice.value if choice is not None and not choice.merge and not choice.split else None
+    n_clusters = None
+    if choice is not None and choice.value is not None and not choice.merge and not choice.split:
+        n_clusters = choice.value + choice.tail
     if problem := names_problem(config.names, n_clusters):
         yield Refusal(f"{field}.names", f"{problem}.")
     is_url = config.url.startswith(("http://", "https://"))

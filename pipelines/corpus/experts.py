@@ -26,8 +26,9 @@ def group_model(
 ) -> "GroupModel":
     """The model that predicts the group of a new prompt from its text alone.
 
-    If clustering used more than words of the prompt, a classifier is trained that predicts the cluster from the
-    prompt. So a server needs neither the answer nor a forward pass of the base model to choose an expert.
+    If clustering used more than words of the prompt, or a cluster is the tail, which has no centre, a classifier is
+    trained that predicts the cluster from the prompt. So a server needs neither the answer nor a forward pass of the
+    base model to choose an expert.
     """
     if grouping.classifier is not None:
         return grouping.classifier
@@ -35,7 +36,9 @@ def group_model(
     if config["text"] == "prompt" and config["kind"] in ("tfidf", "embeddings"):
         from analysis.clusters.corpus_model import CorpusModel
 
-        return CorpusModel.load(cluster_labels.path("corpus_model"))
+        model = CorpusModel.load(cluster_labels.path("corpus_model"))
+        if model.communities is None:
+            return model
     from analysis.experts.prompt_classifier import PromptClassifier
 
     return PromptClassifier().fit(training["prompt"], training["cluster"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from pipelines.corpus.tail import tail_parts
 from pipelines.report.commands import Request, comparison_of, next_steps, tokens_for
 from pipelines.store.artifacts import Artifact
 from pipelines.store.assets import Check
@@ -93,6 +94,7 @@ def corpus_tables(inputs: Inputs) -> dict[str, Any]:
     # The report shows the terms of a cluster anyway.
     named = names.read("names").filter(pl.col("named_by") != "terms").drop("named_by")
     return {
+        "tail": tail_parts(labels),
         "choice": inputs["num_clusters"].json("num_clusters"),
         "data_card": inputs["corpus_documents"].json("data_card"),
         "sweep": inputs["cluster_sweep"].read("sweep"),

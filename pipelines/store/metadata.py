@@ -54,7 +54,7 @@ COLUMNS = {
     "plain_peft_difference": "loss under peft alone minus that of the plain LoRA here, nats per token",
     "plain_peft_tokens": "number of tokens of that comparison",
     "name": "name of the cluster",
-    "named_by": "who gave the name: you, model or terms",
+    "named_by": "who gave the name: you, model, terms, or tail for the tail of small tasks",
     "relation": "what the two heads share, such as: different data, same seed",
     "head_a": "the first adapter, or one of its experts",
     "head_b": "the second adapter, or one of its experts",

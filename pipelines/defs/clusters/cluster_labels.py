@@ -3,10 +3,12 @@
 from dataclasses import asdict
 
 import dagster as dg
+import numpy as np
 import polars as pl
 from pydantic import Field
 
 from pipelines.corpus.features import training_rows
+from pipelines.corpus.tail import documents_in_tail, load_tail
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.configuration import LARGEST_SEED
@@ -61,7 +63,7 @@ def cluster_labels(
 ) -> None:
     """The cluster of every document at N, a description of each cluster, and the model that assigns new documents."""
     from analysis.clusters.corpus_model import CorpusModel
-    from analysis.clusters.description import describe_clusters, save_corpus_model
+    from analysis.clusters.description import describe_clusters, describe_tail, save_corpus_model
     from analysis.clusters.heterogeneity import measure_heterogeneity
     from analysis.clusters.interpretation import document_positions
     from analysis.features.loading import load_features
@@ -72,9 +74,18 @@ def cluster_labels(
     features = document_features.array("features")
     text, kind = (document_features.record["config"][name] for name in ("text", "kind"))
     fitted = load_features(document_features.path("vectoriser"))
-    model = CorpusModel(fitted, centers, "pair" if kind in ("joint", "joint_words") else text)
-    positions = document_positions(features, centers)
     documents = corpus_documents.read("documents")
+    communities, positions, tail = None, None, load_tail(num_clusters)
+    if tail is not None:
+        communities, of_training = tail
+        is_train = (documents["split"] == "train").to_numpy()
+        in_tail = documents_in_tail(communities, of_training, features, is_train)
+        distances = np.sqrt(communities.squared_distances(features[in_tail]))
+        positions = document_positions(features, centers, in_tail, distances)
+        draft.write_table("tail", describe_tail(documents.filter(pl.Series(is_train)), text, communities, of_training))
+    if positions is None:
+        positions = document_positions(features, centers)
+    model = CorpusModel(fitted, centers, "pair" if kind in ("joint", "joint_words") else text, communities)
     save_corpus_model(
         draft.folder / "corpus_model",
         model,

@@ -7,6 +7,7 @@ import polars as pl
 from pydantic import Field
 
 from pipelines.corpus.naming import ask_base_model, ask_endpoint
+from pipelines.corpus.tail import tail_parts
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.metadata import markdown_table
@@ -61,9 +62,11 @@ def cluster_names(
 
     clusters = cluster_labels.read("clusters")
     typical = cluster_labels.read("examples").filter(pl.col("kind") == "representative").sort("rank")
+    tail = int(clusters["cluster"].max()) if tail_parts(cluster_labels) is not None else None  # type: ignore[arg-type]
     requests = {
         cluster: name_request(terms, typical.filter(pl.col("cluster") == cluster)["excerpt"].to_list()[:N_TEXTS])
         for cluster, terms in clusters.select("cluster", "top_terms").iter_rows()
+        if cluster != tail
     }
     answers: dict[int, str] = {}
     if config.by == "base_model":
@@ -72,7 +75,7 @@ def cluster_names(
     elif config.by == "endpoint":
         answers = ask_endpoint(config.url, config.model, requests)
     try:
-        names = named(clusters, config.names, answers)
+        names = named(clusters, config.names, answers, tail)
     except ValueError as error:
         raise dg.Failure(f"ops.cluster_names.config.names: {error}.", allow_retries=False) from error
     draft.write_table("names", names)

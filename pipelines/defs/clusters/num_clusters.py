@@ -9,6 +9,7 @@ import polars as pl
 from pydantic import Field
 
 from pipelines.corpus.features import training_documents, training_rows
+from pipelines.corpus.tail import save_tail
 from pipelines.store.artifacts import Artifact, Draft
 from pipelines.store.assets import Check, Description, artifact_asset
 from pipelines.store.configuration import LARGEST_SEED
@@ -16,6 +17,7 @@ from pipelines.store.thumbnails import write_thumbnail
 
 if TYPE_CHECKING:
     from analysis.clusters.kmeans import ClusterSweep
+    from analysis.clusters.tail import TailSplit
 
 PLOTTED = ("num_clusters", "probability_of_one", "stability")
 
@@ -29,6 +31,8 @@ class ChoiceConfig(dg.Config):
     """Lists of clusters that become one: `[[0, 3]]`; needs `value`. N falls accordingly."""
     split: dict[str, int] = Field(default_factory=dict)
     """Clusters to split, each with its number of parts: `{"2": 3}`; needs `value`. N rises accordingly."""
+    tail: bool = False
+    """Small tasks with short answers become one more cluster, the last, if they are 5% of the documents or more."""
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
@@ -67,7 +71,7 @@ def num_clusters(
 ) -> None:
     """The number of clusters: the elbow of the SSE curve, with its stability and the reason in words.
 
-    `centers` are those of the sweep, after the configuration's edits.
+    `centers` are those of the sweep, after the configuration's edits; with a tail, those of the other documents.
     """
     from analysis.clusters.choice.selection import select_num_clusters
     from analysis.clusters.edits import edited_centers
@@ -91,10 +95,36 @@ def num_clusters(
         edits = [f"{' and '.join(map(str, group))} are one" for group in config.merge]
         edits += [f"{cluster} is split into {parts}" for cluster, parts in split.items()]
         answer["reason"] += f" As configured, {', '.join(edits)}: {len(centers)} clusters."
+    n_groups, answer["tail"] = len(centers), None
+    if config.tail:
+        answers = training_documents(corpus_documents, pl.col("completion"))
+        split_off = _without_tail(rows, answers, centers, sweep, cluster_sweep, config.random_state)
+        centers = split_off.centers
+        answer["reason"] += f" {split_off.reason}"
+        if split_off.communities is not None:
+            n_groups, answer["tail"] = n_groups + 1, split_off.facts
+            save_tail(draft, split_off)
     draft.write_table("by_num_clusters", pl.DataFrame(answer.pop("table")))
     draft.write_array("centers", centers)
-    draft.write_json("num_clusters", {"num_clusters": len(centers), **answer})
+    draft.write_json("num_clusters", {"num_clusters": n_groups, **answer})
     write_thumbnail(draft, elbow(cluster_sweep.read("sweep"), asdict(choice) | {"num_clusters": choice.value}))
+
+
+def _without_tail(
+    rows: np.ndarray,
+    answers: pl.Series,
+    centers: np.ndarray,
+    sweep: "ClusterSweep",
+    cluster_sweep: Artifact,
+    random_state: int,
+) -> "TailSplit":
+    from analysis.clusters.tail import answer_lengths, split_off_tail
+
+    fitted = {"n_init": cluster_sweep.record["config"]["n_init"], "sample_weight": sweep.sample_weight}
+    try:
+        return split_off_tail(rows, answer_lengths(answers), centers, **fitted, random_state=random_state)
+    except ValueError as error:
+        raise dg.Failure(f"ops.num_clusters.config.tail: {error}.", allow_retries=False) from error
 
 
 def load_sweep(artifact: Artifact) -> "ClusterSweep":

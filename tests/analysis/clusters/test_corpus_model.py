@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from analysis.clusters.corpus_model import CorpusModel
+from analysis.clusters.tail import Communities
 from analysis.features.lsa import TfidfLsa
 from analysis.features.vectoriser import FeatureBlock, TextStatistics
 from analysis.text.blocks import Texts
@@ -97,3 +98,17 @@ def test_values_must_be_usable(model: CorpusModel) -> None:
         CorpusModel(model.features, [[np.nan] * 4])
     with pytest.raises(ValueError, match="temperature: expected a positive number, got 0"):
         model.soft_assign(CATS, temperature=0)
+
+
+def test_documents_nearest_to_a_small_community_belong_to_the_tail(model: CorpusModel, tmp_path: Path) -> None:
+    rows = model.features.transform(CATS + SHIPS)
+    communities = Communities(np.stack([rows[0], rows[1], rows[4]]), np.array([False, True, False]))
+    with_tail = CorpusModel(model.features, model.centers, communities=communities)
+    assert with_tail.n_groups == 3
+    labels, squared_distances = with_tail.assign([CATS[0], CATS[1], SHIPS[0]])
+    assert labels.tolist() == [0, 2, 1]
+    assert squared_distances[1] == pytest.approx(0, abs=1e-6)
+    with_tail.save(tmp_path)
+    np.testing.assert_array_equal(CorpusModel.load(tmp_path).assign(CATS)[0], with_tail.assign(CATS)[0])
+    with pytest.raises(ValueError, match="got a tail, which has none; take a prompt classifier"):
+        with_tail.soft_assign(CATS, temperature=1)

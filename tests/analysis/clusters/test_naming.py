@@ -14,6 +14,11 @@ def test_a_person_goes_before_a_model_and_a_model_before_terms() -> None:
     assert cluster_names(CLUSTERS)["name"].to_list() == ["bread, oven, dough", "court", "cluster 2"]
 
 
+def test_the_tail_has_a_name_of_its_own() -> None:
+    assert cluster_names(CLUSTERS, tail=1).rows()[1] == (1, "tail of small tasks", "tail")
+    assert cluster_names(CLUSTERS, {"1": "Law"}, tail=1).rows()[1] == (1, "Law", "you")
+
+
 def test_an_answer_that_names_two_clusters_names_none() -> None:
     names = cluster_names(CLUSTERS, {"2": "law"}, {0: "Law", 1: "Food"})
     assert names["name"].to_list() == ["bread, oven, dough", "Food", "law"]

@@ -8,7 +8,10 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from analysis.clusters.assignment import assign_records
 from analysis.corpus.data_card import halved_sources
+from analysis.experts.prompt_classifier import PromptClassifier
+from analysis.experts.prompt_gates import load_group_model
 from pipelines.definitions import build_defs
 from pipelines.defs.corpus.corpus_documents import CorpusConfig
 from pipelines.defs.new_data.new_document_labels import NewDocumentsConfig
@@ -92,6 +95,31 @@ def test_real_corpora_give_clusters_and_a_second_run_does_no_work(
     }
     assert set(reused.values()) == {True}
     assert_the_web_ui_has_something_to_show(second)
+
+
+def test_small_tasks_share_the_last_cluster(real: list[dict[str, object]], finished: tuple[Path, str]) -> None:
+    asked = {"num_clusters": {"tail": True}, "expert_assignment": {"grouping": "clusters"}}
+    assert run(finished[0], real, **asked).success
+    store = ArtifactStore(directory=str(finished[0]))
+    choice, labels = store.last("num_clusters").json("num_clusters"), store.last("cluster_labels")
+    tail = choice["tail"]["cluster"]
+    assert choice["num_clusters"] == tail + 1 == choice["value"] + 1
+    assert f"Cluster {tail} is the tail of small tasks" in choice["reason"]
+    documents = store.last("corpus_documents").read("documents")
+    in_tail = labels.read("labels")["cluster"] == tail
+    assert (in_tail & (documents["split"] == "train")).sum() == labels.read("tail")["n_documents"].sum()
+    assert documents.filter(in_tail)["source"].mode().to_list() == ["legalbench"]
+    assert store.last("cluster_names").read("names")["name"][tail] == "tail of small tasks"
+
+    # A held-out document's expert is read off its prompt.
+    experts = store.last("expert_assignment")
+    assert isinstance(load_group_model(experts.path("group_model")), PromptClassifier)
+    assert experts.json("expert_assignment")["num_experts"] == choice["num_clusters"]
+    new = assign_records(documents.lazy(), labels.path("corpus_model"))
+    assert new.summary.cluster_counts[tail] > 0
+    assert not new.drift.reconsider
+    page = store.last("corpus_report").path("report.html").read_text()
+    assert f"The {choice['tail']['n_communities']} parts of the tail" in page
 
 
 def assert_the_web_ui_has_something_to_show(result: dg.ExecuteInProcessResult) -> None:

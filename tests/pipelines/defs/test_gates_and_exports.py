@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 from analysis.clusters.corpus_model import CorpusModel
+from analysis.clusters.tail import Communities
 from analysis.experts.grouping import Grouping
 from analysis.experts.prompt_classifier import PromptClassifier
 from analysis.features.lsa import TfidfLsa
@@ -110,6 +111,11 @@ def test_clusters_of_answers_are_read_off_prompts(tmp_path: Path) -> None:
     clusters = Grouping("cluster", ("0", "1"), "for the test")
     of_prompts = artifact(tmp_path, "document_features", config={"kind": "tfidf", "text": "prompt"})
     assert isinstance(group_model(clusters, TRAINING, of_prompts, labels), CorpusModel)
+    rows = features.transform([CATS[0], SHIPS[0]])
+    with_tail = artifact(tmp_path, "cluster_labels_with_tail")
+    communities = Communities(rows, np.array([False, True]))
+    CorpusModel(features, rows[:1], communities=communities).save(with_tail.folder / "corpus_model")
+    assert isinstance(group_model(clusters, TRAINING, of_prompts, with_tail), PromptClassifier)
     of_answers = artifact(tmp_path, "document_features", config={"kind": "tfidf", "text": "completion"})
     model = group_model(clusters, TRAINING, of_answers, labels)
     assert isinstance(model, PromptClassifier)
