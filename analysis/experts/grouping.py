@@ -8,6 +8,9 @@ from analysis.experts.agreement import Agreement
 from analysis.experts.prompt_classifier import PromptClassifier
 
 GROUPINGS = ("auto", "sources", "tasks", "clusters")
+LEAST_FOUND = 0.95
+"""Share of prompts whose cluster must be found. Below it experts lost to a LoRA in all of four groupings, from it on in
+none of twelve, averaged over corpora (docs/results/experts.md#prompts-must-tell-the-groups)."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,16 @@ def _try(
     if found.interval[0] < min_accuracy:
         reason += f" That is not distinguishable from the limit of {min_accuracy:.1%}: {kind}s kept."
     return Grouping(kind, classifier.classes_, reason, classifier)
+
+
+def clusters_problem(found: Agreement) -> str:
+    """Why clusters cannot have experts: prompts clearly do not identify them. Empty if they may."""
+    if not found.n_prompts or found.interval[1] >= LEAST_FOUND:
+        return ""
+    return (
+        f"{evidence_of('cluster', found)}, which is less than {LEAST_FOUND:.0%}. Such experts lost to a plain LoRA on "
+        "each corpus that was measured"
+    )
 
 
 def evidence_of(kind: str, found: Agreement) -> str:

@@ -94,7 +94,7 @@ def _names(run: ConfiguredRun) -> Iterator[AnyProblem]:
         return
     n_clusters = None
     if choice is not None and choice.value is not None and not choice.merge and not choice.split:
-        n_clusters = choice.value + choice.tail
+        n_clusters = choice.value + bool(choice.tail)
     if problem := names_problem(config.names, n_clusters):
         yield Refusal(f"{field}.names", f"{problem}.")
     is_url = config.url.startswith(("http://", "https://"))

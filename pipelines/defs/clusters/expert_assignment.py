@@ -87,7 +87,8 @@ def expert_assignment(
     Groups are sources, tasks or clusters. `num_clusters` is the number of clusters in the corpus. If groups are sources
     or tasks, there are as many experts as sources or tasks.
     """
-    from analysis.experts.grouping import choose_grouping
+    from analysis.experts.grouping import choose_grouping, clusters_problem
+    from analysis.experts.prompt_classifier import PromptClassifier
 
     documents = clustered_documents(corpus_documents, cluster_labels, "prompt").collect()
     training = documents.filter(pl.col("split") == "train")
@@ -102,6 +103,8 @@ def expert_assignment(
         random_state=config.random_state,
     )
     model = group_model(grouping, training, document_features, cluster_labels)
+    if config.grouping == "auto" and grouping.kind == "cluster" and isinstance(model, PromptClassifier):
+        _refuse_untold(clusters_problem(model.validation_))
     model.save(draft.folder / GROUP_MODEL)
     experts = with_experts(documents, grouping, model)
     draft.write_table("experts", experts)
@@ -117,3 +120,12 @@ def expert_assignment(
             "found": found_in_training(model),
         },
     )
+
+
+def _refuse_untold(problem: str) -> None:
+    if problem:
+        advice = (
+            "Take `num_clusters: {config: {tail: true}}` or `document_features: {config: {kind: tfidf}}`; "
+            "`expert_assignment: {config: {grouping: clusters}}` trains such experts all the same."
+        )
+        raise dg.Failure(f"{problem}. {advice}", allow_retries=False)

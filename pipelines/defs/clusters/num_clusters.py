@@ -31,9 +31,14 @@ class ChoiceConfig(dg.Config):
     """Lists of clusters that become one: `[[0, 3]]`; needs `value`. N falls accordingly."""
     split: dict[str, int] = Field(default_factory=dict)
     """Clusters to split, each with its number of parts: `{"2": 3}`; needs `value`. N rises accordingly."""
-    tail: bool = False
-    """Small tasks with short answers become one more cluster, the last, if they are 5% of the documents or more."""
+    tail: bool | None = None
+    """Small tasks with short answers become one more cluster, the last, if they are 5% of the documents or more. By
+    default with joint features, unless `value` sets N."""
     random_state: int = Field(0, ge=0, le=LARGEST_SEED)
+
+    def has_tail(self, kind: str) -> bool:
+        """Whether a tail is looked for. A study saw it help joint features (docs/results/experts.md#the-tail)."""
+        return self.tail if self.tail is not None else kind == "joint" and self.value is None
 
 
 def _described(artifact: Artifact, cluster_sweep: Artifact) -> Description:
@@ -96,7 +101,7 @@ def num_clusters(
         edits += [f"{cluster} is split into {parts}" for cluster, parts in split.items()]
         answer["reason"] += f" As configured, {', '.join(edits)}: {len(centers)} clusters."
     n_groups, answer["tail"] = len(centers), None
-    if config.tail:
+    if config.has_tail(document_features.record["config"]["kind"]):
         answers = training_documents(corpus_documents, pl.col("completion"))
         split_off = _without_tail(rows, answers, centers, sweep, cluster_sweep, config.random_state)
         centers = split_off.centers

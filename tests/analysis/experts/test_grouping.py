@@ -5,7 +5,8 @@ import re
 import polars as pl
 import pytest
 
-from analysis.experts.grouping import choose_grouping
+from analysis.experts.agreement import Agreement
+from analysis.experts.grouping import choose_grouping, clusters_problem
 from tests.analysis.experts.test_prompt_classifier import LABELS, PROMPTS
 
 
@@ -81,3 +82,23 @@ def test_few_prompts_do_not_decide_against_sources() -> None:
     few = pl.concat([THREE_SOURCES[start : start + 10] for start in (0, 120, 240)])
     assert choose_grouping(few, 2).kind == "source"
     assert choose_grouping(UNREADABLE, 2).kind == "cluster"
+
+
+@pytest.mark.parametrize(
+    ("n_found", "n_prompts", "says"),
+    [
+        (
+            880,
+            1000,
+            r"the cluster of 88.0% of 1000 training prompts is found .*, which is less than 95%. Such experts lost",
+        ),
+        (940, 1000, ""),  # 95% lies within the interval
+        (990, 1000, ""),
+        (4, 5, ""),
+        (0, 0, ""),
+    ],
+)
+def test_clusters_that_prompts_do_not_tell(n_found: int, n_prompts: int, says: str) -> None:
+    labels = pl.Series(["a"] * n_prompts, dtype=pl.String)
+    predicted = pl.Series(["a"] * n_found + ["b"] * (n_prompts - n_found), dtype=pl.String)
+    assert re.match(says or "$", clusters_problem(Agreement.of(labels, predicted)))

@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from pipelines.definitions import build_defs
+from pipelines.defs.clusters.num_clusters import ChoiceConfig
 from pipelines.defs.corpus.document_features import FeaturesConfig, refuse_settings
 from pipelines.store.io_manager import ArtifactStore
 from tests.pipelines.small_corpus import corpus_ops, resources
@@ -52,6 +53,35 @@ def test_from_the_corpus_to_new_documents(tmp_path: Path) -> None:
     both = own.join(labels, on="document_id")
     assert len(both) == len(own)
     assert (both["cluster"] == both["cluster_right"]).mean() > 0.99
+
+
+def test_clusters_that_prompts_do_not_tell_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.experts.grouping.LEAST_FOUND", 1.01)
+    # Sources that no prompt tells, so that clusters are what is left.
+    ops = ops_of(tmp_path) | {"expert_assignment": {"config": {"min_accuracy": 1.0, "max_experts": 1}}}
+    needed = ["raw_documents", "corpus_documents", "document_features", "cluster_sweep", "num_clusters"]
+    needed += ["cluster_labels", "expert_assignment"]
+    given = {name: ops[name] for name in needed if name in ops}
+    failed = run("corpus", resources(tmp_path), given, raises=False, only=needed)
+    (failure,) = [event for event in failed.all_events if event.is_step_failure]
+    assert failure.step_key == "expert_assignment"
+    assert "which is less than 101%" in str(failure.step_failure_data.error)
+    assert "kind: tfidf" in str(failure.step_failure_data.error)
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "has_tail"),
+    [
+        ({}, "joint", True),
+        ({}, "tfidf", False),
+        ({}, "hidden_state", False),
+        ({"value": 4}, "joint", False),
+        ({"tail": False}, "joint", False),
+        ({"tail": True}, "tfidf", True),
+    ],
+)
+def test_joint_features_have_a_tail_by_default(config: dict[str, Any], kind: str, has_tail: bool) -> None:
+    assert ChoiceConfig(**config).has_tail(kind) is has_tail
 
 
 def test_the_base_model_counts_where_it_is_read(tmp_path: Path) -> None:
