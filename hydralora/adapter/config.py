@@ -1,6 +1,8 @@
 """Configuration of a HydraLoRA adapter, in PEFT's field names plus what the experts and their router need."""
 
+import math
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from peft.utils import PeftType
 from hydralora.adapter.card import replace_empty_card
 
 ROUTER_INPUTS = ("low_rank", "hidden", "uniform", "given")
+_WHOLE_NUMBERS = ("r", "num_experts", "shared_rank")
+_SWITCHES = ("shared_expert", "shared_a", "fan_in_fan_out", "use_rslora", "init_weights")
 
 # Written into adapter_config.json. A process that has not imported this package fails with KeyError('HYDRALORA') before
 # any code of this package can run. Users who then open the file find this sentence.
@@ -60,7 +64,7 @@ class HydraLoraConfig(PeftConfig):
         how_to_load: A sentence for readers of adapter_config.json; it has no effect.
 
     Raises:
-        ValueError: If a value is out of range, or fields contradict each other.
+        ValueError: If a value is of another type or out of range, or fields contradict each other.
     """
 
     r: int = 8
@@ -101,6 +105,7 @@ class HydraLoraConfig(PeftConfig):
         replace_empty_card(Path(save_directory), self.to_dict())
 
     def _check(self) -> None:
+        self._check_types()
         if self.r < 1:
             raise ValueError(f"Expected a rank `r` of at least 1, got {self.r}")
         if self.num_experts < 1:
@@ -114,6 +119,22 @@ class HydraLoraConfig(PeftConfig):
             raise ValueError("When `layers_pattern` is specified, `layers_to_transform` must also be specified.")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError("`layers_to_transform` cannot be used when `target_modules` is a str.")
+
+    def _check_types(self) -> None:
+        """Values from YAML or a command line may be text: "false" would count as true."""
+        patterns = {f"rank_pattern[{key!r}]": rank for key, rank in (self.rank_pattern or {}).items()}
+        for name, value in {name: getattr(self, name) for name in _WHOLE_NUMBERS}.items() | patterns.items():
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise ValueError(f"Expected `{name}` to be a whole number, got {value!r}")
+        alphas = {f"alpha_pattern[{key!r}]": alpha for key, alpha in (self.alpha_pattern or {}).items()}
+        optional = {} if self.shared_alpha is None else {"shared_alpha": self.shared_alpha}
+        numbers = {"lora_alpha": self.lora_alpha, "lora_dropout": self.lora_dropout} | optional | alphas
+        for name, value in numbers.items():
+            if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+                raise ValueError(f"Expected `{name}` to be a finite number, got {value!r}")
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"Expected `{name}` to be True or False, got {getattr(self, name)!r}")
 
     def _check_shared(self) -> None:
         if self.shared_rank < 0:

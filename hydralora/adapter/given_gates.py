@@ -36,12 +36,16 @@ def expert_gates(model: nn.Module, gates: Tensor) -> Iterator[None]:
 
     Raises:
         RuntimeError: If another thread is calling the model with its own gates.
-        ValueError: If the gates are booleans or unsigned, or an index names an expert that an adapter does not have.
-            Indices on a GPU are not checked, because reading them would block until the GPU is idle; a wrong index
-            makes the outputs NaN.
+        ValueError: If the gates are no tensor, complex, booleans or unsigned, or an index names an expert that an
+            active adapter does not have. Indices on a GPU are not checked, because reading them would block until the
+            GPU is idle; a wrong index makes the outputs NaN.
     """
-    if not gates.dtype.is_signed:  # unsigned numbers cannot be compared with -1
-        raise ValueError(f"Expected expert_gates as floating point numbers or signed integers, got {gates.dtype}")
+    kind = gates.dtype if isinstance(gates, Tensor) else None
+    if kind is None or kind.is_complex or not kind.is_signed:  # unsigned numbers cannot be compared with -1
+        raise ValueError(
+            f"Expected expert_gates as a tensor of floating point numbers or signed integers, got "
+            f"{kind or type(gates).__name__}"
+        )
     modules = _modules_in(model)
     layers = [module for module in modules if "given_gates" in module.__dict__]
     if not gates.is_floating_point():
@@ -242,6 +246,7 @@ def _of_tokens(gates: Tensor, shape: tuple[int, ...], call: Call, place: Place) 
 def _check_index(index: Tensor, layers: list[Any]) -> None:
     """Raise ValueError if an index names an expert that one of the adapters does not have."""
     kinds = [(layer, name) for layer in layers for name, kind in layer.router_input.items() if kind == "given"]
+    kinds = [(layer, name) for layer, name in kinds if name in layer.active_adapters] or kinds
     if not kinds or index.device.type != "cpu" or index.numel() == 0 or torch.compiler.is_compiling():
         return
     experts = min(layer.num_experts[name] for layer, name in kinds)

@@ -118,7 +118,8 @@ class HydraLoraLayer(BaseTunerLayer):
         self.num_experts[adapter_name] = experts
         self.router_input[adapter_name] = config.router_input
         self.shared_expert[adapter_name] = config.shared_expert
-        self.hydralora_dropout[adapter_name] = nn.Dropout(config.lora_dropout) if config.lora_dropout else nn.Identity()
+        dropout = nn.Dropout(config.lora_dropout) if config.lora_dropout else nn.Identity()
+        self.hydralora_dropout[adapter_name] = dropout.train(getattr(self, "training", True))
         self.hydralora_A[adapter_name] = nn.Linear(self.in_features, expert_rows + shared_rank, bias=False)
         self.hydralora_B[adapter_name] = nn.Linear(blocks * r + shared_rank, self.out_features, bias=False)
         # The softmax of one logit is always 1, so a router for a single expert would have no effect.
@@ -253,7 +254,7 @@ class HydraLoraLayer(BaseTunerLayer):
         if not gates.is_floating_point():
             gates = one_hot_gates(gates, self.num_experts[adapter_name])
         tokens = math.prod(shape[:-1])
-        gates = gates.repeat_interleave(tokens // len(gates), dim=0).view(*shape[:-1], -1)
+        gates = gates.repeat_interleave(tokens // max(len(gates), 1), dim=0).view(*shape[:-1], gates.shape[-1])
         return gates if rows is None else gates[list(rows.indices)]
 
     def _gates_in_order(self, shape: torch.Size, device: torch.device, adapter_name: str) -> Tensor:

@@ -49,8 +49,9 @@ class HydraLoraLinear(nn.Module, HydraLoraLayer):
         self.update_layer(adapter_name, r, lora_alpha, config)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave gates out of copies and files of the layer: they belong to a call of this model."""
-        return {**super().__getstate__(), "given_gates": None, "recompute_gates": None, "last_call": None}
+        """Leave gates, and who records them, out of copies and files of the layer: they belong to this model."""
+        without = dict.fromkeys(("given_gates", "recompute_gates", "last_call", "gate_observer"))
+        return {**super().__getstate__(), **without}
 
     def forward(self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Tensor:
         """x [..., in] -> [..., out] in the base layer's dtype.

@@ -25,6 +25,8 @@ from hydralora.adapter.linear import HydraLoraLinear
 from hydralora.adapter.state import names_outside_adapters, plain_name, refuse_unmergeable_weights
 from hydralora.adapter.unfit_layers import fused_experts, switch_off_fast_path, unfit_reason
 
+_HEADS = {"classifier", "score", "qa_outputs"}  # PEFT adds them by task; a model has one of them
+
 
 class HydraLoraModel(BaseTuner):
     """Adds HydraLoRA (Tian et al., arXiv 2404.19245) to a base model; `peft.get_peft_model` creates it."""
@@ -88,11 +90,12 @@ class HydraLoraModel(BaseTuner):
             ValueError: If an adapter can act on none of the target modules.
         """
         self._left_alone: dict[str, str] = {}
-        targets = self.peft_config[adapter_name].target_modules
+        config = self.peft_config[adapter_name]
+        targets = config.target_modules
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         if self._left_alone and not any(adapter_name in layer.hydralora_A for layer in self._layers()):
             raise ValueError(f"Expected target_modules that an adapter can act on, got {_reasons(self._left_alone)}")
-        for sentence in _left_out(model, targets, self._left_alone):
+        for sentence in [*_left_out(model, targets, self._left_alone), *_not_found(model, config)]:
             warnings.warn(sentence, stacklevel=2)
         if any("given" in layer.router_input.values() for layer in self._layers()):
             watch_for_good(model)
@@ -261,6 +264,23 @@ def _left_out(model: nn.Module, targets: Any, left_alone: dict[str, str]) -> lis
             f"them.)"
         )
     return sentences
+
+
+def _not_found(model: nn.Module, config: HydraLoraConfig) -> list[str]:
+    """Sentences about trained modules and layers in the config that the model does not have; PEFT is silent there."""
+    names = [plain_name(name) for name, _ in model.named_modules()]
+    wanted = set(config.modules_to_save or ()) - _HEADS
+    indices = config.layers_to_transform
+    layers = {indices} if isinstance(indices, int) else set(indices or ())
+    missing = {
+        "modules_to_save": {module for module in wanted if not any(name.endswith(module) for name in names)},
+        "layers_to_transform": {f"{i}" for i in layers if not any(f".{i}." in name for name in names)},
+    }
+    return [
+        f"The model has none of these {field}, so they are neither trained nor saved: {_listed(given)}"
+        for field, given in missing.items()
+        if given
+    ]
 
 
 def _reasons(left_alone: dict[str, str]) -> str:

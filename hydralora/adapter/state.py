@@ -5,7 +5,8 @@ not run, a compiled module hides names. docs/method.md has the table of states a
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +46,19 @@ def base_of(model: nn.Module) -> nn.Module:
 def device_of(model: nn.Module) -> torch.device:
     """Device for a model's inputs: of its first weight in memory, else the CPU (accelerate offloads between calls)."""
     return next((weight.device for weight in model.parameters() if not weight.is_meta), torch.device("cpu"))
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode while the context lasts. Then each module has its own mode again: some may be frozen in eval."""
+    was_training, before = model.training, [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        for module, mode in before:
+            module.training = mode
 
 
 def configs_of(model: nn.Module) -> dict[str, Any]:
@@ -153,6 +167,22 @@ def adapter_state(model: nn.Module, adapter_name: str = "default") -> AdapterSta
         has_peft_model=isinstance(unwrapped(model), PeftModel),
         others=tuple(sorted(set(configs) - {adapter_name})),
     )
+
+
+def refuse_adapters_below(model: nn.Module, doing: str) -> None:
+    """Raise ValueError if the base model has adapters of its own, which `doing` would lose or leave out."""
+    base = base_of(model)
+    below = [name for name, module in base.named_modules() if isinstance(module, BaseTunerLayer) and _is_nested(module)]
+    if below or isinstance(base, PeftModel):
+        raise ValueError(
+            f"Cannot {doing}: expected a base model without adapters, got {type(base).__name__} with adapters of its "
+            f"own below these{f' ({plain_name(below[0])})' if below else ''}. Merge them into the base model first "
+            f"(`merge_and_unload`), and add these adapters to the result."
+        )
+
+
+def _is_nested(layer: BaseTunerLayer) -> bool:
+    return isinstance(layer.base_layer, BaseTunerLayer)
 
 
 def names_outside_adapters(base: nn.Module) -> list[str]:

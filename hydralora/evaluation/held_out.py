@@ -9,6 +9,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
 
+from hydralora.adapter.state import in_eval_mode
 from hydralora.base_model import remembered_lower_layers
 from hydralora.data import TokenisedDocuments, collate
 from hydralora.evaluation.answer_loss import document_losses
@@ -72,14 +73,12 @@ def evaluate_documents(
         model: A causal language model, possibly with an adapter. It gets the documents' `expert_gates`, if any.
         batch_tokens: Largest number of tokens in a batch, with padding. A longer document is a batch alone.
     """
-    was_training = model.training
-    model.eval()
     device = next(model.parameters()).device
     lengths = documents.lengths
     sums = torch.zeros(len(documents), dtype=torch.float64, device=device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     batches = length_batches(lengths, batch_tokens)
-    with remembered_lower_layers(model):
+    with in_eval_mode(model), remembered_lower_layers(model):
         for start in range(0, len(batches), world):
             # With FSDP each forward pass needs all processes. A process without a batch left repeats the last one.
             indices = batches[min(start + rank, len(batches) - 1)]
@@ -89,7 +88,6 @@ def evaluate_documents(
                 sums[torch.from_numpy(indices)] = losses.double()
     if world > 1:
         dist.all_reduce(sums)
-    model.train(was_training)
     return DocumentLosses(
         sums.cpu().numpy(),
         lengths - np.asarray(documents.column("answer_start")),

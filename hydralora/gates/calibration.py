@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hydralora.adapter.state import adapter_state
+from hydralora.adapter.state import adapter_state, in_eval_mode
 from hydralora.gates.fixed import GateSpec, fixed_gates, resolve_gates
 from hydralora.gates.labels import labelled_predictions
 from hydralora.gates.recording import document_statistics
@@ -57,7 +57,7 @@ def calibrate_gates_by_group(
         Label as a string -> gates [N] by layer name.
 
     Raises:
-        ValueError: If there is no batch, or a group has no token.
+        ValueError: If there is no batch, a group has no token, or `group` is not one label for each sequence.
     """
     labelled = (
         ({key: value for key, value in batch.items() if key != "group"}, _labels(batch["group"])) for batch in batches
@@ -81,7 +81,12 @@ def _calibrate(
             if modules and statistics.modules != modules:
                 raise ValueError("Expected the same layers to run in every batch; some experts of a mixture did not")
             modules = statistics.modules
-            for i, label in enumerate(labels or ["all"] * statistics.num_groups):
+            labels = ["all"] * statistics.num_groups if labels is None else labels
+            if len(labels) != statistics.num_groups:
+                raise ValueError(
+                    f"Expected a label in `group` for each of the {statistics.num_groups} sequences, got {len(labels)}"
+                )
+            for i, label in enumerate(labels):
                 sums[label] = sums.get(label, 0) + statistics.gate_sums[:, i]
                 num_tokens[label] = num_tokens.get(label, 0) + statistics.layer_tokens[:, i]
     empty = [label for label, counts in num_tokens.items() if not counts.all()]
@@ -110,6 +115,9 @@ def _gates_of_idle_layers(model: "PeftModel", adapter_name: str, modules: Sequen
 
 
 def _labels(values: Tensor | Sequence[Any]) -> list[str]:
+    if isinstance(values, str) or (isinstance(values, Tensor) and values.dim() != 1):
+        got = repr(values) if isinstance(values, str) else f"a tensor {list(values.shape)}"
+        raise ValueError(f"Expected a list of labels, or integers [batch], in `group`, got {got}")
     return [str(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
 
 
@@ -148,11 +156,9 @@ def compare_with_live(
     """
     adapter_state(model, adapter_name).refuse_idle("compare fixed gates with routed ones")
     vectors = resolve_gates(model, gates, adapter_name)
-    was_training = model.training
-    model.eval()
     live_sum = fixed_sum = kl_sum = 0.0
     num_tokens = 0
-    try:
+    with in_eval_mode(model):
         for batch in batches:
             with fixed_gates(model, None, adapter_name):
                 live, kept = labelled_predictions(model, batch)
@@ -162,8 +168,6 @@ def compare_with_live(
             fixed_sum += float(F.nll_loss(fixed, kept, reduction="sum"))
             kl_sum += float(F.kl_div(fixed, live, reduction="sum", log_target=True))
             num_tokens += len(kept)
-    finally:
-        model.train(was_training)
     if num_tokens == 0:
         raise ValueError("Expected batches with labels to compare predictions on, got no token with a label")
     return RoutingGap(live_sum / num_tokens, fixed_sum / num_tokens, kl_sum / num_tokens, num_tokens)

@@ -7,6 +7,7 @@ with `compare_with_live`. An export runs wherever a LoRA runs and does not need 
 
 import copy
 import dataclasses
+import json
 import math
 import os
 import tempfile
@@ -28,6 +29,7 @@ from hydralora.adapter.state import (
     base_of,
     hydralora_layers,
     plain_name,
+    refuse_adapters_below,
     refuse_unmergeable_weights,
     unwrapped,
 )
@@ -65,6 +67,7 @@ def to_lora(
             servers do not load, or PEFT would read a layer's name as the experts of a mixture (a warning if portable).
     """
     layers = hydralora_layers(model, adapter_name)
+    refuse_adapters_below(model, "export a plain LoRA")
     _check_names(base_of(model), layers, portable)
     vectors = resolve_gates(model, gates, adapter_name)
     config = unwrapped(model).peft_config[adapter_name]
@@ -81,7 +84,8 @@ def to_lora(
             scaled = (b.float() * layers[name].scaling[adapter_name]).to(b.dtype)
             a, b = _pad(a, 0, max_rank), _pad(scaled, 1, max_rank)
         key = f"base_model.model.{name}"
-        state[f"{key}.lora_A.weight"], state[f"{key}.lora_B.weight"] = a.contiguous(), b.contiguous()
+        # A may be the adapter's own weight, which further training would change in the exported state.
+        state[f"{key}.lora_A.weight"], state[f"{key}.lora_B.weight"] = a.detach().clone(), b.contiguous()
     lora = _lora_config(base_of(model), config, max_rank if portable else None)
     lora.target_modules = _target_modules(base_of(model), config, layers)
     if config.shared_rank and not portable:
@@ -129,12 +133,17 @@ def export_lora(
     """Write the result of `to_lora` as an adapter folder that `PeftModel.from_pretrained` loads without this package.
 
     A card (`README.md`) says which gates it has, and how to load and serve it; one that somebody else wrote stays.
-    Each file is written atomically. For the arguments and errors, see `to_lora`.
+    Each file is written atomically. For the arguments and other errors, see `to_lora`.
+
+    Raises:
+        ValueError: If the folder holds an adapter of another kind, such as the HydraLoRA adapter itself: its weights
+            would be lost.
     """
     from safetensors.torch import save_file
 
-    config, state = to_lora(model, gates, adapter_name, portable)
     folder = Path(save_directory)
+    _refuse_other_adapter(folder)
+    config, state = to_lora(model, gates, adapter_name, portable)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
         config.save_pretrained(partial)
@@ -144,6 +153,16 @@ def export_lora(
         for path in Path(partial).iterdir():
             os.replace(path, folder / path.name)
     write_export_card(folder, config.to_dict(), _in_words(resolve_gates(model, gates, adapter_name)), portable)
+
+
+def _refuse_other_adapter(folder: Path) -> None:
+    path = folder / "adapter_config.json"
+    kind = json.loads(path.read_text()).get("peft_type") if path.exists() else "LORA"
+    if kind != "LORA":
+        raise ValueError(
+            f"Expected a folder without another adapter, got {folder} with one of kind {kind}, whose weights the "
+            f"export would replace. Export into a folder of its own."
+        )
 
 
 def _in_words(gates: dict[str, Tensor]) -> str:
@@ -171,6 +190,7 @@ def to_merged(model: "PeftModel", gates: GateSpec | None = None, adapter_name: s
     state = adapter_state(model, adapter_name)
     state.refuse_without_peft_model("merge an adapter for good")
     state.refuse_compiled_layers("merge an adapter for good")
+    refuse_adapters_below(model, "merge an adapter for good")
     vectors = resolve_gates(model, gates, adapter_name)
     layers = hydralora_layers(model, adapter_name)
     for name, layer in layers.items():

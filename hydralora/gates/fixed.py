@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ def resolve_gates(model: nn.Module, gates: GateSpec | None, adapter_name: str = 
     }
 
 
-def _layer_gates(layer: HydraLoraLayer, gates: Tensor | int | str | None, adapter_name: str) -> Tensor:
+def _layer_gates(layer: HydraLoraLayer, gates: Tensor | Integral | str | None, adapter_name: str) -> Tensor:
     num_experts = layer.num_experts[adapter_name]
     weight = layer.hydralora_B[adapter_name].weight
     device = torch.device("cpu") if weight.is_meta else weight.device  # accelerate offloads weights between calls
@@ -91,12 +92,14 @@ def _layer_gates(layer: HydraLoraLayer, gates: Tensor | int | str | None, adapte
                 f'(`calibrate_gates`), a vector of {num_experts}, the index of one expert, or "uniform".'
             )
         return fixed
-    if gates == "uniform":
+    if isinstance(gates, str) and gates == "uniform":
         return torch.full((num_experts,), 1 / num_experts, device=device)
-    if isinstance(gates, int) and 0 <= gates < num_experts:
-        return nn.functional.one_hot(torch.tensor(gates, device=device), num_experts).float()
-    if isinstance(gates, Tensor) and gates.shape == (num_experts,) and bool(torch.isfinite(gates).all()):
-        return gates.to(device, torch.float32)
+    if isinstance(gates, Integral) and not isinstance(gates, bool) and 0 <= int(gates) < num_experts:
+        return nn.functional.one_hot(torch.tensor(int(gates), device=device), num_experts).float()
+    is_vector = isinstance(gates, Tensor) and gates.shape == (num_experts,) and not gates.is_complex()
+    if is_vector and bool(torch.isfinite(gates).all()):
+        # A copy, so that an adapter keeps its gates (and can be unmerged) when the caller's vector changes.
+        return gates.to(device, torch.float32, copy=True)
     got = list(gates.shape) if isinstance(gates, Tensor) else repr(gates)
     raise ValueError(
         f"Expected gates as a finite tensor of shape [{num_experts}], an expert from 0 to {num_experts - 1}, or "

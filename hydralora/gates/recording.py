@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hydralora.adapter.batch_axis import Call, Place, locate, place_of
 from hydralora.adapter.calls import ModelCalls, watched
 from hydralora.adapter.layer import GateObserver, HydraLoraLayer
-from hydralora.adapter.state import adapter_state, base_of, device_of, hydralora_layers, plain_name
+from hydralora.adapter.state import adapter_state, base_of, device_of, hydralora_layers, in_eval_mode, plain_name
 from hydralora.gates.labels import IGNORED, has_decoder, makes_decoder_inputs
 from hydralora.gates.statistics import GateStatistics, Masks
 
@@ -56,10 +56,10 @@ def record_gates(model: nn.Module, adapter_name: str = "default") -> Iterator[di
     before = [layer.gate_observer for layer in layers.values()]
     with watched(base) as calls:
         new_pass = base.register_forward_pre_hook(lambda *_: _start_pass(runs))
-        for name, layer in layers.items():
+        for (name, layer), outer in zip(layers.items(), before, strict=True):
             router = dict(layer.hydralora_router.items()).get(adapter_name)
             needs_gradient = router is not None and router.weight.requires_grad
-            layer.gate_observer = _observer(adapter_name, name, gates, runs, calls, places[name], needs_gradient)
+            layer.gate_observer = _observer(adapter_name, name, gates, runs, calls, places[name], needs_gradient, outer)
         try:
             yield gates
         finally:
@@ -84,11 +84,17 @@ def _observer(
     calls: ModelCalls,
     place: Place,
     needs_gradient: bool,
+    outer: GateObserver | None,
 ) -> GateObserver:
-    """Records the gates of the layer `name`; `runs` counts the runs of each layer in this forward pass."""
+    """Records the gates of the layer `name`; `runs` counts the runs of each layer in this forward pass.
+
+    The gates of other adapters go to the observer that was there before (`outer`).
+    """
 
     def observe(adapter: str, layer_gates: Tensor) -> None:
         if adapter != adapter_name:
+            if outer is not None:
+                outer(adapter, layer_gates)
             return
         if torch._C._current_graph_task_id() != -1 and name in gates:
             return  # gradient checkpointing runs the layer again during backward
@@ -151,8 +157,6 @@ def document_statistics(
     labels = inputs.pop("labels", None)
     if labels is not None and makes_decoder_inputs(base, inputs):
         inputs["labels"] = labels
-    was_training = model.training
-    model.eval()
     masks: Masks = inputs.get("attention_mask")
     try:
         with record_gates(model, adapter_name) as gates, _layers_of_the_encoder(base) as of_encoder:

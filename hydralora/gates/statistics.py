@@ -124,4 +124,4 @@ def token_weights(name: str, gates: Tensor, mask: Masks) -> Tensor:
             f"{name} saw {tuple(shape)}, the mask is {tuple(own.shape)}. If layers see different tokens, "
             f"give a mask for each by its name, or exclude such layers (`exclude_modules`)."
         )
-    return own.to(gates)
+    return (own != 0).to(gates)  # masks of packed rows number the documents 1, 2, 3

@@ -2,12 +2,14 @@
 
 `upcycle` turns a trained plain LoRA into N experts and does not change the outputs. The other functions edit the
 experts of every layer in place. Gates are a softmax without bias, so these edits must change outputs; each docstring
-states the effect on gates and outputs. Create a new optimizer afterwards, because the parameters are replaced.
+states the effect on gates and outputs. Fixed gates [N] no longer fit, so they are removed with a warning. Create a new
+optimizer afterwards, because the parameters are replaced.
 """
 
 import copy
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,16 @@ from torch import Tensor, nn
 from hydralora.adapter.config import HydraLoraConfig
 from hydralora.adapter.layer import HydraLoraLayer
 from hydralora.adapter.model import is_linear
-from hydralora.adapter.state import adapter_state, base_of, configs_of, hydralora_layers, plain_name, unwrapped
+from hydralora.adapter.state import (
+    adapter_state,
+    base_of,
+    configs_of,
+    hydralora_layers,
+    plain_name,
+    refuse_adapters_below,
+    unwrapped,
+)
+from hydralora.adapter.unfit_layers import unfit_reason
 from hydralora.ops.eager import expert_part
 
 if TYPE_CHECKING:
@@ -71,7 +82,12 @@ def upcycle(
     if adapter_state(model, adapter_name).merged:
         model.unmerge_adapter()
     trained = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
-    upcycled = get_peft_model(model.unload(), config, adapter_name=adapter_name)
+    was_training, base = model.training, model.unload()
+    known = {id(module) for module in base.modules()}
+    upcycled = get_peft_model(base, config, adapter_name=adapter_name)
+    for module in upcycled.modules():
+        if id(module) not in known:  # else new layers would drop out in a model that is evaluated
+            module.training = was_training
     state = get_peft_model_state_dict(upcycled, adapter_name=adapter_name, save_embedding_layers=False)
     for key, tensor in trained.items():
         copies = num_experts if ".lora_B." in key else 1
@@ -93,6 +109,7 @@ def _check_upcyclable(model: "PeftModel", adapter_name: str) -> None:
     state = adapter_state(model, adapter_name)
     state.refuse_without_peft_model("upcycle a LoRA")
     state.refuse_compiled_layers("upcycle a LoRA")
+    refuse_adapters_below(model, "upcycle a LoRA")
     if state.others:
         raise ValueError(
             f"Expected a model with the adapter {adapter_name!r} alone, got also {', '.join(state.others)}; they "
@@ -112,9 +129,9 @@ def _extra_parts(lora: "LoraConfig") -> list[str]:
 
 
 def _extra_layers(model: "PeftModel", adapter_name: str) -> list[str]:
-    """Layers that are not linear, use a variant of LoRA, or have a scaling set by hand."""
-    extra = []
-    for name, layer in base_of(model).named_modules():
+    """Layers that are not linear or not fit for experts, use a variant of LoRA, or have a scaling set by hand."""
+    extra, base = [], base_of(model)
+    for name, layer in base.named_modules():
         if not isinstance(layer, LoraLayer) or adapter_name not in layer.scaling:
             continue
         rank, alpha = layer.r[adapter_name], layer.lora_alpha[adapter_name]
@@ -123,9 +140,17 @@ def _extra_layers(model: "PeftModel", adapter_name: str) -> list[str]:
             extra.append(f"an adapted {type(layer.get_base_layer()).__name__} ({plain_name(name)})")
         elif getattr(layer, "lora_variant", {}).get(adapter_name):
             extra.append(f"a variant of LoRA ({plain_name(name)})")
+        elif reason := _unfit(base, name, layer):
+            extra.append(f"a layer on which experts would have no effect ({plain_name(name)}: {reason})")
         elif not any(math.isclose(layer.scaling[adapter_name], scaling) for scaling in usual):
             extra.append(f"a scaling set by hand ({plain_name(name)})")
     return extra[:3]
+
+
+def _unfit(base: nn.Module, name: str, layer: LoraLayer) -> str | None:
+    """Why experts on the layer would not work; None if they would."""
+    parent, _, own_name = name.rpartition(".")
+    return unfit_reason(base.get_submodule(parent), own_name, layer.get_base_layer())
 
 
 def add_expert(model: "PeftModel", copy_of: int | None = None, adapter_name: str = "default") -> None:
@@ -215,6 +240,12 @@ def _edit_experts(model: "PeftModel", adapter_name: str, change: int, edit: Edit
         )
     for layer in layers.values():
         layer.check_values(adapter_name)
+    if any(adapter_name in layer.fixed_gate_vectors for layer in layers.values()):
+        warnings.warn(
+            f"The fixed gates of adapter {adapter_name!r} are removed, because they were for {config.num_experts} "
+            f"experts: call `set_fixed_gates` again.",
+            stacklevel=3,
+        )
     for layer in layers.values():
         _edit_layer(layer, adapter_name, edit)
     # Replace, not mutate: one config object may belong to several adapters or models.

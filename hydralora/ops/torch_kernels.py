@@ -22,7 +22,7 @@ def _gates(low: Tensor, gating: Tensor | None, rank: int, shared_rank: int, bloc
         return None
     if kind == "given":
         gates = gating if gating.is_floating_point() else one_hot_gates(gating, blocks)
-        return gates.repeat_interleave(low.shape[0] // gates.shape[0], dim=0)
+        return gates.repeat_interleave(low.shape[0] // max(gates.shape[0], 1), dim=0)
     if kind == "hidden":
         return softmax_gates(low[:, rank + shared_rank :])
     return router_gates(low[:, :rank], gating)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import dagster as dg
 import psutil
 
-from pipelines.store.files.processes import HOST_TAG, tagged_processes
+from pipelines.store.files.processes import HOST_TAG, start_of, tagged_processes
 
 IN_PROGRESS = (
     dg.DagsterRunStatus.NOT_STARTED,
@@ -58,11 +58,12 @@ def _why_dead(instance: dg.DagsterInstance, record: dg.RunRecord, any_host: bool
     local = host == here or (host is None and _storage_is_local(instance))
     if not local:
         return f"Its host {host or '(unknown)'} was named gone." if any_host else None
-    processes = {**dict(_processes(instance, record.dagster_run.run_id)), **dict(tagged_processes(record.dagster_run))}
+    processes = {pid: (seen, "") for pid, seen in _processes(instance, record.dagster_run.run_id)}
+    processes |= {pid: (seen, start) for pid, seen, start in tagged_processes(record.dagster_run)}
     if not processes:
         age = time.time() - record.create_timestamp.timestamp()
         return f"It did not start within {_SECONDS_TO_START:.0f} s." if age > _SECONDS_TO_START else None
-    if any(_lives(pid, seen) for pid, seen in processes.items()):
+    if any(_lives(pid, seen, start) for pid, (seen, start) in processes.items()):
         return None
     return f"Its processes are gone ({', '.join(map(str, processes))} on {here}): killed, or the host restarted."
 
@@ -77,11 +78,12 @@ def _processes(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[int,
             yield int(value), entry.timestamp
 
 
-def _lives(pid: int, seen: float) -> bool:
-    """Whether the process that had an id at a time still runs."""
+def _lives(pid: int, seen: float, start: str = "") -> bool:
+    """Whether the process that had an id at a time still runs. The clock decides only where its start is not known."""
     try:
         process = psutil.Process(pid)
-        return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= seen + _CLOCK_TOLERANCE)
+        same = start_of(pid) == start if start else process.create_time() <= seen + _CLOCK_TOLERANCE
+        return bool(process.status() != psutil.STATUS_ZOMBIE and same)
     except psutil.AccessDenied:
         return True
     except psutil.NoSuchProcess:

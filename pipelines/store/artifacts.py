@@ -173,10 +173,10 @@ def build_artifact(
         made_from = {"asset": asset, "fingerprint": fingerprint, "inputs": of_inputs}
         draft = Draft(asset, fingerprint, folder.with_suffix(".partial"), made_from)
         draft.folder.mkdir(exist_ok=True)
-        started, cpu = time.time(), time.process_time()
+        started, cpu = time.monotonic(), time.process_time()
         with clear_disk_errors(draft.folder):
             build(draft)
-            seconds = {"wall_seconds": time.time() - started, "cpu_seconds": time.process_time() - cpu}
+            seconds = {"wall_seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
             _finish(draft, folder, identity | seconds)
     return Artifact(asset, fingerprint, folder)
 
@@ -276,7 +276,13 @@ def lineage(artifact: Artifact) -> dict[str, str]:
 
 def _inputs(artifact: Artifact) -> Mapping[str, str]:
     """Asset -> fingerprint of the direct inputs."""
-    return {given["asset"]: given["fingerprint"] for given in artifact.record["inputs"].values()}
+    try:
+        return {given["asset"]: given["fingerprint"] for given in artifact.record["inputs"].values()}
+    except (KeyError, TypeError, AttributeError):
+        raise ArtifactError(
+            f"{artifact.folder / RECORD}: expected a record with inputs, got a damaged file. Delete the folder and run "
+            f"again."
+        ) from None
 
 
 def _identity(

@@ -72,11 +72,7 @@ def referenced(directory: Path, runs: list[Path]) -> set[tuple[str, str]]:
     """
     found: set[tuple[str, str]] = set()
     for folder in runs:
-        try:
-            made = read_run(folder)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(f"{folder}: expected the records of a run, got {error!r}. Delete the folder.") from None
-        for asset, fingerprint in made.items():
+        for asset, fingerprint in read_run(folder).items():
             artifact = Artifact(asset, fingerprint, directory / asset / fingerprint)
             found.add((asset, fingerprint))
             if artifact.folder.is_dir():

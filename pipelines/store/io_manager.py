@@ -1,5 +1,6 @@
 """The store: where artifacts live, and how assets exchange them."""
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ import dagster as dg
 import yaml
 
 from pipelines.store.artifacts import Artifact, ArtifactError, artifact_of
-from pipelines.store.files.disk import is_disk_full
+from pipelines.store.files.disk import is_disk_full, nearest_existing
 from pipelines.store.runs import last_made, made_by, newest, record_run
+
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class ArtifactStore(dg.ConfigurableIOManager):
@@ -56,11 +59,12 @@ class ArtifactStore(dg.ConfigurableIOManager):
         try:
             record_run(self.path, context.run_id, obj, partition)
         except OSError as error:
-            if is_disk_full(error, self.path):
+            if error.errno not in _READ_ONLY:
                 # The clean-up would remove an artifact that no run records.
+                what = "No space left on the device" if is_disk_full(error, nearest_existing(self.path)) else str(error)
                 raise dg.Failure(
-                    f"No space left on the device while writing {self.path / 'runs' / context.run_id}. Free some space "
-                    f"and run again; what is built is kept.",
+                    f"{what} while writing {self.path / 'runs' / context.run_id}. Mend that (free some space) and run "
+                    f"again; what is built is kept.",
                     allow_retries=False,
                 ) from None
             context.log.debug(f"{self.path} is read-only, so this run is not recorded there: {error}")

@@ -182,7 +182,7 @@ def _kill(instance: dg.DagsterInstance, tag: str) -> float:
     """SIGKILL to the run's own process; its step is told nothing. Returns the seconds until that was gone too."""
     found = _run(instance, tag)
     assert found is not None
-    steps = [pid for pid, _ in tagged_processes(found)]
+    steps = [pid for pid, *_ in tagged_processes(found)]
     assert any(psutil.pid_exists(pid) for pid in steps)
     began = time.monotonic()
     for entry in instance.all_logs(found.run_id, of_type={dg.DagsterEventType.ENGINE_EVENT}):

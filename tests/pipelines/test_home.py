@@ -14,7 +14,7 @@ import pytest
 from pipelines.definitions import defs
 from pipelines.home import GPU, HomeError, prepare
 from pipelines.sensors.dead_runs import dead_runs_sensor, end_dead_runs
-from pipelines.store.files.processes import HOST_TAG
+from pipelines.store.files.processes import HOST_TAG, start_of
 
 JOB = """
 import sys, time
@@ -93,6 +93,20 @@ def test_a_run_whose_step_still_computes_is_not_dead() -> None:
         instance.add_run_tags(run, {"hydralora/process-hydralora_adapter": f"{os.getpid()} {time.time()}"})
         assert end_dead_runs(instance) == []
         instance.add_run_tags(run, {"hydralora/process-hydralora_adapter": f"{gone} {time.time()}"})
+        assert end_dead_runs(instance) == [run]
+
+
+def test_a_clock_that_was_set_ends_no_living_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a jump, the time at which a process began seems later than the time at which it was seen."""
+    monkeypatch.setattr(psutil.Process, "create_time", lambda _process: time.time() + 3600)
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = started(instance, 2**22 + 1, **{HOST_TAG: os.uname().nodename})
+        tag, now = "hydralora/process-hydralora_adapter", time.time()
+        instance.add_run_tags(run, {tag: f"{os.getpid()} {now} {start_of(os.getpid())}"})
+        assert end_dead_runs(instance) == []
+        instance.add_run_tags(
+            run, {tag: f"{os.getpid()} {now} {start_of(os.getppid())}"}
+        )  # a younger process has the id
         assert end_dead_runs(instance) == [run]
 
 

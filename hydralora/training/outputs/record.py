@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from hydralora.adapter.state import in_eval_mode
 from hydralora.base_model import remembered_lower_layers
 from hydralora.methods.parameters import count_parameters
 
@@ -78,9 +79,8 @@ def reload_difference(model: Any, folder: Path, documents: "TokenisedDocuments")
     rows = [{**row, "input_ids": row["input_ids"][: row["answer_start"] + _ANSWER_TOKENS]} for row in shortest]
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in collate(rows, 0).items()}
-    was_training, trained = model.training, model.active_adapter
-    model.eval()
-    with remembered_lower_layers(model):
+    trained = model.active_adapter
+    with in_eval_mode(model), remembered_lower_layers(model):
         in_memory, _, _ = answer_logits(model, batch)
         with warnings.catch_warnings():
             # PEFT finds no module for the ranks that AdaLoRA saves, and warns.
@@ -90,7 +90,6 @@ def reload_difference(model: Any, folder: Path, documents: "TokenisedDocuments")
         from_disk, _, _ = answer_logits(model, batch)
     model.set_adapter(trained)
     model.delete_adapter("reloaded")
-    model.train(was_training)
     return float((in_memory - from_disk).abs().max())
 
 

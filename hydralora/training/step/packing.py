@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hydralora.adapter.state import in_eval_mode
 from hydralora.base_model import default_device
 from hydralora.base_model.packed_attention import VARLEN, attention_over_bounds, varlen_refusal
 from hydralora.training.config import TrainingConfig, TrainingError
@@ -89,15 +90,13 @@ def _refusal_of_method(peft_config: Any) -> str | None:
 def _refusal_of_model(model: Any, decision: Packing, *, autocast: bool) -> str | None:
     """Why the base model does not support packing; None if a document's logits do not depend on the rest of the row."""
     name = type(_base(model)).__name__
-    was_training = model.training
     try:
-        alone, packed, after_another = _probe(model.eval(), decision, autocast=autocast)
-        # Rounding may depend on other documents, where the tokens of an expert (MoE) are multiplied together.
-        sees = not torch.equal(packed, after_another) and _sees_another(model, decision, autocast=autocast)
+        with in_eval_mode(model):
+            alone, packed, after_another = _probe(model, decision, autocast=autocast)
+            # Rounding may depend on other documents, where the tokens of an expert (MoE) are multiplied together.
+            sees = not torch.equal(packed, after_another) and _sees_another(model, decision, autocast=autocast)
     except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
         return f"{name} does not run on packed rows ({type(error).__name__}: {str(error)[:200]})"
-    finally:
-        model.train(was_training)
     if sees:
         return f"in {name} a document sees the one before it in its row"
     tolerance = 0.05 if decision.attention == VARLEN or model.dtype != torch.float32 else 1e-3

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hydralora.adapter.state import in_eval_mode
 from hydralora.data import collate_packed
 from hydralora.evaluation.answer_loss import answer_logits
 from hydralora.training.config import TrainingError
@@ -25,9 +26,9 @@ def check_is_causal(model: Any, *, autocast: bool) -> None:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if base in _causal:
         return
-    name, was_training = type(base).__name__, model.training
+    name = type(base).__name__
     try:
-        with tokens_of(model.eval()) as states:
+        with in_eval_mode(model), tokens_of(model) as states:
             logits = logits_of_last(model, short_documents(model)[-1:], autocast=autocast)
         sees_later = depends_on(logits[0], states, slice(1, None))
     except (NotImplementedError, RuntimeError):
@@ -36,8 +37,6 @@ def check_is_causal(model: Any, *, autocast: bool) -> None:
         raise TrainingError(
             f"Expected a causal language model, got {name}, which does not run on tokens alone: {error}"
         ) from error
-    finally:
-        model.train(was_training)
     if sees_later:
         raise TrainingError(
             f"Expected a causal language model, got {name}, in which a token sees later ones, so it would see the "

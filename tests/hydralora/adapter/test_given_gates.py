@@ -1,12 +1,15 @@
 """Gates given from outside, one vector for each sequence."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from peft import get_peft_model
 from transformers import GenerationConfig
 
 import hydralora
@@ -201,3 +204,29 @@ def test_another_thread_cannot_use_these_gates(hydra_llama: Any, tokens: torch.T
             assert torch.equal(
                 pool.submit(lambda each=each: each(tokens, expert_gates=GATES).logits).result(), expected
             )
+
+
+@pytest.mark.parametrize("gates", [[0, 1], np.array([0, 1]), torch.tensor([1j, 0])], ids=["list", "NumPy", "complex"])
+def test_gates_that_are_no_tensor_of_numbers(hydra_llama: Any, tokens: torch.Tensor, gates: Any) -> None:
+    with pytest.raises(ValueError, match="expert_gates as a tensor of floating point numbers or signed integers, got"):
+        hydra_llama(router_input="given")(tokens, expert_gates=gates)
+
+
+def test_only_active_adapters_limit_the_experts(hydra_llama: Any, tokens: torch.Tensor) -> None:
+    model = hydra_llama(router_input="given")
+    model.add_adapter("five", dataclasses.replace(model.peft_config["default"], num_experts=5))
+    index = torch.tensor([0, 4])
+    with pytest.raises(ValueError, match="from 0 to 2, or -1 for no expert, got 0 to 4"):
+        model(tokens, expert_gates=index)
+    model.set_adapter("five")
+    assert model(tokens, expert_gates=index).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{}, {"shared_expert": True}, {"shared_rank": 2}, {"shared_a": False}])
+@pytest.mark.parametrize("gates", [torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)], ids=["vectors", "indices"])
+def test_an_empty_batch(options: dict[str, Any], gates: torch.Tensor) -> None:
+    config = hydralora.HydraLoraConfig(r=2, target_modules=["0"], router_input="given", **options)
+    model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(8, 4)), config)
+    with hydralora.expert_gates(model, gates):
+        model(torch.zeros(0, 5, 8)).sum().backward()
+        assert model(torch.zeros(0, 8)).shape == (0, 4)

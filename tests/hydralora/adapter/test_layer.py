@@ -1,5 +1,6 @@
 """The layer's mathematics against a reference in float64, and against PEFT's LoRA where both must agree."""
 
+import math
 from typing import Any
 
 import pytest
@@ -250,6 +251,11 @@ def test_safe_merge_finds_broken_weights() -> None:
         ({"num_experts": 0}, "Expected `num_experts` of at least 1, got 0"),
         ({"router_input": "x"}, "Expected `router_input` to be one of .*got 'x'"),
         ({"lora_dropout": 1.0}, "Expected `lora_dropout` from 0 to below 1, got 1.0"),
+        ({"r": 2.5}, "Expected `r` to be a whole number, got 2.5"),
+        ({"num_experts": True}, "Expected `num_experts` to be a whole number, got True"),
+        ({"rank_pattern": {"q": "4"}}, r"Expected `rank_pattern\['q'\]` to be a whole number, got '4'"),
+        ({"lora_alpha": math.nan}, "Expected `lora_alpha` to be a finite number, got nan"),
+        ({"use_rslora": "false"}, "Expected `use_rslora` to be True or False, got 'false'"),
         ({"layers_pattern": "layers"}, "`layers_to_transform` must also be specified"),
         ({"target_modules": "q", "layers_to_transform": [0]}, "cannot be used when `target_modules` is a str"),
     ],

@@ -1,5 +1,6 @@
 """What users of PEFT do with an adapter: save, load, switch, delete, configure."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from peft.helpers import disable_input_dtype_casting
 from peft.tuners.tuners_utils import BaseTuner
 from safetensors.torch import load_file, save_file
 
-from hydralora import HydraLoraConfig
+from hydralora import HydraLoraConfig, record_gates
 from hydralora.adapter.layer import HydraLoraLayer
 
 WEIGHTS = "adapter_model.safetensors"
@@ -227,3 +228,22 @@ def test_weights_of_another_method(hydra_llama: Any, tiny_llama: Any, tmp_path: 
     edit_weights(tmp_path, renamed("hydralora_", "lora_"))
     with pytest.raises(ValueError, match=r"Expected weights named '\*\.hydralora_\*' .*got .*lora_A"):
         PeftModel.from_pretrained(tiny_llama(), tmp_path)
+
+
+def test_names_that_the_model_does_not_have(tiny_llama: Any) -> None:
+    config = HydraLoraConfig(target_modules=["q_proj"], modules_to_save=["lm_hed"], layers_to_transform=[0, 7])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        get_peft_model(tiny_llama(), config)
+    said = " ".join(str(warning.message) for warning in caught)
+    assert "none of these modules_to_save, so they are neither trained nor saved: lm_hed" in said
+    assert "none of these layers_to_transform, so they are neither trained nor saved: 7" in said
+
+
+def test_a_new_adapter_of_an_evaluated_model_drops_nothing_out(hydra_llama: Any, tokens: torch.Tensor) -> None:
+    model = hydra_llama()
+    model.add_adapter("other", HydraLoraConfig(target_modules=["q_proj"], lora_dropout=0.5, init_weights=False))
+    model.set_adapter("other")
+    expected = model(tokens).logits
+    with record_gates(model, "other"):  # another path through the layer
+        torch.testing.assert_close(model(tokens).logits, expected)

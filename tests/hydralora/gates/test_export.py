@@ -7,15 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from hydralora import expert_gates
+from hydralora import HydraLoraConfig, expert_gates
 from hydralora.base_model import load_base_model
 from hydralora.gates.calibration import calibrate_gates, calibrate_gates_by_group, compare_with_live
 from hydralora.gates.export import export_lora, to_lora, to_merged
@@ -350,3 +351,74 @@ def source_batch(corpora: Path, name: str, tokenizer: Any) -> dict[str, Tensor]:
     batch = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=64)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     return {**batch, "labels": labels}
+
+
+def test_fixed_gates_are_a_copy(hydra_llama: MakeModel, tokens: Tensor) -> None:
+    """A vector that its owner changes later must not change a model, least of all a merged one."""
+    model, gates = hydra_llama(), torch.tensor([1.0, 0.0, 0.0])
+    with model.disable_adapter():
+        base = logits(model, tokens)
+    set_fixed_gates(model, gates)
+    expected = logits(model, tokens)
+    gates.zero_()
+    assert torch.equal(logits(model, tokens), expected)
+    set_fixed_gates(model, gates)
+    model.merge_adapter()
+    gates[1] = 1
+    model.unmerge_adapter()
+    with model.disable_adapter():
+        torch.testing.assert_close(logits(model, tokens), base, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("portable", [True, False])
+def test_an_exported_state_is_a_copy(hydra_llama: MakeModel, portable: bool) -> None:
+    model = hydra_llama()
+    _, state = to_lora(model, 0, portable=portable)
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(state[name], before[name]) for name in state)
+    assert not any(tensor.requires_grad for tensor in state.values())
+
+
+def test_an_export_does_not_replace_the_adapter_it_is_made_from(hydra_llama: MakeModel, tmp_path: Path) -> None:
+    model = hydra_llama()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"a folder without another adapter, got .* with one of kind HYDRALORA"):
+        export_lora(model, tmp_path, 0)
+    assert any("hydralora_B" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
+    export_lora(model, tmp_path / "lora", 0)
+    export_lora(model, tmp_path / "lora", 1)  # an export may replace an earlier one
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to modify a model with PEFT", "ignore:Already found a `peft_config`")
+def test_adapters_of_the_base_model_are_not_lost(
+    tiny_llama: Callable[..., LlamaForCausalLM], tokens: Tensor, tmp_path: Path
+) -> None:
+    """PEFT warns about a second model around a first one; its `unload` then takes off both."""
+    lora = LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    inner, injected = get_peft_model(tiny_llama(), lora), inject_adapter_in_model(lora, tiny_llama())
+    for base in (inner, injected):
+        model = get_peft_model(base, HydraLoraConfig(target_modules=["q_proj"], num_experts=1, init_weights=False))
+        expected = logits(model.eval(), tokens)
+        for doing in (lambda: to_merged(model), lambda: export_lora(model, tmp_path)):  # noqa: B023
+            with pytest.raises(ValueError, match=r"a base model without adapters, got .*\(`merge_and_unload`\)"):
+                doing()
+        assert torch.equal(logits(model, tokens), expected)
+
+
+@pytest.mark.parametrize("gates", [True, [0.5, 0.5, 0.0], torch.tensor([1j, 0, 0]), torch.tensor(1)])
+def test_gates_of_other_types(hydra_llama: MakeModel, gates: Any) -> None:
+    with pytest.raises(ValueError, match=r"gates as a finite tensor of shape \[3\], an expert from 0 to 2"):
+        set_fixed_gates(hydra_llama(), gates)
+
+
+def test_an_expert_may_be_an_integer_of_numpy(hydra_llama: MakeModel) -> None:
+    assert all(gates.tolist() == [0, 1, 0] for gates in resolve_gates(hydra_llama(), np.int64(1)).values())
+
+
+@pytest.mark.parametrize("group", [["a"], ["a", "b", "c"], [], "ab", torch.tensor([[0], [1]])])
+def test_groups_that_are_not_one_label_for_each_sequence(hydra_llama: MakeModel, tokens: Tensor, group: Any) -> None:
+    with pytest.raises(ValueError, match=r"Expected a (label|list of labels).* in `group`"):
+        calibrate_gates_by_group(hydra_llama(), [{"input_ids": tokens, "group": group}])

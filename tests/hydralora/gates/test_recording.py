@@ -1,5 +1,6 @@
 """Recorded gates against a recomputation, statistics against means over a list of tokens, losses by hand."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -230,3 +231,41 @@ def test_losses_train_the_router_alone(hydra_llama: MakeModel, tokens: Tensor, o
             values.append(float(loss.detach()))
         assert values[-1] < values[0]
         assert all(layer.shape == (2, 7, 3) for layer in gates.values())
+
+
+def test_recordings_of_two_active_adapters(hydra_llama: MakeModel, tokens: Tensor) -> None:
+    model = hydra_llama()
+    model.add_adapter("other", model.peft_config["default"])
+    model.base_model.set_adapter(["default", "other"])
+    with record_gates(model) as gates, record_gates(model, "other") as of_other:
+        model(input_ids=tokens)
+        copied = copy.deepcopy(model)
+    assert list(gates) == list(of_other) == list(hydralora_layers(model))
+    assert not any(torch.equal(gates[name], of_other[name]) for name in gates)
+    before = dict(gates)
+    copied(input_ids=tokens[:, :2])
+    assert all(gates[name] is before[name] for name in gates)  # a copy records nothing
+
+
+def test_masks_of_packed_rows_count_each_token_once(hydra_llama: MakeModel, tokens: Tensor) -> None:
+    """Some trainers number the documents of a row in the mask."""
+    numbered = torch.tensor([[1, 1, 1, 2, 2, 2, 2], [1, 1, 2, 2, 2, 3, 0]])
+    model = hydra_llama()
+    with record_gates(model) as gates, torch.no_grad():
+        model(input_ids=tokens)
+    assert torch.equal(balance_loss(gates, numbered), balance_loss(gates, numbered > 0))
+    means = []
+    for mask in (numbered, numbered > 0):
+        statistics = GateStatistics()
+        statistics.update(gates, mask)
+        means.append(statistics.mean())
+    assert torch.equal(*means)
+
+
+def test_measuring_leaves_each_module_in_its_mode(hydra_llama: MakeModel, tokens: Tensor) -> None:
+    model = hydra_llama().train()
+    frozen = model.get_submodule("base_model.model.model.layers.0.input_layernorm").eval()
+    document_statistics(model, {"input_ids": tokens})
+    assert model.training
+    assert not frozen.training
+    assert hydralora_layers(model)["model.layers.0.self_attn.q_proj"].training

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 from hydralora import expert_gates
 from hydralora.gates.fixed import set_fixed_gates
@@ -202,3 +202,33 @@ def test_surgery_leaves_the_shared_lora_alone(hydra_llama: MakeModel, tokens: Te
     merge_experts(two, (0, 1), weight=0.3)
     set_fixed_gates(fixed, torch.tensor([0.3, 0.7]))
     torch.testing.assert_close(logits(two, tokens), logits(fixed, tokens), rtol=1e-5, atol=2e-6)
+
+
+def test_an_upcycled_model_stays_in_its_mode(tiny_llama: Callable[..., LlamaForCausalLM], tokens: Tensor) -> None:
+    config = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, lora_dropout=0.5)
+    lora = get_peft_model(tiny_llama(), config).eval()
+    expected = logits(lora, tokens)
+    torch.testing.assert_close(logits(upcycle(lora, num_experts=2), tokens), expected, rtol=1e-5, atol=2e-6)
+    training = get_peft_model(tiny_llama(), config)
+    assert hydralora_layers(upcycle(training, num_experts=2))[FIRST].hydralora_dropout["default"].training
+
+
+def test_upcycle_refuses_layers_that_experts_cannot_be_on(tokens: Tensor) -> None:
+    """Before anything changes: such a layer is left alone, so its weights would have no place."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4, "vocab_size": 64}
+    base = MambaForCausalLM(MambaConfig(**sizes)).eval()
+    lora = get_peft_model(base, LoraConfig(target_modules=["in_proj", "dt_proj"], init_lora_weights=False)).eval()
+    expected = logits(lora, tokens)
+    with pytest.raises(ValueError, match=r"experts would have no effect \(backbone.layers.0.mixer.dt_proj: MambaMixer"):
+        upcycle(lora, num_experts=2)
+    assert torch.equal(logits(lora, tokens), expected)
+
+
+def test_fixed_gates_of_another_number_of_experts_go_with_a_warning(hydra_llama: MakeModel, tokens: Tensor) -> None:
+    model = hydra_llama()
+    set_fixed_gates(model, 0)
+    with pytest.warns(
+        UserWarning, match="fixed gates of adapter 'default' are removed, because they were for 3 experts"
+    ):
+        drop_expert(model, 2)
+    assert hydralora_layers(model)[FIRST].fixed_gates("default") is None

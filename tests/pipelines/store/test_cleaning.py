@@ -10,7 +10,7 @@ import pytest
 from pipelines.store.__main__ import main
 from pipelines.store.artifacts import Artifact, ArtifactError, build_artifact
 from pipelines.store.cleaning import clean
-from pipelines.store.runs import record_run
+from pipelines.store.runs import last_made, record_run
 
 
 def made(store: Path, asset: str, number: int, **inputs: Artifact) -> Artifact:
@@ -114,3 +114,16 @@ def test_the_command_lists_sizes_and_says_how_to_remove(store: Path, capsys: pyt
     assert "--delete removes them" in said
     with pytest.raises(SystemExit):
         main(["clean", str(store), "--keep-runs", "-1"])
+
+
+def test_a_clean_up_or_a_copy_does_not_change_which_run_is_the_newest(store: Path) -> None:
+    rest = store / "runs" / "first" / ".clusters.json.x.tmp"
+    rest.touch()
+    age(store)
+    clean(store, delete=True)  # it removes the rest, which changes the time of the folder of the older run
+    assert not rest.exists()
+    assert last_made(store, "clusters").json("value") == 3
+    for run in ("second", "first"):  # a copy gives times in its own order
+        os.utime(store / "runs" / run)
+    assert last_made(store, "clusters").json("value") == 3
+    assert "second" not in {item.path.name for item in clean(store, keep_runs=1)}
