@@ -80,7 +80,7 @@ def resolve_gates(model: nn.Module, gates: GateSpec | None, adapter_name: str = 
     }
 
 
-def _layer_gates(layer: HydraLoraLayer, gates: Tensor | Integral | str | None, adapter_name: str) -> Tensor:
+def _layer_gates(layer: HydraLoraLayer, gates: Tensor | int | str | None, adapter_name: str) -> Tensor:
     num_experts = layer.num_experts[adapter_name]
     weight = layer.hydralora_B[adapter_name].weight
     device = torch.device("cpu") if weight.is_meta else weight.device  # accelerate offloads weights between calls
@@ -96,8 +96,8 @@ def _layer_gates(layer: HydraLoraLayer, gates: Tensor | Integral | str | None, a
         return torch.full((num_experts,), 1 / num_experts, device=device)
     if isinstance(gates, Integral) and not isinstance(gates, bool) and 0 <= int(gates) < num_experts:
         return nn.functional.one_hot(torch.tensor(int(gates), device=device), num_experts).float()
-    is_vector = isinstance(gates, Tensor) and gates.shape == (num_experts,) and not gates.is_complex()
-    if is_vector and bool(torch.isfinite(gates).all()):
+    wrong = not isinstance(gates, Tensor) or gates.shape != (num_experts,) or gates.is_complex()
+    if isinstance(gates, Tensor) and not wrong and bool(torch.isfinite(gates).all()):
         # A copy, so that an adapter keeps its gates (and can be unmerged) when the caller's vector changes.
         return gates.to(device, torch.float32, copy=True)
     got = list(gates.shape) if isinstance(gates, Tensor) else repr(gates)
