@@ -158,11 +158,9 @@ def document_statistics(
     if labels is not None and makes_decoder_inputs(base, inputs):
         inputs["labels"] = labels
     masks: Masks = inputs.get("attention_mask")
-    try:
-        with record_gates(model, adapter_name) as gates, _layers_of_the_encoder(base) as of_encoder:
-            model(**inputs, **({"use_cache": False} if hasattr(base, "config") else {}))
-    finally:
-        model.train(was_training)
+    recording, telling = record_gates(model, adapter_name), _layers_of_the_encoder(base)
+    with in_eval_mode(model), recording as gates, telling as of_encoder:
+        model(**inputs, **({"use_cache": False} if hasattr(base, "config") else {}))
     if not gates:
         raise ValueError(f"No layer with adapter {adapter_name!r} ran in the forward pass")
     if has_decoder(base):
