@@ -144,6 +144,13 @@ class HydraLoraLayer(BaseTunerLayer):
         else:
             nn.init.kaiming_uniform_(self.hydralora_B[adapter_name].weight, a=math.sqrt(5))
 
+    def gates(self, x: Tensor, adapter_name: str = "default") -> Tensor:
+        """Gates [..., N] of an adapter's experts, without the shared expert's, for an input [..., in] of this layer."""
+        x = self._cast_input_dtype(x, self.hydralora_A[adapter_name].weight.dtype)
+        low = self.hydralora_A[adapter_name](self.hydralora_dropout[adapter_name](x))
+        h = expert_part(low, self.shared_rank[adapter_name])
+        return self._gates(x, h, adapter_name).expand(*x.shape[:-1], -1)
+
     def fixed_gates(self, adapter_name: str) -> Tensor | None:
         """Gates [N] that are the same for every input (one expert, fixed or uniform gates), else None."""
         gates: Tensor | None = self._modules["fixed_gate_vectors"]._buffers.get(adapter_name)

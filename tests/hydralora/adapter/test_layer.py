@@ -191,6 +191,7 @@ def test_gates_and_their_observer() -> None:
     assert gates.shape == (2, 5, 3)
     logits = layer.hydralora_router["default"](layer.hydralora_A["default"](x))
     torch.testing.assert_close(gates, logits.softmax(-1))
+    torch.testing.assert_close(layer.gates(x), gates)
 
 
 @pytest.mark.parametrize("shared_expert", [False, True])
