@@ -3,17 +3,19 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.atomic_files import load_array, load_json, save_array, save_json
-from analysis.clusters.tail import Communities, assign_with_tail
 from analysis.features.hidden_states import Encoder
 from analysis.features.loading import load_features
 from analysis.features.vectoriser import Features, TextStatistics
 from analysis.text.blocks import Texts
+
+if TYPE_CHECKING:
+    from analysis.clusters.tail import Communities
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class CorpusModel:
     """
 
     def __init__(
-        self, features: Features, centers: ArrayLike, text: str = "prompt", communities: Communities | None = None
+        self, features: Features, centers: ArrayLike, text: str = "prompt", communities: "Communities | None" = None
     ) -> None:
         self.features = features
         self.text = text
@@ -79,6 +81,8 @@ class CorpusModel:
 
     def stream(self, batches: Iterable[Texts]) -> Iterator[AssignedBlock]:
         """Assign the documents of all batches, in order. Memory does not grow with their number."""
+        from analysis.clusters.tail import assign_with_tail
+
         for block in self.features.stream(batches):
             labels, squared_distances = assign_with_tail(block.features, self.centers, self.communities)
             yield AssignedBlock(labels, squared_distances, block.explained, block.statistics)
@@ -112,6 +116,8 @@ class CorpusModel:
     @classmethod
     def load(cls, folder: Path, encoder: Encoder | None = None) -> Self:
         """Read what `save` wrote; `encoder` as of `load_features`."""
+        from analysis.clusters.tail import Communities
+
         centers = load_array(Path(folder) / "centers.npy")
         values, communities = load_json(Path(folder) / "corpus_model.json"), Communities.load(folder)
         return cls(load_features(folder, encoder), centers, **values, communities=communities)

@@ -101,7 +101,9 @@ def _encoding(start: bytes, named: str | None) -> str:
         if any(is_wide):
             name = "utf-16-be" if is_wide[0] else "utf-16-le"
             raise SettingError(f"the file looks like UTF-16 without a mark; name it: encoding: {name}, or write UTF-8")
-    if len(CONTROLS.findall(start)) > max(1, len(start) // 20):
+    # Texts may have control characters, but not two in the first name of a field.
+    in_name, in_all = (len(CONTROLS.findall(part)) for part in (start[:NAME_BYTES], start))
+    if in_name > 1 or (in_all > max(1, len(start) // 20) and _as_utf8(start) is None):
         raise SourceError("the file begins with control characters, as binary files do; expected text. Convert it")
     return "utf-8-sig"
 
@@ -124,8 +126,12 @@ def _checked(named: str, marked: str | None, start: bytes) -> str:
 
 def _is_utf8(start: bytes) -> bool:
     """Whether bytes are certainly UTF-8. A few characters of another encoding may look so by chance."""
+    text = _as_utf8(start)
+    return text is not None and sum(not character.isascii() for character in text) > 3
+
+
+def _as_utf8(start: bytes) -> str | None:
     try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(start, final=len(start) < SAMPLE_BYTES)
+        return codecs.getincrementaldecoder("utf-8")().decode(start, final=len(start) < SAMPLE_BYTES)
     except UnicodeDecodeError:
-        return False
-    return sum(not character.isascii() for character in text) > 3
+        return None
