@@ -64,7 +64,7 @@ def prepare(study: Path, folder: Path) -> None:
     facts = {}
     for name, (of, sources) in PARTS.items():
         mix = Mix.load(study / "mixes" / f"{of}.npz")
-        with np.load(study / f"{of}_states.npz") as saved:
+        with np.load(study / "states" / f"{of}.npz") as saved:
             states = saved["states"].astype(np.float32)  # of training prompts
         wanted = np.isin(mix.sources, [mix.source_names.index(source) for source in sources])
         rows = np.flatnonzero(wanted & np.isin(mix.parts, ("train", "validation", "test")))

@@ -5,8 +5,9 @@
 "six" is the mix that ideas came from. The others were fixed before their first run and nothing was tuned on them:
 "exams" (MMLU, PubMedQA, MBPP), "flan" (ten clusters of Flan-like tasks; BIG-Bench Hard is measured beside them and
 never trained on, as its authors ask), and two in which small tasks with short answers stand beside large sources with
-long ones: "wide" (Dolly, MedQuAD, LegalBench, MMLU) and "skills" (GSM8K, MBXP, Flan-like tasks). No document of "six"
-is in "flan", "wide" or "skills", and none of "exams" in "wide"; "skills" shares documents with "flan".
+long ones: "wide" (Dolly, MedQuAD, LegalBench, MMLU) and "skills" (GSM8K, MBXP, Flan-like tasks). No training or
+validation document of "six" is in "flan", "wide" or "skills", and none of "exams" in "wide"; further test documents of
+one mix may be any part of another. "skills" shares documents of all parts with "flan".
 Groups of words and predicted sources are computed here; those of the hidden state need a GPU
 (benchmarks/studies/experts_study.py states).
 

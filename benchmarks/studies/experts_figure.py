@@ -1,6 +1,8 @@
 """Draws what the study of experts found: differences from the best LoRA with intervals, for each mix.
 
-python benchmarks/studies/experts_figure.py benchmarks/results/experts_study.json docs/images/experts-pay.png
+    python benchmarks/studies/experts_figure.py benchmarks/results/experts_study.json docs/images/experts-pay.png
+
+A group of a mix is drawn if the study chose a rate for it.
 """
 
 import argparse
